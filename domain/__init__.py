@@ -1,0 +1,1 @@
+"""Aggregates: their events, decisions and evolution. Pure: no I/O, no clock."""

@@ -1,0 +1,58 @@
+"""API key: what a client shows to be let in, with a role. Only a hash of its secret is recorded."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from eventsourcing.domain import AggregateEvent
+from pydantic import Field
+
+from domain.entity import Entity, EntityCreated, EntityDeleted, EntityRestored, EntityUpdated
+from domain.fields import Fields, Instant, Name
+from domain.refusals import KeyRevoked
+
+
+class Role(StrEnum):
+    ADMIN = "admin"
+    MEMBER = "member"
+    AUDITOR = "auditor"
+    ANALYST = "analyst"
+    READ_ONLY = "read-only"
+
+
+class ApiKeyFields(Fields):
+    name: Name = Field(examples=["Nightly sync"])
+    role: Role
+    member_id: UUID | None = Field(default=None, description="The member who acts by this key.")
+    expires_at: Instant | None = None
+    secret_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ApiKey(Entity):
+    """Issued once and shown once; revoked for good."""
+
+    TOPIC = "api_key"
+    KIND = "api_key"
+    PLURAL = "keys"
+    FIELDS = ApiKeyFields
+
+    class Event(AggregateEvent): ...
+
+    class Created(Event, EntityCreated):
+        TOPIC = "api_key.issued"
+
+    class Updated(Event, EntityUpdated):
+        TOPIC = "api_key.updated"
+
+    class Deleted(Event, EntityDeleted):
+        TOPIC = "api_key.revoked"
+
+    class Restored(Event, EntityRestored):
+        TOPIC = "api_key.restored"
+
+    def restore(self, *, at: datetime) -> None:
+        """A revoked key never comes back. Raises `KeyRevoked`."""
+        if self.is_deleted:
+            raise KeyRevoked(self.id)

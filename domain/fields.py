@@ -1,0 +1,183 @@
+"""Field types shared by the aggregates, and the base of their field models.
+
+A field model says what a valid thing looks like *today*. It is consulted when a decision is made
+and never when history is read: what was recorded stays readable when a rule is tightened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    EmailStr,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic.alias_generators import to_camel
+
+from domain.refusals import FieldError, InvalidFields
+
+Json = str | int | float | bool | None | dict[str, Any] | list[Any]
+Facts = dict[str, Any]
+"""Fields by wire name, as JSON has them: dates and money as strings. Absent means not set."""
+
+NAME_MAX_CHARS = 200
+LINE_MAX_CHARS = 1_000
+TEXT_MAX_CHARS = 20_000
+CUSTOM_FIELDS_MAX = 100
+CUSTOM_KEY_MAX_CHARS = 100
+CUSTOM_VALUE_MAX_CHARS = 2_000
+MONEY_MAX_DIGITS = 18
+YEAR_MIN = 1900
+YEAR_MAX = 2200
+
+
+def _printable(text: str) -> str:
+    """Refuse what PostgreSQL's JSON cannot hold (NUL, lone surrogates) and control characters."""
+    for char in text:
+        if (char < " " and char not in "\n\r\t") or "\ud800" <= char <= "\udfff":
+            raise ValueError("contains a control character")
+    return text
+
+
+def _money(amount: Decimal) -> Decimal:
+    return amount.quantize(Decimal("0.01"))
+
+
+def _sensible_year(when: date) -> date:
+    if not YEAR_MIN <= when.year <= YEAR_MAX:
+        raise ValueError(f"the year must lie between {YEAR_MIN} and {YEAR_MAX}")
+    return when
+
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_MAX_CHARS),
+    AfterValidator(_printable),
+]
+Line = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=LINE_MAX_CHARS),
+    AfterValidator(_printable),
+]
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_MAX_CHARS),
+    AfterValidator(_printable),
+]
+Email = Annotated[EmailStr, Field(max_length=254)]
+Phone = Annotated[
+    str, StringConstraints(strip_whitespace=True, pattern=r"^\+?[0-9().\-/ x#*]{3,40}$")
+]
+Money = Annotated[
+    Decimal,
+    Field(ge=0, max_digits=MONEY_MAX_DIGITS, decimal_places=2, allow_inf_nan=False),
+    AfterValidator(_money),
+    PlainSerializer(str),
+]
+"""An amount of the workspace's currency, not negative, with two decimals; a string on the wire."""
+Date = Annotated[date, AfterValidator(_sensible_year)]
+Instant = Annotated[
+    AwareDatetime,
+    AfterValidator(_sensible_year),
+    PlainSerializer(datetime.isoformat, return_type=str),
+]
+
+CustomKey = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=CUSTOM_KEY_MAX_CHARS),
+    AfterValidator(_printable),
+]
+CUSTOM_INTEGER_MAX = 2**53
+
+
+def _scalar(value: object) -> str | bool | int | float:
+    """A custom field holds text, a number or a boolean; integers as large as JSON carries safely."""
+    if isinstance(value, str):
+        if len(value) > CUSTOM_VALUE_MAX_CHARS:
+            raise ValueError(f"must have at most {CUSTOM_VALUE_MAX_CHARS} characters")
+        return _printable(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) <= CUSTOM_INTEGER_MAX:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError("must be text, a number or a boolean")
+
+
+CustomValue = Annotated[
+    str | bool | int | float,
+    PlainValidator(_scalar),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]}),
+]
+CustomFields = Annotated[
+    dict[CustomKey, CustomValue],
+    Field(max_length=CUSTOM_FIELDS_MAX),
+]
+CUSTOM = "customFields"
+
+
+class Fields(BaseModel):
+    """The editable fields of one kind of thing. Unknown fields are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False
+    )
+
+    SETTABLE_ONCE: ClassVar[frozenset[str]] = frozenset()
+
+    assigned_to: UUID | None = None
+    custom_fields: CustomFields = Field(
+        default_factory=dict,
+        description="A flat map of your own fields; values are text, numbers or booleans.",
+        examples=[{"sector": "technology"}],
+    )
+
+    @classmethod
+    def wire_names(cls) -> list[str]:
+        """The names of all fields as JSON has them, in the order of declaration."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @classmethod
+    def facts(cls, given: Mapping[str, Any]) -> Facts:
+        """The given fields, validated and in canonical JSON form; fields without a value are left out.
+
+        Raises `InvalidFields`, naming every fault at once.
+        """
+        try:
+            return cls.model_validate(given).as_facts()
+        except ValidationError as error:
+            raise InvalidFields(field_errors(error)) from None
+
+    def as_facts(self) -> Facts:
+        """These fields in canonical JSON form, without those that have no value."""
+        facts = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if not facts.get(CUSTOM, True):
+            del facts[CUSTOM]
+        return facts
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """What pydantic found, by wire path, without echoing the input back."""
+    return [
+        FieldError(
+            field=".".join(str(part) for part in fault["loc"]) or "body",
+            kind=fault["type"],
+            message=fault["msg"].removeprefix("Value error, "),
+        )
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
+    ]

@@ -1,0 +1,98 @@
+"""Connections to PostgreSQL: pools for writers, and how JSON and times come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg.adapt import Loader
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+Connection = psycopg.Connection[TupleRow]
+
+CONNECT_TIMEOUT_S = 10
+WRITE_STATEMENT_TIMEOUT_MS = 10_000
+WRITE_IDLE_TIMEOUT_MS = 5_000
+"""A writer that stalls inside its transaction holds followers back no longer than this."""
+WRITE_LOCK_TIMEOUT_MS = 5_000
+WRITE_POOL_MIN = 1
+WRITE_POOL_MAX = 16
+WRITE_POOL_WAIT_S = 10.0
+WRITE_POOL_QUEUE_MAX = 1_000
+
+
+class RawJsonLoader(Loader):
+    """JSON as the bytes that PostgreSQL sent: whoever needs objects parses with orjson."""
+
+    def load(self, data: bytes | bytearray | memoryview) -> bytes:
+        return bytes(data)
+
+
+class TextIdLoader(Loader):
+    """UUIDs as text: nobody who follows the log computes with them."""
+
+    def load(self, data: bytes | bytearray | memoryview) -> str:
+        return bytes(data).decode()
+
+
+def raw_json(connection: psycopg.BaseConnection[Any]) -> None:
+    """Have this connection return json and jsonb as bytes."""
+    connection.adapters.register_loader("json", RawJsonLoader)
+    connection.adapters.register_loader("jsonb", RawJsonLoader)
+
+
+def text_ids(connection: psycopg.BaseConnection[Any]) -> None:
+    """Have this connection return UUIDs as text."""
+    connection.adapters.register_loader("uuid", TextIdLoader)
+
+
+def server_settings(**settings: str | int) -> str:
+    """Settings of the session as libpq's `options`."""
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+def write_pool(
+    url: str,
+    *,
+    max_size: int = WRITE_POOL_MAX,
+    configure: Callable[[Connection], None] = raw_json,
+) -> ConnectionPool[Connection]:
+    """A pool for commands: autocommit, with every wait bounded. Opens in the background."""
+    return ConnectionPool(
+        url,
+        connection_class=psycopg.Connection[TupleRow],
+        min_size=min(WRITE_POOL_MIN, max_size),
+        max_size=max_size,
+        timeout=WRITE_POOL_WAIT_S,
+        max_waiting=WRITE_POOL_QUEUE_MAX,
+        configure=configure,
+        open=True,
+        name="annals-write",
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "annals-write",
+            "options": server_settings(
+                TimeZone="UTC",
+                statement_timeout=WRITE_STATEMENT_TIMEOUT_MS,
+                idle_in_transaction_session_timeout=WRITE_IDLE_TIMEOUT_MS,
+                lock_timeout=WRITE_LOCK_TIMEOUT_MS,
+            ),
+        },
+    )
+
+
+def follow_connection(url: str, *, application_name: str) -> Connection:
+    """A connection for a follower: autocommit, JSON as bytes and ids as text."""
+    connection = psycopg.connect(
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        application_name=application_name,
+        options=server_settings(TimeZone="UTC"),
+    )
+    raw_json(connection)
+    text_ids(connection)
+    return connection

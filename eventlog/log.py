@@ -1,0 +1,142 @@
+"""The log as an application of the eventsourcing library: load entities, save what they decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+from eventsourcing.application import AggregateNotFoundError, Application
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    InfrastructureFactory,
+    Mapper,
+    TrackingRecorder,
+    Transcoder,
+)
+from eventsourcing.utils import Environment
+from psycopg_pool import ConnectionPool
+
+from domain.entity import Entity
+from domain.refusals import NotFound
+from eventlog.connections import Connection
+from eventlog.mapper import EventMapper, OrjsonTranscoder
+from eventlog.recorder import PostgresLogRecorder, current_session
+from eventlog.scope import Scope
+
+E = TypeVar("E", bound=Entity)
+
+LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
+LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
+
+SELECT_CHILDREN = """
+SELECT stream_id, topic FROM events
+ WHERE account_id = %s AND workspace_id = %s AND stream_version = 1
+ ORDER BY position
+"""
+
+
+class LogFactory(InfrastructureFactory[TrackingRecorder]):
+    """Gives the library our recorder and our mapper."""
+
+    def __init__(self, env: Environment, recorder: PostgresLogRecorder) -> None:
+        super().__init__(env)
+        self.recorder = recorder
+
+    def application_recorder(self) -> ApplicationRecorder:
+        return self.recorder
+
+    def aggregate_recorder(self, purpose: str = "events") -> ApplicationRecorder:
+        return self.recorder
+
+    def transcoder(self) -> Transcoder:
+        return OrjsonTranscoder()
+
+    def mapper(self, transcoder: Transcoder | None = None, mapper_class: Any = None) -> Mapper[Any]:
+        return EventMapper(transcoder or self.transcoder())
+
+    def tracking_recorder(self, tracking_recorder_class: Any = None) -> Any:
+        raise TypeError("projections keep their own checkpoints")
+
+    def process_recorder(self) -> Any:
+        raise TypeError("projections keep their own checkpoints")
+
+
+class EventLog(Application[UUID]):
+    """Reads and writes entities. Thread-safe; one per process.
+
+    Everything happens in a scope: `with log.scoped(scope)` for single statements, or
+    `with log.transaction(scope)` where a decision must hold against what others write.
+    """
+
+    name = "annals"
+
+    def __init__(
+        self,
+        pool: ConnectionPool[Connection],
+        *,
+        after_append: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._log_recorder = PostgresLogRecorder(pool, after_append=after_append)
+        super().__init__()
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory:
+        return LogFactory(env, self._log_recorder)
+
+    @contextmanager
+    def scoped(self, scope: Scope) -> Iterator[None]:
+        """Act in this scope; each load and each save is a transaction of its own."""
+        with self._log_recorder.scoped(scope):
+            yield
+
+    @contextmanager
+    def transaction(self, scope: Scope) -> Iterator[Connection]:
+        """Act in this scope within one transaction."""
+        with self._log_recorder.transaction(scope) as connection:
+            yield connection
+
+    def load(self, entity_class: type[E], entity_id: UUID) -> E:
+        """The entity as it is now, deleted or not. Raises `NotFound`."""
+        try:
+            entity = self.repository.get(entity_id, projector_func=evolve)
+        except AggregateNotFoundError:
+            raise NotFound(entity_class.KIND, entity_id) from None
+        if not isinstance(entity, entity_class):
+            raise NotFound(entity_class.KIND, entity_id)
+        return entity
+
+    def append(self, *entities: Entity) -> int | None:
+        """Record what the entities have decided; the last position, None where there is nothing.
+
+        Raises the library's `IntegrityError` where somebody else was faster.
+        """
+        recordings = self.save(*entities)
+        return recordings[-1].notification.id if recordings else None
+
+    def hold_account(self, account_id: UUID) -> None:
+        """Until the end of the transaction, nobody deletes the account with what hangs on it."""
+        self._in_transaction().execute(LOCK_ACCOUNT_SHARED, (str(account_id),))
+
+    def hold_account_alone(self, account_id: UUID) -> None:
+        """Until the end of the transaction, nobody adds anything to the account."""
+        self._in_transaction().execute(LOCK_ACCOUNT, (str(account_id),))
+
+    def children(self, account_id: UUID) -> list[tuple[UUID, str]]:
+        """Id and first topic of all that ever hung on the account, in order of creation."""
+        workspace_id = current_session().scope.workspace_id
+        rows = self._in_transaction().execute(SELECT_CHILDREN, (account_id, workspace_id))
+        return [(row[0], row[1]) for row in rows]
+
+    @staticmethod
+    def _in_transaction() -> Connection:
+        connection = current_session().connection
+        assert connection is not None, "this holds within a transaction only"
+        return connection
+
+
+def evolve(entity: Any, events: Iterable[Any]) -> Any:
+    """Fold events into the entity. The library's own checks a protocol for every event (12 µs)."""
+    for event in events:
+        entity = event.mutate(entity)
+    return entity

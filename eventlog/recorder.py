@@ -1,0 +1,307 @@
+"""The recorder: events into and out of the `events` table, behind the library's interfaces.
+
+Unlike the stock recorder it takes no table lock and sends no NOTIFY inside the transaction; the
+order that followers rely on is kept by announcements (sql/0001_events.sql and docs/adr/0002).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from uuid import UUID
+
+import orjson
+import psycopg
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    Notification,
+    OperationalError,
+    PersistenceError,
+    ProgrammingError,
+    StoredEvent,
+    Subscription,
+)
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+
+from eventlog.connections import Connection
+from eventlog.mapper import LogEvent
+from eventlog.scope import Scope
+
+SUBSCRIPTION_POLL_S = 0.1
+SUBSCRIPTION_PAGE = 500
+
+APPEND = """
+SELECT append_events(%s::uuid, %s::uuid[], %s::int[], %s::text[], %s::uuid[],
+                     %s::json[], %s::timestamptz[], %s::json)
+"""
+
+SELECT_STREAM = """
+SELECT stream_version, topic, data, occurred_at, account_id
+  FROM events
+ WHERE workspace_id = %(workspace)s AND stream_id = %(stream)s
+   AND stream_version > %(gt)s AND stream_version <= %(lte)s
+ ORDER BY stream_version {direction} LIMIT %(limit)s
+"""
+SELECT_STREAM_FORWARD = SELECT_STREAM.format(direction="ASC")
+SELECT_STREAM_BACKWARD = SELECT_STREAM.format(direction="DESC")
+
+SELECT_NOTIFICATIONS = """
+SELECT position, stream_id, stream_version, topic, data
+  FROM events
+ WHERE position >= %(start)s AND position <= %(stop)s
+   AND (%(topics)s::text[] = '{}' OR topic = ANY(%(topics)s))
+ ORDER BY position LIMIT %(limit)s
+"""
+
+MAX_VERSION = 2**31 - 1
+MAX_POSITION = 2**62
+
+
+@dataclass
+class Session:
+    """What is current in this thread: the scope, and the connection of an open transaction."""
+
+    scope: Scope
+    connection: Connection | None = None
+
+
+_session: ContextVar[Session | None] = ContextVar("annals_session", default=None)
+
+
+class PostgresLogRecorder(ApplicationRecorder):
+    """Appends to and reads from the log. Safe to share between threads.
+
+    Reads and writes act in the workspace of the current session (`scoped`, `transaction`): what
+    belongs to another workspace does not exist, by the statement and by row-level security.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool[Connection],
+        *,
+        after_append: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.pool = pool
+        self.after_append = after_append
+
+    @contextmanager
+    def scoped(self, scope: Scope) -> Iterator[None]:
+        """Act in this scope, each read and each append in a transaction of its own."""
+        token = _session.set(Session(scope))
+        try:
+            yield
+        finally:
+            _session.reset(token)
+
+    @contextmanager
+    def transaction(self, scope: Scope) -> Iterator[Connection]:
+        """Act in this scope within one transaction, committed at the end of the block."""
+        with _translated(), self.pool.connection() as connection:
+            with connection.transaction():
+                _set_workspace(connection, scope.workspace_id)
+                token = _session.set(Session(scope, connection))
+                try:
+                    yield connection
+                finally:
+                    _session.reset(token)
+            self.after_append()
+
+    def insert_events(
+        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> Sequence[int] | None:
+        """Append; returns the positions taken.
+
+        Raises the library's `IntegrityError` where one of the stream versions is taken,
+        `OperationalError` where the database cannot be reached or a bounded wait ran out.
+        """
+        if not stored_events:
+            return []
+        session = current_session()
+        parameters = _append_parameters(stored_events, session.scope)
+        with _translated():
+            if session.connection is not None:
+                return _append(session.connection, parameters)
+            with self.pool.connection() as connection:
+                positions = _append(connection, parameters)
+        self.after_append()
+        return positions
+
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[StoredEvent]:
+        """The events of one stream in the current workspace, in order of version."""
+        workspace_id = current_session().scope.workspace_id
+        parameters = {
+            "workspace": workspace_id,
+            "stream": originator_id,
+            "gt": gt or 0,
+            "lte": MAX_VERSION if lte is None else lte,
+            "limit": limit,
+        }
+        with _translated(), self._reading(workspace_id) as connection:
+            rows = connection.execute(
+                SELECT_STREAM_BACKWARD if desc else SELECT_STREAM_FORWARD, parameters
+            ).fetchall()
+        return [
+            LogEvent(
+                originator_id=originator_id,
+                originator_version=version,
+                topic=topic,
+                state=data,
+                occurred_at=occurred_at,
+                account_id=account_id,
+                workspace_id=workspace_id,
+            )
+            for version, topic, data, occurred_at, account_id in rows
+        ]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """Events of the current workspace in order of position, none of them ever stepped over."""
+        workspace_id = current_session().scope.workspace_id
+        with _translated(), self._reading(workspace_id) as connection:
+            (readable,) = connection.execute("SELECT readable_position()").fetchone() or (0,)
+            rows = connection.execute(
+                SELECT_NOTIFICATIONS,
+                {
+                    "start": (start or 0) + (0 if inclusive_of_start else 1),
+                    "stop": min(readable, MAX_POSITION if stop is None else stop),
+                    "topics": list(topics),
+                    "limit": limit,
+                },
+            ).fetchall()
+        return [
+            Notification(
+                id=position,
+                originator_id=stream_id,
+                originator_version=version,
+                topic=topic,
+                state=data,
+            )
+            for position, stream_id, version, topic, data in rows
+        ]
+
+    def max_notification_id(self) -> int | None:
+        """The position up to which the log can be read; None while it is empty."""
+        with _translated(), self.pool.connection() as connection:
+            (position,) = connection.execute("SELECT readable_position()").fetchone() or (0,)
+        return position or None
+
+    def subscribe(
+        self, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> Subscription[ApplicationRecorder]:
+        """Follow the current workspace by polling."""
+        return PollingSubscription(self, gt=gt, topics=topics)
+
+    @contextmanager
+    def _reading(self, workspace_id: UUID) -> Iterator[Connection]:
+        session = current_session()
+        if session.connection is not None:
+            yield session.connection
+            return
+        # Read committed: every statement sees what was committed before it began.
+        with self.pool.connection() as connection, connection.transaction():
+            _set_workspace(connection, workspace_id)
+            yield connection
+
+
+class PollingSubscription(Subscription[PostgresLogRecorder]):
+    """Follows by asking, in the thread (and so in the session) of whoever iterates."""
+
+    def __init__(
+        self, recorder: PostgresLogRecorder, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> None:
+        super().__init__(recorder, gt, topics)
+        self._buffer: deque[Notification] = deque()
+
+    def __next__(self) -> Notification:
+        while not self._buffer:
+            if self._has_been_stopped:
+                raise StopIteration
+            self._buffer.extend(self._page())
+            if not self._buffer:
+                time.sleep(SUBSCRIPTION_POLL_S)
+        notification = self._buffer.popleft()
+        self._last_notification_id = notification.id
+        return notification
+
+    def _page(self) -> Sequence[Notification]:
+        return self._recorder.select_notifications(
+            start=self._last_notification_id,
+            limit=SUBSCRIPTION_PAGE,
+            topics=self._topics,
+            inclusive_of_start=False,
+        )
+
+
+def current_session() -> Session:
+    """The session of this thread. Raises `ProgrammingError` outside `scoped` and `transaction`."""
+    session = _session.get()
+    if session is None:
+        raise ProgrammingError("the log is read and written inside scoped() or transaction()")
+    return session
+
+
+def _set_workspace(connection: Connection, workspace_id: UUID) -> None:
+    connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace_id),))
+
+
+def _append(connection: Connection, parameters: tuple[Any, ...]) -> list[int]:
+    return [row[0] for row in connection.execute(APPEND, parameters, prepare=True)]
+
+
+def _append_parameters(events: Sequence[StoredEvent], scope: Scope) -> tuple[Any, ...]:
+    rows = [event for event in events if isinstance(event, LogEvent)]
+    assert len(rows) == len(events), "the recorder takes the events of its own mapper"
+    return (
+        scope.workspace_id,
+        [row.originator_id for row in rows],
+        [row.originator_version for row in rows],
+        [row.topic for row in rows],
+        [row.account_id for row in rows],
+        [row.state.decode() for row in rows],
+        [row.occurred_at for row in rows],
+        orjson.dumps(scope.metadata()).decode(),
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """psycopg's errors as the library's, so that nobody above needs to know psycopg."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout, TooManyRequests) as error:
+        _raise_translated(error)
+
+
+def _raise_translated(error: Exception) -> NoReturn:
+    if isinstance(error, psycopg.IntegrityError):
+        raise IntegrityError(str(error)) from error
+    if isinstance(error, (psycopg.OperationalError, PoolTimeout, TooManyRequests)):
+        raise OperationalError(str(error)) from error
+    if isinstance(error, psycopg.InterfaceError):
+        raise InterfaceError(str(error)) from error
+    if isinstance(error, psycopg.DataError):
+        raise DataError(str(error)) from error
+    raise PersistenceError(str(error)) from error

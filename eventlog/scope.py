@@ -1,0 +1,55 @@
+"""Who acts and where: the scope of a command, which becomes the metadata of its events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+ActorType = Literal["member", "api_key", "system"]
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does it: a member, an API key or the system itself."""
+
+    type: ActorType
+    id: str
+    name: str | None = None
+
+
+SYSTEM = Actor("system", "annals", "Annals")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The workspace in which a command acts, and what is to be known of it afterwards."""
+
+    workspace_id: UUID
+    actor: Actor = SYSTEM
+    command: str = ""
+    command_id: str = ""
+    correlation_id: str = ""
+    causation_id: str = ""
+    request_id: str = ""
+    ip: str = ""
+    user_agent: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Any]:
+        """The event metadata, by wire name; what is not known is left out."""
+        actor = {"type": self.actor.type, "id": self.actor.id, "name": self.actor.name}
+        known = {
+            "command": self.command,
+            "commandId": self.command_id,
+            "correlationId": self.correlation_id or self.command_id,
+            "causationId": self.causation_id,
+            "requestId": self.request_id,
+            "ip": self.ip,
+            "userAgent": self.user_agent,
+            **self.extra,
+        }
+        return {
+            "actor": {name: value for name, value in actor.items() if value},
+            **{name: value for name, value in known.items() if value},
+        }

@@ -1,0 +1,41 @@
+"""Old versions of events, made readable: one function for each step from a version to the next.
+
+A topic is written out with its version from the second on: `account.created`, then
+`account.created.v2`. To change the shape of an event, give its class the new TOPIC and add here
+how data of the version before becomes data of the new one:
+
+    @upcaster("account.created", "account.created.v2")
+    def _(data): return {**data, "fields": {**data["fields"], "region": "unknown"}}
+
+What was once written is readable for ever (tests/samples holds one of each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Data = dict[str, Any]
+Step = Callable[[Data], Data]
+
+_STEPS: dict[str, tuple[str, Step]] = {}
+
+
+def upcaster(old: str, new: str) -> Callable[[Step], Step]:
+    """Register how data of topic `old` becomes data of topic `new`. Raises where one exists."""
+
+    def register(step: Step) -> Step:
+        if old in _STEPS:
+            raise ValueError(f"{old} has an upcaster already")
+        _STEPS[old] = (new, step)
+        return step
+
+    return register
+
+
+def upcast(topic: str, data: Data) -> tuple[str, Data]:
+    """The topic and data in the version that is written today."""
+    while topic in _STEPS:
+        topic, step = _STEPS[topic]
+        data = step(data)
+    return topic, data
