@@ -73,9 +73,10 @@ class EntityDeleted(EntityEvent):
 
 
 class EntityRestored(EntityEvent):
-    """It is there again, with these fields."""
+    """It is there again, with these fields; `created_at` is when it first came to be."""
 
     fields: Facts
+    created_at: str
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_restored(self)
@@ -151,7 +152,8 @@ class Entity(Aggregate):
     def restore(self, *, at: datetime) -> None:
         """Bring it back as it was; nothing is recorded where it is there."""
         if self.is_deleted:
-            self._record(self.Restored, at, fields=self.facts)
+            created_at = self.created_on.isoformat()
+            self._record(self.Restored, at, fields=self.facts, created_at=created_at)
 
     @property
     def status(self) -> str | None:

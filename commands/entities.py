@@ -1,0 +1,247 @@
+"""Commands on entities: create, change, delete and restore, for every kind alike.
+
+Each loads what it decides on, lets the aggregate decide, and appends. Where somebody else was
+faster, it decides again on what is there now, unless the caller said which version it meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from eventsourcing.persistence import IntegrityError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from domain.account import Account
+from domain.entity import Entity
+from domain.fields import Facts
+from domain.kinds import ENTITY_OF
+from domain.member import Member
+from domain.opportunity import Opportunity
+from domain.refusals import (
+    AccountUnavailable,
+    IsDeleted,
+    NotAMember,
+    NotFound,
+    OpenOpportunities,
+    StaleVersion,
+)
+from eventlog.log import EventLog
+from eventlog.scope import Scope
+
+E = TypeVar("E", bound=Entity)
+R = TypeVar("R")
+
+DECIDE_ATTEMPTS_MAX = 6
+"""How often a command decides anew where somebody else was faster."""
+DECIDE_WAIT_MAX_S = 0.02
+
+ASSIGNEE = "assignedTo"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The entity after the command, and the log position by which all of it is recorded."""
+
+    entity: Entity
+    position: int
+
+
+class EntityCommands:
+    """Handles commands on entities. Thread-safe; clock and ids are passed in."""
+
+    def __init__(
+        self, log: EventLog, *, clock: Callable[[], datetime], new_id: Callable[[], UUID]
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._new_id = new_id
+
+    def create(
+        self,
+        scope: Scope,
+        kind: type[Entity],
+        fields: Mapping[str, Any],
+        *,
+        account_id: UUID | None = None,
+        occurred_at: datetime | None = None,
+        entity_id: UUID | None = None,
+    ) -> Outcome:
+        """A new entity.
+
+        Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`.
+        """
+        entity = kind.create(
+            entity_id or self._new_id(),
+            scope.workspace_id,
+            fields,
+            at=occurred_at or self._clock(),
+            account_id=account_id,
+        )
+        if account_id is None:
+            with self._log.scoped(scope):
+                self._require_member(None, entity.facts)
+                return self._append(entity)
+        with self._log.transaction(scope):
+            self._require_account(account_id)
+            self._require_member(None, entity.facts)
+            return self._append(entity)
+
+    def revise(
+        self,
+        scope: Scope,
+        kind: type[Entity],
+        entity_id: UUID,
+        change: Callable[[Facts], Mapping[str, Any]],
+        *,
+        expected_version: int | None = None,
+        occurred_at: datetime | None = None,
+    ) -> Outcome:
+        """Make the fields be what `change` makes of those that there are.
+
+        Raises `NotFound`, `IsDeleted`, `InvalidFields`, `TransitionRefused`, `NotAMember`,
+        `StaleVersion`, `OccurredTooEarly`.
+        """
+
+        def decide() -> Outcome:
+            with self._log.scoped(scope):
+                entity = self._load(kind, entity_id, expected_version)
+                if entity.is_deleted:
+                    raise IsDeleted(kind.KIND, entity_id)
+                before = entity.facts
+                entity.revise(change(before), at=self._time(entity, occurred_at))
+                self._require_member(before, entity.facts)
+                return self._append(entity)
+
+        return _again_where_outrun(decide, entity_id, expected_version)
+
+    def delete(
+        self,
+        scope: Scope,
+        kind: type[Entity],
+        entity_id: UUID,
+        *,
+        expected_version: int | None = None,
+    ) -> Outcome:
+        """Delete it; an account with all that hangs on it.
+
+        Raises `NotFound`, `StaleVersion`, `OpenOpportunities`.
+        """
+
+        def decide() -> Outcome:
+            if kind is Account:
+                return self._delete_account(scope, entity_id, expected_version)
+            with self._log.scoped(scope):
+                entity = self._load(kind, entity_id, expected_version)
+                entity.delete(at=self._time(entity))
+                return self._append(entity)
+
+        return _again_where_outrun(decide, entity_id, expected_version)
+
+    def restore(
+        self,
+        scope: Scope,
+        kind: type[Entity],
+        entity_id: UUID,
+        *,
+        expected_version: int | None = None,
+    ) -> Outcome:
+        """Bring it back; an account with all that was deleted with it.
+
+        Raises `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`.
+        """
+
+        def decide() -> Outcome:
+            with self._log.transaction(scope):
+                entity = self._load(kind, entity_id, expected_version)
+                if entity.account_id is not None:
+                    self._require_account(entity.account_id)
+                children: list[Entity] = []
+                if isinstance(entity, Account) and entity.is_deleted:
+                    self._log.hold_account_alone(entity_id)
+                    children = [each for each in self._children(entity_id) if each.deleted_with]
+                entity.restore(at=self._time(entity))
+                for child in children:
+                    child.restore(at=self._time(child))
+                return self._append(entity, *children)
+
+        return _again_where_outrun(decide, entity_id, expected_version)
+
+    def _delete_account(
+        self, scope: Scope, account_id: UUID, expected_version: int | None
+    ) -> Outcome:
+        with self._log.transaction(scope):
+            self._log.hold_account_alone(account_id)
+            account = self._load(Account, account_id, expected_version)
+            children = [each for each in self._children(account_id) if not each.is_deleted]
+            is_open = [
+                each.id for each in children if isinstance(each, Opportunity) and each.is_open
+            ]
+            if is_open and not account.is_deleted:
+                raise OpenOpportunities(account_id, is_open)
+            for child in children:
+                child.delete(at=self._time(child), deleted_with=account_id)
+            account.delete(at=self._time(account))
+            outcome = self._append(*children, account)
+            return Outcome(account, outcome.position)
+
+    def _children(self, account_id: UUID) -> list[Entity]:
+        return [
+            self._log.load(ENTITY_OF[topic], child_id)
+            for child_id, topic in self._log.children(account_id)
+        ]
+
+    def _load(self, kind: type[E], entity_id: UUID, expected_version: int | None) -> E:
+        entity = self._log.load(kind, entity_id)
+        if expected_version is not None and entity.version != expected_version:
+            raise StaleVersion(entity_id, expected_version, entity.version)
+        return entity
+
+    def _require_account(self, account_id: UUID) -> None:
+        """The account is there, and stays until this transaction ends."""
+        self._log.hold_account(account_id)
+        try:
+            account = self._log.load(Account, account_id)
+        except NotFound:
+            raise AccountUnavailable(account_id) from None
+        if account.is_deleted:
+            raise AccountUnavailable(account_id)
+
+    def _require_member(self, before: Facts | None, after: Facts) -> None:
+        assignee = after.get(ASSIGNEE)
+        if assignee is None or (before or {}).get(ASSIGNEE) == assignee:
+            return
+        try:
+            member = self._log.load(Member, UUID(assignee))
+        except NotFound:
+            raise NotAMember(UUID(assignee)) from None
+        if member.is_deleted:
+            raise NotAMember(UUID(assignee))
+
+    def _append(self, *entities: Entity) -> Outcome:
+        position = self._log.append(*entities)
+        return Outcome(entities[0], position or self._log.recorder.max_notification_id() or 0)
+
+    def _time(self, entity: Entity, occurred_at: datetime | None = None) -> datetime:
+        """When it occurs: now, were it not for clocks that differ, never before what there is."""
+        return occurred_at or max(self._clock(), entity.modified_on)
+
+
+def _again_where_outrun(
+    decide: Callable[[], R], entity_id: UUID, expected_version: int | None
+) -> R:
+    attempts = 1 if expected_version is not None else DECIDE_ATTEMPTS_MAX
+    try:
+        return Retrying(
+            retry=retry_if_exception_type(IntegrityError),
+            stop=stop_after_attempt(attempts),
+            wait=wait_random(0, DECIDE_WAIT_MAX_S),
+            reraise=True,
+        )(decide)
+    except IntegrityError:
+        if expected_version is None:
+            raise
+        raise StaleVersion(entity_id, expected_version, expected_version + 1) from None

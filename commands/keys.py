@@ -1,0 +1,59 @@
+"""API keys: issue and recognise. The secret is shown once; the log keeps its SHA-256.
+
+A secret has 256 random bits, so a fast hash is enough: there is nothing to guess (OWASP advises
+slow hashes for what people choose).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from commands.entities import EntityCommands, Outcome
+from domain.api_key import ApiKey
+from eventlog.scope import Scope
+
+PREFIX = "annals"
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True)
+class IssuedKey:
+    """The outcome of issuing a key, and the token that is never shown again."""
+
+    outcome: Outcome
+    token: str
+
+
+def issue_key(commands: EntityCommands, scope: Scope, fields: Mapping[str, Any]) -> IssuedKey:
+    """Issue a key with `name`, `role` and perhaps `memberId`, `expiresAt`. Raises `InvalidFields`."""
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    outcome = commands.create(scope, ApiKey, {**fields, "secretSha256": digest(secret)})
+    return IssuedKey(outcome, f"{PREFIX}_{outcome.entity.id.hex}_{secret}")
+
+
+def parse_token(token: str) -> tuple[UUID, str] | None:
+    """Key id and secret of a token, None where it is none."""
+    prefix, _, rest = token.partition("_")
+    key_hex, _, secret = rest.partition("_")
+    if prefix != PREFIX or not secret:
+        return None
+    try:
+        return UUID(hex=key_hex), secret
+    except ValueError:
+        return None
+
+
+def digest(secret: str) -> str:
+    """SHA-256 of the secret, in hex."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def matches(secret: str, secret_sha256: str) -> bool:
+    """Whether this is the secret, compared in constant time."""
+    return hmac.compare_digest(digest(secret), secret_sha256)

@@ -1,0 +1,49 @@
+"""The audit trail: one narrow row an event to find it by; what happened stays in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import orjson
+
+from eventlog.reading import RecordedEvent
+from projections.changes import Change, Projection, Put, Table
+
+ACTIONS = {
+    "created": "create",
+    "issued": "create",
+    "updated": "update",
+    "status_changed": "status_change",
+    "stage_changed": "status_change",
+    "deleted": "delete",
+    "revoked": "delete",
+    "restored": "restore",
+}
+
+
+def action(topic: str) -> str:
+    """What the audit trail calls it: create, update, delete, restore or status_change."""
+    name = topic.split(".")[1]
+    return ACTIONS.get(name, name)
+
+
+def entry(event: RecordedEvent) -> Iterable[Change]:
+    """An entry for every event there is."""
+    metadata = orjson.loads(event.metadata)
+    actor = metadata.get("actor", {})
+    row = {
+        "entity_type": event.kind,
+        "entity_id": event.stream_id,
+        "action": action(event.topic),
+        "actor_type": actor.get("type"),
+        "actor_id": actor.get("id"),
+        "command_id": metadata.get("commandId"),
+        "occurred_at": event.occurred_at,
+        "recorded_at": event.recorded_at,
+    }
+    return (Put("audit", str(event.position), row),)
+
+
+PROJECTION = Projection(
+    name="audit", tables=(Table("audit", key="position"),), handlers={}, every=entry
+)

@@ -1,0 +1,18 @@
+"""Contacts: one row a contact."""
+
+from __future__ import annotations
+
+from projections.changes import Counts, Projection, Table
+from projections.lifecycle import lifecycle
+
+PROJECTION = Projection(
+    name="contacts",
+    tables=(
+        Table(
+            "contacts",
+            maps=("custom_fields",),
+            counts=Counts("contact_counts", by=("assigned_to",)),
+        ),
+    ),
+    handlers=lifecycle("contact", "contacts"),
+)

@@ -1,0 +1,1 @@
+"""The engine: folds changes, applies them in sets, keeps checkpoints."""

@@ -1,0 +1,60 @@
+-- The account list: all that a list of accounts shows, counts included.
+CREATE TABLE accounts (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    company        text        NOT NULL,
+    company_key    text        NOT NULL GENERATED ALWAYS AS (lower(company)) STORED,
+    type           text        NOT NULL,
+    status         text        NOT NULL,
+    priority       text        NOT NULL,
+    next_action    text,
+    next_action_date date,
+    check_size     numeric(18,2),
+    deal_value     numeric(18,2),
+    opportunity    text,
+    contact_count  integer     NOT NULL,
+    task_count     integer     NOT NULL,
+    meeting_count  integer     NOT NULL,
+    note_count     integer     NOT NULL,
+    open_opportunity_count integer NOT NULL,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+) WITH (fillfactor = 85);
+
+CREATE INDEX ON accounts (workspace_id, created_at, id);
+CREATE INDEX ON accounts (workspace_id, updated_at, id);
+CREATE INDEX ON accounts (workspace_id, company_key, id);
+CREATE INDEX ON accounts (workspace_id, status, id);
+CREATE INDEX ON accounts (workspace_id, type, created_at, id);
+CREATE INDEX ON accounts (workspace_id, status, created_at, id);
+CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON accounts USING gin (workspace_id, company public.gin_trgm_ops);
+
+CREATE TABLE account_counts (
+    workspace_id uuid NOT NULL,
+    type text NOT NULL,
+    status text NOT NULL,
+    priority text NOT NULL,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, type, status, priority, assigned_to)
+);
+
+-- By the company or by the name of a contact. Row-level security keeps an index away from operators
+-- that might leak, ILIKE among them: this runs as the tables' owner and checks the workspace itself.
+CREATE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY
+    SELECT a.id FROM accounts a
+     WHERE a.workspace_id = workspace AND workspace = public.current_workspace()
+       AND a.company ILIKE pattern
+    UNION
+    SELECT c.account_id FROM contacts c
+     WHERE c.workspace_id = workspace AND workspace = public.current_workspace()
+       AND c.name ILIKE pattern;
+END $$;

@@ -1,0 +1,43 @@
+-- Meetings.
+CREATE TABLE meetings (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    account_id     uuid        NOT NULL,
+    title          text        NOT NULL,
+    status         text        NOT NULL,
+    starts_at      timestamptz,
+    ends_at        timestamptz,
+    location       text,
+    agenda         text,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE INDEX ON meetings (workspace_id, created_at, id);
+CREATE INDEX ON meetings (workspace_id, account_id, created_at, id);
+CREATE INDEX ON meetings (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON meetings (workspace_id, updated_at, id);
+CREATE INDEX ON meetings (workspace_id, starts_at, id);
+CREATE INDEX ON meetings (workspace_id, status, created_at, id);
+CREATE INDEX ON meetings USING gin (workspace_id, title public.gin_trgm_ops);
+
+CREATE TABLE meeting_counts (
+    workspace_id uuid NOT NULL,
+    status text NOT NULL,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to)
+);
+
+-- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
+-- function runs as the tables' owner and checks the workspace itself.
+CREATE FUNCTION search_meetings(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+    SELECT id FROM meetings
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND title ILIKE pattern
+$$;

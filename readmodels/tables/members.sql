@@ -1,0 +1,37 @@
+-- Members; one who left keeps a row, for the name on what was assigned.
+CREATE TABLE members (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    name           text        NOT NULL,
+    name_key       text        NOT NULL GENERATED ALWAYS AS (lower(name)) STORED,
+    email          text,
+    title          text,
+    is_deleted     boolean     NOT NULL,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE INDEX ON members (workspace_id, created_at, id);
+CREATE INDEX ON members (workspace_id, updated_at, id);
+CREATE INDEX ON members (workspace_id, name_key, id);
+CREATE INDEX ON members USING gin (workspace_id, name public.gin_trgm_ops);
+
+CREATE TABLE member_counts (
+    workspace_id uuid NOT NULL,
+    is_deleted boolean NOT NULL,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, is_deleted)
+);
+
+-- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
+-- function runs as the tables' owner and checks the workspace itself.
+CREATE FUNCTION search_members(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+    SELECT id FROM members
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND name ILIKE pattern
+$$;

@@ -1,0 +1,36 @@
+-- Notes.
+CREATE TABLE notes (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    account_id     uuid        NOT NULL,
+    title          text,
+    body           text        NOT NULL,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE INDEX ON notes (workspace_id, created_at, id);
+CREATE INDEX ON notes (workspace_id, account_id, created_at, id);
+CREATE INDEX ON notes (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON notes (workspace_id, updated_at, id);
+CREATE INDEX ON notes USING gin (workspace_id, body public.gin_trgm_ops);
+
+CREATE TABLE note_counts (
+    workspace_id uuid NOT NULL,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to)
+);
+
+-- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
+-- function runs as the tables' owner and checks the workspace itself.
+CREATE FUNCTION search_notes(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+    SELECT id FROM notes
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND body ILIKE pattern
+$$;

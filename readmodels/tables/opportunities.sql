@@ -1,0 +1,45 @@
+-- Opportunities, and the pipeline by stage in opportunity_counts.
+CREATE TABLE opportunities (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    account_id     uuid,
+    name           text        NOT NULL,
+    name_key       text        NOT NULL GENERATED ALWAYS AS (lower(name)) STORED,
+    stage          text        NOT NULL,
+    value          numeric(18,2),
+    engaged_on     date,
+    expected_close_on date,
+    closed_on      date,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE INDEX ON opportunities (workspace_id, created_at, id);
+CREATE INDEX ON opportunities (workspace_id, account_id, created_at, id);
+CREATE INDEX ON opportunities (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON opportunities (workspace_id, updated_at, id);
+CREATE INDEX ON opportunities (workspace_id, name_key, id);
+CREATE INDEX ON opportunities (workspace_id, stage, created_at, id);
+CREATE INDEX ON opportunities USING gin (workspace_id, name public.gin_trgm_ops);
+
+CREATE TABLE opportunity_counts (
+    workspace_id uuid NOT NULL,
+    stage text NOT NULL,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    value numeric NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, stage, assigned_to)
+);
+
+-- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
+-- function runs as the tables' owner and checks the workspace itself.
+CREATE FUNCTION search_opportunities(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+    SELECT id FROM opportunities
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND name ILIKE pattern
+$$;

@@ -1,0 +1,39 @@
+-- Workspaces, and the API keys that open them (by the hash of their secret).
+CREATE TABLE workspaces (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    name           text        NOT NULL,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE TABLE api_keys (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    name           text        NOT NULL,
+    role           text        NOT NULL,
+    member_id      uuid,
+    expires_at     timestamptz,
+    secret_sha256  text        NOT NULL,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE INDEX ON api_keys (id);
+
+-- Before the key is known there is no workspace: whoever asks must know the id and gets one row.
+CREATE FUNCTION find_api_key(key_id uuid)
+RETURNS TABLE (workspace_id uuid, name text, role text, member_id uuid, expires_at timestamptz,
+               secret_sha256 text)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path FROM CURRENT AS $$
+    SELECT k.workspace_id, k.name, k.role, k.member_id, k.expires_at, k.secret_sha256
+      FROM api_keys k WHERE k.id = key_id
+$$;
