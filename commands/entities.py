@@ -230,6 +230,12 @@ class EntityCommands:
         return occurred_at or max(self._clock(), entity.modified_on)
 
 
+def _refuse_open_opportunities(account: Account, children: list[Entity]) -> None:
+    opportunities = [each for each in children if isinstance(each, Opportunity) and each.is_open]
+    if opportunities and not account.is_deleted:
+        raise OpenOpportunities(account.id, [each.id for each in opportunities])
+
+
 def _again_where_outrun(
     decide: Callable[[], R], entity_id: UUID, expected_version: int | None
 ) -> R:

@@ -31,7 +31,7 @@ class IssuedKey:
 
 
 def issue_key(commands: EntityCommands, scope: Scope, fields: Mapping[str, Any]) -> IssuedKey:
-    """Issue a key with `name`, `role` and perhaps `memberId`, `expiresAt`. Raises `InvalidFields`."""
+    """Issue a key with these fields (not the secret, that is made here). Raises `InvalidFields`."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
     outcome = commands.create(scope, ApiKey, {**fields, "secretSha256": digest(secret)})
     return IssuedKey(outcome, f"{PREFIX}_{outcome.entity.id.hex}_{secret}")

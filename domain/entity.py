@@ -24,7 +24,7 @@ Change = dict[str, Any]
 class EntityEvent(AggregateEvent):
     """Something that happened to one entity.
 
-    `timestamp` is when it occurred (an import may say so); when it was recorded is the log's to say.
+    `timestamp` is when it occurred (an import may say so); the log says when it was recorded.
     `account_id` is the account that the entity hangs on, None for what hangs on none.
     """
 
@@ -63,7 +63,7 @@ class EntityStatusChanged(EntityEvent):
 
 
 class EntityDeleted(EntityEvent):
-    """It was deleted while it had these fields; `deleted_with` is the account that took it along."""
+    """It was deleted when it had these fields; `deleted_with` is the account that took it along."""
 
     fields: Facts
     deleted_with: UUID | None

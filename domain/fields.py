@@ -105,7 +105,7 @@ CUSTOM_INTEGER_MAX = 2**53
 
 
 def _scalar(value: object) -> str | bool | int | float:
-    """A custom field holds text, a number or a boolean; integers as large as JSON carries safely."""
+    """A custom field holds text, a number or a boolean; integers that JSON carries safely."""
     if isinstance(value, str):
         if len(value) > CUSTOM_VALUE_MAX_CHARS:
             raise ValueError(f"must have at most {CUSTOM_VALUE_MAX_CHARS} characters")
@@ -154,7 +154,7 @@ class Fields(BaseModel):
 
     @classmethod
     def facts(cls, given: Mapping[str, Any]) -> Facts:
-        """The given fields, validated and in canonical JSON form; fields without a value are left out.
+        """The given fields, validated and in canonical JSON form; those without a value left out.
 
         Raises `InvalidFields`, naming every fault at once.
         """

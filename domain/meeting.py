@@ -41,7 +41,7 @@ class MeetingFields(Fields):
 
 
 class Meeting(Entity):
-    """A meeting is scheduled, and then held or cancelled; a cancelled one can be scheduled again."""
+    """A meeting is scheduled, then held or cancelled; a cancelled one can be scheduled again."""
 
     TOPIC = "meeting"
     KIND = "meeting"

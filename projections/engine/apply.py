@@ -86,7 +86,7 @@ class Statement:
 def prepare(connection: Connection, schema: str, table: Table) -> Statement:
     """The statement for a table as it stands in this schema. Raises where the table is missing."""
     name = f"{schema}.{table.name}"
-    types = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
+    types: dict[str, str] = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
     columns = [column for column in types if column not in {"workspace_id", table.key}]
     return Statement(table, _compose(name, schema, table, columns, types[table.key]).encode())
 

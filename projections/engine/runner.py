@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -79,10 +80,7 @@ class Engine:
         """Follow until stopped. A lost database is waited for, and said."""
         while not self._stopped.is_set():
             try:
-                with (
-                    self._connect("annals-project") as reader,
-                    self._connect("annals-apply") as writer,
-                ):
+                with self._connections() as (reader, writer):
                     self._follow(reader, writer)
             except (psycopg.OperationalError, psycopg.InterfaceError, CheckpointMoved) as error:
                 log.warning("projecting stopped and is tried again: %s", error)
@@ -90,13 +88,18 @@ class Engine:
 
     def catch_up(self) -> None:
         """Apply all that can be read now, then return."""
-        with self._connect("annals-project") as reader, self._connect("annals-apply") as writer:
+        with self._connections() as (reader, writer):
             followers = self._lease(writer, self._projections)
             while self._step(reader, writer, followers):
                 pass
 
-    def _connect(self, application_name: str) -> Connection:
-        return follow_connection(self._url, application_name=application_name)
+    @contextmanager
+    def _connections(self) -> Iterator[tuple[Connection, Connection]]:
+        with (
+            follow_connection(self._url, application_name="annals-project") as reader,
+            follow_connection(self._url, application_name="annals-apply") as writer,
+        ):
+            yield reader, writer
 
     def _follow(self, reader: Connection, writer: Connection) -> None:
         reader.execute(f"LISTEN {APPENDED}")

@@ -6,6 +6,8 @@ CREATE TABLE meetings (
     title          text        NOT NULL,
     status         text        NOT NULL,
     starts_at      timestamptz,
+    starts_at_key  timestamptz NOT NULL
+        GENERATED ALWAYS AS (coalesce(starts_at, 'infinity'::timestamptz)) STORED,
     ends_at        timestamptz,
     location       text,
     agenda         text,
@@ -21,7 +23,7 @@ CREATE INDEX ON meetings (workspace_id, created_at, id);
 CREATE INDEX ON meetings (workspace_id, account_id, created_at, id);
 CREATE INDEX ON meetings (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON meetings (workspace_id, updated_at, id);
-CREATE INDEX ON meetings (workspace_id, starts_at, id);
+CREATE INDEX ON meetings (workspace_id, starts_at_key, id);
 CREATE INDEX ON meetings (workspace_id, status, created_at, id);
 CREATE INDEX ON meetings USING gin (workspace_id, title public.gin_trgm_ops);
 

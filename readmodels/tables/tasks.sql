@@ -6,6 +6,7 @@ CREATE TABLE tasks (
     title          text        NOT NULL,
     status         text        NOT NULL,
     due_date       date,
+    due_date_key   date        NOT NULL GENERATED ALWAYS AS (coalesce(due_date, 'infinity')) STORED,
     description    text,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
@@ -19,7 +20,7 @@ CREATE INDEX ON tasks (workspace_id, created_at, id);
 CREATE INDEX ON tasks (workspace_id, account_id, created_at, id);
 CREATE INDEX ON tasks (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON tasks (workspace_id, updated_at, id);
-CREATE INDEX ON tasks (workspace_id, due_date, id);
+CREATE INDEX ON tasks (workspace_id, due_date_key, id);
 CREATE INDEX ON tasks (workspace_id, status, created_at, id);
 CREATE INDEX ON tasks USING gin (workspace_id, title public.gin_trgm_ops);
 

@@ -1,0 +1,124 @@
+"""How far the projections have read, and waiting until they have read far enough."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+import psycopg
+
+from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
+from eventlog.hints import PROJECTED
+from readmodels.pool import AsyncConnection
+
+log = logging.getLogger(__name__)
+
+REFRESH_INTERVAL_S = 0.1
+"""How often checkpoints are looked at where no hint comes and somebody waits."""
+IDLE_INTERVAL_S = 2.0
+RECONNECT_DELAY_S = 0.5
+LAG_EVENTS_MAX = 100_000
+"""Lag is counted up to here."""
+
+SELECT_POSITIONS = "SELECT name, position FROM projections"
+
+REPORT = f"""
+WITH head AS (SELECT readable_position() AS position)
+SELECT json_build_object(
+           'name', p.name, 'version', p.version, 'state', p.state, 'position', p.position,
+           'lagEvents', behind.n, 'lagSeconds', coalesce(behind.seconds, 0),
+           'updatedAt', p.updated_at)
+  FROM projections AS p, head, log_behind(p.position, head.position, {LAG_EVENTS_MAX}) AS behind
+ ORDER BY p.name
+"""
+
+
+class Checkpoints:
+    """Follows the projections' checkpoints, so that a read can wait for its own write."""
+
+    def __init__(self, app_url: str) -> None:
+        self._url = app_url
+        self._positions: dict[str, int] = {}
+        self._changed = asyncio.Condition()
+        self._waiting = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow, in a task of the running loop."""
+        self._task = asyncio.create_task(self._run(), name="checkpoints")
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def wait_for(self, names: Iterable[str], position: int, timeout_s: float) -> bool:
+        """Whether all of these projections reached the position within the time."""
+        wanted = tuple(names)
+
+        def reached() -> bool:
+            return all(self._positions.get(name, -1) >= position for name in wanted)
+
+        if reached():
+            return True
+        self._waiting += 1
+        try:
+            async with self._changed:
+                await asyncio.wait_for(self._changed.wait_for(reached), timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except (psycopg.Error, OSError) as error:
+                log.warning("checkpoints are not followed for now: %s", error)
+                await asyncio.sleep(RECONNECT_DELAY_S)
+
+    async def _follow(self) -> None:
+        async with await psycopg.AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="annals-checkpoints",
+            options=server_settings(TimeZone="UTC"),
+        ) as connection:
+            await connection.execute(f"LISTEN {PROJECTED}")
+            waited_s = IDLE_INTERVAL_S
+            while True:
+                hinted = await _hint(connection, REFRESH_INTERVAL_S)
+                waited_s += REFRESH_INTERVAL_S
+                if hinted or self._waiting or waited_s >= IDLE_INTERVAL_S:
+                    await self._refresh(connection)
+                    waited_s = 0.0
+
+    async def _refresh(self, connection: AsyncConnection) -> None:
+        cursor = await connection.execute(SELECT_POSITIONS)
+        positions: dict[str, int] = dict(await cursor.fetchall())
+        if positions != self._positions:
+            async with self._changed:
+                self._positions = positions
+                self._changed.notify_all()
+
+
+async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """Name, version, state, position and lag (events, seconds) of each projection."""
+    cursor = await connection.execute(REPORT)
+    return [orjson.loads(row[0]) for row in await cursor.fetchall()]
+
+
+async def _hint(connection: AsyncConnection, timeout_s: float) -> bool:
+    async with contextlib.aclosing(connection.notifies(timeout=timeout_s, stop_after=1)) as hints:
+        async for _ in hints:
+            return True
+    return False

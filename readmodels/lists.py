@@ -1,0 +1,217 @@
+"""Lists: one page as JSON, with its totals and aggregations, from read tables alone.
+
+Totals come from the counters that the projectors keep. Where `search` or `accountId` narrows the
+list no counter can know, and the rows that match are counted, through the index.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from readmodels import kinds
+from readmodels.pool import AsyncConnection
+from readmodels.spec import ListSpec, Sort
+
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 500
+PAGE_MAX = 20_000
+SEARCH_MAX_CHARS = 200
+TRIGRAM_CHARS = 3
+"""Patterns shorter than this cannot use the index."""
+CONTACTS_PER_ITEM_MAX = 100
+
+CONTACTS = """(
+    SELECT coalesce(json_agg(json_build_object(
+               'id', c.id, 'name', c.name, 'email', c.email, 'phone', c.phone,
+               'title', c.title, 'version', c.version) ORDER BY c.created_at, c.id), '[]')
+      FROM (SELECT * FROM read.contacts c
+             WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
+             ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
+
+PAGE = """
+WITH page AS MATERIALIZED (
+    SELECT t.* FROM {table} AS t
+     WHERE t.workspace_id = %(workspace)s AND {where}
+     ORDER BY {order} LIMIT %(limit)s + 1 OFFSET %(offset)s
+), numbered AS (
+    SELECT t.*, row_number() OVER () AS ordinal FROM page AS t
+)
+SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(limit)s), '[]')::text,
+       CASE WHEN count(*) > %(limit)s THEN
+           (array_agg(json_build_array({keys})::text ORDER BY ordinal))[%(limit)s] END
+  FROM numbered AS t
+"""
+
+COUNT_FROM_COUNTERS = """
+SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
+ WHERE t.workspace_id = %(workspace)s AND {where}
+"""
+
+COUNT_ROWS = """
+SELECT count(*) FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}
+"""
+
+
+class InvalidCursor(ValueError):
+    """The cursor is not one that this list gave out for this order."""
+
+
+@dataclass(frozen=True)
+class ListQuery:
+    """What is asked of a list. Filters by wire name, already checked by whoever asks."""
+
+    workspace_id: UUID
+    filters: Mapping[str, str] = field(default_factory=dict)
+    search: str | None = None
+    sort_by: str = "created_at"
+    descending: bool = True
+    page: int = 1
+    cursor: str | None = None
+    page_size: int = PAGE_SIZE_DEFAULT
+    include_contacts: bool = True
+    include_stats: bool = False
+
+
+def _specs() -> dict[str, ListSpec]:
+    found = {}
+    for info in pkgutil.iter_modules(kinds.__path__, "readmodels.kinds."):
+        spec: ListSpec = importlib.import_module(info.name).SPEC
+        found[spec.plural] = spec
+    return found
+
+
+LISTS: Mapping[str, ListSpec] = MappingProxyType(_specs())
+"""The lists there are, by the name of their collection."""
+
+
+async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuery) -> bytes:
+    """One page: `{items, pagination, aggregations?}` as JSON. Raises `InvalidCursor`."""
+    parameters = _parameters(spec, query)
+    items = await connection.execute(_page_sql(spec, query), parameters)
+    total = await connection.execute(_total_sql(spec, query), parameters)
+    stats = await connection.execute(_stats_sql(spec), parameters) if query.include_stats else None
+    item_row, total_row = await items.fetchone(), await total.fetchone()
+    assert item_row is not None
+    assert total_row is not None
+    pagination = _pagination(query, total_row[0], item_row[1])
+    answer: bytes = (
+        b'{"items":' + item_row[0].encode() + b',"pagination":' + orjson.dumps(pagination)
+    )
+    if stats is not None:
+        stats_row = await stats.fetchone()
+        assert stats_row is not None
+        answer += b',"aggregations":' + stats_row[0].encode()
+    return answer + b"}"
+
+
+def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str, Any]:
+    return {
+        "page": query.page,
+        "pageSize": query.page_size,
+        "totalItems": total,
+        "totalPages": -(-total // query.page_size),
+        "nextCursor": _encode_cursor(query, next_keys) if next_keys else None,
+    }
+
+
+def _page_sql(spec: ListSpec, query: ListQuery) -> str:
+    sort = spec.sorts[query.sort_by]
+    direction = "DESC" if query.descending else "ASC"
+    where = _where(spec, query)
+    if query.cursor:
+        where += f" AND {_after(sort, descending=query.descending)}"
+    item = item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts)
+    return PAGE.format(
+        table=spec.table,
+        where=where,
+        order=", ".join(f"t.{column} {direction}" for column, _ in sort.keys),
+        item=item,
+        keys=", ".join(f"t.{column}::text" for column, _ in sort.keys),
+    )
+
+
+def item_sql(spec: ListSpec, *, with_contacts: bool) -> str:
+    """SQL for one item over the row `t`."""
+    pairs = [f"'{name}', {expression}" for name, expression in spec.items.items()]
+    if with_contacts:
+        pairs.append(f"'contacts', {CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)}")
+    return f"json_build_object({', '.join(pairs)})"
+
+
+def _total_sql(spec: ListSpec, query: ListQuery) -> str:
+    where = _where(spec, query)
+    if not query.search and set(query.filters) <= spec.counted:
+        return COUNT_FROM_COUNTERS.format(counts_table=spec.counts_table, where=where)
+    return COUNT_ROWS.format(table=spec.table, where=where)
+
+
+def _stats_sql(spec: ListSpec) -> str:
+    pairs = ", ".join(f"'{name}', ({value})" for name, value in spec.stats.items())
+    return f"SELECT json_build_object({pairs})::text"
+
+
+def _where(spec: ListSpec, query: ListQuery) -> str:
+    conditions = [spec.base]
+    for name in query.filters:
+        column, type_ = spec.filters[name]
+        conditions.append(f"t.{column} = %({name})s::{type_}")
+    if query.search:
+        if len(query.search) >= TRIGRAM_CHARS:
+            conditions.append(f"t.id IN (SELECT {spec.search}(%(workspace)s, %(pattern)s))")
+        else:
+            conditions.append(spec.search_inline)
+    return " AND ".join(conditions)
+
+
+def _after(sort: Sort, *, descending: bool) -> str:
+    columns = ", ".join(f"t.{column}" for column, _ in sort.keys)
+    values = ", ".join(f"%(key{n})s::{type_}" for n, (_, type_) in enumerate(sort.keys))
+    return f"({columns}) {'<' if descending else '>'} ({values})"
+
+
+def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
+    parameters: dict[str, Any] = dict.fromkeys(spec.filters)
+    parameters.update(query.filters)
+    parameters.update(
+        workspace=query.workspace_id,
+        limit=query.page_size,
+        offset=0 if query.cursor else (query.page - 1) * query.page_size,
+        pattern=_pattern(query.search) if query.search else None,
+    )
+    if query.cursor:
+        keys = _decode_cursor(query, len(spec.sorts[query.sort_by].keys))
+        parameters.update({f"key{n}": value for n, value in enumerate(keys)})
+    return parameters
+
+
+def _pattern(search: str) -> str:
+    escaped = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+def _encode_cursor(query: ListQuery, keys: str) -> str:
+    order = f"{query.sort_by}:{'desc' if query.descending else 'asc'}"
+    return base64.urlsafe_b64encode(orjson.dumps([order, *orjson.loads(keys)])).decode().rstrip("=")
+
+
+def _decode_cursor(query: ListQuery, length: int) -> list[str]:
+    cursor = query.cursor or ""
+    try:
+        order, *keys = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError, TypeError):
+        raise InvalidCursor from None
+    if order != f"{query.sort_by}:{'desc' if query.descending else 'asc'}" or len(keys) != length:
+        raise InvalidCursor
+    if not all(isinstance(key, str) for key in keys):
+        raise InvalidCursor
+    return list(keys)

@@ -1,0 +1,88 @@
+"""Connections for reading: each in one workspace, read-only, on one consistent snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
+
+AsyncConnection = psycopg.AsyncConnection[TupleRow]
+
+READ_POOL_MIN = 1
+READ_POOL_MAX = 8
+READ_POOL_WAIT_S = 5.0
+READ_POOL_QUEUE_MAX = 2_000
+READ_STATEMENT_TIMEOUT_MS = 15_000
+
+SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
+
+
+class ReadPool:
+    """A pool of asynchronous connections under the role that owns nothing."""
+
+    def __init__(self, app_url: str, *, max_size: int = READ_POOL_MAX) -> None:
+        self._pool = AsyncConnectionPool(
+            app_url,
+            connection_class=psycopg.AsyncConnection[TupleRow],
+            min_size=min(READ_POOL_MIN, max_size),
+            max_size=max_size,
+            timeout=READ_POOL_WAIT_S,
+            max_waiting=READ_POOL_QUEUE_MAX,
+            open=False,
+            name="annals-read",
+            configure=_configure,
+            kwargs={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "application_name": "annals-read",
+                "options": server_settings(
+                    TimeZone="UTC", statement_timeout=READ_STATEMENT_TIMEOUT_MS
+                ),
+            },
+        )
+
+    async def open(self) -> None:
+        """Open in the background; the first use waits for a connection."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def workspace(self, workspace_id: UUID) -> AsyncIterator[AsyncConnection]:
+        """A read-only transaction that sees this workspace and no other.
+
+        Statements are sent in a pipeline: all of them in one round trip, until one is fetched.
+        Raises `psycopg.OperationalError` and `psycopg_pool.PoolTimeout` where none can be had.
+        """
+        async with (
+            self._pool.connection() as connection,
+            connection.pipeline(),
+            connection.transaction(),
+        ):
+            await connection.execute(SET_WORKSPACE, (str(workspace_id),))
+            yield connection
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        """A read-only transaction outside every workspace; each statement sees what is newest."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            yield connection
+
+    def statistics(self) -> dict[str, int]:
+        """Size, use and queue of the pool, by psycopg's names."""
+        return self._pool.get_stats()
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    raw_json(connection)
+    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)

@@ -1,0 +1,232 @@
+"""How things looked: one entity, or a whole list with its counts, as of a version or a time.
+
+The time is the one at which things occurred, which an import may set to long before the day on
+which they were recorded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import orjson
+from eventsourcing.application import AggregateNotFoundError
+from psycopg_pool import ConnectionPool
+from pydantic.alias_generators import to_camel
+
+from domain.entity import Entity
+from domain.kinds import BY_PLURAL
+from eventlog.connections import Connection
+from eventlog.log import EventLog, evolve
+from eventlog.reading import RecordedEvent, to_event
+from eventlog.scope import Scope
+from projections.engine.registry import PROJECTIONS
+from replay.tables import MemoryTables
+
+AS_OF_EVENTS_MAX = 2_000_000
+"""More history than this is not folded while somebody waits."""
+AS_OF_FETCH_EVENTS = 5_000
+
+SELECT_OCCURRED = """
+SELECT e.position, e.workspace_id::text, e.stream_id::text, e.stream_version, e.topic,
+       e.account_id::text, e.data, e.metadata, e.occurred_at::text, e.recorded_at::text
+  FROM read.audit AS a JOIN events AS e
+    ON e.position = a.position AND e.workspace_id = a.workspace_id
+ WHERE a.workspace_id = %(workspace)s AND a.entity_type = ANY(%(types)s)
+   AND (a.occurred_at <= %(at)s OR a.entity_type = ANY(%(names)s))
+ ORDER BY a.position LIMIT %(limit)s
+"""
+
+# What a list is made of: kinds whose events its rows depend on.
+CONTRIBUTING = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
+# What it shows names of: those are told as they are known now, however late they were recorded.
+NAMES = ("member", "account")
+
+
+class TooMuchHistory(Exception):
+    """There are more events than are folded while somebody waits."""
+
+
+@dataclass(frozen=True)
+class AsOfQuery:
+    """Which page of which list, as of when. Filters by wire name, already checked."""
+
+    workspace_id: UUID
+    plural: str
+    at: datetime
+    filters: Mapping[str, str] = field(default_factory=dict)
+    search: str | None = None
+    sort_by: str = "created_at"
+    descending: bool = True
+    page: int = 1
+    page_size: int = 50
+    include_contacts: bool = True
+    include_stats: bool = False
+
+
+def entity_as_of(
+    log: EventLog,
+    scope: Scope,
+    kind: type[Entity],
+    entity_id: UUID,
+    *,
+    version: int | None = None,
+    at: datetime | None = None,
+) -> dict[str, Any] | None:
+    """The entity as of a version or a time; None where it was not there then."""
+    with log.scoped(scope):
+        try:
+            entity: Entity = log.repository.get(
+                entity_id, version=version, projector_func=_until(at)
+            )
+        except AggregateNotFoundError:
+            return None
+    if not isinstance(entity, kind) or entity.is_deleted:
+        return None
+    return representation(entity)
+
+
+def representation(entity: Entity) -> dict[str, Any]:
+    """An entity as the wire shows it, from its own history alone."""
+    account = {"accountId": entity.account_id} if entity.BELONGS_TO_ACCOUNT else {}
+    fields = {name: entity.facts.get(name) for name in entity.FIELDS.wire_names()}
+    fields["customFields"] = fields.get("customFields") or {}
+    return {
+        "id": entity.id,
+        **account,
+        **fields,
+        "createdAt": entity.created_on,
+        "updatedAt": entity.modified_on,
+        "version": entity.version,
+    }
+
+
+def list_as_of(pool: ConnectionPool[Connection], query: AsOfQuery) -> bytes:
+    """A page of a list as of a time: `{items, pagination, aggregations?}` as JSON.
+
+    Raises `TooMuchHistory`.
+    """
+    kinds = {BY_PLURAL[query.plural].KIND, *CONTRIBUTING.get(query.plural, ())}
+    names = set(NAMES) - kinds
+    plurals = [kind.PLURAL for kind in BY_PLURAL.values() if kind.KIND in kinds | names]
+    tables = MemoryTables(PROJECTIONS[plural] for plural in plurals)
+    with pool.connection() as connection, connection.transaction():
+        connection.execute(
+            "SELECT set_config('annals.workspace_id', %s, true)", (str(query.workspace_id),)
+        )
+        for event in _occurred(connection, query, sorted(kinds), sorted(names)):
+            tables.apply(event)
+    return orjson.dumps(_answer(tables, query))
+
+
+def _until(at: datetime | None) -> Callable[[Any, Iterable[Any]], Any]:
+    if at is None:
+        return evolve
+    return lambda entity, events: evolve(entity, (e for e in events if e.timestamp <= at))
+
+
+def _occurred(
+    connection: Connection, query: AsOfQuery, kinds: list[str], names: list[str]
+) -> Iterator[RecordedEvent]:
+    with connection.cursor(name="as_of") as cursor:
+        cursor.itersize = AS_OF_FETCH_EVENTS
+        parameters = {
+            "workspace": query.workspace_id,
+            "types": kinds + names,
+            "names": names,
+            "at": query.at,
+            "limit": AS_OF_EVENTS_MAX + 1,
+        }
+        cursor.execute(SELECT_OCCURRED, parameters)
+        for number, row in enumerate(cursor):
+            if number == AS_OF_EVENTS_MAX:
+                raise TooMuchHistory
+            yield to_event(row)
+
+
+def _answer(tables: MemoryTables, query: AsOfQuery) -> dict[str, Any]:
+    everything = [
+        row for row in tables.tables[query.plural].values() if not row.get("is_deleted", False)
+    ]
+    rows = sorted(
+        (row for row in everything if _matches(row, query, tables)),
+        key=lambda row: (_sortable(row, query.sort_by), row["created_at"], row["id"]),
+        reverse=query.descending,
+    )
+    start = (query.page - 1) * query.page_size
+    answer: dict[str, Any] = {
+        "items": [_item(row, query, tables) for row in rows[start : start + query.page_size]],
+        "pagination": {
+            "page": query.page,
+            "pageSize": query.page_size,
+            "totalItems": len(rows),
+            "totalPages": -(-len(rows) // query.page_size),
+            "nextCursor": None,
+        },
+    }
+    if query.include_stats:
+        answer["aggregations"] = _aggregations(everything, query)
+    return answer
+
+
+def _matches(row: Mapping[str, Any], query: AsOfQuery, tables: MemoryTables) -> bool:
+    columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
+    if any(row.get(columns.get(name, name)) != value for name, value in query.filters.items()):
+        return False
+    if not query.search:
+        return True
+    needle = query.search.lower()
+    texts = [row.get(name) for name in ("company", "name", "title", "body")]
+    if query.plural == "accounts":
+        contacts = tables.tables["contacts"].values()
+        texts += [each["name"] for each in contacts if each.get("account_id") == row["id"]]
+    return any(needle in text.lower() for text in texts if text)
+
+
+def _sortable(row: Mapping[str, Any], sort_by: str) -> str:
+    value = row.get(sort_by)
+    return "" if value is None else str(value).lower()
+
+
+def _item(row: Mapping[str, Any], query: AsOfQuery, tables: MemoryTables) -> dict[str, Any]:
+    item: dict[str, Any] = dict.fromkeys(BY_PLURAL[query.plural].FIELDS.wire_names())
+    item.update((to_camel(name), value) for name, value in row.items())
+    members, accounts = tables.tables["members"], tables.tables["accounts"]
+    item["assignedToName"] = members.get(row.get("assigned_to") or "", {}).get("name")
+    if "account_id" in row:
+        item["accountName"] = accounts.get(row["account_id"] or "", {}).get("company")
+    if query.plural == "accounts" and query.include_contacts:
+        item["contacts"] = [
+            {name: each.get(name) for name in ("id", "name", "email", "phone", "title", "version")}
+            for each in tables.tables["contacts"].values()
+            if each.get("account_id") == row["id"]
+        ]
+    return item
+
+
+def _aggregations(rows: list[dict[str, Any]], query: AsOfQuery) -> dict[str, Any]:
+    if query.plural == "accounts":
+        type_ = query.filters.get("type")
+        of_type = [row for row in rows if type_ is None or row["type"] == type_]
+        return {
+            "byStatus": Counter(row["status"] for row in of_type),
+            "byPriority": Counter(row["priority"] for row in of_type),
+            "byType": Counter(row["type"] for row in rows),
+        }
+    if query.plural == "opportunities":
+        stages = sorted({row["stage"] for row in rows})
+        return {"byStage": {stage: _stage(rows, stage) for stage in stages}}
+    if rows and "status" in rows[0]:
+        return {"byStatus": Counter(row["status"] for row in rows)}
+    return {}
+
+
+def _stage(rows: list[dict[str, Any]], stage: str) -> dict[str, Any]:
+    values = [row.get("value") for row in rows if row["stage"] == stage]
+    total = sum((Decimal(value) for value in values if value), Decimal("0.00"))
+    return {"count": len(values), "value": str(total)}

@@ -1,0 +1,102 @@
+"""What tests share: one real PostgreSQL, a fresh migrated database for each test, and a log on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from api.embedded import Cluster, prepare_database
+from commands.entities import EntityCommands
+from eventlog.connections import Connection, write_pool
+from eventlog.log import EventLog
+from eventlog.migrations import migrate
+from eventlog.scope import Actor, Scope
+from projections.engine.install import install
+from projections.engine.registry import PROJECTIONS
+from projections.engine.runner import Engine
+from readmodels import table_definitions
+from tests.servers import session_cluster
+
+TEMPLATE = "annals_template"
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Urls:
+    """URLs of one database, by the role that connects."""
+
+    owner: str
+    app: str
+    projector: str
+    superuser: str
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server of this test run."""
+    with session_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    """A migrated database from which those of the tests are copied."""
+    urls = prepare_database(cluster, TEMPLATE)
+    migrate(urls.owner)
+    install(urls.owner, table_definitions())
+    return TEMPLATE
+
+
+@pytest.fixture
+def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
+    """A database of this test alone, migrated and with its read tables."""
+    name = f"test_{next(_numbers)}"
+    made = prepare_database(cluster, name, template=template)
+    yield Urls(made.owner, made.app, made.projector, cluster.url("postgres", name))
+    with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def log(urls: Urls) -> Iterator[EventLog]:
+    """The log of the test's database, under the role of the API."""
+    with write_pool(urls.app) as pool:
+        yield EventLog(pool)
+
+
+@pytest.fixture
+def workspace() -> UUID:
+    """A workspace of its own."""
+    return uuid4()
+
+
+@pytest.fixture
+def scope(workspace: UUID) -> Scope:
+    """Ada acts in the workspace."""
+    return Scope(workspace, Actor("member", "ada", "Ada"), command="test", command_id="c-1")
+
+
+@pytest.fixture
+def commands(log: EventLog) -> EntityCommands:
+    """The commands on entities, with the real clock."""
+    return EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+
+
+@pytest.fixture
+def engine(urls: Urls) -> Engine:
+    """All projections; `catch_up()` brings them to the end of the log."""
+    return Engine(urls.projector, PROJECTIONS.values())
+
+
+@pytest.fixture
+def database(urls: Urls) -> Iterator[Connection]:
+    """A superuser's connection, to look at what there is."""
+    with psycopg.connect(urls.superuser, autocommit=True) as connection:
+        yield connection
