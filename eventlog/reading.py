@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from eventlog.connections import Connection
+from eventlog.digest import event_digest
 from eventlog.upcast import upcast
 
 SELECT_AFTER = """
@@ -34,6 +35,7 @@ class RecordedEvent:
     metadata: bytes
     occurred_at: str
     recorded_at: str
+    digest: int
 
     @property
     def kind(self) -> str:
@@ -42,7 +44,11 @@ class RecordedEvent:
 
 
 def readable_position(connection: Connection) -> int:
-    """The position up to which all that will ever be there can be read now."""
+    """The position up to which all that will ever be there can be read by the next statement.
+
+    Raises `psycopg.Error` on a standby and in a transaction that keeps one snapshot (repeatable
+    read, serializable): there an event could be stepped over.
+    """
     row = connection.execute("SELECT readable_position()", prepare=True).fetchone()
     assert row is not None
     return int(row[0])
@@ -57,13 +63,18 @@ class Page:
     more: bool
 
 
-def read_after(connection: Connection, position: int, limit: int) -> Page:
-    """The next events after `position`, `limit` at the most.
+def read_after(
+    connection: Connection, position: int, limit: int, *, upto: int | None = None
+) -> Page:
+    """The next events after `position` (and not beyond `upto`), `limit` at the most.
 
-    The connection must be in autocommit: the second statement has to see all that was committed
-    when the first one looked. Bounded by what stalled writers have announced (docs/adr/0002).
+    Two statements, for the second has to see all that was committed when the first one looked.
+    Whoever keeps its place outside this database keeps the position of the last event and not
+    `upto`: after a crash of the server, positions that no event took are given out again.
     """
     readable = readable_position(connection)
+    if upto is not None:
+        readable = min(readable, upto)
     if readable <= position:
         return Page([], position, False)
     rows = connection.execute(SELECT_AFTER, (position, readable, limit), prepare=True).fetchall()
@@ -75,11 +86,12 @@ def read_after(connection: Connection, position: int, limit: int) -> Page:
 
 def to_event(row: tuple[Any, ...]) -> RecordedEvent:
     """A row of the columns of SELECT_AFTER as an event in today's version."""
-    position, workspace, stream, version, topic, account, data, metadata, occurred, recorded = row
-    topic, data = upcast(topic, orjson.loads(data))
+    position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = row
+    digest = event_digest(position, stream, version, topic, raw, metadata)
+    topic, data = upcast(topic, orjson.loads(raw))
     return RecordedEvent(
         position, workspace, stream, version, topic, account, data, metadata,
-        iso(occurred), iso(recorded),
+        iso(occurred), iso(recorded), digest,
     )  # fmt: skip
 
 

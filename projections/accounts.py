@@ -15,6 +15,7 @@ COUNTERS = (
 
 PROJECTION = Projection(
     name="accounts",
+    by_account=True,
     tables=(
         Table(
             "accounts",

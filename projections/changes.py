@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from pydantic.alias_generators import to_snake
 
 from eventlog.reading import RecordedEvent
 
@@ -79,6 +78,12 @@ class Projection:
     handlers: Mapping[str, Handler]
     every: Handler | None = None
     """Called for every event, whatever its topic."""
+    by_account: bool = False
+    """Whether an account's row is made from events of what hangs on it, too."""
+
+    def entity(self, event: RecordedEvent) -> str:
+        """The entity to whose rows this event belongs: what is parked when it fails."""
+        return (self.by_account and event.account_id) or event.stream_id
 
     def changes(self, event: RecordedEvent) -> Iterable[Change]:
         """What this event changes in the tables. Pure."""
@@ -89,11 +94,12 @@ class Projection:
 
 
 _COLUMNS: dict[str, str] = {}
+_CAPITAL = re.compile("([A-Z])")
 
 
 def column(wire_name: str) -> str:
     """The column of a field: `nextActionDate` is kept in `next_action_date`."""
     name = _COLUMNS.get(wire_name)
     if name is None:
-        name = _COLUMNS[wire_name] = to_snake(wire_name)
+        name = _COLUMNS[wire_name] = _CAPITAL.sub(r"_\1", wire_name).lower()
     return name

@@ -25,8 +25,8 @@ from eventlog.connections import Connection
 from eventlog.log import EventLog, evolve
 from eventlog.reading import RecordedEvent, to_event
 from eventlog.scope import Scope
+from projections.engine.memory import MemoryTables
 from projections.engine.registry import PROJECTIONS
-from replay.tables import MemoryTables
 
 AS_OF_EVENTS_MAX = 2_000_000
 """More history than this is not folded while somebody waits."""
@@ -46,6 +46,9 @@ SELECT e.position, e.workspace_id::text, e.stream_id::text, e.stream_version, e.
 CONTRIBUTING = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
 # What it shows names of: those are told as they are known now, however late they were recorded.
 NAMES = ("member", "account")
+
+
+Lists = dict[str, dict[str, dict[str, Any]]]
 
 
 class TooMuchHistory(Exception):
@@ -121,7 +124,11 @@ def list_as_of(pool: ConnectionPool[Connection], query: AsOfQuery) -> bytes:
         )
         for event in _occurred(connection, query, sorted(kinds), sorted(names)):
             tables.apply(event)
-    return orjson.dumps(_answer(tables, query))
+    lists = {
+        name: {key[1]: {"id": key[1], **row} for key, row in rows.items()}
+        for name, rows in tables.tables.items()
+    }
+    return orjson.dumps(_answer(lists, query))
 
 
 def _until(at: datetime | None) -> Callable[[Any, Iterable[Any]], Any]:
@@ -149,18 +156,16 @@ def _occurred(
             yield to_event(row)
 
 
-def _answer(tables: MemoryTables, query: AsOfQuery) -> dict[str, Any]:
-    everything = [
-        row for row in tables.tables[query.plural].values() if not row.get("is_deleted", False)
-    ]
+def _answer(lists: Lists, query: AsOfQuery) -> dict[str, Any]:
+    everything = [row for row in lists[query.plural].values() if not row.get("is_deleted", False)]
     rows = sorted(
-        (row for row in everything if _matches(row, query, tables)),
+        (row for row in everything if _matches(row, query, lists)),
         key=lambda row: (_sortable(row, query.sort_by), row["created_at"], row["id"]),
         reverse=query.descending,
     )
     start = (query.page - 1) * query.page_size
     answer: dict[str, Any] = {
-        "items": [_item(row, query, tables) for row in rows[start : start + query.page_size]],
+        "items": [_item(row, query, lists) for row in rows[start : start + query.page_size]],
         "pagination": {
             "page": query.page,
             "pageSize": query.page_size,
@@ -174,7 +179,7 @@ def _answer(tables: MemoryTables, query: AsOfQuery) -> dict[str, Any]:
     return answer
 
 
-def _matches(row: Mapping[str, Any], query: AsOfQuery, tables: MemoryTables) -> bool:
+def _matches(row: Mapping[str, Any], query: AsOfQuery, lists: Lists) -> bool:
     columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
     if any(row.get(columns.get(name, name)) != value for name, value in query.filters.items()):
         return False
@@ -183,7 +188,7 @@ def _matches(row: Mapping[str, Any], query: AsOfQuery, tables: MemoryTables) -> 
     needle = query.search.lower()
     texts = [row.get(name) for name in ("company", "name", "title", "body")]
     if query.plural == "accounts":
-        contacts = tables.tables["contacts"].values()
+        contacts = lists["contacts"].values()
         texts += [each["name"] for each in contacts if each.get("account_id") == row["id"]]
     return any(needle in text.lower() for text in texts if text)
 
@@ -193,17 +198,17 @@ def _sortable(row: Mapping[str, Any], sort_by: str) -> str:
     return "" if value is None else str(value).lower()
 
 
-def _item(row: Mapping[str, Any], query: AsOfQuery, tables: MemoryTables) -> dict[str, Any]:
+def _item(row: Mapping[str, Any], query: AsOfQuery, lists: Lists) -> dict[str, Any]:
     item: dict[str, Any] = dict.fromkeys(BY_PLURAL[query.plural].FIELDS.wire_names())
     item.update((to_camel(name), value) for name, value in row.items())
-    members, accounts = tables.tables["members"], tables.tables["accounts"]
+    members, accounts = lists["members"], lists["accounts"]
     item["assignedToName"] = members.get(row.get("assigned_to") or "", {}).get("name")
     if "account_id" in row:
         item["accountName"] = accounts.get(row["account_id"] or "", {}).get("company")
     if query.plural == "accounts" and query.include_contacts:
         item["contacts"] = [
             {name: each.get(name) for name in ("id", "name", "email", "phone", "title", "version")}
-            for each in tables.tables["contacts"].values()
+            for each in lists["contacts"].values()
             if each.get("account_id") == row["id"]
         ]
     return item

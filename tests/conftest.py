@@ -50,7 +50,7 @@ def template(cluster: Cluster) -> str:
     """A migrated database from which those of the tests are copied."""
     urls = prepare_database(cluster, TEMPLATE)
     migrate(urls.owner)
-    install(urls.owner, table_definitions())
+    install(urls.projector, table_definitions())
     return TEMPLATE
 
 

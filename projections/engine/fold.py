@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from projections.changes import Change, Key, Patch, Put, Remove, Table
+from projections.changes import Change, Key, Patch, Put, Remove, Row, Table
+from projections.engine.memory import patch
 
 Folded = dict[str, dict[Key, Change]]
 """By table, by key: what the batch comes to."""
@@ -38,14 +39,10 @@ def then(first: Change, second: Change) -> Change:
     )
 
 
-def patched(row: dict[str, Any], patch: Patch) -> dict[str, Any]:
+def patched(row: Row, change: Patch) -> Row:
     """The row after the patch."""
-    result = {**row, **patch.row}
-    for counter, amount in patch.add.items():
-        result[counter] = (result.get(counter) or 0) + amount
-    for column, entries in patch.merge.items():
-        merged = {**(result.get(column) or {}), **entries}
-        result[column] = {key: value for key, value in merged.items() if value is not None}
+    result = dict(row)
+    patch(result, change)
     return result
 
 

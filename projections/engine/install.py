@@ -1,8 +1,9 @@
-"""Make the tables of projections: once, by the owner, with row-level security on every one."""
+"""Make the tables of projections: by the projector's role, with row-level security on every one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -14,67 +15,96 @@ READ_SCHEMA = "read"
 INSTALL_LOCK = (67, 1)
 """Advisory lock: two installations at once wait for each other."""
 
+INDEXES = "-- indexes\n"
+FUNCTIONS = "-- functions\n"
 
-def install(owner_url: str, definitions: Mapping[str, str]) -> list[str]:
+UNGUARDED = """
+SELECT tablename FROM pg_tables WHERE schemaname = %s AND NOT rowsecurity ORDER BY tablename
+"""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A table definition in its three parts: a rebuild fills the tables before it makes indexes."""
+
+    tables: str
+    indexes: str
+    functions: str
+
+    @classmethod
+    def parse(cls, text: str) -> Definition:
+        """Split at the lines `-- indexes` and `-- functions`."""
+        rest, _, functions = text.partition(FUNCTIONS)
+        tables, _, indexes = rest.partition(INDEXES)
+        return cls(tables, indexes, functions)
+
+
+def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
     """Create what is missing; returns the names of the projections that are new.
 
     `definitions` holds the SQL that makes each projection's tables, by name of the projection.
     """
-    with psycopg.connect(owner_url) as connection:
+    with psycopg.connect(projector_url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", INSTALL_LOCK)
-        _make_schema(connection)
         known = {row[0] for row in connection.execute("SELECT name FROM projections")}
         new = [name for name in PROJECTIONS if name not in known]
+        # Functions of one projection may read tables of another, so they come last.
         for name in new:
-            create_tables(connection, READ_SCHEMA, definitions[name])
+            definition = Definition.parse(definitions[name])
+            create_tables(connection, READ_SCHEMA, definition)
+            guard_tables(connection, READ_SCHEMA)
+            create_indexes(connection, READ_SCHEMA, definition)
             connection.execute(
-                "INSERT INTO projections (name, version) VALUES (%s, %s)",
-                (name, version(name, definitions[name])),
+                "INSERT INTO projections (name, version, wanted_version) VALUES (%s, %s, %s)",
+                (name, *[version(name, definitions[name])] * 2),
             )
+        for name in new:
+            create_functions(connection, Definition.parse(definitions[name]))
         return new
 
 
-def create_tables(connection: Connection, schema: str, definition: str) -> None:
-    """Run a table definition in the schema, and guard each table that it makes."""
-    path = sql.SQL("SET LOCAL search_path = {}, public").format(sql.Identifier(schema))
-    before = _tables(connection, schema)
-    connection.execute(path)
-    # Definitions name tables of other projections in function bodies before those exist.
-    connection.execute("SET LOCAL check_function_bodies = off")
-    connection.execute(definition.encode())
-    connection.execute("SET LOCAL search_path = public")
-    for table in sorted(_tables(connection, schema) - before):
+def create_tables(connection: Connection, schema: str, definition: Definition) -> None:
+    """Make the tables in the schema. They are to be guarded before anybody may enter it."""
+    _run(connection, schema, definition.tables)
+
+
+def guard_tables(connection: Connection, schema: str) -> None:
+    """Put every table of the schema under row-level security, as far as it is not yet.
+
+    After they were filled: COPY refuses tables that have it.
+    """
+    rows = connection.execute(UNGUARDED, (schema,)).fetchall()
+    for (table,) in rows:
         _guard(connection, sql.Identifier(schema, table))
 
 
-def _make_schema(connection: Connection) -> None:
-    schema = sql.Identifier(READ_SCHEMA)
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
-    connection.execute(
-        sql.SQL("GRANT USAGE ON SCHEMA {} TO annals_app, annals_projector").format(schema)
-    )
+def create_indexes(connection: Connection, schema: str, definition: Definition) -> None:
+    """Make the indexes beside the primary keys."""
+    _run(connection, schema, definition.indexes)
 
 
-def _tables(connection: Connection, schema: str) -> set[str]:
-    rows = connection.execute(
-        "SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)
-    ).fetchall()
-    return {row[0] for row in rows}
+def create_functions(connection: Connection, definition: Definition) -> None:
+    """Make, or replace, the functions that read the live tables."""
+    _run(connection, READ_SCHEMA, definition.functions)
+
+
+def _run(connection: Connection, schema: str, statements: str) -> None:
+    if not statements.strip():
+        return
+    path = sql.SQL("SET LOCAL search_path = {}, public").format(sql.Identifier(schema))
+    connection.execute(path)
+    connection.execute(statements.encode())
+    connection.execute("SET LOCAL search_path = public")
 
 
 def _guard(connection: Connection, table: sql.Identifier) -> None:
-    """Readers see one workspace, the projector all of them; neither owns the table.
-
-    The owner may read everything: search functions, backup and comparison run as the owner.
-    """
+    """Readers see one workspace; the projector, whose the table is, sees all of them."""
     for statement in (
         "ALTER TABLE {} ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE {} FORCE ROW LEVEL SECURITY",
         """CREATE POLICY own_workspace ON {} FOR SELECT TO annals_app
            USING (workspace_id = current_workspace())""",
         "CREATE POLICY every_workspace ON {} TO annals_projector USING (true) WITH CHECK (true)",
-        "CREATE POLICY owner_reads ON {} FOR SELECT TO CURRENT_USER USING (true)",
         "GRANT SELECT ON {} TO annals_app",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO annals_projector",
     ):
         connection.execute(sql.SQL(statement).format(table))

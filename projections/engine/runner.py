@@ -1,14 +1,17 @@
 """The engine: follows the log and keeps the read tables, each event exactly once.
 
 A batch is read and folded outside a transaction. Then one short transaction applies each table in
-one statement and moves the checkpoint, on the condition that it stood where the batch began.
+one statement and moves the checkpoints, on the condition that they stood where the batch began.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,10 +19,10 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import APPENDED, PROJECTED, wait_for_hint
-from eventlog.reading import Page, RecordedEvent, read_after
+from eventlog.reading import Page, read_after
 from projections.changes import Projection
-from projections.engine.apply import Statement, statements
-from projections.engine.fold import Folded, fold
+from projections.engine.coverage import record, tally
+from projections.engine.follower import UNDIGESTED, CheckpointMoved, Digested, Follower
 from projections.engine.install import READ_SCHEMA
 
 log = logging.getLogger(__name__)
@@ -30,32 +33,30 @@ POLL_INTERVAL_S = 0.2
 RETRY_DELAY_S = 0.5
 LEASE_LOCK = 68
 """Class of the advisory locks by which one process at a time works on a projection."""
+LEASE_INTERVAL_S = 1.0
+"""How often a projector asks for projections that somebody else works on."""
 
-SELECT_POSITION = "SELECT position FROM projections WHERE name = %s"
-ADVANCE = """
-UPDATE projections SET position = %s, updated_at = clock_timestamp()
- WHERE name = %s AND position = %s
-"""
 TRY_LEASE = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
-
-
-class CheckpointMoved(Exception):
-    """Somebody else worked on the same projection; the batch was rolled back."""
+RELEASE = "SELECT pg_advisory_unlock(%s, hashtext(%s))"
+HOLD = """
+UPDATE projections SET holder = %s, wanted_version = coalesce(%s, wanted_version) WHERE name = %s
+"""
+HANDOVERS = "SELECT name FROM projections WHERE state = 'handover'"
 
 
 @dataclass
-class Follower:
-    """One projection at work: what it does, where it stands, how it writes."""
+class Batch:
+    """What became of one batch, for metrics."""
 
-    projection: Projection
-    position: int
-    statements: dict[str, Statement]
+    events: int
+    seconds: float
 
 
 class Engine:
     """Keeps some projections up to date over two connections: one reads, one writes.
 
-    Not thread-safe but for `stop`.
+    Not thread-safe but for `stop`. Where several engines run, each projection has one at work;
+    another takes over as soon as PostgreSQL sees that the first is gone.
     """
 
     def __init__(
@@ -63,14 +64,18 @@ class Engine:
         url: str,
         projections: Iterable[Projection],
         *,
+        versions: Mapping[str, str] | None = None,
         batch_events: int = BATCH_EVENTS,
         poll_interval_s: float = POLL_INTERVAL_S,
     ) -> None:
         self._url = url
         self._projections = list(projections)
+        self._versions = versions or {}
         self._batch_events = batch_events
         self._poll_interval_s = poll_interval_s
         self._stopped = threading.Event()
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self.last_batch = Batch(0, 0.0)
 
     def stop(self) -> None:
         """Finish the batch at hand and return from `run`."""
@@ -104,21 +109,49 @@ class Engine:
     def _follow(self, reader: Connection, writer: Connection) -> None:
         reader.execute(f"LISTEN {APPENDED}")
         followers: list[Follower] = []
+        asked_at = -LEASE_INTERVAL_S
         while not self._stopped.is_set():
-            held = {follower.projection.name for follower in followers}
-            free = [each for each in self._projections if each.name not in held]
-            followers += self._lease(writer, free)
+            followers = self._let_go(writer, followers)
+            if time.monotonic() - asked_at >= LEASE_INTERVAL_S or not followers:
+                asked_at = time.monotonic()
+                held = {follower.name for follower in followers}
+                free = [each for each in self._projections if each.name not in held]
+                followers += self._lease(writer, free)
             if not self._step(reader, writer, followers):
                 wait_for_hint(reader, self._poll_interval_s)
 
     def _lease(self, writer: Connection, projections: Iterable[Projection]) -> list[Follower]:
         """Those projections that nobody else works on, ready to go on from their checkpoint."""
         leased = []
+        handovers = _handovers(writer)
         for projection in projections:
-            row = writer.execute(TRY_LEASE, (LEASE_LOCK, projection.name)).fetchone()
+            name = projection.name
+            if name in handovers:
+                continue
+            row = writer.execute(TRY_LEASE, (LEASE_LOCK, name)).fetchone()
             if row and row[0]:
-                leased.append(_follower(writer, projection))
+                follower = Follower(writer, projection, READ_SCHEMA)
+                self._warn_if_changed(follower)
+                wanted = self._versions.get(name)
+                writer.execute(HOLD, (self._holder, wanted, name))
+                leased.append(follower)
         return leased
+
+    def _let_go(self, writer: Connection, followers: list[Follower]) -> list[Follower]:
+        """Release what a rebuild wants to swap; the rest is kept."""
+        handovers = _handovers(writer)
+        for follower in followers:
+            if follower.name in handovers:
+                writer.execute(RELEASE, (LEASE_LOCK, follower.name))
+        return [follower for follower in followers if follower.name not in handovers]
+
+    def _warn_if_changed(self, follower: Follower) -> None:
+        wanted = self._versions.get(follower.name)
+        if wanted and wanted != follower.version:
+            log.warning(
+                "projection %s changed (%s, rows were made by %s): run ./annals rebuild %s",
+                follower.name, wanted, follower.version, follower.name,
+            )  # fmt: skip
 
     def _step(self, reader: Connection, writer: Connection, followers: list[Follower]) -> bool:
         """One batch for each position that followers stand at; whether there is more at once."""
@@ -127,38 +160,46 @@ class Engine:
             group = [follower for follower in followers if follower.position == position]
             page = read_after(reader, position, self._batch_events)
             if page.upto > position:
+                started = time.monotonic()
                 self._apply(writer, group, page)
+                self.last_batch = Batch(len(page.events), time.monotonic() - started)
             more = more or page.more
         return more
 
     def _apply(self, writer: Connection, group: list[Follower], page: Page) -> None:
-        work = [(follower, folded(follower.projection, page.events)) for follower in group]
+        work = [(follower, follower.digest(page.events)) for follower in group]
+        try:
+            with writer.transaction():
+                for follower, digested in work:
+                    follower.write(writer, digested)
+                    follower.advance(writer, page.upto)
+                record(writer, [follower.name for follower in group], tally(page.events))
+                writer.execute(f"NOTIFY {PROJECTED}")
+        except UNDIGESTED as error:
+            log.warning("a batch is applied one by one: %s", error)
+            for follower in group:
+                self._apply_carefully(writer, follower, page)
+            return
+        for follower, digested in work:
+            self._advanced(follower, page, digested)
+
+    def _apply_carefully(self, writer: Connection, follower: Follower, page: Page) -> None:
         with writer.transaction():
-            for follower, changes in work:
-                for table, rows in changes.items():
-                    follower.statements[table].apply(writer, rows)
-                _advance(writer, follower, page.upto)
+            digested = follower.write_carefully(writer, page.events)
+            follower.advance(writer, page.upto)
+            record(writer, [follower.name], tally(page.events))
             writer.execute(f"NOTIFY {PROJECTED}")
-        for follower in group:
-            follower.position = page.upto
+        self._advanced(follower, page, digested)
+
+    def _advanced(self, follower: Follower, page: Page, digested: Digested) -> None:
+        for entry in digested.set_aside.values():
+            if entry.error:
+                log.error(
+                    "projection %s parked entity %s at position %s: %s",
+                    follower.name, entry.entity_id, entry.position, entry.error,
+                )  # fmt: skip
+        follower.advanced(page.upto, digested)
 
 
-def folded(projection: Projection, events: Iterable[RecordedEvent]) -> Folded:
-    """What these events come to in the projection's tables."""
-    changes = (
-        (event.workspace_id, change) for event in events for change in projection.changes(event)
-    )
-    return fold(changes, projection.tables)
-
-
-def _follower(writer: Connection, projection: Projection) -> Follower:
-    row = writer.execute(SELECT_POSITION, (projection.name,)).fetchone()
-    if row is None:
-        raise LookupError(f"projection {projection.name} is not installed; run migrate")
-    return Follower(projection, row[0], statements(writer, READ_SCHEMA, projection.tables))
-
-
-def _advance(writer: Connection, follower: Follower, position: int) -> None:
-    moved = writer.execute(ADVANCE, (position, follower.projection.name, follower.position))
-    if moved.rowcount != 1:
-        raise CheckpointMoved(follower.projection.name)
+def _handovers(writer: Connection) -> set[str]:
+    return {row[0] for row in writer.execute(HANDOVERS, prepare=True)}

@@ -25,15 +25,6 @@ CREATE TABLE accounts (
     PRIMARY KEY (workspace_id, id)
 ) WITH (fillfactor = 85);
 
-CREATE INDEX ON accounts (workspace_id, created_at, id);
-CREATE INDEX ON accounts (workspace_id, updated_at, id);
-CREATE INDEX ON accounts (workspace_id, company_key, id);
-CREATE INDEX ON accounts (workspace_id, status, id);
-CREATE INDEX ON accounts (workspace_id, type, created_at, id);
-CREATE INDEX ON accounts (workspace_id, status, created_at, id);
-CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON accounts USING gin (workspace_id, company public.gin_trgm_ops);
-
 CREATE TABLE account_counts (
     workspace_id uuid NOT NULL,
     type text NOT NULL,
@@ -44,10 +35,20 @@ CREATE TABLE account_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, type, status, priority, assigned_to)
 );
 
+-- indexes
+CREATE INDEX ON accounts (workspace_id, created_at, id);
+CREATE INDEX ON accounts (workspace_id, updated_at, id);
+CREATE INDEX ON accounts (workspace_id, company_key, id);
+CREATE INDEX ON accounts (workspace_id, type, created_at, id);
+CREATE INDEX ON accounts (workspace_id, status, created_at, id);
+CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON accounts USING gin (workspace_id, company public.gin_trgm_ops);
+
+-- functions
 -- By the company or by the name of a contact. Row-level security keeps an index away from operators
 -- that might leak, ILIKE among them: this runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
 BEGIN
     RETURN QUERY
     SELECT a.id FROM accounts a

@@ -13,6 +13,7 @@ CREATE TABLE audit (
     PRIMARY KEY (workspace_id, position)
 );
 
+-- indexes
 CREATE INDEX ON audit (workspace_id, entity_id, position);
 CREATE INDEX ON audit (workspace_id, entity_type, action, position);
 CREATE INDEX ON audit (workspace_id, actor_id, position);

@@ -16,13 +16,6 @@ CREATE TABLE contacts (
     PRIMARY KEY (workspace_id, id)
 );
 
-CREATE INDEX ON contacts (workspace_id, created_at, id);
-CREATE INDEX ON contacts (workspace_id, account_id, created_at, id);
-CREATE INDEX ON contacts (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON contacts (workspace_id, updated_at, id);
-CREATE INDEX ON contacts (workspace_id, name_key, id);
-CREATE INDEX ON contacts USING gin (workspace_id, name public.gin_trgm_ops);
-
 CREATE TABLE contact_counts (
     workspace_id uuid NOT NULL,
     assigned_to uuid,
@@ -30,10 +23,19 @@ CREATE TABLE contact_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to)
 );
 
+-- indexes
+CREATE INDEX ON contacts (workspace_id, created_at, id);
+CREATE INDEX ON contacts (workspace_id, account_id, created_at, id);
+CREATE INDEX ON contacts (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON contacts (workspace_id, updated_at, id);
+CREATE INDEX ON contacts (workspace_id, name_key, id);
+CREATE INDEX ON contacts USING gin (workspace_id, name public.gin_trgm_ops);
+
+-- functions
 -- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
 -- function runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_contacts(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_contacts(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM contacts
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND name ILIKE pattern

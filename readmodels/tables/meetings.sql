@@ -19,14 +19,6 @@ CREATE TABLE meetings (
     PRIMARY KEY (workspace_id, id)
 );
 
-CREATE INDEX ON meetings (workspace_id, created_at, id);
-CREATE INDEX ON meetings (workspace_id, account_id, created_at, id);
-CREATE INDEX ON meetings (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON meetings (workspace_id, updated_at, id);
-CREATE INDEX ON meetings (workspace_id, starts_at_key, id);
-CREATE INDEX ON meetings (workspace_id, status, created_at, id);
-CREATE INDEX ON meetings USING gin (workspace_id, title public.gin_trgm_ops);
-
 CREATE TABLE meeting_counts (
     workspace_id uuid NOT NULL,
     status text NOT NULL,
@@ -35,10 +27,20 @@ CREATE TABLE meeting_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to)
 );
 
+-- indexes
+CREATE INDEX ON meetings (workspace_id, created_at, id);
+CREATE INDEX ON meetings (workspace_id, account_id, created_at, id);
+CREATE INDEX ON meetings (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON meetings (workspace_id, updated_at, id);
+CREATE INDEX ON meetings (workspace_id, starts_at_key, id);
+CREATE INDEX ON meetings (workspace_id, status, created_at, id);
+CREATE INDEX ON meetings USING gin (workspace_id, title public.gin_trgm_ops);
+
+-- functions
 -- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
 -- function runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_meetings(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_meetings(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM meetings
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND title ILIKE pattern

@@ -15,11 +15,6 @@ CREATE TABLE members (
     PRIMARY KEY (workspace_id, id)
 );
 
-CREATE INDEX ON members (workspace_id, created_at, id);
-CREATE INDEX ON members (workspace_id, updated_at, id);
-CREATE INDEX ON members (workspace_id, name_key, id);
-CREATE INDEX ON members USING gin (workspace_id, name public.gin_trgm_ops);
-
 CREATE TABLE member_counts (
     workspace_id uuid NOT NULL,
     is_deleted boolean NOT NULL,
@@ -27,10 +22,17 @@ CREATE TABLE member_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, is_deleted)
 );
 
+-- indexes
+CREATE INDEX ON members (workspace_id, created_at, id);
+CREATE INDEX ON members (workspace_id, updated_at, id);
+CREATE INDEX ON members (workspace_id, name_key, id);
+CREATE INDEX ON members USING gin (workspace_id, name public.gin_trgm_ops);
+
+-- functions
 -- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
 -- function runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_members(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_members(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM members
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND name ILIKE pattern

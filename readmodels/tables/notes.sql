@@ -13,12 +13,6 @@ CREATE TABLE notes (
     PRIMARY KEY (workspace_id, id)
 );
 
-CREATE INDEX ON notes (workspace_id, created_at, id);
-CREATE INDEX ON notes (workspace_id, account_id, created_at, id);
-CREATE INDEX ON notes (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON notes (workspace_id, updated_at, id);
-CREATE INDEX ON notes USING gin (workspace_id, body public.gin_trgm_ops);
-
 CREATE TABLE note_counts (
     workspace_id uuid NOT NULL,
     assigned_to uuid,
@@ -26,10 +20,18 @@ CREATE TABLE note_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to)
 );
 
+-- indexes
+CREATE INDEX ON notes (workspace_id, created_at, id);
+CREATE INDEX ON notes (workspace_id, account_id, created_at, id);
+CREATE INDEX ON notes (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON notes (workspace_id, updated_at, id);
+CREATE INDEX ON notes USING gin (workspace_id, body public.gin_trgm_ops);
+
+-- functions
 -- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
 -- function runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_notes(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_notes(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM notes
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND body ILIKE pattern

@@ -18,14 +18,6 @@ CREATE TABLE opportunities (
     PRIMARY KEY (workspace_id, id)
 );
 
-CREATE INDEX ON opportunities (workspace_id, created_at, id);
-CREATE INDEX ON opportunities (workspace_id, account_id, created_at, id);
-CREATE INDEX ON opportunities (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON opportunities (workspace_id, updated_at, id);
-CREATE INDEX ON opportunities (workspace_id, name_key, id);
-CREATE INDEX ON opportunities (workspace_id, stage, created_at, id);
-CREATE INDEX ON opportunities USING gin (workspace_id, name public.gin_trgm_ops);
-
 CREATE TABLE opportunity_counts (
     workspace_id uuid NOT NULL,
     stage text NOT NULL,
@@ -35,10 +27,20 @@ CREATE TABLE opportunity_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, stage, assigned_to)
 );
 
+-- indexes
+CREATE INDEX ON opportunities (workspace_id, created_at, id);
+CREATE INDEX ON opportunities (workspace_id, account_id, created_at, id);
+CREATE INDEX ON opportunities (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON opportunities (workspace_id, updated_at, id);
+CREATE INDEX ON opportunities (workspace_id, name_key, id);
+CREATE INDEX ON opportunities (workspace_id, stage, created_at, id);
+CREATE INDEX ON opportunities USING gin (workspace_id, name public.gin_trgm_ops);
+
+-- functions
 -- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
 -- function runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_opportunities(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_opportunities(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM opportunities
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND name ILIKE pattern

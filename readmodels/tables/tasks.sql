@@ -16,14 +16,6 @@ CREATE TABLE tasks (
     PRIMARY KEY (workspace_id, id)
 );
 
-CREATE INDEX ON tasks (workspace_id, created_at, id);
-CREATE INDEX ON tasks (workspace_id, account_id, created_at, id);
-CREATE INDEX ON tasks (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON tasks (workspace_id, updated_at, id);
-CREATE INDEX ON tasks (workspace_id, due_date_key, id);
-CREATE INDEX ON tasks (workspace_id, status, created_at, id);
-CREATE INDEX ON tasks USING gin (workspace_id, title public.gin_trgm_ops);
-
 CREATE TABLE task_counts (
     workspace_id uuid NOT NULL,
     status text NOT NULL,
@@ -32,10 +24,20 @@ CREATE TABLE task_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to)
 );
 
+-- indexes
+CREATE INDEX ON tasks (workspace_id, created_at, id);
+CREATE INDEX ON tasks (workspace_id, account_id, created_at, id);
+CREATE INDEX ON tasks (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON tasks (workspace_id, updated_at, id);
+CREATE INDEX ON tasks (workspace_id, due_date_key, id);
+CREATE INDEX ON tasks (workspace_id, status, created_at, id);
+CREATE INDEX ON tasks USING gin (workspace_id, title public.gin_trgm_ops);
+
+-- functions
 -- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
 -- function runs as the tables' owner and checks the workspace itself.
-CREATE FUNCTION search_tasks(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION search_tasks(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM tasks
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND title ILIKE pattern

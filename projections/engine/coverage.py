@@ -1,0 +1,151 @@
+"""The coverage ledger: what each projection consumed, by range, to be compared with the log.
+
+For every range of positions a projection keeps the number of events it consumed, the sum of their
+digests, and the sum of digests weighted by their place in the range. Against the same three of the
+log, a difference of one event (skipped, doubled, altered, removed) can be solved for its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from eventlog.connections import Connection
+from eventlog.digest import DIGEST_SQL
+from eventlog.reading import RecordedEvent
+
+BUCKET_POSITIONS = 1_000
+
+ADD = """
+INSERT INTO projection_coverage AS c (projection, bucket, n, digest, weighted)
+SELECT p.projection, b.bucket, b.n, b.digest, b.weighted
+  FROM unnest(%s::text[]) AS p(projection),
+       unnest(%s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[])
+           AS b(bucket, n, digest, weighted)
+    ON CONFLICT (projection, bucket) DO UPDATE
+   SET n = c.n + excluded.n, digest = c.digest + excluded.digest,
+       weighted = c.weighted + excluded.weighted
+"""
+
+COMPARE = f"""
+WITH log AS (
+    SELECT position / {BUCKET_POSITIONS} AS bucket, count(*) AS n, sum(d) AS digest,
+           sum(d * (position %% {BUCKET_POSITIONS} + 1)::numeric) AS weighted
+      FROM (SELECT position, {DIGEST_SQL} AS d FROM events
+             WHERE position > %(after)s AND position <= %(upto)s) AS e
+     GROUP BY 1
+), ledger AS (
+    SELECT bucket, n, digest, weighted FROM projection_coverage
+     WHERE projection = %(projection)s
+       AND bucket BETWEEN %(after)s / {BUCKET_POSITIONS} AND %(upto)s / {BUCKET_POSITIONS}
+)
+SELECT bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
+       coalesce(ledger.digest, 0) - coalesce(log.digest, 0),
+       coalesce(ledger.weighted, 0) - coalesce(log.weighted, 0)
+  FROM ledger FULL JOIN log USING (bucket)
+ WHERE ledger.n IS DISTINCT FROM log.n OR ledger.digest IS DISTINCT FROM log.digest
+    OR ledger.weighted IS DISTINCT FROM log.weighted
+ ORDER BY bucket
+"""
+
+SELECT_BUCKET_DIGESTS = f"""
+SELECT position, {DIGEST_SQL} FROM events
+ WHERE position >= %s AND position < %s AND position <= %s ORDER BY position
+"""
+
+Fault = Literal["skipped", "doubled", "removed", "altered", "several"]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A range in which a projection consumed something else than the log holds."""
+
+    projection: str
+    first: int
+    last: int
+    fault: Fault
+    position: int | None
+    """Of the one event at fault; None where there are several."""
+
+    def __str__(self) -> str:
+        where = f"position {self.position}" if self.position else f"{self.first}..{self.last}"
+        return f"{self.projection}: {self.fault} at {where}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What some events add to the ledger."""
+
+    n: int = 0
+    digest: int = 0
+    weighted: int = 0
+
+
+def tally(events: Iterable[RecordedEvent]) -> dict[int, Tally]:
+    """By bucket, what these events add."""
+    buckets: dict[int, Tally] = {}
+    for event in events:
+        bucket, offset = divmod(event.position, BUCKET_POSITIONS)
+        entry = buckets.get(bucket)
+        if entry is None:
+            entry = buckets[bucket] = Tally()
+        entry.n += 1
+        entry.digest += event.digest
+        entry.weighted += event.digest * (offset + 1)
+    return buckets
+
+
+def record(connection: Connection, projections: list[str], buckets: dict[int, Tally]) -> None:
+    """Add to the ledger of each projection, in the transaction that moves their checkpoints."""
+    if not buckets:
+        return
+    entries = buckets.values()
+    connection.execute(
+        ADD,
+        (
+            projections,
+            list(buckets),
+            [entry.n for entry in entries],
+            [entry.digest for entry in entries],
+            [entry.weighted for entry in entries],
+        ),
+        prepare=True,
+    )
+
+
+def gaps(connection: Connection, projection: str, *, after: int = 0, upto: int) -> list[Gap]:
+    """Where the projection's ledger differs from the log, between two positions.
+
+    `after` must be the last position of a bucket (or 0); `upto` must be the projection's
+    checkpoint or before it, at the end of a bucket.
+    """
+    parameters = {"projection": projection, "after": after, "upto": upto}
+    rows = connection.execute(COMPARE, parameters).fetchall()
+    return [_explain(connection, projection, upto, *row) for row in rows]
+
+
+def _explain(
+    connection: Connection,
+    projection: str,
+    upto: int,
+    bucket: int,
+    n: int,
+    digest: int,
+    weighted: int,
+) -> Gap:
+    """Solve one difference for its position: weighted = digest times place, for a single fault."""
+    first = bucket * BUCKET_POSITIONS
+    last = first + BUCKET_POSITIONS - 1
+    digest, weighted = int(digest), int(weighted)
+    offset, rest = divmod(weighted, digest) if digest else (0, 1)
+    if rest or not 1 <= offset <= BUCKET_POSITIONS or abs(n) > 1:
+        return Gap(projection, first, last, "several", None)
+    position = first + offset - 1
+    in_log = {row[0] for row in connection.execute(SELECT_BUCKET_DIGESTS, (first, last + 1, upto))}
+    if n == 0:
+        return Gap(projection, first, last, "altered", position)
+    if n < 0:
+        return Gap(projection, first, last, "skipped", position)
+    fault: Fault = "doubled" if position in in_log else "removed"
+    return Gap(projection, first, last, fault, position)

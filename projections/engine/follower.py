@@ -1,0 +1,123 @@
+"""One projection at work: what it does with a batch, and what it sets aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from eventlog.connections import Connection
+from eventlog.reading import RecordedEvent
+from projections.changes import Change, Projection
+from projections.engine.apply import Statement, statements
+from projections.engine.fold import Folded, fold
+from projections.engine.parking import Entity, Parked, park, parked
+
+SELECT_STANDING = """
+SELECT position, epoch, version, state FROM projections WHERE name = %s
+"""
+ADVANCE = """
+UPDATE projections SET position = %s, updated_at = clock_timestamp()
+ WHERE name = %s AND position = %s AND epoch = %s
+"""
+
+UNDIGESTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
+"""What the database says to a row that a projector should not have made."""
+
+
+class CheckpointMoved(Exception):
+    """Somebody else worked on the same projection; the batch was rolled back."""
+
+
+@dataclass(slots=True)
+class Digested:
+    """What a batch comes to in one projection, and the events that it could not take."""
+
+    folded: Folded
+    set_aside: dict[Entity, Parked] = field(default_factory=dict)
+
+
+class Follower:
+    """A projection, its place in the log, and the statements by which it writes to one schema."""
+
+    def __init__(self, connection: Connection, projection: Projection, schema: str) -> None:
+        row = connection.execute(SELECT_STANDING, (projection.name,)).fetchone()
+        if row is None:
+            raise LookupError(f"projection {projection.name} is not installed; run migrate")
+        self.projection = projection
+        self.position: int = row[0]
+        self.epoch: int = row[1]
+        self.version: str = row[2]
+        self.parked: dict[Entity, Parked] = parked(connection, projection.name)
+        self._statements: dict[str, Statement] = statements(connection, schema, projection.tables)
+
+    @property
+    def name(self) -> str:
+        """The projection's name."""
+        return self.projection.name
+
+    def digest(self, events: Iterable[RecordedEvent]) -> Digested:
+        """Fold the events; those of parked entities, and of one that fails now, are set aside."""
+        changes: list[tuple[str, Change]] = []
+        set_aside: dict[Entity, Parked] = {}
+        for event in events:
+            entity = (event.workspace_id, self.projection.entity(event))
+            if entity in self.parked or entity in set_aside:
+                _set_aside(set_aside, event, entity, "")
+                continue
+            try:
+                made = list(self.projection.changes(event))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
+                _set_aside(set_aside, event, entity, f"{type(error).__name__}: {error}")
+                continue
+            changes.extend((event.workspace_id, change) for change in made)
+        return Digested(fold(changes, self.projection.tables), set_aside)
+
+    def write(self, connection: Connection, digested: Digested) -> None:
+        """Apply what was digested and note what was set aside."""
+        for table, rows in digested.folded.items():
+            self._statements[table].apply(connection, rows)
+        for entry in digested.set_aside.values():
+            park(connection, self.name, entry)
+
+    def write_carefully(self, connection: Connection, events: list[RecordedEvent]) -> Digested:
+        """Apply the events one by one: what the database refuses parks its entity alone."""
+        refused: dict[Entity, Parked] = {}
+        for event in events:
+            entity = (event.workspace_id, self.projection.entity(event))
+            if entity in refused:
+                _set_aside(refused, event, entity, "")
+                continue
+            digested = self.digest([event])
+            try:
+                with connection.transaction():
+                    self.write(connection, digested)
+            except UNDIGESTED as error:
+                _set_aside(refused, event, entity, f"{type(error).__name__}: {error}")
+        for entry in refused.values():
+            park(connection, self.name, entry)
+        self.parked = parked(connection, self.name)
+        return Digested({}, refused)
+
+    def advance(self, connection: Connection, position: int) -> None:
+        """Move the checkpoint, on the condition that nobody else did. Raises `CheckpointMoved`."""
+        parameters: tuple[Any, ...] = (position, self.name, self.position, self.epoch)
+        if connection.execute(ADVANCE, parameters, prepare=True).rowcount != 1:
+            raise CheckpointMoved(self.name)
+
+    def advanced(self, position: int, digested: Digested) -> None:
+        """The transaction is committed: this is where the projection stands now."""
+        self.position = position
+        self.parked.update(digested.set_aside)
+
+
+def _set_aside(
+    entries: dict[Entity, Parked], event: RecordedEvent, entity: Entity, error: str
+) -> None:
+    entry = entries.get(entity)
+    if entry is None:
+        entries[entity] = Parked(*entity, event.position, 1, error)
+    else:
+        entry.events += 1

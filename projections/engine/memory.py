@@ -1,0 +1,46 @@
+"""Tables in memory: the same projectors, folded over as much of history as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eventlog.reading import RecordedEvent
+from projections.changes import Key, Patch, Projection, Put, Row
+
+Rows = dict[Key, Row]
+
+
+class MemoryTables:
+    """The tables of some projections as of the events that they were given."""
+
+    def __init__(self, projections: Iterable[Projection]) -> None:
+        self._projections = tuple(projections)
+        self.tables: dict[str, Rows] = {
+            table.name: {} for projection in self._projections for table in projection.tables
+        }
+
+    def apply(self, event: RecordedEvent) -> None:
+        """Let the projectors see the event."""
+        workspace_id = event.workspace_id
+        for projection in self._projections:
+            for change in projection.changes(event):
+                rows = self.tables[change.table]
+                key = (workspace_id, change.key)
+                if isinstance(change, Put):
+                    rows[key] = change.row
+                elif isinstance(change, Patch):
+                    row = rows.get(key)
+                    if row is not None:
+                        patch(row, change)
+                else:
+                    rows.pop(key, None)
+
+
+def patch(row: Row, change: Patch) -> None:
+    """Change the row in place."""
+    row.update(change.row)
+    for counter, amount in change.add.items():
+        row[counter] = (row.get(counter) or 0) + amount
+    for column, entries in change.merge.items():
+        merged = {**(row.get(column) or {}), **entries}
+        row[column] = {key: value for key, value in merged.items() if value is not None}

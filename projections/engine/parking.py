@@ -1,0 +1,72 @@
+"""Entities that a projector could not digest, parked by position: the rest goes on without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eventlog.connections import Connection
+
+ERROR_MAX_CHARS = 500
+
+SELECT_PARKED = """
+SELECT workspace_id, entity_id, position, events, error FROM projection_parked
+ WHERE projection = %s ORDER BY position
+"""
+
+PARK = """
+INSERT INTO projection_parked AS p (projection, workspace_id, entity_id, position, events, error)
+VALUES (%s, %s, %s, %s, %s, %s)
+    ON CONFLICT (projection, workspace_id, entity_id)
+    DO UPDATE SET events = p.events + excluded.events
+"""
+
+UNPARK = """
+DELETE FROM projection_parked WHERE projection = %s AND workspace_id = %s AND entity_id = %s
+"""
+
+Entity = tuple[str, str]
+"""Workspace id and entity id, as text."""
+
+
+@dataclass(slots=True)
+class Parked:
+    """An entity of a projection that waits for a fix."""
+
+    workspace_id: str
+    entity_id: str
+    position: int
+    """Of the first event that is not in the rows."""
+    events: int
+    """How many events wait."""
+    error: str
+
+    @property
+    def entity(self) -> Entity:
+        """Which one it is."""
+        return (self.workspace_id, self.entity_id)
+
+
+def parked(connection: Connection, projection: str) -> dict[Entity, Parked]:
+    """What is parked in a projection."""
+    rows = connection.execute(SELECT_PARKED, (projection,)).fetchall()
+    return {(row[0], row[1]): Parked(*row) for row in rows}
+
+
+def park(connection: Connection, projection: str, entry: Parked) -> None:
+    """Park an entity, or count more events of one that is parked."""
+    connection.execute(
+        PARK,
+        (
+            projection,
+            entry.workspace_id,
+            entry.entity_id,
+            entry.position,
+            entry.events,
+            entry.error[:ERROR_MAX_CHARS].replace("\x00", ""),
+        ),
+    )
+
+
+def unpark(connection: Connection, projection: str, entity: Entity) -> None:
+    """The entity's rows hold all of its events again."""
+    connection.execute(UNPARK, (projection, *entity))

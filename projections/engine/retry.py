@@ -1,0 +1,104 @@
+"""Bring parked entities back: replay their events, and prove the rows equal to a fresh fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+
+from eventlog.connections import Connection, follow_connection
+from eventlog.hints import PROJECTED
+from eventlog.reading import RecordedEvent, to_event
+from projections.changes import Key, Projection, Row
+from projections.engine.compare import unequal_rows
+from projections.engine.follower import UNDIGESTED, Follower
+from projections.engine.install import READ_SCHEMA
+from projections.engine.memory import MemoryTables
+from projections.engine.parking import Parked, unpark
+
+LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
+NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
+
+SELECT_ENTITY = """
+SELECT position, workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
+       occurred_at::text, recorded_at::text
+  FROM events
+ WHERE workspace_id = %(workspace)s AND position <= %(upto)s
+   AND (stream_id = %(entity)s OR (%(by_account)s AND stream_id IN (
+        SELECT stream_id FROM events WHERE account_id = %(entity)s AND stream_version = 1)))
+ ORDER BY position
+"""
+
+
+class NotEqual(Exception):
+    """The rows after the replay are not what a fresh fold of the entity gives."""
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What became of one parked entity."""
+
+    parked: Parked
+    error: str | None
+    """Why it is still parked; None where it is back."""
+
+
+def retry(url: str, projection: Projection) -> list[Retried]:
+    """Try every parked entity of a projection again, each in a transaction of its own."""
+    with follow_connection(url, application_name="annals-retry") as connection:
+        follower = Follower(connection, projection, READ_SCHEMA)
+        return [_retry_one(connection, projection, entry) for entry in follower.parked.values()]
+
+
+def _retry_one(connection: Connection, projection: Projection, entry: Parked) -> Retried:
+    try:
+        with connection.transaction():
+            # The engine's next batch waits here, and then finds a new epoch.
+            connection.execute(LOCK_PROJECTION, (projection.name,))
+            follower = Follower(connection, projection, READ_SCHEMA)
+            if entry.entity not in follower.parked:
+                return Retried(entry, None)
+            follower.parked = {}
+            events = _events_of(connection, projection, entry, follower.position)
+            waiting = [event for event in events if event.position >= entry.position]
+            digested = follower.digest(waiting)
+            for failed in digested.set_aside.values():
+                return Retried(entry, failed.error)
+            follower.write(connection, digested)
+            _prove(connection, projection, events, entry)
+            unpark(connection, projection.name, entry.entity)
+            connection.execute(NEW_EPOCH, (projection.name,))
+            connection.execute(f"NOTIFY {PROJECTED}")
+    except (*UNDIGESTED, NotEqual) as error:
+        return Retried(entry, f"{type(error).__name__}: {error}")
+    except psycopg.OperationalError as error:
+        return Retried(entry, f"not tried: {error}")
+    return Retried(entry, None)
+
+
+def _events_of(
+    connection: Connection, projection: Projection, entry: Parked, upto: int
+) -> list[RecordedEvent]:
+    parameters = {
+        "workspace": entry.workspace_id,
+        "entity": entry.entity_id,
+        "upto": upto,
+        "by_account": projection.by_account,
+    }
+    return [to_event(row) for row in connection.execute(SELECT_ENTITY, parameters)]
+
+
+def _prove(
+    connection: Connection, projection: Projection, events: list[RecordedEvent], entry: Parked
+) -> None:
+    fresh = MemoryTables([projection])
+    touched: dict[str, dict[Key, Row]] = {table.name: {} for table in projection.tables}
+    for event in events:
+        for change in projection.changes(event):
+            touched[change.table][event.workspace_id, change.key] = {}
+        fresh.apply(event)
+    for table, rows in fresh.tables.items():
+        touched[table].update(rows)
+    unequal = unequal_rows(connection, READ_SCHEMA, projection, touched)
+    if unequal:
+        raise NotEqual(f"{entry.entity_id}: {unequal[0][0]} {unequal[0][1][1]}")

@@ -1,0 +1,148 @@
+"""The engine: each event once, whatever happens, and nothing skipped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from commands.entities import EntityCommands
+from domain.account import Account
+from domain.contact import Contact
+from eventlog.connections import Connection
+from eventlog.reading import RecordedEvent, readable_position
+from eventlog.scope import Scope
+from projections.changes import Change, Projection
+from projections.engine.coverage import Gap, gaps
+from projections.engine.registry import PROJECTIONS
+from projections.engine.runner import Engine
+from tests.conftest import Urls
+
+TRIGGER = "events_are_never_changed"
+
+
+@pytest.fixture
+def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
+    """Three accounts, and a contact at each."""
+    made = []
+    for name in ("Acme", "Bluth", "Cyberdyne"):
+        outcome = commands.create(scope, Account, {"company": name, "type": "customer"})
+        assert isinstance(outcome.entity, Account)
+        commands.create(scope, Contact, {"name": f"Ada of {name}"}, account_id=outcome.entity.id)
+        made.append(outcome.entity)
+    return made
+
+
+def found(database: Connection, projection: str = "accounts") -> list[Gap]:
+    """What the coverage ledger finds between the projection and the log."""
+    return gaps(database, projection, upto=readable_position(database))
+
+
+def test_the_ledger_agrees_with_the_log(
+    accounts: list[Account], engine: Engine, database: Connection
+) -> None:
+    engine.catch_up()
+    assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
+
+
+def test_an_event_removed_under_the_engines_feet_is_named(
+    accounts: list[Account], engine: Engine, database: Connection
+) -> None:
+    engine.catch_up()
+    database.execute(f"ALTER TABLE events DISABLE TRIGGER {TRIGGER}")
+    database.execute("DELETE FROM events WHERE position = 3")
+    assert [(gap.fault, gap.position) for gap in found(database)] == [("removed", 3)]
+
+
+def test_an_event_altered_under_the_engines_feet_is_named(
+    accounts: list[Account], engine: Engine, database: Connection
+) -> None:
+    engine.catch_up()
+    database.execute(f"ALTER TABLE events DISABLE TRIGGER {TRIGGER}")
+    database.execute("""UPDATE events SET data = '{"fields": {}}' WHERE position = 5""")
+    assert [(gap.fault, gap.position) for gap in found(database)] == [("altered", 5)]
+
+
+def test_a_doubled_and_a_skipped_event_are_named(
+    accounts: list[Account], engine: Engine, database: Connection, urls: Urls
+) -> None:
+    engine.catch_up()
+    database.execute("UPDATE projections SET position = 5 WHERE name = 'accounts'")
+    engine.catch_up()
+    assert [(gap.fault, gap.position) for gap in found(database)] == [("doubled", 6)]
+    database.execute("UPDATE projections SET position = 5 WHERE name = 'contacts'")
+    database.execute("DELETE FROM projection_coverage WHERE projection = 'contacts'")
+    engine.catch_up()
+    assert found(database, "contacts")[0].fault == "several"
+    database.execute("DELETE FROM projection_coverage WHERE projection = 'notes'")
+    database.execute("UPDATE projections SET position = 1 WHERE name = 'notes'")
+    engine.catch_up()
+    assert [(gap.fault, gap.position) for gap in found(database, "notes")] == [("skipped", 1)]
+
+
+def failing_for(projection: Projection, company: str) -> Projection:
+    """The same projection, but for one company's account it raises."""
+
+    def changes(event: RecordedEvent) -> Iterable[Change]:
+        if event.data.get("fields", {}).get("company") == company:
+            raise ValueError(f"cannot digest {company}")
+        return projection.changes(event)
+
+    return Projection(
+        projection.name, projection.tables, {}, every=changes, by_account=projection.by_account
+    )
+
+
+def companies(database: Connection) -> list[tuple[str, int]]:
+    """The account list: company and contact count."""
+    return database.execute(
+        "SELECT company, contact_count FROM read.accounts ORDER BY company"
+    ).fetchall()
+
+
+def test_a_projector_that_raises_parks_that_entity_alone(
+    accounts: list[Account], database: Connection, urls: Urls
+) -> None:
+    Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
+    assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
+    parked = database.execute("SELECT entity_id, position, events, error FROM projection_parked")
+    assert parked.fetchall() == [(accounts[1].id, 3, 2, "ValueError: cannot digest Bluth")]
+    assert found(database) == []
+
+
+def test_a_row_that_the_database_refuses_parks_its_entity_alone(
+    accounts: list[Account], database: Connection, urls: Urls
+) -> None:
+    database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Bluth')")
+    Engine(urls.projector, [PROJECTIONS["accounts"], PROJECTIONS["contacts"]]).catch_up()
+    assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
+    parked = database.execute(
+        "SELECT projection, entity_id, position, events FROM projection_parked"
+    )
+    assert parked.fetchall() == [("accounts", accounts[1].id, 3, 2)]
+    assert database.execute("SELECT count(*) FROM read.contacts").fetchone() == (3,)
+
+
+def test_events_of_a_parked_entity_wait_with_it(
+    accounts: list[Account],
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    urls: Urls,
+) -> None:
+    engine = Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")])
+    engine.catch_up()
+    commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
+    commands.create(scope, Contact, {"name": "late"}, account_id=accounts[0].id)
+    engine.catch_up()
+    assert companies(database) == [("Acme", 2), ("Cyberdyne", 1)]
+    assert database.execute("SELECT events FROM projection_parked").fetchall() == [(3,)]
+
+
+def test_two_engines_never_work_on_the_same_projection(
+    accounts: list[Account], database: Connection, urls: Urls, engine: Engine
+) -> None:
+    for _ in range(3):
+        engine.catch_up()
+        Engine(urls.projector, PROJECTIONS.values(), batch_events=1).catch_up()
+    assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
