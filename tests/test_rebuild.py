@@ -17,13 +17,13 @@ from domain.task import Task
 from eventlog.connections import Connection
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
-from projections.engine import rebuild as rebuilding
-from projections.engine.bulk import Cancelled
 from projections.engine.coverage import gaps
-from projections.engine.rebuild import Rebuild, RebuildRefused, cancel, plan, rollback
+from projections.engine.progress import Cancelled, cancel
+from projections.engine.rebuild import Rebuild, plan, rollback
 from projections.engine.registry import PROJECTIONS
 from projections.engine.retry import retry
 from projections.engine.runner import Engine
+from projections.engine.swap import RebuildRefused
 from readmodels import table_definitions
 from tests.conftest import Urls
 from tests.test_projection_engine import companies, failing_for
@@ -71,17 +71,22 @@ def rows(database: Connection, table: str, schema: str = "read") -> list[tuple[o
     return database.execute(statement.encode()).fetchall()
 
 
-@pytest.mark.parametrize("name", sorted(PROJECTIONS))
+@pytest.mark.parametrize("names", [("accounts",), tuple(sorted(PROJECTIONS))])
 def test_a_rebuild_gives_the_rows_that_were_live(
-    name: str, accounts: list[Account], engine: Engine, database: Connection, urls: Urls
+    names: tuple[str, ...],
+    accounts: list[Account],
+    engine: Engine,
+    database: Connection,
+    urls: Urls,
 ) -> None:
     engine.catch_up()
-    tables = [table.name for table in PROJECTIONS[name].tables]
+    tables = [table.name for name in names for table in PROJECTIONS[name].tables]
     before = {table: rows(database, table) for table in tables}
     with running(engine):
-        Rebuild(urls.projector, name, DEFINITIONS[name]).run()
+        Rebuild(urls.projector, {name: DEFINITIONS[name] for name in names}, workers=2).run()
     assert {table: rows(database, table) for table in tables} == before
-    assert gaps(database, name, upto=readable_position(database)) == []
+    for name in names:
+        assert gaps(database, name, upto=readable_position(database)) == []
 
 
 def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
@@ -89,8 +94,8 @@ def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
 ) -> None:
     engine.catch_up()
     database.execute("UPDATE read.accounts SET company = 'forged' WHERE company LIKE '%13%'")
-    with running(engine), pytest.raises(RebuildRefused, match="1 rows differ.*forged"):
-        Rebuild(urls.projector, "accounts", DEFINITIONS["accounts"]).run()
+    with running(engine), pytest.raises(RebuildRefused, match=r"1 rows differ.*forged"):
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
     assert any("forged" in company for company, _ in companies(database))
     state = database.execute("SELECT state FROM projection_rebuilds").fetchone()
     assert state == ("failed",)
@@ -104,7 +109,7 @@ def test_changed_code_is_swapped_in_and_rolled_back(
     definition = DEFINITIONS["accounts"] + "\n-- another version\n"
     assert plan(urls.projector, "accounts", definition).code_changed
     with running(engine):
-        Rebuild(urls.projector, "accounts", definition).run()
+        Rebuild(urls.projector, {"accounts": definition}).run()
         assert not plan(urls.projector, "accounts", definition).code_changed
         commands.create(scope, Account, {"company": "Newer", "type": "partner"})
         rollback(urls.projector, "accounts", DEFINITIONS["accounts"])
@@ -121,16 +126,16 @@ def test_a_cancelled_rebuild_leaves_the_live_one_untouched(
 
     def say(step: str, done: int, total: int) -> None:
         if step == "indexing":
-            assert cancel(urls.projector, "accounts")
+            assert cancel(database, "accounts")
 
     with pytest.raises(Cancelled):
-        Rebuild(urls.projector, "accounts", DEFINITIONS["accounts"], say=say).run()
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}, say=say).run()
     assert rows(database, "accounts") == before
     left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'read_%'").fetchall()
     assert left == []
 
 
-@pytest.mark.parametrize("step", ["_fold", "_catch_up", "_compare", "swap"])
+@pytest.mark.parametrize("step", ["_in_parallel", "_catch_up", "_compare", "_swap"])
 def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
     step: str,
     accounts: list[Account],
@@ -146,12 +151,12 @@ def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuilding if step == "swap" else Rebuild, step, crash)
+        patch.setattr(Rebuild, step, crash)
         with pytest.raises(KeyboardInterrupt):
-            Rebuild(urls.projector, "accounts", DEFINITIONS["accounts"]).run()
+            Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
     assert rows(database, "accounts") == before
     with running(engine):
-        Rebuild(urls.projector, "accounts", DEFINITIONS["accounts"]).run()
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
     assert rows(database, "accounts") == before
 
 
@@ -197,7 +202,7 @@ def test_readers_and_writers_notice_nothing_of_swaps(
             thread.start()
         try:
             for _ in range(3):
-                Rebuild(urls.projector, "accounts", DEFINITIONS["accounts"]).run()
+                Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
         finally:
             stop.set()
             for thread in threads:

@@ -67,10 +67,6 @@ class Part:
     partitions: int
 
 
-class Cancelled(Exception):
-    """Whoever asked for the build does not want it any more."""
-
-
 def build_part(
     url: str,
     projections: list[Projection],

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -37,20 +38,31 @@ class RebuildRefused(Exception):
     """The rebuild cannot go on; the live tables are as they were. Says why in one sentence."""
 
 
-def swap(
-    connection: Connection,
-    live: Projection,
-    shadow: Projection,
-    *,
-    schema: str,
-    new_version: str,
-    definition: Definition,
-) -> None:
-    """Exchange the tables of `live` for those in the schema. Raises `RebuildRefused`."""
-    with _handed_over(connection, live.name):
+@dataclass(frozen=True)
+class Exchange:
+    """Which tables take the place of which."""
+
+    live: Projection
+    other: Projection
+    """The same projection by the name under which the other tables' checkpoint is kept."""
+    schema: str
+    """Where the other tables are."""
+    version: str
+    definition: Definition
+
+
+def swap(connection: Connection, exchanges: list[Exchange]) -> None:
+    """Exchange the live tables of projections for others. Raises `RebuildRefused`."""
+    with ExitStack() as stack:
+        for exchange in exchanges:
+            stack.enter_context(_handed_over(connection, exchange.live.name))
         followers = [
-            Follower(connection, live, READ_SCHEMA),
-            Follower(connection, shadow, schema),
+            follower
+            for exchange in exchanges
+            for follower in (
+                Follower(connection, exchange.live, READ_SCHEMA),
+                Follower(connection, exchange.other, exchange.schema),
+            )
         ]
         _level(connection, followers)
         until = time.monotonic() + LOCKSTEP_S
@@ -60,33 +72,26 @@ def swap(
                 advance(connection, followers, page)
             elif not page.more:
                 time.sleep(SWAP_PAUSE_S / 10)
-        _exchange_patiently(connection, live, shadow, schema, new_version, definition)
+        for exchange in exchanges:
+            _exchange_patiently(connection, exchange)
 
 
-def _exchange_patiently(
-    connection: Connection,
-    live: Projection,
-    shadow: Projection,
-    schema: str,
-    new_version: str,
-    definition: Definition,
-) -> None:
+def _exchange_patiently(connection: Connection, exchange: Exchange) -> None:
     for _ in range(SWAP_ATTEMPTS_MAX):
         try:
             with connection.transaction():
                 connection.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_WAIT_MS}")
-                _exchange(connection, live, shadow.name, schema, new_version)
-                create_functions(connection, definition)
+                _exchange(connection, exchange)
+                create_functions(connection, exchange.definition)
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             time.sleep(SWAP_PAUSE_S)
     raise RebuildRefused("readers did not leave the tables alone long enough; try again.")
 
 
-def _exchange(
-    connection: Connection, live: Projection, shadow: str, schema: str, new_version: str
-) -> None:
+def _exchange(connection: Connection, exchange: Exchange) -> None:
     """In one transaction: tables, checkpoints, ledger and parked entities change places."""
+    live, shadow, schema = exchange.live, exchange.other.name, exchange.schema
     aside, old = f"{schema}_aside", previous_schema(live.name)
     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(aside)))
     for table in _own_tables(live):
@@ -109,7 +114,7 @@ def _exchange(
         connection.execute(statement.encode(), (f"{kept}:aside", live.name))
         connection.execute(statement.encode(), (live.name, shadow))
         connection.execute(statement.encode(), (kept, f"{kept}:aside"))
-    _exchange_checkpoints(connection, live.name, shadow, kept, new_version)
+    _exchange_checkpoints(connection, live.name, shadow, kept, exchange.version)
     connection.execute(f"NOTIFY {PROJECTED}")
 
 

@@ -1,0 +1,149 @@
+"""Databases for benchmarks: an embedded server of their own, and a log filled by COPY."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+
+from api.embedded import DatabaseUrls, EmbeddedPostgres, prepare_database
+from api.upgrade import upgrade
+
+WORKSPACE = "00000000-0000-7000-8000-000000000001"
+START = datetime(2025, 1, 1, tzinfo=UTC)
+METADATA = orjson.dumps(
+    {
+        "actor": {"type": "member", "id": "ada", "name": "Ada"},
+        "command": "benchmark",
+        "commandId": "018f0000-0000-7000-8000-000000000000",
+        "requestId": "018f0000-0000-7000-8000-000000000001",
+        "ip": "127.0.0.1",
+    }
+).decode()
+WORDS = (
+    "Acme",
+    "Bluth",
+    "Cyber",
+    "Delta",
+    "Echo",
+    "Fabri",
+    "Globex",
+    "Hooli",
+    "Initech",
+    "Soylent",
+)
+NAMES = (
+    "Ada",
+    "Grace",
+    "Alan",
+    "Edsger",
+    "Barbara",
+    "Donald",
+    "Frances",
+    "John",
+    "Margaret",
+    "Ken",
+)
+STATUSES = ("prospect", "active", "on_hold", "inactive", "churned")
+PRIORITIES = ("low", "medium", "high", "urgent")
+
+COPY_STAGED = """
+COPY staged (stream_id, stream_version, topic, account_id, data, occurred_at) FROM STDIN
+"""
+
+Event = tuple[str, int, str, str | None, dict[str, Any]]
+"""Stream, version, topic, account, data."""
+
+
+@contextmanager
+def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
+    """A migrated database on a server that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="annals-benchmark-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(Path(folder) / "home") as cluster:
+            urls = prepare_database(cluster, name)
+            upgrade(urls.owner, urls.projector)
+            yield urls
+
+
+def fill_log(app_url: str, events: int, *, seed: int = 1) -> None:
+    """Append this many generated CRM events by COPY."""
+    with psycopg.connect(app_url) as connection:
+        connection.execute("SELECT set_config('annals.workspace_id', %s, false)", (WORKSPACE,))
+        # COPY is refused under row-level security, so rows are staged and then inserted in sets.
+        connection.execute(
+            """CREATE TEMP TABLE staged (n serial, stream_id uuid, stream_version int, topic text,
+                                         account_id uuid, data json, occurred_at timestamptz)"""
+        )
+        generated = itertools.islice(generate(seed), events)
+        while block := list(itertools.islice(generated, 100_000)):
+            _insert_block(connection, block)
+            connection.commit()
+
+
+def _insert_block(connection: psycopg.Connection[Any], block: list[Event]) -> None:
+    connection.execute("TRUNCATE staged RESTART IDENTITY")
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(COPY_STAGED) as copy,
+    ):
+        for number, (stream, version, topic, account, data) in enumerate(block):
+            at = START + timedelta(seconds=number)
+            copy.write_row((stream, version, topic, account, orjson.dumps(data).decode(), at))
+    connection.execute(
+        """INSERT INTO events (workspace_id, stream_id, stream_version, topic, account_id, data,
+                               metadata, occurred_at)
+           SELECT %s, stream_id, stream_version, topic, account_id, data, %s, occurred_at
+             FROM staged ORDER BY n""",
+        (WORKSPACE, METADATA),
+    )
+
+
+def generate(seed: int) -> Iterator[Event]:
+    """CRM events without end: accounts, and what happens to what hangs on them."""
+    rng = random.Random(seed)
+    for number in itertools.count():
+        yield from _account(rng, number)
+
+
+def _account(rng: random.Random, number: int) -> Iterator[Event]:
+    account = _id(rng)
+    fields = {
+        "company": f"{rng.choice(WORDS)} {rng.choice(WORDS)} {number}",
+        "type": "customer",
+        "status": "prospect",
+        "priority": rng.choice(PRIORITIES),
+        "dealValue": f"{rng.randrange(1_000_000)}.00",
+        "customFields": {"sector": rng.choice(WORDS), "employees": rng.randrange(10_000)},
+    }
+    yield account, 1, "account.created", None, {"fields": fields}
+    for _ in range(2):
+        name = f"{rng.choice(NAMES)} {rng.choice(WORDS)}"
+        contact = {"name": name, "email": f"{number}@example.com", "phone": "+44 20 7946 0000"}
+        yield _id(rng), 1, "contact.created", account, {"fields": contact}
+    task = _id(rng)
+    yield task, 1, "task.created", account, {"fields": {"title": "Call back", "status": "todo"}}
+    change = {"before": "prospect", "after": rng.choice(STATUSES[1:])}
+    yield account, 2, "account.status_changed", None, change
+    yield task, 2, "task.status_changed", account, {"before": "todo", "after": "done"}
+    deal = _id(rng)
+    opportunity = {"name": f"Deal {number}", "stage": "prospecting", "value": "1000.00"}
+    yield deal, 1, "opportunity.created", account, {"fields": opportunity}
+    changes = {"nextAction": {"before": None, "after": "Send the contract"}}
+    yield account, 3, "account.updated", None, {"changes": changes}
+    stage = {"before": "prospecting", "after": rng.choice(("won", "lost", "engaging"))}
+    yield deal, 2, "opportunity.stage_changed", account, stage
+    yield _id(rng), 1, "note.created", account, {"fields": {"body": "Prefers the morning."}}
+
+
+def _id(rng: random.Random) -> str:
+    return str(UUID(int=rng.getrandbits(128), version=4))
