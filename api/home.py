@@ -8,6 +8,15 @@ from types import TracebackType
 from typing import Any, Self
 
 PRIVATE_FILE_MODE = 0o600
+PRIVATE_FOLDER_MODE = 0o700
+# For root's home: the account that its database server is given to passes through it.
+PASSABLE_FOLDER_MODE = 0o711
+
+
+def make_home(home: Path) -> None:
+    """Create the home folder, as private as it can be. Raises OSError."""
+    mode = PASSABLE_FOLDER_MODE if os.geteuid() == 0 else PRIVATE_FOLDER_MODE
+    home.mkdir(mode=mode, parents=True, exist_ok=True)
 
 
 def write_private(path: Path, text: str) -> None:

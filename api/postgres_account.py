@@ -12,12 +12,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.home import PASSABLE_FOLDER_MODE, PRIVATE_FOLDER_MODE, make_home
+
 UNPRIVILEGED_ACCOUNTS = ("annals", "postgres", "nobody")
 OUTSIDE_ROOT = Path("/var/lib/annals")
 PLACE_RECORD = "postgres-folder.txt"
-OWN_FOLDER_MODE = 0o700
-# Others may pass through, not list: the server's account has to reach the folder inside.
-PASSABLE_FOLDER_MODE = 0o711
 
 
 class AccountError(Exception):
@@ -73,8 +72,7 @@ def server_folder(home: Path) -> Path:
     /var/lib/annals/<digest of home>, and home holds a record of it. Creates both, owned rightly.
     Raises OSError for a home that cannot be written.
     """
-    mode = PASSABLE_FOLDER_MODE if os.geteuid() == 0 else OWN_FOLDER_MODE
-    home.mkdir(mode=mode, parents=True, exist_ok=True)
+    make_home(home)
     record = home / PLACE_RECORD
     if record.exists():
         folder = Path(record.read_text(encoding="utf-8").strip())
@@ -87,7 +85,7 @@ def server_folder(home: Path) -> Path:
             folder = OUTSIDE_ROOT / name
             record.write_text(f"{folder}\n", encoding="utf-8")
     folder.parent.mkdir(mode=PASSABLE_FOLDER_MODE, parents=True, exist_ok=True)
-    folder.mkdir(mode=OWN_FOLDER_MODE, exist_ok=True)
+    folder.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
     account.give(folder)
     return folder
 

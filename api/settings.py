@@ -1,9 +1,8 @@
 """Every setting and every limit of a running Annals, each with its unit."""
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -31,6 +30,9 @@ class Settings(BaseSettings):
     """PostgreSQL URL of the API's role, which owns nothing and is bound by row-level security."""
     projector_url: str | None = None
     """PostgreSQL URL of the projector's role."""
+    superuser_url: str | None = None
+    """URL that may create roles and databases. Only `annals migrate` reads it, to make the roles
+    that the other URLs name; never give it to a process that serves."""
 
     body_max_bytes: int = Field(default=1_048_576, ge=1_024)
     """Longest request body, in bytes, counted before it is parsed."""
@@ -46,10 +48,14 @@ class Settings(BaseSettings):
     projection_batch_size: int = Field(default=2_000, ge=1, le=100_000)
     """Most events a projector folds into one transaction."""
 
-    app_pool_size_min: int = Field(default=2, ge=0)
-    """Database connections the API keeps open."""
-    app_pool_size_max: int = Field(default=20, ge=1)
-    """Most database connections of the API."""
+    write_threads_max: int = Field(default=12, ge=1, le=200)
+    """Most writes worked on at once; each holds at most one database connection."""
+    write_queue_max: int = Field(default=500, ge=1, le=10_000)
+    """Most writes that wait for their turn; more are refused with 503."""
+    read_connections_max: int = Field(default=8, ge=1, le=200)
+    """Most database connections for reads."""
+    body_timeout_s: float = Field(default=20.0, gt=0, le=600)
+    """Seconds within which a request body has to be complete."""
     shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
     """Seconds that open requests get to finish once a stop was asked for."""
 
@@ -66,13 +72,3 @@ class Settings(BaseSettings):
     def _home_is_absolute(cls, home: Path) -> Path:
         # Child processes must mean the same folder wherever they stand.
         return home.expanduser().absolute()
-
-    @model_validator(mode="after")
-    def _urls_come_together(self) -> Self:
-        urls = (self.owner_url, self.app_url, self.projector_url)
-        if any(urls) and not all(urls):
-            raise ValueError(
-                "ANNALS_OWNER_URL, ANNALS_APP_URL and ANNALS_PROJECTOR_URL are set together"
-                " or not at all"
-            )
-        return self

@@ -1,0 +1,24 @@
+FROM python:3.12-slim
+
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONPATH=/app \
+    ANNALS_HOME=/var/lib/annals
+
+RUN useradd --system --uid 10001 --home-dir /var/lib/annals --create-home annals
+
+# The packages first: a change of the code does not install them again.
+COPY requirements.txt /app/
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /app/requirements.txt
+
+COPY domain /app/domain
+COPY eventlog /app/eventlog
+COPY projections /app/projections
+COPY readmodels /app/readmodels
+COPY replay /app/replay
+COPY commands /app/commands
+COPY api /app/api
+
+WORKDIR /var/lib/annals
+USER annals
+ENTRYPOINT ["python", "-P", "-m", "api"]
+CMD ["serve"]

@@ -1,0 +1,53 @@
+"""The command line: where its commands come together and where every error becomes a sentence."""
+
+import os
+
+import typer
+from pydantic import ValidationError
+
+from api.commandline import CommandError, development, imports, keys, projections, running, warn
+from api.databases import DatabaseSettingsError
+from api.embedded import EmbeddedPostgresError
+from api.supervisor import SupervisorError
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+EXPECTED = (CommandError, DatabaseSettingsError, EmbeddedPostgresError, SupervisorError)
+
+app = typer.Typer(
+    name="annals",
+    help="A CRM backend whose database is its history.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (running, projections, imports, keys, development):
+    module.register(app)
+
+
+def main() -> int:
+    """Run the command in sys.argv; returns the exit code, or exits with it.
+
+    Errors are one sentence on standard error. ANNALS_DEBUG=1 shows the traceback instead.
+    """
+    if os.environ.get("ANNALS_DEBUG") == "1":
+        app(prog_name="annals")
+    try:
+        app(prog_name="annals")
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except EXPECTED as error:
+        warn(f"annals: {error}")
+    except ValidationError as error:
+        warn(f"annals: {_about_setting(error)}")
+    except Exception as error:  # noqa: BLE001 - the outermost edge: nobody is above to handle it
+        first_line = (str(error).splitlines() or [""])[0]
+        warn(f"annals: {type(error).__name__}: {first_line} (ANNALS_DEBUG=1 shows where).")
+    return EXIT_FAILURE
+
+
+def _about_setting(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:
+        return f"{first['msg'].removeprefix('Value error, ')}."
+    return f"ANNALS_{str(first['loc'][0]).upper()} is not usable: {first['msg'].lower()}."

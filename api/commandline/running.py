@@ -1,0 +1,154 @@
+"""up, demo, serve, project, migrate: what runs Annals or a part of it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.commandline import CommandError, say, warn
+from api.databases import Database, make_roles
+from api.home import read_json, write_private
+from api.orphan import end_with_supervisor
+from api.settings import Settings
+from api.supervisor import up as run_up
+
+ACCOUNTS_MAX = 10_000_000
+PROGRESS_STEPS = 10
+
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65_535, help="Port of the API; ANNALS_PORT or 8321.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(up)
+    app.command()(demo)
+    app.command()(serve)
+    app.command()(project)
+    app.command()(migrate)
+
+
+def up(port: Port = None) -> None:
+    """Start everything on this machine: PostgreSQL, API and projector. Ctrl-C stops it."""
+    settings = _settings(port)
+
+    def prepare(ready: Settings) -> str:
+        from api.demo import bootstrap
+
+        return _token(settings, lambda: bootstrap(ready))
+
+    run_up(settings, prepare, say)
+
+
+def demo(
+    accounts: Annotated[int, typer.Option(min=1, max=ACCOUNTS_MAX, help="How many.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 1,
+    port: Port = None,
+) -> None:
+    """Like up, with generated data; a second start finds the data of the first."""
+    settings = _settings(port)
+    run_up(settings, lambda ready: _demo_token(settings, ready, accounts, seed), say)
+
+
+def serve() -> None:
+    """Run the API alone, on the database that ANNALS_APP_URL names."""
+    # Here and not above: the other commands start quicker without uvicorn.
+    from api.serving import serve_api
+
+    end_with_supervisor()
+    settings = Settings()
+    _require_url(settings.app_url, "ANNALS_APP_URL")
+    serve_api(settings)
+
+
+def project() -> None:
+    """Run a projector alone, on the database that ANNALS_PROJECTOR_URL names."""
+    from api.projector import run_projector
+
+    end_with_supervisor()
+    settings = Settings()
+    _require_url(settings.projector_url, "ANNALS_PROJECTOR_URL")
+    run_projector(settings)
+
+
+def migrate() -> None:
+    """Bring the database's tables to this version; while the service runs, too."""
+    from api.upgrade import upgrade
+
+    settings = Settings()
+    make_roles(settings)
+    with Database(settings) as database:
+        urls = database.settings
+        applied = upgrade(str(urls.owner_url), str(urls.projector_url))
+    for name in applied:
+        say(name)
+    say(f"{len(applied)} steps done." if applied else "Nothing to do.")
+
+
+def _settings(port: int | None) -> Settings:
+    # Given as an argument and not copied in, so that it is checked like the rest.
+    return Settings() if port is None else Settings(port=port)
+
+
+def _require_url(url: str | None, name: str) -> None:
+    """Each process needs the URL of its own role, and is better off without the others."""
+    if url is None:
+        raise CommandError(f"{name} has to name the database; annals up needs nothing.")
+
+
+def token_file(settings: Settings) -> Path:
+    """One file for each database, as the same home may be started on another one."""
+    if settings.owner_url is None:
+        return settings.home / "token"
+    digest = hashlib.sha256(settings.owner_url.encode()).hexdigest()[:12]
+    return settings.home / f"token-{digest}"
+
+
+def _token(settings: Settings, issue: Callable[[], str]) -> str:
+    """The access token of this home, issued at the first start and kept in a private file."""
+    path = token_file(settings)
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    token = issue()
+    write_private(path, f"{token}\n")
+    return token
+
+
+def _demo_token(settings: Settings, ready: Settings, accounts: int, seed: int) -> str:
+    """The token of the demo workspace, which is filled unless an earlier start has done so."""
+    from api.demo import fill
+
+    kept = token_file(settings)
+    record_file = kept.with_name(kept.name.replace("token", "demo") + ".json")
+    record = read_json(record_file)
+    if record and kept.exists():
+        if (record.get("accounts"), record.get("seed")) != (accounts, seed):
+            warn(
+                f"This home has demo data of {record.get('accounts')} accounts, seed"
+                f" {record.get('seed')}; it stays as it is (ANNALS_HOME names another home)."
+            )
+        return kept.read_text(encoding="utf-8").strip()
+    say(f"Making demo data: {accounts} accounts ...")
+    result = fill(ready, accounts=accounts, seed=seed, progress=_progress_in_steps())
+    write_private(kept, f"{result.token}\n")
+    content = {"accounts": accounts, "seed": seed, "workspace_id": str(result.workspace_id)}
+    write_private(record_file, json.dumps(content))
+    return result.token
+
+
+def _progress_in_steps() -> Callable[[int, int], None]:
+    """A callback (done, total) that says something every tenth of the way."""
+    said = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        step = PROGRESS_STEPS * done // max(total, 1)
+        if step > said:
+            said = step
+            say(f"  {done} of {total}")
+
+    return progress

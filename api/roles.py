@@ -1,0 +1,62 @@
+"""The database and the roles that Annals' processes connect as, on any PostgreSQL."""
+
+from collections.abc import Mapping
+
+import psycopg
+from psycopg import sql
+
+DATABASE_OWNER = "annals_owner"
+DATABASE_USERS = ("annals_app", "annals_projector")
+ROLES = (DATABASE_OWNER, *DATABASE_USERS)
+
+
+def prepare_roles_and_database(
+    superuser_url: str, name: str, passwords: Mapping[str, str], template: str = "template0"
+) -> None:
+    """Make the database and its roles as far as they are missing.
+
+    annals_owner owns the database and may create roles, annals_projector makes the read tables,
+    annals_app owns nothing, and everybody else is shut out. Passwords, by role, are set every
+    time; nothing else changes in a second call. A `template` other than template0 is copied with
+    its tables, as long as nobody is connected to it. Raises psycopg.Error.
+    """
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        # Held until the connection closes: two callers would both find a role missing.
+        connection.execute("SELECT pg_advisory_lock(hashtext('annals: prepare roles'))")
+        for role in ROLES:
+            _prepare_role(connection, role, passwords[role])
+        found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone()
+        if found is None:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} ENCODING 'UTF8'").format(
+                    sql.Identifier(name), sql.Identifier(DATABASE_OWNER), sql.Identifier(template)
+                )
+            )
+        _restrict_database(connection, name)
+    with psycopg.connect(superuser_url, dbname=name, autocommit=True) as connection:
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+
+def _prepare_role(connection: psycopg.Connection, role: str, password: str) -> None:
+    found = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    if found is None:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+    rights = "CREATEROLE" if role == DATABASE_OWNER else "NOCREATEROLE"
+    connection.execute(
+        sql.SQL("ALTER ROLE {} LOGIN NOSUPERUSER NOBYPASSRLS {} PASSWORD {}").format(
+            sql.Identifier(role), sql.SQL(rights), sql.Literal(password)
+        )
+    )
+
+
+def _restrict_database(connection: psycopg.Connection, name: str) -> None:
+    database = sql.Identifier(name)
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    for role in DATABASE_USERS:
+        connection.execute(
+            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
+                database, sql.Identifier(role)
+            )
+        )
+    # Rebuilds are made in schemas of their own, beside the live tables.
+    connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO annals_projector").format(database))

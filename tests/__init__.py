@@ -1,0 +1,1 @@
+"""What holds, in the words of the domain: given, when, then."""
