@@ -85,11 +85,13 @@ class Projection:
         """The entity to whose rows this event belongs: what is parked when it fails."""
         return (self.by_account and event.account_id) or event.stream_id
 
+    def handler(self, topic: str) -> Handler | None:
+        """What is done with events of this topic; None where they are ignored."""
+        return self.every or self.handlers.get(topic)
+
     def changes(self, event: RecordedEvent) -> Iterable[Change]:
         """What this event changes in the tables. Pure."""
-        if self.every is not None:
-            return self.every(event)
-        handler = self.handlers.get(event.topic)
+        handler = self.handler(event.topic)
         return handler(event) if handler else ()
 
 

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from projections.changes import Projection, Table
+from projections.lifecycle import lifecycle
 
-from eventlog.reading import RecordedEvent
-from projections.changes import Change, Projection, Put, Remove, Table
-from projections.lifecycle import entity_row, lifecycle
-
-
-def issued(event: RecordedEvent) -> Iterable[Change]:
-    """The key opens its workspace from now on."""
-    row = entity_row(event, event.data["fields"], event.occurred_at)
-    return (Put("api_keys", event.stream_id, row),)
-
-
-def revoked(event: RecordedEvent) -> Iterable[Change]:
-    """The key opens nothing any more."""
-    return (Remove("api_keys", event.stream_id),)
-
+KEY = lifecycle("api_key", "api_keys")
 
 PROJECTION = Projection(
     name="workspaces",
@@ -28,7 +15,8 @@ PROJECTION = Projection(
     ),
     handlers={
         **lifecycle("workspace", "workspaces"),
-        "api_key.issued": issued,
-        "api_key.revoked": revoked,
+        "api_key.issued": KEY["api_key.created"],
+        "api_key.updated": KEY["api_key.updated"],
+        "api_key.revoked": KEY["api_key.deleted"],
     },
 )

@@ -29,10 +29,14 @@ SELECT_POSITIONS = "SELECT name, position FROM projections"
 REPORT = f"""
 WITH head AS (SELECT readable_position() AS position)
 SELECT json_build_object(
-           'name', p.name, 'version', p.version, 'state', p.state, 'position', p.position,
+           'name', p.name, 'version', p.version, 'wantedVersion', p.wanted_version,
+           'state', p.state, 'position', p.position,
            'lagEvents', behind.n, 'lagSeconds', coalesce(behind.seconds, 0),
-           'updatedAt', p.updated_at)
+           'idleSeconds', extract(epoch FROM clock_timestamp() - p.updated_at)::float,
+           'parked', (SELECT count(*) FROM projection_parked AS k WHERE k.projection = p.name),
+           'holder', p.holder, 'updatedAt', p.updated_at)
   FROM projections AS p, head, log_behind(p.position, head.position, {LAG_EVENTS_MAX}) AS behind
+ WHERE p.name NOT LIKE '%:%'
  ORDER BY p.name
 """
 
@@ -112,7 +116,10 @@ class Checkpoints:
 
 
 async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
-    """Name, version, state, position and lag (events, seconds) of each projection."""
+    """Name, version, position, lag (events, seconds) and parked entities of each projection.
+
+    `version` is that by which the rows were made, `wantedVersion` that of the code which runs.
+    """
     cursor = await connection.execute(REPORT)
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]
 

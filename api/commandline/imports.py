@@ -161,8 +161,10 @@ def _show_counts(result: ImportResult) -> None:
         return
     width = max(len(code) for _, code, _ in counts)
     for severity, code, count in counts:
-        example = next((each for each in result.findings if each.code == code), None)
-        shown = f", as in {_example(example)}" if example else ""
+        shown = ""
+        if severity == Severity.WARNING:
+            example = next((each for each in result.findings if each.code == code), None)
+            shown = f"  as in {_example(example)}" if example else ""
         say(f"  {severity:<7}  {code:<{width}}  {count:>7,}{shown}")
 
 

@@ -7,7 +7,6 @@ length of history.
 
 from __future__ import annotations
 
-import io
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +28,9 @@ from projections.engine.parking import Entity, Parked, park
 PARTITION_EVENTS = 250_000
 """About how many events one partition holds in memory at a time."""
 REPORT_EVENTS = 5_000
-COPY_BLOCK_BYTES = 1 << 20
+COPY_BLOCK_ROWS = 1_000
+NULL = "\x01"
+"""Stands for null in what is copied in: no field may hold a control character."""
 
 ESCAPES = {
     rb"\\": b"\\",
@@ -108,7 +109,10 @@ class _Builder:
         self.parked: dict[Entity, Parked] = {}
 
     def take(self, events: list[RecordedEvent]) -> None:
+        wanted = self.projection.handler
         for event in events:
+            if wanted(event.topic) is None:
+                continue
             if self.parked:
                 entry = self.parked.get((event.workspace_id, self.projection.entity(event)))
                 if entry is not None:
@@ -190,35 +194,36 @@ def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[Key,
     types = connection.execute(SELECT_COLUMNS, (f"{schema}.{table.name}",)).fetchall()
     names = [name for name, _ in types if name not in {"workspace_id", table.key}]
     columns = ", ".join(["workspace_id", table.key, *names])
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(f"COPY {schema}.{table.name} ({columns}) FROM STDIN".encode()) as copy,
-    ):
-        buffer = io.StringIO()
+    statement = f"COPY {schema}.{table.name} ({columns}) FROM STDIN WITH (NULL '{NULL}')"
+    lines: list[str] = []
+    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         for (workspace_id, key), row in rows.items():
             get = row.get
-            values = "\t".join([_text(get(name)) for name in names])
-            buffer.write(f"{workspace_id}\t{key}\t{values}\n")
-            if buffer.tell() > COPY_BLOCK_BYTES:
-                copy.write(buffer.getvalue())
-                buffer = io.StringIO()
-        copy.write(buffer.getvalue())
+            values = [_plain(get(name)) for name in names]
+            line = "\t".join([workspace_id, key, *values])
+            if "\\" in line or "\n" in line or "\r" in line or line.count("\t") > len(names) + 1:
+                line = "\t".join([workspace_id, key, *map(_escaped, values)])
+            lines.append(line)
+            if len(lines) == COPY_BLOCK_ROWS:
+                copy.write("\n".join([*lines, ""]))
+                lines.clear()
+        if lines:
+            copy.write("\n".join([*lines, ""]))
 
 
-def _text(value: Any) -> str:
-    """A value in COPY's text format."""
-    if value is None:
-        return "\\N"
-    if isinstance(value, str):
-        if value.isalnum():
-            return value
-        text = value
-    elif isinstance(value, bool):
-        return "t" if value else "f"
-    elif isinstance(value, int):
+def _plain(value: Any) -> str:
+    """A value as COPY's text, as yet without escapes."""
+    if value.__class__ is str:
         return str(value)
-    else:
-        text = orjson.dumps(value).decode()
+    if value is None:
+        return NULL
+    if isinstance(value, (dict, list)):
+        return orjson.dumps(value).decode()
+    return str(value)
+
+
+def _escaped(text: str) -> str:
+    """What would end a line or a column, as COPY's text format writes it."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 

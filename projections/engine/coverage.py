@@ -54,6 +54,8 @@ SELECT position, {DIGEST_SQL} FROM events
  WHERE position >= %s AND position < %s AND position <= %s ORDER BY position
 """
 
+SELECT_LIVE = "SELECT name, position FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
+
 Fault = Literal["skipped", "doubled", "removed", "altered", "several"]
 
 
@@ -149,3 +151,12 @@ def _explain(
         return Gap(projection, first, last, "skipped", position)
     fault: Fault = "doubled" if position in in_log else "removed"
     return Gap(projection, first, last, fault, position)
+
+
+def verify_all(connection: Connection) -> list[Gap]:
+    """Where the ledger of any live projection differs from the log, up to its checkpoint."""
+    with connection.transaction():
+        # One snapshot: the checkpoint, the ledger and the log are of the same moment.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        standing = connection.execute(SELECT_LIVE).fetchall()
+        return [gap for name, position in standing for gap in gaps(connection, name, upto=position)]

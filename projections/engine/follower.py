@@ -63,16 +63,19 @@ class Follower:
         changes: list[tuple[str, Change]] = []
         set_aside: dict[Entity, Parked] = {}
         for event in events:
-            entity = (event.workspace_id, self.projection.entity(event))
-            if entity in self.parked or entity in set_aside:
-                _set_aside(set_aside, event, entity, "")
+            handler = self.projection.handler(event.topic)
+            if handler is None:
                 continue
+            if self.parked or set_aside:
+                entity = self._entity(event)
+                if entity in self.parked or entity in set_aside:
+                    _set_aside(set_aside, event, entity, "")
+                    continue
             try:
-                made = list(self.projection.changes(event))
+                changes.extend([(event.workspace_id, change) for change in handler(event)])
             except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
-                _set_aside(set_aside, event, entity, f"{type(error).__name__}: {error}")
-                continue
-            changes.extend((event.workspace_id, change) for change in made)
+                message = f"{type(error).__name__}: {error}"
+                _set_aside(set_aside, event, self._entity(event), message)
         return Digested(fold(changes, self.projection.tables), set_aside)
 
     def write(self, connection: Connection, digested: Digested) -> None:
@@ -86,7 +89,7 @@ class Follower:
         """Apply the events one by one: what the database refuses parks its entity alone."""
         refused: dict[Entity, Parked] = {}
         for event in events:
-            entity = (event.workspace_id, self.projection.entity(event))
+            entity = self._entity(event)
             if entity in refused:
                 _set_aside(refused, event, entity, "")
                 continue
@@ -100,6 +103,9 @@ class Follower:
             park(connection, self.name, entry)
         self.parked = parked(connection, self.name)
         return Digested({}, refused)
+
+    def _entity(self, event: RecordedEvent) -> Entity:
+        return (event.workspace_id, self.projection.entity(event))
 
     def advance(self, connection: Connection, position: int) -> None:
         """Move the checkpoint, on the condition that nobody else did. Raises `CheckpointMoved`."""

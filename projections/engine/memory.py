@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Key, Patch, Projection, Put, Row
+from projections.changes import Change, Handler, Key, Patch, Projection, Put, Row
 
 Rows = dict[Key, Row]
 
@@ -15,25 +15,32 @@ class MemoryTables:
 
     def __init__(self, projections: Iterable[Projection]) -> None:
         self._projections = tuple(projections)
+        self._handlers: dict[str, list[Handler]] = {}
         self.tables: dict[str, Rows] = {
             table.name: {} for projection in self._projections for table in projection.tables
         }
 
     def apply(self, event: RecordedEvent) -> None:
         """Let the projectors see the event."""
-        workspace_id = event.workspace_id
-        for projection in self._projections:
-            for change in projection.changes(event):
-                rows = self.tables[change.table]
-                key = (workspace_id, change.key)
-                if isinstance(change, Put):
-                    rows[key] = change.row
-                elif isinstance(change, Patch):
-                    row = rows.get(key)
-                    if row is not None:
-                        patch(row, change)
-                else:
-                    rows.pop(key, None)
+        handlers = self._handlers.get(event.topic)
+        if handlers is None:
+            found = (projection.handler(event.topic) for projection in self._projections)
+            handlers = self._handlers[event.topic] = [each for each in found if each]
+        for handler in handlers:
+            for change in handler(event):
+                self._change(event.workspace_id, change)
+
+    def _change(self, workspace_id: str, change: Change) -> None:
+        rows = self.tables[change.table]
+        key = (workspace_id, change.key)
+        if isinstance(change, Put):
+            rows[key] = change.row
+        elif isinstance(change, Patch):
+            row = rows.get(key)
+            if row is not None:
+                patch(row, change)
+        else:
+            rows.pop(key, None)
 
 
 def patch(row: Row, change: Patch) -> None:

@@ -1,0 +1,179 @@
+"""rebuild, retry, verify: make read tables again, un-park entities, compare with the log."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api.commandline import CommandError, say
+from api.databases import Database
+from api.settings import Settings
+
+ALL = "all"
+
+Name = Annotated[str, typer.Argument(help="A projection, or all.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")]
+Throttle = Annotated[
+    float | None, typer.Option(min=1, help="Read no more than this many events a second.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")]
+Back = Annotated[bool, typer.Option("--rollback", help="Swap back the tables from before.")]
+Stop = Annotated[bool, typer.Option("--cancel", help="Stop a rebuild that runs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(rebuild)
+    app.command()(retry)
+    app.command()(verify)
+
+
+def rebuild(
+    name: Name,
+    plan: PlanOnly = False,
+    throttle: Throttle = None,
+    workers: Workers = None,
+    rollback: Back = False,
+    cancel: Stop = False,
+) -> None:
+    """Make a projection's tables again from all of history, beside the live ones, and swap them."""
+    from projections.engine.swap import RebuildRefused
+
+    with Database(Settings()) as database:
+        url = str(database.settings.projector_url)
+        names = _names(name)
+        try:
+            if plan:
+                _show_plan(url, names)
+            elif cancel:
+                _cancel(url, names)
+            elif rollback:
+                _roll_back(url, names)
+            else:
+                _rebuild(url, names, throttle, workers)
+        except RebuildRefused as error:
+            raise CommandError(str(error)) from None
+
+
+def retry(name: Name) -> None:
+    """Replay the parked entities of a projection, and prove their rows equal to a fresh fold."""
+    from projections.engine.registry import PROJECTIONS
+    from projections.engine.retry import retry as retry_parked
+
+    failed = 0
+    with Database(Settings()) as database:
+        url = str(database.settings.projector_url)
+        for each in _names(name):
+            for outcome in retry_parked(url, PROJECTIONS[each]):
+                what = f"{each} {outcome.parked.entity_id}"
+                if outcome.error is None:
+                    say(f"{what}: back, {outcome.parked.events} events, equal to a fresh fold")
+                else:
+                    failed += 1
+                    say(f"{what}: still parked: {outcome.error}")
+    if failed:
+        raise CommandError(f"{failed} entities are still parked.")
+    say("Nothing is parked.")
+
+
+def verify() -> None:
+    """Compare what every projection consumed with the log, by count and digest."""
+    from eventlog.connections import follow_connection
+    from projections.engine.coverage import verify_all
+
+    with (
+        Database(Settings()) as database,
+        follow_connection(
+            str(database.settings.projector_url), application_name="annals-verify"
+        ) as connection,
+    ):
+        found = verify_all(connection)
+    for gap in found:
+        say(str(gap))
+    if found:
+        raise CommandError(f"{len(found)} ranges differ from the log.")
+    say("Every projection consumed what the log holds, each event once.")
+
+
+def _names(name: str) -> list[str]:
+    from projections.engine.registry import PROJECTIONS
+
+    if name == ALL:
+        return list(PROJECTIONS)
+    if name not in PROJECTIONS:
+        raise CommandError(f"There is no projection {name}; there are {', '.join(PROJECTIONS)}.")
+    return [name]
+
+
+def _show_plan(url: str, names: list[str]) -> None:
+    from projections.engine.rebuild import plan
+    from readmodels import table_definitions
+
+    definitions = table_definitions()
+    for name in names:
+        planned = plan(url, name, definitions[name])
+        change = f"{planned.live_version} -> {planned.new_version}"
+        same = (
+            "the code did not change, so rows are compared" if not planned.code_changed else change
+        )
+        say(
+            f"{name}: {planned.events:,} events to read, about {planned.seconds:.0f} s,"
+            f" {planned.bytes / 1e6:,.0f} MB now; {same}."
+        )
+
+
+def _cancel(url: str, names: list[str]) -> None:
+    import psycopg
+
+    from projections.engine.progress import cancel
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        stopped = [name for name in names if cancel(connection, name)]
+    say(f"Asked to stop: {', '.join(stopped)}." if stopped else "No rebuild runs.")
+
+
+def _roll_back(url: str, names: list[str]) -> None:
+    from projections.engine.rebuild import rollback
+    from readmodels import table_definitions
+
+    definitions = table_definitions()
+    for name in names:
+        rollback(url, name, definitions[name])
+        say(f"{name}: the tables from before are live again.")
+
+
+def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | None) -> None:
+    from projections.engine.rebuild import Rebuild
+    from readmodels import table_definitions
+
+    definitions = table_definitions()
+    with _bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=min(done, total), total=total)
+
+        Rebuild(
+            url,
+            {name: definitions[name] for name in names},
+            throttle_events_per_s=throttle,
+            workers=workers,
+            say=show,
+        ).run()
+    say(
+        f"Rebuilt and swapped in: {', '.join(names)}. The tables from before are kept (--rollback)."
+    )
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("events"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
