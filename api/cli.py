@@ -5,7 +5,19 @@ import os
 import typer
 from pydantic import ValidationError
 
-from api.commandline import CommandError, development, imports, keys, projections, running, warn
+from api.commandline import (
+    CommandError,
+    analysis,
+    development,
+    imports,
+    kafka,
+    keys,
+    maintenance,
+    projections,
+    rebuilds,
+    running,
+    warn,
+)
 from api.databases import DatabaseSettingsError
 from api.embedded import EmbeddedPostgresError
 from api.supervisor import SupervisorError
@@ -21,7 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (running, projections, imports, keys, development):
+GROUPS = (running, projections, rebuilds, analysis, kafka, imports, keys, maintenance, development)
+for module in GROUPS:
     module.register(app)
 
 

@@ -1,6 +1,7 @@
 """Every setting and every limit of a running Annals, each with its unit."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,6 +48,29 @@ class Settings(BaseSettings):
     """Milliseconds between two looks at the log when no hint arrives."""
     projection_batch_size: int = Field(default=2_000, ge=1, le=100_000)
     """Most events a projector folds into one transaction."""
+
+    source: Literal["log", "kafka"] = "log"
+    """Where a projector reads: the log itself, or the topic that `annals relay` publishes it to."""
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    """Kafka's brokers, `host:port`, divided by commas."""
+    kafka_topic: str = Field(default="annals.events", min_length=1, max_length=249)
+    """The topic that holds the log."""
+    kafka_partitions: int = Field(default=12, ge=1, le=1_000)
+    """Partitions of the topic where it is made: by so many projectors it can be shared."""
+    kafka_group: str = Field(default="annals-projectors", min_length=1)
+    """The consumer group in which projectors share the partitions."""
+    kafka_session_timeout_ms: int = Field(default=6_000, ge=1_000, le=300_000)
+    """Milliseconds after which the group gives a silent projector's partitions to others."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How Kafka is spoken to."""
+    kafka_sasl_mechanism: str | None = None
+    """With SASL: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+    kafka_sasl_username: str | None = None
+    """With SASL: the user."""
+    kafka_sasl_password: str | None = None
+    """With SASL: the password."""
+    kafka_ssl_cafile: str | None = None
+    """With SSL: a file of the authorities that are trusted."""
 
     write_threads_max: int = Field(default=12, ge=1, le=200)
     """Most writes worked on at once; each holds at most one database connection."""

@@ -25,7 +25,6 @@ from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
 from readmodels import table_definitions
 
-
 COPY_EVENTS = """
 COPY (SELECT stream_id, topic, account_id, data FROM events ORDER BY position) TO STDOUT
 """

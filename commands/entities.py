@@ -39,7 +39,8 @@ DECIDE_ATTEMPTS_MAX = 6
 """How often a command decides anew where somebody else was faster."""
 DECIDE_WAIT_MAX_S = 0.02
 
-ASSIGNEE = "assignedTo"
+PEOPLE = ("assignedTo", "memberId")
+"""Fields that name a member, who has to be one when the field is set."""
 
 
 @dataclass(frozen=True)
@@ -211,15 +212,18 @@ class EntityCommands:
             raise AccountUnavailable(account_id)
 
     def _require_member(self, before: Facts | None, after: Facts) -> None:
-        assignee = after.get(ASSIGNEE)
-        if assignee is None or (before or {}).get(ASSIGNEE) == assignee:
-            return
+        for name in PEOPLE:
+            member_id = after.get(name)
+            if member_id is not None and (before or {}).get(name) != member_id:
+                self._require_one_member(UUID(member_id))
+
+    def _require_one_member(self, member_id: UUID) -> None:
         try:
-            member = self._log.load(Member, UUID(assignee))
+            member = self._log.load(Member, member_id)
         except NotFound:
-            raise NotAMember(UUID(assignee)) from None
+            raise NotAMember(member_id) from None
         if member.is_deleted:
-            raise NotAMember(UUID(assignee))
+            raise NotAMember(member_id)
 
     def _append(self, *entities: Entity) -> Outcome:
         position = self._log.append(*entities)

@@ -9,7 +9,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import Entity, EntityCreated, EntityDeleted, EntityRestored, EntityUpdated
+from domain.entity import Entity, EntityCreated, EntityDeleted, EntityUpdated
 from domain.fields import Fields, Instant, Name
 from domain.refusals import KeyRevoked
 
@@ -48,9 +48,6 @@ class ApiKey(Entity):
 
     class Deleted(Event, EntityDeleted):
         TOPIC = "api_key.revoked"
-
-    class Restored(Event, EntityRestored):
-        TOPIC = "api_key.restored"
 
     def restore(self, *, at: datetime) -> None:
         """A revoked key never comes back. Raises `KeyRevoked`."""

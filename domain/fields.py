@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
@@ -54,13 +54,17 @@ def _printable(text: str) -> str:
 
 
 def _money(amount: Decimal) -> Decimal:
-    return amount.quantize(Decimal("0.01"))
+    return amount.quantize(Decimal("0.01")) + 0  # there is no minus nothing
 
 
 def _sensible_year(when: date) -> date:
     if not YEAR_MIN <= when.year <= YEAR_MAX:
         raise ValueError(f"the year must lie between {YEAR_MIN} and {YEAR_MAX}")
     return when
+
+
+def _in_utc(when: datetime) -> datetime:
+    return when.astimezone(UTC)
 
 
 Name = Annotated[
@@ -93,8 +97,10 @@ Date = Annotated[date, AfterValidator(_sensible_year)]
 Instant = Annotated[
     AwareDatetime,
     AfterValidator(_sensible_year),
+    AfterValidator(_in_utc),
     PlainSerializer(datetime.isoformat, return_type=str),
 ]
+"""A point in time; one form for each, so that the same instant in another zone is no change."""
 
 CustomKey = Annotated[
     str,

@@ -7,7 +7,8 @@ CASE
     WHEN e.data->'changes' IS NOT NULL THEN (
         SELECT coalesce(json_agg(json_build_object(
                    'field', c.key, 'before', c.value->'before', 'after', c.value->'after')), '[]')
-          FROM json_each(e.data->'changes') AS c)
+          FROM json_each(e.data->'changes') AS c
+         WHERE c.key <> 'secretSha256')
     WHEN e.data->'after' IS NOT NULL THEN json_build_array(json_build_object(
         'field', CASE WHEN e.topic LIKE '%%.stage_changed' THEN 'stage' ELSE 'status' END,
         'before', e.data->'before', 'after', e.data->'after'))

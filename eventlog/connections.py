@@ -15,7 +15,11 @@ Connection = psycopg.Connection[TupleRow]
 CONNECT_TIMEOUT_S = 10
 WRITE_STATEMENT_TIMEOUT_MS = 10_000
 WRITE_IDLE_TIMEOUT_MS = 5_000
-"""A writer that stalls inside its transaction holds followers back no longer than this."""
+"""A writer that is idle inside its transaction holds followers back no longer than this."""
+WRITE_TRANSACTION_TIMEOUT_MS = 15_000
+"""And whatever it does no longer than this. The log's trigger sees to both for every client;
+set for the session beforehand it has nothing to do (sql/0001_events.sql, limit_writer)."""
+TRANSACTION_TIMEOUT_SINCE = 170_000
 WRITE_LOCK_TIMEOUT_MS = 5_000
 WRITE_POOL_MIN = 1
 WRITE_POOL_MAX = 16
@@ -60,6 +64,12 @@ def write_pool(
     configure: Callable[[Connection], None] = raw_json,
 ) -> ConnectionPool[Connection]:
     """A pool for commands: autocommit, with every wait bounded. Opens in the background."""
+
+    def prepare(connection: Connection) -> None:
+        configure(connection)
+        if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+            connection.execute(f"SET transaction_timeout = {WRITE_TRANSACTION_TIMEOUT_MS}")
+
     return ConnectionPool(
         url,
         connection_class=psycopg.Connection[TupleRow],
@@ -67,7 +77,7 @@ def write_pool(
         max_size=max_size,
         timeout=WRITE_POOL_WAIT_S,
         max_waiting=WRITE_POOL_QUEUE_MAX,
-        configure=configure,
+        configure=prepare,
         open=True,
         name="annals-write",
         kwargs={

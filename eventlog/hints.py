@@ -57,6 +57,7 @@ class Hinter:
                     self._send(connection)
             except psycopg.Error as error:
                 log.warning("hints are not sent, followers poll: %s", error)
+                self._wanted.set()  # whatever was to be told, is told on the next connection
                 self._stopped.wait(HINT_RETRY_S)
 
     def _send(self, connection: Connection) -> None:

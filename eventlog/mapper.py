@@ -8,7 +8,13 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from eventsourcing.persistence import Mapper, MapperDeserialisationError, StoredEvent, Transcoder
+from eventsourcing.persistence import (
+    Mapper,
+    MapperDeserialisationError,
+    Notification,
+    StoredEvent,
+    Transcoder,
+)
 from pydantic.alias_generators import to_camel, to_snake
 
 from domain.entity import EntityCreated, EntityEvent
@@ -36,6 +42,11 @@ class LogEvent(StoredEvent):
     account_id: UUID | None
     workspace_id: UUID | None
     """Set when read; when written it comes from the scope of the transaction."""
+
+
+@dataclass(frozen=True)
+class LogNotification(LogEvent, Notification):
+    """A stored event with its position, as the library's notification log hands it out."""
 
 
 class OrjsonTranscoder(Transcoder):

@@ -43,13 +43,15 @@ class RecordedEvent:
         return self.topic.split(".", 1)[0]
 
 
-def readable_position(connection: Connection) -> int:
+def readable_position(connection: Connection, *, known: int = 0) -> int:
     """The position up to which all that will ever be there can be read by the next statement.
 
-    Raises `psycopg.Error` on a standby and in a transaction that keeps one snapshot (repeatable
-    read, serializable): there an event could be stepped over.
+    known: where the follower is; that there is nothing beyond is found faster. Raises
+    `psycopg.Error` on a standby and in a transaction that keeps one snapshot (repeatable read,
+    serializable): there an event could be stepped over.
     """
-    row = connection.execute("SELECT readable_position()", prepare=True).fetchone()
+    statement = "SELECT readable_position(%s::bigint)"
+    row = connection.execute(statement, (known,), prepare=True).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -63,25 +65,43 @@ class Page:
     more: bool
 
 
+@dataclass(slots=True)
+class RowPage:
+    """The same as rows of the columns of SELECT_AFTER, data and metadata as they are stored."""
+
+    rows: list[tuple[Any, ...]]
+    upto: int
+    more: bool
+
+
 def read_after(
     connection: Connection, position: int, limit: int, *, upto: int | None = None
 ) -> Page:
     """The next events after `position` (and not beyond `upto`), `limit` at the most.
 
-    Two statements, for the second has to see all that was committed when the first one looked.
     Whoever keeps its place outside this database keeps the position of the last event and not
     `upto`: after a crash of the server, positions that no event took are given out again.
     """
-    readable = readable_position(connection)
+    page = read_rows_after(connection, position, limit, upto=upto)
+    return Page([to_event(row) for row in page.rows], page.upto, page.more)
+
+
+def read_rows_after(
+    connection: Connection, position: int, limit: int, *, upto: int | None = None
+) -> RowPage:
+    """As `read_after`, for who passes events on as they are.
+
+    Two statements, for the second has to see all that was committed when the first one looked.
+    """
+    readable = readable_position(connection, known=position)
     if upto is not None:
         readable = min(readable, upto)
     if readable <= position:
-        return Page([], position, False)
+        return RowPage([], position, False)
     rows = connection.execute(SELECT_AFTER, (position, readable, limit), prepare=True).fetchall()
-    events = [to_event(row) for row in rows]
-    if len(events) == limit:
-        return Page(events, events[-1].position, True)
-    return Page(events, readable, False)
+    if len(rows) == limit:
+        return RowPage(rows, rows[-1][0], True)
+    return RowPage(rows, readable, False)
 
 
 def to_event(row: tuple[Any, ...]) -> RecordedEvent:

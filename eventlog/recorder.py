@@ -32,16 +32,13 @@ from eventsourcing.persistence import (
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from eventlog.connections import Connection
-from eventlog.mapper import LogEvent
+from eventlog.mapper import LogEvent, LogNotification
 from eventlog.scope import Scope
 
 SUBSCRIPTION_POLL_S = 0.1
 SUBSCRIPTION_PAGE = 500
 
-APPEND = """
-SELECT append_events(%s::uuid, %s::uuid[], %s::int[], %s::text[], %s::uuid[],
-                     %s::json[], %s::timestamptz[], %s::json)
-"""
+APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
 
 SELECT_STREAM = """
 SELECT stream_version, topic, data, occurred_at, account_id
@@ -54,12 +51,20 @@ SELECT_STREAM_FORWARD = SELECT_STREAM.format(direction="ASC")
 SELECT_STREAM_BACKWARD = SELECT_STREAM.format(direction="DESC")
 
 SELECT_NOTIFICATIONS = """
-SELECT position, stream_id, stream_version, topic, data
+SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
   FROM events
- WHERE position >= %(start)s AND position <= %(stop)s
+ WHERE workspace_id = %(workspace)s AND position >= %(start)s AND position <= %(stop)s
    AND (%(topics)s::text[] = '{}' OR topic = ANY(%(topics)s))
  ORDER BY position LIMIT %(limit)s
 """
+
+WAITED_TOO_LONG = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    PoolTimeout,
+    TooManyRequests,
+)
 
 MAX_VERSION = 2**31 - 1
 MAX_POSITION = 2**62
@@ -71,6 +76,7 @@ class Session:
 
     scope: Scope
     connection: Connection | None = None
+    appended: bool = False
 
 
 _session: ContextVar[Session | None] = ContextVar("annals_session", default=None)
@@ -104,14 +110,15 @@ class PostgresLogRecorder(ApplicationRecorder):
     @contextmanager
     def transaction(self, scope: Scope) -> Iterator[Connection]:
         """Act in this scope within one transaction, committed at the end of the block."""
-        with _translated(), self.pool.connection() as connection:
-            with connection.transaction():
-                _set_workspace(connection, scope.workspace_id)
-                token = _session.set(Session(scope, connection))
-                try:
-                    yield connection
-                finally:
-                    _session.reset(token)
+        with _translated(), self.pool.connection() as connection, connection.transaction():
+            _set_workspace(connection, scope.workspace_id)
+            session = Session(scope, connection)
+            token = _session.set(session)
+            try:
+                yield connection
+            finally:
+                _session.reset(token)
+        if session.appended:
             self.after_append()
 
     def insert_events(
@@ -128,9 +135,14 @@ class PostgresLogRecorder(ApplicationRecorder):
         parameters = _append_parameters(stored_events, session.scope)
         with _translated():
             if session.connection is not None:
+                session.appended = True
                 return _append(session.connection, parameters)
-            with self.pool.connection() as connection:
+            # The call is a transaction of its own, so there is nothing for the pool to commit.
+            connection = self.pool.getconn()
+            try:
                 positions = _append(connection, parameters)
+            finally:
+                self.pool.putconn(connection)
         self.after_append()
         return positions
 
@@ -185,6 +197,7 @@ class PostgresLogRecorder(ApplicationRecorder):
             rows = connection.execute(
                 SELECT_NOTIFICATIONS,
                 {
+                    "workspace": workspace_id,
                     "start": (start or 0) + (0 if inclusive_of_start else 1),
                     "stop": min(readable, MAX_POSITION if stop is None else stop),
                     "topics": list(topics),
@@ -192,14 +205,17 @@ class PostgresLogRecorder(ApplicationRecorder):
                 },
             ).fetchall()
         return [
-            Notification(
+            LogNotification(
                 id=position,
                 originator_id=stream_id,
                 originator_version=version,
                 topic=topic,
                 state=data,
+                occurred_at=occurred_at,
+                account_id=account_id,
+                workspace_id=workspace_id,
             )
-            for position, stream_id, version, topic, data in rows
+            for position, stream_id, version, topic, data, occurred_at, account_id in rows
         ]
 
     def max_notification_id(self) -> int | None:
@@ -236,12 +252,12 @@ class PollingSubscription(Subscription[PostgresLogRecorder]):
         self._buffer: deque[Notification] = deque()
 
     def __next__(self) -> Notification:
-        while not self._buffer:
-            if self._has_been_stopped:
-                raise StopIteration
+        while not self._has_been_stopped and not self._buffer:
             self._buffer.extend(self._page())
             if not self._buffer:
                 time.sleep(SUBSCRIPTION_POLL_S)
+        if self._has_been_stopped:
+            raise StopIteration
         notification = self._buffer.popleft()
         self._last_notification_id = notification.id
         return notification
@@ -268,22 +284,26 @@ def _set_workspace(connection: Connection, workspace_id: UUID) -> None:
 
 
 def _append(connection: Connection, parameters: tuple[Any, ...]) -> list[int]:
-    return [row[0] for row in connection.execute(APPEND, parameters, prepare=True)]
+    return [row[0] for row in connection.execute(APPEND, parameters, prepare=True).fetchall()]
 
 
 def _append_parameters(events: Sequence[StoredEvent], scope: Scope) -> tuple[Any, ...]:
-    rows = [event for event in events if isinstance(event, LogEvent)]
-    assert len(rows) == len(events), "the recorder takes the events of its own mapper"
-    return (
-        scope.workspace_id,
-        [row.originator_id for row in rows],
-        [row.originator_version for row in rows],
-        [row.topic for row in rows],
-        [row.account_id for row in rows],
-        [row.state.decode() for row in rows],
-        [row.occurred_at for row in rows],
-        orjson.dumps(scope.metadata()).decode(),
-    )
+    """The arguments of append_events: the data of an event goes into the batch as it is."""
+    batch = []
+    for event in events:
+        assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
+        batch.append(
+            {
+                "stream": event.originator_id,
+                "version": event.originator_version,
+                "topic": event.topic,
+                "account": event.account_id,
+                "data": orjson.Fragment(event.state),
+                "occurred": event.occurred_at,
+            }
+        )
+    metadata = orjson.dumps(scope.metadata())
+    return scope.workspace_id, orjson.dumps(batch).decode(), metadata.decode()
 
 
 @contextmanager
@@ -297,8 +317,9 @@ def _translated() -> Iterator[None]:
 
 def _raise_translated(error: Exception) -> NoReturn:
     if isinstance(error, psycopg.IntegrityError):
-        raise IntegrityError(str(error)) from error
-    if isinstance(error, (psycopg.OperationalError, PoolTimeout, TooManyRequests)):
+        # Without the detail, which would tell ids of another workspace.
+        raise IntegrityError(error.diag.message_primary or str(error)) from error
+    if isinstance(error, WAITED_TOO_LONG):
         raise OperationalError(str(error)) from error
     if isinstance(error, psycopg.InterfaceError):
         raise InterfaceError(str(error)) from error

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import psycopg
 
 from readmodels import kinds
 from readmodels.pool import AsyncConnection
@@ -96,7 +97,16 @@ LISTS: Mapping[str, ListSpec] = MappingProxyType(_specs())
 
 async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuery) -> bytes:
     """One page: `{items, pagination, aggregations?}` as JSON. Raises `InvalidCursor`."""
-    parameters = _parameters(spec, query)
+    try:
+        return await _page(connection, spec, query, _parameters(spec, query))
+    except psycopg.DataError:
+        # Whoever asks has checked the rest; the values in a cursor are checked by using them.
+        raise InvalidCursor from None
+
+
+async def _page(
+    connection: AsyncConnection, spec: ListSpec, query: ListQuery, parameters: dict[str, Any]
+) -> bytes:
     items = await connection.execute(_page_sql(spec, query), parameters)
     total = await connection.execute(_total_sql(spec, query), parameters)
     stats = await connection.execute(_stats_sql(spec), parameters) if query.include_stats else None
@@ -212,6 +222,6 @@ def _decode_cursor(query: ListQuery, length: int) -> list[str]:
         raise InvalidCursor from None
     if order != f"{query.sort_by}:{'desc' if query.descending else 'asc'}" or len(keys) != length:
         raise InvalidCursor
-    if not all(isinstance(key, str) for key in keys):
+    if not all(isinstance(key, str) and "\0" not in key for key in keys):
         raise InvalidCursor
     return list(keys)

@@ -59,14 +59,10 @@ class ReadPool:
     async def workspace(self, workspace_id: UUID) -> AsyncIterator[AsyncConnection]:
         """A read-only transaction that sees this workspace and no other.
 
-        Statements are sent in a pipeline: all of them in one round trip, until one is fetched.
         Raises `psycopg.OperationalError` and `psycopg_pool.PoolTimeout` where none can be had.
         """
-        async with (
-            self._pool.connection() as connection,
-            connection.pipeline(),
-            connection.transaction(),
-        ):
+        # Not in a pipeline: measured over HTTP it halved the rate of single reads.
+        async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(SET_WORKSPACE, (str(workspace_id),))
             yield connection
 

@@ -6,7 +6,7 @@ which they were recorded.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -42,6 +42,10 @@ SELECT e.position, e.workspace_id::text, e.stream_id::text, e.stream_version, e.
  ORDER BY a.position LIMIT %(limit)s
 """
 
+CONTACTS_PER_ITEM_MAX = 100
+
+# What is searched, where it is not the name.
+SEARCHED = {"accounts": "company", "meetings": "title", "notes": "body", "tasks": "title"}
 # What a list is made of: kinds whose events its rows depend on.
 CONTRIBUTING = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
 # What it shows names of: those are told as they are known now, however late they were recorded.
@@ -91,6 +95,8 @@ def entity_as_of(
             return None
     if not isinstance(entity, kind) or entity.is_deleted:
         return None
+    if version is not None and entity.version != version:
+        return None  # there is no such version yet
     return representation(entity)
 
 
@@ -158,14 +164,16 @@ def _occurred(
 
 def _answer(lists: Lists, query: AsOfQuery) -> dict[str, Any]:
     everything = [row for row in lists[query.plural].values() if not row.get("is_deleted", False)]
+    contacts = _contacts_by_account(lists) if query.plural == "accounts" else {}
     rows = sorted(
-        (row for row in everything if _matches(row, query, lists)),
-        key=lambda row: (_sortable(row, query.sort_by), row["created_at"], row["id"]),
+        (row for row in everything if _matches(row, query, contacts)),
+        key=lambda row: _order(row, query.sort_by),
         reverse=query.descending,
     )
     start = (query.page - 1) * query.page_size
+    page = rows[start : start + query.page_size]
     answer: dict[str, Any] = {
-        "items": [_item(row, query, lists) for row in rows[start : start + query.page_size]],
+        "items": [_item(row, query, lists, contacts) for row in page],
         "pagination": {
             "page": query.page,
             "pageSize": query.page_size,
@@ -179,37 +187,61 @@ def _answer(lists: Lists, query: AsOfQuery) -> dict[str, Any]:
     return answer
 
 
-def _matches(row: Mapping[str, Any], query: AsOfQuery, lists: Lists) -> bool:
+def _contacts_by_account(lists: Lists) -> dict[str, list[dict[str, Any]]]:
+    contacts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in sorted(lists["contacts"].values(), key=lambda row: _order(row, "created_at")):
+        contacts[row["account_id"]].append(row)
+    return contacts
+
+
+def _matches(
+    row: Mapping[str, Any], query: AsOfQuery, contacts: Mapping[str, list[dict[str, Any]]]
+) -> bool:
     columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
     if any(row.get(columns.get(name, name)) != value for name, value in query.filters.items()):
         return False
     if not query.search:
         return True
-    needle = query.search.lower()
-    texts = [row.get(name) for name in ("company", "name", "title", "body")]
-    if query.plural == "accounts":
-        contacts = lists["contacts"].values()
-        texts += [each["name"] for each in contacts if each.get("account_id") == row["id"]]
-    return any(needle in text.lower() for text in texts if text)
+    needle = _lower(query.search)
+    texts = [row[SEARCHED.get(query.plural, "name")]]
+    texts += [contact["name"] for contact in contacts.get(row["id"], ())]
+    return any(needle in _lower(text) for text in texts)
 
 
-def _sortable(row: Mapping[str, Any], sort_by: str) -> str:
-    value = row.get(sort_by)
-    return "" if value is None else str(value).lower()
+def _order(row: Mapping[str, Any], sort_by: str) -> tuple[Any, ...]:
+    """What a row is sorted by: as in the read tables, what has no value comes last."""
+    columns = (sort_by, "created_at", "id") if sort_by in {"status", "stage"} else (sort_by, "id")
+    return tuple(_sortable(column, row.get(column)) for column in columns)
 
 
-def _item(row: Mapping[str, Any], query: AsOfQuery, lists: Lists) -> dict[str, Any]:
-    item: dict[str, Any] = dict.fromkeys(BY_PLURAL[query.plural].FIELDS.wire_names())
-    item.update((to_camel(name), value) for name, value in row.items())
-    members, accounts = lists["members"], lists["accounts"]
-    item["assignedToName"] = members.get(row.get("assigned_to") or "", {}).get("name")
-    if "account_id" in row:
-        item["accountName"] = accounts.get(row["account_id"] or "", {}).get("company")
+def _sortable(column: str, value: str | None) -> tuple[bool, Any]:
+    if value is None:
+        return True, None
+    return False, datetime.fromisoformat(value) if column.endswith("_at") else _lower(value)
+
+
+def _lower(text: str) -> str:
+    """Each character by itself, as PostgreSQL does: Python looks at the neighbours of a sigma."""
+    return "".join(char.lower() for char in text)
+
+
+def _item(
+    row: Mapping[str, Any],
+    query: AsOfQuery,
+    lists: Lists,
+    contacts: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    kind = BY_PLURAL[query.plural]
+    item: dict[str, Any] = dict.fromkeys(kind.FIELDS.wire_names())
+    item.update((to_camel(name), value) for name, value in row.items() if name != "is_deleted")
+    item["assignedToName"] = lists["members"].get(row.get("assigned_to") or "", {}).get("name")
+    if kind.BELONGS_TO_ACCOUNT:
+        account_id = item.setdefault("accountId", None)
+        item["accountName"] = lists["accounts"].get(account_id or "", {}).get("company")
     if query.plural == "accounts" and query.include_contacts:
         item["contacts"] = [
             {name: each.get(name) for name in ("id", "name", "email", "phone", "title", "version")}
-            for each in lists["contacts"].values()
-            if each.get("account_id") == row["id"]
+            for each in contacts.get(row["id"], ())[:CONTACTS_PER_ITEM_MAX]
         ]
     return item
 
@@ -226,7 +258,7 @@ def _aggregations(rows: list[dict[str, Any]], query: AsOfQuery) -> dict[str, Any
     if query.plural == "opportunities":
         stages = sorted({row["stage"] for row in rows})
         return {"byStage": {stage: _stage(rows, stage) for stage in stages}}
-    if rows and "status" in rows[0]:
+    if BY_PLURAL[query.plural].STATUS_FIELD:
         return {"byStatus": Counter(row["status"] for row in rows)}
     return {}
 

@@ -19,7 +19,7 @@ HISTORY = f"""
 WITH page AS (
     SELECT e.* FROM events AS e
      WHERE e.workspace_id = %(workspace)s AND e.stream_id = %(stream)s
-       AND e.stream_version > %(after)s
+       AND e.stream_version > %(after)s AND e.topic LIKE %(topics)s
      ORDER BY e.stream_version LIMIT %(limit)s + 1
 ), numbered AS (
     SELECT e.*, row_number() OVER (ORDER BY e.stream_version) AS ordinal FROM page AS e
@@ -44,18 +44,20 @@ SELECT coalesce(json_agg(json_build_object(
 async def entity_history(
     connection: AsyncConnection[TupleRow],
     workspace_id: UUID,
+    kind: str,
     entity_id: UUID,
     *,
     after_version: int,
     limit: int,
 ) -> bytes | None:
-    """`{items, nextCursor}` as JSON, oldest first; None where there is no such stream.
+    """`{items, nextCursor}` as JSON, oldest first; None where there is no such entity.
 
     The cursor is the version after which to go on.
     """
     parameters = {
         "workspace": workspace_id,
         "stream": entity_id,
+        "topics": f"{kind}.%",
         "after": after_version,
         "limit": limit,
         "actions": ACTIONS_JSON,

@@ -1,11 +1,13 @@
-"""What tests share: one real PostgreSQL, a fresh migrated database for each test, and a log on it."""
+"""What tests share: one real PostgreSQL, a fresh migrated database for each test, a log on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import psycopg
@@ -22,7 +24,11 @@ from projections.engine.install import install
 from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
 from readmodels import table_definitions
+from tests.api_server import Api, Office, running_api
 from tests.servers import session_cluster
+
+if TYPE_CHECKING:
+    from tests.kafka_broker import RunningKafka
 
 TEMPLATE = "annals_template"
 _numbers = count(1)
@@ -46,6 +52,14 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def kafka() -> Iterator[RunningKafka]:
+    """A Kafka broker of this test run."""
+    from tests.kafka_broker import session_kafka  # not above: few tests need a client of Kafka
+
+    yield from session_kafka()
+
+
+@pytest.fixture(scope="session")
 def template(cluster: Cluster) -> str:
     """A migrated database from which those of the tests are copied."""
     urls = prepare_database(cluster, TEMPLATE)
@@ -54,14 +68,36 @@ def template(cluster: Cluster) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
-def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
-    """A database of this test alone, migrated and with its read tables."""
+@contextmanager
+def _database(cluster: Cluster, template: str) -> Iterator[Urls]:
     name = f"test_{next(_numbers)}"
     made = prepare_database(cluster, name, template=template)
     yield Urls(made.owner, made.app, made.projector, cluster.url("postgres", name))
     with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
+    """A database of this test alone, migrated and with its read tables."""
+    with _database(cluster, template) as urls:
+        yield urls
+
+
+@pytest.fixture(scope="session")
+def api(cluster: Cluster, template: str) -> Iterator[Api]:
+    """The API on a socket, with a projector and a database that API tests share."""
+    with (
+        _database(cluster, template) as urls,
+        running_api(urls.owner, urls.app, urls.projector) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def office(api: Api) -> Office:
+    """A workspace of this test alone, behind the shared API."""
+    return api.office()
 
 
 @pytest.fixture

@@ -6,30 +6,31 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.commandline import CommandError, say, warn
 from api.databases import Database
 from api.settings import Settings
 from commands.importing.cells import DateOrder
 from commands.importing.findings import Finding, ImportRefused, Severity
-from commands.importing.lookup import Lookup
-from commands.importing.options import IMPORTABLE, ImportOptions
-from commands.importing.tables import Table, open_table
-from commands.imports import ImportResult
-from domain.entity import Entity
-from eventlog.scope import SYSTEM, Actor
+
+if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
+    from rich.progress import Progress
+
+    from commands.importing.lookup import Lookup
+    from commands.importing.options import ImportOptions
+    from commands.importing.tables import Table
+    from commands.imports import ImportResult
+    from domain.entity import Entity
 
 EXIT_ROWS_FAILED = 1
 SHOWN_MAX = 10
 """So many errors are shown; all of them are in the report."""
 
-Kind = Annotated[str, typer.Argument(help=f"What the rows are: {', '.join(IMPORTABLE)}.")]
+Kind = Annotated[str, typer.Argument(help="What the rows are: accounts, members, opportunities, …")]
 File = Annotated[Path, typer.Argument(help="CSV; its first row names the columns.")]
 Maps = Annotated[
     list[str],
@@ -76,6 +77,9 @@ def import_file(
     Columns that are not mapped become the field of the same name, else a custom field. Bad rows are
     reported and the others go on; the exit code is 1 where there were any.
     """
+    from commands.importing.options import ImportOptions
+    from commands.importing.tables import open_table
+
     try:
         options = ImportOptions(
             kind=_kind(kind),
@@ -102,6 +106,7 @@ def import_file(
 def _run(options: ImportOptions, table: Table, workspace: UUID | None) -> ImportResult:
     from api.direct import catch_up, workspace_of_home
     from api.importing import run_import
+    from eventlog.scope import SYSTEM, Actor
 
     with Database(Settings()) as database, _progress(options) as bar:
         settings = database.settings
@@ -124,6 +129,9 @@ def _run(options: ImportOptions, table: Table, workspace: UUID | None) -> Import
 @contextmanager
 def _progress(options: ImportOptions) -> Iterator[Progress]:
     """A bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     text = "Checking" if options.dry_run else "Importing"
     columns = (
@@ -184,6 +192,8 @@ def _write_report(path: Path, findings: list[Finding]) -> None:
 
 
 def _kind(name: str) -> type[Entity]:
+    from commands.importing.options import IMPORTABLE
+
     kind = IMPORTABLE.get(name)
     if kind is None:
         raise ImportRefused(f"{name} cannot be imported; {', '.join(IMPORTABLE)} can.")

@@ -9,13 +9,10 @@ from uuid import UUID
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from api.commandline import CommandError, say, warn
 from api.databases import Database
 from api.settings import Settings
-from domain.api_key import ApiKey, Role
 from domain.refusals import Refusal
 
 COLUMNS = ("id", "name", "role", "createdAt", "expiresAt")
@@ -37,7 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
-    role: Annotated[Role, typer.Option(help="What it may do.")] = Role.MEMBER,
+    role: Annotated[
+        str, typer.Option(help="admin, member, auditor, analyst or read-only.")
+    ] = "member",
     workspace: Workspace = None,
 ) -> None:
     """Make a key; its token is shown once."""
@@ -77,6 +76,7 @@ def revoke(
     """Make a key useless from now on, for good."""
     from api.direct import catch_up
     from api.wiring import open_writing
+    from domain.api_key import ApiKey
     from eventlog.scope import Scope
 
     with _workspace(workspace) as (settings, workspace_id):
@@ -108,6 +108,9 @@ def _refusals() -> Iterator[None]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table()
     for name in COLUMNS:
         table.add_column(name, no_wrap=True)

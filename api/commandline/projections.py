@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from api.commandline import say
 from api.databases import Database
@@ -44,6 +42,9 @@ def list_projections(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table()
     for name in COLUMNS:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)

@@ -1,15 +1,16 @@
-"""up, demo, serve, project, migrate: what runs Annals or a part of it."""
+"""up, demo, serve, project: what runs Annals or a part of it."""
 
 import hashlib
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from api.commandline import CommandError, say, warn
-from api.databases import Database, make_roles
+from api.commandline.analysis import AsOf, File, First, Target, Workspace, project_file
 from api.home import read_json, write_private
 from api.orphan import end_with_supervisor
 from api.settings import Settings
@@ -17,6 +18,14 @@ from api.supervisor import up as run_up
 
 ACCOUNTS_MAX = 10_000_000
 PROGRESS_STEPS = 10
+
+
+class Source(StrEnum):
+    """Where a projector reads."""
+
+    LOG = "log"
+    KAFKA = "kafka"
+
 
 Port = Annotated[
     int | None, typer.Option(min=1, max=65_535, help="Port of the API; ANNALS_PORT or 8321.")
@@ -29,7 +38,6 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(serve)
     app.command()(project)
-    app.command()(migrate)
 
 
 def up(port: Port = None) -> None:
@@ -65,28 +73,32 @@ def serve() -> None:
     serve_api(settings)
 
 
-def project() -> None:
-    """Run a projector alone, on the database that ANNALS_PROJECTOR_URL names."""
+def project(
+    source: Annotated[
+        Source | None, typer.Option(help="Where it reads; ANNALS_SOURCE or the log.")
+    ] = None,
+    file: File = None,
+    first: First = 0,
+    as_of: AsOf = None,
+    workspace: Workspace = None,
+    target: Target = None,
+) -> None:
+    """Run a projector alone, on the database that ANNALS_PROJECTOR_URL names.
+
+    From Kafka, several in several places share the partitions of the topic. With --file, run an
+    analyst's projection over history instead, once (docs/how-to/write-a-projection.md).
+    """
+    if file is not None:
+        project_file(file, first, as_of, workspace, target)
+        return
+    if first or as_of or workspace or target:
+        raise CommandError("--from, --as-of, --workspace and --to go with --file.")
     from api.projector import run_projector
 
     end_with_supervisor()
-    settings = Settings()
+    settings = Settings() if source is None else Settings(source=source.value)
     _require_url(settings.projector_url, "ANNALS_PROJECTOR_URL")
     run_projector(settings)
-
-
-def migrate() -> None:
-    """Bring the database's tables to this version; while the service runs, too."""
-    from api.upgrade import upgrade
-
-    settings = Settings()
-    make_roles(settings)
-    with Database(settings) as database:
-        urls = database.settings
-        applied = upgrade(str(urls.owner_url), str(urls.projector_url))
-    for name in applied:
-        say(name)
-    say(f"{len(applied)} steps done." if applied else "Nothing to do.")
 
 
 def _settings(port: int | None) -> Settings:

@@ -11,9 +11,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import orjson
+from psycopg import sql
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.digest import event_digest
@@ -47,10 +49,10 @@ ESCAPED = re.compile(rb"\\.")
 COPY_PARTITION = """
 COPY (SELECT position, workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
              occurred_at, recorded_at
-        FROM events
-       WHERE position <= {upto}
-         AND abs(uuid_hash(coalesce(account_id, stream_id))::bigint) % {partitions} = {partition}
-       ORDER BY position) TO STDOUT
+        FROM events WHERE {condition} ORDER BY position) TO STDOUT
+"""
+OF_PARTITION = """
+abs(uuid_hash(coalesce(account_id, stream_id))::bigint) % {partitions} = {partition}
 """
 
 FILL_COUNTS = """
@@ -61,11 +63,30 @@ SELECT workspace_id, {by}, count(*){summed} FROM {table} GROUP BY workspace_id, 
 
 @dataclass(frozen=True)
 class Part:
-    """One partition of a build."""
+    """A part of history: one partition of a build, or what a reader chose of it."""
 
     upto: int
-    partition: int
-    partitions: int
+    partition: int = 0
+    partitions: int = 1
+    after: int = 0
+    workspace_id: str | None = None
+    occurred_until: datetime | None = None
+    """Only what had occurred by then; an import may set that to long before it was recorded."""
+
+    def condition(self) -> sql.Composed:
+        """The same over columns of `events`."""
+        wanted = [
+            sql.SQL("position > {} AND position <= {}").format(self.after, self.upto),
+        ]
+        if self.partitions > 1:
+            wanted.append(
+                sql.SQL(OF_PARTITION).format(partitions=self.partitions, partition=self.partition)
+            )
+        if self.workspace_id is not None:
+            wanted.append(sql.SQL("workspace_id = {}::uuid").format(self.workspace_id))
+        if self.occurred_until is not None:
+            wanted.append(sql.SQL("occurred_at <= {}").format(self.occurred_until))
+        return sql.SQL(" AND ").join(wanted)
 
 
 def build_part(
@@ -128,10 +149,8 @@ class _Builder:
 
 def read_part(connection: Connection, part: Part) -> Iterator[RecordedEvent]:
     """The events of a partition in order of position, by COPY."""
-    statement = COPY_PARTITION.format(
-        upto=part.upto, partition=part.partition, partitions=part.partitions
-    )
-    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+    statement = sql.SQL(COPY_PARTITION).format(condition=part.condition())
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
         rest = b""
         for block in copy:
             lines = (rest + bytes(block)).split(b"\n")

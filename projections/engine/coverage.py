@@ -23,6 +23,7 @@ SELECT p.projection, b.bucket, b.n, b.digest, b.weighted
   FROM unnest(%s::text[]) AS p(projection),
        unnest(%s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[])
            AS b(bucket, n, digest, weighted)
+ ORDER BY p.projection, b.bucket
     ON CONFLICT (projection, bucket) DO UPDATE
    SET n = c.n + excluded.n, digest = c.digest + excluded.digest,
        weighted = c.weighted + excluded.weighted

@@ -15,6 +15,7 @@ from projections.engine.follower import UNDIGESTED, Follower
 from projections.engine.install import READ_SCHEMA
 from projections.engine.memory import MemoryTables
 from projections.engine.parking import Parked, unpark
+from projections.engine.partitions import reached
 
 LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
 NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
@@ -79,13 +80,15 @@ def _retry_one(connection: Connection, projection: Projection, entry: Parked) ->
 def _events_of(
     connection: Connection, projection: Projection, entry: Parked, upto: int
 ) -> list[RecordedEvent]:
+    consumed = reached(connection, projection.name)
     parameters = {
         "workspace": entry.workspace_id,
         "entity": entry.entity_id,
-        "upto": upto,
+        "upto": max(upto, consumed.highest),
         "by_account": projection.by_account,
     }
-    return [to_event(row) for row in connection.execute(SELECT_ENTITY, parameters)]
+    events = map(to_event, connection.execute(SELECT_ENTITY, parameters))
+    return [event for event in events if event.position <= upto or consumed.has(event)]
 
 
 def _prove(

@@ -24,6 +24,7 @@ from projections.changes import Projection
 from projections.engine.coverage import record, tally
 from projections.engine.follower import UNDIGESTED, CheckpointMoved, Digested, Follower
 from projections.engine.install import READ_SCHEMA
+from projections.engine.partitions import level
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +124,15 @@ class Engine:
     def _lease(self, writer: Connection, projections: Iterable[Projection]) -> list[Follower]:
         """Those projections that nobody else works on, ready to go on from their checkpoint."""
         leased = []
-        handovers = _handovers(writer)
+        busy = handovers(writer)
         for projection in projections:
             name = projection.name
-            if name in handovers:
+            if name in busy:
                 continue
             row = writer.execute(TRY_LEASE, (LEASE_LOCK, name)).fetchone()
             if row and row[0]:
                 follower = Follower(writer, projection, READ_SCHEMA)
+                level(writer, follower)  # it may have been consumed from Kafka before
                 self._warn_if_changed(follower)
                 wanted = self._versions.get(name)
                 writer.execute(HOLD, (self._holder, wanted, name))
@@ -139,11 +141,11 @@ class Engine:
 
     def _let_go(self, writer: Connection, followers: list[Follower]) -> list[Follower]:
         """Release what a rebuild wants to swap; the rest is kept."""
-        handovers = _handovers(writer)
+        busy = handovers(writer)
         for follower in followers:
-            if follower.name in handovers:
+            if follower.name in busy:
                 writer.execute(RELEASE, (LEASE_LOCK, follower.name))
-        return [follower for follower in followers if follower.name not in handovers]
+        return [follower for follower in followers if follower.name not in busy]
 
     def _warn_if_changed(self, follower: Follower) -> None:
         wanted = self._versions.get(follower.name)
@@ -201,5 +203,6 @@ class Engine:
         follower.advanced(page.upto, digested)
 
 
-def _handovers(writer: Connection) -> set[str]:
+def handovers(writer: Connection) -> set[str]:
+    """The projections that a swap asks everybody to let go of."""
     return {row[0] for row in writer.execute(HANDOVERS, prepare=True)}

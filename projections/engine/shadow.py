@@ -19,6 +19,7 @@ from projections.engine.install import (
     create_tables,
     guard_tables,
 )
+from projections.engine.partitions import follow_unevenly, reached
 from projections.engine.registry import PROJECTIONS, version
 from projections.engine.swap import (
     CATCH_UP_EVENTS,
@@ -102,6 +103,7 @@ class Shadow:
                 "DELETE FROM projections WHERE name = %s",
                 "DELETE FROM projection_coverage WHERE projection = %s",
                 "DELETE FROM projection_parked WHERE projection = %s",
+                "DELETE FROM projection_offsets WHERE projection = %s",
             ):
                 connection.execute(statement.encode(), (self.projection.name,))
 
@@ -114,6 +116,7 @@ class Shadow:
                 row = other.execute(LIVE_POSITION, (self.name,)).fetchone()
                 assert row is not None
                 _bring_to(connection, shadow, row[0])
+                follow_unevenly(connection, shadow, reached(other, self.name))
                 live = self._checksums(other, READ_SCHEMA)
                 if live == self._checksums(connection, self.schema):
                     return []

@@ -22,6 +22,7 @@ from projections.changes import Projection
 from projections.engine.coverage import record, tally
 from projections.engine.follower import Follower
 from projections.engine.install import READ_SCHEMA, Definition, create_functions
+from projections.engine.partitions import level
 from projections.engine.runner import LEASE_LOCK
 
 CATCH_UP_EVENTS = 2_000
@@ -64,6 +65,8 @@ def swap(connection: Connection, exchanges: list[Exchange]) -> None:
                 Follower(connection, exchange.other, exchange.schema),
             )
         ]
+        for follower in followers:
+            level(connection, follower)
         _level(connection, followers)
         until = time.monotonic() + LOCKSTEP_S
         while time.monotonic() < until:

@@ -1,0 +1,62 @@
+"""The HTTP API: routes, errors and what runs beside them, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import to_thread
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi_offline import FastAPIOffline
+
+from api.description import describe, methods_at
+from api.errors import answer, handle_errors
+from api.middleware import RequestContext
+from api.parameters import known_parameters, query_parameters
+from api.routes import routers
+from api.settings import Settings
+from api.wiring import open_services
+
+VERSION = "0.1.0"
+DESCRIPTION = """
+A CRM backend whose database is its history.
+
+Every answer to a write carries `Annals-Position`. A read that sends it back as
+`Annals-Min-Position` waits until it can show what was written. Errors are problem documents
+(RFC 9457) with a `code`; `GET /api/errors` explains each.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Its services open when it starts and close when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = settings.write_threads_max
+        async with open_services(settings) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPIOffline(
+        title="Annals",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        dependencies=[Depends(known_parameters)],
+    )
+    app.state.settings = settings
+    for router in routers():
+        app.include_router(router)
+    handle_errors(app)
+    app.add_exception_handler(405, _method_not_allowed)
+    describe(app)
+    app.state.query_parameters = query_parameters(app)
+    app.add_middleware(RequestContext, access_log=settings.access_log)
+    return app
+
+
+async def _method_not_allowed(request: Request, _error: Exception) -> Response:
+    """The framework would name the methods of one route only, where several share the path."""
+    allowed = ", ".join(methods_at(request.app, request.url.path))
+    return await answer(request, HTTPException(405, headers={"Allow": allowed}))

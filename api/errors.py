@@ -1,0 +1,281 @@
+"""From whatever went wrong to a problem document (RFC 9457): the one place where that is decided.
+
+`python -m api.errors` writes the dictionary as docs/errors.md has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+from eventsourcing.persistence import (
+    IntegrityError,
+    MapperDeserialisationError,
+    OperationalError,
+    PersistenceError,
+)
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from psycopg_pool import PoolTimeout, TooManyRequests
+from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
+
+from api import codes
+from api.codes import CODES, ErrorCode
+from domain import refusals
+from domain.refusals import FieldError, Refusal
+from readmodels.lists import InvalidCursor
+from replay.as_of import TooMuchHistory
+
+log = logging.getLogger(__name__)
+
+PROBLEM = "application/problem+json"
+RETRY_AFTER_S = 1
+NAMES = frozenset({"name", "company"})
+"""Fields by which a thing is called: without one it is E2001."""
+
+OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
+    {
+        refusals.InvalidFields: codes.INVALID_FIELDS,
+        refusals.NotFound: codes.NOT_FOUND,
+        refusals.IsDeleted: codes.IS_DELETED,
+        refusals.TransitionRefused: codes.TRANSITION_REFUSED,
+        refusals.OpenOpportunities: codes.OPEN_OPPORTUNITIES,
+        refusals.AccountUnavailable: codes.ACCOUNT_UNAVAILABLE,
+        refusals.NotAMember: codes.NOT_A_MEMBER,
+        refusals.OccurredTooEarly: codes.OCCURRED_TOO_EARLY,
+        refusals.StaleVersion: codes.STALE_VERSION,
+        refusals.KeyRevoked: codes.KEY_REVOKED,
+    }
+)
+"""What the domain refuses, by code."""
+
+OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
+    (InvalidCursor, codes.INVALID_CURSOR),
+    (TooMuchHistory, codes.TOO_MUCH_HISTORY),
+    (TooManyRequests, codes.DATABASE_BUSY),
+    (PoolTimeout, codes.DATABASE_UNREACHABLE),
+    (psycopg.errors.QueryCanceled, codes.TIMED_OUT),
+    (psycopg.errors.LockNotAvailable, codes.DATABASE_BUSY),
+    (psycopg.errors.DeadlockDetected, codes.DATABASE_BUSY),
+    (psycopg.errors.SerializationFailure, codes.DATABASE_BUSY),
+    (IntegrityError, codes.WRITE_CONTENTION),
+    (psycopg.OperationalError, codes.DATABASE_UNREACHABLE),
+    (psycopg.InterfaceError, codes.DATABASE_UNREACHABLE),
+    (OperationalError, codes.DATABASE_UNREACHABLE),
+    (MapperDeserialisationError, codes.STORED_DATA_UNUSABLE),
+    (PersistenceError, codes.STORED_DATA_UNUSABLE),
+    (psycopg.Error, codes.STORED_DATA_UNUSABLE),
+)
+"""What else is foreseen to fail; the first that fits holds."""
+
+OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
+    ("missing", codes.FIELD_REQUIRED),
+    ("string_too_short", codes.FIELD_REQUIRED),
+    ("extra_forbidden", codes.UNKNOWN_FIELD),
+    ("enum", codes.NOT_AN_OPTION),
+    ("literal_error", codes.NOT_AN_OPTION),
+    ("string_too_long", codes.TOO_LONG),
+    ("too_long", codes.TOO_LONG),
+    ("decimal_", codes.INVALID_NUMBER),
+    ("int_", codes.INVALID_NUMBER),
+    ("float_", codes.INVALID_NUMBER),
+    ("finite_number", codes.INVALID_NUMBER),
+    ("greater_than", codes.INVALID_NUMBER),
+    ("date_", codes.INVALID_TIME),
+    ("datetime_", codes.INVALID_TIME),
+    ("timezone_", codes.INVALID_TIME),
+)
+"""Kinds of fault as pydantic names them, by how they begin."""
+
+TOLD_BY_TITLE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
+"""Where the dictionary has the better sentence."""
+
+OF_HTTP: Mapping[int, ErrorCode] = MappingProxyType(
+    {404: codes.NO_SUCH_ROUTE, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
+)
+
+
+class ApiError(Exception):
+    """A request that fails with this code.
+
+    `facts` go into the problem document by their names on the wire, `errors` name fields.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(detail or code.title)
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+        self.facts = facts
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """The error as the API tells it. What nobody foresaw becomes E4500."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, refusals.InvalidFields):
+        return invalid_fields(error.errors)
+    if isinstance(error, Refusal):
+        return ApiError(OF_REFUSAL[type(error)], str(error), **_facts(error))
+    if isinstance(error, RequestValidationError):
+        return _invalid_parameters(error)
+    if isinstance(error, HTTPException):
+        return _from_framework(error)
+    return ApiError(_code_of_failure(error))
+
+
+def invalid_fields(errors: Sequence[FieldError]) -> ApiError:
+    """Field errors under the code that all of them share, or E2003."""
+    shared = {code_of_field(each) for each in errors}
+    code = shared.pop() if len(shared) == 1 else codes.INVALID_FIELDS
+    detail = "; ".join(f"{each.field}: {_told(each)['message']}" for each in errors)
+    return ApiError(code, detail, errors=errors)
+
+
+def code_of_field(error: FieldError) -> ErrorCode:
+    """The code of one field's fault."""
+    name = error.field.rpartition(".")[2]
+    found = next(
+        (code for kind, code in OF_FIELD_FAULT if error.kind.startswith(kind)), codes.INVALID_VALUE
+    )
+    if name in NAMES and found is codes.FIELD_REQUIRED:
+        return codes.NAME_REQUIRED
+    if name == "email" and found is codes.INVALID_VALUE:
+        return codes.INVALID_EMAIL
+    return found
+
+
+def problem(error: ApiError, *, path: str, request_id: str) -> Response:
+    """The problem document that tells of the error."""
+    code = error.code
+    body: dict[str, Any] = {
+        "type": f"/api/errors/{code.code}",
+        "title": code.title,
+        "status": code.status,
+        "detail": error.detail or code.title,
+        "instance": path,
+        "code": code.code,
+        "requestId": request_id,
+    }
+    if error.errors:
+        body["errors"] = [_told(each) for each in error.errors]
+    headers = dict(error.headers)
+    if code.status == 503:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    if code.status == 401:
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="annals"')
+    content = orjson.dumps({**error.facts, **body}, default=str)
+    return Response(content, status_code=code.status, media_type=PROBLEM, headers=headers)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """Tell the client; log with its traceback what is ours to mend."""
+    told = as_api_error(error)
+    if told.code.status >= 500 and not isinstance(error, ApiError):
+        log.error(
+            "%s %s: %s", told.code.code, request.url.path, type(error).__name__, exc_info=error
+        )
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return problem(told, path=request.url.path, request_id=request_id)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Have the app answer every foreseen error with a problem document."""
+    for kind in (ApiError, Refusal, RequestValidationError, HTTPException, PersistenceError):
+        app.add_exception_handler(kind, answer)
+    for failure, _ in OF_FAILURE:
+        app.add_exception_handler(failure, answer)
+
+
+def dictionary() -> list[dict[str, Any]]:
+    """All codes as GET /api/errors serves them."""
+    return [dataclasses.asdict(each) for each in CODES.values()]
+
+
+def documentation() -> str:
+    """docs/errors.md."""
+    lines = [
+        "# Error codes",
+        "",
+        "Every error is a problem document (RFC 9457, `application/problem+json`) with `type`,",
+        "`title`, `status`, `detail`, `instance`, `code`, `requestId`, where fields are at fault",
+        "`errors: [{field, code, message}]`, and the facts of the case. `GET /api/errors` serves",
+        "the dictionary. This page is made from api/codes.py by `python -m api.errors`.",
+        "",
+        "| code | status | for the user | for support |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.code} | {each.status} | {each.title} | {each.explanation} |"
+        for each in CODES.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _told(error: FieldError) -> dict[str, str]:
+    code = code_of_field(error)
+    message = code.title if code in TOLD_BY_TITLE else error.message
+    return {"field": error.field, "code": code.code, "message": message}
+
+
+def _facts(refusal: Refusal) -> dict[str, Any]:
+    assert dataclasses.is_dataclass(refusal)
+    return {
+        to_camel(field.name): _wire(getattr(refusal, field.name))
+        for field in dataclasses.fields(refusal)
+    }
+
+
+def _wire(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wire(each) for each in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _code_of_failure(error: Exception) -> ErrorCode:
+    # The log's errors are the library's; what PostgreSQL said is their cause.
+    is_told_by_cause = isinstance(error, PersistenceError) and not isinstance(error, IntegrityError)
+    for cause in (error.__cause__ if is_told_by_cause else None, error):
+        for failure, code in OF_FAILURE:
+            if isinstance(cause, failure):
+                return code
+    return codes.UNEXPECTED
+
+
+def _invalid_parameters(error: RequestValidationError) -> ApiError:
+    faults = [
+        FieldError(".".join(str(part) for part in fault["loc"][1:]), fault["type"], fault["msg"])
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{each.field}: {each.message}" for each in faults)
+    return ApiError(codes.INVALID_PARAMETER, detail, errors=faults)
+
+
+def _from_framework(error: HTTPException) -> ApiError:
+    code = OF_HTTP.get(error.status_code, codes.HTTP_REFUSED)
+    return ApiError(code, headers=error.headers)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(documentation())

@@ -1,0 +1,202 @@
+"""/api/keys: who may come in. For admins only; a token is shown once, when it is issued."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from api import codes
+from api.auth import Caller, Permission, may
+from api.bodies import JSON_TYPE, Body, body_of
+from api.conditions import (
+    await_position,
+    on_versions,
+    position_header,
+    reach,
+    versioned,
+)
+from api.description import (
+    EXAMPLE_ID,
+    EXAMPLE_TIME,
+    ON_BODY,
+    ON_FIELDS,
+    ON_READ,
+    ON_VERSION,
+    ON_WRITE,
+    body,
+    problems,
+    success,
+)
+from api.entity_routes import EntityId, ServicesOf, Versions
+from api.errors import ApiError
+from api.patches import without_nulls
+from api.request import command_scope, room_for_writes
+from commands.keys import IssuedKey, issue_key
+from domain.api_key import ApiKey, Role
+from domain.fields import Instant, Name, field_errors
+from domain.refusals import InvalidFields
+from readmodels.keys import list_keys
+
+PROJECTION = "workspaces"
+"""The projection by which keys are known at the door."""
+
+ROUTER = APIRouter(prefix="/api/keys", tags=["keys"])
+Admin = Annotated[Caller, Depends(may(Permission.KEYS))]
+
+EXAMPLE = {"name": "Nightly sync", "role": "member"}
+EXAMPLE_SHOWN = {
+    "id": EXAMPLE_ID,
+    **EXAMPLE,
+    "memberId": None,
+    "expiresAt": None,
+    "createdAt": EXAMPLE_TIME,
+    "version": 1,
+}
+
+
+class KeyCreate(BaseModel):
+    """What a new key is made of."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+    name: Name
+    role: Role
+    member_id: UUID | None = Field(default=None, description="The member who acts by this key.")
+    expires_at: Instant | None = None
+
+
+class Key(KeyCreate):
+    """A key, without its secret."""
+
+    id: UUID
+    created_at: Instant
+    version: int
+
+
+class NewKey(Key):
+    """A key as it is shown once."""
+
+    token: str = Field(examples=["annals_0199c0de00007000800000000000000a_…"])
+
+
+class Keys(BaseModel):
+    """All keys that are not revoked."""
+
+    items: list[Key]
+
+
+@ROUTER.post(
+    "",
+    operation_id="issueKey",
+    summary="Issue an API key; the token is shown this once",
+    status_code=201,
+    responses={
+        201: success(
+            "Issued; the token works at once.",
+            NewKey,
+            *("ETag", "Location", "Annals-Position"),
+            example={**EXAMPLE_SHOWN, "token": "annals_…"},
+        ),
+        **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE),
+    },
+    openapi_extra=body({JSON_TYPE: (KeyCreate, EXAMPLE)}),
+    dependencies=[Depends(room_for_writes)],
+)
+async def issue(
+    request: Request,
+    services: ServicesOf,
+    caller: Admin,
+    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+) -> Response:
+    """The key, and the token that is never shown again."""
+    scope = command_scope(request, caller)
+    fields = _checked(given.fields())
+    issued = await run_in_threadpool(issue_key, services.commands, scope, fields)
+    await _until_known(request, issued.outcome.position)
+    key_id = issued.outcome.entity.id
+    return versioned(
+        orjson.dumps(_shown(issued)),
+        issued.outcome.entity.version,
+        201,
+        Location=f"/api/keys/{key_id}",
+        **position_header(issued.outcome),
+    )
+
+
+@ROUTER.get(
+    "",
+    operation_id="listKeys",
+    summary="List the API keys that are not revoked, newest first",
+    responses={
+        200: success("The keys, without secrets.", Keys, example={"items": [EXAMPLE_SHOWN]}),
+        **problems(*ON_READ),
+    },
+)
+async def list_(
+    services: ServicesOf,
+    caller: Admin,
+    _: Annotated[None, Depends(await_position(PROJECTION))],
+) -> Response:
+    """`{items}`."""
+    async with services.reads.workspace(caller.workspace_id) as connection:
+        content = await list_keys(connection, caller.workspace_id)
+    return Response(b'{"items":' + content + b"}", media_type=JSON_TYPE)
+
+
+@ROUTER.delete(
+    "/{id}",
+    operation_id="revokeKey",
+    summary="Revoke an API key for good",
+    status_code=204,
+    responses={
+        204: success("Revoked, or revoked already.", None, "Annals-Position"),
+        **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE),
+    },
+    dependencies=[Depends(room_for_writes)],
+)
+async def revoke(
+    request: Request,
+    entity_id: EntityId,
+    services: ServicesOf,
+    caller: Admin,
+    versions: Versions,
+) -> Response:
+    """Nothing; other processes refuse the key within a second."""
+    scope = command_scope(request, caller)
+
+    def act(version: int | None) -> Any:
+        return services.commands.delete(scope, ApiKey, entity_id, expected_version=version)
+
+    outcome = await run_in_threadpool(on_versions, versions, act)
+    await _until_known(request, outcome.position)
+    services.authenticator.forget(entity_id)
+    return Response(status_code=204, headers=position_header(outcome))
+
+
+async def _until_known(request: Request, position: int) -> None:
+    """Answer when the door knows of it: a token shown works, a key revoked does not."""
+    with suppress(ApiError):  # it is recorded all the same, and will be known a little later
+        await reach(request, (PROJECTION,), position)
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    fields = without_nulls(given)
+    try:
+        KeyCreate.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidFields(field_errors(error)) from None
+    return fields
+
+
+def _shown(issued: IssuedKey) -> dict[str, Any]:
+    key = issued.outcome.entity
+    fields = {name: key.facts.get(name) for name in ("name", "role", "memberId", "expiresAt")}
+    stamps = {"createdAt": key.created_on, "version": key.version}
+    return {"id": key.id, **fields, **stamps, "token": issued.token}

@@ -1,0 +1,13 @@
+"""/api/meetings."""
+
+from __future__ import annotations
+
+from api.description import EXAMPLE_ID
+from api.entity_routes import entity_routes
+from domain.meeting import Meeting
+
+ROUTER = entity_routes(
+    Meeting,
+    example={"title": "Kick-off", "startsAt": "2026-02-02T09:00:00Z", "accountId": EXAMPLE_ID},
+    reads=("accounts",),
+)

@@ -1,0 +1,13 @@
+"""/api/opportunities."""
+
+from __future__ import annotations
+
+from api.description import EXAMPLE_ID
+from api.entity_routes import entity_routes
+from domain.opportunity import Opportunity
+
+ROUTER = entity_routes(
+    Opportunity,
+    example={"name": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID},
+    reads=("accounts",),
+)

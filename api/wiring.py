@@ -1,0 +1,103 @@
+"""How the layers are put together, for the API and for commands of the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from anyio import CapacityLimiter
+from psycopg_pool import ConnectionPool
+from uuid_utils.compat import uuid7
+
+from api.auth import Authenticator
+from api.settings import Settings
+from commands.entities import EntityCommands
+from eventlog.connections import Connection, write_pool
+from eventlog.hints import Hinter
+from eventlog.log import EventLog
+from readmodels.checkpoints import Checkpoints
+from readmodels.pool import ReadPool
+
+AS_OF_CONNECTIONS = 2
+"""Lists as of a time are folded from history; no more of them at once than this."""
+
+
+def now() -> datetime:
+    """The clock of the running system."""
+    return datetime.now(UTC)
+
+
+def new_id() -> UUID:
+    """A new id; UUIDv7, so that ids made one after the other lie side by side in an index."""
+    return uuid7()
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What writes: the log and the commands on it."""
+
+    log: EventLog
+    commands: EntityCommands
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that routes work with; one per process."""
+
+    settings: Settings
+    log: EventLog
+    commands: EntityCommands
+    reads: ReadPool
+    checkpoints: Checkpoints
+    authenticator: Authenticator
+    history: ConnectionPool[Connection]
+    """For lists as of a time, apart from what serves commands."""
+    history_limit: CapacityLimiter
+
+
+@contextmanager
+def open_writing(settings: Settings) -> Iterator[Writing]:
+    """The log and its commands, for as long as the block lasts. Needs `app_url`."""
+    url = app_url(settings)
+    hinter = Hinter(url)
+    with write_pool(url, max_size=settings.write_threads_max) as pool:
+        try:
+            log = EventLog(pool, after_append=hinter.hint)
+            yield Writing(log, EntityCommands(log, clock=now, new_id=new_id))
+        finally:
+            hinter.close()
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything, opened in order and closed in the opposite one."""
+    url = app_url(settings)
+    reads = ReadPool(url, max_size=settings.read_connections_max)
+    checkpoints = Checkpoints(url)
+    with open_writing(settings) as writing, write_pool(url, max_size=AS_OF_CONNECTIONS) as history:
+        await reads.open()
+        await checkpoints.start()
+        try:
+            yield Services(
+                settings=settings,
+                log=writing.log,
+                commands=writing.commands,
+                reads=reads,
+                checkpoints=checkpoints,
+                authenticator=Authenticator(reads, writing.log, now),
+                history=history,
+                history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
+            )
+        finally:
+            await checkpoints.stop()
+            await reads.close()
+
+
+def app_url(settings: Settings) -> str:
+    """The URL of the API's role. Raises `LookupError` where none is set."""
+    if settings.app_url is None:
+        raise LookupError("ANNALS_APP_URL is not set")
+    return settings.app_url

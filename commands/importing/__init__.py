@@ -1,0 +1,1 @@
+"""The parts of an import: reading a table, understanding its cells, planning rows, writing them."""

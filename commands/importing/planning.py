@@ -1,0 +1,297 @@
+"""From a row of a table to the commands that record it. Pure: no I/O, the clock is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from commands.importing.cells import (
+    Form,
+    parse_choice,
+    parse_date,
+    parse_instant,
+    parse_money,
+    unescaped,
+)
+from commands.importing.findings import Finding, Severity, error, warning
+from commands.importing.lookup import Lookup, Match, Miss
+from commands.importing.options import (
+    ACCOUNT,
+    ASSIGNEE,
+    CUSTOM_PREFIX,
+    OCCURRED,
+    Column,
+    Directory,
+    ImportOptions,
+)
+from commands.importing.tables import CELL_MAX_CHARS, Row
+from commands.importing.timelines import Step, timeline
+from domain.entity import Entity
+from domain.fields import CUSTOM
+from domain.refusals import InvalidFields, OccurredTooEarly, Refusal
+
+DAY = timedelta(days=1)
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportedRow:
+    """A row as commands: the first step creates, each later one revises. Errors keep it out."""
+
+    number: int
+    kind: type[Entity]
+    account_id: UUID | None
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...]
+    columns: Mapping[str, str]
+    """Columns by field, to say which cell a refusal is about."""
+    cells: Mapping[str, str]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing found so far keeps the row out."""
+        return all(each.severity is not Severity.ERROR for each in self.findings)
+
+    def decide(self, entity_id: UUID, workspace_id: UUID, now: datetime) -> Entity:
+        """The entity with the events of this row pending. Raises `Refusal`."""
+        first, *later = self.steps
+        entity = self.kind.create(
+            entity_id,
+            workspace_id,
+            first.fields,
+            at=first.at or now,
+            account_id=self.account_id,
+        )
+        for step in later:
+            entity.revise({**entity.facts, **step.fields}, at=step.at or now)
+        return entity
+
+    def refused(self, refusal: Refusal) -> list[Finding]:
+        """What the domain refused, cell by cell."""
+        if isinstance(refusal, InvalidFields):
+            return [
+                self.failure(each.field, _code(each.kind), each.message) for each in refusal.errors
+            ]
+        if isinstance(refusal, OccurredTooEarly):
+            late = "It cannot have ended before it began."
+            return [self.failure("closedOn", "occurred_too_early", late)]
+        return [self.failure("", "refused", str(refusal))]
+
+    def failure(self, name: str, code: str, message: str) -> Finding:
+        """An error in the cell that became this field."""
+        column = self.columns.get(name, "" if name == "body" else name)
+        return error(self.number, column, self.cells.get(column, ""), code, message)
+
+
+class RowPlanner:
+    """Plans the rows of one import. Not thread-safe: the lookups remember what they found."""
+
+    def __init__(
+        self,
+        options: ImportOptions,
+        columns: Iterable[Column],
+        directory: Directory,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._options = options
+        self._columns = list(columns)
+        self._directory = directory
+        self._now = now
+        self._column_of = {column.field: column.name for column in self._columns}
+
+    def plan_row(self, row: Row) -> ImportedRow:
+        """What is to be recorded for this row, and all that there is to say about it."""
+        draft = _Draft(row.number)
+        if row.extra:
+            draft.error("", row.extra[0], "too_many_cells", "The row has more cells than columns.")
+        for column in self._columns:
+            self._take(draft, column, row.cells.get(column.name, ""))
+        kind = self._options.kind
+        account_column = self._column_of.get(ACCOUNT, "")
+        if kind.ACCOUNT_REQUIRED and draft.account_id is None and draft.is_fine(account_column):
+            message = f"A {kind.KIND} hangs on an account."
+            draft.error(account_column, "", "no_account", message)
+        steps = self._timed(draft, timeline(kind.KIND, draft.fields, draft.occurred_at))
+        return ImportedRow(
+            row.number, kind, draft.account_id, steps, tuple(draft.findings), self._column_of,
+            row.cells,
+        )  # fmt: skip
+
+    def _take(self, draft: _Draft, column: Column, cell: str) -> None:
+        text = unescaped(cell)
+        if len(text) > CELL_MAX_CHARS:
+            message = f"The cell has more than {CELL_MAX_CHARS:,} characters."
+            draft.error(column.name, text, "cell_too_long", message)
+            return
+        text = self._corrected(draft, column, text or column.default)
+        if column.field == ACCOUNT:
+            self._take_account(draft, column, text)
+        elif not text:
+            return
+        elif column.field == ASSIGNEE:
+            self._take_assignee(draft, column, text)
+        elif column.field.startswith(CUSTOM_PREFIX):
+            draft.set_custom(column.field[len(CUSTOM_PREFIX) :], text)
+        else:
+            self._take_field(draft, column, text)
+
+    def _corrected(self, draft: _Draft, column: Column, text: str) -> str:
+        """The text after explicit corrections and the list of known values."""
+        right = self._options.corrections.get(column.name, {}).get(text)
+        if right is not None:
+            draft.corrected(column, text, right)
+            text = right
+        known = self._options.known.get(column.name)
+        if known is None or not text:
+            return text
+        found = known.find(text)
+        if isinstance(found, Miss):
+            message = f"This value is not known.{_or_rather(found)}"
+            draft.warning(column.name, text, "unknown_value", message)
+            return text
+        if found.name != text:
+            draft.corrected(column, text, found.name)
+        return found.name
+
+    def _take_account(self, draft: _Draft, column: Column, text: str) -> None:
+        if text:
+            draft.account_id = self._resolved(draft, column, text, self._directory.accounts)
+        elif not self._options.kind.ACCOUNT_REQUIRED:
+            message = f"The {self._options.kind.KIND} has no account."
+            draft.warning(column.name, "", "no_account", message)
+
+    def _take_assignee(self, draft: _Draft, column: Column, text: str) -> None:
+        member_id = self._resolved(draft, column, text, self._directory.members)
+        if member_id is not None:
+            draft.fields[ASSIGNEE] = str(member_id)
+
+    def _resolved(
+        self, draft: _Draft, column: Column, text: str, lookup: Lookup[UUID]
+    ) -> UUID | None:
+        """The id behind a name (or an id). Without one the text is kept as a custom field."""
+        given_id = _uuid(text)
+        if given_id in lookup.targets:
+            return given_id
+        found = lookup.find(text)
+        if isinstance(found, Match):
+            if found.how == "close":
+                message = f"Taken for {found.name!r}, which is the only name close to it."
+                draft.warning(column.name, text, "close_match", message)
+            return found.target
+        thing = "account" if column.field == ACCOUNT else "member"
+        code = "ambiguous_reference" if len(found.candidates) > 1 else "unknown_reference"
+        sentence = f"No {thing} was found by this name.{_or_rather(found)}"
+        if column.field == ACCOUNT and self._options.kind.ACCOUNT_REQUIRED:
+            draft.error(column.name, text, code, sentence)
+            return None
+        key = column.name or thing
+        draft.warning(column.name, text, code, f"{sentence} It is kept as custom field {key!r}.")
+        draft.set_custom(key, text)
+        return None
+
+    def _take_field(self, draft: _Draft, column: Column, text: str) -> None:
+        try:
+            value = _parsed(column, text)
+        except ValueError as fault:
+            draft.error(column.name, text, "invalid_value", f"The value {fault}.")
+            return
+        if column.field == OCCURRED:
+            draft.occurred_at = value
+        else:
+            draft.fields[column.field] = value
+
+    def _timed(self, draft: _Draft, steps: list[Step]) -> tuple[Step, ...]:
+        """The steps, none of them in the future; what there is to say of their times is said."""
+        now = self._now()
+        timed = []
+        for step in steps:
+            name = self._column_of.get(step.dated_by, "")
+            if step.remark:
+                draft.warning(name, "", *step.remark)
+            at = step.at
+            if at is not None and at > now:
+                if at - now >= DAY:
+                    draft.error(name, at.date().isoformat(), "in_future", "It has yet to happen.")
+                at = now  # the day has begun somewhere on earth
+            timed.append(replace(step, at=at))
+        return tuple(timed)
+
+
+def key_of(entity: Entity, dedupe_by: Iterable[str]) -> Key | None:
+    """What the entity is told apart by; None where it has none of these fields."""
+    parts = tuple(_key_part(entity, name) for name in dedupe_by)
+    return parts if any(parts) else None
+
+
+def key_part(text: str | None) -> str:
+    """A part of a key: rows are the same whatever the case and the spaces."""
+    return " ".join((text or "").split()).casefold()
+
+
+def _key_part(entity: Entity, name: str) -> str:
+    if name == ACCOUNT:
+        return str(entity.account_id or "")
+    if name.startswith(CUSTOM_PREFIX):
+        return key_part(entity.facts.get(CUSTOM, {}).get(name[len(CUSTOM_PREFIX) :]))
+    return key_part(entity.facts.get(name))
+
+
+@dataclass
+class _Draft:
+    """A row on its way: what its cells have come to so far."""
+
+    row: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    account_id: UUID | None = None
+    occurred_at: datetime | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def set_custom(self, key: str, text: str) -> None:
+        """Custom fields keep the text as the file has it: `007` is not 7."""
+        self.fields.setdefault(CUSTOM, {})[key] = text
+
+    def error(self, column: str, value: str, code: str, message: str) -> None:
+        self.findings.append(error(self.row, column, value, code, message))
+
+    def warning(self, column: str, value: str, code: str, message: str) -> None:
+        self.findings.append(warning(self.row, column, value, code, message))
+
+    def corrected(self, column: Column, wrong: str, right: str) -> None:
+        self.warning(column.name, wrong, "corrected", f"Corrected to {right!r}.")
+
+    def is_fine(self, column: str) -> bool:
+        """Whether no error was found in this column."""
+        errors = (each for each in self.findings if each.severity is Severity.ERROR)
+        return all(each.column != column for each in errors)
+
+
+def _parsed(column: Column, text: str) -> Any:
+    if column.form is Form.DATE:
+        return parse_date(text, column.dates)
+    if column.form is Form.INSTANT:
+        return parse_instant(text, column.dates)
+    if column.form is Form.MONEY:
+        return parse_money(text)
+    if column.form is Form.CHOICE:
+        return parse_choice(text, column.choices)
+    return text
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _code(kind: str) -> str:
+    return "missing_value" if kind == "missing" else "invalid_value"
+
+
+def _or_rather(miss: Miss) -> str:
+    names = " or ".join(repr(name) for name in miss.candidates)
+    return f" It could be {names}." if names else ""

@@ -1,0 +1,71 @@
+"""A span of history, chosen by position, time and workspace, and read at the speed of COPY."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from psycopg import sql
+
+from eventlog.connections import Connection
+from eventlog.reading import RecordedEvent, readable_position
+from projections.engine.bulk import Part, read_part
+
+WINDOW_POSITIONS = 500_000
+"""Positions read by one COPY. Each is a snapshot of its own, so that a long reading does not keep
+the database from clearing away old rows."""
+
+AsOf = int | datetime
+"""A position, or a time with its zone."""
+
+COUNT = "SELECT count(*) FROM events WHERE {condition}"
+
+
+def choose(
+    connection: Connection,
+    *,
+    first: int = 0,
+    as_of: AsOf | None = None,
+    workspace_id: UUID | None = None,
+) -> Part:
+    """The events from position `first` on, in one workspace or in all, as of a position or a time.
+
+    A time is that at which things occurred. Nothing beyond what can be read now is in it, so that
+    two readings of one span are alike.
+    """
+    upto = readable_position(connection)
+    if isinstance(as_of, int):
+        upto = min(upto, as_of)
+    return Part(
+        upto,
+        after=max(first - 1, 0),
+        workspace_id=None if workspace_id is None else str(workspace_id),
+        occurred_until=as_of if isinstance(as_of, datetime) else None,
+    )
+
+
+def parse_as_of(text: str) -> AsOf:
+    """A position (`4711`) or a time (`2026-03-31`, `2026-03-31T12:00+02:00`), without a zone UTC.
+
+    Raises `ValueError`.
+    """
+    if text.isdecimal():
+        return int(text)
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def count_events(connection: Connection, part: Part) -> int:
+    """How many events there are in it."""
+    row = connection.execute(sql.SQL(COUNT).format(condition=part.condition())).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read_span(connection: Connection, part: Part) -> Iterator[RecordedEvent]:
+    """Its events in order of position, with memory that does not grow with their number."""
+    for after in range(part.after, part.upto, WINDOW_POSITIONS):
+        upto = min(after + WINDOW_POSITIONS, part.upto)
+        yield from read_part(connection, replace(part, after=after, upto=upto))

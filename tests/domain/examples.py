@@ -1,0 +1,52 @@
+"""One entity of each kind, as recorded when it was created, and a change to one of its fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from domain.account import Account
+from domain.api_key import ApiKey
+from domain.contact import Contact
+from domain.entity import Entity
+from domain.fields import Facts
+from domain.meeting import Meeting
+from domain.member import Member
+from domain.note import Note
+from domain.opportunity import Opportunity
+from domain.task import Task
+from domain.workspace import Workspace
+
+ACME: Facts = {
+    "company": "Acme",
+    "type": "customer",
+    "status": "prospect",
+    "priority": "medium",
+}
+ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
+NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
+KICK_OFF: Facts = {"title": "Kick-off", "status": "scheduled"}
+RENEWAL: Facts = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
+CALL_BACK: Facts = {"title": "Call back", "status": "todo"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An entity's first facts, and one field with the value that it is changed to."""
+
+    kind: type[Entity]
+    facts: Facts
+    field: str
+    value: str
+
+
+EXAMPLES = [
+    Example(Account, ACME, "company", "Acme Corporation"),
+    Example(ApiKey, NIGHTLY_SYNC, "name", "Hourly sync"),
+    Example(Contact, ADA_LOVELACE, "name", "Ada King"),
+    Example(Meeting, KICK_OFF, "title", "Kick-off, again"),
+    Example(Member, ADA_LOVELACE, "name", "Ada King"),
+    Example(Note, {"body": "Likes tea."}, "body", "Likes coffee."),
+    Example(Opportunity, RENEWAL, "name", "Renewal 2027"),
+    Example(Task, CALL_BACK, "title", "Write"),
+    Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
+]

@@ -1,0 +1,37 @@
+"""API key: issued with a role, revoked for good."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.api_key import ApiKey
+from domain.refusals import KeyRevoked
+from tests.domain.examples import NIGHTLY_SYNC
+from tests.domain.spec import ID, NOON, created, deleted, given, updated, when_created
+
+
+@pytest.mark.parametrize("role", ["admin", "member", "auditor", "analyst", "read-only"])
+def test_a_key_has_a_role(role: str) -> None:
+    key = {**NIGHTLY_SYNC, "role": role}
+    when_created(ApiKey, key).then(created(ApiKey, key))
+
+
+def test_a_role_that_there_is_not_is_refused() -> None:
+    when_created(ApiKey, {**NIGHTLY_SYNC, "role": "owner"}).then_invalid("role")
+
+
+@pytest.mark.parametrize("digest", ["", "secret", "0" * 63, "G" * 64, "0" * 65])
+def test_nothing_but_a_digest_of_the_secret_is_recorded(digest: str) -> None:
+    when_created(ApiKey, {**NIGHTLY_SYNC, "secretSha256": digest}).then_invalid("secretSha256")
+
+
+def test_a_key_is_given_another_role() -> None:
+    given(ApiKey, created(ApiKey, NIGHTLY_SYNC)).when(
+        lambda key: key.revise({**NIGHTLY_SYNC, "role": "read-only"}, at=NOON)
+    ).then(updated(ApiKey, role=("member", "read-only")))
+
+
+def test_a_revoked_key_never_comes_back() -> None:
+    given(ApiKey, created(ApiKey, NIGHTLY_SYNC), deleted(ApiKey, NIGHTLY_SYNC)).when(
+        lambda key: key.restore(at=NOON)
+    ).then(KeyRevoked(ID))

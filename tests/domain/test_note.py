@@ -1,0 +1,29 @@
+"""Note: a text kept with an account."""
+
+from __future__ import annotations
+
+from domain.fields import TEXT_MAX_CHARS
+from domain.note import Note
+from tests.domain.spec import NOON, created, given, updated, when_created
+
+
+def test_a_note_needs_a_body_and_no_title() -> None:
+    when_created(Note, {"body": "Likes tea."}).then(created(Note, {"body": "Likes tea."}))
+    when_created(Note, {"title": "Tea"}).then_invalid("body")
+
+
+def test_a_note_keeps_its_lines() -> None:
+    lines = "Likes:\n\ttea\r\n\tcake"
+    when_created(Note, {"body": lines}).then(created(Note, {"body": lines}))
+
+
+def test_a_note_has_an_end() -> None:
+    longest = "x" * TEXT_MAX_CHARS
+    when_created(Note, {"body": longest}).then(created(Note, {"body": longest}))
+    when_created(Note, {"body": longest + "x"}).then_invalid("body")
+
+
+def test_a_title_is_given_later() -> None:
+    given(Note, created(Note, {"body": "Likes tea."})).when(
+        lambda note: note.revise({"body": "Likes tea.", "title": "Tea"}, at=NOON)
+    ).then(updated(Note, title=(None, "Tea")))
