@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -31,7 +32,10 @@ from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
 
 WARM_UP_S = 2.0
-OBSERVE_PAUSE_S = 0.0002
+OBSERVE_PAUSE_S = 0.0005
+SETTLE_S = 1.0
+JOIN_S = 30.0
+SPAWN = multiprocessing.get_context("spawn")
 
 BARE_TABLES = """
 CREATE TABLE bare_events (id bigserial PRIMARY KEY, data json);
@@ -67,29 +71,30 @@ def bare_follow(url: str, stop: Event) -> None:
                 )
 
 
-def observe(url: str, query: str, seen: dict[int, float], stop: threading.Event) -> None:
-    """Note when each position was first seen."""
+def observe(url: str, query: str, stop: Event, seen: multiprocessing.Queue[Any]) -> None:
+    """The process that notes when each position was first seen."""
+    sights: dict[int, float] = {}
     with psycopg.connect(url, autocommit=True) as connection:
         last = 0
         while not stop.is_set():
             row = connection.execute(query.encode(), prepare=True).fetchone()
             now = time.monotonic()
             if row and row[0] > last:
-                for position in range(last + 1, row[0] + 1):
-                    seen[position] = now
+                sights.update((position, now) for position in range(last + 1, row[0] + 1))
                 last = row[0]
             time.sleep(OBSERVE_PAUSE_S)
+    seen.put(sights)
 
 
 def measure(
     append: Callable[[], int], url: str, query: str, rate: float, seconds: float
 ) -> list[float]:
-    """Milliseconds from each append's return to the sight of it."""
-    seen: dict[int, float] = {}
-    committed: dict[int, float] = {}
-    stop = threading.Event()
-    observer = threading.Thread(target=observe, args=(url, query, seen, stop))
+    """Milliseconds from each append's return to the sight of it, on one monotonic clock."""
+    seen: multiprocessing.Queue[Any] = SPAWN.Queue()
+    stop = SPAWN.Event()
+    observer = SPAWN.Process(target=observe, args=(url, query, stop, seen))
     observer.start()
+    committed: dict[int, float] = {}
     started = time.monotonic()
     number = 0
     while (elapsed := time.monotonic() - started) < seconds + WARM_UP_S:
@@ -98,18 +103,17 @@ def measure(
             committed[position] = time.monotonic()
         number += 1
         time.sleep(max(0.0, started + number / rate - time.monotonic()))
-    time.sleep(1.0)
+    time.sleep(SETTLE_S)
     stop.set()
+    sights = seen.get(timeout=JOIN_S)
     observer.join()
-    return [1000 * max(0.0, seen[each] - at) for each, at in committed.items() if each in seen]
+    return [1000 * max(0.0, sights[each] - at) for each, at in committed.items() if each in sights]
 
 
 def ours(app_url: str, projector_url: str, rate: float, seconds: float) -> list[float]:
     """Through EventLog, Hinter and the engine with all projections."""
-    stop = multiprocessing.get_context("spawn").Event()
-    process = multiprocessing.get_context("spawn").Process(
-        target=project, args=(projector_url, stop)
-    )
+    stop = SPAWN.Event()
+    process = SPAWN.Process(target=project, args=(projector_url, stop))
     process.start()
     hinter = Hinter(app_url)
     scope = Scope(UUID(WORKSPACE))
@@ -134,10 +138,8 @@ def ours(app_url: str, projector_url: str, rate: float, seconds: float) -> list[
 
 def bare(app_url: str, projector_url: str, rate: float, seconds: float) -> list[float]:
     """INSERT and NOTIFY in one transaction, and one UPDATE by whoever hears it."""
-    stop = multiprocessing.get_context("spawn").Event()
-    process = multiprocessing.get_context("spawn").Process(
-        target=bare_follow, args=(projector_url, stop)
-    )
+    stop = SPAWN.Event()
+    process = SPAWN.Process(target=bare_follow, args=(projector_url, stop))
     process.start()
     try:
         with psycopg.connect(app_url) as connection:

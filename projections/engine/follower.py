@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 
@@ -19,11 +18,12 @@ SELECT_STANDING = """
 SELECT position, epoch, version, state FROM projections WHERE name = %s
 """
 ADVANCE = """
-UPDATE projections SET position = %s, updated_at = clock_timestamp()
- WHERE name = %s AND position = %s AND epoch = %s
+UPDATE projections AS p SET position = %s, updated_at = clock_timestamp()
+  FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS f(name, position, epoch)
+ WHERE p.name = f.name AND p.position = f.position AND p.epoch = f.epoch
 """
 
-UNDIGESTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
+UNDIGESTED = (psycopg.DataError, psycopg.IntegrityError)
 """What the database says to a row that a projector should not have made."""
 
 
@@ -107,16 +107,20 @@ class Follower:
     def _entity(self, event: RecordedEvent) -> Entity:
         return (event.workspace_id, self.projection.entity(event))
 
-    def advance(self, connection: Connection, position: int) -> None:
-        """Move the checkpoint, on the condition that nobody else did. Raises `CheckpointMoved`."""
-        parameters: tuple[Any, ...] = (position, self.name, self.position, self.epoch)
-        if connection.execute(ADVANCE, parameters, prepare=True).rowcount != 1:
-            raise CheckpointMoved(self.name)
-
     def advanced(self, position: int, digested: Digested) -> None:
         """The transaction is committed: this is where the projection stands now."""
         self.position = position
         self.parked.update(digested.set_aside)
+
+
+def advance_all(connection: Connection, followers: list[Follower], position: int) -> None:
+    """Move their checkpoints, on the condition that nobody else did. Raises `CheckpointMoved`."""
+    names = [follower.name for follower in followers]
+    positions = [follower.position for follower in followers]
+    epochs = [follower.epoch for follower in followers]
+    moved = connection.execute(ADVANCE, (position, names, positions, epochs), prepare=True)
+    if moved.rowcount != len(followers):
+        raise CheckpointMoved(", ".join(names))
 
 
 def _set_aside(

@@ -14,7 +14,7 @@ from eventlog.hints import PROJECTED
 from eventlog.kafka.message import key_of_event, partition_of
 from eventlog.reading import RecordedEvent, read_after
 from projections.engine.coverage import record, tally
-from projections.engine.follower import UNDIGESTED, Digested, Follower
+from projections.engine.follower import UNDIGESTED, Digested, Follower, advance_all
 
 LEVEL_EVENTS = 2_000
 
@@ -94,7 +94,7 @@ def _take(
 ) -> None:
     with connection.transaction():
         digested = _write(connection, follower, events)
-        follower.advance(connection, upto)
+        advance_all(connection, [follower], upto)
         connection.execute(RAISE_REACHED, (upto, follower.name))
         connection.execute(f"NOTIFY {PROJECTED}")
     follower.advanced(upto, digested)

@@ -22,7 +22,13 @@ from eventlog.hints import APPENDED, PROJECTED, wait_for_hint
 from eventlog.reading import Page, read_after
 from projections.changes import Projection
 from projections.engine.coverage import record, tally
-from projections.engine.follower import UNDIGESTED, CheckpointMoved, Digested, Follower
+from projections.engine.follower import (
+    UNDIGESTED,
+    CheckpointMoved,
+    Digested,
+    Follower,
+    advance_all,
+)
 from projections.engine.install import READ_SCHEMA
 from projections.engine.partitions import level
 
@@ -36,6 +42,8 @@ LEASE_LOCK = 68
 """Class of the advisory locks by which one process at a time works on a projection."""
 LEASE_INTERVAL_S = 1.0
 """How often a projector asks for projections that somebody else works on."""
+HANDOVER_INTERVAL_S = 0.1
+"""How often a projector looks whether a rebuild wants to swap what it works on."""
 
 TRY_LEASE = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 RELEASE = "SELECT pg_advisory_unlock(%s, hashtext(%s))"
@@ -110,9 +118,11 @@ class Engine:
     def _follow(self, reader: Connection, writer: Connection) -> None:
         reader.execute(f"LISTEN {APPENDED}")
         followers: list[Follower] = []
-        asked_at = -LEASE_INTERVAL_S
+        asked_at = looked_at = -LEASE_INTERVAL_S
         while not self._stopped.is_set():
-            followers = self._let_go(writer, followers)
+            if time.monotonic() - looked_at >= HANDOVER_INTERVAL_S:
+                looked_at = time.monotonic()
+                followers = self._let_go(writer, followers)
             if time.monotonic() - asked_at >= LEASE_INTERVAL_S or not followers:
                 asked_at = time.monotonic()
                 held = {follower.name for follower in followers}
@@ -172,11 +182,12 @@ class Engine:
         work = [(follower, follower.digest(page.events)) for follower in group]
         try:
             with writer.transaction():
-                for follower, digested in work:
-                    follower.write(writer, digested)
-                    follower.advance(writer, page.upto)
-                record(writer, [follower.name for follower in group], tally(page.events))
-                writer.execute(f"NOTIFY {PROJECTED}")
+                advance_all(writer, group, page.upto)
+                with writer.pipeline():
+                    for follower, digested in work:
+                        follower.write(writer, digested)
+                    record(writer, [follower.name for follower in group], tally(page.events))
+                    writer.execute(f"NOTIFY {PROJECTED}")
         except UNDIGESTED as error:
             log.warning("a batch is applied one by one: %s", error)
             for follower in group:
@@ -187,8 +198,8 @@ class Engine:
 
     def _apply_carefully(self, writer: Connection, follower: Follower, page: Page) -> None:
         with writer.transaction():
+            advance_all(writer, [follower], page.upto)
             digested = follower.write_carefully(writer, page.events)
-            follower.advance(writer, page.upto)
             record(writer, [follower.name], tally(page.events))
             writer.execute(f"NOTIFY {PROJECTED}")
         self._advanced(follower, page, digested)

@@ -20,7 +20,7 @@ from eventlog.hints import APPENDED, PROJECTED
 from eventlog.reading import Page, read_after
 from projections.changes import Projection
 from projections.engine.coverage import record, tally
-from projections.engine.follower import Follower
+from projections.engine.follower import Follower, advance_all
 from projections.engine.install import READ_SCHEMA, Definition, create_functions
 from projections.engine.partitions import level
 from projections.engine.runner import LEASE_LOCK
@@ -166,9 +166,9 @@ def advance(connection: Connection, followers: list[Follower], page: Page) -> No
     """One page for followers at one position, in one transaction."""
     work = [(follower, follower.digest(page.events)) for follower in followers]
     with connection.transaction():
+        advance_all(connection, followers, page.upto)
         for follower, digested in work:
             follower.write(connection, digested)
-            follower.advance(connection, page.upto)
         record(connection, [follower.name for follower in followers], tally(page.events))
         connection.execute(f"NOTIFY {PROJECTED}")
     for follower, digested in work:
