@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-import psycopg
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
@@ -36,6 +35,7 @@ from api.description import (
     problems,
     success,
 )
+from api.idempotency import OnceOf
 from api.parameters import (
     ListParameters,
     When,
@@ -47,14 +47,14 @@ from api.parameters import (
     query_of,
 )
 from api.patches import JSON_PATCH_TYPE, MERGE_PATCH_TYPE, PATCH_TYPES, change_of, without_nulls
-from api.request import command_scope, room_for_writes, services_of
+from api.request import room_for_writes, services_of
 from api.wiring import Services
 from commands.entities import Outcome
 from domain.entity import Entity
 from domain.refusals import FieldError, InvalidFields, NotFound
 from eventlog.scope import Scope
 from readmodels.details import detail
-from readmodels.lists import LISTS, InvalidCursor, ListQuery, list_page
+from readmodels.lists import LISTS, ListQuery, list_page
 from readmodels.spec import ListSpec
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of, representation
 from replay.history import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, entity_history
@@ -141,16 +141,18 @@ def _add_create(router: APIRouter, shape: Shape) -> None:
         dependencies=[Depends(room_for_writes)],
     )
     def create(
-        request: Request,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(may(shape.write))],
         given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+        once: OnceOf,
     ) -> Response:
-        scope = command_scope(request, caller)
-        fields, account_id = fields_and_account(shape.kind, given.fields())
-        outcome = services.commands.create(scope, shape.kind, fields, account_id=account_id)
-        location = f"/api/{shape.kind.PLURAL}/{outcome.entity.id}"
-        return written(outcome, status=201, Location=location)
+        def act(scope: Scope) -> Response:
+            fields, account_id = fields_and_account(shape.kind, given.fields())
+            outcome = services.commands.create(scope, shape.kind, fields, account_id=account_id)
+            location = f"/api/{shape.kind.PLURAL}/{outcome.entity.id}"
+            return written(outcome, status=201, Location=location)
+
+        return once(act, given)
 
 
 def _add_list(router: APIRouter, shape: Shape) -> None:
@@ -284,15 +286,17 @@ def _add_change(router: APIRouter, shape: Shape) -> None:
         dependencies=[Depends(room_for_writes)],
     )
     def change(
-        request: Request,
         entity_id: EntityId,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(may(shape.write))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
+        once: OnceOf,
     ) -> Response:
-        scope = command_scope(request, caller)
-        return changed_by_patch(services, scope, shape.kind, entity_id, versions, given)
+        def act(scope: Scope) -> Response:
+            return changed_by_patch(services, scope, shape.kind, entity_id, versions, given)
+
+        return once(act, given)
 
 
 def _add_delete(router: APIRouter, shape: Shape) -> None:
@@ -310,17 +314,18 @@ def _add_delete(router: APIRouter, shape: Shape) -> None:
         dependencies=[Depends(room_for_writes)],
     )
     def delete(
-        request: Request,
         entity_id: EntityId,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(may(shape.write))],
         versions: Versions,
+        once: OnceOf,
     ) -> Response:
-        act = partial(
-            services.commands.delete, command_scope(request, caller), shape.kind, entity_id
-        )
-        outcome = on_versions(versions, lambda version: act(expected_version=version))
-        return Response(status_code=204, headers=position_header(outcome))
+        def act(scope: Scope) -> Response:
+            delete = partial(services.commands.delete, scope, shape.kind, entity_id)
+            outcome = on_versions(versions, lambda version: delete(expected_version=version))
+            return Response(status_code=204, headers=position_header(outcome))
+
+        return once(act)
 
 
 def _add_restore(router: APIRouter, shape: Shape) -> None:
@@ -341,16 +346,17 @@ def _add_restore(router: APIRouter, shape: Shape) -> None:
         dependencies=[Depends(room_for_writes)],
     )
     def restore(
-        request: Request,
         entity_id: EntityId,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(may(shape.write))],
         versions: Versions,
+        once: OnceOf,
     ) -> Response:
-        act = partial(
-            services.commands.restore, command_scope(request, caller), shape.kind, entity_id
-        )
-        return written(on_versions(versions, lambda version: act(expected_version=version)))
+        def act(scope: Scope) -> Response:
+            restore = partial(services.commands.restore, scope, shape.kind, entity_id)
+            return written(on_versions(versions, lambda version: restore(expected_version=version)))
+
+        return once(act)
 
 
 def changed_by_patch(
@@ -417,12 +423,8 @@ def _query(asked: ListParameters, size: int) -> dict[str, Any]:
 
 
 async def _list_now(services: Services, shape: Shape, query: ListQuery) -> bytes:
-    try:
-        async with services.reads.workspace(query.workspace_id) as connection:
-            return await list_page(connection, shape.spec, query)
-    except psycopg.DataError:
-        # Everything else was checked: only the values within a made-up cursor can be at fault.
-        raise InvalidCursor from None
+    async with services.reads.workspace(query.workspace_id) as connection:
+        return await list_page(connection, shape.spec, query)
 
 
 async def _list_as_of(

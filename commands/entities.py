@@ -117,7 +117,7 @@ class EntityCommands:
                 self._require_member(before, entity.facts)
                 return self._append(entity)
 
-        return _again_where_outrun(decide, entity_id, expected_version)
+        return again_where_outrun(decide)
 
     def delete(
         self,
@@ -140,7 +140,7 @@ class EntityCommands:
                 entity.delete(at=self._time(entity))
                 return self._append(entity)
 
-        return _again_where_outrun(decide, entity_id, expected_version)
+        return again_where_outrun(decide)
 
     def restore(
         self,
@@ -169,7 +169,7 @@ class EntityCommands:
                     child.restore(at=self._time(child))
                 return self._append(entity, *children)
 
-        return _again_where_outrun(decide, entity_id, expected_version)
+        return again_where_outrun(decide)
 
     def _delete_account(
         self, scope: Scope, account_id: UUID, expected_version: int | None
@@ -227,31 +227,18 @@ class EntityCommands:
 
     def _append(self, *entities: Entity) -> Outcome:
         position = self._log.append(*entities)
-        return Outcome(entities[0], position or self._log.recorder.max_notification_id() or 0)
+        return Outcome(entities[0], position or self._log.taken_position())
 
     def _time(self, entity: Entity, occurred_at: datetime | None = None) -> datetime:
         """When it occurs: now, were it not for clocks that differ, never before what there is."""
         return occurred_at or max(self._clock(), entity.modified_on)
 
 
-def _refuse_open_opportunities(account: Account, children: list[Entity]) -> None:
-    opportunities = [each for each in children if isinstance(each, Opportunity) and each.is_open]
-    if opportunities and not account.is_deleted:
-        raise OpenOpportunities(account.id, [each.id for each in opportunities])
-
-
-def _again_where_outrun(
-    decide: Callable[[], R], entity_id: UUID, expected_version: int | None
-) -> R:
-    attempts = 1 if expected_version is not None else DECIDE_ATTEMPTS_MAX
-    try:
-        return Retrying(
-            retry=retry_if_exception_type(IntegrityError),
-            stop=stop_after_attempt(attempts),
-            wait=wait_random(0, DECIDE_WAIT_MAX_S),
-            reraise=True,
-        )(decide)
-    except IntegrityError:
-        if expected_version is None:
-            raise
-        raise StaleVersion(entity_id, expected_version, expected_version + 1) from None
+def again_where_outrun(decide: Callable[[], R]) -> R:
+    """Decide anew where somebody else was faster. Whoever asked for a version hears it then."""
+    return Retrying(
+        retry=retry_if_exception_type(IntegrityError),
+        stop=stop_after_attempt(DECIDE_ATTEMPTS_MAX),
+        wait=wait_random(0, DECIDE_WAIT_MAX_S),
+        reraise=True,
+    )(decide)

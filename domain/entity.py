@@ -115,6 +115,8 @@ class Entity(Aggregate):
         """A new one with these fields. Raises `InvalidFields`, `AccountUnavailable`."""
         if cls.ACCOUNT_REQUIRED and account_id is None:
             raise AccountUnavailable(UUID(int=0))
+        if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
+            raise TypeError(f"a {cls.KIND} hangs on no account")
         return cls._create(
             cls.Created,
             id=entity_id,

@@ -17,6 +17,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     EmailStr,
     Field,
@@ -27,6 +28,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from domain.refusals import FieldError, InvalidFields
 
@@ -41,6 +43,7 @@ CUSTOM_FIELDS_MAX = 100
 CUSTOM_KEY_MAX_CHARS = 100
 CUSTOM_VALUE_MAX_CHARS = 2_000
 MONEY_MAX_DIGITS = 18
+DATE_FORMAT = "must be written like 2026-01-31, a time like 2026-01-31T12:00:00Z"
 YEAR_MIN = 1900
 YEAR_MAX = 2200
 
@@ -55,6 +58,13 @@ def _printable(text: str) -> str:
 
 def _money(amount: Decimal) -> Decimal:
     return amount.quantize(Decimal("0.01")) + 0  # there is no minus nothing
+
+
+def _written_out(when: object) -> object:
+    """Refuse numbers, which pydantic takes for seconds since 1970, in quotes or not."""
+    if isinstance(when, date) or (isinstance(when, str) and when[4:5] == "-"):
+        return when
+    raise PydanticCustomError("date_format", DATE_FORMAT)
 
 
 def _sensible_year(when: date) -> date:
@@ -93,9 +103,10 @@ Money = Annotated[
     PlainSerializer(str),
 ]
 """An amount of the workspace's currency, not negative, with two decimals; a string on the wire."""
-Date = Annotated[date, AfterValidator(_sensible_year)]
+Date = Annotated[date, BeforeValidator(_written_out), AfterValidator(_sensible_year)]
 Instant = Annotated[
     AwareDatetime,
+    BeforeValidator(_written_out),
     AfterValidator(_sensible_year),
     AfterValidator(_in_utc),
     PlainSerializer(datetime.isoformat, return_type=str),

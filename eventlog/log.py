@@ -18,7 +18,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
-from domain.entity import Entity
+from domain.entity import Entity, EntityEvent
 from domain.refusals import NotFound
 from eventlog.connections import Connection
 from eventlog.mapper import EventMapper, OrjsonTranscoder
@@ -77,8 +77,11 @@ class EventLog(Application[UUID]):
         pool: ConnectionPool[Connection],
         *,
         after_append: Callable[[], None] = lambda: None,
+        observe_append: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._log_recorder = PostgresLogRecorder(pool, after_append=after_append)
+        self._log_recorder = PostgresLogRecorder(
+            pool, after_append=after_append, observe_append=observe_append
+        )
         super().__init__()
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory:
@@ -86,7 +89,10 @@ class EventLog(Application[UUID]):
 
     @contextmanager
     def scoped(self, scope: Scope) -> Iterator[None]:
-        """Act in this scope; each load and each save is a transaction of its own."""
+        """Act in this scope; each load and each save is a transaction of its own.
+
+        Within an open transaction of this workspace both scopes and transactions are parts of it.
+        """
         with self._log_recorder.scoped(scope):
             yield
 
@@ -112,11 +118,18 @@ class EventLog(Application[UUID]):
         Raises the library's `IntegrityError` where somebody else was faster: nothing of this append
         is recorded then, and what was pending is gone; load again and decide again.
         """
+        return self.record([event for entity in entities for event in entity.collect_events()])
+
+    def record(self, events: Iterable[EntityEvent]) -> int | None:
+        """As `append`, for decisions that were collected before."""
         # As the library's save() does, without what it checks and returns beside: that costs more
         # than the mapping.
-        events = [event for entity in entities for event in entity.collect_events()]
         positions = self.recorder.insert_events(list(map(self.mapper.to_stored_event, events)))
         return positions[-1] if positions else None
+
+    def taken_position(self) -> int:
+        """No event that is recorded by now lies beyond this position."""
+        return self._log_recorder.taken_position()
 
     def hold_account(self, account_id: UUID) -> None:
         """Until the end of the transaction, nobody deletes the account with what hangs on it."""

@@ -58,6 +58,8 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
  ORDER BY position LIMIT %(limit)s
 """
 
+TAKEN_POSITION = "SELECT pg_sequence_last_value('public.events_position_seq')"
+
 WAITED_TOO_LONG = (
     psycopg.OperationalError,
     psycopg.errors.IdleInTransactionSessionTimeout,
@@ -94,13 +96,22 @@ class PostgresLogRecorder(ApplicationRecorder):
         pool: ConnectionPool[Connection],
         *,
         after_append: Callable[[], None] = lambda: None,
+        observe_append: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.pool = pool
         self.after_append = after_append
+        self.observe_append = observe_append
 
     @contextmanager
     def scoped(self, scope: Scope) -> Iterator[None]:
-        """Act in this scope, each read and each append in a transaction of its own."""
+        """Act in this scope, each read and each append in a transaction of its own.
+
+        Where a transaction in this workspace is open, within that one.
+        """
+        if (outer := _open_session(scope)) is not None:
+            with self._joined(outer, scope):
+                yield
+            return
         token = _session.set(Session(scope))
         try:
             yield
@@ -109,7 +120,14 @@ class PostgresLogRecorder(ApplicationRecorder):
 
     @contextmanager
     def transaction(self, scope: Scope) -> Iterator[Connection]:
-        """Act in this scope within one transaction, committed at the end of the block."""
+        """Act in this scope within one transaction, committed at the end of the block.
+
+        Where one in this workspace is open, this one is a part of it and is committed with it.
+        """
+        if (outer := _open_session(scope)) is not None:
+            with self._joined(outer, scope) as connection:
+                yield connection
+            return
         with _translated(), self.pool.connection() as connection, connection.transaction():
             _set_workspace(connection, scope.workspace_id)
             session = Session(scope, connection)
@@ -120,6 +138,19 @@ class PostgresLogRecorder(ApplicationRecorder):
                 _session.reset(token)
         if session.appended:
             self.after_append()
+
+    @contextmanager
+    def _joined(self, outer: Session, scope: Scope) -> Iterator[Connection]:
+        """A savepoint: what fails within can be decided anew without losing what was before."""
+        assert outer.connection is not None
+        session = Session(scope, outer.connection)
+        token = _session.set(session)
+        try:
+            with _translated(), outer.connection.transaction():
+                yield outer.connection
+        finally:
+            _session.reset(token)
+        outer.appended = outer.appended or session.appended
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
@@ -224,6 +255,13 @@ class PostgresLogRecorder(ApplicationRecorder):
             (position,) = connection.execute("SELECT readable_position()").fetchone() or (0,)
         return position or None
 
+    def taken_position(self) -> int:
+        """The last position that was given out; events below may still be on their way."""
+        session = current_session()
+        with _translated(), self._reading(session.scope.workspace_id) as connection:
+            (position,) = connection.execute(TAKEN_POSITION).fetchone() or (None,)
+        return position or 0
+
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
     ) -> Subscription[ApplicationRecorder]:
@@ -277,6 +315,14 @@ def current_session() -> Session:
     if session is None:
         raise ProgrammingError("the log is read and written inside scoped() or transaction()")
     return session
+
+
+def _open_session(scope: Scope) -> Session | None:
+    """The session of a transaction that is open in this thread and workspace."""
+    session = _session.get()
+    if session is None or session.connection is None:
+        return None
+    return session if session.scope.workspace_id == scope.workspace_id else None
 
 
 def _set_workspace(connection: Connection, workspace_id: UUID) -> None:

@@ -210,10 +210,18 @@ def test_a_rule_that_was_tightened_later_does_not_break_history(an: Example) -> 
         created(an.kind, unthinkable),
         updated(an.kind, **{an.field: ("x" * 100_000, ""), "size": (None, {"a": 1})}),
         deleted(an.kind, unthinkable),
-        restored(an.kind, unthinkable),
     ).entity
-    assert entity.facts == unthinkable
-    assert entity.version == 4
+    assert entity.facts == {**unthinkable, an.field: "", "size": {"a": 1}}
+    assert (entity.version, entity.is_deleted) == (3, True)
+
+
+@every_restorable_kind
+def test_what_is_restored_is_what_the_event_says_and_not_what_is_allowed_today(
+    an: Example,
+) -> None:
+    unthinkable = {"colour": "red"}
+    history = [created(an.kind, an.facts), deleted(an.kind, an.facts)]
+    assert given(an.kind, *history, restored(an.kind, unthinkable)).entity.facts == unthinkable
 
 
 @every_kind
