@@ -11,11 +11,14 @@ from fastapi_offline import FastAPIOffline
 
 from api.description import describe, methods_at
 from api.errors import answer, handle_errors
+from api.housekeeping import keeping_remembered_answers
 from api.middleware import RequestContext
+from api.operations.metrics import Metrics
+from api.operations.tracing import open_tracing
 from api.parameters import known_parameters, query_parameters
 from api.routes import routers
 from api.settings import Settings
-from api.wiring import open_services
+from api.wiring import app_url, open_services
 
 VERSION = "0.1.0"
 DESCRIPTION = """
@@ -29,13 +32,20 @@ Every answer to a write carries `Annals-Position`. A read that sends it back as
 
 def create_app(settings: Settings) -> FastAPI:
     """The application. Its services open when it starts and close when it stops."""
+    metrics, tracing = Metrics(), open_tracing(settings, "annals-api")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = settings.write_threads_max
-        async with open_services(settings) as services:
+        window_s = settings.idempotency_window_s
+        async with (
+            open_services(settings, metrics) as services,
+            keeping_remembered_answers(app_url(settings), window_s),
+        ):
             app.state.services = services
             yield
+        if tracing is not None:
+            await to_thread.run_sync(tracing.close)
 
     app = FastAPIOffline(
         title="Annals",
@@ -46,13 +56,16 @@ def create_app(settings: Settings) -> FastAPI:
         dependencies=[Depends(known_parameters)],
     )
     app.state.settings = settings
+    app.state.metrics = metrics
     for router in routers():
         app.include_router(router)
     handle_errors(app)
     app.add_exception_handler(405, _method_not_allowed)
     describe(app)
     app.state.query_parameters = query_parameters(app)
-    app.add_middleware(RequestContext, access_log=settings.access_log)
+    app.add_middleware(
+        RequestContext, access_log=settings.access_log, metrics=metrics, tracing=tracing
+    )
     return app
 
 

@@ -45,6 +45,8 @@ class Permission(StrEnum):
     KEYS = "keys"
     WORKSPACE = "workspace"
     PROJECTIONS = "projections"
+    OPERATE = "operate"
+    """Rebuild projections, roll them back, retry what is parked: for all workspaces at once."""
 
 
 ROLES: Mapping[Role, frozenset[Permission]] = MappingProxyType(

@@ -19,7 +19,7 @@ from api.commandline import (
     warn,
 )
 from api.databases import DatabaseSettingsError
-from api.embedded import EmbeddedPostgresError
+from api.postgres_processes import EmbeddedPostgresError
 from api.supervisor import SupervisorError
 
 EXIT_FAILURE = 1

@@ -74,6 +74,13 @@ FORBIDDEN = ErrorCode(
     "The role of the key lacks the permission named in `permission`; `role` is the key's role."
     " The table of roles is in api/auth.py.",
 )
+METRICS_REFUSED = ErrorCode(
+    "E1009",
+    403,
+    "The metrics are not for you.",
+    "Without ANNALS_METRICS_TOKEN they are shown to requests from the same machine only, and not"
+    " through a proxy; with it, to whoever sends it as `Authorization: Bearer`.",
+)
 
 # E2xxx: validation
 
@@ -225,6 +232,20 @@ INVALID_MIN_POSITION = ErrorCode(
     "The Annals-Min-Position header is not valid.",
     "It is a position as an Annals-Position header gave it: a whole number, not negative.",
 )
+INVALID_IDEMPOTENCY_KEY = ErrorCode(
+    "E2035",
+    400,
+    "The Idempotency-Key header is not valid.",
+    "It is 1 to 200 visible ASCII characters without quotes and backslashes, such as a UUID; where"
+    " X-Idempotency-Key is given as well, both are the same.",
+)
+IDEMPOTENCY_KEY_REUSED = ErrorCode(
+    "E2036",
+    422,
+    "This idempotency key was used for another request.",
+    "Method, path, Content-Type or body differ from those of the first request with this key."
+    " Every request gets a key of its own; only its repetition uses the same one.",
+)
 NO_SUCH_ROUTE = ErrorCode(
     "E2040",
     404,
@@ -280,6 +301,21 @@ STORED_DATA_UNUSABLE = ErrorCode(
     "The stored data cannot be used.",
     "PostgreSQL refused a statement, or an event in the log cannot be read by this version. The"
     " log line of the request id has the cause.",
+)
+UNHEALTHY = ErrorCode(
+    "E3006",
+    503,
+    "Something does not work as it should.",
+    "`projections` names each projection with its `reasons`: one makes no progress though there is"
+    " something to do, or consumed something else than the log holds. docs/how-to/operate.md says"
+    " what to do.",
+)
+NOT_READY = ErrorCode(
+    "E3007",
+    503,
+    "The service is not ready.",
+    "`missing` are migrations and projections of this version that the database does not have, or"
+    " `projections` names those that are further behind than ANNALS_READY_LAG_MAX_S.",
 )
 
 # E4xxx: network and time
@@ -377,6 +413,68 @@ TOO_MUCH_HISTORY = ErrorCode(
     422,
     "There is too much history to look that far back in one answer.",
     "A list as of a time is folded from its events, AS_OF_EVENTS_MAX at the most.",
+)
+
+IDEMPOTENCY_KEY_IN_FLIGHT = ErrorCode(
+    "E5013",
+    409,
+    "A request with this idempotency key is still being worked on.",
+    "Ask again after `Retry-After` seconds with the same key: the answer is the first one's. Where"
+    " the first one failed, it is then done as if for the first time.",
+)
+UNDO_CONFLICT = ErrorCode(
+    "E5014",
+    409,
+    "Something was changed since, which undoing would overwrite.",
+    "`conflicts` names each field with the position and the actor of the later change. Those with"
+    " `canForce` are overwritten where `force` names the field; the others have to be cleared up"
+    " first, such as what was added to an account that would go.",
+)
+ALREADY_UNDONE = ErrorCode(
+    "E5015",
+    409,
+    "It has been undone already.",
+    "`undonePosition` and `undoneBy` are the event and the command that did; undo that command to"
+    " have it again.",
+)
+NOT_UNDOABLE = ErrorCode(
+    "E5016",
+    409,
+    "This cannot be undone.",
+    "It has left the house: an API key was handed out or revoked, a message was sent, a workspace"
+    " was founded. `positions` are the events concerned.",
+)
+NOTHING_TO_UNDO = ErrorCode(
+    "E5017",
+    404,
+    "There is no such change in this workspace.",
+    "No event has the position, or no event was recorded by the command: one that changes nothing"
+    " records nothing.",
+)
+TOO_MUCH_TO_UNDO = ErrorCode(
+    "E5018",
+    422,
+    "That is too much to undo at once.",
+    "More events than `limit` belong to it.",
+)
+JOB_UNDER_WAY = ErrorCode(
+    "E5020",
+    409,
+    "Something is done to this projection already.",
+    "A rebuild, a rollback or a retry waits or runs; GET /api/projections/{name}/rebuilds shows"
+    " it. Wait for its end, or cancel it.",
+)
+JOB_ENDED = ErrorCode(
+    "E5021",
+    409,
+    "It has ended already.",
+    "What is done is not undone by cancelling: POST /api/projections/{name}/rollback goes back.",
+)
+NOTHING_BEFORE = ErrorCode(
+    "E5022",
+    409,
+    "There is nothing from before to go back to.",
+    "Only the tables from before the last swap are kept, and this projection was never swapped.",
 )
 
 CODES: Mapping[str, ErrorCode] = MappingProxyType(

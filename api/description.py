@@ -40,7 +40,12 @@ ALWAYS = (
 """What every route that asks for a key can answer."""
 
 ON_READ = (codes.INVALID_MIN_POSITION, codes.NOT_YET_PROJECTED)
-ON_WRITE = (codes.WRITE_CONTENTION,)
+ON_WRITE = (
+    codes.WRITE_CONTENTION,
+    codes.INVALID_IDEMPOTENCY_KEY,
+    codes.IDEMPOTENCY_KEY_REUSED,
+    codes.IDEMPOTENCY_KEY_IN_FLIGHT,
+)
 ON_VERSION = (codes.INVALID_IF_MATCH, codes.STALE_VERSION)
 ON_BODY = (
     codes.MALFORMED_JSON,
@@ -124,9 +129,12 @@ def headers(*names: str) -> dict[str, Any]:
         "ETag": "The version, as a strong entity tag.",
         "Location": "Where the new thing is.",
         "Annals-Position": "The log position by which the write is recorded.",
+        "Annals-Command": "The id of the command, by which all that it did can be undone.",
+        "Idempotent-Replayed": "true where this is the first answer again; else not there.",
         "X-Request-Id": "The id of the request, in the log and in the events as well.",
     }
-    shown = (*names, "X-Request-Id")
+    of_writes = ("Annals-Command", "Idempotent-Replayed") if "Annals-Position" in names else ()
+    shown = (*names, *of_writes, "X-Request-Id")
     return {name: {"description": known[name], "schema": {"type": "string"}} for name in shown}
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -23,20 +22,26 @@ from typing import Any
 import psycopg
 
 from api.home import AlreadyHeldError, HomeLock, read_json, write_private
-from api.orphan import ask_kernel_to_signal
 from api.postgres_account import AccountError, server_account, server_folder
 from api.postgres_binaries import BinariesError, extract_binaries, major_version
+from api.postgres_processes import (
+    POLL_INTERVAL_S,
+    EmbeddedPostgresError,
+    follow_starter,
+    is_alive,
+    lines_of,
+    serves,
+    stop_leftover,
+    stop_process,
+    wait_for_backends,
+)
+from api.postgres_tuning import INITDB_ARGUMENTS, LOOPBACK, SERVER_SETTINGS, SUPERUSER
 from api.roles import ROLES, prepare_roles_and_database
 
-LOOPBACK = "127.0.0.1"
-SUPERUSER = "postgres"
 PASSWORD_BYTES = 24
 
 DISK_FREE_MIN_BYTES = 1024**3
 START_WAIT_MAX_S = 300.0  # replaying the log after a crash counts into it
-STOP_WAIT_MAX_S = 30.0
-ABORT_WAIT_MAX_S = 5.0
-POLL_INTERVAL_S = 0.01
 PORT_ATTEMPTS_MAX = 3
 
 # postmaster.pid, by line: process, data folder, start, port, sockets, address, memory key, status.
@@ -44,56 +49,6 @@ PID_LINE = 0
 STATUS_LINE = 7
 # Larger than any process number on Linux or macOS.
 NO_PROCESS = 2**22 + 1
-
-# For two cores and a few gigabytes. Given on the command line, so a data folder made by an older
-# Annals runs with them too.
-SERVER_SETTINGS = {
-    "listen_addresses": LOOPBACK,
-    "unix_socket_directories": "",
-    "max_connections": "100",
-    "max_locks_per_transaction": "256",  # every follower and writer holds advisory locks
-    "shared_buffers": "256MB",
-    "effective_cache_size": "1GB",
-    "work_mem": "16MB",
-    "maintenance_work_mem": "128MB",
-    "random_page_cost": "1.1",
-    "jit": "off",  # the wheel brings no LLVM
-    "fsync": "on",
-    "full_page_writes": "on",
-    "synchronous_commit": "on",
-    "wal_level": "replica",  # pg_basebackup needs it
-    "wal_buffers": "16MB",
-    "wal_compression": "lz4",
-    "min_wal_size": "256MB",
-    "max_wal_size": "2GB",  # a bulk load is not to wait for a checkpoint every few seconds
-    "checkpoint_timeout": "15min",
-    "timezone": "GMT",  # needs no zone files, which a slim machine may lack
-    "log_timezone": "GMT",
-    "logging_collector": "on",
-    "log_filename": "postgresql-%a.log",  # one a weekday, overwritten after a week
-    "log_rotation_age": "1d",
-    "log_rotation_size": "0",
-    "log_truncate_on_rotation": "on",
-    "log_checkpoints": "off",
-    "log_line_prefix": "%m [%p] %u@%d ",
-    "cluster_name": "annals",
-}
-# Sorting by code point is the same on every machine; the letters' classes come from the system,
-# for pg_trgm asks it which characters belong to a word.
-INITDB_ARGUMENTS = (
-    f"--username={SUPERUSER}",
-    "--auth=scram-sha-256",
-    "--encoding=UTF8",
-    "--locale-provider=builtin",
-    "--builtin-locale=C.UTF-8",
-    "--locale=C",
-    "--lc-ctype=C.UTF-8",
-    "--no-instructions",
-)
-
-
-class EmbeddedPostgresError(Exception):
-    """The server cannot be made, started or stopped; the message is one sentence with a remedy."""
 
 
 class AlreadyRunningError(EmbeddedPostgresError):
@@ -205,7 +160,7 @@ class EmbeddedPostgres:
         self._cluster = None
         try:
             if self._process is not None:
-                _stop_process(self._process)
+                stop_process(self._process)
                 self._process = None
         finally:
             if self._lock is not None:
@@ -247,14 +202,7 @@ class _Server:
         self.passwords = passwords
         self.account = server_account(self.data)
         self._log_sizes_bytes: dict[Path, int] = {}
-        libraries = str(installation / "lib")
-        self.environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(folder),
-            "LD_LIBRARY_PATH": libraries,
-            "DYLD_LIBRARY_PATH": libraries,
-            "LC_ALL": "C",
-        }
+        self.environment = program_environment(installation, folder)
 
     def make_data(self) -> None:
         """Run initdb unless there is data; one that was interrupted leaves nothing behind."""
@@ -275,17 +223,17 @@ class _Server:
     def clear_leftovers(self) -> None:
         """Deal with postmaster.pid: stop a server that is still ours, disarm one that is stale."""
         pid_file = self.data / "postmaster.pid"
-        lines = _lines(pid_file)
+        lines = lines_of(pid_file)
         if not lines or not lines[PID_LINE].strip().isdigit():
             return
         pid = int(lines[PID_LINE])
-        if _serves(pid, self.data):
-            _stop_leftover(pid, self.data)
-        elif _is_alive(pid):
+        if serves(pid, self.data):
+            stop_leftover(pid, self.data)
+        elif is_alive(pid):
             # The number was given to another program since. PostgreSQL would take that for a
             # server; the rest of the file it still needs, to find backends that linger.
             pid_file.write_text("\n".join([str(NO_PROCESS), *lines[1:]]) + "\n", encoding="ascii")
-        _wait_for_backends(self.data)
+        wait_for_backends(self.data)
 
     def launch(self, port: int) -> subprocess.Popen[bytes]:
         """Start the postmaster and return at once; its first words go to `start_log`."""
@@ -309,7 +257,7 @@ class _Server:
                 cwd="/",
                 umask=0o077,
                 start_new_session=True,  # Ctrl-C is for the starter, which then stops us in order
-                preexec_fn=_follow_starter if is_alone else None,
+                preexec_fn=follow_starter if is_alone else None,
                 **self._user(),
             )
 
@@ -317,7 +265,7 @@ class _Server:
         """True once connections are accepted, False where the port was taken meanwhile."""
         deadline = time.monotonic() + START_WAIT_MAX_S
         while process.poll() is None:
-            lines = _lines(self.data / "postmaster.pid")
+            lines = lines_of(self.data / "postmaster.pid")
             if (
                 len(lines) > STATUS_LINE
                 and lines[PID_LINE].strip() == str(process.pid)
@@ -325,7 +273,7 @@ class _Server:
             ):
                 return True
             if time.monotonic() > deadline:
-                _stop_process(process)
+                stop_process(process)
                 raise EmbeddedPostgresError(
                     f"PostgreSQL did not come up within {START_WAIT_MAX_S:.0f} s: see {self.logs}."
                 )
@@ -337,7 +285,7 @@ class _Server:
 
     def _said_since_launch(self) -> str:
         """What the server, which has ended, wrote before its log was open, and after."""
-        _wait_for_backends(self.data)  # one of them still writes the last lines to the log
+        wait_for_backends(self.data)  # one of them still writes the last lines to the log
         said = [self.start_log.read_bytes()]
         for path in sorted(self.logs.iterdir()):
             content = path.read_bytes()
@@ -390,13 +338,25 @@ class _Server:
 
     def _require_same_major(self) -> None:
         version_file = self.data / "PG_VERSION"
-        written_by = "".join(_lines(version_file)).strip()
+        written_by = "".join(lines_of(version_file)).strip()
         ours = major_version(self.installation)
         if written_by != ours:
             raise EmbeddedPostgresError(
                 f"The data in {self.data} was written by PostgreSQL {written_by or '(unknown)'} and"
                 f" this Annals brings {ours}: dump it with that version, or choose another home."
             )
+
+
+def program_environment(installation: Path, folder: Path) -> dict[str, str]:
+    """What the programs of an extracted installation need; `folder` is their HOME."""
+    libraries = str(installation / "lib")
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder),
+        "LD_LIBRARY_PATH": libraries,
+        "DYLD_LIBRARY_PATH": libraries,
+        "LC_ALL": "C",
+    }
 
 
 def prepare_database(cluster: Cluster, name: str, template: str = "template0") -> DatabaseUrls:
@@ -414,16 +374,29 @@ def urls_of_running(home: Path, name: str) -> DatabaseUrls:
 
     Raises EmbeddedPostgresError where the home's files cannot be read.
     """
+    return _urls(*_running(home), name)
+
+
+def superuser_url_of_running(home: Path, name: str) -> str:
+    """The URL of the superuser for a database of a server that runs in this home.
+
+    Raises EmbeddedPostgresError where the home's files cannot be read.
+    """
+    passwords, port = _running(home)
+    return f"postgresql://{SUPERUSER}:{passwords[SUPERUSER]}@{LOOPBACK}:{port}/{name}"
+
+
+def _running(home: Path) -> tuple[dict[str, str], int]:
+    """Passwords and port of the server of this home."""
     try:
         folder = server_folder(home)
         passwords = _passwords(home, folder / "data")
-        port = int((folder / "port.txt").read_text(encoding="ascii"))
+        return passwords, int((folder / "port.txt").read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
         raise EmbeddedPostgresError(
             f"The files of the server in {home} cannot be read ({error}): ask as the user who"
             " started it, and once it is up."
         ) from error
-    return _urls(passwords, port, name)
 
 
 def _urls(passwords: dict[str, str], port: int, database: str) -> DatabaseUrls:
@@ -475,7 +448,7 @@ def _require_durable(cluster: Cluster) -> None:
 
 def _free_port(record: Path) -> int:
     """The port of the last start if nobody has it now, else one the system picks."""
-    text = "".join(_lines(record)).strip()
+    text = "".join(lines_of(record)).strip()
     for port in ([int(text)] if text.isdigit() else []) + [0]:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -485,89 +458,6 @@ def _free_port(record: Path) -> int:
     raise EmbeddedPostgresError(
         f"No free port is left on {LOOPBACK} for PostgreSQL: stop some of the programs that listen."
     )
-
-
-def _follow_starter() -> None:
-    ask_kernel_to_signal(signal.SIGINT)  # a fast shutdown, in PostgreSQL's terms
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _serves(pid: int, data: Path) -> bool:
-    """Whether a process is a PostgreSQL of this data folder: each of them stands in it."""
-    if Path("/proc/self").exists():
-        try:
-            return Path(f"/proc/{pid}/cwd").samefile(data)
-        except OSError:
-            return False
-    listing = subprocess.run(
-        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return str(data) in listing.stdout
-
-
-def _wait_for_backends(data: Path) -> None:
-    """Backends notice the death of their postmaster and end; a new server has to wait for that."""
-    deadline = time.monotonic() + STOP_WAIT_MAX_S
-    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    for pid in [pid for pid in pids if _serves(pid, data)]:
-        while _serves(pid, data):
-            if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(
-                    f"Process {pid} of an earlier PostgreSQL still works on {data}: end it (kill"
-                    f" {pid}), then start again."
-                )
-            time.sleep(POLL_INTERVAL_S)
-
-
-def _stop_leftover(pid: int, data: Path) -> None:
-    """Stop a server that is no child of ours. Its number may stay taken by a zombie, for there are
-    containers where nobody collects orphans: what counts is whether it still serves the data.
-    """
-    for signal_number, wait_s in (
-        (signal.SIGINT, STOP_WAIT_MAX_S),
-        (signal.SIGQUIT, ABORT_WAIT_MAX_S),
-    ):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal_number)
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if not _serves(pid, data):
-                return
-            time.sleep(POLL_INTERVAL_S)
-    raise EmbeddedPostgresError(
-        f"An earlier PostgreSQL (process {pid}) does not stop: end it, then start again."
-    )
-
-
-def _stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown; if that takes too long an immediate one: the next start recovers from it."""
-    for signal_number, wait_s in (
-        (signal.SIGINT, STOP_WAIT_MAX_S),
-        (signal.SIGQUIT, ABORT_WAIT_MAX_S),
-        (signal.SIGKILL, ABORT_WAIT_MAX_S),
-    ):
-        process.send_signal(signal_number)
-        try:
-            process.wait(timeout=wait_s)
-        except subprocess.TimeoutExpired:
-            continue
-        return
 
 
 def _about_file(error: OSError, home: Path) -> str:

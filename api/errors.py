@@ -29,6 +29,7 @@ from starlette.exceptions import HTTPException
 
 from api import codes
 from api.codes import CODES, ErrorCode
+from commands.idempotency import KeyInFlight, KeyReused
 from domain import refusals
 from domain.refusals import FieldError, Refusal
 from readmodels.lists import InvalidCursor
@@ -53,9 +54,19 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.OccurredTooEarly: codes.OCCURRED_TOO_EARLY,
         refusals.StaleVersion: codes.STALE_VERSION,
         refusals.KeyRevoked: codes.KEY_REVOKED,
+        refusals.UndoConflict: codes.UNDO_CONFLICT,
+        refusals.AlreadyUndone: codes.ALREADY_UNDONE,
+        refusals.NotUndoable: codes.NOT_UNDOABLE,
+        refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
+        refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
+        KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
+        KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
     }
 )
-"""What the domain refuses, by code."""
+"""What the domain and the commands refuse, by code."""
+
+TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT})
+"""What is worth asking again soon, besides everything that is 503."""
 
 OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
     (InvalidCursor, codes.INVALID_CURSOR),
@@ -133,7 +144,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, refusals.InvalidFields):
         return invalid_fields(error.errors)
     if isinstance(error, Refusal):
-        return ApiError(OF_REFUSAL[type(error)], str(error), **_facts(error))
+        return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
     if isinstance(error, RequestValidationError):
         return _invalid_parameters(error)
     if isinstance(error, HTTPException):
@@ -177,7 +188,7 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     if error.errors:
         body["errors"] = [_told(each) for each in error.errors]
     headers = dict(error.headers)
-    if code.status == 503:
+    if code.status == 503 or code in TRY_AGAIN:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     if code.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="annals"')
@@ -235,11 +246,11 @@ def _told(error: FieldError) -> dict[str, str]:
     return {"field": error.field, "code": code.code, "message": message}
 
 
-def _facts(refusal: Refusal) -> dict[str, Any]:
-    assert dataclasses.is_dataclass(refusal)
+def facts_of(told: Any) -> dict[str, Any]:
+    """The attributes of a refusal, or of a part of one, by wire name as JSON has them."""
+    assert dataclasses.is_dataclass(told)
     return {
-        to_camel(field.name): _wire(getattr(refusal, field.name))
-        for field in dataclasses.fields(refusal)
+        to_camel(field.name): _wire(getattr(told, field.name)) for field in dataclasses.fields(told)
     }
 
 
@@ -248,6 +259,8 @@ def _wire(value: Any) -> Any:
         return [_wire(each) for each in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if dataclasses.is_dataclass(value):
+        return facts_of(value)
     return str(value) if isinstance(value, UUID) else value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextvars import ContextVar
+from contextlib import ExitStack
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from api.errors import answer
+from api.operations.logs import current_request_id
+from api.operations.metrics import Metrics, route_of
+from api.operations.tracing import RequestSpan, Tracing
 
 log = logging.getLogger("annals.request")
 
@@ -21,8 +24,7 @@ REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 CLIENT_GONE = 499
 """Logged where the client closed the connection before it had its answer (nginx's number)."""
 
-current_request_id: ContextVar[str] = ContextVar("annals_request_id", default="")
-"""The id of the request at hand, for log lines from anywhere below."""
+POSITION = "Annals-Position"
 
 
 class RequestContext:
@@ -32,54 +34,94 @@ class RequestContext:
     request gets one of its own (UUIDv7).
     """
 
-    def __init__(self, app: ASGIApp, *, access_log: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        access_log: bool = False,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
         self._access_log = access_log
+        self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Exceptions end here."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = request_id
-        token = current_request_id.set(request_id)
-        started, status = time.perf_counter(), 0
+        served = _Served(Headers(scope=scope))
+        state = scope.setdefault("state", {})
+        state["request_id"] = served.request_id
+        token = current_request_id.set(served.request_id)
+        with ExitStack() as stack:
+            if self._tracing is not None:
+                served.span = stack.enter_context(self._tracing.request(served.headers))
+                state["traceparent"] = served.span.traceparent
+            try:
+                await self._serve(served, scope, receive, send)
+            finally:
+                self._note(served, scope)
+                current_request_id.reset(token)
 
+    async def _serve(self, served: _Served, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
+                headers = MutableHeaders(scope=message)
+                served.status = message["status"]
+                served.position = headers.get(POSITION)
+                _add_headers(headers, scope["path"], served.request_id)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = CLIENT_GONE
+            served.status = CLIENT_GONE
         except Exception as error:
-            if status:
+            if served.status:
                 raise
             response = await answer(Request(scope), error)
             await response(scope, receive, send_with_id)
-        finally:
-            self._log(scope, status, time.perf_counter() - started)
-            current_request_id.reset(token)
 
-    def _log(self, scope: Scope, status: int, duration_s: float) -> None:
-        if not self._access_log and status < 500:
+    def _note(self, served: _Served, scope: Scope) -> None:
+        duration_s = time.perf_counter() - served.started_s
+        route = route_of(scope)
+        if self._metrics is not None:
+            self._metrics.request(scope["method"], route, served.status, duration_s)
+        if served.span is not None:
+            served.span.end(scope["method"], route, served.status, served.request_id)
+        if not self._access_log and served.status < 500:
             return
         # The path without its query, which may hold what somebody searched for.
         facts = {
             "method": scope["method"],
             "path": scope["path"],
-            "status": status,
+            "status": served.status,
             "durationMs": round(duration_s * 1000, 2),
             "client": scope["client"][0] if scope.get("client") else None,
             "keyId": scope["state"].get("key_id"),
         }
-        level = logging.WARNING if status >= 500 else logging.INFO
+        if served.position is not None:
+            facts["position"] = int(served.position)
+        if served.span is not None:
+            facts["traceId"] = served.span.trace_id
+        level = logging.WARNING if served.status >= 500 else logging.INFO
         log.log(level, "request", extra={"facts": facts})
+
+
+class _Served:
+    """What is known of a request, from its head to its log line."""
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers = headers
+        self.request_id = _request_id(headers)
+        self.started_s = time.perf_counter()
+        self.status = 0
+        self.position: str | None = None
+        """By which what the request wrote is recorded."""
+        self.span: RequestSpan | None = None
 
 
 def _request_id(headers: Headers) -> str:

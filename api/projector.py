@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Sequence
 from types import FrameType
 from typing import Protocol
 
+from api.operations.attendant import Attendant
+from api.operations.logs import configure_logging
+from api.operations.tracing import open_tracing
 from api.settings import Settings
+from eventlog.reading import RecordedEvent
 from projections.engine.registry import PROJECTIONS, version
-from projections.engine.runner import Engine
+from projections.engine.runner import Batch, Engine, Observe, unobserved
+from projections.engine.work import Work
 from readmodels import table_definitions
 
 log = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Projector(Protocol):
@@ -23,17 +31,21 @@ class Projector(Protocol):
     def stop(self) -> None: ...
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
 def run_projector(settings: Settings) -> None:
     """Keep all projections up to date until SIGTERM or SIGINT; the batch at hand is finished.
 
     Raises `LookupError` where ANNALS_PROJECTOR_URL is not set or a projection is not installed.
     """
-    engine: Projector = (
-        open_group(settings) if settings.source == "kafka" else open_engine(settings)
-    )
+    configure_logging(settings, "projector")
+    work, tracing = Work(settings.source), open_tracing(settings, "annals-projector")
+
+    def observe(batch: Batch, events: Sequence[RecordedEvent]) -> None:
+        work.note(batch.events, batch.seconds)
+        if tracing is not None:
+            tracing.batch(settings.source, events, batch.seconds)
+
+    open_one = open_group if settings.source == "kafka" else open_engine
+    engine: Projector = open_one(settings, observe)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         engine.stop()
@@ -41,13 +53,16 @@ def run_projector(settings: Settings) -> None:
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     log.info("projecting %s from %s", ", ".join(PROJECTIONS), settings.source)
     try:
-        engine.run()
+        with Attendant(settings, work):
+            engine.run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if tracing is not None:
+            tracing.close()
 
 
-def open_engine(settings: Settings) -> Engine:
+def open_engine(settings: Settings, observe: Observe = unobserved) -> Engine:
     """The engine with all projections, as the settings have it."""
     return Engine(
         _url(settings),
@@ -55,17 +70,22 @@ def open_engine(settings: Settings) -> Engine:
         versions=_versions(),
         batch_events=settings.projection_batch_size,
         poll_interval_s=settings.poll_interval_ms / 1000,
+        observe=observe,
     )
 
 
-def open_group(settings: Settings) -> Projector:
+def open_group(settings: Settings, observe: Observe = unobserved) -> Projector:
     """One member of the group that consumes the topic, as the settings have it."""
     # Here and not above: whoever follows the log starts quicker without a client of Kafka.
     from api.kafka import broker_of
     from projections.engine.kafka_source import GroupEngine
 
     return GroupEngine(
-        _url(settings), PROJECTIONS.values(), broker_of(settings), versions=_versions()
+        _url(settings),
+        PROJECTIONS.values(),
+        broker_of(settings),
+        versions=_versions(),
+        observe=observe,
     )
 
 

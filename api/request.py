@@ -8,6 +8,7 @@ from fastapi import Request
 from api import codes
 from api.auth import Caller
 from api.errors import ApiError
+from api.operations.tracing import TRACEPARENT
 from api.wiring import Services, new_id
 from eventlog.scope import Scope
 
@@ -30,6 +31,7 @@ def command_scope(request: Request, caller: Caller) -> Scope:
         request_id=request.state.request_id,
         ip=request.client.host if request.client else "",
         user_agent=_user_agent(request),
+        extra=_trace(request),
     )
 
 
@@ -38,6 +40,12 @@ async def room_for_writes(request: Request) -> None:
     waiting = to_thread.current_default_thread_limiter().statistics().tasks_waiting
     if waiting >= request.app.state.settings.write_queue_max:
         raise ApiError(codes.DATABASE_BUSY)
+
+
+def _trace(request: Request) -> dict[str, str]:
+    """The trace that the request belongs to, where one is kept."""
+    traceparent = getattr(request.state, TRACEPARENT, "")
+    return {TRACEPARENT: traceparent} if traceparent else {}
 
 
 def _user_agent(request: Request) -> str:

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     kafka_ssl_cafile: str | None = None
     """With SSL: a file of the authorities that are trusted."""
 
+    idempotency_window_s: int = Field(default=86_400, ge=60, le=2_592_000)
+    """Seconds within which a repeated request with the same idempotency key gets the first answer
+    again. Old ones go by partition, so they stay some hours longer."""
+
     write_threads_max: int = Field(default=12, ge=1, le=200)
     """Most writes worked on at once; each holds at most one database connection."""
     write_queue_max: int = Field(default=500, ge=1, le=10_000)
@@ -85,6 +89,18 @@ class Settings(BaseSettings):
 
     access_log: bool = False
     """Write one JSON line for each request to standard output."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """From which level on lines are logged: info where it is not set. Under `annals up`, where a
+    person reads along, it is warning."""
+
+    stall_after_s: float = Field(default=6.0, gt=0, le=600)
+    """Seconds without progress, while there is something to do, after which health is red."""
+    ready_lag_max_s: float = Field(default=30.0, gt=0, le=86_400)
+    """Seconds that a projection may be behind while this process calls itself ready."""
+    metrics_token: str | None = None
+    """Bearer token that /metrics asks for. Where none is set, it answers this machine only."""
+    otel_endpoint: str | None = None
+    """URL of an OpenTelemetry collector (OTLP over HTTP). Where none is set, nothing is traced."""
 
     @property
     def has_database_urls(self) -> bool:

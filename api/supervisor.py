@@ -21,9 +21,9 @@ from types import FrameType
 import psycopg
 
 from api.databases import Database
-from api.embedded import EmbeddedPostgresError
 from api.home import AlreadyHeldError, HomeLock, make_home, write_private
 from api.orphan import SUPERVISOR_PID_VARIABLE
+from api.postgres_processes import EmbeddedPostgresError
 from api.settings import REPOSITORY, Settings
 
 LOOP_INTERVAL_S = 0.1
@@ -275,17 +275,19 @@ def child_environment(settings: Settings, own_url: str) -> dict[str, str]:
             environment.pop(variable, None)
         else:
             environment[variable] = str(value)
+    if settings.log_level is None and not settings.access_log:
+        environment["ANNALS_LOG_LEVEL"] = "warning"  # a person reads along
     environment[SUPERVISOR_PID_VARIABLE] = str(os.getpid())
     environment["PYTHONPATH"] = str(REPOSITORY)
     return environment
 
 
 def is_healthy(settings: Settings) -> bool:
-    """Whether GET /healthz answers 200 within HEALTH_REQUEST_TIMEOUT_S seconds."""
+    """Whether GET /livez answers 200 within HEALTH_REQUEST_TIMEOUT_S seconds."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     connection = http.client.HTTPConnection(host, settings.port, timeout=HEALTH_REQUEST_TIMEOUT_S)
     try:
-        connection.request("GET", "/healthz")
+        connection.request("GET", "/livez")
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
@@ -316,9 +318,13 @@ def _sole_supervisor(home: Path, url: str) -> Iterator[None]:
 
 def _migrate(settings: Settings) -> None:
     from api.upgrade import upgrade
+    from eventlog.migrations import MigrationBlocked
 
     if settings.owner_url is not None and settings.projector_url is not None:
-        upgrade(settings.owner_url, settings.projector_url)
+        try:
+            upgrade(settings.owner_url, settings.projector_url)
+        except MigrationBlocked as error:
+            raise SupervisorError(str(error)) from None
 
 
 def _exit_in_words(code: int) -> str:

@@ -13,8 +13,11 @@ from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
 from api.auth import Authenticator
+from api.operations.lookout import Lookout
+from api.operations.metrics import Metrics
 from api.settings import Settings
 from commands.entities import EntityCommands
+from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
 from eventlog.log import EventLog
@@ -41,6 +44,7 @@ class Writing:
 
     log: EventLog
     commands: EntityCommands
+    pool: ConnectionPool[Connection]
 
 
 @dataclass(frozen=True)
@@ -50,34 +54,47 @@ class Services:
     settings: Settings
     log: EventLog
     commands: EntityCommands
+    undo: UndoCommands
+    writes: ConnectionPool[Connection]
+    """For what the API's role may write beside the log."""
     reads: ReadPool
     checkpoints: Checkpoints
     authenticator: Authenticator
     history: ConnectionPool[Connection]
     """For lists as of a time, apart from what serves commands."""
     history_limit: CapacityLimiter
+    lookout: Lookout
+    """For health and metrics."""
 
 
 @contextmanager
-def open_writing(settings: Settings) -> Iterator[Writing]:
+def open_writing(settings: Settings, metrics: Metrics | None = None) -> Iterator[Writing]:
     """The log and its commands, for as long as the block lasts. Needs `app_url`."""
     url = app_url(settings)
+    metrics = metrics or Metrics()
     hinter = Hinter(url)
+    metrics.hints_sent = lambda: hinter.sent
     with write_pool(url, max_size=settings.write_threads_max) as pool:
         try:
-            log = EventLog(pool, after_append=hinter.hint)
-            yield Writing(log, EntityCommands(log, clock=now, new_id=new_id))
+            metrics.pools["write"] = pool.get_stats
+            log = EventLog(pool, after_append=hinter.hint, observe_append=metrics.append)
+            yield Writing(log, EntityCommands(log, clock=now, new_id=new_id), pool)
         finally:
             hinter.close()
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Everything, opened in order and closed in the opposite one."""
     url = app_url(settings)
     reads = ReadPool(url, max_size=settings.read_connections_max)
     checkpoints = Checkpoints(url)
-    with open_writing(settings) as writing, write_pool(url, max_size=AS_OF_CONNECTIONS) as history:
+    lookout = Lookout(url, stall_after_s=settings.stall_after_s)
+    with (
+        open_writing(settings, metrics) as writing,
+        write_pool(url, max_size=AS_OF_CONNECTIONS) as history,
+    ):
+        metrics.pools |= {"read": reads.statistics, "history": history.get_stats}
         await reads.open()
         await checkpoints.start()
         try:
@@ -85,13 +102,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 settings=settings,
                 log=writing.log,
                 commands=writing.commands,
+                undo=UndoCommands(writing.log, clock=now),
+                writes=writing.pool,
                 reads=reads,
                 checkpoints=checkpoints,
                 authenticator=Authenticator(reads, writing.log, now),
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
+                lookout=lookout,
             )
         finally:
+            await lookout.close()
             await checkpoints.stop()
             await reads.close()
 

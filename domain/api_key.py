@@ -42,12 +42,15 @@ class ApiKey(Entity):
 
     class Created(Event, EntityCreated):
         TOPIC = "api_key.issued"
+        IS_FINAL = True
 
     class Updated(Event, EntityUpdated):
         TOPIC = "api_key.updated"
+        IS_FINAL = True
 
     class Deleted(Event, EntityDeleted):
         TOPIC = "api_key.revoked"
+        IS_FINAL = True
 
     def restore(self, *, at: datetime) -> None:
         """A revoked key never comes back. Raises `KeyRevoked`."""

@@ -29,6 +29,8 @@ class EntityEvent(AggregateEvent):
     """
 
     TOPIC: ClassVar[str]
+    IS_FINAL: ClassVar[bool] = False
+    """It has left the house: no later event makes it as if it had not been."""
 
     account_id: UUID | None
 
@@ -133,13 +135,23 @@ class Entity(Aggregate):
         """
         self._require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
-        status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
-        if status:
+        if self.STATUS_FIELD in changes:
+            status = changes[self.STATUS_FIELD]
             self._require_transition(status["before"], status["after"])
-        if changes:
-            self._record(self.Updated, at, changes=changes)
-        if status:
-            self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
+        self._record_changes(changes, at)
+
+    def revert(self, fields: Mapping[str, Any], *, at: datetime) -> None:
+        """Set these fields back to what they were, None where they were not set.
+
+        Custom fields go by `customFields.<key>`. The table of transitions is not asked: it says how
+        things go on, this takes back. What comes of it has to be valid today. Raises `IsDeleted`,
+        `InvalidFields`, `OccurredTooEarly`.
+        """
+        self._require_alive()
+        changes = {name: {"before": None, "after": value} for name, value in fields.items()}
+        target = apply_changes(self.facts, changes)
+        self.FIELDS.facts(target)
+        self._record_changes(differences(self.facts, target), at)
 
     def change_status(self, status: str, *, at: datetime) -> None:
         """Move to this status. Raises `InvalidFields`, `IsDeleted`, `TransitionRefused`."""
@@ -170,6 +182,13 @@ class Entity(Aggregate):
         allowed = self.TRANSITIONS.get(before, frozenset())
         if after not in allowed:
             raise TransitionRefused(self.KIND, self.id, before, after, sorted(allowed))
+
+    def _record_changes(self, changes: dict[str, Change], at: datetime) -> None:
+        status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
+        if changes:
+            self._record(self.Updated, at, changes=changes)
+        if status:
+            self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
 
     def _record(self, event: type[EntityEvent], at: datetime, **facts: Any) -> None:
         if at < self.modified_on:
@@ -204,12 +223,12 @@ class Entity(Aggregate):
 
 def differences(before: Facts, after: Facts) -> dict[str, Change]:
     """Before and after of every field that differs; custom fields as `customFields.<key>`."""
-    old, new = _flat(before), _flat(after)
+    old, new = flat(before), flat(after)
     names = [*old, *(name for name in new if name not in old)]
     return {
         name: {"before": old.get(name), "after": new.get(name)}
         for name in names
-        if not _same(old.get(name), new.get(name))
+        if not same(old.get(name), new.get(name))
     }
 
 
@@ -227,7 +246,8 @@ def apply_changes(facts: Facts, changes: Mapping[str, Change]) -> Facts:
     return {**result, CUSTOM: custom} if custom else result
 
 
-def _flat(facts: Facts) -> Facts:
+def flat(facts: Facts) -> Facts:
+    """The facts with custom fields one by one, as `customFields.<key>`."""
     flat = {name: value for name, value in facts.items() if name != CUSTOM}
     flat.update((f"{CUSTOM}.{key}", value) for key, value in facts.get(CUSTOM, {}).items())
     return flat
@@ -237,6 +257,6 @@ def _is_custom(name: str) -> bool:
     return name.startswith(CUSTOM + ".")
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Equal as JSON: in Python `True == 1`, on the wire it is not."""
     return type(one) is type(other) and one == other

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+CONFLICTS_SHOWN_MAX = 5
+"""In the sentence; as facts they are all there."""
+
 
 class Refusal(Exception):
     """A command that the business rules do not allow. Nothing was recorded."""
@@ -106,6 +109,68 @@ class StaleVersion(Refusal):
     entity_id: UUID
     expected: int
     actual: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A later change that undoing would overwrite, or that it would leave without a hold.
+
+    `field` is the field by its wire name, `exists` where the thing itself came or went. Where
+    `can_force`, it is overwritten if that is asked for.
+    """
+
+    kind: str
+    entity_id: UUID
+    field: str
+    position: int
+    actor: dict[str, str]
+    recorded_at: datetime
+    can_force: bool
+
+
+@dataclass
+class UndoConflict(Refusal):
+    """Something was changed since, which undoing would overwrite."""
+
+    conflicts: list[Conflict]
+
+    def __str__(self) -> str:
+        shown = ", ".join(
+            f"{each.kind} {each.field} by {each.actor.get('name') or each.actor.get('id')}"
+            f" at {each.position}"
+            for each in self.conflicts[:CONFLICTS_SHOWN_MAX]
+        )
+        more = len(self.conflicts) - CONFLICTS_SHOWN_MAX
+        return f"Changed since: {shown}{f' and {more} more' if more > 0 else ''}."
+
+
+@dataclass
+class AlreadyUndone(Refusal):
+    """It has been undone already."""
+
+    undone_position: int
+    undone_by: str
+
+
+@dataclass
+class NotUndoable(Refusal):
+    """This cannot be undone: it has left the house."""
+
+    positions: list[int]
+
+
+@dataclass
+class NothingToUndo(Refusal):
+    """There is no such change in this workspace."""
+
+    asked: str
+
+
+@dataclass
+class TooMuchToUndo(Refusal):
+    """That is too much to undo at once."""
+
+    limit: int
 
 
 @dataclass

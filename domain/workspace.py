@@ -25,6 +25,7 @@ class Workspace(Entity):
 
     class Created(Event, EntityCreated):
         TOPIC = "workspace.created"
+        IS_FINAL = True
 
     class Updated(Event, EntityUpdated):
         TOPIC = "workspace.updated"

@@ -32,6 +32,8 @@ class Hinter:
         self._channel = channel
         self._wanted = threading.Event()
         self._stopped = threading.Event()
+        self.sent = 0
+        """How many hints were sent so far."""
         self._thread = threading.Thread(target=self._run, name="annals-hinter", daemon=True)
         self._thread.start()
 
@@ -64,6 +66,7 @@ class Hinter:
         while self._wanted.wait() and not self._stopped.is_set():
             self._wanted.clear()
             connection.execute(f"NOTIFY {self._channel}")
+            self.sent += 1
             self._stopped.wait(HINT_INTERVAL_S)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application
+from eventsourcing.domain import CanMutateAggregate
 from eventsourcing.persistence import (
     ApplicationRecorder,
     InfrastructureFactory,
@@ -18,7 +19,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
-from domain.entity import Entity, EntityEvent
+from domain.entity import Entity
 from domain.refusals import NotFound
 from eventlog.connections import Connection
 from eventlog.mapper import EventMapper, OrjsonTranscoder
@@ -120,7 +121,7 @@ class EventLog(Application[UUID]):
         """
         return self.record([event for entity in entities for event in entity.collect_events()])
 
-    def record(self, events: Iterable[EntityEvent]) -> int | None:
+    def record(self, events: Iterable[CanMutateAggregate[UUID]]) -> int | None:
         """As `append`, for decisions that were collected before."""
         # As the library's save() does, without what it checks and returns beside: that costs more
         # than the mapping.

@@ -78,6 +78,8 @@ class Session:
 
     scope: Scope
     connection: Connection | None = None
+    pool: ConnectionPool[Connection] | None = None
+    """From which the connection is."""
     appended: bool = False
 
 
@@ -98,6 +100,8 @@ class PostgresLogRecorder(ApplicationRecorder):
         after_append: Callable[[], None] = lambda: None,
         observe_append: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """observe_append: told the seconds of each append; of one within a transaction without
+        its commit."""
         self.pool = pool
         self.after_append = after_append
         self.observe_append = observe_append
@@ -108,7 +112,7 @@ class PostgresLogRecorder(ApplicationRecorder):
 
         Where a transaction in this workspace is open, within that one.
         """
-        if (outer := _open_session(scope)) is not None:
+        if (outer := self._open_session(scope)) is not None:
             with self._joined(outer, scope):
                 yield
             return
@@ -124,13 +128,13 @@ class PostgresLogRecorder(ApplicationRecorder):
 
         Where one in this workspace is open, this one is a part of it and is committed with it.
         """
-        if (outer := _open_session(scope)) is not None:
+        if (outer := self._open_session(scope)) is not None:
             with self._joined(outer, scope) as connection:
                 yield connection
             return
         with _translated(), self.pool.connection() as connection, connection.transaction():
             _set_workspace(connection, scope.workspace_id)
-            session = Session(scope, connection)
+            session = Session(scope, connection, self.pool)
             token = _session.set(session)
             try:
                 yield connection
@@ -139,11 +143,18 @@ class PostgresLogRecorder(ApplicationRecorder):
         if session.appended:
             self.after_append()
 
+    def _open_session(self, scope: Scope) -> Session | None:
+        """The session of a transaction of ours that is open in this thread and workspace."""
+        session = _session.get()
+        if session is None or session.pool is not self.pool:
+            return None
+        return session if session.scope.workspace_id == scope.workspace_id else None
+
     @contextmanager
     def _joined(self, outer: Session, scope: Scope) -> Iterator[Connection]:
         """A savepoint: what fails within can be decided anew without losing what was before."""
         assert outer.connection is not None
-        session = Session(scope, outer.connection)
+        session = Session(scope, outer.connection, self.pool)
         token = _session.set(session)
         try:
             with _translated(), outer.connection.transaction():
@@ -167,11 +178,11 @@ class PostgresLogRecorder(ApplicationRecorder):
         with _translated():
             if session.connection is not None:
                 session.appended = True
-                return _append(session.connection, parameters)
+                return self._append(session.connection, parameters)
             # The call is a transaction of its own, so there is nothing for the pool to commit.
             connection = self.pool.getconn()
             try:
-                positions = _append(connection, parameters)
+                positions = self._append(connection, parameters)
             finally:
                 self.pool.putconn(connection)
         self.after_append()
@@ -268,6 +279,12 @@ class PostgresLogRecorder(ApplicationRecorder):
         """Follow the current workspace by polling."""
         return PollingSubscription(self, gt=gt, topics=topics)
 
+    def _append(self, connection: Connection, parameters: tuple[Any, ...]) -> list[int]:
+        started = time.perf_counter()
+        rows = connection.execute(APPEND, parameters, prepare=True).fetchall()
+        self.observe_append(time.perf_counter() - started)
+        return [row[0] for row in rows]
+
     @contextmanager
     def _reading(self, workspace_id: UUID) -> Iterator[Connection]:
         session = current_session()
@@ -317,20 +334,8 @@ def current_session() -> Session:
     return session
 
 
-def _open_session(scope: Scope) -> Session | None:
-    """The session of a transaction that is open in this thread and workspace."""
-    session = _session.get()
-    if session is None or session.connection is None:
-        return None
-    return session if session.scope.workspace_id == scope.workspace_id else None
-
-
 def _set_workspace(connection: Connection, workspace_id: UUID) -> None:
     connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace_id),))
-
-
-def _append(connection: Connection, parameters: tuple[Any, ...]) -> list[int]:
-    return [row[0] for row in connection.execute(APPEND, parameters, prepare=True).fetchall()]
 
 
 def _append_parameters(events: Sequence[StoredEvent], scope: Scope) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import orjson
 
@@ -19,10 +20,18 @@ ACTIONS = {
     "revoked": "delete",
     "restored": "restore",
 }
+UNDO = "undo"
+"""What takes back another event, whatever it is otherwise."""
+ACTION_NAMES = tuple(sorted({*ACTIONS.values(), UNDO}))
 
 
-def action(topic: str) -> str:
-    """What the audit trail calls it: create, update, delete, restore or status_change."""
+def action(topic: str, metadata: Mapping[str, Any]) -> str:
+    """What the audit trail calls it: undo, or what it is by its topic."""
+    return UNDO if "undoesPosition" in metadata else action_of(topic)
+
+
+def action_of(topic: str) -> str:
+    """What an event of this topic does: create, update, delete, restore or status_change."""
     name = topic.split(".")[1]
     return ACTIONS.get(name, name)
 
@@ -34,7 +43,7 @@ def entry(event: RecordedEvent) -> Iterable[Change]:
     row = {
         "entity_type": event.kind,
         "entity_id": event.stream_id,
-        "action": action(event.topic),
+        "action": action(event.topic, metadata),
         "actor_type": actor.get("type"),
         "actor_id": actor.get("id"),
         "command_id": metadata.get("commandId"),

@@ -34,7 +34,8 @@ SELECT coalesce(json_agg(json_build_object(
            'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
            'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent',
            'requestId', e.metadata->>'requestId', 'command', e.metadata->>'command',
-           'commandId', e.metadata->>'commandId',
+           'commandId', e.metadata->>'commandId', 'undoes', e.metadata->>'undoes',
+           'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
            'correlationId', e.metadata->>'correlationId',
            'causationId', e.metadata->>'causationId',
            'changes', {CHANGES}) ORDER BY a.ordinal)
@@ -43,6 +44,15 @@ SELECT coalesce(json_agg(json_build_object(
            min(a.position) FILTER (WHERE a.ordinal <= %(limit)s) END
   FROM numbered AS a JOIN events AS e ON e.position = a.position
    AND e.workspace_id = a.workspace_id
+"""
+
+
+OF_COMMAND = """
+SELECT array(SELECT position FROM read.audit
+              WHERE workspace_id = %(workspace)s AND command_id = %(command)s
+              ORDER BY position LIMIT %(limit)s),
+       EXISTS (SELECT FROM projection_parked
+                WHERE projection = 'audit' AND workspace_id = %(workspace)s)
 """
 
 
@@ -78,3 +88,18 @@ async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
     assert row is not None
     cursor = "null" if row[1] is None else str(row[1])
     return f'{{"items":{row[0]},"nextCursor":{cursor}}}'.encode()
+
+
+async def positions_of_command(
+    connection: AsyncConnection, workspace_id: UUID, command_id: str, limit: int
+) -> list[int] | None:
+    """Positions of the command's events, `limit` at the most, in order.
+
+    None where the trail has a hole in this workspace (parked entities), so that some might be
+    missing. The trail is as old as its checkpoint: wait for that first.
+    """
+    parameters = {"workspace": workspace_id, "command": command_id, "limit": limit}
+    row = await (await connection.execute(OF_COMMAND, parameters)).fetchone()
+    assert row is not None
+    positions, has_holes = row
+    return None if has_holes else list(positions)

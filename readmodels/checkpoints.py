@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import orjson
 import psycopg
@@ -27,18 +28,37 @@ LAG_EVENTS_MAX = 100_000
 SELECT_POSITIONS = "SELECT name, position FROM projections"
 
 REPORT = f"""
-WITH head AS (SELECT readable_position() AS position)
+WITH head AS MATERIALIZED (
+    SELECT readable_position() AS position
+), behind AS MATERIALIZED (
+    -- Projections mostly stand at one position, so this is looked up once for each position.
+    SELECT standing.position, b.n, b.seconds
+      FROM (SELECT DISTINCT position FROM projections WHERE name NOT LIKE '%:%') AS standing, head,
+           log_behind(standing.position, head.position, {LAG_EVENTS_MAX}) AS b
+)
 SELECT json_build_object(
            'name', p.name, 'version', p.version, 'wantedVersion', p.wanted_version,
            'state', p.state, 'position', p.position,
            'lagEvents', behind.n, 'lagSeconds', coalesce(behind.seconds, 0),
            'idleSeconds', extract(epoch FROM clock_timestamp() - p.updated_at)::float,
-           'parked', (SELECT count(*) FROM projection_parked AS k WHERE k.projection = p.name),
+           'parked', parked_entities(p.name),
+           'faults', (SELECT count(*) FROM projection_faults AS f WHERE f.projection = p.name),
            'holder', p.holder, 'updatedAt', p.updated_at)
-  FROM projections AS p, head, log_behind(p.position, head.position, {LAG_EVENTS_MAX}) AS behind
+  FROM projections AS p JOIN behind USING (position)
  WHERE p.name NOT LIKE '%:%'
  ORDER BY p.name
 """
+
+PARKED = """
+SELECT coalesce(json_agg(json_build_object(
+           'entityId', entity_id, 'position', position, 'events', events, 'error', error,
+           'parkedAt', parked_at) ORDER BY position), '[]')
+  FROM (SELECT * FROM projection_parked
+         WHERE projection = %s AND workspace_id = %s
+         ORDER BY position LIMIT %s) AS parked
+"""
+PARKED_MAX = 500
+"""Most parked entities that are shown at once."""
 
 
 class Checkpoints:
@@ -116,12 +136,23 @@ class Checkpoints:
 
 
 async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
-    """Name, version, position, lag (events, seconds) and parked entities of each projection.
+    """Name, version, position, lag (events, seconds) and faults of each projection.
 
     `version` is that by which the rows were made, `wantedVersion` that of the code which runs.
+    `faults` counts ranges whose coverage differs from the log, `idleSeconds` since it moved last.
     """
     cursor = await connection.execute(REPORT)
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]
+
+
+async def parked_of_workspace(
+    connection: AsyncConnection, projection: str, workspace_id: UUID
+) -> bytes:
+    """The workspace's entities that wait for a fix, the first `PARKED_MAX`, as a JSON array."""
+    cursor = await connection.execute(PARKED, (projection, workspace_id, PARKED_MAX))
+    row = await cursor.fetchone()
+    assert row is not None
+    return bytes(row[0])
 
 
 async def _hint(connection: AsyncConnection, timeout_s: float) -> bool:

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from eventlog.changes_sql import CHANGES
-from projections.audit import ACTIONS
+from projections.audit import ACTIONS, UNDO
 
 HISTORY_PAGE_DEFAULT = 100
 HISTORY_PAGE_MAX = 1_000
@@ -26,7 +26,10 @@ WITH page AS (
 )
 SELECT coalesce(json_agg(json_build_object(
            'position', e.position, 'version', e.stream_version, 'topic', e.topic,
-           'action', %(actions)s::jsonb->>split_part(e.topic, '.', 2),
+           'action', CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}'
+                          ELSE %(actions)s::jsonb->>split_part(e.topic, '.', 2) END,
+           'undoes', e.metadata->>'undoes',
+           'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
            'actor', e.metadata->'actor',
            'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
            'requestId', e.metadata->>'requestId', 'command', e.metadata->>'command',

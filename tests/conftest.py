@@ -69,7 +69,8 @@ def template(cluster: Cluster) -> str:
 
 
 @contextmanager
-def _database(cluster: Cluster, template: str) -> Iterator[Urls]:
+def fresh_database(cluster: Cluster, template: str) -> Iterator[Urls]:
+    """A database as migrations make it, for as long as the block lasts."""
     name = f"test_{next(_numbers)}"
     made = prepare_database(cluster, name, template=template)
     yield Urls(made.owner, made.app, made.projector, cluster.url("postgres", name))
@@ -80,7 +81,7 @@ def _database(cluster: Cluster, template: str) -> Iterator[Urls]:
 @pytest.fixture
 def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
     """A database of this test alone, migrated and with its read tables."""
-    with _database(cluster, template) as urls:
+    with fresh_database(cluster, template) as urls:
         yield urls
 
 
@@ -88,7 +89,7 @@ def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
 def api(cluster: Cluster, template: str) -> Iterator[Api]:
     """The API on a socket, with a projector and a database that API tests share."""
     with (
-        _database(cluster, template) as urls,
+        fresh_database(cluster, template) as urls,
         running_api(urls.owner, urls.app, urls.projector) as running,
     ):
         yield running

@@ -288,7 +288,7 @@ def _audit_row(event: Row) -> Row:
         "position": event["position"],
         "entity_type": kind,
         "entity_id": event["stream_id"],
-        "action": ACTIONS[what],
+        "action": "undo" if "undoesPosition" in event["metadata"] else ACTIONS[what],
         "actor_type": actor.get("type"),
         "actor_id": actor.get("id"),
         "command_id": event["metadata"].get("commandId"),

@@ -15,7 +15,7 @@ from domain.api_key import Role
 from tests.api_server import Api, Office, after, created
 
 ID = "00000000-0000-7000-8000-000000000000"
-PUBLIC = {"listErrors", "getError", "health", "readiness"}
+PUBLIC = {"listErrors", "getError", "liveness", "health", "readiness", "metrics"}
 
 
 def operations(api: Api) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -117,10 +117,15 @@ def test_a_role_may_do_what_the_table_says(office: Office, role: Role) -> None:
         Permission.AUDIT: [("GET", "/api/audit")],
         Permission.KEYS: [("GET", "/api/keys"), ("POST", "/api/keys")],
         Permission.WORKSPACE: [("PATCH", "/api/workspace")],
-        Permission.PROJECTIONS: [("GET", "/api/projections")],
+        Permission.PROJECTIONS: [("GET", "/api/projections"), ("GET", "/api/projections/notes")],
+        Permission.OPERATE: [("POST", "/api/projections/notes/rebuild")],
     }
     assert set(asked) == set(Permission)
-    bodies = {"/api/keys": {"name": "k", "role": "member"}, account: {"nextAction": "Call"}}
+    bodies = {
+        "/api/keys": {"name": "k", "role": "member"},
+        account: {"nextAction": "Call"},
+        "/api/projections/notes/rebuild": {"plan": True},
+    }
     for permission, requests in asked.items():
         for method, url in requests:
             given = None if method == "GET" else bodies.get(url, {"name": "N"})

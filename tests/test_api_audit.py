@@ -87,7 +87,10 @@ def test_projections_report_where_they_are(busy: Office) -> None:
 
 
 def test_health_asks_for_no_key(api: Api) -> None:
-    assert api.client().get("/healthz").json() == {"status": "ok"}
+    assert api.client().get("/livez").json() == {"status": "live"}
+    healthy = api.client().get("/healthz").json()
+    assert healthy["status"] == "ok"
+    assert {each["name"] for each in healthy["projections"]} == set(PROJECTIONS)
     ready = api.client().get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["status"] == "ready"

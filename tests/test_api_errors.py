@@ -23,7 +23,7 @@ from api.app import create_app
 from api.codes import CODES
 from api.errors import OF_REFUSAL, as_api_error, documentation
 from api.middleware import RequestContext
-from api.serving import JsonLines
+from api.operations.logs import JsonLines
 from api.settings import Settings
 from domain.refusals import KeyRevoked, OpenOpportunities, Refusal
 from readmodels import pool
@@ -245,10 +245,11 @@ def test_a_lost_database_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> Non
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     app = create_app(Settings(owner_url=url, app_url=url, projector_url=url))
     with serving(app, free_port()) as served, httpx.Client(base_url=served) as client:
-        assert client.get("/healthz").status_code == 200
-        lost = client.get("/readyz")
-        assert (lost.status_code, lost.json()["code"]) == (503, "E3001")
-        assert lost.headers["Retry-After"] == "1"
+        assert client.get("/livez").status_code == 200
+        for path in ("/readyz", "/healthz"):
+            lost = client.get(path)
+            assert (lost.status_code, lost.json()["code"]) == (503, "E3001")
+            assert lost.headers["Retry-After"] == "1"
         key = f"annals_{uuid4().hex}_secret"
         lost = client.get("/api/accounts", headers={"Authorization": f"Bearer {key}"})
         assert lost.json()["code"] == "E3001"

@@ -17,16 +17,16 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from api import embedded, postgres_account
+from api import embedded, postgres_account, postgres_tuning
 from api.embedded import (
     AlreadyRunningError,
     Cluster,
     EmbeddedPostgres,
-    EmbeddedPostgresError,
     prepare_database,
     urls_of_running,
 )
 from api.postgres_binaries import extract_binaries
+from api.postgres_processes import EmbeddedPostgresError
 from api.settings import REPOSITORY
 from tests.servers import reachable_folder
 
@@ -206,7 +206,7 @@ def test_writes_are_durable(cluster: Cluster) -> None:
 def test_a_server_without_fsync_is_refused(
     home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(embedded.SERVER_SETTINGS, "fsync", "off")
+    monkeypatch.setitem(postgres_tuning.SERVER_SETTINGS, "fsync", "off")
     with pytest.raises(EmbeddedPostgresError, match="runs with fsync off"):
         EmbeddedPostgres(home, binaries).start()
 
@@ -238,7 +238,7 @@ def test_a_taken_port_is_left_to_its_owner(home: Path, binaries: Path) -> None:
     with EmbeddedPostgres(home, binaries) as cluster:
         taken = cluster.port
     with (
-        socket.create_server((embedded.LOOPBACK, taken)),
+        socket.create_server((postgres_tuning.LOOPBACK, taken)),
         EmbeddedPostgres(home, binaries) as cluster,
     ):
         assert cluster.port != taken
@@ -247,7 +247,7 @@ def test_a_taken_port_is_left_to_its_owner(home: Path, binaries: Path) -> None:
 def test_a_port_taken_in_the_last_moment_is_retried(
     home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server((embedded.LOOPBACK, 0)) as other:
+    with socket.create_server((postgres_tuning.LOOPBACK, 0)) as other:
         taken = other.getsockname()[1]
         picks = iter([taken, 0])
         real = embedded._free_port
@@ -259,7 +259,7 @@ def test_a_port_taken_in_the_last_moment_is_retried(
 def test_no_free_port_is_one_sentence(
     home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server((embedded.LOOPBACK, 0)) as other:
+    with socket.create_server((postgres_tuning.LOOPBACK, 0)) as other:
         monkeypatch.setattr(embedded, "_free_port", lambda _: other.getsockname()[1])
         with pytest.raises(EmbeddedPostgresError, match="found no free port"):
             EmbeddedPostgres(home, binaries).start()

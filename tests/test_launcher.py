@@ -214,7 +214,7 @@ class Running:
     def is_healthy(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
-            connection.request("GET", "/healthz")
+            connection.request("GET", "/livez")
             return connection.getresponse().status == http.client.OK
         except OSError:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from eventlog.scope import Scope
 from projections.changes import Change, Projection
 from projections.engine.coverage import Gap, gaps
 from projections.engine.registry import PROJECTIONS
+from projections.engine.retry import retry
 from projections.engine.runner import Engine
 from tests.conftest import Urls
 
@@ -121,6 +123,47 @@ def test_a_row_that_the_database_refuses_parks_its_entity_alone(
     )
     assert parked.fetchall() == [("accounts", accounts[1].id, 3, 2)]
     assert database.execute("SELECT count(*) FROM read.contacts").fetchone() == (3,)
+
+
+def test_an_entity_whose_projector_raises_waits_as_a_whole_beside_a_row_that_is_refused(
+    accounts: list[Account],
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    urls: Urls,
+) -> None:
+    commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
+    database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Acme')")
+    broken = failing_for(PROJECTIONS["accounts"], "Bluth")
+    Engine(urls.projector, [broken]).catch_up()
+    assert companies(database) == [("Cyberdyne", 1)]
+    parked = database.execute("SELECT position, events FROM projection_parked ORDER BY position")
+    assert parked.fetchall() == [(1, 2), (3, 3)]
+
+
+def test_a_row_that_is_refused_does_not_let_later_events_of_a_failed_entity_through(
+    accounts: list[Account],
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    urls: Urls,
+) -> None:
+    """The contact that fails waits, and so does the next one: else a retry would count it twice."""
+    outcome = commands.create(scope, Contact, {"name": "poison"}, account_id=accounts[1].id)
+    commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
+    database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Acme')")
+
+    def changes(event: RecordedEvent) -> Iterable[Change]:
+        if event.position == outcome.position:
+            raise ValueError("cannot digest poison")
+        return PROJECTIONS["accounts"].changes(event)
+
+    broken = replace(PROJECTIONS["accounts"], handlers={}, every=changes)
+    Engine(urls.projector, [broken]).catch_up()
+    assert companies(database) == [("Bluth", 1), ("Cyberdyne", 1)]
+    database.execute("ALTER TABLE read.accounts DROP CONSTRAINT accounts_company_check")
+    assert [each.error for each in retry(urls.projector, PROJECTIONS["accounts"])] == [None, None]
+    assert companies(database) == [("Acme", 1), ("Bluth", 3), ("Cyberdyne", 1)]
 
 
 def test_events_of_a_parked_entity_wait_with_it(

@@ -160,6 +160,15 @@ def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
     assert rows(database, "accounts") == before
 
 
+def test_a_swap_that_was_killed_does_not_keep_the_engine_from_its_work(
+    accounts: list[Account], engine: Engine, database: Connection
+) -> None:
+    database.execute("UPDATE projections SET state = 'handover'")  # its process cannot take it back
+    engine.catch_up()
+    left = database.execute("SELECT name FROM projections WHERE position < readable_position()")
+    assert left.fetchall() == []
+
+
 def test_readers_and_writers_notice_nothing_of_swaps(
     accounts: list[Account],
     engine: Engine,

@@ -28,7 +28,7 @@ from api.settings import Settings
 if TYPE_CHECKING:
     from eventlog.connections import Connection
     from projections.engine.bulk import Part
-    from replay.analysis import Result
+    from replay.analysis import Result, Store
 
 PARQUET = "parquet"
 
@@ -70,12 +70,9 @@ def project_file(
     target: tuple[str, Path] | None,
 ) -> None:
     """Run an analyst's projection over history, into its own schema or into Parquet files."""
-    from replay.analysis import AnalysisError, into_schema, load, run
-    from replay.parquet import into_folder
+    from replay.analysis import AnalysisError, load, run
 
-    if target is not None and target[0] != PARQUET:
-        raise CommandError(f"--to knows {PARQUET} and a folder, not {target[0]}.")
-    store = into_schema if target is None else into_folder(target[1])
+    store = _store(target)
     choose = _choice(first, as_of, workspace)
     try:
         analysis = load(file.absolute())
@@ -113,6 +110,18 @@ def _choice(first: int, as_of: str | None, workspace: UUID | None) -> Callable[[
     return lambda connection: choose(connection, first=first, as_of=until, workspace_id=workspace)
 
 
+def _store(target: tuple[str, Path] | None) -> Store:
+    from replay.analysis import into_schema
+
+    if target is None:
+        return into_schema
+    if target[0] != PARQUET:
+        raise CommandError(f"--to knows {PARQUET} and a folder, not {target[0]}.")
+    from replay.parquet import into_folder
+
+    return into_folder(target[1])
+
+
 def _tell(result: Result, folder: Path | None) -> None:
     for name, table in result.tables.items():
         place = f"{result.analysis.schema}.{name}" if folder is None else f"{folder / name}.parquet"
@@ -129,8 +138,9 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def _bar(unit: str) -> Iterator[Report]:
-    """A progress bar on standard error: done, rate, time left."""
+    """A progress bar on standard error, where that is a terminal: done, rate, time left."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

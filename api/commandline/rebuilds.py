@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from api.commandline import CommandError, say
 from api.databases import Database
+from api.orphan import end_with_supervisor
 from api.settings import Settings
 
 ALL = "all"
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command()(rebuild)
     app.command()(retry)
     app.command()(verify)
+    app.command(hidden=True)(job)
 
 
 def rebuild(
@@ -96,6 +98,21 @@ def verify() -> None:
     if found:
         raise CommandError(f"{len(found)} ranges differ from the log.")
     say("Every projection consumed what the log holds, each event once.")
+
+
+def job(job_id: int) -> None:
+    """Do what was asked for over HTTP; a projector starts this by itself."""
+    from api.operations.logs import configure_logging
+    from api.operations.perform import end_with_the_group, perform
+
+    settings = Settings()
+    configure_logging(settings, "job")
+    end_with_the_group()
+    end_with_supervisor()
+    if settings.projector_url is None:
+        raise CommandError("ANNALS_PROJECTOR_URL has to name the database.")
+    if not perform(settings, job_id):
+        raise typer.Exit(1)
 
 
 def _names(name: str) -> list[str]:

@@ -120,6 +120,12 @@ def token_file(settings: Settings) -> Path:
     return settings.home / f"token-{digest}"
 
 
+def demo_file(settings: Settings) -> Path:
+    """What generated data the database of the token has."""
+    kept = token_file(settings)
+    return kept.with_name(kept.name.replace("token", "demo") + ".json")
+
+
 def _token(settings: Settings, issue: Callable[[], str]) -> str:
     """The access token of this home, issued at the first start and kept in a private file."""
     path = token_file(settings)
@@ -134,8 +140,7 @@ def _demo_token(settings: Settings, ready: Settings, accounts: int, seed: int) -
     """The token of the demo workspace, which is filled unless an earlier start has done so."""
     from api.demo import fill
 
-    kept = token_file(settings)
-    record_file = kept.with_name(kept.name.replace("token", "demo") + ".json")
+    kept, record_file = token_file(settings), demo_file(settings)
     record = read_json(record_file)
     if record and kept.exists():
         if (record.get("accounts"), record.get("seed")) != (accounts, seed):

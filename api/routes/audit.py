@@ -16,7 +16,7 @@ from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
 from api.entity_routes import ServicesOf
 from api.parameters import OneOf, When, parse_time, plain
 from domain.kinds import KINDS
-from projections.audit import ACTIONS
+from projections.audit import ACTION_NAMES
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
 
 ACTOR_MAX_CHARS = 100
@@ -24,7 +24,7 @@ ACTOR_MAX_CHARS = 100
 ROUTER = APIRouter(prefix="/api/audit", tags=["audit"])
 
 EntityType = Annotated[str, OneOf(tuple(KINDS))]
-Action = Annotated[str, OneOf(tuple(sorted({*ACTIONS.values()})))]
+Action = Annotated[str, OneOf(ACTION_NAMES)]
 ActorId = Annotated[
     str, StringConstraints(min_length=1, max_length=ACTOR_MAX_CHARS), AfterValidator(plain)
 ]
@@ -42,6 +42,7 @@ ENTRY = {
     "ip": "192.0.2.7",
     "userAgent": "curl/8.5.0",
     "command": "changeAccount",
+    "commandId": EXAMPLE_ID,
     "changes": [{"field": "nextAction", "before": None, "after": "Send the term sheet"}],
 }
 

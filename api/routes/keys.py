@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from api import codes
 from api.auth import Caller, Permission, may
 from api.bodies import JSON_TYPE, Body, body_of
 from api.conditions import (
+    POSITION,
     await_position,
     on_versions,
     position_header,
@@ -36,12 +38,14 @@ from api.description import (
 )
 from api.entity_routes import EntityId, ServicesOf, Versions
 from api.errors import ApiError
+from api.idempotency import OnceOf
 from api.patches import without_nulls
-from api.request import command_scope, room_for_writes
+from api.request import room_for_writes
 from commands.keys import IssuedKey, issue_key
 from domain.api_key import ApiKey, Role
 from domain.fields import Instant, Name, field_errors
 from domain.refusals import InvalidFields
+from eventlog.scope import Scope
 from readmodels.keys import list_keys
 
 PROJECTION = "workspaces"
@@ -112,22 +116,23 @@ class Keys(BaseModel):
 async def issue(
     request: Request,
     services: ServicesOf,
-    caller: Admin,
+    _caller: Admin,
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    once: OnceOf,
 ) -> Response:
     """The key, and the token that is never shown again."""
-    scope = command_scope(request, caller)
-    fields = _checked(given.fields())
-    issued = await run_in_threadpool(issue_key, services.commands, scope, fields)
-    await _until_known(request, issued.outcome.position)
-    key_id = issued.outcome.entity.id
-    return versioned(
-        orjson.dumps(_shown(issued)),
-        issued.outcome.entity.version,
-        201,
-        Location=f"/api/keys/{key_id}",
-        **position_header(issued.outcome),
-    )
+
+    def act(scope: Scope) -> Response:
+        issued = issue_key(services.commands, scope, _checked(given.fields()))
+        return versioned(
+            orjson.dumps(_shown(issued)),
+            issued.outcome.entity.version,
+            201,
+            Location=f"/api/keys/{issued.outcome.entity.id}",
+            **position_header(issued.outcome),
+        )
+
+    return await _until_known(request, await run_in_threadpool(once, act, given))
 
 
 @ROUTER.get(
@@ -165,25 +170,27 @@ async def revoke(
     request: Request,
     entity_id: EntityId,
     services: ServicesOf,
-    caller: Admin,
+    _caller: Admin,
     versions: Versions,
+    once: OnceOf,
 ) -> Response:
     """Nothing; other processes refuse the key within a second."""
-    scope = command_scope(request, caller)
 
-    def act(version: int | None) -> Any:
-        return services.commands.delete(scope, ApiKey, entity_id, expected_version=version)
+    def act(scope: Scope) -> Response:
+        revoke = partial(services.commands.delete, scope, ApiKey, entity_id)
+        outcome = on_versions(versions, lambda version: revoke(expected_version=version))
+        return Response(status_code=204, headers=position_header(outcome))
 
-    outcome = await run_in_threadpool(on_versions, versions, act)
-    await _until_known(request, outcome.position)
+    response = await _until_known(request, await run_in_threadpool(once, act))
     services.authenticator.forget(entity_id)
-    return Response(status_code=204, headers=position_header(outcome))
+    return response
 
 
-async def _until_known(request: Request, position: int) -> None:
-    """Answer when the door knows of it: a token shown works, a key revoked does not."""
+async def _until_known(request: Request, response: Response) -> Response:
+    """The answer, once the door knows of it: a token shown works, a key revoked does not."""
     with suppress(ApiError):  # it is recorded all the same, and will be known a little later
-        await reach(request, (PROJECTION,), position)
+        await reach(request, (PROJECTION,), int(response.headers[POSITION]))
+    return response
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from api import codes
 from api.auth import Caller, Permission, may
@@ -26,10 +26,12 @@ from api.description import (
     success,
 )
 from api.entity_routes import ServicesOf, Versions, changed_by_patch
+from api.idempotency import OnceOf
 from api.patches import JSON_PATCH_TYPE, MERGE_PATCH_TYPE, PATCH_TYPES
-from api.request import command_scope, room_for_writes
+from api.request import room_for_writes
 from domain.refusals import NotFound
 from domain.workspace import Workspace
+from eventlog.scope import Scope
 from readmodels.keys import workspace_detail
 
 ROUTER = APIRouter(prefix="/api/workspace", tags=["workspace"])
@@ -93,13 +95,16 @@ async def get(
     dependencies=[Depends(room_for_writes)],
 )
 def change(
-    request: Request,
     services: ServicesOf,
     caller: Annotated[Caller, Depends(may(Permission.WORKSPACE))],
     versions: Versions,
     given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
+    once: OnceOf,
 ) -> Response:
     """The workspace as it is now."""
-    scope = command_scope(request, caller)
-    workspace_id = caller.workspace_id
-    return changed_by_patch(services, scope, Workspace, workspace_id, versions, given)
+
+    def act(scope: Scope) -> Response:
+        workspace_id = caller.workspace_id
+        return changed_by_patch(services, scope, Workspace, workspace_id, versions, given)
+
+    return once(act, given)

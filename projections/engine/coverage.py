@@ -34,20 +34,22 @@ WITH log AS (
     SELECT position / {BUCKET_POSITIONS} AS bucket, count(*) AS n, sum(d) AS digest,
            sum(d * (position %% {BUCKET_POSITIONS} + 1)::numeric) AS weighted
       FROM (SELECT position, {DIGEST_SQL} AS d FROM events
-             WHERE position > %(after)s AND position <= %(upto)s) AS e
+             WHERE position >= %(first)s AND position <= %(upto)s) AS e
      GROUP BY 1
+), expected AS (
+    SELECT p.projection, log.* FROM unnest(%(projections)s::text[]) AS p(projection), log
 ), ledger AS (
-    SELECT bucket, n, digest, weighted FROM projection_coverage
-     WHERE projection = %(projection)s
-       AND bucket BETWEEN %(after)s / {BUCKET_POSITIONS} AND %(upto)s / {BUCKET_POSITIONS}
+    SELECT projection, bucket, n, digest, weighted FROM projection_coverage
+     WHERE projection = ANY(%(projections)s)
+       AND bucket BETWEEN %(first)s / {BUCKET_POSITIONS} AND %(upto)s / {BUCKET_POSITIONS}
 )
-SELECT bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
+SELECT projection, bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
        coalesce(ledger.digest, 0) - coalesce(log.digest, 0),
        coalesce(ledger.weighted, 0) - coalesce(log.weighted, 0)
-  FROM ledger FULL JOIN log USING (bucket)
+  FROM ledger FULL JOIN expected AS log USING (projection, bucket)
  WHERE ledger.n IS DISTINCT FROM log.n OR ledger.digest IS DISTINCT FROM log.digest
     OR ledger.weighted IS DISTINCT FROM log.weighted
- ORDER BY bucket
+ ORDER BY projection, bucket
 """
 
 SELECT_BUCKET_DIGESTS = f"""
@@ -117,15 +119,23 @@ def record(connection: Connection, projections: list[str], buckets: dict[int, Ta
     )
 
 
-def gaps(connection: Connection, projection: str, *, after: int = 0, upto: int) -> list[Gap]:
-    """Where the projection's ledger differs from the log, between two positions.
+def gaps(connection: Connection, projection: str, *, upto: int) -> list[Gap]:
+    """Where the projection's ledger differs from the log, up to a position.
 
-    `after` must be the last position of a bucket (or 0); `upto` must be the projection's
-    checkpoint or before it, at the end of a bucket.
+    `upto` must be the projection's checkpoint, or before it and the last position of a range.
     """
-    parameters = {"projection": projection, "after": after, "upto": upto}
+    return compare(connection, [projection], first=0, upto=upto)
+
+
+def compare(connection: Connection, projections: list[str], *, first: int, upto: int) -> list[Gap]:
+    """Where ledgers differ from the log between two positions; reads the log once for all.
+
+    `first` must be the first position of a range (a multiple of BUCKET_POSITIONS), `upto` as in
+    `gaps`.
+    """
+    parameters = {"projections": projections, "first": first, "upto": upto}
     rows = connection.execute(COMPARE, parameters).fetchall()
-    return [_explain(connection, projection, upto, *row) for row in rows]
+    return [_explain(connection, row[0], upto, *row[1:]) for row in rows]
 
 
 def _explain(

@@ -86,23 +86,28 @@ class Follower:
             park(connection, self.name, entry)
 
     def write_carefully(self, connection: Connection, events: list[RecordedEvent]) -> Digested:
-        """Apply the events one by one: what the database refuses parks its entity alone."""
-        refused: dict[Entity, Parked] = {}
+        """Apply the events one by one: what fails, here or in the database, parks its entity."""
+        set_aside: dict[Entity, Parked] = {}
         for event in events:
+            if self.projection.handler(event.topic) is None:
+                continue
             entity = self._entity(event)
-            if entity in refused:
-                _set_aside(refused, event, entity, "")
+            if entity in set_aside:
+                _set_aside(set_aside, event, entity, "")
                 continue
             digested = self.digest([event])
+            if digested.set_aside:
+                set_aside.update(digested.set_aside)
+                continue
             try:
                 with connection.transaction():
                     self.write(connection, digested)
             except UNDIGESTED as error:
-                _set_aside(refused, event, entity, f"{type(error).__name__}: {error}")
-        for entry in refused.values():
+                _set_aside(set_aside, event, entity, f"{type(error).__name__}: {error}")
+        for entry in set_aside.values():
             park(connection, self.name, entry)
         self.parked = parked(connection, self.name)
-        return Digested({}, refused)
+        return Digested({}, set_aside)
 
     def _entity(self, event: RecordedEvent) -> Entity:
         return (event.workspace_id, self.projection.entity(event))

@@ -42,7 +42,9 @@ from projections.engine.runner import (
     LEASE_LOCK,
     RETRY_DELAY_S,
     Batch,
+    Observe,
     handovers,
+    unobserved,
 )
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ log = logging.getLogger(__name__)
 POLL_MS = 50
 """How long a poll waits for messages; checkpoints are looked after in between."""
 BATCH_MESSAGES = 4_000
+STALLED_S = 4.0
+"""Who hears nothing for so long, though the topic is ahead, joins the group anew."""
 SETTLE_INTERVAL_S = 0.2
 """How often the checkpoint is moved over positions that no event took."""
 
@@ -98,18 +102,36 @@ SELECT_POSITIONS = """
 SELECT position, array_agg(name ORDER BY name) FROM projections WHERE name = ANY(%s)
  GROUP BY position
 """
+SELECT_LEAST = "SELECT min(position) FROM projections WHERE name = ANY(%s)"
 SETTLE = """
 UPDATE projections SET position = %s, updated_at = clock_timestamp()
  WHERE name = %s AND position = %s
 """
 
+
+class Stalled(Exception):
+    """The topic is ahead and the group gives nothing: join it anew.
+
+    kafka-python (3.0.12) can lose an assignment when only a change of metadata called for it and
+    the poll that waited for it timed out: the member then neither reads nor sends heartbeats.
+    """
+
+
 MOVED = (
     CheckpointMoved,
-    TopicMoved,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
 )
 """The batch was rolled back and nothing is lost: read again from what PostgreSQL knows."""
+LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    KafkaError,
+    MalformedMessage,
+    TopicMoved,
+    Stalled,
+)
+"""Begin again with new connections; where it does not pass, the lag says so."""
 
 
 @dataclass(slots=True)
@@ -152,6 +174,7 @@ class GroupEngine:
         *,
         versions: Mapping[str, str] | None = None,
         batch_messages: int = BATCH_MESSAGES,
+        observe: Observe = unobserved,
     ) -> None:
         self._url = url
         self._projections = {each.name: each for each in projections}
@@ -164,7 +187,8 @@ class GroupEngine:
         self._places: Places = {}
         self._lanes: dict[int, Lane] = {}
         self._topic = Known("", 0, 0, 0, 0)
-        self.last_batch = Batch(0, 0.0)
+        self._least: tuple[Any, ...] | None = None
+        self._observe = observe
 
     def stop(self) -> None:
         """Finish the batch at hand and return from `run`."""
@@ -176,9 +200,7 @@ class GroupEngine:
             try:
                 with follow_connection(self._url, application_name="annals-apply") as connection:
                     self._consume(connection)
-            except (
-                psycopg.OperationalError, psycopg.InterfaceError, KafkaError, MalformedMessage,
-            ) as error:  # fmt: skip
+            except LOST as error:
                 log.warning("consuming stopped and is tried again: %r", error)
                 self._stopped.wait(RETRY_DELAY_S)
 
@@ -190,6 +212,7 @@ class GroupEngine:
         consumer = self._broker.member(self._batch_messages)
         try:
             consumer.subscribe([self._broker.topic], listener=assignment)
+            consumer.partitions_for_topic(self._broker.topic)  # known before the group is joined
             self._follow(connection, consumer, assignment)
         finally:
             close_quietly(consumer)
@@ -207,6 +230,7 @@ class GroupEngine:
 
     def _follow(self, connection: Connection, consumer: Any, assignment: _Assignment) -> None:
         leased_at = settled_at = -LEASE_INTERVAL_S
+        heard_at = time.monotonic()
         while not self._stopped.is_set():
             changed = self._let_go(connection)
             if time.monotonic() - leased_at >= LEASE_INTERVAL_S:
@@ -223,10 +247,28 @@ class GroupEngine:
                 log.warning("a batch was rolled back and is read again: %r", error)
                 self._stopped.wait(RETRY_DELAY_S)
                 self._begin(connection, consumer)
+            if polled:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > STALLED_S:
+                heard_at = time.monotonic()
+                self._require_rest(connection)
             if not polled and time.monotonic() - settled_at >= SETTLE_INTERVAL_S:
                 settled_at = time.monotonic()
                 self._checkpoint(connection)
                 self._settle(connection)
+
+    def _require_rest(self, connection: Connection) -> None:
+        """Nothing was heard for long: there is nothing to hear. Raises `Stalled`."""
+        topic = known(connection, self._broker.topic)
+        if not self._followers or topic is None:
+            return
+        row = connection.execute(SELECT_LEAST, (list(self._followers),)).fetchone()
+        reached = min((lane.above for lane in self._lanes.values()), default=row[0] if row else 0)
+        moved, self._least = row != self._least, row
+        if topic.generation != self._topic.generation or (
+            reached < topic.position and (self._lanes or not moved)
+        ):
+            raise Stalled(f"at position {reached} of {topic.position}")
 
     # The lease
 
@@ -316,8 +358,8 @@ class GroupEngine:
             started = time.monotonic()
             self._apply(connection, taken)
             self._checkpoint(connection)
-            events = sum(len(each.events) for each in taken)
-            self.last_batch = Batch(events, time.monotonic() - started)
+            events = [event for each in taken for event in each.events]
+            self._observe(Batch(len(events), time.monotonic() - started), events)
 
     def _apply(self, connection: Connection, taken: list[Taken]) -> None:
         groups = self._groups(taken)
@@ -332,10 +374,11 @@ class GroupEngine:
         try:
             with connection.transaction():
                 self._move(connection, taken)
-                for follower, digested, _ in work:
-                    follower.write(connection, digested)
-                for names, events in groups:
-                    record(connection, names, tally(events))
+                with connection.pipeline():
+                    for follower, digested, _ in work:
+                        follower.write(connection, digested)
+                    for names, events in groups:
+                        record(connection, names, tally(events))
         except UNDIGESTED as error:
             log.warning("a batch is applied one by one: %s", error)
             work = self._apply_carefully(connection, taken, groups)

@@ -25,6 +25,7 @@ from projections.engine.follower import Follower
 from projections.engine.install import READ_SCHEMA, Definition
 from projections.engine.progress import Cancelled, Progress, Say, note, request
 from projections.engine.registry import PROJECTIONS, version
+from projections.engine.runner import REBUILD_LOCK
 from projections.engine.shadow import Shadow
 from projections.engine.swap import (
     CATCH_UP_EVENTS,
@@ -36,8 +37,6 @@ from projections.engine.swap import (
     swap,
 )
 
-REBUILD_LOCK = 69
-"""Class of the advisory locks by which a projection is rebuilt once at a time."""
 EVENTS_PER_S_DEFAULT = 40_000
 """What a plan assumes where no rebuild was measured yet."""
 PART_EVENTS_MIN = 20_000
@@ -111,7 +110,7 @@ class Rebuild:
             ExitStack() as stack,
         ):
             for shadow in self._shadows:
-                stack.enter_context(_alone(connection, shadow.name))
+                stack.enter_context(_alone(connection, shadow.name, self._ids.get(shadow.name)))
             progress = self._begin(connection)
             try:
                 self._build(connection, progress)
@@ -232,7 +231,7 @@ def _finish(job: tuple[str, str, str, int]) -> None:
         Shadow(name, definition).finish(connection, upto)
 
 
-def rollback(url: str, name: str, definition: str) -> None:
+def rollback(url: str, name: str, definition: str, *, job_id: int | None = None) -> None:
     """Swap back the tables from before the last swap, caught up. Raises `RebuildRefused`."""
     live = PROJECTIONS[name]
     previous = replace(live, name=previous_name(name))
@@ -240,7 +239,7 @@ def rollback(url: str, name: str, definition: str) -> None:
         kept = _one(connection, "SELECT version FROM projections WHERE name = %s", previous.name)
         if kept is None:
             raise RebuildRefused(f"there is nothing from before to go back to for {name}.")
-        with _alone(connection, name):
+        with _alone(connection, name, job_id):
             exchange = Exchange(
                 live, previous, previous_schema(name), kept, Definition.parse(definition)
             )
@@ -248,16 +247,19 @@ def rollback(url: str, name: str, definition: str) -> None:
 
 
 @contextmanager
-def _alone(connection: Connection, name: str) -> Iterator[None]:
-    """Nobody else rebuilds this projection. Raises `RebuildRefused` where somebody does."""
+def _alone(connection: Connection, name: str, own_id: int | None) -> Iterator[None]:
+    """Nobody else rebuilds this projection. Raises `RebuildRefused` where somebody does.
+
+    own_id: of the job that this is, where it was written down before.
+    """
     if not _one(connection, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", REBUILD_LOCK, name):
         raise RebuildRefused(f"{name} is being rebuilt already.")
     # What a rebuild that died left behind: its end was never written.
     connection.execute(
         """UPDATE projection_rebuilds SET state = 'failed', message = 'its process died',
                   ended_at = clock_timestamp()
-            WHERE projection = %s AND ended_at IS NULL AND state <> 'requested'""",
-        (name,),
+            WHERE projection = %s AND ended_at IS NULL AND state <> 'requested' AND id <> %s""",
+        (name, own_id or 0),
     )
     connection.execute(
         "UPDATE projections SET state = 'live' WHERE name = %s AND state = 'handover'", (name,)

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import APPENDED, PROJECTED, wait_for_hint
-from eventlog.reading import Page, read_after
+from eventlog.reading import Page, RecordedEvent, read_after
 from projections.changes import Projection
 from projections.engine.coverage import record, tally
 from projections.engine.follower import (
@@ -40,6 +40,8 @@ POLL_INTERVAL_S = 0.2
 RETRY_DELAY_S = 0.5
 LEASE_LOCK = 68
 """Class of the advisory locks by which one process at a time works on a projection."""
+REBUILD_LOCK = 69
+"""Class of the advisory locks by which a projection is rebuilt, or rolled back, once at a time."""
 LEASE_INTERVAL_S = 1.0
 """How often a projector asks for projections that somebody else works on."""
 HANDOVER_INTERVAL_S = 0.1
@@ -50,7 +52,17 @@ RELEASE = "SELECT pg_advisory_unlock(%s, hashtext(%s))"
 HOLD = """
 UPDATE projections SET holder = %s, wanted_version = coalesce(%s, wanted_version) WHERE name = %s
 """
-HANDOVERS = "SELECT name FROM projections WHERE state = 'handover'"
+# Of a swap whose process or connection died, nothing is left but the state: that counts no more.
+# A lock's key as pg_locks has it: two oids, for which a negative integer is a large number.
+HANDOVERS = f"""
+SELECT name FROM projections AS p
+ WHERE state = 'handover' AND EXISTS (
+       SELECT FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid = {REBUILD_LOCK}
+          AND l.objid::bigint = hashtext(p.name)::bigint & 4294967295)
+"""
 
 
 @dataclass
@@ -59,6 +71,14 @@ class Batch:
 
     events: int
     seconds: float
+
+
+Observe = Callable[[Batch, Sequence[RecordedEvent]], None]
+"""Told of each batch after it was applied."""
+
+
+def unobserved(_batch: Batch, _events: Sequence[RecordedEvent]) -> None:
+    """Nobody looks on."""
 
 
 class Engine:
@@ -76,6 +96,7 @@ class Engine:
         versions: Mapping[str, str] | None = None,
         batch_events: int = BATCH_EVENTS,
         poll_interval_s: float = POLL_INTERVAL_S,
+        observe: Observe = unobserved,
     ) -> None:
         self._url = url
         self._projections = list(projections)
@@ -84,7 +105,7 @@ class Engine:
         self._poll_interval_s = poll_interval_s
         self._stopped = threading.Event()
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
-        self.last_batch = Batch(0, 0.0)
+        self._observe = observe
 
     def stop(self) -> None:
         """Finish the batch at hand and return from `run`."""
@@ -174,7 +195,8 @@ class Engine:
             if page.upto > position:
                 started = time.monotonic()
                 self._apply(writer, group, page)
-                self.last_batch = Batch(len(page.events), time.monotonic() - started)
+                seconds = time.monotonic() - started
+                self._observe(Batch(len(page.events), seconds), page.events)
             more = more or page.more
         return more
 

@@ -90,7 +90,9 @@ class Shadow:
             raise RebuildRefused(
                 f"{len(found)} rows differ though the code is the same; the first is"
                 f" {first.table} {first.key}: live {first.first}, rebuilt {first.second}."
-                f" The rebuilt rows stay in {self.schema} to look at."
+                f" The rebuilt rows stay in {self.schema} to look at.",
+                summary=f"{len(found)} rows differ though the code is the same; the rebuilt rows"
+                f" stay in {self.schema} to look at.",
             )
 
     def drop(self, connection: Connection) -> None:

@@ -36,7 +36,14 @@ SWAP_PAUSE_S = 0.1
 
 
 class RebuildRefused(Exception):
-    """The rebuild cannot go on; the live tables are as they were. Says why in one sentence."""
+    """The rebuild cannot go on; the live tables are as they were. Says why in one sentence.
+
+    `summary` says the same without telling of any row.
+    """
+
+    def __init__(self, message: str, *, summary: str | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary or message
 
 
 @dataclass(frozen=True)

@@ -18,3 +18,4 @@ CREATE INDEX ON audit (workspace_id, entity_id, position);
 CREATE INDEX ON audit (workspace_id, entity_type, action, position);
 CREATE INDEX ON audit (workspace_id, actor_id, position);
 CREATE INDEX ON audit (workspace_id, recorded_at);
+CREATE INDEX ON audit (workspace_id, command_id, position) WHERE command_id IS NOT NULL;

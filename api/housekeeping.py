@@ -1,0 +1,61 @@
+"""What a running API does beside its requests, now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+
+from commands.idempotency import KEEP
+from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 3_600.0
+RETRY_S = 60.0
+STATEMENT_TIMEOUT_MS = 10_000
+
+
+@asynccontextmanager
+async def keeping_remembered_answers(app_url: str, window_s: int) -> AsyncIterator[None]:
+    """While the block lasts: partitions for remembered answers are made ahead, old ones dropped.
+
+    Every hour, and again after a minute where the database could not be reached. Several processes
+    may do so at once. Should all of them fail for two days, the next answer makes its partition.
+    """
+    task = asyncio.create_task(_keep(app_url, window_s), name="remembered-answers")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def keep_remembered_answers(app_url: str, window_s: int) -> tuple[int, int]:
+    """Once; returns how many partitions were made and dropped. Raises `psycopg.Error`."""
+    async with await psycopg.AsyncConnection.connect(
+        app_url,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        application_name="annals-housekeeping",
+        options=server_settings(TimeZone="UTC", statement_timeout=STATEMENT_TIMEOUT_MS),
+    ) as connection:
+        row = await (await connection.execute(KEEP, (window_s,))).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+async def _keep(app_url: str, window_s: int) -> None:
+    while True:
+        try:
+            await keep_remembered_answers(app_url, window_s)
+            pause_s = INTERVAL_S
+        except (psycopg.Error, OSError) as error:
+            log.warning("partitions of remembered answers are not kept for now: %s", error)
+            pause_s = RETRY_S
+        await asyncio.sleep(pause_s)

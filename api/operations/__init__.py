@@ -1,0 +1,1 @@
+"""Running Annals: logs, health, metrics, traces, and jobs on projections."""

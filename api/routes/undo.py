@@ -1,0 +1,277 @@
+"""/api/undo: take back one change, or all that a command did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from api import codes
+from api.auth import Caller, Permission, may
+from api.bodies import JSON_TYPE, Body, body_of
+from api.conditions import POSITION, POSITION_MAX, await_position, reach
+from api.description import (
+    EXAMPLE_ID,
+    EXAMPLE_TIME,
+    ON_BODY,
+    ON_READ,
+    ON_WRITE,
+    body,
+    problems,
+    success,
+)
+from api.entity_routes import ServicesOf
+from api.errors import ApiError, as_api_error, facts_of
+from api.idempotency import OnceOf
+from api.parameters import invalid_parameter, plain
+from api.request import command_scope, room_for_writes
+from commands.undo import UNDO_EVENTS_MAX, Asked, Kinds, Plan, Step
+from domain.entity import (
+    Change,
+    EntityDeleted,
+    EntityEvent,
+    EntityRestored,
+    EntityStatusChanged,
+    EntityUpdated,
+)
+from domain.fields import field_errors
+from domain.kinds import ENTITY_OF
+from domain.member import Member
+from domain.refusals import InvalidFields, Refusal
+from domain.workspace import Workspace
+from eventlog.scope import Scope
+from projections.audit import action_of
+from readmodels.audit import positions_of_command
+
+PROJECTION = "audit"
+"""By it the events of a command are found."""
+COMMAND_ID_MAX_CHARS = 128
+FORCE_MAX = 500
+FORCED_NAME_MAX_CHARS = 200
+
+WRITE_OF = {Member: Permission.MEMBERS, Workspace: Permission.WORKSPACE}
+"""What undoing a change takes, as the change itself did; `write` where nothing is said."""
+
+ROUTER = APIRouter(prefix="/api/undo", tags=["undo"])
+
+Writer = Annotated[Caller, Depends(may(Permission.WRITE))]
+Position = Annotated[int, Field(ge=1, le=POSITION_MAX, strict=True)]
+CommandId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=COMMAND_ID_MAX_CHARS),
+    AfterValidator(plain),
+]
+ForcedName = Annotated[str, StringConstraints(min_length=1, max_length=FORCED_NAME_MAX_CHARS)]
+
+CHANGE = {
+    "position": 7,
+    "entityType": "account",
+    "entityId": EXAMPLE_ID,
+    "action": "update",
+    "changes": [{"field": "nextAction", "before": "Send the term sheet", "after": None}],
+}
+CONFLICT = {
+    "kind": "account",
+    "entityId": EXAMPLE_ID,
+    "field": "nextAction",
+    "position": 9,
+    "actor": {"type": "api_key", "id": EXAMPLE_ID, "name": "Nightly sync"},
+    "recordedAt": EXAMPLE_TIME,
+    "canForce": True,
+}
+
+
+class UndoRequest(BaseModel):
+    """What is to be undone: one event, or all that a command did."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+    event_position: Position | None = Field(
+        default=None, description="As Annals-Position or a history names it."
+    )
+    command_id: CommandId | None = Field(
+        default=None, description="As Annals-Command or a history names it."
+    )
+    force: list[ForcedName] = Field(
+        default=[],
+        max_length=FORCE_MAX,
+        description="Fields whose later changes are overwritten: `nextAction` wherever it is in"
+        " conflict, `<entity id>/nextAction` of one thing.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.event_position is None) == (self.command_id is None):
+            raise ValueError("either eventPosition or commandId is needed")
+        return self
+
+
+@ROUTER.post(
+    "",
+    operation_id="undo",
+    summary="Undo a change, or all that a command did; an undo can be undone as well",
+    responses={
+        200: success(
+            "Undone: this is what it changed.",
+            None,
+            "Annals-Position",
+            example={"commandId": EXAMPLE_ID, "changes": [CHANGE]},
+        ),
+        **problems(
+            *ON_BODY,
+            *ON_WRITE,
+            *(codes.INVALID_FIELDS, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD, codes.TOO_LONG),
+            *(codes.INVALID_NUMBER, codes.INVALID_VALUE, codes.NOT_A_MEMBER),
+            *(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, codes.NOT_UNDOABLE),
+            *(codes.UNDO_CONFLICT, codes.ALREADY_UNDONE, codes.NOT_YET_PROJECTED),
+        ),
+    },
+    openapi_extra=body({JSON_TYPE: (UndoRequest, {"eventPosition": 7, "force": ["nextAction"]})}),
+    dependencies=[Depends(room_for_writes)],
+)
+async def undo(
+    request: Request,
+    services: ServicesOf,
+    caller: Writer,
+    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    once: OnceOf,
+) -> Response:
+    """All of it or nothing; 409 (E5014) names what was changed since."""
+    asked_for = _checked(given.fields())
+    asked = await _asked(request, caller, asked_for.event_position, asked_for.command_id)
+
+    def act(scope: Scope) -> Response:
+        undone = services.undo.undo(scope, asked, force=asked_for.force, allow=_allow(caller))
+        content = {"commandId": scope.command_id, "changes": _changes(undone.plan)}
+        headers = {POSITION: str(undone.position)}
+        return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)
+
+    return await run_in_threadpool(once, act, given)
+
+
+@ROUTER.get(
+    "/preview",
+    operation_id="previewUndo",
+    summary="What an undo would change, and what stands in its way",
+    responses={
+        200: success(
+            "`conflicts` are later changes, `obstacles` what else hinders.",
+            example={
+                "canUndo": False,
+                "positions": [7],
+                "changes": [CHANGE],
+                "conflicts": [CONFLICT],
+                "obstacles": [],
+            },
+        ),
+        **problems(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, *ON_READ),
+    },
+)
+async def preview(
+    request: Request,
+    services: ServicesOf,
+    caller: Writer,
+    _: Annotated[None, Depends(await_position(PROJECTION))],
+    event_position: Annotated[
+        int | None, Query(alias="eventPosition", ge=1, le=POSITION_MAX)
+    ] = None,
+    command_id: Annotated[CommandId | None, Query(alias="commandId")] = None,
+) -> Response:
+    """Nothing is recorded. The changes are those that come of forcing whatever can be forced."""
+    if (event_position is None) == (command_id is None):
+        raise invalid_parameter("eventPosition", "either eventPosition or commandId is needed")
+    asked = await _asked(request, caller, event_position, command_id)
+    scope = command_scope(request, caller)
+    plan = await run_in_threadpool(services.undo.preview, scope, asked, allow=_allow(caller))
+    return Response(orjson.dumps(_shown(plan)), media_type=JSON_TYPE)
+
+
+async def _asked(
+    request: Request, caller: Caller, event_position: int | None, command_id: str | None
+) -> Asked:
+    """The positions that are meant. Raises 503 (E3003) where a command's are not known yet."""
+    if event_position is not None:
+        return Asked((event_position,))
+    assert command_id is not None
+    services = request.app.state.services
+    head = await run_in_threadpool(services.log.recorder.max_notification_id)
+    await reach(request, (PROJECTION,), head or 0)
+    async with services.reads.workspace(caller.workspace_id) as connection:
+        found = await positions_of_command(
+            connection, caller.workspace_id, command_id, UNDO_EVENTS_MAX + 1
+        )
+    if found is None:
+        raise ApiError(codes.NOT_YET_PROJECTED, "The audit trail has parked entities.")
+    return Asked(tuple(found), command_id)
+
+
+def _allow(caller: Caller) -> Callable[[Kinds], None]:
+    def allow(kinds: Kinds) -> None:
+        for kind in kinds:
+            caller.require(WRITE_OF.get(kind, Permission.WRITE))
+
+    return allow
+
+
+def _checked(given: dict[str, Any]) -> UndoRequest:
+    try:
+        return UndoRequest.model_validate(given)
+    except ValidationError as error:
+        raise InvalidFields(field_errors(error)) from None
+
+
+def _shown(plan: Plan) -> dict[str, Any]:
+    return {
+        "canUndo": not plan.conflicts and not plan.refusals,
+        "positions": plan.positions,
+        "changes": _changes(plan),
+        "conflicts": [facts_of(each) for each in plan.conflicts],
+        "obstacles": [_obstacle(each) for each in plan.refusals],
+    }
+
+
+def _obstacle(refusal: Refusal) -> dict[str, Any]:
+    told = as_api_error(refusal)
+    return {**told.facts, "code": told.code.code, "detail": told.detail or told.code.title}
+
+
+def _changes(plan: Plan) -> list[dict[str, Any]]:
+    return [_change(step, event) for step in plan.steps for event in step.events]
+
+
+def _change(step: Step, event: EntityEvent) -> dict[str, Any]:
+    kind = ENTITY_OF[event.TOPIC]
+    return {
+        "position": step.target.position,
+        "entityType": kind.KIND,
+        "entityId": str(event.originator_id),
+        "action": action_of(event.TOPIC),
+        "changes": [{"field": name, **each} for name, each in _fields(event).items()],
+    }
+
+
+def _fields(event: EntityEvent) -> dict[str, Change]:
+    """Before and after as histories show them."""
+    if isinstance(event, EntityUpdated):
+        return event.changes
+    if isinstance(event, EntityStatusChanged):
+        name = str(ENTITY_OF[event.TOPIC].STATUS_FIELD)
+        return {name: {"before": event.before, "after": event.after}}
+    if isinstance(event, EntityDeleted):
+        return {name: {"before": value, "after": None} for name, value in event.fields.items()}
+    if isinstance(event, EntityRestored):
+        return {name: {"before": None, "after": value} for name, value in event.fields.items()}
+    return {}

@@ -1,0 +1,43 @@
+"""Chaos for as long as one likes: random commands, random faults, and then the verdict.
+
+    python -m benchmarks.chaos --minutes 10 [--seed N] [--kafka]
+
+Prints the seed first, then each fault as it happens. The exit code is 1 where anything was lost,
+doubled or wrong (docs/how-to/run-the-chaos-test.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from contextlib import ExitStack
+
+from tests.chaos.conductor import Trial, run
+
+SECONDS_PER_MINUTE = 60
+SEED_MAX = 1_000_000
+
+
+def main() -> int:
+    """Run one trial; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=None, help="a new one where none is given")
+    parser.add_argument("--kafka", action="store_true", help="project from Kafka, which breaks too")
+    arguments = parser.parse_args()
+    seed = secrets.randbelow(SEED_MAX) if arguments.seed is None else arguments.seed
+    with ExitStack() as stack:
+        kafka = None
+        if arguments.kafka:
+            from tests.kafka_broker import running_kafka  # few need a client of Kafka
+
+            kafka = stack.enter_context(running_kafka())
+        trial = Trial(seed, arguments.minutes * SECONDS_PER_MINUTE, kafka)
+        outcome = run(trial, lambda line: print(line, flush=True))
+    print(outcome.report() if outcome.violations else f"All is well. {outcome.summary()}")
+    return int(bool(outcome.violations))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The log on Kafka: the message, the relay that publishes it, and the reconciliation of both."""

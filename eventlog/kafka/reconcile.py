@@ -1,0 +1,207 @@
+"""Compare log and topic: count and digest of every range, and each event by name where they differ.
+
+The whole topic is read once. What differs is read again, so that memory is bounded by the number of
+ranges and not of events.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from eventlog.connections import Connection, follow_connection
+from eventlog.digest import DIGEST_SQL
+from eventlog.kafka.broker import Broker, close_quietly
+from eventlog.kafka.message import MalformedMessage, digest_of, partition_of, read_head
+from eventlog.kafka.tail import read_between
+from eventlog.kafka.topic import Known, TopicRefused, find, known, log_id, require_same
+
+RANGE_POSITIONS = 1_000
+NAMED_MAX = 100
+"""So many faults of each sort are named; all are counted."""
+RANGES_NAMED_MAX = 1_000
+"""In so many ranges that differ the faults are looked for one by one."""
+REPORT_MESSAGES = 50_000
+
+LOG_RANGES = f"""
+SELECT position / {RANGE_POSITIONS}, count(*), sum({DIGEST_SQL})
+  FROM events WHERE position > %s AND position <= %s GROUP BY 1
+"""
+LOG_DIGESTS = f"""
+SELECT position, {DIGEST_SQL} FROM events
+ WHERE position / {RANGE_POSITIONS} = ANY(%s) AND position > %s AND position <= %s
+"""
+
+Progress = Callable[[int, int], None]
+"""Told of messages read, and of messages in all."""
+
+
+@dataclass
+class Report:
+    """What came of it. Positions, at most `NAMED_MAX` of each sort."""
+
+    after: int
+    upto: int
+    events: int = 0
+    """In the log, between the two positions."""
+    messages: int = 0
+    """In the topic, marks not among them."""
+    missing: list[int] = field(default_factory=list)
+    altered: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+    """Messages for positions at which the log has no event."""
+    doubled: list[int] = field(default_factory=list)
+    """Readers tell by the position, so this is no difference."""
+    misplaced: list[int] = field(default_factory=list)
+    """Messages in a partition that is not their account's."""
+    foreign: list[str] = field(default_factory=list)
+    """Messages of another log, or of nobody: partition and offset."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the topic says what the log says."""
+        return not any((self.missing, self.altered, self.unknown, self.misplaced, self.foreign))
+
+    def note(self, fault: str, where: int | str) -> None:
+        """Count a fault, and name it while there are few."""
+        self.counts[fault] += 1
+        named: list[Any] = getattr(self, fault)
+        if len(named) < NAMED_MAX:
+            named.append(where)
+
+
+@dataclass(slots=True)
+class _Range:
+    n: int = 0
+    digest: int = 0
+    seen: int = 0
+    """One bit for each position."""
+
+
+def reconcile(
+    url: str, broker: Broker, *, after: int = 0, progress: Progress = lambda done, total: None
+) -> Report:
+    """Compare all that was published after the position. Raises `TopicRefused`, `KafkaError`."""
+    with follow_connection(url, application_name="annals-reconcile") as connection:
+        topic = known(connection, broker.topic)
+        if topic is None:
+            raise TopicRefused(f"Nothing was ever published to topic {broker.topic}.")
+        with broker.admin() as admin:
+            require_same(broker.topic, topic, find(admin, broker.topic))
+        report = Report(after, topic.position)
+        reader = broker.reader()
+        try:
+            topic_side = _Topic(reader, broker, topic, log_id(connection), report, progress)
+            in_topic = topic_side.ranges()
+            differing = _differing(connection, in_topic, report)
+            if differing:
+                _name(connection, topic_side.digests(differing), differing, report)
+        finally:
+            close_quietly(reader)
+    return report
+
+
+class _Topic:
+    """The messages of the topic between the report's positions."""
+
+    def __init__(
+        self,
+        reader: Any,
+        broker: Broker,
+        topic: Known,
+        log_id: str,
+        report: Report,
+        progress: Progress,
+    ) -> None:
+        self._reader = reader
+        self._topic = topic
+        self._log_id = log_id
+        self._report = report
+        self._progress = progress
+        self._partitions = broker.partitions(range(topic.partitions))
+        self._begins = reader.beginning_offsets(self._partitions)
+        self._ends = reader.end_offsets(self._partitions)
+
+    def ranges(self) -> dict[int, _Range]:
+        """Count and digest of each range, every position once; faults that show at once noted."""
+        ranges: dict[int, _Range] = {}
+        report = self._report
+        for message, position, digest in self._events(report):
+            report.messages += 1
+            number, bit = divmod(position, RANGE_POSITIONS)
+            entry = ranges.setdefault(number, _Range())
+            if entry.seen >> bit & 1:
+                report.note("doubled", position)
+                continue
+            entry.seen |= 1 << bit
+            entry.n += 1
+            entry.digest += digest
+            if partition_of(_key(message), self._topic.partitions) != message.partition:
+                report.note("misplaced", position)
+        return ranges
+
+    def digests(self, numbers: set[int]) -> dict[int, int]:
+        """Position and digest of all events in some ranges."""
+        found: dict[int, int] = {}
+        for _, position, digest in self._events(None):
+            if position // RANGE_POSITIONS in numbers:
+                found.setdefault(position, digest)
+        return found
+
+    def _events(self, report: Report | None) -> Iterator[tuple[Any, int, int]]:
+        for number, message in enumerate(self._messages()):
+            if number % REPORT_MESSAGES == 0:
+                self._progress(number, sum(self._ends.values()) - sum(self._begins.values()))
+            try:
+                head = read_head(message.headers)
+                if head.is_mark and head.origin.log_id == self._log_id:
+                    continue
+                position, digest = digest_of(message.value)
+                is_ours = head.origin.log_id == self._log_id and position == head.position
+            except MalformedMessage:
+                is_ours = False
+            if not is_ours:
+                if report is not None:
+                    report.note("foreign", f"{message.partition}:{message.offset}")
+            elif self._report.after < position <= self._report.upto:
+                yield message, position, digest
+
+    def _messages(self) -> Iterator[Any]:
+        for partition in self._partitions:
+            yield from read_between(
+                self._reader, partition, self._begins[partition], self._ends[partition]
+            )
+
+
+def _key(message: Any) -> str:
+    return message.key.decode(errors="replace") if message.key else ""
+
+
+def _differing(connection: Connection, in_topic: dict[int, _Range], report: Report) -> set[int]:
+    rows = connection.execute(LOG_RANGES, (report.after, report.upto)).fetchall()
+    in_log = {number: (n, int(digest)) for number, n, digest in rows}
+    report.events = sum(n for n, _ in in_log.values())
+    summed = {number: (entry.n, entry.digest) for number, entry in in_topic.items()}
+    differing = {
+        number
+        for number in in_log.keys() | summed.keys()
+        if in_log.get(number) != summed.get(number)
+    }
+    return set(sorted(differing)[:RANGES_NAMED_MAX])
+
+
+def _name(
+    connection: Connection, in_topic: dict[int, int], numbers: set[int], report: Report
+) -> None:
+    rows = connection.execute(LOG_DIGESTS, (sorted(numbers), report.after, report.upto))
+    in_log: dict[int, int] = dict(rows.fetchall())
+    for position in sorted(in_log.keys() | in_topic.keys()):
+        if position not in in_topic:
+            report.note("missing", position)
+        elif position not in in_log:
+            report.note("unknown", position)
+        elif in_log[position] != in_topic[position]:
+            report.note("altered", position)

@@ -1,0 +1,174 @@
+"""JSON schemas of the messages, one for each topic of the log, made from the domain's own models.
+
+python -m eventlog.kafka.schemas [FOLDER]     writes them (docs/events where none is named)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from domain.entity import (
+    EntityCreated,
+    EntityDeleted,
+    EntityEvent,
+    EntityRestored,
+    EntityStatusChanged,
+    EntityUpdated,
+)
+from domain.fields import CUSTOM
+from domain.kinds import ENTITY_OF, EVENTS
+from eventlog.kafka.message import MARK_TOPIC
+
+Schema = dict[str, Any]
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "events"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+UUID_SCHEMA: Schema = {"type": "string", "format": "uuid"}
+TIME_SCHEMA: Schema = {"type": "string", "format": "date-time"}
+ENVELOPE: dict[str, Schema] = {
+    "position": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "Global order; gaps mean nothing.",
+    },
+    "workspaceId": UUID_SCHEMA,
+    "streamId": {**UUID_SCHEMA, "description": "The entity."},
+    "streamVersion": {"type": "integer", "minimum": 1, "description": "1, 2, 3 … in each stream."},
+    "accountId": {
+        "anyOf": [UUID_SCHEMA, {"type": "null"}],
+        "description": "The account that the entity hangs on; null for an account itself.",
+    },
+    "occurredAt": {**TIME_SCHEMA, "description": "When it happened."},
+    "recordedAt": {**TIME_SCHEMA, "description": "When the database wrote it down."},
+    "dataBytes": {"type": "integer", "description": "Length of data as it stands in the message."},
+    "metadata": {"type": "object", "description": "Actor, request, command and correlation ids."},
+}
+MARK: Schema = {
+    "$schema": DIALECT,
+    "$id": f"{MARK_TOPIC}.json",
+    "title": MARK_TOPIC,
+    "description": "All events of this partition up to the position lie before this message.",
+    "type": "object",
+    "properties": {"through": {"type": "integer", "minimum": 0}},
+    "required": ["through"],
+}
+
+
+def schemas() -> dict[str, Schema]:
+    """The schema of each topic's messages, by topic; the mark's among them."""
+    found = {topic: schema(topic, event) for topic, event in EVENTS.items()}
+    return dict(sorted({**found, MARK_TOPIC: MARK}.items()))
+
+
+def schema(topic: str, event: type[EntityEvent]) -> Schema:
+    """The schema of one topic's messages."""
+    data, definitions = _data(topic, event)
+    properties: dict[str, Schema] = {**ENVELOPE, "topic": {"const": topic}, "data": data}
+    made: Schema = {
+        "$schema": DIALECT,
+        "$id": f"{topic}.json",
+        "title": topic,
+        "description": _description(event),
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
+    }
+    return {**made, "$defs": definitions} if definitions else made
+
+
+def _description(event: type[EntityEvent]) -> str:
+    """The first line of what the shape of the event says of itself."""
+    shape = next(base for base in event.__mro__ if base.__module__ == EntityEvent.__module__)
+    return (shape.__doc__ or "").strip().splitlines()[0]
+
+
+def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
+    """What the event says, and what that refers to."""
+    facts, definitions = _facts(topic)
+    if issubclass(event, EntityUpdated):
+        return _object(changes=_changes(facts)), definitions
+    if issubclass(event, EntityStatusChanged):
+        field = ENTITY_OF[topic].STATUS_FIELD
+        assert field is not None
+        status = facts["properties"][field]
+        return _object(before=status, after=status), definitions
+    if issubclass(event, EntityDeleted):
+        gone_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
+        return _object(fields=facts, deletedWith=gone_with), definitions
+    if issubclass(event, EntityRestored):
+        return _object(fields=facts, createdAt=TIME_SCHEMA), definitions
+    assert issubclass(event, EntityCreated), topic
+    return _object(fields=facts), definitions
+
+
+def _facts(topic: str) -> tuple[Schema, Schema]:
+    """The fields as they are recorded: those without a value are left out."""
+    model = ENTITY_OF[topic].FIELDS
+    fields: Schema = _without_titles(model.model_json_schema(by_alias=True, mode="serialization"))
+    definitions: Schema = fields.pop("$defs", {})
+    # A field that is added later must not break who validates by the schema of today.
+    fields.pop("additionalProperties", None)
+    return fields, definitions
+
+
+def _without_titles(schema: Any) -> Any:
+    """Without pydantic's titles, which say the name over again, and defaults: absent is absent."""
+    if isinstance(schema, list):
+        return [_without_titles(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    names = {"title", "default"}
+    return {
+        key: _without_titles(value)
+        for key, value in schema.items()
+        if key not in names or isinstance(value, dict)
+    }
+
+
+def _changes(facts: Schema) -> Schema:
+    """Before and after of each field that changed; custom fields one by one."""
+    named = {
+        name: _object(before=_or_null(one), after=_or_null(one))
+        for name, one in facts["properties"].items()
+        if name != CUSTOM
+    }
+    custom = _object(before={}, after={})
+    return {
+        "type": "object",
+        "properties": named,
+        "patternProperties": {f"^{CUSTOM}\\.": custom},
+        "minProperties": 1,
+    }
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": sorted(properties)}
+
+
+def as_text(schema: Schema) -> str:
+    """A schema as its file has it."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(schema, option=options).decode()
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write all schemas; files of topics that there are no more are removed."""
+    wanted = {f"{topic}.json": as_text(made) for topic, made in schemas().items()}
+    for path in folder.glob("*.json"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(*map(Path, sys.argv[1:2]))

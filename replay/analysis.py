@@ -1,0 +1,382 @@
+"""An analyst's projection: a Python file with one function and a table, run over history.
+
+The file lies outside the package. It defines TABLE, a CREATE TABLE statement, and `project(event)`,
+which returns changes to its rows (docs/how-to/write-a-projection.md). The result stays in a schema
+of its own until the next run takes its place, or goes to Parquet files.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import psycopg
+from psycopg import sql
+
+from eventlog.connections import Connection, follow_connection
+from eventlog.reading import RecordedEvent
+from projections.changes import Change, Patch, Projection, Put, Remove, Row, Table
+from projections.engine.bulk import REPORT_EVENTS, Part, copy_rows
+from projections.engine.install import Definition, create_tables, guard_tables
+from projections.engine.memory import MemoryTables, Rows
+from replay.span import count_events, read_span
+
+__all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", "Remove", "load"]
+
+SCHEMA_PREFIX = "analysis_"
+RESULT_ROWS_MAX = 5_000_000
+"""The result is folded in memory; about 1 KiB a row."""
+ANALYSIS_LOCK = 72
+"""Class of the advisory locks by which a file is run once at a time."""
+SWAP_LOCK_WAIT_MS = 500
+"""How long the exchange of results waits for readers, who wait behind it, before it steps back."""
+SWAP_ATTEMPTS_MAX = 40
+SWAP_PAUSE_S = 0.1
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+CREATE_TABLE = re.compile(r"\bCREATE\s+TABLE\s+(\w+)\s*\(", re.IGNORECASE)
+
+PRIMARY_KEYS = """
+SELECT c.relname, coalesce(array_agg(a.attname::text ORDER BY k.place)
+                               FILTER (WHERE a.attname IS NOT NULL), '{}')
+  FROM pg_class AS c
+  LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+  LEFT JOIN unnest(i.indkey::int[]) WITH ORDINALITY AS k(attnum, place) ON true
+  LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
+ WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
+ GROUP BY c.relname ORDER BY c.relname
+"""
+COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod)
+  FROM pg_attribute AS a
+ WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+ ORDER BY a.attnum
+"""
+OWN_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
+
+Number = int | float | Decimal
+Report = Callable[[int, int], None]
+"""Told how many events were folded, of how many."""
+
+
+class AnalysisError(Exception):
+    """The analyst's file cannot be run; the message is one sentence that says where."""
+
+
+@dataclass(slots=True)
+class Add:
+    """Add to numbers of a row, which is made where it is missing; `row` sets other columns."""
+
+    table: str
+    key: str
+    add: dict[str, Number]
+    row: Row = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analyst's file defines."""
+
+    path: Path
+    definition: str
+    project: Callable[[RecordedEvent], Iterable[Change | Add] | None]
+
+    @property
+    def name(self) -> str:
+        """The name of the file, without its ending."""
+        return self.path.stem
+
+    @property
+    def schema(self) -> str:
+        """Where the result of the last run is."""
+        return SCHEMA_PREFIX + self.name
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to, before it is stored somewhere."""
+
+    analysis: Analysis
+    part: Part
+    events: int
+    tables: dict[str, ResultTable]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The rows of one table, and its columns with their types as PostgreSQL writes them."""
+
+    table: Table
+    columns: dict[str, str]
+    rows: Rows
+
+
+Store = Callable[[Connection, Result, str], None]
+"""Keeps a result; is given the schema in which its empty tables are."""
+
+
+def load(path: Path) -> Analysis:
+    """Read an analyst's file. Raises `AnalysisError`."""
+    if not NAME.fullmatch(path.stem):
+        raise AnalysisError(
+            f"{path.name}: the file's name becomes that of a schema, so it has to be of small"
+            " letters, digits and _, 40 at the most."
+        )
+    module = ModuleType(f"annals_analysis_{path.stem}")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise AnalysisError(f"{path} cannot be read ({error.strerror}).") from None
+    try:
+        # Run from its text: importing it would leave compiled files beside it.
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise AnalysisError(f"{path.name}, line {error.lineno}: {error.msg}.") from None
+    except Exception as error:
+        raise AnalysisError(f"{_place(path, error)}: {_what(error)}.") from error
+    return Analysis(path, _definition(path, module), _function(path, module))
+
+
+def run(
+    url: str,
+    analysis: Analysis,
+    choose: Callable[[Connection], Part],
+    store: Store,
+    report: Report = lambda done, total: None,
+) -> Result:
+    """Fold the chosen part of history and store the result.
+
+    url: the projector's. Nothing of an earlier result changes before the whole of the new one is
+    there. Raises `AnalysisError` and `psycopg.Error`.
+    """
+    scratch = f"{analysis.schema}_new"
+    with (
+        follow_connection(url, application_name="annals-analysis") as connection,
+        _alone(connection, analysis),
+    ):
+        try:
+            tables = _make_tables(connection, analysis, scratch)
+            result = _fold(connection, analysis, choose(connection), tables, scratch, report)
+            store(connection, result, scratch)
+        finally:
+            if not connection.closed:
+                _drop(connection, scratch)
+    return result
+
+
+def into_schema(connection: Connection, result: Result, scratch: str) -> None:
+    """Store a result in the file's schema, in place of the one before, in one transaction."""
+    for each in result.tables.values():
+        try:
+            copy_rows(connection, scratch, each.table, each.rows)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            raise _refused(result.analysis, error) from None
+        name = sql.Identifier(scratch, each.table.name)
+        connection.execute(sql.SQL("ANALYZE {}").format(name))
+    with connection.transaction():
+        guard_tables(connection, scratch)
+        schema = sql.Identifier(scratch)
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO annals_app").format(schema))
+        about = sql.Literal(_provenance(result))
+        connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(schema, about))
+    _exchange_patiently(connection, result.analysis, scratch)
+
+
+def _definition(path: Path, module: ModuleType) -> str:
+    definition = getattr(module, "TABLE", None)
+    if not isinstance(definition, str) or not CREATE_TABLE.search(definition):
+        raise AnalysisError(
+            f"{path.name}: TABLE has to be a CREATE TABLE statement, with a plain name."
+        )
+    return CREATE_TABLE.sub(lambda match: f"{match[0]}workspace_id uuid NOT NULL, ", definition)
+
+
+def _function(path: Path, module: ModuleType) -> Any:
+    function = getattr(module, "project", None)
+    if not callable(function):
+        raise AnalysisError(f"{path.name}: there is no function project(event).")
+    return function
+
+
+def _make_tables(connection: Connection, analysis: Analysis, schema: str) -> list[Table]:
+    _drop(connection, schema)
+    try:
+        with connection.transaction():
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            create_tables(connection, schema, Definition(analysis.definition, "", ""))
+            rows = connection.execute(PRIMARY_KEYS, (schema,)).fetchall()
+    except psycopg.Error as error:
+        raise _refused(analysis, error) from None
+    for table, key in rows:
+        if len(key) != 2 or key[0] != "workspace_id":
+            raise AnalysisError(
+                f"{analysis.path.name}: the primary key of {table} has to be (workspace_id,"
+                " another column)."
+            )
+    return [Table(table, key=key[1]) for table, key in rows]
+
+
+def _fold(
+    connection: Connection,
+    analysis: Analysis,
+    part: Part,
+    tables: list[Table],
+    schema: str,
+    report: Report,
+) -> Result:
+    total, done = count_events(connection, part), 0
+    fold = _Fold(analysis, tables)
+    report(0, total)
+    for event in read_span(connection, part):
+        fold.take(event)
+        done += 1
+        if done % REPORT_EVENTS == 0:
+            fold.require_room()
+            report(done, total)
+    report(done, total)
+    results = {}
+    for table in tables:
+        columns: dict[str, str] = dict(
+            connection.execute(COLUMNS, (f"{schema}.{table.name}",)).fetchall()
+        )
+        results[table.name] = ResultTable(table, columns, fold.rows[table.name])
+        _require_columns(analysis, results[table.name])
+    return Result(analysis, part, done, results)
+
+
+class _Fold:
+    """The rows that the analyst's function came to so far."""
+
+    def __init__(self, analysis: Analysis, tables: list[Table]) -> None:
+        self._analysis = analysis
+        projection = Projection(analysis.name, tuple(tables), {}, every=self._changes)
+        self._memory = MemoryTables([projection])
+        self.rows = self._memory.tables
+
+    def take(self, event: RecordedEvent) -> None:
+        """Let the function see an event. Raises `AnalysisError`."""
+        try:
+            self._memory.apply(event)
+        except Exception as error:
+            raise AnalysisError(
+                f"{_place(self._analysis.path, error)}: {_what(error)}, at position"
+                f" {event.position} ({event.topic})."
+            ) from error
+
+    def require_room(self) -> None:
+        """Raises `AnalysisError` where there are more rows than a result may have."""
+        if sum(map(len, self.rows.values())) > RESULT_ROWS_MAX:
+            raise AnalysisError(
+                f"{self._analysis.path.name} makes more than {RESULT_ROWS_MAX:,} rows; they are"
+                " folded in memory, so choose a coarser key."
+            )
+
+    def _changes(self, event: RecordedEvent) -> Iterator[Change]:
+        for change in self._analysis.project(event) or ():
+            if not isinstance(change, (Add, Put, Patch, Remove)):
+                raise TypeError(f"project() gave {change!r:.80}, which is no change")
+            rows = self.rows.get(change.table)
+            if rows is None:
+                raise LookupError(f"there is no table {change.table}")
+            if not isinstance(change.key, str):
+                raise TypeError(f"the key {change.key!r:.80} is no text")
+            if not isinstance(change, Add):
+                yield change
+            elif (event.workspace_id, change.key) in rows:
+                yield Patch(change.table, change.key, change.row, _whole(change.add))
+            else:
+                yield Put(change.table, change.key, {**change.row, **change.add})
+
+
+def _whole(add: dict[str, Number]) -> dict[str, int]:
+    """Numbers of any kind, for a patch: it is declared for the engine's counters, whole ones."""
+    return cast(dict[str, int], add)
+
+
+def _require_columns(analysis: Analysis, result: ResultTable) -> None:
+    known = result.columns.keys()
+    for row in result.rows.values():
+        if not row.keys() <= known:
+            unknown = ", ".join(sorted(row.keys() - known))
+            raise AnalysisError(
+                f"{analysis.path.name}: the table {result.table.name} has no column {unknown}."
+            )
+
+
+def _exchange_patiently(connection: Connection, analysis: Analysis, scratch: str) -> None:
+    for _ in range(SWAP_ATTEMPTS_MAX):
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_WAIT_MS}")
+                _exchange(connection, analysis.schema, scratch)
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            time.sleep(SWAP_PAUSE_S)
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise AnalysisError(
+                f"{analysis.schema} is in use ({error.diag.message_detail}): drop that first."
+            ) from None
+    raise AnalysisError(f"readers did not leave {analysis.schema} alone long enough; try again.")
+
+
+def _exchange(connection: Connection, schema: str, scratch: str) -> None:
+    for (table,) in connection.execute(OWN_TABLES, (schema,)).fetchall():
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table)))
+    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)))
+    connection.execute(
+        sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(
+            sql.Identifier(scratch), sql.Identifier(schema)
+        )
+    )
+
+
+def _drop(connection: Connection, schema: str) -> None:
+    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+@contextmanager
+def _alone(connection: Connection, analysis: Analysis) -> Iterator[None]:
+    """Nobody else runs a file of this name; the lock goes with the connection."""
+    key = (ANALYSIS_LOCK, analysis.schema)
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", key).fetchone()
+    if not (row and row[0]):
+        raise AnalysisError(f"{analysis.name} is being run already.")
+    yield
+
+
+def _provenance(result: Result) -> str:
+    part = result.part
+    scope = f" in workspace {part.workspace_id}" if part.workspace_id else ""
+    until = f", occurred until {part.occurred_until.isoformat()}" if part.occurred_until else ""
+    return (
+        f"Made by annals project from {result.analysis.path.name}: {result.events} events after"
+        f" position {part.after} up to {part.upto}{scope}{until}."
+    )
+
+
+def _refused(analysis: Analysis, error: psycopg.Error) -> AnalysisError:
+    """What PostgreSQL said of the table or of a value, and where in the rows."""
+    where = f" ({error.diag.context.splitlines()[0]})" if error.diag.context else ""
+    said = error.diag.message_primary or str(error).splitlines()[0]
+    return AnalysisError(f"{analysis.path.name}: PostgreSQL refuses it: {said}{where}.")
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """The file, and its line that the error came through last."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
+    return f"{path.name}, line {lines[-1]}" if lines else path.name
+
+
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,643 @@
+"""Undo: done and undone is as if it had never been done, and an undo can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from commands import undo as undo_module
+from commands.entities import EntityCommands
+from commands.undo import Asked, UndoCommands, Undone
+from domain.account import Account
+from domain.api_key import ApiKey
+from domain.contact import Contact
+from domain.entity import Entity
+from domain.member import Member
+from domain.note import Note
+from domain.opportunity import Opportunity
+from domain.refusals import (
+    AlreadyUndone,
+    Conflict,
+    InvalidFields,
+    NotAMember,
+    NothingToUndo,
+    NotUndoable,
+    TooMuchToUndo,
+    UndoConflict,
+)
+from domain.workspace import Workspace
+from eventlog.connections import Connection
+from eventlog.log import EventLog
+from eventlog.scope import Actor, Scope
+from projections.engine.runner import Engine
+from tests.api_server import Office, after, created
+from tests.oracle import assert_tables_tell_history
+from tests.strategies import (
+    FIELDS,
+    OFTEN,
+    SELDOM,
+    Create,
+    Delete,
+    Player,
+    Restore,
+    Revise,
+    creations,
+    mortals,
+    revisions,
+    whoms,
+    workspaces,
+)
+
+ACME = {"company": "Acme", "type": "customer"}
+EXAMPLES_MAX = 50
+MARK = "betweenTimes"
+"""A custom field that nobody else sets."""
+
+Doing = Create | Revise | Delete | Restore
+DOINGS: dict[str, st.SearchStrategy[Doing]] = {
+    "create": creations,
+    "revise": revisions,
+    "delete": st.builds(Delete, workspaces, mortals, whoms),
+    "restore": st.builds(Restore, workspaces, mortals, whoms),
+}
+doings = st.sampled_from(list(DOINGS)).flatmap(lambda what: DOINGS[what])
+"""A command, each with the same chance."""
+
+
+def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[Doing]:
+    # With an open deal an account could not be deleted.
+    fields = FIELDS[kind].map(
+        lambda given: {**given, **({"stage": "won"} if "stage" in given else {})}
+    )
+    account = 0 if kind.BELONGS_TO_ACCOUNT else None
+    return st.builds(Create, st.just(0), st.just(kind), fields, st.just(account), st.none())
+
+
+beginnings = st.tuples(*[_one_of_each(kind) for kind in [*OFTEN, *SELDOM]])
+"""One of each kind there is, in the first workspace."""
+
+State = dict[UUID, tuple[dict[str, Any], bool, UUID | None]]
+
+
+class Desk:
+    """Somebody who does things, and undoes them by position or by command."""
+
+    def __init__(self, log: EventLog, commands: EntityCommands, scope: Scope) -> None:
+        self.log = log
+        self.commands = commands
+        self.undoing = UndoCommands(log, clock=lambda: datetime.now(UTC))
+        self.scope = replace(scope, command_id="")
+
+    def new_scope(self) -> Scope:
+        """For a command of its own."""
+        return replace(self.scope, command_id=str(uuid4()))
+
+    def make(self, kind: type[Entity], account: UUID | None = None, **fields: Any) -> UUID:
+        """The id of a new one."""
+        outcome = self.commands.create(self.new_scope(), kind, fields, account_id=account)
+        return outcome.entity.id
+
+    def set(
+        self, kind: type[Entity], entity_id: UUID, scope: Scope | None = None, **to: Any
+    ) -> int:
+        """Set fields; returns the position."""
+        return self.commands.revise(
+            scope or self.new_scope(), kind, entity_id, lambda facts: {**facts, **to}
+        ).position
+
+    def delete(self, kind: type[Entity], entity_id: UUID) -> int:
+        """Delete it; returns the position."""
+        return self.commands.delete(self.new_scope(), kind, entity_id).position
+
+    def load(self, kind: type[Entity], entity_id: UUID) -> Entity:
+        """As it is now."""
+        with self.log.scoped(self.scope):
+            return self.log.load(kind, entity_id)
+
+    def positions(self, command_id: str) -> tuple[int, ...]:
+        """Where the events of a command are."""
+        with self.log.transaction(self.scope) as connection:
+            rows = connection.execute(
+                "SELECT position FROM events WHERE workspace_id = %s"
+                " AND metadata->>'commandId' = %s ORDER BY position",
+                (self.scope.workspace_id, command_id),
+            ).fetchall()
+        return tuple(row[0] for row in rows)
+
+    def undo(self, *positions: int, force: tuple[str, ...] = ()) -> Undone:
+        """Undo the events there."""
+        return self.undoing.undo(self.new_scope(), Asked(positions), force=force)
+
+    def undo_command(self, command_id: str) -> str:
+        """Undo all that the command did; returns the id of the command that this is."""
+        scope = self.new_scope()
+        self.undoing.undo(scope, Asked(self.positions(command_id), command_id))
+        return scope.command_id
+
+
+@pytest.fixture
+def desk(log: EventLog, commands: EntityCommands, scope: Scope) -> Desk:
+    return Desk(log, commands, scope)
+
+
+def conflicts(act: Callable[[], Any]) -> list[tuple[str, str, bool]]:
+    """Kind, field and whether it can be forced, of the conflicts that an undo meets."""
+    with pytest.raises(UndoConflict) as refused:
+        act()
+    return [(each.kind, each.field, each.can_force) for each in refused.value.conflicts]
+
+
+# For every command there is
+
+
+def test_done_and_undone_is_as_if_it_had_not_been(
+    log: EventLog, commands: EntityCommands, engine: Engine, database: Connection
+) -> None:
+    @settings(
+        max_examples=EXAMPLES_MAX,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(beginnings, st.lists(doings, max_size=8), doings, st.booleans())
+    def holds(beginning: Any, life: list[Doing], step: Doing, is_busy: bool) -> None:
+        player = Player(commands)
+        step = replace(step, workspace=0)
+        for each in (*beginning, *life):
+            player.play(each)
+        if isinstance(step, Restore):
+            player.play(Delete(0, step.kind, step.whom))
+        desk = Desk(log, commands, player.scopes[step.workspace])
+        done = player.scopes[step.workspace] = desk.new_scope()
+        before = states(desk, player, step.workspace)
+        player.play(step)
+        count = len(desk.positions(done.command_id))
+        if count and is_final(step):
+            with pytest.raises(NotUndoable):
+                desk.undo_command(done.command_id)
+        elif count:
+            check(desk, player, step.workspace, done.command_id, before, is_busy)
+
+    holds()
+    engine.catch_up()
+    assert_tables_tell_history(database)
+
+
+def is_final(step: Doing) -> bool:
+    """Whether what it does leaves the house."""
+    return step.kind is ApiKey or (step.kind is Workspace and isinstance(step, Create))
+
+
+def check(
+    desk: Desk, player: Player, workspace: int, command_id: str, before: State, is_busy: bool
+) -> None:
+    """The command is undone, and its undo is."""
+    done = states(desk, player, workspace)
+    new = done.keys() - before.keys()
+    marked = mark(desk, player, workspace, before, done) if is_busy else frozenset()
+    try:
+        undone = desk.undo_command(command_id)
+    except NotAMember:
+        return  # the one to whom it was assigned before has left
+    now = states(desk, player, workspace)
+    assert {each: now[each] for each in before} == {
+        each: with_mark(state) if each in marked else state for each, state in before.items()
+    }
+    assert all(now[each][1] for each in new), "what was created is gone"
+    with pytest.raises(AlreadyUndone):
+        desk.undo_command(command_id)
+    redone = desk.undo_command(undone)
+    assert states(desk, player, workspace) == {
+        each: with_mark(state) if each in marked else state for each, state in done.items()
+    }
+    desk.undo_command(redone)
+    assert states(desk, player, workspace) == now
+
+
+def states(desk: Desk, player: Player, workspace: int) -> State:
+    """What is known of everything in the workspace."""
+    loaded = [desk.load(type(each), each.id) for each in player.known[workspace]]
+    return {each.id: (each.facts, each.is_deleted, each.deleted_with) for each in loaded}
+
+
+def mark(desk: Desk, player: Player, workspace: int, before: State, done: State) -> frozenset[UUID]:
+    """Meanwhile somebody sets another field of all that neither came nor went; returns of which."""
+    stayed = [
+        each
+        for each in player.known[workspace]
+        if each.id in before and not before[each.id][1] and not done[each.id][1]
+    ]
+    for each in stayed:
+        custom = {**done[each.id][0].get("customFields", {}), MARK: True}
+        desk.set(type(each), each.id, customFields=custom)
+    return frozenset(each.id for each in stayed)
+
+
+def with_mark(state: tuple[dict[str, Any], bool, UUID | None]) -> Any:
+    facts, is_deleted, deleted_with = state
+    custom = {**facts.get("customFields", {}), MARK: True}
+    return {**facts, "customFields": custom}, is_deleted, deleted_with
+
+
+# By position
+
+
+def test_a_change_is_taken_back_and_says_what_it_takes_back(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME, nextAction="Call")
+    scope = desk.new_scope()
+    position = desk.set(Account, account, scope, nextAction="Write", customFields={"vip": True})
+    undone = desk.undo(position)
+    now = desk.load(Account, account)
+    assert now.facts["nextAction"] == "Call"
+    assert "customFields" not in now.facts
+    with desk.log.transaction(desk.scope) as connection:
+        row = connection.execute(
+            "SELECT topic, metadata->>'undoes', metadata->>'undoesPosition', stream_version"
+            " FROM events WHERE position = %s",
+            (undone.position,),
+        ).fetchone()
+    assert row == ("account.updated", scope.command_id, str(position), 3)
+
+
+def test_a_won_deal_is_won_no_more(desk: Desk) -> None:
+    deal = desk.make(Opportunity, name="Renewal", stage="negotiating")
+    position = desk.set(Opportunity, deal, stage="won")
+    undone = desk.undo(position)
+    assert desk.load(Opportunity, deal).status == "negotiating"
+    desk.undo(undone.position)
+    assert desk.load(Opportunity, deal).status == "won"
+
+
+def test_an_assignment_is_taken_back_as_long_as_there_is_somebody_to_take_it(desk: Desk) -> None:
+    ada, grace = (str(desk.make(Member, name=name)) for name in ("Ada", "Grace"))
+    account = desk.make(Account, None, **ACME, assignedTo=ada)
+    position = desk.set(Account, account, assignedTo=grace)
+    gone = desk.delete(Member, UUID(ada))
+    with pytest.raises(NotAMember) as refused:
+        desk.undo(position)
+    assert str(refused.value.member_id) == ada
+    desk.undo(gone)
+    desk.undo(position)
+    assert desk.load(Account, account).facts["assignedTo"] == ada
+
+
+def test_a_deletion_comes_back_with_what_went_along_and_nothing_else(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    ada = desk.make(Contact, account, name="Ada")
+    note = desk.make(Note, account, body="Prefers mornings.")
+    desk.delete(Note, note)
+    position = desk.delete(Account, account)
+    undone = desk.undo(position)
+    assert len(undone.plan.steps) == 2
+    assert not desk.load(Account, account).is_deleted
+    assert not desk.load(Contact, ada).is_deleted
+    assert desk.load(Note, note).is_deleted
+    restored_at = undone.plan.steps[0].events[0].originator_version
+    with desk.log.transaction(desk.scope) as connection:
+        row = connection.execute(
+            "SELECT position FROM events WHERE stream_id = %s AND stream_version = %s",
+            (account, restored_at),
+        ).fetchone()
+    assert row is not None
+    desk.undo(row[0])
+    assert desk.load(Contact, ada).deleted_with == account
+    assert desk.load(Account, account).is_deleted
+    desk.commands.restore(desk.new_scope(), Account, account)
+    assert not desk.load(Contact, ada).is_deleted
+
+
+def test_the_second_deletion_takes_back_only_what_it_took(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    ada = desk.make(Contact, account, name="Ada")
+    desk.delete(Account, account)
+    desk.commands.restore(desk.new_scope(), Account, account)
+    desk.delete(Contact, ada)
+    desk.undo(desk.delete(Account, account))
+    assert desk.load(Contact, ada).is_deleted
+
+
+# What stands in the way
+
+
+def test_later_changes_of_the_same_field_are_named_and_can_be_forced(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME, nextAction="Call", priority="low")
+    position = desk.set(Account, account, nextAction="Write", priority="high")
+    grace = replace(desk.scope, actor=Actor("member", "grace", "Grace"))
+    later = desk.set(Account, account, grace, nextAction="Wait", priority="urgent")
+    desk.set(Account, account, customFields={"vip": True})
+    with pytest.raises(UndoConflict) as refused:
+        desk.undo(position)
+    action, priority = refused.value.conflicts
+    assert (action.field, priority.field) == ("nextAction", "priority")
+    assert (action.position, action.actor["name"], action.can_force) == (later, "Grace", True)
+    assert "nextAction by Grace" in str(refused.value)
+    left = conflicts(lambda: desk.undo(position, force=("nextAction",)))
+    assert left == [("account", "priority", True)]
+    desk.undo(position, force=("nextAction", f"{account}/priority"))
+    facts = desk.load(Account, account).facts
+    assert (facts["nextAction"], facts["priority"]) == ("Call", "low")
+    assert facts["customFields"] == {"vip": True}
+
+
+def test_what_is_as_it_was_is_no_conflict(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME, priority="low")
+    position = desk.set(Account, account, priority="high")
+    desk.set(Account, account, priority="low")
+    undone = desk.undo(position)
+    assert undone.plan.steps == []
+    assert desk.load(Account, account).version == 3
+
+
+def test_what_was_undone_itself_is_no_conflict(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME, priority="low")
+    first = desk.set(Account, account, priority="high")
+    desk.undo(desk.set(Account, account, priority="urgent"))
+    desk.undo(first)
+    assert desk.load(Account, account).facts["priority"] == "low"
+
+
+def test_what_was_created_and_changed_since_goes_only_by_force(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    (position,) = desk.positions(command_of(desk, account))
+    desk.set(Account, account, nextAction="Call", status="active")
+    assert conflicts(lambda: desk.undo(position)) == [
+        ("account", "nextAction", True),
+        ("account", "status", True),
+    ]
+    desk.undo(position, force=("nextAction", "status"))
+    assert desk.load(Account, account).is_deleted
+
+
+def command_of(desk: Desk, entity_id: UUID) -> str:
+    with desk.log.transaction(desk.scope) as connection:
+        row = connection.execute(
+            "SELECT metadata->>'commandId' FROM events WHERE stream_id = %s AND stream_version = 1",
+            (entity_id,),
+        ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def test_an_account_does_not_go_from_under_what_was_added(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    deal = desk.make(Opportunity, account, name="Renewal")
+    command = command_of(desk, account)
+    with pytest.raises(UndoConflict) as refused:
+        desk.undo_command(command)
+    (conflict,) = refused.value.conflicts
+    assert (conflict.kind, conflict.entity_id, conflict.field, conflict.can_force) == (
+        "opportunity", deal, "accountId", False,
+    )  # fmt: skip
+    position = desk.positions(command)[0]
+    assert conflicts(lambda: desk.undo(position, force=("accountId",)))
+    desk.delete(Opportunity, deal)
+    desk.undo_command(command)
+    assert desk.load(Account, account).is_deleted
+
+
+def test_nothing_comes_back_to_an_account_that_is_gone(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    ada = desk.make(Contact, account, name="Ada")
+    position = desk.delete(Contact, ada)
+    gone = desk.delete(Account, account)
+    with pytest.raises(UndoConflict) as refused:
+        desk.undo(position)
+    assert [(each.field, each.position) for each in refused.value.conflicts] == [
+        ("accountId", gone)
+    ]
+
+
+def test_what_is_deleted_is_not_changed_back(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    position = desk.set(Account, account, nextAction="Call")
+    desk.delete(Account, account)
+    found = conflicts(lambda: desk.undo(position, force=("exists", "nextAction")))
+    assert found == [("account", "exists", False)]
+
+
+def test_what_comes_of_it_has_to_be_valid(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME, dealValue="5.00")
+    position = desk.set(Account, account, dealValue=None)
+    desk.set(Account, account, type="investor")
+    with pytest.raises(InvalidFields):
+        desk.undo(position)
+    plan = desk.undoing.preview(desk.scope, Asked((position,)))
+    assert [type(each) for each in plan.refusals] == [InvalidFields]
+
+
+def test_a_command_is_undone_where_it_is_not_yet(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    scope = desk.new_scope()
+    desk.set(Account, account, scope, nextAction="Call", status="active")
+    updated, moved = desk.positions(scope.command_id)
+    desk.undo(moved)
+    desk.undo_command(scope.command_id)
+    assert "nextAction" not in desk.load(Account, account).facts
+    with pytest.raises(AlreadyUndone):
+        desk.undo(updated)
+
+
+def test_a_plan_is_made_anew_where_somebody_is_faster(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = desk.make(Account, None, **ACME)
+    position = desk.set(Account, account, nextAction="Call")
+    record, times = UndoCommands._record, []
+
+    def outrun(self: UndoCommands, scope: Scope, plan: Any) -> int:
+        times.append(1)
+        if len(times) == 1:
+            with other_thread() as pool:
+                pool.submit(desk.set, Account, account, nextAction="Write").result()
+        return record(self, scope, plan)
+
+    monkeypatch.setattr(UndoCommands, "_record", outrun)
+    assert conflicts(lambda: desk.undo(position)) == [("account", "nextAction", True)]
+    assert times == [1]
+
+
+def other_thread() -> Any:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(1)
+
+
+def test_there_are_bounds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NothingToUndo):
+        desk.undo(2**40)
+    account = desk.make(Account, None, **ACME)
+    with pytest.raises(NothingToUndo):
+        desk.undoing.undo(desk.scope, Asked(desk.positions(command_of(desk, account)), "another"))
+    desk.make(Contact, account, name="Ada")
+    monkeypatch.setattr(undo_module, "UNDO_EVENTS_MAX", 1)
+    with pytest.raises(TooMuchToUndo):
+        desk.undo(desk.delete(Account, account))
+
+
+def test_another_workspace_has_nothing_of_it(desk: Desk) -> None:
+    account = desk.make(Account, None, **ACME)
+    positions = desk.positions(command_of(desk, account))
+    with pytest.raises(NothingToUndo):
+        desk.undoing.undo(Scope(uuid4()), Asked(positions))
+
+
+def test_a_conflict_is_told_as_it_is_on_the_wire() -> None:
+    from api.errors import as_api_error
+
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    conflict = Conflict("account", UUID(int=1), "status", 9, {"id": "ada"}, at, True)
+    assert as_api_error(UndoConflict([conflict])).facts["conflicts"] == [
+        {
+            "kind": "account",
+            "entityId": str(UUID(int=1)),
+            "field": "status",
+            "position": 9,
+            "actor": {"id": "ada"},
+            "recordedAt": at.isoformat(),
+            "canForce": True,
+        }
+    ]
+
+
+# Over HTTP
+
+
+def undo(client: httpx.Client, **asked: Any) -> httpx.Response:
+    return client.post("/api/undo", json=asked)
+
+
+def preview(client: httpx.Client, **asked: Any) -> dict[str, Any]:
+    response = client.get("/api/undo/preview", params=asked)
+    assert response.status_code == 200, response.text
+    shown: dict[str, Any] = response.json()
+    return shown
+
+
+def test_a_write_names_its_command_and_that_is_undone(office: Office) -> None:
+    client, url = office.client(), f"/api/accounts/{office.account()}"
+    changed = client.patch(url, json={"nextAction": "Call", "status": "active"})
+    command = changed.headers["Annals-Command"]
+    shown = preview(client, commandId=command)
+    assert shown["canUndo"] is True
+    assert [each["action"] for each in shown["changes"]] == ["status_change", "update"]
+    assert shown["changes"][1]["changes"] == [
+        {"field": "nextAction", "before": "Call", "after": None}
+    ]
+    undone = undo(client, commandId=command)
+    assert undone.status_code == 200, undone.text
+    assert undone.json()["changes"] == shown["changes"]
+    assert undone.json()["commandId"] == undone.headers["Annals-Command"]
+    found = client.get(url, headers=after(undone)).json()
+    assert (found["nextAction"], found["status"], found["version"]) == (None, "prospect", 5)
+    again = undo(client, commandId=command)
+    assert (again.status_code, again.json()["code"]) == (409, "E5015")
+    assert again.json()["undoneBy"] == undone.json()["commandId"]
+    assert preview(client, commandId=command)["obstacles"][0]["code"] == "E5015"
+    redone = undo(client, commandId=again.json()["undoneBy"])
+    assert client.get(url, headers=after(redone)).json()["nextAction"] == "Call"
+
+
+def test_the_trail_and_the_history_call_it_undo(office: Office) -> None:
+    client, url = office.client(), f"/api/accounts/{office.account()}"
+    position = int(client.patch(url, json={"nextAction": "x"}).headers["Annals-Position"])
+    undone = undo(client, eventPosition=position)
+    items = client.get("/api/audit?action=undo", headers=after(undone)).json()["items"]
+    assert [(each["topic"], each["undoesPosition"]) for each in items] == [
+        ("account.updated", position)
+    ]
+    assert items[0]["command"] == "undo"
+    last = client.get(f"{url}/history").json()["items"][-1]
+    assert (last["action"], last["undoesPosition"]) == ("undo", position)
+
+
+def test_a_deletion_over_http_is_undone_with_its_children(office: Office) -> None:
+    client, account = office.client(), office.account()
+    contact = office.make("contacts", name="Ada", accountId=account).headers["Location"]
+    deleted = client.delete(f"/api/accounts/{account}")
+    undone = undo(client, eventPosition=int(deleted.headers["Annals-Position"]))
+    assert [each["action"] for each in undone.json()["changes"]] == ["restore", "restore"]
+    assert client.get(contact, headers=after(undone)).status_code == 200
+
+
+def test_a_conflict_over_http_is_shown_before_and_refused(office: Office) -> None:
+    client, url = office.client(), f"/api/accounts/{office.account()}"
+    position = int(client.patch(url, json={"nextAction": "a"}).headers["Annals-Position"])
+    client.patch(url, json={"nextAction": "b"})
+    shown = preview(client, eventPosition=position)
+    assert shown["canUndo"] is False
+    refused = undo(client, eventPosition=position)
+    assert (refused.status_code, refused.json()["code"]) == (409, "E5014")
+    assert refused.json()["conflicts"] == shown["conflicts"]
+    assert shown["conflicts"][0]["actor"]["name"] == "admin key"
+    forced = undo(client, eventPosition=position, force=["nextAction"])
+    assert forced.json()["changes"] == shown["changes"]
+
+
+def test_what_has_left_the_house_stays_out(office: Office) -> None:
+    client = office.client()
+    issued = created(client.post("/api/keys", json={"name": "x", "role": "member"}))
+    refused = undo(client, commandId=issued.headers["Annals-Command"])
+    assert (refused.status_code, refused.json()["code"]) == (409, "E5016")
+    assert refused.json()["positions"] == [int(issued.headers["Annals-Position"])]
+    shown = preview(client, eventPosition=int(issued.headers["Annals-Position"]))
+    assert shown["obstacles"][0]["code"] == "E5016"
+
+
+def test_undoing_takes_what_doing_took(office: Office) -> None:
+    member = office.make("members", name="Grace")
+    position = int(member.headers["Annals-Position"])
+    for role in ("member", "read-only", "auditor"):
+        refused = undo(office.client(role), eventPosition=position)
+        assert (refused.status_code, refused.json()["code"]) == (403, "E1008"), role
+        refused = office.client(role).get(f"/api/undo/preview?eventPosition={position}")
+        assert refused.status_code == 403
+    account = office.make("accounts", **ACME)
+    allowed = undo(office.client("member"), eventPosition=int(account.headers["Annals-Position"]))
+    assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "E2010"),
+        ({"eventPosition": 1, "commandId": "c"}, "E2010"),
+        ({"eventPosition": "1"}, "E2008"),
+        ({"eventPosition": 0}, "E2008"),
+        ({"eventPosition": True}, "E2008"),
+        ({"commandId": ""}, "E2004"),
+        ({"commandId": "c" * 129}, "E2007"),
+        ({"commandId": "a\u0000b"}, "E2010"),
+        ({"eventPosition": 1, "force": "status"}, "E2010"),
+        ({"eventPosition": 1, "force": ["x"] * 501}, "E2007"),
+        ({"eventPosition": 1, "colour": "red"}, "E2005"),
+    ],
+)
+def test_a_request_that_says_too_little_or_too_much(
+    office: Office, body: dict[str, Any], code: str
+) -> None:
+    refused = undo(office.client(), **body)
+    assert (refused.status_code, refused.json()["code"]) == (422, code), refused.text
+
+
+@pytest.mark.parametrize(
+    "query", ["", "eventPosition=1&commandId=c", "eventPosition=0", "commandId=", "x=1"]
+)
+def test_a_preview_that_is_not_asked_for_properly(office: Office, query: str) -> None:
+    refused = office.client().get(f"/api/undo/preview?{query}")
+    assert refused.status_code == 400
+
+
+def test_what_there_is_not_is_not_found(office: Office) -> None:
+    client = office.client()
+    for asked in ({"eventPosition": 2**60}, {"commandId": str(uuid4())}):
+        missing = undo(client, **asked)
+        assert (missing.status_code, missing.json()["code"]) == (404, "E5017")
+        assert client.get("/api/undo/preview", params=asked).status_code == 404
