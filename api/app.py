@@ -25,8 +25,9 @@ DESCRIPTION = """
 A CRM backend whose database is its history.
 
 Every answer to a write carries `Annals-Position`. A read that sends it back as
-`Annals-Min-Position` waits until it can show what was written. Errors are problem documents
-(RFC 9457) with a `code`; `GET /api/errors` explains each.
+`Annals-Min-Position` waits until it can show what was written. `Annals-Command` names the command,
+which `POST /api/undo` takes back. A write that is sent again with the same `Idempotency-Key` is not
+done again. Errors are problem documents (RFC 9457) with a `code`; `GET /api/errors` explains each.
 """
 
 

@@ -511,6 +511,9 @@ def test_a_trace_leads_from_the_request_to_the_projection(
     assert traceparent.split("-")[1] == PARENT.split("-")[1]
     engine.catch_up()
     request, batch = exporter.get_finished_spans()
+    assert request.attributes is not None
+    assert request.parent is not None
+    assert batch.attributes is not None
     assert request.name == "POST /api/accounts"
     assert request.attributes["http.response.status_code"] == 201
     assert request.parent.span_id == int(PARENT.split("-")[2], 16)

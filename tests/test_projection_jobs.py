@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ import psutil
 import psycopg
 import pytest
 
+from api.settings import REPOSITORY
 from commands.entities import EntityCommands
 from commands.keys import issue_key
 from domain.account import Account
@@ -70,8 +74,8 @@ class Desk:
 
     def ask(self, action: str, name: str = "accounts", **body: Any) -> httpx.Response:
         """Ask for something to be done."""
-        given = {"json": body} if action == "rebuild" else {}
-        return self.client.post(f"/api/projections/{name}/{action}", **given)
+        given = body if action == "rebuild" else None
+        return self.client.post(f"/api/projections/{name}/{action}", json=given)
 
 
 @contextmanager
@@ -266,8 +270,8 @@ def test_what_cannot_be_is_refused(desk: Desk) -> None:
         ("GET", "/api/projections/accounts/rebuilds/x", 404, "E5002"),
         ("POST", "/api/projections/accounts/rebuilds/99/cancel", 404, "E5002"),
     ):
-        body = {"json": {}} if path.endswith("rebuild") else {}
-        refused = desk.client.request(method, path, **body)
+        body: dict[str, Any] | None = {} if path.endswith("rebuild") else None
+        refused = desk.client.request(method, path, json=body)
         assert (refused.status_code, refused.json()["code"]) == (status, code), path
     for given in ({"throttle": 0}, {"throttle": "fast"}, {"plan": "yes"}, {"force": True}):
         refused = desk.client.post("/api/projections/accounts/rebuild", json=given)
@@ -301,6 +305,27 @@ def desk_with_engine(urls: Urls, engine: Engine) -> Iterator[Desk]:
     finally:
         engine.stop()
         thread.join()
+
+
+def test_the_commands_of_the_page_on_operating_work(desk: Desk) -> None:
+    page = (REPOSITORY / "docs" / "how-to" / "operate.md").read_text("utf-8")
+    given, *blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names = [line.partition("=")[0] for line in given.splitlines()]
+    token = desk.client.headers["Authorization"].removeprefix("Bearer ")
+    values = dict(zip(names, (str(desk.client.base_url), token), strict=True))
+    script = "set -eu\n" + "\n".join(blocks)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={**os.environ, **values},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in ('"status":"live"', '"status":"ready"', "lag_seconds{", '"codeChanged":false'):
+        assert said in done.stdout
+    assert '"kind" : "rollback"' in done.stdout
+    assert '"E5021"' in done.stdout, "what is done cannot be cancelled"
 
 
 def test_a_stopped_projector_ends_its_jobs(desk: Desk, projector: Projector) -> None:
