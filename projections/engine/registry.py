@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from types import MappingProxyType, ModuleType
 
 import projections
@@ -29,7 +30,9 @@ def _modules() -> dict[str, ModuleType]:
 
 _MODULES = _modules()
 
-PROJECTIONS = MappingProxyType({name: module.PROJECTION for name, module in _MODULES.items()})
+PROJECTIONS: Mapping[str, Projection] = MappingProxyType(
+    {name: module.PROJECTION for name, module in _MODULES.items()}
+)
 """All projections by name."""
 
 
