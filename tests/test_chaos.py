@@ -38,7 +38,7 @@ DURATION_S = 60.0
 KAFKA_DURATION_S = 30.0
 SECONDS_PER_MINUTE = 60
 ENDINGS = {"acknowledged", "refused", "unknown"}
-ACCOUNTS = 12
+ACCOUNTS = 40
 
 ACME, BETA = "acme", "beta"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from eventlog.reading import RecordedEvent, readable_position
 from eventlog.scope import Scope
 from projections.changes import Change, Projection
 from projections.engine.coverage import Gap, gaps
+from projections.engine.follower import Digested, Follower
 from projections.engine.registry import PROJECTIONS
 from projections.engine.retry import retry
 from projections.engine.runner import Engine
@@ -164,6 +166,31 @@ def test_a_row_that_is_refused_does_not_let_later_events_of_a_failed_entity_thro
     database.execute("ALTER TABLE read.accounts DROP CONSTRAINT accounts_company_check")
     assert [each.error for each in retry(urls.projector, PROJECTIONS["accounts"])] == [None, None]
     assert companies(database) == [("Acme", 1), ("Bluth", 3), ("Cyberdyne", 1)]
+
+
+def test_a_row_that_is_refused_among_many_events_costs_a_few_more_statements(
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    urls: Urls,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The events are not applied one by one: that takes longer than a projector may be silent."""
+    for number in range(64):
+        commands.create(scope, Account, {"company": str(number), "type": "customer"})
+    database.execute("ALTER TABLE read.accounts ADD CHECK (company <> '40')")
+    writes = 0
+    write = Follower.write
+
+    def counted(self: Follower, connection: Connection, digested: Digested) -> None:
+        nonlocal writes
+        writes += 1
+        write(self, connection, digested)
+
+    monkeypatch.setattr(Follower, "write", counted)
+    Engine(urls.projector, [PROJECTIONS["accounts"]]).catch_up()
+    assert len(companies(database)) == 63
+    assert writes <= 2 * math.log2(64) + 3
 
 
 def test_events_of_a_parked_entity_wait_with_it(

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from api.commandline import CommandError, say
+from api.commandline.bars import bar
 from api.databases import Database
 from api.settings import Settings
 
@@ -32,7 +21,6 @@ if TYPE_CHECKING:
 
 PARQUET = "parquet"
 
-Report = Callable[[int, int], None]
 
 File = Annotated[
     Path | None, typer.Option(help="An analyst's projection to run, instead of following the log.")
@@ -76,7 +64,7 @@ def project_file(
     choose = _choice(first, as_of, workspace)
     try:
         analysis = load(file.absolute())
-        with Database(Settings()) as database, _bar("events") as report:
+        with Database(Settings()) as database, bar("events") as report:
             url = str(database.settings.projector_url)
             result = run(url, analysis, choose, store, report)
     except AnalysisError as error:
@@ -93,7 +81,7 @@ def export_history(
 
     choose = _choice(first, as_of, workspace)
     try:
-        with Database(Settings()) as database, _bar("events") as report:
+        with Database(Settings()) as database, bar("events") as report:
             events = export(str(database.settings.projector_url), choose, folder, report)
     except FolderInUse as error:
         raise CommandError(str(error)) from None
@@ -126,21 +114,3 @@ def _tell(result: Result, folder: Path | None) -> None:
     for name, table in result.tables.items():
         place = f"{result.analysis.schema}.{name}" if folder is None else f"{folder / name}.parquet"
         say(f"{len(table.rows):,} rows of {result.events:,} events in {place}")
-
-
-class _Rate(ProgressColumn):
-    """How many events a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s")
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Report]:
-    """A progress bar on standard error, where that is a terminal: done, rate, time left."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -12,14 +11,13 @@ from uuid import UUID
 import typer
 
 from api.commandline import CommandError, say, warn
+from api.commandline.bars import bar
 from api.databases import Database
 from api.settings import Settings
 from commands.importing.cells import DateOrder
 from commands.importing.findings import Finding, ImportRefused, Severity
 
 if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
-    from rich.progress import Progress
-
     from commands.importing.lookup import Lookup
     from commands.importing.options import ImportOptions
     from commands.importing.tables import Table
@@ -108,40 +106,22 @@ def _run(options: ImportOptions, table: Table, workspace: UUID | None) -> Import
     from api.importing import run_import
     from eventlog.scope import SYSTEM, Actor
 
-    with Database(Settings()) as database, _progress(options) as bar:
+    unit = "rows checked" if options.dry_run else "rows"
+    with Database(Settings()) as database, bar(unit) as progress:
         settings = database.settings
         actor = SYSTEM
         if workspace is None:
             catch_up(settings)
             key_id, key = workspace_of_home(settings)
             workspace, actor = key.workspace_id, Actor("api_key", str(key_id), key.name)
-        task = bar.add_task(options.kind.PLURAL, total=table.rows_total)
         return run_import(
             settings,
             workspace,
             options,
             table,
             actor=actor,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
-
-
-@contextmanager
-def _progress(options: ImportOptions) -> Iterator[Progress]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    text = "Checking" if options.dry_run else "Importing"
-    columns = (
-        TextColumn(f"{text} {{task.description}}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield bar
 
 
 def _show(result: ImportResult, options: ImportOptions, table: Table) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from api.commandline import CommandError, say
+from api.commandline.bars import steps
 from api.databases import Database
 from api.orphan import end_with_supervisor
 from api.settings import Settings
@@ -167,12 +166,7 @@ def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | 
     from readmodels import table_definitions
 
     definitions = table_definitions()
-    with _bar() as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(step: str, done: int, total: int) -> None:
-            bar.update(task, description=step, completed=min(done, total), total=total)
-
+    with steps("events") as show:
         Rebuild(
             url,
             {name: definitions[name] for name in names},
@@ -182,15 +176,4 @@ def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | 
         ).run()
     say(
         f"Rebuilt and swapped in: {', '.join(names)}. The tables from before are kept (--rollback)."
-    )
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
     )

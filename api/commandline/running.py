@@ -11,13 +11,13 @@ import typer
 
 from api.commandline import CommandError, say, warn
 from api.commandline.analysis import AsOf, File, First, Target, Workspace, project_file
+from api.commandline.bars import bar
 from api.home import read_json, write_private
 from api.orphan import end_with_supervisor
 from api.settings import Settings
 from api.supervisor import up as run_up
 
 ACCOUNTS_MAX = 10_000_000
-PROGRESS_STEPS = 10
 
 
 class Source(StrEnum):
@@ -150,22 +150,9 @@ def _demo_token(settings: Settings, ready: Settings, accounts: int, seed: int) -
             )
         return kept.read_text(encoding="utf-8").strip()
     say(f"Making demo data: {accounts} accounts ...")
-    result = fill(ready, accounts=accounts, seed=seed, progress=_progress_in_steps())
+    with bar("accounts") as progress:
+        result = fill(ready, accounts=accounts, seed=seed, progress=progress)
     write_private(kept, f"{result.token}\n")
     content = {"accounts": accounts, "seed": seed, "workspace_id": str(result.workspace_id)}
     write_private(record_file, json.dumps(content))
     return result.token
-
-
-def _progress_in_steps() -> Callable[[int, int], None]:
-    """A callback (done, total) that says something every tenth of the way."""
-    said = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        step = PROGRESS_STEPS * done // max(total, 1)
-        if step > said:
-            said = step
-            say(f"  {done} of {total}")
-
-    return progress

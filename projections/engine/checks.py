@@ -13,7 +13,7 @@ from eventlog.connections import Connection
 from projections.engine.coverage import BUCKET_POSITIONS, Gap, compare
 
 CHUNK_POSITIONS = 50_000
-"""Most positions that one check compares, of the newest and of the round each (0.3 s of the
+"""Most positions that one check compares, of the newest and of the round each (0.4 s of the
 server's time)."""
 ROUND_INTERVAL_S = 3_600.0
 """So long after the end of a round over all of history the next one begins."""

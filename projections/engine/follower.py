@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg
@@ -86,28 +86,38 @@ class Follower:
             park(connection, self.name, entry)
 
     def write_carefully(self, connection: Connection, events: list[RecordedEvent]) -> Digested:
-        """Apply the events one by one: what fails, here or in the database, parks its entity."""
+        """Apply all that can be: what fails, here or in the database, parks its entity alone.
+
+        The events are halved until those are found that fail, so a few among many cost little.
+        """
         set_aside: dict[Entity, Parked] = {}
-        for event in events:
-            if self.projection.handler(event.topic) is None:
-                continue
-            entity = self._entity(event)
-            if entity in set_aside:
-                _set_aside(set_aside, event, entity, "")
-                continue
-            digested = self.digest([event])
-            if digested.set_aside:
-                set_aside.update(digested.set_aside)
-                continue
-            try:
-                with connection.transaction():
-                    self.write(connection, digested)
-            except UNDIGESTED as error:
-                _set_aside(set_aside, event, entity, f"{type(error).__name__}: {error}")
-        for entry in set_aside.values():
-            park(connection, self.name, entry)
+        for digested in self._write_halved(connection, events):
+            for entity, entry in digested.set_aside.items():
+                set_aside.setdefault(entity, entry)
         self.parked = parked(connection, self.name)
         return Digested({}, set_aside)
+
+    def _write_halved(
+        self, connection: Connection, events: list[RecordedEvent]
+    ) -> Iterator[Digested]:
+        digested = self.digest(events)
+        try:
+            with connection.transaction():
+                self.write(connection, digested)
+        except UNDIGESTED as error:
+            if len(events) > 1:
+                half = len(events) // 2
+                yield from self._write_halved(connection, events[:half])
+                yield from self._write_halved(connection, events[half:])
+                return
+            digested = self._refused(events[0], f"{type(error).__name__}: {error}")
+            self.write(connection, digested)
+        self.parked.update(digested.set_aside)  # what is left of these waits with it
+        yield digested
+
+    def _refused(self, event: RecordedEvent, error: str) -> Digested:
+        entity = self._entity(event)
+        return Digested({}, {entity: Parked(*entity, event.position, 1, error)})
 
     def _entity(self, event: RecordedEvent) -> Entity:
         return (event.workspace_id, self.projection.entity(event))

@@ -380,7 +380,7 @@ class GroupEngine:
                     for names, events in groups:
                         record(connection, names, tally(events))
         except UNDIGESTED as error:
-            log.warning("a batch is applied one by one: %s", error)
+            log.warning("a batch is applied in parts: %s", error)
             work = self._apply_carefully(connection, taken, groups)
         for follower, digested, _ in work:
             self._applied(follower, digested)

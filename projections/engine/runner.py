@@ -211,7 +211,7 @@ class Engine:
                     record(writer, [follower.name for follower in group], tally(page.events))
                     writer.execute(f"NOTIFY {PROJECTED}")
         except UNDIGESTED as error:
-            log.warning("a batch is applied one by one: %s", error)
+            log.warning("a batch is applied in parts: %s", error)
             for follower in group:
                 self._apply_carefully(writer, follower, page)
             return

@@ -12,8 +12,11 @@ from projections.changes import Change, Patch, Projection
 VARIABLE = "ANNALS_CHAOS_CURSE"
 """Read by tests.chaos.projector alone."""
 PER_MILLE = 1_000
-CHOICES = 4
-"""Of four events of a cursed entity one raises, one makes a row that the database refuses."""
+LOTS = 20
+RAISES = range(5)
+REFUSED = range(5, 6)
+"""Of twenty events of a cursed entity so many raise, or make a row that the database refuses. The
+latter are dear: for each the batch is halved until it is found."""
 
 
 class Cursed(Exception):
@@ -48,10 +51,10 @@ class Curse:
 
         def changes(event: RecordedEvent) -> Iterable[Change]:
             if projection.handler(event.topic) and self.is_on(projection.entity(event)):
-                lot = zlib.crc32(f"{projection.name}/{event.position}".encode()) % CHOICES
-                if lot == 0:
+                lot = zlib.crc32(f"{projection.name}/{event.position}".encode()) % LOTS
+                if lot in RAISES:
                     raise Cursed(f"at position {event.position}")
-                if lot == 1:
+                if lot in REFUSED:
                     return [*projection.changes(event), _poison(projection, event)]
             return projection.changes(event)
 
