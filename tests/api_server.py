@@ -25,7 +25,7 @@ from domain.workspace import Workspace
 from eventlog.scope import Scope
 from projections.engine.runner import Engine
 
-START_WAIT_S = 20.0
+START_WAIT_S = 120.0
 REQUEST_TIMEOUT_S = 20.0
 BODY_MAX_BYTES = 4_096
 MIN_POSITION_WAIT_MS = 2_000

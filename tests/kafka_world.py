@@ -29,7 +29,7 @@ from tests.kafka_broker import RunningKafka
 
 PARTITIONS = 4
 SESSION_TIMEOUT_MS = 1_500
-PATIENCE_S = 40.0
+PATIENCE_S = 240.0
 STOP_WAIT_S = 20.0
 LEAST = "SELECT coalesce(min(position), 0) FROM projections WHERE name = ANY(%s)"
 INSERT = """

@@ -22,7 +22,7 @@ from api.settings import REPOSITORY, Settings
 from tests.api_server import free_port, serving
 from tests.conftest import Urls
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 END_WAIT_S = 10.0
 
 

@@ -147,7 +147,7 @@ def test_processes_share_the_partitions_and_may_be_killed_with_the_broker(
         wire.kafka.start()
         with wire.command(*source):
             writer.join()
-            eventually(lambda: wire.consumed(total), 60)
+            eventually(lambda: wire.consumed(total))
     assert_each_event_once(database)
     by_group = rows(database)
     assert by_group == made_by_the_log_engine(database, wire.urls)
