@@ -14,7 +14,7 @@ from eventlog.connections import follow_connection
 from projections.engine import jobs
 from projections.engine.jobs import Job
 from projections.engine.progress import Cancelled
-from projections.engine.rebuild import Rebuild, rollback
+from projections.engine.rebuild import SWAPPED_IN, Rebuild, rollback, summary_of
 from projections.engine.registry import PROJECTIONS, version
 from projections.engine.retry import retry
 from projections.engine.swap import RebuildRefused
@@ -59,11 +59,8 @@ def _outcome(url: str, job: Job, definition: str) -> tuple[str, str, str]:
         return "done", _do(url, job, definition), ""
     except Cancelled:
         return "cancelled", "", ""
-    except RebuildRefused as error:
-        return "failed", error.summary, str(error)
-    except psycopg.Error as error:
-        # What the database says may quote a row, so every admin hears only which error it was.
-        return "failed", f"the database refused: {type(error).__name__}", str(error)
+    except (RebuildRefused, psycopg.Error) as error:
+        return "failed", summary_of(error), str(error)
 
 
 def _do(url: str, job: Job, definition: str) -> str:
@@ -75,7 +72,7 @@ def _do(url: str, job: Job, definition: str) -> str:
             rebuild_ids={job.projection: job.id},
             throttle_events_per_s=job.throttle_events_per_s,
         ).run()
-        return "rebuilt and swapped in; the tables from before are kept"
+        return SWAPPED_IN
     if job.kind == "rollback":
         rollback(url, job.projection, definition, job_id=job.id)
         return "the tables from before are live again"

@@ -38,11 +38,9 @@ RETURNING state
 """
 END = """
 UPDATE projection_rebuilds
-   SET state = CASE WHEN ended_at IS NULL THEN %(state)s ELSE state END,
-       message = CASE WHEN message = '' THEN %(message)s ELSE message END,
-       summary = %(summary)s, ended_at = coalesce(ended_at, clock_timestamp()),
-       updated_at = clock_timestamp()
- WHERE id = %(id)s
+   SET state = %(state)s, message = %(message)s, summary = %(summary)s,
+       ended_at = clock_timestamp(), updated_at = clock_timestamp()
+ WHERE id = %(id)s AND ended_at IS NULL
 """
 # A lock's key as pg_locks has it: two oids, for which a negative integer is a large number.
 BURY = f"""
@@ -110,7 +108,7 @@ def claim(connection: Connection, job_id: int, version: str) -> bool:
 def end(
     connection: Connection, job_id: int, state: str, *, summary: str = "", message: str = ""
 ) -> None:
-    """The job has ended; the state stays where it was written already."""
+    """The job has ended; where that was written down already, it stays as it is."""
     connection.execute(END, {"id": job_id, "state": state, "summary": summary, "message": message})
 
 

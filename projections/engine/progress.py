@@ -31,7 +31,8 @@ RETURNING state, processed, total
 """
 END = """
 UPDATE projection_rebuilds
-   SET state = %s, message = %s, ended_at = clock_timestamp(), updated_at = clock_timestamp()
+   SET state = %s, message = %s, summary = %s,
+       ended_at = clock_timestamp(), updated_at = clock_timestamp()
  WHERE id = ANY(%s) AND ended_at IS NULL
 """
 
@@ -62,10 +63,12 @@ class Progress:
         if rows:
             self._say(*rows[0])
 
-    def end(self, state: str, message: str = "", *, name: str | None = None) -> None:
-        """All of it, or one projection, has ended so."""
+    def end(
+        self, state: str, message: str = "", *, summary: str = "", name: str | None = None
+    ) -> None:
+        """All of it, or one projection, has ended so; `summary` tells nothing of any row."""
         ids = list(self.ids.values()) if name is None else [self.ids[name]]
-        self._connection.execute(END, (state, message[:MESSAGE_MAX_CHARS], ids))
+        self._connection.execute(END, (state, message[:MESSAGE_MAX_CHARS], summary, ids))
 
 
 def note(

@@ -41,6 +41,7 @@ EVENTS_PER_S_DEFAULT = 40_000
 """What a plan assumes where no rebuild was measured yet."""
 PART_EVENTS_MIN = 20_000
 """Fewer events than this are not worth a process."""
+SWAPPED_IN = "rebuilt and swapped in; the tables from before are kept"
 
 MEASURED_RATE = """
 SELECT coalesce((
@@ -117,14 +118,14 @@ class Rebuild:
                 self._catch_up(connection, progress)
                 self._compare(connection, progress)
                 self._swap(connection, progress)
-                progress.end("done")
+                progress.end("done", summary=SWAPPED_IN)
             except Cancelled:
                 self._drop(connection)
                 progress.end("cancelled")
                 raise
             except (RebuildRefused, psycopg.Error) as error:
                 if not connection.closed:
-                    progress.end("failed", str(error))
+                    progress.end("failed", str(error), summary=summary_of(error))
                 raise
 
     def _begin(self, connection: Connection) -> Progress:
@@ -244,6 +245,13 @@ def rollback(url: str, name: str, definition: str, *, job_id: int | None = None)
                 live, previous, previous_schema(name), kept, Definition.parse(definition)
             )
             swap(connection, [exchange])
+
+
+def summary_of(error: RebuildRefused | psycopg.Error) -> str:
+    """Why it failed, without what the database may have quoted of a row."""
+    if isinstance(error, RebuildRefused):
+        return error.summary
+    return f"the database refused: {type(error).__name__}"
 
 
 @contextmanager
