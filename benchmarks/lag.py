@@ -115,6 +115,7 @@ def ours(app_url: str, projector_url: str, rate: float, seconds: float) -> list[
     stop = SPAWN.Event()
     process = SPAWN.Process(target=project, args=(projector_url, stop))
     process.start()
+    _wait_for_holder(projector_url)
     hinter = Hinter(app_url)
     scope = Scope(UUID(WORKSPACE))
     fields = {"company": "Acme", "type": "customer"}
@@ -134,6 +135,18 @@ def ours(app_url: str, projector_url: str, rate: float, seconds: float) -> list[
         hinter.close()
         stop.set()
         process.join()
+
+
+def _wait_for_holder(url: str) -> None:
+    """Return once the projector process works on every projection."""
+    until = time.monotonic() + JOIN_S
+    with psycopg.connect(url, autocommit=True) as connection:
+        while time.monotonic() < until:
+            row = connection.execute("SELECT bool_and(holder IS NOT NULL) FROM projections")
+            if row.fetchall()[0][0]:
+                return
+            time.sleep(OBSERVE_PAUSE_S * 100)
+    raise TimeoutError("the projector does not start")
 
 
 def bare(app_url: str, projector_url: str, rate: float, seconds: float) -> list[float]:

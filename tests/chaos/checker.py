@@ -31,6 +31,10 @@ TAKES_OTHERS_ALONG = {"delete", "restore"}
 """An account does, with what hangs on it."""
 
 
+EVENTS_SHOWN = 4
+"""Of a violation's events so many are told."""
+
+
 @dataclass(frozen=True)
 class Event:
     """An event as it lies in the log."""
@@ -64,7 +68,7 @@ class Violation:
         lines = [f"{self.rule}: {self.detail}"]
         if self.deed is not None:
             lines += [f"  asked  {self.deed.asked}", f"  told   {self.deed.answer}"]
-        lines += [f"  event  {event}" for event in self.events]
+        lines += [f"  event  {event}" for event in self.events[:EVENTS_SHOWN]]
         return "\n".join(lines)
 
 
