@@ -16,6 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import codes
+from api.codes.code import ErrorCode
 from api.errors import ApiError
 from commands.keys import matches, parse_token
 from domain.api_key import Role
@@ -140,7 +141,7 @@ class Authenticator:
         return Actor("member", str(member.id), member.facts.get("name"))
 
 
-def refused(code: codes.ErrorCode) -> ApiError:
+def refused(code: ErrorCode) -> ApiError:
     """A 401 for credentials that were given and are not good (RFC 6750)."""
     challenge = 'Bearer realm="annals", error="invalid_token"'
     return ApiError(code, headers={"WWW-Authenticate": challenge})

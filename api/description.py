@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel, to_snake
 from pydantic.json_schema import models_json_schema
 
 from api import codes
-from api.codes import ErrorCode
+from api.codes.code import ErrorCode
 from api.errors import PROBLEM
 from domain.entity import Entity
 from readmodels.spec import ListSpec

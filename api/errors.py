@@ -28,7 +28,8 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 
 from api import codes
-from api.codes import CODES, ErrorCode
+from api.codes import CODES
+from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
 from domain import refusals
 from domain.refusals import FieldError, Refusal
@@ -228,7 +229,7 @@ def documentation() -> str:
         "Every error is a problem document (RFC 9457, `application/problem+json`) with `type`,",
         "`title`, `status`, `detail`, `instance`, `code`, `requestId`, where fields are at fault",
         "`errors: [{field, code, message}]`, and the facts of the case. `GET /api/errors` serves",
-        "the dictionary. This page is made from api/codes.py by `python -m api.errors`.",
+        "the dictionary. This page is made from api/codes by `python -m api.errors`.",
         "",
         "| code | status | for the user | for support |",
         "|---|---|---|---|",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -109,7 +110,11 @@ class Wire:
 
     @contextmanager
     def command(self, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A command of annals in a process of its own, ended with the block."""
+        """A command of annals in a process of its own, ended with the block.
+
+        What it says goes to a file, for a pipe that nobody reads stops who writes into it, and is
+        shown if the block fails.
+        """
         environment = {
             **os.environ,
             "ANNALS_PROJECTOR_URL": self.urls.projector,
@@ -120,23 +125,34 @@ class Wire:
             "ANNALS_KAFKA_SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
             **settings,
         }
-        with subprocess.Popen(
-            [sys.executable, "-P", "-m", "api", *arguments],
-            env={**environment, "PYTHONPATH": os.getcwd()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process:
+        with (
+            tempfile.TemporaryFile() as said,
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "api", *arguments],
+                env={**environment, "PYTHONPATH": os.getcwd()},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
             try:
                 yield process
+            except BaseException:
+                said.seek(0)
+                sys.stderr.write(f"{arguments} said: {said.read().decode(errors='replace')}\n")
+                raise
             finally:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-                try:
-                    process.communicate(timeout=STOP_WAIT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.communicate()
-                    raise
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=STOP_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 @contextmanager

@@ -116,6 +116,13 @@ def test_two_starts_at_once_install_once(clone: Clone) -> None:
     assert clone.installs() == 1
 
 
+def test_another_start_may_mark_the_folder_while_this_one_looks_at_it(clone: Clone) -> None:
+    mark = clone.venv / "annals-lock"
+    clone.add_tool("ls", f'#!/bin/sh\nmkdir -p "{clone.venv}"\n: >>"{mark}"\necho annals-lock\n')
+    code, _, err = clone.run("up")
+    assert (code, "was not made by annals" in err) == (0, False)
+
+
 def test_an_interrupted_install_is_done_again(clone: Clone) -> None:
     behave = clone.tools / "behave"
     behave.write_text("kill -9 $PPID; exit 1", encoding="utf-8")

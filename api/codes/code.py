@@ -1,0 +1,15 @@
+"""What an error code is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ErrorCode:
+    """One way in which a request can fail: its HTTP status, and a sentence for each reader."""
+
+    code: str
+    status: int
+    title: str
+    explanation: str
