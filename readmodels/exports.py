@@ -99,6 +99,7 @@ class Format(StrEnum):
     NDJSON = "ndjson"
 
 
+@dataclass
 class Uneven(Refusal):
     """The lists do not stand at one point of the log just now."""
 
