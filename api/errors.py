@@ -60,6 +60,8 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.NotUndoable: codes.NOT_UNDOABLE,
         refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
+        refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
+        refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
     }
@@ -92,6 +94,7 @@ OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
     ("missing", codes.FIELD_REQUIRED),
     ("string_too_short", codes.FIELD_REQUIRED),
     ("extra_forbidden", codes.UNKNOWN_FIELD),
+    ("set_by_command", codes.SET_BY_COMMAND),
     ("enum", codes.NOT_AN_OPTION),
     ("literal_error", codes.NOT_AN_OPTION),
     ("string_too_long", codes.TOO_LONG),

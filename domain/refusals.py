@@ -178,3 +178,25 @@ class KeyRevoked(Refusal):
     """The API key is revoked and stays so."""
 
     entity_id: UUID
+
+
+@dataclass
+class StatusUnchanged(Refusal):
+    """It has this status already."""
+
+    kind: str
+    entity_id: UUID
+    status: str
+
+    def __str__(self) -> str:
+        return f"The {self.kind} is {self.status} already."
+
+
+@dataclass
+class AlreadyConverted(Refusal):
+    """The lead was converted before."""
+
+    lead_id: UUID
+    account_id: UUID
+    contact_id: UUID
+    opportunity_id: UUID

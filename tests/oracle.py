@@ -37,6 +37,7 @@ TABLE_OF = {
     "account": "accounts",
     "api_key": "api_keys",
     "contact": "contacts",
+    "lead": "leads",
     "meeting": "meetings",
     "member": "members",
     "note": "notes",
@@ -49,6 +50,8 @@ COLUMNS = {
                   opportunity""",
     "api_key": "name role memberId expiresAt secretSha256",
     "contact": "name email phone title",
+    "lead": """name status company email phone source value nextAction nextActionDate notes
+                smsOptOut convertedAccountId convertedContactId convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda",
     "member": "name email title",
     "note": "title body",
@@ -60,6 +63,9 @@ SNAKES = {
     "assignedTo": "assigned_to",
     "checkSize": "check_size",
     "closedOn": "closed_on",
+    "convertedAccountId": "converted_account_id",
+    "convertedContactId": "converted_contact_id",
+    "convertedOpportunityId": "converted_opportunity_id",
     "dealValue": "deal_value",
     "dueDate": "due_date",
     "endsAt": "ends_at",
@@ -70,10 +76,18 @@ SNAKES = {
     "nextAction": "next_action",
     "nextActionDate": "next_action_date",
     "secretSha256": "secret_sha256",
+    "smsOptOut": "sms_opt_out",
     "startsAt": "starts_at",
 }
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("assignedTo", "memberId"), UUID),
+    **dict.fromkeys(
+        (
+            *("assignedTo", "memberId"),
+            *("convertedAccountId", "convertedContactId", "convertedOpportunityId"),
+        ),
+        UUID,
+    ),
+    "smsOptOut": bool,
     **dict.fromkeys(("checkSize", "dealValue", "value"), Decimal),
     **dict.fromkeys(("startsAt", "endsAt", "expiresAt"), datetime.fromisoformat),
     **dict.fromkeys(
@@ -84,6 +98,7 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
 COUNTS = {
     "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
     "contacts": ("contact_counts", ("assigned_to",)),
+    "leads": ("lead_counts", ("status", "source", "assigned_to")),
     "meetings": ("meeting_counts", ("status", "assigned_to")),
     "members": ("member_counts", ("is_deleted",)),
     "notes": ("note_counts", ("assigned_to",)),
@@ -97,7 +112,12 @@ ACTIONS = {
     "restored": "restore",
     "status_changed": "status_change",
     "stage_changed": "status_change",
+    "converted": "status_change",
 }
+STEPS = {"converted"}
+"""Changes that have a name of their own."""
+DATED = {"lead"}
+"""Kinds of which it is told since when the status is what it is."""
 
 
 @dataclass
@@ -114,6 +134,7 @@ class Thing:
     fields: dict[str, Any]
     custom: dict[str, Any] = field(default_factory=dict)
     is_gone: bool = False
+    status_since: datetime | None = None
 
     def hear(self, event: Row) -> None:
         """Something happened to it."""
@@ -123,13 +144,18 @@ class Thing:
             self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
             self.custom = dict(data["fields"].get("customFields", {}))
             self.is_gone = False
+            since = data.get("statusChangedAt")
+            self.status_since = datetime.fromisoformat(since) if since else self.updated_at
         elif what in ENDINGS:
             self.is_gone = True
-        elif what == "updated":
+        elif what == "updated" or what in STEPS:
+            if "status" in data["changes"]:
+                self.status_since = self.updated_at
             for name, change in data["changes"].items():
                 self._set(name, change["after"])
         elif what in {"status_changed", "stage_changed"}:
             self.fields[what.removesuffix("_changed")] = data["after"]
+            self.status_since = self.updated_at
         else:
             raise AssertionError(f"the oracle has never heard of {event['topic']}")
 
@@ -155,6 +181,8 @@ class Thing:
         }
         if self.kind in {"contact", "meeting", "note", "opportunity", "task"}:
             row["account_id"] = self.account_id
+        if self.kind in DATED:
+            row["status_changed_at"] = self.status_since
         return row
 
     def _value(self, name: str) -> Any:

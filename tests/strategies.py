@@ -20,6 +20,7 @@ from domain.api_key import ApiKey, Role
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts
+from domain.lead import Lead, LeadStatus
 from domain.meeting import Meeting, MeetingStatus
 from domain.member import Member
 from domain.note import Note
@@ -95,6 +96,17 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
     Contact: _fields(
         {"name": text}, email=st.just("a@example.com"), phone=st.just("112"), title=text
     ),
+    Lead: _fields(
+        {"name": text, "status": _either(LeadStatus), "smsOptOut": st.booleans()},
+        company=text,
+        email=st.just("a@example.com"),
+        phone=st.just("112"),
+        source=st.sampled_from(["website", "fair"]),
+        value=money,
+        nextAction=text,
+        nextActionDate=days,
+        notes=text,
+    ),
     Meeting: _fields(
         {"title": text, "status": _either(MeetingStatus)},
         startsAt=instants,
@@ -114,7 +126,7 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
     Task: _fields({"title": text, "status": _either(TaskStatus)}, dueDate=days, description=text),
     Workspace: _fields({"name": text}),
 }
-OFTEN: list[type[Entity]] = [Account, Contact, Task, Meeting, Note, Opportunity, Member]
+OFTEN: list[type[Entity]] = [Account, Contact, Lead, Task, Meeting, Note, Opportunity, Member]
 SELDOM: list[type[Entity]] = [ApiKey, Workspace]
 
 

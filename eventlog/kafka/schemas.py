@@ -16,6 +16,7 @@ from domain.entity import (
     EntityDeleted,
     EntityEvent,
     EntityRestored,
+    EntityRestoredDated,
     EntityStatusChanged,
     EntityUpdated,
 )
@@ -101,7 +102,8 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         gone_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
         return _object(fields=facts, deletedWith=gone_with), definitions
     if issubclass(event, EntityRestored):
-        return _object(fields=facts, createdAt=TIME_SCHEMA), definitions
+        dated = {"statusChangedAt": TIME_SCHEMA} if issubclass(event, EntityRestoredDated) else {}
+        return _object(fields=facts, createdAt=TIME_SCHEMA, **dated), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=facts), definitions
 

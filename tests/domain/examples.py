@@ -9,6 +9,7 @@ from domain.api_key import ApiKey
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts
+from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.member import Member
 from domain.note import Note
@@ -25,6 +26,7 @@ ACME: Facts = {
 ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
 NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
 KICK_OFF: Facts = {"title": "Kick-off", "status": "scheduled"}
+WALK_IN: Facts = {"name": "Ada Lovelace", "status": "new", "smsOptOut": False}
 RENEWAL: Facts = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
 CALL_BACK: Facts = {"title": "Call back", "status": "todo"}
 
@@ -43,6 +45,7 @@ EXAMPLES = [
     Example(Account, ACME, "company", "Acme Corporation"),
     Example(ApiKey, NIGHTLY_SYNC, "name", "Hourly sync"),
     Example(Contact, ADA_LOVELACE, "name", "Ada King"),
+    Example(Lead, WALK_IN, "name", "Ada King"),
     Example(Meeting, KICK_OFF, "title", "Kick-off, again"),
     Example(Member, ADA_LOVELACE, "name", "Ada King"),
     Example(Note, {"body": "Likes tea."}, "body", "Likes coffee."),
