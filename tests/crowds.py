@@ -18,6 +18,7 @@ from commands.entities import EntityCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.contact import Contact
 from domain.entity import Entity
+from domain.lead import Lead, LeadStatus
 from domain.meeting import Meeting, MeetingStatus
 from domain.member import Member
 from domain.note import Note
@@ -46,6 +47,7 @@ SEARCHES = [
 NAMED: dict[type[Entity], str] = {
     Account: "company",
     Contact: "name",
+    Lead: "name",
     Meeting: "title",
     Note: "body",
     Opportunity: "name",
@@ -96,6 +98,10 @@ class Crowd:
         some = self._random.choice
         lives: list[tuple[type[Entity], dict[str, Any]]] = [
             (Contact, {"name": self._name(), "email": "a@example.com"}),
+            (Lead, {"name": self._name(), "status": self._either(LeadStatus),
+                    "company": some([None, self._name()]), "source": some([None, "fair", "web"]),
+                    "email": some([None, "corp@example.com"]), "value": some([None, "0.10"]),
+                    "nextActionDate": some([None, day])}),
             (Meeting, {"title": self._name(), "status": self._either(MeetingStatus),
                        "startsAt": some([None, f"{day}T10:00:00Z"])}),
             (Note, {"body": self._name()}),
@@ -106,7 +112,7 @@ class Crowd:
         ]  # fmt: skip
         kind, fields = some(lives)
         account: UUID | None = some(self.accounts)
-        if kind is Opportunity and some([True, False]):
+        if not kind.BELONGS_TO_ACCOUNT or (not kind.ACCOUNT_REQUIRED and some([True, False])):
             account = None
         return kind, self._create(kind, fields, account)
 

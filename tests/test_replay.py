@@ -19,6 +19,7 @@ from commands.entities import EntityCommands
 from domain.account import Account
 from domain.api_key import ApiKey
 from domain.contact import Contact
+from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.opportunity import Opportunity
 from eventlog.connections import raw_json, write_pool
@@ -32,7 +33,7 @@ from replay.history import entity_history
 from tests.conftest import Urls
 from tests.crowds import SEARCHES, START, Crowded, crowded_database
 from tests.naive import FILTERS, SORTS, Question, World, comparable
-from tests.oracle import Row, exact, recorded_events, things
+from tests.oracle import DATED, Row, exact, recorded_events, things
 from tests.pages import Pages
 
 SEED = 31
@@ -143,7 +144,7 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
     crowded: Crowded, events: list[Row]
 ) -> None:
     mine = [event for event in events if event["workspace_id"] == crowded.workspaces[0]]
-    kinds = {"account": Account, "contact": Contact, "opportunity": Opportunity, "meeting": Meeting}
+    kinds = {kind.KIND: kind for kind in (Account, Contact, Lead, Opportunity, Meeting)}
     scope = Scope(crowded.workspaces[0])
     compared = 0
     with write_pool(crowded.urls.app) as pool:
@@ -165,7 +166,8 @@ def shown(thing: Any) -> dict[str, Any]:
     """A thing of the oracle as the API shows what it has of its own."""
     return {
         "id": thing.id,
-        **({} if thing.kind == "account" else {"accountId": thing.account_id}),
+        **({} if thing.kind in {"account", "lead"} else {"accountId": thing.account_id}),
+        **({"statusChangedAt": thing.status_since} if thing.kind in DATED else {}),
         **dict.fromkeys(FIELDS_OF[thing.kind].split()),
         **thing.fields,
         "customFields": thing.custom,
@@ -179,6 +181,9 @@ FIELDS_OF = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
                   opportunity assignedTo""",
     "contact": "name email phone title assignedTo",
+    "lead": """name status company email phone source value nextAction nextActionDate notes
+               smsOptOut assignedTo convertedAccountId convertedContactId
+               convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda assignedTo",
     "opportunity": "name stage value engagedOn expectedCloseOn closedOn assignedTo",
 }
