@@ -63,6 +63,8 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
         refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
+        refusals.TimeTaken: codes.TIME_TAKEN,
+        refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
     }

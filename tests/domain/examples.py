@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts
@@ -22,6 +23,14 @@ ACME: Facts = {
     "type": "customer",
     "status": "prospect",
     "priority": "medium",
+}
+FIRST_CALL: Facts = {
+    "title": "First call",
+    "memberId": "00000000-0000-0000-0000-00000000000b",
+    "startsAt": "2026-02-01T10:00:00+00:00",
+    "endsAt": "2026-02-01T10:30:00+00:00",
+    "status": "scheduled",
+    "allowOverlap": False,
 }
 ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
 NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
@@ -44,6 +53,7 @@ class Example:
 EXAMPLES = [
     Example(Account, ACME, "company", "Acme Corporation"),
     Example(ApiKey, NIGHTLY_SYNC, "name", "Hourly sync"),
+    Example(Appointment, FIRST_CALL, "title", "Second call"),
     Example(Contact, ADA_LOVELACE, "name", "Ada King"),
     Example(Lead, WALK_IN, "name", "Ada King"),
     Example(Meeting, KICK_OFF, "title", "Kick-off, again"),
