@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from api import codes
 from api.auth import Caller, Permission, may
 from api.bodies import JSON_TYPE, Body, body_of
+from api.codes.code import ErrorCode
 from api.conditions import await_position, if_match, on_versions, position_header, versioned
 from api.description import (
     EXAMPLE_ID,
@@ -95,10 +96,27 @@ class Shape:
         """`an account`."""
         return ("an " if self.kind.KIND[0] in "aeiou" else "a ") + self.kind.KIND
 
+    @property
+    def links(self) -> list[ErrorCode]:
+        """How coming to be may be refused for what there is besides."""
+        of_account = [codes.ACCOUNT_UNAVAILABLE] if self.kind.BELONGS_TO_ACCOUNT else []
+        return [*of_account, *self.claims]
+
+    @property
+    def claims(self) -> list[ErrorCode]:
+        """How taking time may be refused; an account brings back what hung on it."""
+        may_claim = self.kind.CLAIMS_TIME or self.kind.KIND == "account"
+        return [codes.TIME_TAKEN] if may_claim else []
+
     def shown(self) -> dict[str, Any]:
         """An example of one as answers show it."""
-        stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
-        return {"id": EXAMPLE_ID, **self.example, **stamps}
+        return shown(self.example)
+
+
+def shown(example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example of one with these fields, as answers show it."""
+    stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
+    return {"id": EXAMPLE_ID, **example, **stamps}
 
 
 def entity_routes(
@@ -127,7 +145,6 @@ def entity_routes(
 
 
 def _add_create(router: APIRouter, shape: Shape) -> None:
-    links = (codes.ACCOUNT_UNAVAILABLE,) if shape.kind.BELONGS_TO_ACCOUNT else ()
     created = success(
         "Created.",
         entity_model(shape.kind),
@@ -140,7 +157,7 @@ def _add_create(router: APIRouter, shape: Shape) -> None:
         operation_id=f"create{shape.name}",
         summary=f"Create {shape.a_name}",
         status_code=201,
-        responses={201: created, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *links)},
+        responses={201: created, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *shape.links)},
         openapi_extra=body({JSON_TYPE: (create_body(shape.kind), shape.example)}),
         dependencies=[Depends(room_for_writes)],
     )
@@ -285,7 +302,10 @@ def _add_change(router: APIRouter, shape: Shape) -> None:
         "/{id}",
         operation_id=f"change{shape.name}",
         summary=f"Change {shape.a_name}, by JSON Patch (RFC 6902) or merge patch (RFC 7396)",
-        responses={200: changed, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *possible)},
+        responses={
+            200: changed,
+            **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *possible, *shape.claims),
+        },
         openapi_extra=body(bodies),
         dependencies=[Depends(room_for_writes)],
     )
@@ -339,14 +359,17 @@ def _add_restore(router: APIRouter, shape: Shape) -> None:
         *("ETag", "Annals-Position"),
         example=shape.shown(),
     )
-    links = (codes.ACCOUNT_UNAVAILABLE,) if shape.kind.BELONGS_TO_ACCOUNT else ()
-    with_what = " with what was deleted with it" if shape.kind.KIND == "account" else ""
+    is_account = shape.kind.KIND == "account"
+    with_what = " with what was deleted with it" if is_account else ""
 
     @router.post(
         "/{id}/restore",
         operation_id=f"restore{shape.name}",
         summary=f"Bring back {shape.a_name}{with_what}",
-        responses={200: restored, **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *links)},
+        responses={
+            200: restored,
+            **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *shape.links),
+        },
         dependencies=[Depends(room_for_writes)],
     )
     def restore(

@@ -64,6 +64,11 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
         JobEnded: codes.WORK_ENDED,
+        refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
+        refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
+        refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
+        refusals.TimeTaken: codes.TIME_TAKEN,
+        refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,
@@ -99,6 +104,7 @@ OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
     ("missing", codes.FIELD_REQUIRED),
     ("string_too_short", codes.FIELD_REQUIRED),
     ("extra_forbidden", codes.UNKNOWN_FIELD),
+    ("set_by_command", codes.SET_BY_COMMAND),
     ("enum", codes.NOT_AN_OPTION),
     ("literal_error", codes.NOT_AN_OPTION),
     ("string_too_long", codes.TOO_LONG),
@@ -116,6 +122,9 @@ OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
 
 TOLD_BY_TITLE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
 """Where the dictionary has the better sentence."""
+
+SAYS_SUCCESS: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
+"""Marks a route (`openapi_extra`) whose answers carry `success`: false in those to failures."""
 
 OF_HTTP: Mapping[int, ErrorCode] = MappingProxyType(
     {404: codes.NO_SUCH_ROUTE, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
@@ -210,9 +219,11 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
         "status": code.status,
         "detail": error.detail or code.title,
         "instance": path,
-        "code": code.code,
+        "code": code.known_as or code.code,
         "requestId": request_id,
     }
+    if code.known_as:
+        body["errorCode"] = code.code
     if error.errors:
         body["errors"] = [_told(each) for each in error.errors]
     headers = dict(error.headers)
@@ -231,8 +242,16 @@ async def answer(request: Request, error: Exception) -> Response:
         log.error(
             "%s %s: %s", told.code.code, request.url.path, type(error).__name__, exc_info=error
         )
+    if _says_success(request):
+        told.facts["success"] = False
     request_id = request.scope.get("state", {}).get("request_id", "")
     return problem(told, path=request.url.path, request_id=request_id)
+
+
+def _says_success(request: Request) -> bool:
+    """Whether the answers of this route say `success`, and so those to failures as well."""
+    extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
+    return SAYS_SUCCESS.keys() <= extra.keys()
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -21,6 +21,7 @@ from api.settings import Settings
 from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
+from commands.leads import LeadCommands
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
@@ -58,6 +59,7 @@ class Services:
     settings: Settings
     log: EventLog
     commands: EntityCommands
+    leads: LeadCommands
     undo: UndoCommands
     writes: ConnectionPool[Connection]
     """For what the API's role may write beside the log."""
@@ -117,6 +119,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 settings=settings,
                 log=writing.log,
                 commands=writing.commands,
+                leads=LeadCommands(writing.log, writing.commands, clock=now, new_id=new_id),
                 undo=UndoCommands(writing.log, clock=now),
                 writes=writing.pool,
                 reads=reads,

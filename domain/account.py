@@ -74,6 +74,7 @@ class Account(Entity):
     KIND = "account"
     PLURAL = "accounts"
     FIELDS = AccountFields
+    SEARCHED = ("company",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Any] = {
         status: frozenset(AccountStatus) - {status} for status in AccountStatus

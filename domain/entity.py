@@ -14,6 +14,7 @@ from uuid import UUID
 
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
+from domain.claims import Claim
 from domain.fields import CUSTOM, Facts, Fields
 from domain.refusals import AccountUnavailable, IsDeleted, OccurredTooEarly, TransitionRefused
 
@@ -29,6 +30,8 @@ class EntityEvent(AggregateEvent):
     """
 
     TOPIC: ClassVar[str]
+    ACTION: ClassVar[str]
+    """What the audit trail calls it."""
     IS_FINAL: ClassVar[bool] = False
     """It has left the house: no later event makes it as if it had not been."""
 
@@ -37,6 +40,8 @@ class EntityEvent(AggregateEvent):
 
 class EntityCreated(AggregateCreated, EntityEvent):
     """It came to be, with these fields."""
+
+    ACTION = "create"
 
     workspace_id: UUID
     fields: Facts
@@ -48,14 +53,24 @@ class EntityCreated(AggregateCreated, EntityEvent):
 class EntityUpdated(EntityEvent):
     """Fields changed: before and after of those and of nothing else, custom fields one by one."""
 
+    ACTION = "update"
+
     changes: dict[str, Change]
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_updated(self)
 
 
+class EntityStep(EntityUpdated):
+    """A step of its life that has a name of its own: what it changed, the status among it."""
+
+    ACTION = "status_change"
+
+
 class EntityStatusChanged(EntityEvent):
     """The status (an opportunity's stage) moved."""
+
+    ACTION = "status_change"
 
     before: str
     after: str
@@ -67,6 +82,8 @@ class EntityStatusChanged(EntityEvent):
 class EntityDeleted(EntityEvent):
     """It was deleted when it had these fields; `deleted_with` is the account that took it along."""
 
+    ACTION = "delete"
+
     fields: Facts
     deleted_with: UUID | None
 
@@ -77,11 +94,19 @@ class EntityDeleted(EntityEvent):
 class EntityRestored(EntityEvent):
     """It is there again, with these fields; `created_at` is when it first came to be."""
 
+    ACTION = "restore"
+
     fields: Facts
     created_at: str
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_restored(self)
+
+
+class EntityRestoredDated(EntityRestored):
+    """It is there again, with these fields; its status is as old as it was."""
+
+    status_changed_at: str
 
 
 class Recorded(Aggregate):
@@ -98,6 +123,14 @@ class Entity(Recorded):
     FIELDS: ClassVar[type[Fields]]
     STATUS_FIELD: ClassVar[str | None] = None
     TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]] = {}
+    STATUS_DATED: ClassVar[bool] = False
+    """Whether it is shown when the status last changed; `Restored` is an `EntityRestoredDated`."""
+    SEARCHED: ClassVar[tuple[str, ...]] = ("name",)
+    """The fields in which lists search, by wire name."""
+    REFERENCES: ClassVar[Mapping[str, str]] = {}
+    """Fields that name another entity, by wire name, and the kind that it has to be."""
+    CLAIMS_TIME: ClassVar[bool] = False
+    """Whether some of these take up time of somebody's (`claim`)."""
     BELONGS_TO_ACCOUNT: ClassVar[bool] = False
     ACCOUNT_REQUIRED: ClassVar[bool] = False
 
@@ -124,13 +157,15 @@ class Entity(Recorded):
             raise AccountUnavailable(UUID(int=0))
         if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
             raise TypeError(f"a {cls.KIND} hangs on no account")
+        facts = cls.FIELDS.facts(fields)
+        cls.FIELDS.require_by_hand(facts)
         return cls._create(
             cls.Created,
             id=entity_id,
             timestamp=at,
             workspace_id=workspace_id,
             account_id=account_id,
-            fields=cls.FIELDS.facts(fields),
+            fields=facts,
         )
 
     def revise(self, fields: Mapping[str, Any], *, at: datetime) -> None:
@@ -140,9 +175,8 @@ class Entity(Recorded):
         """
         self._require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
-        if self.STATUS_FIELD in changes:
-            status = changes[self.STATUS_FIELD]
-            self._require_transition(status["before"], status["after"])
+        self.FIELDS.require_by_hand(changes)
+        self._require_moves(changes)
         self._record_changes(changes, at)
 
     def revert(self, fields: Mapping[str, Any], *, at: datetime) -> None:
@@ -172,12 +206,18 @@ class Entity(Recorded):
         """Bring it back as it was; nothing is recorded where it is there."""
         if self.is_deleted:
             created_at = self.created_on.isoformat()
-            self._record(self.Restored, at, fields=self.facts, created_at=created_at)
+            since = {"status_changed_at": self.status_changed_at.isoformat()}
+            dated = since if self.STATUS_DATED else {}
+            self._record(self.Restored, at, fields=self.facts, created_at=created_at, **dated)
 
     @property
     def status(self) -> str | None:
         """The status now, None for kinds without one."""
         return self.facts.get(self.STATUS_FIELD) if self.STATUS_FIELD else None
+
+    def claim(self) -> Claim | None:
+        """The time that it takes up, None where it takes none."""
+        return None
 
     def _require_alive(self) -> None:
         if self.is_deleted:
@@ -187,6 +227,26 @@ class Entity(Recorded):
         allowed = self.TRANSITIONS.get(before, frozenset())
         if after not in allowed:
             raise TransitionRefused(self.KIND, self.id, before, after, sorted(allowed))
+
+    def _require_moves(self, changes: Mapping[str, Change]) -> None:
+        if self.STATUS_FIELD is not None and self.STATUS_FIELD in changes:
+            status = changes[self.STATUS_FIELD]
+            self._require_transition(status["before"], status["after"])
+
+    def _step(
+        self, event: type[EntityStep], fields: Mapping[str, Any], at: datetime, **facts: Any
+    ) -> None:
+        """Set these fields, None takes one away, by an event of this name; nothing by no change.
+
+        For what an aggregate decides by itself: fields set by commands are set so.
+        """
+        self._require_alive()
+        wanted = {name: {"before": None, "after": value} for name, value in fields.items()}
+        target = self.FIELDS.facts(apply_changes(self.facts, wanted))
+        changes = differences(self.facts, target)
+        self._require_moves(changes)
+        if changes:
+            self._record(event, at, changes=changes, **facts)
 
     def _record_changes(self, changes: dict[str, Change], at: datetime) -> None:
         status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
@@ -206,15 +266,19 @@ class Entity(Recorded):
         self.workspace_id: UUID = event.workspace_id
         self.account_id: UUID | None = event.account_id
         self.facts: Facts = event.fields
+        self.status_changed_at: datetime = event.timestamp
         self.is_deleted: bool = False
         self.deleted_with: UUID | None = None
 
     def _evolve_updated(self, event: EntityUpdated) -> None:
         self.facts = apply_changes(self.facts, event.changes)
+        if self.STATUS_FIELD in event.changes:
+            self.status_changed_at = event.timestamp
 
     def _evolve_status(self, event: EntityStatusChanged) -> None:
         assert self.STATUS_FIELD is not None
         self.facts = {**self.facts, self.STATUS_FIELD: event.after}
+        self.status_changed_at = event.timestamp
 
     def _evolve_deleted(self, event: EntityDeleted) -> None:
         self.is_deleted = True

@@ -7,7 +7,7 @@ and never when history is read: what was recorded stays readable when a rule is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
@@ -146,6 +146,10 @@ CustomFields = Annotated[
     Field(max_length=CUSTOM_FIELDS_MAX),
 ]
 CUSTOM = "customFields"
+READ_ONLY: dict[str, Any] = {"readOnly": True}
+"""What the schema says of a field that only commands set."""
+SET_BY_COMMAND = "set_by_command"
+"""The kind of fault where a field is given that only commands set."""
 
 
 class Fields(BaseModel):
@@ -155,7 +159,8 @@ class Fields(BaseModel):
         extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False
     )
 
-    SETTABLE_ONCE: ClassVar[frozenset[str]] = frozenset()
+    SET_BY_COMMAND: ClassVar[frozenset[str]] = frozenset()
+    """Fields (attributes) that say what commands did, and that nobody sets by hand."""
 
     assigned_to: UUID | None = None
     custom_fields: CustomFields = Field(
@@ -179,6 +184,18 @@ class Fields(BaseModel):
             return cls.model_validate(given).as_facts()
         except ValidationError as error:
             raise InvalidFields(field_errors(error)) from None
+
+    @classmethod
+    def require_by_hand(cls, wire_names: Iterable[str]) -> None:
+        """Raises `InvalidFields` for fields among these that only commands set."""
+        kept = {cls.model_fields[name].alias for name in cls.SET_BY_COMMAND}
+        faults = [
+            FieldError(name, SET_BY_COMMAND, "is set by a command of its own and not by hand")
+            for name in wire_names
+            if name in kept
+        ]
+        if faults:
+            raise InvalidFields(faults)
 
     def as_facts(self) -> Facts:
         """These fields in canonical JSON form, without those that have no value."""

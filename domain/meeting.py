@@ -47,6 +47,7 @@ class Meeting(Entity):
     KIND = "meeting"
     PLURAL = "meetings"
     FIELDS = MeetingFields
+    SEARCHED = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Any] = {
         MeetingStatus.SCHEDULED: frozenset({MeetingStatus.HELD, MeetingStatus.CANCELLED}),

@@ -27,6 +27,7 @@ class Note(Entity):
     KIND = "note"
     PLURAL = "notes"
     FIELDS = NoteFields
+    SEARCHED = ("body",)
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
 

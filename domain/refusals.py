@@ -94,6 +94,18 @@ class NotAMember(Refusal):
 
 
 @dataclass
+class ReferenceUnavailable(Refusal):
+    """What a field refers to does not exist or is deleted."""
+
+    field: str
+    kind: str
+    entity_id: UUID
+
+    def __str__(self) -> str:
+        return f"{self.field}: there is no such {self.kind} in this workspace, or it is deleted."
+
+
+@dataclass
 class OccurredTooEarly(Refusal):
     """It cannot have occurred before what is already recorded."""
 
@@ -178,3 +190,52 @@ class KeyRevoked(Refusal):
     """The API key is revoked and stays so."""
 
     entity_id: UUID
+
+
+@dataclass
+class StatusUnchanged(Refusal):
+    """It has this status already."""
+
+    kind: str
+    entity_id: UUID
+    status: str
+
+    def __str__(self) -> str:
+        return f"The {self.kind} is {self.status} already."
+
+
+@dataclass
+class AlreadyConverted(Refusal):
+    """The lead was converted before."""
+
+    lead_id: UUID
+    account_id: UUID
+    contact_id: UUID
+    opportunity_id: UUID
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What has the time already, and from when until when."""
+
+    entity_id: UUID
+    starts_at: datetime
+    ends_at: datetime
+
+
+@dataclass
+class TimeTaken(Refusal):
+    """The member has something else at that time."""
+
+    entity_id: UUID
+    member_id: UUID
+    taken: list[Taken]
+
+
+@dataclass
+class AlreadyConfirmed(Refusal):
+    """The appointment was confirmed before."""
+
+    appointment_id: UUID
+    confirmed_at: str
+    confirmed_by: str

@@ -39,6 +39,7 @@ class Task(Entity):
     KIND = "task"
     PLURAL = "tasks"
     FIELDS = TaskFields
+    SEARCHED = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Any] = {status: frozenset(TaskStatus) - {status} for status in TaskStatus}
     BELONGS_TO_ACCOUNT = True

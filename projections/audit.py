@@ -8,19 +8,12 @@ from typing import Any
 
 import orjson
 
+from domain.kinds import EVENTS
 from eventlog.reading import RecordedEvent
 from projections.changes import Change, Projection, Put, Table
 
-ACTIONS = {
-    "created": "create",
-    "issued": "create",
-    "updated": "update",
-    "status_changed": "status_change",
-    "stage_changed": "status_change",
-    "deleted": "delete",
-    "revoked": "delete",
-    "restored": "restore",
-}
+ACTIONS = {topic: event.ACTION for topic, event in EVENTS.items()}
+"""By topic: what its events do."""
 UNDO = "undo"
 """What takes back another event, whatever it is otherwise."""
 ACTION_NAMES = tuple(sorted({*ACTIONS.values(), UNDO}))
@@ -34,8 +27,7 @@ def action(topic: str, metadata: Mapping[str, Any]) -> str:
 @cache
 def action_of(topic: str) -> str:
     """What an event of this topic does: create, update, delete, restore or status_change."""
-    name = topic.split(".")[1]
-    return ACTIONS.get(name, name)
+    return ACTIONS.get(topic) or topic.split(".")[1]
 
 
 def entry(event: RecordedEvent) -> Iterable[Change]:

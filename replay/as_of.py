@@ -25,6 +25,7 @@ from eventlog.connections import Connection
 from eventlog.log import EventLog, evolve
 from eventlog.reading import RecordedEvent, to_event
 from eventlog.scope import Scope
+from projections.changes import column
 from projections.engine.memory import MemoryTables
 from projections.engine.registry import PROJECTIONS
 
@@ -44,8 +45,6 @@ SELECT e.position, e.workspace_id::text, e.stream_id::text, e.stream_version, e.
 
 CONTACTS_PER_ITEM_MAX = 100
 
-# What is searched, where it is not the name.
-SEARCHED = {"accounts": "company", "meetings": "title", "notes": "body", "tasks": "title"}
 # What a list is made of: kinds whose events its rows depend on.
 CONTRIBUTING = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
 # What it shows names of: those are told as they are known now, however late they were recorded.
@@ -105,10 +104,12 @@ def representation(entity: Entity) -> dict[str, Any]:
     account = {"accountId": entity.account_id} if entity.BELONGS_TO_ACCOUNT else {}
     fields = {name: entity.facts.get(name) for name in entity.FIELDS.wire_names()}
     fields["customFields"] = fields.get("customFields") or {}
+    dated = {"statusChangedAt": entity.status_changed_at} if entity.STATUS_DATED else {}
     return {
         "id": entity.id,
         **account,
         **fields,
+        **dated,
         "createdAt": entity.created_on,
         "updatedAt": entity.modified_on,
         "version": entity.version,
@@ -197,13 +198,12 @@ def _contacts_by_account(lists: Lists) -> dict[str, list[dict[str, Any]]]:
 def _matches(
     row: Mapping[str, Any], query: AsOfQuery, contacts: Mapping[str, list[dict[str, Any]]]
 ) -> bool:
-    columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
-    if any(row.get(columns.get(name, name)) != value for name, value in query.filters.items()):
+    if any(row.get(column(name)) != value for name, value in query.filters.items()):
         return False
     if not query.search:
         return True
     needle = _lower(query.search)
-    texts = [row[SEARCHED.get(query.plural, "name")]]
+    texts = [row.get(column(name)) or "" for name in BY_PLURAL[query.plural].SEARCHED]
     texts += [contact["name"] for contact in contacts.get(row["id"], ())]
     return any(needle in _lower(text) for text in texts)
 

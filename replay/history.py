@@ -27,7 +27,7 @@ WITH page AS (
 SELECT coalesce(json_agg(json_build_object(
            'position', e.position, 'version', e.stream_version, 'topic', e.topic,
            'action', CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}'
-                          ELSE %(actions)s::jsonb->>split_part(e.topic, '.', 2) END,
+                          ELSE %(actions)s::jsonb->>e.topic END,
            'undoes', e.metadata->>'undoes',
            'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
            'actor', e.metadata->'actor',

@@ -16,8 +16,10 @@ from psycopg import sql
 from api.embedded import Cluster, prepare_database
 from commands.entities import EntityCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
+from domain.lead import Lead, LeadStatus
 from domain.meeting import Meeting, MeetingStatus
 from domain.member import Member
 from domain.note import Note
@@ -45,7 +47,9 @@ SEARCHES = [
 ]  # fmt: skip
 NAMED: dict[type[Entity], str] = {
     Account: "company",
+    Appointment: "title",
     Contact: "name",
+    Lead: "name",
     Meeting: "title",
     Note: "body",
     Opportunity: "name",
@@ -62,6 +66,7 @@ class Crowd:
         self._scope = scope
         self._random = Random(seed)
         self._members: list[UUID] = []
+        self._leads: list[UUID] = []
         self.accounts: list[UUID] = []
         self.others: list[tuple[type[Entity], UUID]] = []
 
@@ -95,7 +100,14 @@ class Crowd:
         day = f"2026-0{self._random.randint(1, 9)}-01"
         some = self._random.choice
         lives: list[tuple[type[Entity], dict[str, Any]]] = [
+            (Appointment, {"title": self._name(), "memberId": some(self._members),
+                           "startsAt": f"{day}T10:00:00Z", "durationMinutes": 30,
+                           "allowOverlap": True, "leadId": some([None, *self._leads])}),
             (Contact, {"name": self._name(), "email": "a@example.com"}),
+            (Lead, {"name": self._name(), "status": self._either(LeadStatus),
+                    "company": some([None, self._name()]), "source": some([None, "fair", "web"]),
+                    "email": some([None, "corp@example.com"]), "value": some([None, "0.10"]),
+                    "nextActionDate": some([None, day])}),
             (Meeting, {"title": self._name(), "status": self._either(MeetingStatus),
                        "startsAt": some([None, f"{day}T10:00:00Z"])}),
             (Note, {"body": self._name()}),
@@ -106,9 +118,11 @@ class Crowd:
         ]  # fmt: skip
         kind, fields = some(lives)
         account: UUID | None = some(self.accounts)
-        if kind is Opportunity and some([True, False]):
+        if not kind.BELONGS_TO_ACCOUNT or (not kind.ACCOUNT_REQUIRED and some([True, False])):
             account = None
-        return kind, self._create(kind, fields, account)
+        made = self._create(kind, fields, account)
+        self._leads += [made] if kind is Lead else []
+        return kind, made
 
     def _change_one(self) -> None:
         """Another name and another assignee, some hours later, and maybe another status."""

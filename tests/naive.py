@@ -22,7 +22,13 @@ SHOWN = {
     "accounts": """id company type status priority nextAction nextActionDate checkSize dealValue
                    opportunity contactCount taskCount meetingCount noteCount
                    openOpportunityCount""",
+    "appointments": """id accountId accountName title status memberId startsAt endsAt leadId
+                       contactId location notes allowOverlap confirmedAt confirmedBy
+                       confirmationNotes cancelReason""",
     "contacts": "id accountId accountName name email phone title",
+    "leads": """id name status statusChangedAt company email phone source value nextAction
+                nextActionDate notes smsOptOut convertedAccountId convertedContactId
+                convertedOpportunityId""",
     "meetings": "id accountId accountName title status startsAt endsAt location agenda",
     "members": "id name email title",
     "notes": "id accountId accountName title body",
@@ -31,10 +37,13 @@ SHOWN = {
     "tasks": "id accountId accountName title status dueDate description",
 }
 ENDING = "assignedTo assignedToName customFields createdAt updatedAt version"
+TIMES = ["createdAt", "updatedAt", "startsAt", "endsAt", "statusChangedAt", "confirmedAt"]
 OF_CONTACT = "id name email phone title version"
 SEARCHED = {
     "accounts": "company",
+    "appointments": "title",
     "contacts": "name",
+    "leads": "name company email",
     "meetings": "title",
     "members": "name",
     "notes": "body",
@@ -43,7 +52,9 @@ SEARCHED = {
 }
 FILTERS = {
     "accounts": "type status priority assignedTo",
+    "appointments": "accountId leadId memberId status assignedTo",
     "contacts": "accountId assignedTo",
+    "leads": "status source assignedTo",
     "meetings": "accountId status assignedTo",
     "members": "",
     "notes": "accountId assignedTo",
@@ -73,7 +84,15 @@ EVERY_SORT = {"created_at": _columns("created_at"), "updated_at": _columns("upda
 BY_STATUS = {"status": _columns("status", "created_at")}
 SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
     "accounts": {"company": _text("company"), **BY_STATUS, **EVERY_SORT},
+    "appointments": {"starts_at": _columns("starts_at"), **BY_STATUS, **EVERY_SORT},
     "contacts": {"name": _text("name"), **EVERY_SORT},
+    "leads": {
+        "name": _text("name"),
+        "status_changed_at": _columns("status_changed_at"),
+        "next_action_date": _last_if_missing("next_action_date"),
+        **BY_STATUS,
+        **EVERY_SORT,
+    },
     "meetings": {"starts_at": _last_if_missing("starts_at"), **BY_STATUS, **EVERY_SORT},
     "members": {"name": _text("name"), **EVERY_SORT},
     "notes": EVERY_SORT,
@@ -137,18 +156,17 @@ class World:
             }
         if question.plural == "opportunities":
             return {"byStage": {stage: _stage(rows, stage) for stage in _stages(rows)}}
-        if question.plural in {"meetings", "tasks"}:
+        if "status" in FILTERS[question.plural].split():
             return {"byStatus": Counter(row["status"] for row in rows)}
         return {}
 
     def _matches(self, row: Row, question: Question) -> bool:
-        columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
         for name, value in question.filters.items():
-            if str(row[columns.get(name, name)]) != value:
+            if str(row[column(name)]) != value:
                 return False
         if not question.search:
             return True
-        texts = [row[SEARCHED[question.plural]]]
+        texts = [row[column(name)] or "" for name in SEARCHED[question.plural].split()]
         if question.plural == "accounts":
             texts += [contact["name"] for contact in self._contacts(row["id"])]
         return any(lower(question.search) in lower(text) for text in texts)
@@ -164,7 +182,7 @@ class World:
             "assigned_to_name": self._known._names.get(row["assigned_to"]),
             "account_name": self._known._companies.get(row.get("account_id")),
         }
-        item = {name: _wire(row[_column(name)]) for name in names}
+        item = {name: _wire(row[column(name)]) for name in names}
         if question.plural == "accounts" and question.include_contacts:
             item["contacts"] = [
                 {name: _wire(contact[name]) for name in OF_CONTACT.split()}
@@ -176,9 +194,7 @@ class World:
 def comparable(item: Item) -> Item:
     """An item as a list answered it: times as times, custom fields exactly."""
     times = {
-        name: datetime.fromisoformat(item[name])
-        for name in ("createdAt", "updatedAt", "startsAt", "endsAt")
-        if item.get(name) is not None
+        name: datetime.fromisoformat(item[name]) for name in TIMES if item.get(name) is not None
     }
     custom = {key: exact(value) for key, value in item["customFields"].items()}
     return {**item, **times, "customFields": custom}
@@ -193,7 +209,8 @@ def _stage(rows: list[Row], stage: str) -> dict[str, Any]:
     return {"count": len(values), "value": f"{sum(values, Decimal(0)):.2f}"}
 
 
-def _column(name: str) -> str:
+def column(name: str) -> str:
+    """The column of a field: `leadId` is kept in `lead_id`."""
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
 
 

@@ -30,13 +30,17 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
   FROM public.events WHERE %(all)s OR workspace_id = ANY(%(workspaces)s) ORDER BY position
 """
 
+STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}
+"""Changes that have a name of their own."""
 ENDINGS = {"deleted", "revoked"}
 BEGINNINGS = {"created", "issued"}
 
 TABLE_OF = {
     "account": "accounts",
+    "appointment": "appointments",
     "api_key": "api_keys",
     "contact": "contacts",
+    "lead": "leads",
     "meeting": "meetings",
     "member": "members",
     "note": "notes",
@@ -47,8 +51,12 @@ TABLE_OF = {
 COLUMNS = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
                   opportunity""",
+    "appointment": """title status memberId startsAt endsAt leadId contactId location notes
+                      allowOverlap confirmedAt confirmedBy confirmationNotes cancelReason""",
     "api_key": "name role memberId expiresAt secretSha256",
     "contact": "name email phone title",
+    "lead": """name status company email phone source value nextAction nextActionDate notes
+                smsOptOut convertedAccountId convertedContactId convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda",
     "member": "name email title",
     "note": "title body",
@@ -57,25 +65,43 @@ COLUMNS = {
     "workspace": "name",
 }
 SNAKES = {
+    "allowOverlap": "allow_overlap",
     "assignedTo": "assigned_to",
+    "cancelReason": "cancel_reason",
     "checkSize": "check_size",
     "closedOn": "closed_on",
+    "confirmationNotes": "confirmation_notes",
+    "confirmedAt": "confirmed_at",
+    "confirmedBy": "confirmed_by",
+    "contactId": "contact_id",
+    "convertedAccountId": "converted_account_id",
+    "convertedContactId": "converted_contact_id",
+    "convertedOpportunityId": "converted_opportunity_id",
     "dealValue": "deal_value",
     "dueDate": "due_date",
     "endsAt": "ends_at",
     "engagedOn": "engaged_on",
     "expectedCloseOn": "expected_close_on",
     "expiresAt": "expires_at",
+    "leadId": "lead_id",
     "memberId": "member_id",
     "nextAction": "next_action",
     "nextActionDate": "next_action_date",
     "secretSha256": "secret_sha256",
+    "smsOptOut": "sms_opt_out",
     "startsAt": "starts_at",
 }
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("assignedTo", "memberId"), UUID),
+    **dict.fromkeys(
+        (
+            *("assignedTo", "memberId", "leadId", "contactId"),
+            *("convertedAccountId", "convertedContactId", "convertedOpportunityId"),
+        ),
+        UUID,
+    ),
+    **dict.fromkeys(("smsOptOut", "allowOverlap"), bool),
     **dict.fromkeys(("checkSize", "dealValue", "value"), Decimal),
-    **dict.fromkeys(("startsAt", "endsAt", "expiresAt"), datetime.fromisoformat),
+    **dict.fromkeys(("startsAt", "endsAt", "expiresAt", "confirmedAt"), datetime.fromisoformat),
     **dict.fromkeys(
         ("nextActionDate", "dueDate", "engagedOn", "expectedCloseOn", "closedOn"),
         date.fromisoformat,
@@ -83,7 +109,9 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
 }
 COUNTS = {
     "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
+    "appointments": ("appointment_counts", ("status", "member_id", "assigned_to")),
     "contacts": ("contact_counts", ("assigned_to",)),
+    "leads": ("lead_counts", ("status", "source", "assigned_to")),
     "meetings": ("meeting_counts", ("status", "assigned_to")),
     "members": ("member_counts", ("is_deleted",)),
     "notes": ("note_counts", ("assigned_to",)),
@@ -97,7 +125,10 @@ ACTIONS = {
     "restored": "restore",
     "status_changed": "status_change",
     "stage_changed": "status_change",
+    **dict.fromkeys(STEPS, "status_change"),
 }
+DATED = {"lead"}
+"""Kinds of which it is told since when the status is what it is."""
 
 
 @dataclass
@@ -114,6 +145,7 @@ class Thing:
     fields: dict[str, Any]
     custom: dict[str, Any] = field(default_factory=dict)
     is_gone: bool = False
+    status_since: datetime | None = None
 
     def hear(self, event: Row) -> None:
         """Something happened to it."""
@@ -123,13 +155,18 @@ class Thing:
             self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
             self.custom = dict(data["fields"].get("customFields", {}))
             self.is_gone = False
+            since = data.get("statusChangedAt")
+            self.status_since = datetime.fromisoformat(since) if since else self.updated_at
         elif what in ENDINGS:
             self.is_gone = True
-        elif what == "updated":
+        elif what == "updated" or what in STEPS:
+            if "status" in data["changes"]:
+                self.status_since = self.updated_at
             for name, change in data["changes"].items():
                 self._set(name, change["after"])
         elif what in {"status_changed", "stage_changed"}:
             self.fields[what.removesuffix("_changed")] = data["after"]
+            self.status_since = self.updated_at
         else:
             raise AssertionError(f"the oracle has never heard of {event['topic']}")
 
@@ -153,8 +190,10 @@ class Thing:
             "updated_at": self.updated_at,
             "version": self.version,
         }
-        if self.kind in {"contact", "meeting", "note", "opportunity", "task"}:
+        if self.kind in {"appointment", "contact", "meeting", "note", "opportunity", "task"}:
             row["account_id"] = self.account_id
+        if self.kind in DATED:
+            row["status_changed_at"] = self.status_since
         return row
 
     def _value(self, name: str) -> Any:
@@ -235,6 +274,38 @@ def assert_tables_tell_history(connection: Connection, workspaces: Iterable[UUID
     assert not problems, "\n".join(problems)
     parked = connection.execute("SELECT * FROM projection_parked").fetchall()
     assert not parked, "entities are parked"
+
+
+def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
+    """Whose time is taken by what after these events."""
+    return {
+        thing.id: (
+            thing.workspace_id,
+            UUID(thing.fields["memberId"]),
+            datetime.fromisoformat(thing.fields["startsAt"]),
+            datetime.fromisoformat(thing.fields["endsAt"]),
+            thing.fields.get("allowOverlap", False),
+        )
+        for thing in things(events)
+        if thing.kind == "appointment"
+        and not thing.is_gone
+        and thing.fields["status"] in {"scheduled", "confirmed", "completed"}
+    }
+
+
+def assert_claims_tell_history(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
+    """Time is taken by what the log says, and where two overlap, one of them may."""
+    expected = expected_claims(recorded_events(connection, workspaces))
+    rows = connection.execute(
+        """SELECT entity_id, workspace_id, holder_id, starts_at, ends_at, may_overlap
+             FROM claimed_times WHERE %(all)s OR workspace_id = ANY(%(workspaces)s)""",
+        {"all": not workspaces, "workspaces": list(workspaces)},
+    ).fetchall()
+    assert {row[0]: tuple(row[1:]) for row in rows} == expected
+    strict = [claim[:4] for claim in expected.values() if not claim[4]]
+    for number, (workspace, holder, starts, ends) in enumerate(strict):
+        for other in strict[:number]:
+            assert other[:2] != (workspace, holder) or other[2] >= ends or other[3] <= starts
 
 
 def exact(value: Any) -> tuple[str, Any]:

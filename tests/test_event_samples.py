@@ -9,7 +9,7 @@ changed for a test to pass means that history in the field can no longer be read
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,9 +21,11 @@ import pytest
 
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.kinds import ENTITY_OF, EVENTS, KINDS
+from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.member import Member
 from domain.note import Note
@@ -67,11 +69,36 @@ FULL: dict[type[Entity], dict[str, Any]] = {
         "expiresAt": "2027-01-01T00:00:00+00:00",
         "secretSha256": "0123456789abcdef" * 4,
     },
+    Appointment: {
+        "title": "First call",
+        "memberId": MEMBER,
+        "startsAt": "2026-02-01T10:00:00+00:00",
+        "endsAt": "2026-02-01T10:30:00+00:00",
+        "status": "scheduled",
+        "leadId": "00000000-0000-0000-0000-000000000006",
+        "contactId": "00000000-0000-0000-0000-000000000004",
+        "location": "Room 4",
+        "notes": "Bring the papers.",
+        "allowOverlap": False,
+    },
     Contact: {
         "name": "Ada Lovelace",
         "email": "ada@example.com",
         "phone": "+44 20 7946 0000",
         "title": "CFO",
+    },
+    Lead: {
+        "name": "Ada Lovelace",
+        "status": "new",
+        "company": "Analytical Engines",
+        "email": "ada@example.com",
+        "phone": "+44 20 7946 0000",
+        "source": "website",
+        "value": "1200.50",
+        "nextAction": "Call back",
+        "nextActionDate": "2026-02-28",
+        "notes": "Likes engines.\nAnd numbers.",
+        "smsOptOut": False,
     },
     Meeting: {
         "title": "Kick-off",
@@ -102,7 +129,9 @@ FULL: dict[type[Entity], dict[str, Any]] = {
 REVISED: dict[type[Entity], dict[str, Any]] = {
     Account: {"company": "Acme", "nextAction": None, "dealValue": "99.00"},
     ApiKey: {"role": "member"},
+    Appointment: {"location": None, "notes": "Bring nothing.", "allowOverlap": True},
     Contact: {"email": None, "title": "CEO"},
+    Lead: {"company": "Engines", "value": None, "smsOptOut": True},
     Meeting: {"location": None, "agenda": "Offer"},
     Member: {"title": None},
     Note: {"title": None, "body": "Likes coffee."},
@@ -110,7 +139,29 @@ REVISED: dict[type[Entity], dict[str, Any]] = {
     Task: {"dueDate": "2026-02-03", "description": None},
     Workspace: {"name": "Acme"},
 }
-NEW_STATUS = {Account: "on_hold", Meeting: "held", Opportunity: "lost", Task: "done"}
+NEW_STATUS = {
+    Account: "on_hold",
+    Lead: "contacted",
+    Meeting: "held",
+    Opportunity: "lost",
+    Task: "done",
+}
+STEPS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
+    Appointment: [
+        lambda one, at: one.confirm("Ada", at=at, notes="Gladly.", notify=True),
+        lambda one, at: one.miss(at=at),
+        lambda one, at: one.revert({"status": "confirmed"}, at=at),
+        lambda one, at: one.cancel(at=at, reason="Ill"),
+        lambda one, at: one.reschedule({"startsAt": "2026-02-02T10:00:00Z"}, at=at),
+        lambda one, at: one.complete(at=at),
+    ],
+    Lead: [
+        lambda lead, at: lead.convert(
+            account_id=ACCOUNT, contact_id=UUID(int=4), opportunity_id=UUID(int=5), at=at
+        )
+    ],
+}
+"""What else happens to a kind, in this order; each topic once."""
 
 
 def samples() -> list[Sample]:
@@ -192,11 +243,13 @@ def life_of(kind: type[Entity], entity_id: UUID) -> Entity:
     account_id = ACCOUNT if kind.BELONGS_TO_ACCOUNT else None
     fields = {**FULL[kind], **COMMON}
     entity = kind.create(entity_id, WORKSPACE, fields, at=START, account_id=account_id)
-    minutes = (START + timedelta(minutes=number) for number in range(1, 10))
+    minutes = (START + timedelta(minutes=number) for number in range(1, 20))
     custom = {"sector": "drinks", "seats": 6, "size": "L"}
     entity.revise({**entity.facts, **REVISED[kind], "customFields": custom}, at=next(minutes))
     if kind in NEW_STATUS:
         entity.change_status(NEW_STATUS[kind], at=next(minutes))
+    for step in STEPS.get(kind, ()):
+        step(entity, next(minutes))
     entity.delete(at=next(minutes), deleted_with=account_id)
     try:
         entity.restore(at=next(minutes))
@@ -208,8 +261,8 @@ def life_of(kind: type[Entity], entity_id: UUID) -> Entity:
 def missing() -> Iterator[tuple[Path, Sample]]:
     """A sample of each topic that has none."""
     mapper = EventMapper(OrjsonTranscoder())
-    for number, kind in enumerate(KINDS.values(), start=10):
-        for event in life_of(kind, UUID(int=number)).pending_events:
+    for kind in KINDS.values():
+        for event in life_of(kind, uuid5(WORKSPACE, kind.KIND)).pending_events:
             stored = mapper.to_stored_event(event)
             path = SAMPLES / f"{stored.topic}.json"
             data = orjson.loads(stored.state)

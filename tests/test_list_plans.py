@@ -18,7 +18,7 @@ from api.embedded import Cluster, prepare_database
 from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
-from tests.naive import FILTERS, Question
+from tests.naive import FILTERS, SEARCHED, Question
 from tests.pages import Pages
 
 DATABASE = "test_list_plans"
@@ -47,7 +47,18 @@ CONTENTS = {
            (ARRAY['prospect', 'active', 'churned'])[1 + i % 3],
            (ARRAY['low', 'high'])[1 + i % 2], 1, 1, 1, 1, 1""",
     ),
+    "appointments": (
+        "account_id, title, status, member_id, lead_id, starts_at, ends_at, allow_overlap",
+        f"""{ON_ACCOUNT}, {NAME}, {STATUS}, lpad(to_hex(i % 20), 32, '0')::uuid, {ON_ACCOUNT},
+           '2026-01-01Z'::timestamptz + i * interval '1 minute', '2027-01-01Z', false""",
+    ),
     "contacts": ("account_id, name", f"{ON_ACCOUNT}, {NAME}"),
+    "leads": (
+        "name, company, email, status, status_changed_at, source, sms_opt_out",
+        f"""{NAME}, {NAME}, {NAME}, (ARRAY['new', 'contacted', 'won'])[1 + i % 3],
+           '2026-01-01Z'::timestamptz + i * interval '1 minute',
+           (ARRAY['fair', 'web'])[1 + i % 2], false""",
+    ),
     "meetings": ("account_id, title, status", f"{ON_ACCOUNT}, {NAME}, {STATUS}"),
     "notes": ("account_id, body", f"{ON_ACCOUNT}, {NAME}"),
     "opportunities": (
@@ -62,11 +73,20 @@ CONTENTS = {
 SOME = {
     "type": "investor",
     "priority": "high",
+    "source": "fair",
     "stage": "engaging",
     "assignedTo": str(UUID(int=3)),
     "accountId": str(UUID(int=100)),
+    "leadId": str(UUID(int=100)),
+    "memberId": str(UUID(int=3)),
 }
-SOME_STATUS = {"accounts": "active", "meetings": "held", "tasks": "todo"}
+SOME_STATUS = {
+    "accounts": "active",
+    "appointments": "held",
+    "leads": "new",
+    "meetings": "held",
+    "tasks": "todo",
+}
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +187,8 @@ def test_every_filter_goes_by_an_index(plural: str, plans: Plans) -> None:
 def test_a_search_goes_by_trigrams(plural: str, search: str, plans: Plans) -> None:
     plan = plans.of(Question(plural, search=search))
     assert_by_index(plan, plural)
-    column = {"accounts": "company", "notes": "body", "contacts": "name", "opportunities": "name"}
-    index = f"{plural}_workspace_id_{column.get(plural, 'title')}_idx"
-    assert f"Bitmap Index Scan on {index}" in plan, plan
+    for column in SEARCHED[plural].split():
+        assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_idx" in plan, plan
     if plural == "accounts":
         assert "Bitmap Index Scan on contacts_workspace_id_name_idx" in plan, plan
 

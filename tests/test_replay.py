@@ -18,7 +18,9 @@ from api.embedded import Cluster
 from commands.entities import EntityCommands
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
+from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.opportunity import Opportunity
 from eventlog.connections import raw_json, write_pool
@@ -31,8 +33,8 @@ from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
 from tests.conftest import Urls
 from tests.crowds import SEARCHES, START, Crowded, crowded_database
-from tests.naive import FILTERS, SORTS, Question, World, comparable
-from tests.oracle import Row, exact, recorded_events, things
+from tests.naive import FILTERS, SORTS, Question, World, column, comparable
+from tests.oracle import DATED, Row, exact, recorded_events, things
 from tests.pages import Pages
 
 SEED = 31
@@ -101,10 +103,9 @@ def world_as_of(crowded: Crowded, events: list[Row], plural: str, at: datetime) 
 
 def any_question(random: Random, plural: str, world: World) -> Question:
     """A question with filters by what occurs in the list."""
-    columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
     filters = {}
     for name in FILTERS[plural].split():
-        values = {row[columns.get(name, name)] for row in world.rows(plural)} - {None}
+        values = {row[column(name)] for row in world.rows(plural)} - {None}
         if values and random.random() < 0.3:
             filters[name] = str(random.choice(sorted(values)))
     return Question(
@@ -143,7 +144,9 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
     crowded: Crowded, events: list[Row]
 ) -> None:
     mine = [event for event in events if event["workspace_id"] == crowded.workspaces[0]]
-    kinds = {"account": Account, "contact": Contact, "opportunity": Opportunity, "meeting": Meeting}
+    kinds = {
+        kind.KIND: kind for kind in (Account, Appointment, Contact, Lead, Opportunity, Meeting)
+    }
     scope = Scope(crowded.workspaces[0])
     compared = 0
     with write_pool(crowded.urls.app) as pool:
@@ -165,7 +168,8 @@ def shown(thing: Any) -> dict[str, Any]:
     """A thing of the oracle as the API shows what it has of its own."""
     return {
         "id": thing.id,
-        **({} if thing.kind == "account" else {"accountId": thing.account_id}),
+        **({} if thing.kind in {"account", "lead"} else {"accountId": thing.account_id}),
+        **({"statusChangedAt": thing.status_since} if thing.kind in DATED else {}),
         **dict.fromkeys(FIELDS_OF[thing.kind].split()),
         **thing.fields,
         "customFields": thing.custom,
@@ -178,7 +182,13 @@ def shown(thing: Any) -> dict[str, Any]:
 FIELDS_OF = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
                   opportunity assignedTo""",
+    "appointment": """title memberId startsAt endsAt status leadId contactId location notes
+                      allowOverlap confirmedAt confirmedBy confirmationNotes cancelReason
+                      assignedTo""",
     "contact": "name email phone title assignedTo",
+    "lead": """name status company email phone source value nextAction nextActionDate notes
+               smsOptOut assignedTo convertedAccountId convertedContactId
+               convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda assignedTo",
     "opportunity": "name stage value engagedOn expectedCloseOn closedOn assignedTo",
 }

@@ -13,6 +13,7 @@ from api.codes.access import *
 from api.codes.code import ErrorCode
 from api.codes.exports import *
 from api.codes.jobs import *
+from api.codes.leads import *
 from api.codes.network import *
 from api.codes.rules import *
 from api.codes.storage import *

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import orjson
+from pydantic import TypeAdapter
+from pydantic.alias_generators import to_camel
 
 from domain.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
     EntityRestored,
+    EntityRestoredDated,
     EntityStatusChanged,
     EntityUpdated,
 )
@@ -104,7 +107,7 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         return _job_data(event), {}
     facts, definitions = _facts(topic)
     if issubclass(event, EntityUpdated):
-        return _object(changes=_changes(facts)), definitions
+        return _object(changes=_changes(facts), **_own_facts(event)), definitions
     if issubclass(event, EntityStatusChanged):
         field = ENTITY_OF[topic].STATUS_FIELD
         assert field is not None
@@ -114,7 +117,8 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         gone_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
         return _object(fields=facts, deletedWith=gone_with), definitions
     if issubclass(event, EntityRestored):
-        return _object(fields=facts, createdAt=TIME_SCHEMA), definitions
+        dated = {"statusChangedAt": TIME_SCHEMA} if issubclass(event, EntityRestoredDated) else {}
+        return _object(fields=facts, createdAt=TIME_SCHEMA, **dated), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=facts), definitions
 
@@ -136,6 +140,13 @@ def _job_data(event: type[JobEvent]) -> Schema:
     return _object(error=_MAP) if issubclass(event, Job.Failed) else _object()
 
 
+def _own_facts(event: type[EntityEvent]) -> dict[str, Schema]:
+    """What an event says besides what its shape does, as its own class declares it."""
+    own = vars(event).get("__annotations__", {})
+    hints = get_type_hints(event)
+    return {to_camel(name): TypeAdapter(hints[name]).json_schema() for name in own}
+
+
 def _facts(topic: str) -> tuple[Schema, Schema]:
     """The fields as they are recorded: those without a value are left out."""
     model = ENTITY_OF[topic].FIELDS
@@ -147,12 +158,15 @@ def _facts(topic: str) -> tuple[Schema, Schema]:
 
 
 def _without_titles(schema: Any) -> Any:
-    """Without pydantic's titles, which say the name over again, and defaults: absent is absent."""
+    """Without pydantic's titles, which say the name over again, and defaults: absent is absent.
+
+    Events say what happened: that a field is read-only in the API does not concern them.
+    """
     if isinstance(schema, list):
         return [_without_titles(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    names = {"title", "default"}
+    names = {"title", "default", "readOnly"}
     return {
         key: _without_titles(value)
         for key, value in schema.items()

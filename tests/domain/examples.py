@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts
+from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.member import Member
 from domain.note import Note
@@ -22,9 +24,18 @@ ACME: Facts = {
     "status": "prospect",
     "priority": "medium",
 }
+FIRST_CALL: Facts = {
+    "title": "First call",
+    "memberId": "00000000-0000-0000-0000-00000000000b",
+    "startsAt": "2026-02-01T10:00:00+00:00",
+    "endsAt": "2026-02-01T10:30:00+00:00",
+    "status": "scheduled",
+    "allowOverlap": False,
+}
 ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
 NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
 KICK_OFF: Facts = {"title": "Kick-off", "status": "scheduled"}
+WALK_IN: Facts = {"name": "Ada Lovelace", "status": "new", "smsOptOut": False}
 RENEWAL: Facts = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
 CALL_BACK: Facts = {"title": "Call back", "status": "todo"}
 
@@ -42,7 +53,9 @@ class Example:
 EXAMPLES = [
     Example(Account, ACME, "company", "Acme Corporation"),
     Example(ApiKey, NIGHTLY_SYNC, "name", "Hourly sync"),
+    Example(Appointment, FIRST_CALL, "title", "Second call"),
     Example(Contact, ADA_LOVELACE, "name", "Ada King"),
+    Example(Lead, WALK_IN, "name", "Ada King"),
     Example(Meeting, KICK_OFF, "title", "Kick-off, again"),
     Example(Member, ADA_LOVELACE, "name", "Ada King"),
     Example(Note, {"body": "Likes tea."}, "body", "Likes coffee."),

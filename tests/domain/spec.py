@@ -71,8 +71,9 @@ def deleted(kind: type[Entity], fields: Facts, *, along_with: UUID | None = None
 
 
 def restored(kind: type[Entity], fields: Facts) -> Fact:
-    """It was restored; when it first came to be stays known."""
-    return fact(kind.Restored, fields=fields, created_at=DAWN.isoformat())
+    """It was restored; when it first came to be stays known, and since when its status is so."""
+    dated = {"status_changed_at": DAWN.isoformat()} if kind.STATUS_DATED else {}
+    return fact(kind.Restored, fields=fields, created_at=DAWN.isoformat(), **dated)
 
 
 class Given(Generic[E]):

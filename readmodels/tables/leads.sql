@@ -1,0 +1,61 @@
+-- Leads.
+CREATE TABLE leads (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    name           text        NOT NULL,
+    name_key       text        NOT NULL GENERATED ALWAYS AS (lower(name)) STORED,
+    status         text        NOT NULL,
+    status_changed_at timestamptz NOT NULL,
+    company        text,
+    email          text,
+    phone          text,
+    source         text,
+    value          numeric(18,2),
+    next_action    text,
+    next_action_date date,
+    next_action_date_key date  NOT NULL
+        GENERATED ALWAYS AS (coalesce(next_action_date, 'infinity')) STORED,
+    notes          text,
+    sms_opt_out    boolean     NOT NULL,
+    converted_account_id uuid,
+    converted_contact_id uuid,
+    converted_opportunity_id uuid,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE TABLE lead_counts (
+    workspace_id uuid NOT NULL,
+    status text NOT NULL,
+    source text,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, status, source, assigned_to)
+);
+
+-- indexes
+CREATE INDEX ON leads (workspace_id, created_at, id);
+CREATE INDEX ON leads (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON leads (workspace_id, updated_at, id);
+CREATE INDEX ON leads (workspace_id, name_key, id);
+CREATE INDEX ON leads (workspace_id, status, created_at, id);
+CREATE INDEX ON leads (workspace_id, status_changed_at, id);
+CREATE INDEX ON leads (workspace_id, next_action_date_key, id);
+CREATE INDEX ON leads (workspace_id, source, created_at, id);
+CREATE INDEX ON leads USING gin (workspace_id, name public.gin_trgm_ops);
+CREATE INDEX ON leads USING gin (workspace_id, company public.gin_trgm_ops);
+CREATE INDEX ON leads USING gin (workspace_id, email public.gin_trgm_ops);
+
+-- functions
+-- By name, company or email. Row-level security keeps an index away from operators that might leak,
+-- ILIKE among them: this runs as the tables' owner and checks the workspace itself.
+CREATE OR REPLACE FUNCTION search_leads(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+    SELECT id FROM leads
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND (name ILIKE pattern OR company ILIKE pattern OR email ILIKE pattern)
+$$;
