@@ -31,7 +31,7 @@ from api import codes
 from api.codes import CODES
 from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
-from domain import refusals
+from domain import phone, refusals, sms
 from domain.refusals import FieldError, Refusal
 from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
@@ -62,6 +62,13 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
         refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
+        phone.PhoneUnusable: codes.PHONE_UNUSABLE,
+        sms.VariableMissing: codes.TEMPLATE_VARIABLE_MISSING,
+        sms.VariableUnknown: codes.TEMPLATE_VARIABLE_UNKNOWN,
+        sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
+        sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
+        sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
+        sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
     }

@@ -17,6 +17,7 @@ from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
 from api.settings import Settings
 from commands.entities import EntityCommands
+from commands.sms import SmsCommands, SmsLimits
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
@@ -55,6 +56,7 @@ class Services:
     log: EventLog
     commands: EntityCommands
     undo: UndoCommands
+    sms: SmsCommands
     writes: ConnectionPool[Connection]
     """For what the API's role may write beside the log."""
     reads: ReadPool
@@ -103,6 +105,9 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 log=writing.log,
                 commands=writing.commands,
                 undo=UndoCommands(writing.log, clock=now),
+                sms=SmsCommands(
+                    writing.log, writing.commands, clock=now, limits=sms_limits(settings)
+                ),
                 writes=writing.pool,
                 reads=reads,
                 checkpoints=checkpoints,
@@ -115,6 +120,13 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             await lookout.close()
             await checkpoints.stop()
             await reads.close()
+
+
+def sms_limits(settings: Settings) -> SmsLimits:
+    """What may be sent, as the settings have it."""
+    return SmsLimits(
+        settings.sms_lead_daily_max, settings.sms_workspace_daily_max, settings.sms_region
+    )
 
 
 def app_url(settings: Settings) -> str:

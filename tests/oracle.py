@@ -42,6 +42,7 @@ TABLE_OF = {
     "member": "members",
     "note": "notes",
     "opportunity": "opportunities",
+    "sms": "sms_messages",
     "task": "tasks",
     "workspace": "workspaces",
 }
@@ -56,6 +57,7 @@ COLUMNS = {
     "member": "name email title",
     "note": "title body",
     "opportunity": "name stage value engagedOn expectedCloseOn closedOn",
+    "sms": "leadId phone message templateId status gatewayId error errorCode",
     "task": "title status dueDate description",
     "workspace": "name",
 }
@@ -70,9 +72,13 @@ SNAKES = {
     "dueDate": "due_date",
     "endsAt": "ends_at",
     "engagedOn": "engaged_on",
+    "errorCode": "error_code",
     "expectedCloseOn": "expected_close_on",
     "expiresAt": "expires_at",
+    "gatewayId": "gateway_id",
+    "leadId": "lead_id",
     "memberId": "member_id",
+    "templateId": "template_id",
     "nextAction": "next_action",
     "nextActionDate": "next_action_date",
     "secretSha256": "secret_sha256",
@@ -82,7 +88,7 @@ SNAKES = {
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
         (
-            *("assignedTo", "memberId"),
+            *("assignedTo", "leadId", "memberId"),
             *("convertedAccountId", "convertedContactId", "convertedOpportunityId"),
         ),
         UUID,

@@ -1,4 +1,4 @@
-"""up, demo, serve, project: what runs Annals or a part of it."""
+"""up, demo, serve, project, send: what runs Annals or a part of it."""
 
 import hashlib
 import json
@@ -38,10 +38,11 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(serve)
     app.command()(project)
+    app.command()(send)
 
 
 def up(port: Port = None) -> None:
-    """Start everything on this machine: PostgreSQL, API and projector. Ctrl-C stops it."""
+    """Start everything on this machine: PostgreSQL, API, projector, sender. Ctrl-C stops it."""
     settings = _settings(port)
 
     def prepare(ready: Settings) -> str:
@@ -99,6 +100,23 @@ def project(
     settings = Settings() if source is None else Settings(source=source.value)
     _require_url(settings.projector_url, "ANNALS_PROJECTOR_URL")
     run_projector(settings)
+
+
+def send() -> None:
+    """Run a sender of text messages alone, on the database that ANNALS_SENDER_URL names.
+
+    Several in several places share the work (docs/how-to/send-sms.md).
+    """
+    from api.gateways import GatewaySettingsError
+    from api.sender import run_sender
+
+    end_with_supervisor()
+    settings = Settings()
+    _require_url(settings.sender_url, "ANNALS_SENDER_URL")
+    try:
+        run_sender(settings)
+    except GatewaySettingsError as error:
+        raise CommandError(str(error)) from None
 
 
 def _settings(port: int | None) -> Settings:
