@@ -70,6 +70,8 @@ ON_FIELDS = (
     codes.INVALID_TIME,
     codes.INVALID_VALUE,
     codes.NOT_A_MEMBER,
+    codes.REFERENCE_UNAVAILABLE,
+    codes.SET_BY_COMMAND,
 )
 ON_PATCH = (codes.MALFORMED_PATCH, codes.PATCH_TEST_FAILED, codes.PATCH_NOT_APPLICABLE)
 
@@ -188,13 +190,15 @@ def change_body(kind: type[Entity]) -> type[BaseModel]:
 
 def entity_model(kind: type[Entity]) -> type[BaseModel]:
     """One of the kind, as answers to writes show it."""
-    account: dict[str, Any] = {"account_id": (UUID | None, None)} if kind.BELONGS_TO_ACCOUNT else {}
+    extra: dict[str, Any] = {"account_id": (UUID | None, None)} if kind.BELONGS_TO_ACCOUNT else {}
+    if kind.STATUS_DATED:
+        extra["status_changed_at"] = (datetime, ...)
     return create_model(
         kind.__name__,
         __base__=kind.FIELDS,
         __doc__=kind.__doc__,
         id=(UUID, ...),
-        **account,
+        **extra,
         created_at=(datetime, ...),
         updated_at=(datetime, ...),
         version=(int, Field(ge=1)),

@@ -96,8 +96,13 @@ class Shape:
 
     def shown(self) -> dict[str, Any]:
         """An example of one as answers show it."""
-        stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
-        return {"id": EXAMPLE_ID, **self.example, **stamps}
+        return shown(self.example)
+
+
+def shown(example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example of one with these fields, as answers show it."""
+    stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
+    return {"id": EXAMPLE_ID, **example, **stamps}
 
 
 def entity_routes(

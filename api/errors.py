@@ -60,6 +60,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.NotUndoable: codes.NOT_UNDOABLE,
         refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
+        refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
         refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
         phone.PhoneUnusable: codes.PHONE_UNUSABLE,
@@ -119,6 +120,9 @@ OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
 
 TOLD_BY_TITLE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
 """Where the dictionary has the better sentence."""
+
+SAYS_SUCCESS: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
+"""Marks a route (`openapi_extra`) whose answers carry `success`: false in those to failures."""
 
 OF_HTTP: Mapping[int, ErrorCode] = MappingProxyType(
     {404: codes.NO_SUCH_ROUTE, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
@@ -193,9 +197,11 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
         "status": code.status,
         "detail": error.detail or code.title,
         "instance": path,
-        "code": code.code,
+        "code": code.known_as or code.code,
         "requestId": request_id,
     }
+    if code.known_as:
+        body["errorCode"] = code.code
     if error.errors:
         body["errors"] = [_told(each) for each in error.errors]
     headers = dict(error.headers)
@@ -214,8 +220,16 @@ async def answer(request: Request, error: Exception) -> Response:
         log.error(
             "%s %s: %s", told.code.code, request.url.path, type(error).__name__, exc_info=error
         )
+    if _says_success(request):
+        told.facts["success"] = False
     request_id = request.scope.get("state", {}).get("request_id", "")
     return problem(told, path=request.url.path, request_id=request_id)
+
+
+def _says_success(request: Request) -> bool:
+    """Whether the answers of this route say `success`, and so those to failures as well."""
+    extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
+    return SAYS_SUCCESS.keys() <= extra.keys()
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -17,6 +17,7 @@ from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
 from api.settings import Settings
 from commands.entities import EntityCommands
+from commands.leads import LeadCommands
 from commands.sms import SmsCommands, SmsLimits
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
@@ -55,6 +56,7 @@ class Services:
     settings: Settings
     log: EventLog
     commands: EntityCommands
+    leads: LeadCommands
     undo: UndoCommands
     sms: SmsCommands
     writes: ConnectionPool[Connection]
@@ -104,6 +106,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 settings=settings,
                 log=writing.log,
                 commands=writing.commands,
+                leads=LeadCommands(writing.log, writing.commands, clock=now, new_id=new_id),
                 undo=UndoCommands(writing.log, clock=now),
                 sms=SmsCommands(
                     writing.log, writing.commands, clock=now, limits=sms_limits(settings)

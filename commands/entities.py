@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from domain.account import Account
 from domain.entity import Entity
 from domain.fields import Facts
-from domain.kinds import ENTITY_OF
+from domain.kinds import ENTITY_OF, KINDS
 from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.refusals import (
@@ -27,6 +27,7 @@ from domain.refusals import (
     NotAMember,
     NotFound,
     OpenOpportunities,
+    ReferenceUnavailable,
     StaleVersion,
 )
 from eventlog.log import EventLog
@@ -73,7 +74,7 @@ class EntityCommands:
     ) -> Outcome:
         """A new entity.
 
-        Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`.
+        Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`, `ReferenceUnavailable`.
         """
         entity = kind.create(
             entity_id or self._new_id(),
@@ -84,11 +85,11 @@ class EntityCommands:
         )
         if account_id is None:
             with self._log.scoped(scope):
-                self._require_member(None, entity.facts)
+                self.require_links(kind, None, entity.facts)
                 return self._append(entity)
         with self._log.transaction(scope):
-            self._require_account(account_id)
-            self._require_member(None, entity.facts)
+            self.require_account(account_id)
+            self.require_links(kind, None, entity.facts)
             return self._append(entity)
 
     def revise(
@@ -104,7 +105,7 @@ class EntityCommands:
         """Make the fields be what `change` makes of those that there are.
 
         Raises `NotFound`, `IsDeleted`, `InvalidFields`, `TransitionRefused`, `NotAMember`,
-        `StaleVersion`, `OccurredTooEarly`.
+        `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`.
         """
 
         def decide() -> Outcome:
@@ -114,10 +115,35 @@ class EntityCommands:
                     raise IsDeleted(kind.KIND, entity_id)
                 before = entity.facts
                 entity.revise(change(before), at=self._time(entity, occurred_at))
-                self._require_member(before, entity.facts)
+                self.require_links(kind, before, entity.facts)
                 return self._append(entity)
 
         return again_where_outrun(decide)
+
+    def act(
+        self,
+        scope: Scope,
+        kind: type[E],
+        entity_id: UUID,
+        decide: Callable[[E, datetime], None],
+        *,
+        expected_version: int | None = None,
+    ) -> Outcome:
+        """Have it decide something of its own: `decide` is given the entity and the time.
+
+        Raises what `decide` raises, `NotFound`, `NotAMember`, `ReferenceUnavailable`,
+        `StaleVersion`.
+        """
+
+        def try_once() -> Outcome:
+            with self._log.scoped(scope):
+                entity = self._load(kind, entity_id, expected_version)
+                before = entity.facts
+                decide(entity, self._time(entity))
+                self.require_links(kind, before, entity.facts)
+                return self._append(entity)
+
+        return again_where_outrun(try_once)
 
     def delete(
         self,
@@ -159,7 +185,7 @@ class EntityCommands:
             with self._log.transaction(scope):
                 entity = self._load(kind, entity_id, expected_version)
                 if entity.account_id is not None:
-                    self._require_account(entity.account_id)
+                    self.require_account(entity.account_id)
                 children: list[Entity] = []
                 if isinstance(entity, Account) and entity.is_deleted:
                     self._log.hold_account_alone(entity_id)
@@ -201,8 +227,11 @@ class EntityCommands:
             raise StaleVersion(entity_id, expected_version, entity.version)
         return entity
 
-    def _require_account(self, account_id: UUID) -> None:
-        """The account is there, and stays until this transaction ends."""
+    def require_account(self, account_id: UUID) -> None:
+        """The account is there, and stays until this transaction ends.
+
+        Raises `AccountUnavailable`.
+        """
         self._log.hold_account(account_id)
         try:
             account = self._log.load(Account, account_id)
@@ -211,11 +240,27 @@ class EntityCommands:
         if account.is_deleted:
             raise AccountUnavailable(account_id)
 
-    def _require_member(self, before: Facts | None, after: Facts) -> None:
-        for name in PEOPLE:
-            member_id = after.get(name)
-            if member_id is not None and (before or {}).get(name) != member_id:
-                self._require_one_member(UUID(member_id))
+    def require_links(self, kind: type[Entity], before: Facts | None, after: Facts) -> None:
+        """What the fields name, where they name something else than before, is there.
+
+        Raises `NotAMember`, `ReferenceUnavailable`.
+        """
+        for name in (*PEOPLE, *kind.REFERENCES):
+            named = after.get(name)
+            if named is None or (before or {}).get(name) == named:
+                continue
+            if name in PEOPLE:
+                self._require_one_member(UUID(named))
+            else:
+                self._require_reference(name, kind.REFERENCES[name], UUID(named))
+
+    def _require_reference(self, name: str, kind: str, entity_id: UUID) -> None:
+        try:
+            entity = self._log.load(KINDS[kind], entity_id)
+        except NotFound:
+            raise ReferenceUnavailable(name, kind, entity_id) from None
+        if entity.is_deleted:
+            raise ReferenceUnavailable(name, kind, entity_id)
 
     def _require_one_member(self, member_id: UUID) -> None:
         try:

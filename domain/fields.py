@@ -146,6 +146,8 @@ CustomFields = Annotated[
     Field(max_length=CUSTOM_FIELDS_MAX),
 ]
 CUSTOM = "customFields"
+READ_ONLY: dict[str, Any] = {"readOnly": True}
+"""What the schema says of a field that only commands set."""
 SET_BY_COMMAND = "set_by_command"
 """The kind of fault where a field is given that only commands set."""
 

@@ -19,7 +19,7 @@ from domain.entity import (
     EntityStep,
     EntityUpdated,
 )
-from domain.fields import Date, Email, Fields, Line, Money, Name, Phone, Text
+from domain.fields import READ_ONLY, Date, Email, Fields, Line, Money, Name, Phone, Text
 from domain.refusals import AlreadyConverted, StatusUnchanged
 
 
@@ -59,9 +59,11 @@ class LeadFields(Fields):
     next_action_date: Date | None = None
     notes: Text | None = None
     sms_opt_out: bool = Field(default=False, description="Wants no text messages.")
-    converted_account_id: UUID | None = Field(default=None, description="What it became.")
-    converted_contact_id: UUID | None = None
-    converted_opportunity_id: UUID | None = None
+    converted_account_id: UUID | None = Field(
+        default=None, description="What it became.", json_schema_extra=READ_ONLY
+    )
+    converted_contact_id: UUID | None = Field(default=None, json_schema_extra=READ_ONLY)
+    converted_opportunity_id: UUID | None = Field(default=None, json_schema_extra=READ_ONLY)
 
 
 class Lead(Entity):

@@ -94,6 +94,18 @@ class NotAMember(Refusal):
 
 
 @dataclass
+class ReferenceUnavailable(Refusal):
+    """What a field refers to does not exist or is deleted."""
+
+    field: str
+    kind: str
+    entity_id: UUID
+
+    def __str__(self) -> str:
+        return f"{self.field}: there is no such {self.kind} in this workspace, or it is deleted."
+
+
+@dataclass
 class OccurredTooEarly(Refusal):
     """It cannot have occurred before what is already recorded."""
 

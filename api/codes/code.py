@@ -13,3 +13,5 @@ class ErrorCode:
     status: int
     title: str
     explanation: str
+    known_as: str | None = None
+    """What clients know it as: `code` in the problem document, where `errorCode` is this one."""

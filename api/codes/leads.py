@@ -24,3 +24,16 @@ ALREADY_CONVERTED = ErrorCode(
     "`accountId`, `contactId` and `opportunityId` are what it became. Undo of the conversion takes"
     " them away again.",
 )
+NOTHING_UPDATED = ErrorCode(
+    "E5062",
+    409,
+    "Nothing was changed, for some of them could not be.",
+    "`atomic` asked for all or nothing. `errors` names each that hindered it, with its own code;"
+    " the others would have been changed.",
+)
+REFERENCE_UNAVAILABLE = ErrorCode(
+    "E5063",
+    422,
+    "What a field refers to does not exist or is deleted.",
+    "`field` is the field, `entityId` what it names, `kind` what that would have to be.",
+)

@@ -119,12 +119,15 @@ def _facts(topic: str) -> tuple[Schema, Schema]:
 
 
 def _without_titles(schema: Any) -> Any:
-    """Without pydantic's titles, which say the name over again, and defaults: absent is absent."""
+    """Without pydantic's titles, which say the name over again, and defaults: absent is absent.
+
+    Events say what happened: that a field is read-only in the API does not concern them.
+    """
     if isinstance(schema, list):
         return [_without_titles(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    names = {"title", "default"}
+    names = {"title", "default", "readOnly"}
     return {
         key: _without_titles(value)
         for key, value in schema.items()
