@@ -22,13 +22,15 @@ class DatabaseSettingsError(Exception):
 
 
 def make_roles(settings: Settings) -> None:
-    """Where superuser_url is set, make the database and the roles that the three URLs name.
+    """Where superuser_url is set, make the database and the roles that the other URLs name.
 
     Raises psycopg.Error.
     """
-    urls = (settings.owner_url, settings.app_url, settings.projector_url)
+    urls = [settings.owner_url, settings.app_url, settings.projector_url]
     if settings.superuser_url is None or None in urls:
         return
+    if settings.sender_url is not None:
+        urls.append(settings.sender_url)
     parts = [conninfo_to_dict(str(url)) for url in urls]
     passwords = {str(part["user"]): str(part["password"]) for part in parts}
     prepare_roles_and_database(settings.superuser_url, str(parts[0]["dbname"]), passwords)
@@ -100,5 +102,6 @@ class Database:
                 "owner_url": urls.owner,
                 "app_url": urls.app,
                 "projector_url": urls.projector,
+                "sender_url": urls.sender,
             }
         )

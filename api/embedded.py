@@ -76,11 +76,12 @@ class Cluster:
 
 @dataclass(frozen=True)
 class DatabaseUrls:
-    """One URL for each role: who owns the tables, who answers requests, who projects."""
+    """One URL for each role: who owns the tables, answers requests, projects, and sends."""
 
     owner: str
     app: str
     projector: str
+    sender: str
 
 
 class EmbeddedPostgres:
@@ -400,10 +401,10 @@ def _running(home: Path) -> tuple[dict[str, str], int]:
 
 
 def _urls(passwords: dict[str, str], port: int, database: str) -> DatabaseUrls:
-    owner, app, projector = (
+    owner, app, projector, sender = (
         f"postgresql://{role}:{passwords[role]}@{LOOPBACK}:{port}/{database}" for role in ROLES
     )
-    return DatabaseUrls(owner, app, projector)
+    return DatabaseUrls(owner, app, projector, sender)
 
 
 def _passwords(home: Path, data: Path) -> dict[str, str]:

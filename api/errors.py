@@ -32,7 +32,7 @@ from api.codes import CODES
 from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
 from commands.jobs.work import Told
-from domain import refusals
+from domain import phone, refusals, sms
 from domain.job import JobEnded
 from domain.refusals import FieldError, Refusal
 from readmodels.exports import HasHoles, TooManyColumns, Uneven
@@ -69,6 +69,13 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
         refusals.TimeTaken: codes.TIME_TAKEN,
         refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
+        phone.PhoneUnusable: codes.PHONE_UNUSABLE,
+        sms.VariableMissing: codes.TEMPLATE_VARIABLE_MISSING,
+        sms.VariableUnknown: codes.TEMPLATE_VARIABLE_UNKNOWN,
+        sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
+        sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
+        sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
+        sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,

@@ -1,12 +1,12 @@
 """The database and the roles that Annals' processes connect as, on any PostgreSQL."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import psycopg
 from psycopg import sql
 
 DATABASE_OWNER = "annals_owner"
-DATABASE_USERS = ("annals_app", "annals_projector")
+DATABASE_USERS = ("annals_app", "annals_projector", "annals_sender")
 ROLES = (DATABASE_OWNER, *DATABASE_USERS)
 
 
@@ -16,15 +16,16 @@ def prepare_roles_and_database(
     """Make the database and its roles as far as they are missing.
 
     annals_owner owns the database and may create roles, annals_projector makes the read tables,
-    annals_app owns nothing, and everybody else is shut out. Passwords, by role, are set every
-    time; nothing else changes in a second call. A `template` other than template0 is copied with
-    its tables, as long as nobody is connected to it. Raises psycopg.Error.
+    annals_app and annals_sender own nothing, and everybody else is shut out. Passwords, by role,
+    are set every time; roles that are given none stay as they are. A `template` other than
+    template0 is copied with its tables, as long as nobody is connected to it. Raises psycopg.Error.
     """
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         # Held until the connection closes: two callers would both find a role missing.
         connection.execute("SELECT pg_advisory_lock(hashtext('annals: prepare roles'))")
         for role in ROLES:
-            _prepare_role(connection, role, passwords[role])
+            if role in passwords:
+                _prepare_role(connection, role, passwords[role])
         found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone()
         if found is None:
             connection.execute(
@@ -32,7 +33,7 @@ def prepare_roles_and_database(
                     sql.Identifier(name), sql.Identifier(DATABASE_OWNER), sql.Identifier(template)
                 )
             )
-        _restrict_database(connection, name)
+        _restrict_database(connection, name, passwords)
     with psycopg.connect(superuser_url, dbname=name, autocommit=True) as connection:
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 
@@ -49,10 +50,10 @@ def _prepare_role(connection: psycopg.Connection, role: str, password: str) -> N
     )
 
 
-def _restrict_database(connection: psycopg.Connection, name: str) -> None:
+def _restrict_database(connection: psycopg.Connection, name: str, roles: Container[str]) -> None:
     database = sql.Identifier(name)
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
-    for role in DATABASE_USERS:
+    for role in filter(roles.__contains__, DATABASE_USERS):
         connection.execute(
             sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
                 database, sql.Identifier(role)

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     """PostgreSQL URL of the API's role, which owns nothing and is bound by row-level security."""
     projector_url: str | None = None
     """PostgreSQL URL of the projector's role."""
+    sender_url: str | None = None
+    """PostgreSQL URL of the sender's role. Where the other three are set and this one is not,
+    `annals up` runs no sender."""
     superuser_url: str | None = None
     """URL that may create roles and databases. Only `annals migrate` reads it, to make the roles
     that the other URLs name; never give it to a process that serves."""
@@ -97,6 +100,39 @@ class Settings(BaseSettings):
     """Seconds within which a request body has to be complete."""
     shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
     """Seconds that open requests get to finish once a stop was asked for."""
+
+    sms_gateway: Literal["log", "twilio"] = "log"
+    """Who takes text messages: the log, which sends nothing, or Twilio."""
+    sms_twilio_account: str | None = None
+    """With Twilio: the account's SID (`AC…`)."""
+    sms_twilio_token: str | None = None
+    """With Twilio: its auth token. Receipts are signed with it, so the API needs it as well."""
+    sms_twilio_from: str | None = None
+    """With Twilio: the number that messages come from, or a messaging service (`MG…`)."""
+    sms_twilio_url: str = "https://api.twilio.com"
+    """With Twilio: where its REST API is."""
+    sms_public_url: str | None = None
+    """Where this API can be reached from outside, for delivery receipts (`https://crm.example`).
+    Without it none are asked for."""
+    sms_timeout_s: float = Field(default=10.0, gt=0, le=60)
+    """Seconds that an answer of the gateway is waited for."""
+    sms_attempts_max: int = Field(default=5, ge=1, le=20)
+    """Most attempts to hand over one message."""
+    sms_backoff_first_s: float = Field(default=1.0, gt=0, le=60)
+    """Seconds between the first attempt and the second; then twice that, and so on."""
+    sms_backoff_max_s: float = Field(default=4.0, gt=0, le=600)
+    """Most seconds between two attempts, what the gateway itself asks for excepted."""
+    sms_expire_s: float = Field(default=86_400.0, gt=0, le=604_800)
+    """Seconds after which a message that could not be sent is given up."""
+    sms_lead_daily_max: int = Field(default=10, ge=0, le=10_000)
+    """Most messages to one lead, a day in UTC."""
+    sms_workspace_daily_max: int = Field(default=2_000, ge=0, le=10_000_000)
+    """Most messages of one workspace, a day in UTC."""
+    sms_region: str | None = Field(default=None, pattern=r"^[A-Z]{2}$")
+    """Country (ISO 3166, `GB`) in which numbers without `+` are dialled. Where none is set, leads
+    whose number does not begin with `+` cannot be sent to."""
+    sms_threads: int = Field(default=4, ge=1, le=100)
+    """Messages that one sender process hands over at once."""
 
     access_log: bool = False
     """Write one JSON line for each request to standard output."""

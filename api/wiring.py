@@ -22,6 +22,7 @@ from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
 from commands.leads import LeadCommands
+from commands.sms import SmsCommands, SmsLimits
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
@@ -61,6 +62,7 @@ class Services:
     commands: EntityCommands
     leads: LeadCommands
     undo: UndoCommands
+    sms: SmsCommands
     writes: ConnectionPool[Connection]
     """For what the API's role may write beside the log."""
     reads: ReadPool
@@ -121,6 +123,9 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 commands=writing.commands,
                 leads=LeadCommands(writing.log, writing.commands, clock=now, new_id=new_id),
                 undo=UndoCommands(writing.log, clock=now),
+                sms=SmsCommands(
+                    writing.log, writing.commands, clock=now, limits=sms_limits(settings)
+                ),
                 writes=writing.pool,
                 reads=reads,
                 checkpoints=checkpoints,
@@ -156,6 +161,13 @@ def export_desk(settings: Settings) -> ExportDesk:
         name="annals-export",
     )
     return ExportDesk(pool, limits)
+
+
+def sms_limits(settings: Settings) -> SmsLimits:
+    """What may be sent, as the settings have it."""
+    return SmsLimits(
+        settings.sms_lead_daily_max, settings.sms_workspace_daily_max, settings.sms_region
+    )
 
 
 def app_url(settings: Settings) -> str:

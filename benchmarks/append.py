@@ -44,7 +44,7 @@ BATCHES = (1, 10)
 PRELOADED = ["domain.kinds", "eventlog.log", "eventlog.migrations", "eventsourcing.postgres"]
 WARM_UP_S = 0.3
 JOIN_WAIT_S = 120.0
-ROLES = ("annals_owner", "annals_app", "annals_projector")
+ROLES = ("annals_owner", "annals_app", "annals_projector", "annals_sender")
 # The leader of a group commit sleeps this long before it flushes.
 SLOW_FSYNC = {"commit_delay": "1000", "commit_siblings": "0"}
 

@@ -112,11 +112,13 @@ class Job(Recorded):
         """Somebody asked for it: which work, with which parameters, on how many items."""
 
         TOPIC: ClassVar[str] = "job.requested"
+        ACTION = "requested"
 
     class Started(Event, JobEvent):
         """A worker took it up."""
 
         TOPIC: ClassVar[str] = "job.started"
+        ACTION = "started"
 
         def apply(self, aggregate: Job) -> None:
             aggregate.status = JobStatus.RUNNING
@@ -125,6 +127,7 @@ class Job(Recorded):
         """A step was done. Counts are those of the whole job so far, errors those of the step."""
 
         TOPIC: ClassVar[str] = "job.progressed"
+        ACTION = "progressed"
         cursor: Any
         total: int | None
         processed: int
@@ -141,6 +144,7 @@ class Job(Recorded):
         """All of it was processed."""
 
         TOPIC: ClassVar[str] = "job.completed"
+        ACTION = "completed"
 
         def apply(self, aggregate: Job) -> None:
             aggregate.status = JobStatus.COMPLETED
@@ -149,6 +153,7 @@ class Job(Recorded):
         """It cannot go on, for this reason; what was done stays."""
 
         TOPIC: ClassVar[str] = "job.failed"
+        ACTION = "failed"
         error: dict[str, Any]
 
         def apply(self, aggregate: Job) -> None:
@@ -158,6 +163,7 @@ class Job(Recorded):
         """Somebody cancelled it; what was done stays."""
 
         TOPIC: ClassVar[str] = "job.cancelled"
+        ACTION = "cancelled"
 
         def apply(self, aggregate: Job) -> None:
             aggregate.status = JobStatus.CANCELLED

@@ -123,16 +123,16 @@ def after(response: httpx.Response) -> dict[str, str]:
 
 
 @contextmanager
-def running_api(owner_url: str, app_url: str, projector_url: str) -> Iterator[Api]:
-    """The API and a projector, for as long as the block lasts."""
+def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -> Iterator[Api]:
+    """The API and a projector, for as long as the block lasts; `more` are settings."""
+    usual = {
+        "port": free_port(),
+        "body_max_bytes": BODY_MAX_BYTES,
+        "min_position_wait_ms": MIN_POSITION_WAIT_MS,
+        "body_timeout_s": 1.0,
+    }
     settings = Settings(
-        owner_url=owner_url,
-        app_url=app_url,
-        projector_url=projector_url,
-        port=free_port(),
-        body_max_bytes=BODY_MAX_BYTES,
-        min_position_wait_ms=MIN_POSITION_WAIT_MS,
-        body_timeout_s=1.0,
+        owner_url=owner_url, app_url=app_url, projector_url=projector_url, **{**usual, **more}
     )
     app, engine = create_app(settings), open_engine(settings)
     projector = threading.Thread(target=engine.run)

@@ -42,6 +42,7 @@ class Urls:
     app: str
     projector: str
     superuser: str
+    sender: str = ""
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def fresh_database(cluster: Cluster, template: str) -> Iterator[Urls]:
     """A database as migrations make it, for as long as the block lasts."""
     name = f"test_{next(_numbers)}"
     made = prepare_database(cluster, name, template=template)
-    yield Urls(made.owner, made.app, made.projector, cluster.url("postgres", name))
+    yield Urls(made.owner, made.app, made.projector, cluster.url("postgres", name), made.sender)
     with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

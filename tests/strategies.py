@@ -27,6 +27,7 @@ from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity, Stage
 from domain.refusals import Refusal
+from domain.sms import Sms, SmsStatus, TemplateId
 from domain.task import Task, TaskStatus
 from domain.workspace import Workspace
 from eventlog.scope import Actor, Scope
@@ -138,6 +139,18 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
         expectedCloseOn=days,
         closedOn=days,
     ),
+    Sms: _fields(
+        {
+            "leadId": st.uuids().map(str),
+            "phone": st.just("+442079460000"),
+            "message": text,
+            "status": _either(SmsStatus),
+        },
+        templateId=_either(TemplateId),
+        gatewayId=st.just("SM1"),
+        error=text,
+        errorCode=st.just("30003"),
+    ),
     Task: _fields({"title": text, "status": _either(TaskStatus)}, dueDate=days, description=text),
     Workspace: _fields({"name": text}),
 }
@@ -152,7 +165,7 @@ OFTEN: list[type[Entity]] = [
     Opportunity,
     Member,
 ]
-SELDOM: list[type[Entity]] = [ApiKey, Workspace]
+SELDOM: list[type[Entity]] = [ApiKey, Sms, Workspace]
 
 
 @dataclass(frozen=True)

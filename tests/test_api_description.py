@@ -21,7 +21,10 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-PUBLIC = {"listErrors", "getError", "liveness", "health", "readiness", "metrics"}
+PUBLIC = {
+    *("listErrors", "getError", "liveness", "health", "readiness", "metrics"),
+    "receiveSmsReceipt",
+}
 EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:(]\s*["']?(?:https?:)?//[^"' )]+""")
 
 

@@ -31,6 +31,7 @@ from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity
 from domain.refusals import KeyRevoked
+from domain.sms import Sms
 from domain.task import Task
 from domain.workspace import Workspace
 from eventlog import upcast
@@ -118,6 +119,13 @@ FULL: dict[type[Entity], dict[str, Any]] = {
         "expectedCloseOn": "2026-03-04",
         "closedOn": "2026-05-06",
     },
+    Sms: {
+        "leadId": "00000000-0000-0000-0000-000000000005",
+        "phone": "+442079460000",
+        "message": "Hello Ada, see you soon — Grace",
+        "templateId": "follow_up",
+        "status": "pending",
+    },
     Task: {
         "title": "Call back",
         "status": "todo",
@@ -136,6 +144,7 @@ REVISED: dict[type[Entity], dict[str, Any]] = {
     Member: {"title": None},
     Note: {"title": None, "body": "Likes coffee."},
     Opportunity: {"value": "4500.00", "closedOn": None},
+    Sms: {"gatewayId": "SM1", "error": "late", "errorCode": "30003"},
     Task: {"dueDate": "2026-02-03", "description": None},
     Workspace: {"name": "Acme"},
 }
@@ -144,6 +153,7 @@ NEW_STATUS = {
     Lead: "contacted",
     Meeting: "held",
     Opportunity: "lost",
+    Sms: "sent",
     Task: "done",
 }
 STEPS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {

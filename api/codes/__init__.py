@@ -16,6 +16,7 @@ from api.codes.jobs import *
 from api.codes.leads import *
 from api.codes.network import *
 from api.codes.rules import *
+from api.codes.sms import *
 from api.codes.storage import *
 from api.codes.validation import *
 

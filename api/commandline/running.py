@@ -1,4 +1,4 @@
-"""up, demo, serve, project, work: what runs Annals or a part of it."""
+"""up, demo, serve, project, work, send: what runs Annals or a part of it."""
 
 import hashlib
 import json
@@ -39,10 +39,11 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(project)
     app.command()(work)
+    app.command()(send)
 
 
 def up(port: Port = None) -> None:
-    """Start everything on this machine: PostgreSQL, API, projector, worker. Ctrl-C stops it."""
+    """Start all on this machine: PostgreSQL, API, projector, worker, sender. Ctrl-C stops it."""
     settings = _settings(port)
 
     def prepare(ready: Settings) -> str:
@@ -113,6 +114,23 @@ def work() -> None:
     settings = Settings()
     _require_url(settings.app_url, "ANNALS_APP_URL")
     run_worker(settings)
+
+
+def send() -> None:
+    """Run a sender of text messages alone, on the database that ANNALS_SENDER_URL names.
+
+    Several in several places share the work (docs/how-to/send-sms.md).
+    """
+    from api.gateways import GatewaySettingsError
+    from api.sender import run_sender
+
+    end_with_supervisor()
+    settings = Settings()
+    _require_url(settings.sender_url, "ANNALS_SENDER_URL")
+    try:
+        run_sender(settings)
+    except GatewaySettingsError as error:
+        raise CommandError(str(error)) from None
 
 
 def _settings(port: int | None) -> Settings:

@@ -59,6 +59,18 @@ SELECT_WORK = """
 SELECT source, events, seconds, batches_by_events, batches_by_seconds FROM projector_work
 """
 SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
+SELECT_PROCESSES = """
+SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s
+  FROM process_inboxes AS i
+  JOIN waiting_commands() AS w USING (process)
+ CROSS JOIN log_behind(i.position, readable_position(), 100000) AS b
+ ORDER BY i.process
+"""
+SELECT_BREAKERS = """
+SELECT name, state, cardinality(failures),
+       greatest(0, coalesce(extract(epoch FROM until - clock_timestamp()), 0))::float
+  FROM circuit_breakers ORDER BY name
+"""
 SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
 
 Status = Literal["ok", "degraded", "red"]
@@ -137,6 +149,8 @@ class View:
     checks: tuple[tuple[Any, ...], ...] = ()
     work: tuple[tuple[Any, ...], ...] = ()
     jobs: JobsState = JobsState()
+    processes: tuple[tuple[Any, ...], ...] = ()
+    breakers: tuple[tuple[Any, ...], ...] = ()
     looked_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -233,6 +247,8 @@ class Lookout:
             checks=tuple(await _rows(connection, SELECT_CHECKS)),
             work=tuple(await _rows(connection, SELECT_WORK)),
             jobs=JobsState(*(await _rows(connection, SELECT_JOBS))[0]),
+            processes=tuple(await _rows(connection, SELECT_PROCESSES)),
+            breakers=tuple(await _rows(connection, SELECT_BREAKERS)),
         )
 
 

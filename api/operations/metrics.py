@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.process_collector import ProcessCollector
 
 from api.operations.lookout import ProjectionState, View
+from domain.breaker import State
 from projections.engine.work import EVENTS_BOUNDS, SECONDS_BOUNDS
 
 REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -74,6 +75,15 @@ PROJECTION_GAUGES: Mapping[str, tuple[str, Callable[[ProjectionState], float]]] 
         lambda each: each.facts["version"] != each.facts["wantedVersion"],
     ),
 }  # fmt: skip
+
+
+PROCESS_GAUGES = {
+    "position": "It has reacted to all events up to here.",
+    "lag_events": "Events that it has not reacted to yet; counted up to 100000.",
+    "lag_seconds": "Age of the first event that it has not reacted to.",
+    "commands_waiting": "Commands that it gave and that are not done yet.",
+    "commands_waiting_seconds": "Age of the oldest of these.",
+}
 
 
 class Metrics:
@@ -174,9 +184,30 @@ def families(view: View) -> Iterator[Metric]:
     for projection, newest, _ in view.checks:
         checked.add_metric([projection], newest)
     yield checked
+    yield from _sending(view)
     yield from _rebuilds(view)
     yield from _batches(view)
     yield from _jobs(view)
+
+
+def _sending(view: View) -> Iterator[Metric]:
+    """Processes that follow the log, and the breaker of the gateway that they send by."""
+    for column, (name, help_text) in enumerate(PROCESS_GAUGES.items(), start=1):
+        gauge = GaugeMetricFamily(f"annals_process_{name}", help_text, labels=["process"])
+        for row in view.processes:
+            gauge.add_metric([row[0]], float(row[column]))
+        yield gauge
+    for name, state, failures, open_s in view.breakers:
+        now = GaugeMetricFamily(
+            f"annals_{name}_gateway_state", "1 for the state of its breaker.", labels=["state"]
+        )
+        for each in State:
+            now.add_metric([each.value], float(each == state))
+        yield now
+        counted = "Failures that its breaker counts."
+        yield GaugeMetricFamily(f"annals_{name}_gateway_failures", counted, value=failures)
+        left = "Time until the breaker lets a probe through, or gives one up."
+        yield GaugeMetricFamily(f"annals_{name}_gateway_wait_seconds", left, value=open_s)
 
 
 def _rebuilds(view: View) -> Iterator[Metric]:

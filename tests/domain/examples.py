@@ -15,6 +15,7 @@ from domain.meeting import Meeting
 from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity
+from domain.sms import Sms
 from domain.task import Task
 from domain.workspace import Workspace
 
@@ -37,6 +38,12 @@ NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256":
 KICK_OFF: Facts = {"title": "Kick-off", "status": "scheduled"}
 WALK_IN: Facts = {"name": "Ada Lovelace", "status": "new", "smsOptOut": False}
 RENEWAL: Facts = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
+REMINDER: Facts = {
+    "leadId": "00000000-0000-0000-0000-00000000000b",
+    "phone": "+442079460000",
+    "message": "Your documents are ready.",
+    "status": "pending",
+}
 CALL_BACK: Facts = {"title": "Call back", "status": "todo"}
 
 
@@ -60,6 +67,7 @@ EXAMPLES = [
     Example(Member, ADA_LOVELACE, "name", "Ada King"),
     Example(Note, {"body": "Likes tea."}, "body", "Likes coffee."),
     Example(Opportunity, RENEWAL, "name", "Renewal 2027"),
+    Example(Sms, REMINDER, "message", "Your documents are here."),
     Example(Task, CALL_BACK, "title", "Write"),
     Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
 ]

@@ -1,0 +1,25 @@
+"""Process managers, found by looking: each module of this package may define one as PROCESS.
+
+A process is pure: an event in, commands out (`commands/process.py`). Following the log for it
+is `commands/inbox.py`, doing what it wants is `commands/outbox.py` and `commands/sending.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from commands.process import Process
+
+
+def _processes() -> dict[str, Process[Any]]:
+    names = [info.name for info in pkgutil.iter_modules(__path__, f"{__name__}.")]
+    found = [importlib.import_module(name).PROCESS for name in sorted(names)]
+    return {process.name: process for process in found}
+
+
+PROCESSES: Mapping[str, Process[Any]] = MappingProxyType(_processes())
+"""All processes by name."""

@@ -1,0 +1,165 @@
+"""Commands on text messages: ask for one, and take note of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from commands.entities import EntityCommands, Outcome, again_where_outrun
+from domain.lead import Lead, LeadStatus
+from domain.phone import to_e164
+from domain.refusals import IsDeleted
+from domain.sms import (
+    LeadHasNoPhone,
+    LeadOptedOut,
+    Sms,
+    SmsStatus,
+    TemplateId,
+    TooManyOfWorkspace,
+    TooManyToLead,
+    render,
+    variables_of,
+)
+from eventlog.connections import Connection
+from eventlog.log import EventLog
+from eventlog.scope import Scope
+
+# The lead's row first and the workspace's second, whoever counts: nobody waits in a circle.
+COUNT = """
+INSERT INTO sms_counts AS c (workspace_id, day, lead_id, n)
+VALUES (%(workspace)s, %(day)s, %(lead)s, 1)
+ON CONFLICT (workspace_id, day, lead_id) DO UPDATE SET n = c.n + 1
+RETURNING n
+"""
+FORGET_COUNTS = "DELETE FROM sms_counts WHERE workspace_id = %(workspace)s AND day < %(day)s"
+
+
+@dataclass(frozen=True)
+class SmsLimits:
+    """What may be sent, and how numbers are read."""
+
+    lead_daily_max: int = 10
+    """Messages to one lead, a day in UTC."""
+    workspace_daily_max: int = 2_000
+    """Messages of one workspace, a day in UTC."""
+    region: str | None = None
+    """ISO 3166 code of the country in which numbers without `+` are dialled; none by default."""
+
+
+class SmsCommands:
+    """Handles commands on text messages. Thread-safe; the clock is passed in."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        entities: EntityCommands,
+        *,
+        clock: Callable[[], datetime],
+        limits: SmsLimits = SmsLimits(),
+    ) -> None:
+        self._log = log
+        self._entities = entities
+        self._clock = clock
+        self._limits = limits
+
+    def request(
+        self,
+        scope: Scope,
+        lead_id: UUID,
+        *,
+        message: str | None = None,
+        template_id: TemplateId | None = None,
+        variables: Mapping[str, str] | None = None,
+        sms_id: UUID | None = None,
+    ) -> Outcome:
+        """Ask for a message to a lead; it is sent by a process that follows the log.
+
+        The text is `message`; with variables, or where there is no message, it is the template's.
+        `name` is the lead's where it is not given, `message` the message. Raises `NotFound`,
+        `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`, `PhoneUnusable`, `VariableMissing`,
+        `VariableUnknown`, `InvalidFields`, `TooManyToLead`, `TooManyOfWorkspace`.
+        """
+        with self._log.transaction(scope) as connection:
+            lead = self._log.load(Lead, lead_id)
+            require_reachable(lead)
+            given = {
+                "leadId": str(lead_id),
+                "phone": to_e164(lead.facts["phone"], self._limits.region),
+                "message": _text(lead, message, template_id, variables),
+                "templateId": template_id,
+            }
+            fields = {name: value for name, value in given.items() if value is not None}
+            outcome = self._entities.create(scope, Sms, fields, entity_id=sms_id)
+            self._count(connection, scope.workspace_id, lead_id, self._clock().date())
+            return outcome
+
+    def learn(self, scope: Scope, sms_id: UUID, status: SmsStatus, **facts: Any) -> Outcome:
+        """Take note of what is heard of a message; `facts` as `Sms.learn` has them.
+
+        Raises `NotFound`, `IsDeleted`.
+        """
+
+        def decide() -> Outcome:
+            with self._log.transaction(scope):
+                sms = self._log.load(Sms, sms_id)
+                sms.learn(status, at=max(self._clock(), sms.modified_on), **facts)
+                return Outcome(sms, self._log.append(sms) or self._log.taken_position())
+
+        return again_where_outrun(decide)
+
+    def contact(self, scope: Scope, lead_id: UUID) -> Outcome:
+        """A lead that is new is contacted by now; another stays as it is.
+
+        Raises `NotFound`, `IsDeleted`.
+        """
+        return self._entities.revise(
+            scope,
+            Lead,
+            lead_id,
+            lambda facts: {
+                **facts,
+                "status": LeadStatus.CONTACTED
+                if facts["status"] == LeadStatus.NEW
+                else facts["status"],
+            },
+        )
+
+    def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
+        """One more today. Raises `TooManyToLead`, `TooManyOfWorkspace`; then it is not counted."""
+        asked = {"workspace": workspace_id, "day": day}
+        (of_lead,) = connection.execute(COUNT, {**asked, "lead": lead_id}).fetchone() or (0,)
+        if of_lead > self._limits.lead_daily_max:
+            raise TooManyToLead(lead_id, self._limits.lead_daily_max)
+        (of_all,) = connection.execute(COUNT, {**asked, "lead": None}).fetchone() or (0,)
+        if of_all > self._limits.workspace_daily_max:
+            raise TooManyOfWorkspace(self._limits.workspace_daily_max)
+        if of_all == 1:
+            connection.execute(FORGET_COUNTS, asked)
+
+
+def require_reachable(lead: Lead) -> None:
+    """Raises `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`."""
+    if lead.is_deleted:
+        raise IsDeleted(Lead.KIND, lead.id)
+    if lead.facts.get("smsOptOut"):
+        raise LeadOptedOut(lead.id)
+    if not lead.facts.get("phone"):
+        raise LeadHasNoPhone(lead.id)
+
+
+def _text(
+    lead: Lead,
+    message: str | None,
+    template_id: TemplateId | None,
+    variables: Mapping[str, str] | None,
+) -> str | None:
+    """What the message says; None where nothing was given, which the fields refuse."""
+    if template_id is None or (message is not None and variables is None):
+        return message
+    known = {"name": lead.facts["name"], "message": message}
+    wanted = variables_of(template_id)
+    filled = {name: text for name, text in known.items() if text and name in wanted}
+    return render(template_id, {**filled, **(variables or {})})
