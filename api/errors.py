@@ -21,11 +21,12 @@ from eventsourcing.persistence import (
     OperationalError,
     PersistenceError,
 )
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from psycopg_pool import PoolTimeout, TooManyRequests
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from api import codes
 from api.codes import CODES
@@ -66,7 +67,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
 )
 """What the domain and the commands refuse, by code."""
 
-TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT})
+TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT, codes.TOO_MANY_OF_KEY})
 """What is worth asking again soon, besides everything that is 503."""
 
 OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
@@ -197,7 +198,7 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     return Response(content, status_code=code.status, media_type=PROBLEM, headers=headers)
 
 
-async def answer(request: Request, error: Exception) -> Response:
+async def answer(request: HTTPConnection, error: Exception) -> Response:
     """Tell the client; log with its traceback what is ours to mend."""
     told = as_api_error(error)
     if told.code.status >= 500 and not isinstance(error, ApiError):

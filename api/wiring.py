@@ -15,6 +15,8 @@ from uuid_utils.compat import uuid7
 from api.auth import Authenticator
 from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
+from api.realtime.hub import Hub
+from api.realtime.tables import Tables
 from api.settings import Settings
 from commands.entities import EntityCommands
 from commands.undo import UndoCommands
@@ -65,6 +67,8 @@ class Services:
     history_limit: CapacityLimiter
     lookout: Lookout
     """For health and metrics."""
+    hub: Hub
+    """For who follows changes."""
 
 
 @contextmanager
@@ -96,6 +100,10 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     ):
         metrics.pools |= {"read": reads.statistics, "history": history.get_stats}
         await reads.open()
+        authenticator = Authenticator(reads, writing.log, now)
+        hub = Hub(url, reads, Tables(checkpoints), authenticator, settings)
+        metrics.hub = hub.statistics
+        await hub.start()
         await checkpoints.start()
         try:
             yield Services(
@@ -106,12 +114,14 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 writes=writing.pool,
                 reads=reads,
                 checkpoints=checkpoints,
-                authenticator=Authenticator(reads, writing.log, now),
+                authenticator=authenticator,
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
+                hub=hub,
             )
         finally:
+            await hub.stop()
             await lookout.close()
             await checkpoints.stop()
             await reads.close()

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from api.codes.access import *
 from api.codes.code import ErrorCode
 from api.codes.network import *
+from api.codes.realtime import *
 from api.codes.rules import *
 from api.codes.storage import *
 from api.codes.validation import *
