@@ -92,7 +92,8 @@ def socket_of(api: Api, token: str, query: str = "", **others: Any) -> ClientCon
     """A WebSocket of whoever has the token. Raises `InvalidStatus` where it is refused."""
     given = {"additional_headers": {"Authorization": f"Bearer {token}"}, **others}
     url = f"{api.url.replace('http', 'ws', 1)}{FOLLOW}/ws?{query}"
-    return connect(url, open_timeout=HEARD_WITHIN_S, proxy=None, **given)
+    opened: ClientConnection = connect(url, open_timeout=HEARD_WITHIN_S, proxy=None, **given)
+    return opened
 
 
 def messages(socket: ClientConnection) -> Stream:

@@ -120,8 +120,8 @@ class Reader:
         while followed := self._listeners.followed():
             before = self.position
             await self._read(connection, followed)
-            # Where there was something, a hint may have come for more meanwhile: ask at once.
-            if self.position == before:
+            # What was committed meanwhile sends a hint, which is kept; a page may not be all there is.
+            if self.position - before < NEWS_MAX:
                 await hinted(connection, self._poll_interval_s)
 
     async def _read(self, connection: AsyncConnection, followed: Sequence[UUID]) -> None:
