@@ -3,9 +3,9 @@
     python -m benchmarks.realtime [--subscribers 1 1000] [--rate 20] [--seconds 10]
 
 A writer appends at a steady rate; the API is a process of its own, and so are the clients, which
-hold raw sockets and read server-sent events. Beside it, in the same run, the least there is: a writer
-that commits and then notifies, and a process that hears it. All from the return of the append, on
-one monotonic clock. Milliseconds.
+hold raw sockets and read server-sent events. Beside it, in the same run, the least there is: a
+writer that commits and then notifies, and a process that hears it. All from the return of the
+append, on one monotonic clock. Milliseconds.
 """
 
 from __future__ import annotations

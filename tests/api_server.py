@@ -124,8 +124,8 @@ def after(response: httpx.Response) -> dict[str, str]:
 
 
 @contextmanager
-def running_api(owner_url: str, app_url: str, projector_url: str) -> Iterator[Api]:
-    """The API and a projector, for as long as the block lasts."""
+def running_api(owner_url: str, app_url: str, projector_url: str, **others: Any) -> Iterator[Api]:
+    """The API and a projector, for as long as the block lasts; `others` are settings."""
     settings = Settings(
         owner_url=owner_url,
         app_url=app_url,
@@ -134,10 +134,14 @@ def running_api(owner_url: str, app_url: str, projector_url: str) -> Iterator[Ap
         body_max_bytes=BODY_MAX_BYTES,
         min_position_wait_ms=MIN_POSITION_WAIT_MS,
         body_timeout_s=1.0,
+        **others,
     )
     app, engine = create_app(settings), open_engine(settings)
     projector = threading.Thread(target=engine.run)
-    with open_writing(settings) as writing, serving(app, settings.port) as url:
+    with (
+        open_writing(settings) as writing,
+        serving(app, settings.port, settings.unread_timeout_s) as url,
+    ):
         projector.start()
         api = Api(url, writing, settings, app, engine)
         try:
@@ -149,9 +153,9 @@ def running_api(owner_url: str, app_url: str, projector_url: str) -> Iterator[Ap
 
 
 @contextmanager
-def serving(app: FastAPI, port: int) -> Iterator[str]:
+def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator[str]:
     """The app on a socket, for as long as the block lasts; gives its URL."""
-    settings = Settings(port=port)
+    settings = Settings(port=port, unread_timeout_s=unread_timeout_s)
     server = server_of(app, settings, log_config=None, timeout_graceful_shutdown=2)
     opened = listening(server.config, settings.unread_timeout_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})

@@ -58,12 +58,16 @@ class Stream:
         self._told = told
 
     def next(self, *events: str) -> Told:
-        """The next one of these names (`fact` where none is given); heartbeats are passed over."""
+        """The next one of these names (`fact` where none is given).
+
+        Nothing else may come before, but how the stream begins, and heartbeats.
+        """
+        wanted = events or ("fact",)
         for told in self._told:
-            if told.event in (events or ("fact",)):
+            if told.event in wanted:
                 return told
-            assert told.event == "heartbeat" or told.event not in ("fact", "ready"), told
-        raise AssertionError(f"the stream ended before {events}")
+            assert told.event in ("open", "heartbeat"), told
+        raise AssertionError(f"the stream ended before {wanted}")
 
     def take(self, count: int, *events: str) -> list[Told]:
         """So many of them."""

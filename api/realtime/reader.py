@@ -120,7 +120,7 @@ class Reader:
         while followed := self._listeners.followed():
             before = self.position
             await self._read(connection, followed)
-            # What was committed meanwhile sends a hint, which is kept; a page may not be all there is.
+            # What was committed meanwhile sends a hint, which is kept.
             if self.position - before < NEWS_MAX:
                 await hinted(connection, self._poll_interval_s)
 
