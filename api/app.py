@@ -18,6 +18,7 @@ from api.operations.tracing import open_tracing
 from api.parameters import known_parameters, query_parameters
 from api.routes import routers
 from api.settings import Settings
+from api.stopping import Stopping
 from api.wiring import app_url, open_services
 
 VERSION = "0.1.0"
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
             keeping_remembered_answers(app_url(settings), window_s),
         ):
             app.state.services = services
+            app.state.stopping.when_set(services.hub.close)
             yield
         if tracing is not None:
             await to_thread.run_sync(tracing.close)
@@ -58,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = metrics
+    app.state.stopping = Stopping()
     for router in routers():
         app.include_router(router)
     handle_errors(app)

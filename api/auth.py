@@ -109,6 +109,15 @@ class Authenticator:
             raise refused(codes.MEMBER_LEFT)
         return Caller(key_id, known.row.workspace_id, Role(known.row.role), known.actor)
 
+    async def still_holds(self, caller: Caller) -> bool:
+        """Whether the key of somebody let in before would let the same one in again."""
+        known = await self._known(caller.key_id)
+        if known is None or known.actor is None:
+            return False
+        expires_at = known.row.expires_at
+        is_valid = expires_at is None or expires_at > self._clock()
+        return is_valid and known.row.role == caller.role.value
+
     def forget(self, key_id: UUID) -> None:
         """Look again at the next request: the key was revoked here."""
         self._cache.pop(key_id, None)

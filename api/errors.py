@@ -21,11 +21,12 @@ from eventsourcing.persistence import (
     OperationalError,
     PersistenceError,
 )
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from psycopg_pool import PoolTimeout, TooManyRequests
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from api import codes
 from api.codes import CODES
@@ -85,7 +86,13 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
 )
 """What the domain and the commands refuse, by code."""
 
-TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT, codes.TOO_MANY_EXPORTS_OF_WORKSPACE})
+TRY_AGAIN = frozenset(
+    {
+        codes.IDEMPOTENCY_KEY_IN_FLIGHT,
+        codes.TOO_MANY_EXPORTS_OF_WORKSPACE,
+        codes.TOO_MANY_OF_KEY,
+    }
+)
 """What is worth asking again soon, besides everything that is 503."""
 
 OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
@@ -242,7 +249,7 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     return Response(content, status_code=code.status, media_type=PROBLEM, headers=headers)
 
 
-async def answer(request: Request, error: Exception) -> Response:
+async def answer(request: HTTPConnection, error: Exception) -> Response:
     """Tell the client; log with its traceback what is ours to mend."""
     told = as_api_error(error)
     if told.code.status >= 500 and not isinstance(error, ApiError):
@@ -255,7 +262,7 @@ async def answer(request: Request, error: Exception) -> Response:
     return problem(told, path=request.url.path, request_id=request_id)
 
 
-def _says_success(request: Request) -> bool:
+def _says_success(request: HTTPConnection) -> bool:
     """Whether the answers of this route say `success`, and so those to failures as well."""
     extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
     return SAYS_SUCCESS.keys() <= extra.keys()

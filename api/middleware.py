@@ -16,6 +16,7 @@ from api.errors import answer
 from api.operations.logs import current_request_id
 from api.operations.metrics import Metrics, route_of
 from api.operations.tracing import RequestSpan, Tracing
+from api.sse import MEDIA_TYPE
 
 log = logging.getLogger("annals.request")
 
@@ -72,6 +73,9 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 served.status = message["status"]
                 served.position = headers.get(POSITION)
+                if headers.get("Content-Type", "").startswith(MEDIA_TYPE):
+                    # What goes on for hours would hide how long requests take.
+                    served.duration_s = time.perf_counter() - served.started_s
                 _add_headers(headers, scope["path"], served.request_id)
             await send(message)
 
@@ -86,7 +90,7 @@ class RequestContext:
             await response(scope, receive, send_with_id)
 
     def _note(self, served: _Served, scope: Scope) -> None:
-        duration_s = time.perf_counter() - served.started_s
+        duration_s = served.duration_s or time.perf_counter() - served.started_s
         route = route_of(scope)
         if self._metrics is not None:
             self._metrics.request(scope["method"], route, served.status, duration_s)
@@ -119,6 +123,8 @@ class _Served:
         self.request_id = _request_id(headers)
         self.started_s = time.perf_counter()
         self.status = 0
+        self.duration_s = 0.0
+        """Of a stream, until it began."""
         self.position: str | None = None
         """By which what the request wrote is recorded."""
         self.span: RequestSpan | None = None

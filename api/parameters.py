@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import CoreSchema, core_schema
+from starlette.requests import HTTPConnection
 
 from api import codes
 from api.errors import ApiError
@@ -186,7 +187,7 @@ def invalid_parameter(name: str, message: str) -> ApiError:
     )
 
 
-async def known_parameters(request: Request) -> None:
+async def known_parameters(request: HTTPConnection) -> None:
     """A dependency: refuse parameters that the route does not have, or that come twice.
 
     What a route has is read from the API's own description. Raises 400 (E2030, E2031).

@@ -134,6 +134,19 @@ class Settings(BaseSettings):
     sms_threads: int = Field(default=4, ge=1, le=100)
     """Messages that one sender process hands over at once."""
 
+    realtime_subscribers_max: int = Field(default=5_000, ge=1, le=100_000)
+    """Most clients that follow changes through one process at once."""
+    realtime_subscribers_per_key_max: int = Field(default=1_000, ge=1, le=100_000)
+    """Most of them that came with one API key."""
+    realtime_queue_max: int = Field(default=1_000, ge=1, le=100_000)
+    """Messages that may wait for one of them; who is slower than that is cut off."""
+    realtime_heartbeat_s: float = Field(default=15.0, gt=0, le=600)
+    """Seconds between two heartbeats of a stream that has nothing else to tell."""
+    realtime_key_check_s: float = Field(default=5.0, gt=0, le=600)
+    """Seconds between two looks whether the keys of those who follow still hold."""
+    unread_timeout_s: float = Field(default=30.0, ge=1, le=600)
+    """Seconds after which a client that takes nothing of what it was sent is disconnected."""
+
     access_log: bool = False
     """Write one JSON line for each request to standard output."""
     log_level: Literal["debug", "info", "warning", "error"] | None = None

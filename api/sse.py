@@ -6,9 +6,10 @@ A frame is bytes, made once and sent to as many as listen. How one is written is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
 from fastapi.sse import EventSourceResponse, format_sse_event
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_INTERVAL_S = 15.0
@@ -47,10 +48,26 @@ def opening(retry_ms: int = RETRY_MS) -> bytes:
 class EventStream(EventSourceResponse):
     """An answer that goes on: each item of `frames` is sent as it comes, until there are no more.
 
-    Return it from an async route; `frames` is closed when the client goes away.
+    Return it from an async route. Whether the frames end, the client goes away or the server stops,
+    `frames` is closed, and then `closing` called.
     """
 
     def __init__(
-        self, frames: AsyncIterator[bytes], *, headers: Mapping[str, str] | None = None
+        self,
+        frames: AsyncIterator[bytes],
+        *,
+        headers: Mapping[str, str] | None = None,
+        closing: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(frames, headers={**HEADERS, **(headers or {})})
+        self._frames = frames
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if isinstance(self._frames, AsyncGenerator):
+                await self._frames.aclose()
+            self._closing()

@@ -17,6 +17,8 @@ from api.exporting import ExportDesk, ExportLimits
 from api.job_feed import JobFeed
 from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
+from api.realtime.hub import Hub
+from api.realtime.tables import Tables
 from api.settings import Settings
 from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
@@ -77,6 +79,8 @@ class Services:
     jobs: JobCommands
     bulk: BulkCommands
     job_feed: JobFeed
+    hub: Hub
+    """For who follows changes."""
 
 
 @contextmanager
@@ -114,6 +118,10 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         }
         await reads.open()
         await exports.pool.open()
+        authenticator = Authenticator(reads, writing.log, now)
+        hub = Hub(url, reads, Tables(checkpoints), authenticator, settings)
+        metrics.hub = hub.statistics
+        await hub.start()
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints)
         try:
@@ -129,7 +137,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 writes=writing.pool,
                 reads=reads,
                 checkpoints=checkpoints,
-                authenticator=Authenticator(reads, writing.log, now),
+                authenticator=authenticator,
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
@@ -137,8 +145,10 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 jobs=JobCommands(writing.log, clock=now, new_id=new_id),
                 bulk=BulkCommands(writing.log, clock=now),
                 job_feed=job_feed,
+                hub=hub,
             )
         finally:
+            await hub.stop()
             await job_feed.close()
             await lookout.close()
             await checkpoints.stop()

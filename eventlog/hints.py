@@ -11,6 +11,7 @@ import logging
 import threading
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from eventlog.connections import CONNECT_TIMEOUT_S, Connection
 
@@ -77,3 +78,11 @@ def wait_for_hint(connection: Connection, timeout_s: float) -> bool:
     """Wait on a connection that LISTENs; True where a hint came, False where time ran out."""
     with contextlib.closing(connection.notifies(timeout=timeout_s, stop_after=1)) as hints:
         return any(True for _ in hints)
+
+
+async def hinted(connection: psycopg.AsyncConnection[TupleRow], timeout_s: float) -> bool:
+    """As `wait_for_hint`, in an event loop."""
+    async with contextlib.aclosing(connection.notifies(timeout=timeout_s, stop_after=1)) as hints:
+        async for _ in hints:
+            return True
+    return False

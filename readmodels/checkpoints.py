@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ import orjson
 import psycopg
 
 from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
-from eventlog.hints import PROJECTED
+from eventlog.hints import PROJECTED, hinted
 from readmodels.pool import AsyncConnection
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,16 @@ class Checkpoints:
         self._positions: dict[str, int] = {}
         self._changed = asyncio.Condition()
         self._waiting = 0
+        self._moved: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
+
+    def position_of(self, name: str) -> int:
+        """How far the projection was when looked at last; -1 where it is not known."""
+        return self._positions.get(name, -1)
+
+    def when_moved(self, call: Callable[[], None]) -> None:
+        """Call this, in the event loop, whenever a checkpoint has moved."""
+        self._moved.append(call)
 
     async def start(self) -> None:
         """Begin to follow, in a task of the running loop."""
@@ -124,9 +133,9 @@ class Checkpoints:
             await connection.execute(f"LISTEN {PROJECTED}")
             waited_s = IDLE_INTERVAL_S
             while True:
-                hinted = await _hint(connection, REFRESH_INTERVAL_S)
+                heard = await hinted(connection, REFRESH_INTERVAL_S)
                 waited_s += REFRESH_INTERVAL_S
-                if hinted or self._waiting or waited_s >= IDLE_INTERVAL_S:
+                if heard or self._waiting or waited_s >= IDLE_INTERVAL_S:
                     await self._refresh(connection)
                     waited_s = 0.0
 
@@ -137,6 +146,8 @@ class Checkpoints:
             async with self._changed:
                 self._positions = positions
                 self._changed.notify_all()
+            for call in self._moved:
+                call()
 
 
 async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
@@ -157,10 +168,3 @@ async def parked_of_workspace(
     row = await cursor.fetchone()
     assert row is not None
     return bytes(row[0])
-
-
-async def _hint(connection: AsyncConnection, timeout_s: float) -> bool:
-    async with contextlib.aclosing(connection.notifies(timeout=timeout_s, stop_after=1)) as hints:
-        async for _ in hints:
-            return True
-    return False

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.projector import open_engine
+from api.serving import listening, server_of
 from api.settings import Settings
 from api.wiring import Writing, open_writing
 from commands.keys import issue_key
@@ -136,7 +137,10 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
     )
     app, engine = create_app(settings), open_engine(settings)
     projector = threading.Thread(target=engine.run)
-    with open_writing(settings) as writing, serving(app, settings.port) as url:
+    with (
+        open_writing(settings) as writing,
+        serving(app, settings.port, settings.unread_timeout_s) as url,
+    ):
         projector.start()
         api = Api(url, writing, settings, app, engine)
         try:
@@ -148,11 +152,12 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
 
 
 @contextmanager
-def serving(app: FastAPI, port: int) -> Iterator[str]:
+def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator[str]:
     """The app on a socket, for as long as the block lasts; gives its URL."""
-    config = uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    settings = Settings(port=port, unread_timeout_s=unread_timeout_s)
+    server = server_of(app, settings, log_config=None, timeout_graceful_shutdown=2)
+    opened = listening(server.config, settings.unread_timeout_s)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     try:
         _until_started(server)

@@ -15,6 +15,7 @@ from api.codes.exports import *
 from api.codes.jobs import *
 from api.codes.leads import *
 from api.codes.network import *
+from api.codes.realtime import *
 from api.codes.rules import *
 from api.codes.sms import *
 from api.codes.storage import *

@@ -44,6 +44,12 @@ POOL_COUNTERS = {
     "lost": ("connections_lost", "Connections that broke."),
 }
 
+REALTIME: Mapping[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] = {
+    "subscribers": (GaugeMetricFamily, "Clients that follow changes now."),
+    "cut_off": (CounterMetricFamily, "Of them, those that were too slow so far."),
+    "facts": (CounterMetricFamily, "Events told to them, each counted once."),
+}
+
 PROJECTION_GAUGES: Mapping[str, tuple[str, Callable[[ProjectionState], float]]] = {
     "position": (
         "All events up to here are in its rows.", lambda each: each.facts["position"],
@@ -113,6 +119,8 @@ class Metrics:
         )
         self.hints_sent: Callable[[], int] = lambda: 0
         """Tells how many hints this process has sent."""
+        self.hub: Callable[[], Statistics] = dict
+        """Tells of those who follow changes."""
         self.pools: dict[str, Callable[[], Statistics]] = {}
         """Tell of the pools, by name, in psycopg's words."""
 
@@ -138,6 +146,9 @@ class Metrics:
     def _own(self) -> Iterator[Metric]:
         hints = "Hints sent to followers that there is something new."
         yield CounterMetricFamily("annals_hints_sent", hints, value=self.hints_sent())
+        told_of_hub = self.hub()
+        for name, (family, help_text) in REALTIME.items():
+            yield family(f"annals_realtime_{name}", help_text, value=told_of_hub.get(name, 0))
         statistics = {name: tell() for name, tell in self.pools.items()}
         for name, (key, help_text) in POOL_GAUGES.items():
             gauge = GaugeMetricFamily(f"annals_pool_{name}", help_text, labels=["pool"])

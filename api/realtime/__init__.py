@@ -1,0 +1,1 @@
+"""Changes as they happen: one reader of the log for all who follow it through this process."""

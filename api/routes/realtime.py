@@ -1,0 +1,146 @@
+"""/api/realtime: changes as they happen, by server-sent events and over WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response, WebSocket
+from starlette.websockets import WebSocketDisconnect
+from uuid_utils.compat import uuid7
+
+from api import codes, sse
+from api.auth import Caller, Permission, may, refused
+from api.conditions import await_position
+from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, headers, problems
+from api.entity_routes import ServicesOf
+from api.errors import ApiError, answer
+from api.realtime.asking import RealtimeParameters, interest_of, parse
+from api.realtime.hub import Hub
+from api.realtime.subscriber import Reason, Subscriber
+from api.realtime.wire import SOCKET, SSE
+from api.wiring import Services
+
+SUBPROTOCOL = "annals"
+"""What a browser names first, and its key second: it can send no headers with a WebSocket."""
+CLOSE_CODES = {
+    Reason.SLOW: 1013,
+    Reason.KEY: 1008,
+    Reason.SHUTDOWN: 1012,
+    Reason.UNAVAILABLE: 1013,
+    Reason.RESET: 1012,
+}
+"""RFC 6455 and the registry of IANA: try again later, policy violation, service restart."""
+
+ROUTER = APIRouter(prefix="/api/realtime", tags=["realtime"])
+
+EXAMPLE_FACT = (
+    f'{{"position":7,"type":"account.updated","kind":"account","entityId":"{EXAMPLE_ID}",'
+    '"version":2,"action":"update","actor":{"type":"member","name":"Ada"},'
+    f'"recordedAt":"{EXAMPLE_TIME}",'
+    '"changes":[{"field":"nextAction","before":null,"after":"Call"}]}'
+)
+EXAMPLE = sse.frame("fact", EXAMPLE_FACT, 7).decode()
+STREAM: dict[str, Any] = {
+    "description": "`open` (where the stream begins), `fact`, `ready`, `end` (why it ends), and"
+    " heartbeats in between.",
+    "headers": headers(),
+    "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE}},
+}
+ON_FOLLOW = (
+    codes.INVALID_LAST_EVENT_ID,
+    codes.POSITION_AHEAD,
+    codes.TOO_MANY_SUBSCRIBERS,
+    codes.TOO_MANY_OF_KEY,
+    codes.STREAMS_END,
+)
+
+
+@ROUTER.get(
+    "",
+    operation_id="followChanges",
+    summary="Follow changes as they happen (server-sent events; the same over WebSocket at /ws)",
+    response_class=Response,
+    responses={200: STREAM, **problems(*ON_READ, *ON_FOLLOW)},
+)
+async def follow(
+    services: ServicesOf,
+    caller: Annotated[Caller, Depends(may(Permission.READ))],
+    asked: Annotated[RealtimeParameters, Query()],
+    _: Annotated[None, Depends(await_position())],
+    last_event_id: Annotated[
+        str | None,
+        Header(description="The `id` heard last: what came after it is told first."),
+    ] = None,
+) -> Response:
+    """A stream that ends when the client goes, its key ends, or the server stops."""
+    interest = interest_of(caller, asked, last_event_id)
+    with contextlib.ExitStack() as stack:
+        subscriber = stack.enter_context(services.hub.admitted(interest, SSE))
+        await services.hub.join(subscriber)
+        return sse.EventStream(_frames(services.hub, subscriber), closing=stack.pop_all().close)
+
+
+async def _frames(hub: Hub, subscriber: Subscriber) -> AsyncIterator[bytes]:
+    yield sse.opening()
+    async for frames in hub.stream(subscriber):
+        yield b"".join(frames)
+
+
+@ROUTER.websocket("/ws")
+async def follow_by_socket(socket: WebSocket) -> None:
+    """The same events as messages `{event, id?, data}`; nobody listens to the client."""
+    services: Services = socket.app.state.services
+    socket.scope.setdefault("state", {})["request_id"] = str(uuid7())
+    try:
+        caller = await services.authenticator.caller(_token_of(socket))
+        caller.require(Permission.READ)
+        interest = interest_of(
+            caller, parse(socket.query_params.multi_items()), socket.headers.get("Last-Event-ID")
+        )
+        with services.hub.admitted(interest, SOCKET) as subscriber:
+            await services.hub.join(subscriber)
+            chosen = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
+            await socket.accept(subprotocol=chosen)
+            await _converse(socket, services.hub, subscriber)
+    except WebSocketDisconnect:
+        return
+    except Exception as error:
+        if socket.application_state.name != "CONNECTING":
+            raise
+        await socket.send_denial_response(await answer(socket, error))
+
+
+async def _converse(socket: WebSocket, hub: Hub, subscriber: Subscriber) -> None:
+    gone = asyncio.create_task(_until_gone(socket, subscriber))
+    try:
+        async for frames in hub.stream(subscriber):
+            for frame in frames:
+                await socket.send_text(frame.decode())
+        if subscriber.ended is not None:
+            await socket.close(CLOSE_CODES[subscriber.ended], subscriber.ended.value)
+    finally:
+        gone.cancel()
+
+
+async def _until_gone(socket: WebSocket, subscriber: Subscriber) -> None:
+    """Whoever only sends never notices that the client has gone."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+    subscriber.end(Reason.SHUTDOWN)
+
+
+def _token_of(socket: WebSocket) -> str:
+    """The key, from the header or from the subprotocols. Raises 401 (E1003, E1004)."""
+    offered: list[str] = socket.scope["subprotocols"]
+    given = socket.headers.get("Authorization")
+    if given is None and len(offered) == 2 and offered[0] == SUBPROTOCOL:
+        return offered[1]
+    if given is None:
+        raise ApiError(codes.NO_CREDENTIALS)
+    scheme, _, token = given.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise refused(codes.MALFORMED_CREDENTIALS)
+    return token
