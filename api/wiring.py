@@ -17,6 +17,7 @@ from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
 from api.settings import Settings
 from commands.entities import EntityCommands
+from commands.merging import MergeCommands
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
@@ -54,6 +55,7 @@ class Services:
     settings: Settings
     log: EventLog
     commands: EntityCommands
+    merging: MergeCommands
     undo: UndoCommands
     writes: ConnectionPool[Connection]
     """For what the API's role may write beside the log."""
@@ -102,6 +104,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 settings=settings,
                 log=writing.log,
                 commands=writing.commands,
+                merging=MergeCommands(writing.log, clock=now),
                 undo=UndoCommands(writing.log, clock=now),
                 writes=writing.pool,
                 reads=reads,

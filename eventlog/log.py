@@ -19,22 +19,27 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
-from domain.entity import Recorded
+from domain.entity import Entity, Recorded
 from domain.refusals import NotFound
 from eventlog.connections import Connection
-from eventlog.mapper import EventMapper, OrjsonTranscoder
+from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.recorder import PostgresLogRecorder, current_session
 from eventlog.scope import Scope
+from eventlog.streams import TAKEN_OVER
 
 E = TypeVar("E", bound=Recorded)
 
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
 
-SELECT_CHILDREN = """
-SELECT stream_id, topic FROM events
- WHERE account_id = %s AND workspace_id = %s AND stream_version = 1
- ORDER BY position
+SELECT_HANGING_ON = f"""
+WITH RECURSIVE {TAKEN_OVER}
+SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_id
+  FROM taken_over AS o
+  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
+  JOIN events AS e ON e.stream_id = c.stream_id
+ WHERE c.workspace_id = %(workspace)s AND e.workspace_id = %(workspace)s
+ ORDER BY c.position, e.stream_version
 """
 
 
@@ -140,11 +145,33 @@ class EventLog(Application[UUID]):
         """Until the end of the transaction, nobody adds anything to the account."""
         self._in_transaction().execute(LOCK_ACCOUNT, (str(account_id),))
 
-    def children(self, account_id: UUID) -> list[tuple[UUID, str]]:
-        """Id and first topic of all that ever hung on the account, in order of creation."""
+    def hold_accounts_alone(self, *account_ids: UUID) -> None:
+        """The same of several, which all who hold several take in the same order."""
+        for account_id in sorted(set(account_ids)):
+            self.hold_account_alone(account_id)
+
+    def hanging_on(self, account_id: UUID) -> list[Entity]:
+        """All that hangs on the account, or did when it was deleted; in order of creation.
+
+        What was created there or came with an account that was merged into it, and is there still.
+        """
         workspace_id = current_session().scope.workspace_id
-        rows = self._in_transaction().execute(SELECT_CHILDREN, (account_id, workspace_id))
-        return [(row[0], row[1]) for row in rows]
+        parameters = {"workspace": workspace_id, "account": account_id}
+        rows = self._in_transaction().execute(SELECT_HANGING_ON, parameters)
+        found: dict[UUID, Any] = {}
+        for stream, version, topic, data, occurred, account in rows:
+            stored = LogEvent(
+                originator_id=stream,
+                originator_version=version,
+                topic=topic,
+                state=data,
+                occurred_at=occurred,
+                account_id=account,
+                workspace_id=workspace_id,
+            )
+            event: Any = self.mapper.to_domain_event(stored)
+            found[stream] = event.mutate(found.get(stream))
+        return [each for each in found.values() if each.account_id == account_id]
 
     @staticmethod
     def _in_transaction() -> Connection:

@@ -19,21 +19,25 @@ ACTIONS = {
     "deleted": "delete",
     "revoked": "delete",
     "restored": "restore",
+    "merged": "merge",
 }
 UNDO = "undo"
 """What takes back another event, whatever it is otherwise."""
-ACTION_NAMES = tuple(sorted({*ACTIONS.values(), UNDO}))
+OF_DATA = {"mergedInto": "merge", "movedTo": "move", "movedFrom": "move"}
+"""What it is where its data has this, whatever its topic."""
+ACTION_NAMES = tuple(sorted({*ACTIONS.values(), *OF_DATA.values(), UNDO}))
 
 
-def action(topic: str, metadata: Mapping[str, Any]) -> str:
-    """What the audit trail calls it: undo, or what it is by its topic."""
-    return UNDO if "undoesPosition" in metadata else action_of(topic)
+def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """What the audit trail calls it: undo, or what it is by its topic and what it says."""
+    return UNDO if "undoesPosition" in metadata else action_of(topic, data)
 
 
-def action_of(topic: str) -> str:
-    """What an event of this topic does: create, update, delete, restore or status_change."""
+def action_of(topic: str, data: Mapping[str, Any]) -> str:
+    """What an event does: create, update, delete, restore, status_change, merge or move."""
+    found = next((what for name, what in OF_DATA.items() if data.get(name)), None)
     name = topic.split(".")[1]
-    return ACTIONS.get(name, name)
+    return found or ACTIONS.get(name, name)
 
 
 def entry(event: RecordedEvent) -> Iterable[Change]:
@@ -43,7 +47,7 @@ def entry(event: RecordedEvent) -> Iterable[Change]:
     row = {
         "entity_type": event.kind,
         "entity_id": event.stream_id,
-        "action": action(event.topic, metadata),
+        "action": action(event.topic, event.data, metadata),
         "actor_type": actor.get("type"),
         "actor_id": actor.get("id"),
         "command_id": metadata.get("commandId"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from eventlog.changes_sql import CHANGES
+from eventlog.changes_sql import CHANGES, DETAILS
+from eventlog.streams import AS_ONE
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
@@ -38,7 +39,7 @@ SELECT coalesce(json_agg(json_build_object(
            'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
            'correlationId', e.metadata->>'correlationId',
            'causationId', e.metadata->>'causationId',
-           'changes', {CHANGES}) ORDER BY a.ordinal)
+           'changes', {CHANGES}, 'details', {DETAILS}) ORDER BY a.ordinal)
            FILTER (WHERE a.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            min(a.position) FILTER (WHERE a.ordinal <= %(limit)s) END
@@ -53,6 +54,11 @@ SELECT array(SELECT position FROM read.audit
               ORDER BY position LIMIT %(limit)s),
        EXISTS (SELECT FROM projection_parked
                 WHERE projection = 'audit' AND workspace_id = %(workspace)s)
+"""
+
+WHOLE_OF = """
+SELECT metadata->>'commandId' FROM events
+ WHERE workspace_id = %s AND position = %s AND metadata->>%s IS NOT NULL
 """
 
 
@@ -103,3 +109,9 @@ async def positions_of_command(
     assert row is not None
     positions, has_holes = row
     return None if has_holes else list(positions)
+
+
+async def whole_of(connection: AsyncConnection, workspace_id: UUID, position: int) -> str | None:
+    """The command of the event, where that is undone as one; None where it is not, or no event."""
+    row = await (await connection.execute(WHOLE_OF, (workspace_id, position, AS_ONE))).fetchone()
+    return row[0] if row else None

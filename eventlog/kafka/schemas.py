@@ -15,6 +15,7 @@ from domain.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
+    EntityMerged,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
@@ -47,6 +48,11 @@ ENVELOPE: dict[str, Schema] = {
     "recordedAt": {**TIME_SCHEMA, "description": "When the database wrote it down."},
     "dataBytes": {"type": "integer", "description": "Length of data as it stands in the message."},
     "metadata": {"type": "object", "description": "Actor, request, command and correlation ids."},
+}
+MOVED: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": "integer", "minimum": 1},
+    "description": "How many of each kind came along.",
 }
 MARK: Schema = {
     "$schema": DIALECT,
@@ -90,6 +96,9 @@ def _description(event: type[EntityEvent]) -> str:
 def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
     """What the event says, and what that refers to."""
     facts, definitions = _facts(topic)
+    if issubclass(event, EntityMerged):
+        changes = {**_changes(facts), "minProperties": 0}
+        return _object(changes=changes, other=UUID_SCHEMA, moved=MOVED), definitions
     if issubclass(event, EntityUpdated):
         return _object(changes=_changes(facts)), definitions
     if issubclass(event, EntityStatusChanged):
@@ -99,9 +108,11 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         return _object(before=status, after=status), definitions
     if issubclass(event, EntityDeleted):
         gone_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
-        return _object(fields=facts, deletedWith=gone_with), definitions
+        gone = _object(fields=facts, deletedWith=gone_with)
+        return _optional(gone, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
     if issubclass(event, EntityRestored):
-        return _object(fields=facts, createdAt=TIME_SCHEMA), definitions
+        there = _object(fields=facts, createdAt=TIME_SCHEMA)
+        return _optional(there, movedFrom=UUID_SCHEMA), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=facts), definitions
 
@@ -152,6 +163,10 @@ def _or_null(schema: Schema) -> Schema:
 
 def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": sorted(properties)}
+
+
+def _optional(schema: Schema, **properties: Schema) -> Schema:
+    return {**schema, "properties": {**schema["properties"], **properties}}
 
 
 def as_text(schema: Schema) -> str:
