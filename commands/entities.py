@@ -164,7 +164,7 @@ class EntityCommands:
                 children: list[Entity] = []
                 if isinstance(entity, Account) and entity.is_deleted:
                     self._log.hold_account_alone(entity_id)
-                    hanging = self._log.hanging_on(entity_id)
+                    hanging = self._log.hanging_on([entity_id])[entity_id]
                     children = [each for each in hanging if each.deleted_with]
                 entity.restore(at=self._time(entity), account_id=account_id)
                 for child in children:
@@ -179,7 +179,7 @@ class EntityCommands:
         with self._log.transaction(scope):
             self._log.hold_account_alone(account_id)
             account = self._load(Account, account_id, expected_version)
-            hanging = self._log.hanging_on(account_id)
+            hanging = self._log.hanging_on([account_id])[account_id]
             children = [each for each in hanging if not each.is_deleted]
             is_open = [
                 each.id for each in children if isinstance(each, Opportunity) and each.is_open

@@ -67,7 +67,7 @@ class MergeCommands:
         def decide() -> Merged:
             with self._log.transaction(as_one(scope)):
                 if kind is Account:
-                    self._log.hold_accounts_alone(entity_id, other_id)
+                    self._log.hold_accounts((entity_id, other_id), alone=True)
                 entity = self._load(kind, entity_id, expected_version)
                 other = self._load(kind, other_id, other_version)
                 if other.merged_into == entity_id:
@@ -78,7 +78,7 @@ class MergeCommands:
 
     def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> Merged:
         now = self._clock()
-        hanging = self._log.hanging_on(other.id) if isinstance(other, Account) else []
+        hanging = self._log.hanging_on([other.id])[other.id] if isinstance(other, Account) else []
         moving = [each for each in hanging if not each.is_deleted]
         if len(moving) > MERGE_MOVED_MAX:
             raise TooMuchToMerge(other.id, len(moving), MERGE_MOVED_MAX)

@@ -146,6 +146,7 @@ def _targets(tracing: Tracing, asked: Asked) -> list[TracedEvent]:
         if asked.command_id is None or each.metadata.get("commandId") == asked.command_id
         if each.event.TOPIC in ENTITY_OF
     }
+    found = {at: each for at, each in found.items() if each.event.TOPIC in ENTITY_OF}
     if not found:
         raise NothingToUndo(str(asked))
     if asked.command_id is None:

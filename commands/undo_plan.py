@@ -202,7 +202,11 @@ class Undoing:
             self._refusals.append(invalid)
 
     def _require_nothing_hangs_on(self, account: Account) -> None:
-        children = [each.id for each in self._log.hanging_on(account.id) if not each.is_deleted]
+        children = [
+            each.id
+            for each in self._log.hanging_on([account.id])[account.id]
+            if not each.is_deleted
+        ]
         self._load({*children} - self._histories.keys())
         for child_id in children:
             child = self._entity(child_id)

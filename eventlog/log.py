@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -40,6 +40,18 @@ SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_
   JOIN events AS e ON e.stream_id = c.stream_id
  WHERE c.workspace_id = %(workspace)s AND e.workspace_id = %(workspace)s
  ORDER BY c.position, e.stream_version
+"""
+
+LOCK_ACCOUNTS_SHARED = """
+SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
+  FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
+"""
+LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
+
+SELECT_STREAMS = """
+SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
+ WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[])
+ ORDER BY stream_id, stream_version
 """
 
 
@@ -118,6 +130,13 @@ class EventLog(Application[UUID]):
             raise NotFound(entity_class.KIND, entity_id)
         return entity
 
+    def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
+        """Those of these that there are, as they are now, deleted or not. One statement."""
+        workspace_id = current_session().scope.workspace_id
+        rows = self._in_transaction().execute(SELECT_STREAMS, (workspace_id, list(ids)))
+        found = self._evolved(rows)
+        return {key: each for key, each in found.items() if isinstance(each, entity_class)}
+
     def append(self, *entities: Recorded) -> int | None:
         """Record what the entities have decided; the last position, None where there is nothing.
 
@@ -145,33 +164,42 @@ class EventLog(Application[UUID]):
         """Until the end of the transaction, nobody adds anything to the account."""
         self._in_transaction().execute(LOCK_ACCOUNT, (str(account_id),))
 
-    def hold_accounts_alone(self, *account_ids: UUID) -> None:
-        """The same of several, which all who hold several take in the same order."""
-        for account_id in sorted(set(account_ids)):
-            self.hold_account_alone(account_id)
+    def hold_accounts(self, account_ids: Iterable[UUID], *, alone: bool = False) -> None:
+        """As `hold_account`, or `hold_account_alone`, for several; always in the same order."""
+        statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
+        self._in_transaction().execute(statement, (list(account_ids),))
 
-    def hanging_on(self, account_id: UUID) -> list[Entity]:
-        """All that hangs on the account, or did when it was deleted; in order of creation.
+    def hanging_on(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
+        """All that hangs on each of the accounts, deleted or not; in order of creation.
 
         What was created there or came with an account that was merged into it, and is there still.
         """
         workspace_id = current_session().scope.workspace_id
-        parameters = {"workspace": workspace_id, "account": account_id}
+        parameters = {"workspace": workspace_id, "accounts": list(account_ids)}
         rows = self._in_transaction().execute(SELECT_HANGING_ON, parameters)
+        hanging: dict[UUID, list[Entity]] = {account_id: [] for account_id in account_ids}
+        for entity in self._evolved(rows).values():
+            if entity.account_id in hanging:
+                hanging[entity.account_id].append(entity)
+        return hanging
+
+    def _evolved(self, rows: Iterable[Any]) -> dict[UUID, Any]:
+        """What these events make, rows of stream, version, topic, data, time and account."""
+        workspace_id = current_session().scope.workspace_id
         found: dict[UUID, Any] = {}
-        for stream, version, topic, data, occurred, account in rows:
+        for stream_id, version, topic, data, occurred_at, account_id in rows:
             stored = LogEvent(
-                originator_id=stream,
+                originator_id=stream_id,
                 originator_version=version,
                 topic=topic,
                 state=data,
-                occurred_at=occurred,
-                account_id=account,
+                occurred_at=occurred_at,
+                account_id=account_id,
                 workspace_id=workspace_id,
             )
-            event: Any = self.mapper.to_domain_event(stored)
-            found[stream] = event.mutate(found.get(stream))
-        return [each for each in found.values() if each.account_id == account_id]
+            event = self.mapper.to_domain_event(stored)
+            found[stream_id] = evolve(found.get(stream_id), [event])
+        return found
 
     @staticmethod
     def _in_transaction() -> Connection:

@@ -38,11 +38,11 @@ SELECT {COLUMNS} FROM events AS e
  ORDER BY e.stream_id, e.stream_version
 """
 
-# An account, and those that ever were merged into it, or into one of those: what hangs on it was
-# created on one of them.
+# Accounts, and those that ever were merged into one of them: what hangs on them was created on one
+# of all these.
 TAKEN_OVER = """
 taken_over(id) AS (
-    SELECT %(account)s::uuid
+    SELECT unnest(%(accounts)s::uuid[])
     UNION
     SELECT (m.data->>'other')::uuid FROM taken_over AS o JOIN events AS m ON m.stream_id = o.id
      WHERE m.workspace_id = %(workspace)s AND m.topic = 'account.merged'
@@ -129,6 +129,7 @@ class Tracing:
         parameters = {
             "workspace": self._workspace_id,
             "account": of.stream_id,
+            "accounts": [of.stream_id],
             "position": of.position,
             "version": of.version,
         }

@@ -81,6 +81,7 @@ def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
     stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 2}
     shown = {"id": EXAMPLE_ID, **example, **stamps, "merged": OTHER_ID, "moved": {}}
     asked = {"with": OTHER_ID, "fields": {next(iter(example)): "other"}}
+
     @ROUTER.post(
         f"/api/{kind.PLURAL}/{{id}}/merge",
         operation_id=f"merge{kind.__name__}",

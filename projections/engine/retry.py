@@ -89,6 +89,7 @@ def _events_of(
     parameters = {
         "workspace": entry.workspace_id,
         "account": entry.entity_id,
+        "accounts": [entry.entity_id],
         "upto": max(upto, consumed.highest),
         "by_account": projection.by_account,
     }
