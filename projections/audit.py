@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -27,13 +28,15 @@ OF_DATA = {"mergedInto": "merge", "movedTo": "move", "movedFrom": "move"}
 """What it is where its data has this, whatever its topic."""
 ACTION_NAMES = tuple(sorted({*ACTIONS.values(), *OF_DATA.values(), UNDO}))
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """What the audit trail calls it: undo, or what it is by its topic and what it says."""
     return UNDO if "undoesPosition" in metadata else action_of(topic, data)
 
 
-def action_of(topic: str, data: Mapping[str, Any]) -> str:
+def action_of(topic: str, data: Mapping[str, Any] = NOTHING) -> str:
     """What an event does: create, update, delete, restore, status_change, merge or move."""
     found = next((what for name, what in OF_DATA.items() if data.get(name)), None)
     name = topic.split(".")[1]
