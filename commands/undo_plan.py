@@ -159,24 +159,28 @@ class Undoing:
     def _bring_back(self, target: TracedEvent, entity: Entity) -> None:
         if not entity.is_deleted:
             return
+        can_force = entity.merged_into in (None, getattr(target.event, "merged_into", None))
         for later in self._later(target):
-            self._conflict(later, EXISTS)
+            self._conflict(later, EXISTS, can_force=can_force)
+        if not can_force:
+            return
         self._require_there(entity.account_id)
         entity.separate(at=self._time(entity))
 
     def _move_away(self, target: TracedEvent, entity: Entity, account_id: UUID) -> None:
         """From the account to which it came with this event."""
         is_elsewhere = entity.account_id != target.event.account_id
+        can_force = not is_elsewhere and entity.merged_into is None
         for later in self._later(target):
             for name in sorted(_touched(later.event, entity) & {EXISTS, ACCOUNT}):
-                self._conflict(later, name, can_force=not is_elsewhere)
+                self._conflict(later, name, can_force=can_force)
         if not is_elsewhere and not entity.is_deleted:
             entity.leave(account_id, at=self._time(entity))
 
     def _move_back(self, target: TracedEvent, entity: Entity) -> None:
         """To the account which it left with this event. What was deleted since is so no more."""
         account_id = target.event.account_id
-        if account_id is not None and entity.is_deleted:
+        if account_id is not None and entity.is_deleted and entity.merged_into is None:
             self._require_there(account_id)
             entity.arrive(account_id, at=self._time(entity))
 
