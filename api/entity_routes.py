@@ -17,7 +17,14 @@ from api import codes
 from api.auth import Caller, Permission, may
 from api.bodies import JSON_TYPE, Body, body_of
 from api.codes.code import ErrorCode
-from api.conditions import await_position, if_match, on_versions, position_header, versioned
+from api.conditions import (
+    POSITION_MAX,
+    await_position,
+    if_match,
+    on_versions,
+    position_header,
+    versioned,
+)
 from api.description import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
@@ -36,6 +43,7 @@ from api.description import (
     problems,
     success,
 )
+from api.errors import ApiError
 from api.export_routes import add_export
 from api.idempotency import OnceOf
 from api.parameters import (
@@ -57,6 +65,8 @@ from domain.refusals import FieldError, InvalidFields, NotFound
 from eventlog.scope import Scope
 from readmodels.details import detail
 from readmodels.lists import LISTS, ListQuery, list_page
+from readmodels.merged import merged_into
+from readmodels.pool import AsyncConnection
 from readmodels.spec import ListSpec
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of, representation
 from replay.history import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, entity_history
@@ -214,7 +224,7 @@ def _add_get(router: APIRouter, shape: Shape) -> None:
         "/{id}",
         operation_id=f"get{shape.name}",
         summary=f"Get {shape.a_name}",
-        responses={200: found, **problems(codes.NOT_FOUND, *ON_READ)},
+        responses={200: found, **problems(codes.NOT_FOUND, codes.MERGED_AWAY, *ON_READ)},
     )
     async def get(
         entity_id: EntityId,
@@ -231,6 +241,8 @@ def _add_get(router: APIRouter, shape: Shape) -> None:
             return await _entity_as_of(services, caller, shape.kind, entity_id, as_of)
         async with services.reads.workspace(caller.workspace_id) as connection:
             found = await detail(connection, shape.kind.PLURAL, caller.workspace_id, entity_id)
+            if found is None:
+                await _require_not_merged(connection, caller, shape.kind, entity_id)
         if found is None:
             raise NotFound(shape.kind.KIND, entity_id)
         version, content = found
@@ -262,10 +274,14 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
         services: ServicesOf,
         caller: Annotated[Caller, Depends(may(Permission.HISTORY))],
         _: Annotated[None, Depends(await_position())],
-        cursor: Annotated[int, Query(ge=0, le=2**31 - 1, description="Go on after this.")] = 0,
+        cursor: Annotated[int, Query(ge=0, le=POSITION_MAX, description="Go on after this.")] = 0,
         limit: Annotated[
             int, Query(alias="pageSize", ge=1, le=HISTORY_PAGE_MAX)
         ] = HISTORY_PAGE_DEFAULT,
+        with_merged: Annotated[
+            bool,
+            Query(alias="includeMerged", description="With that of what was merged into it."),
+        ] = False,
     ) -> Response:
         async with services.reads.workspace(caller.workspace_id) as connection:
             content = await entity_history(
@@ -273,8 +289,9 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
                 caller.workspace_id,
                 shape.kind.KIND,
                 entity_id,
-                after_version=cursor,
+                after=cursor,
                 limit=limit,
+                with_merged=with_merged,
             )
         if content is None:
             raise NotFound(shape.kind.KIND, entity_id)
@@ -296,7 +313,14 @@ def _add_change(router: APIRouter, shape: Shape) -> None:
         *("ETag", "Annals-Position"),
         example=shape.shown(),
     )
-    possible = (codes.NOT_FOUND, codes.IS_DELETED, codes.TRANSITION_REFUSED, *ON_VERSION, *ON_PATCH)
+    possible = (
+        codes.NOT_FOUND,
+        codes.IS_DELETED,
+        codes.WAS_MERGED,
+        codes.TRANSITION_REFUSED,
+        *ON_VERSION,
+        *ON_PATCH,
+    )
 
     @router.patch(
         "/{id}",
@@ -359,8 +383,9 @@ def _add_restore(router: APIRouter, shape: Shape) -> None:
         *("ETag", "Annals-Position"),
         example=shape.shown(),
     )
-    is_account = shape.kind.KIND == "account"
-    with_what = " with what was deleted with it" if is_account else ""
+    links = [codes.ACCOUNT_UNAVAILABLE] if shape.kind.BELONGS_TO_ACCOUNT else []
+    links += [codes.WAS_MERGED] if hasattr(shape.kind, "Merged") else []
+    with_what = " with what was deleted with it" if shape.kind.KIND == "account" else ""
 
     @router.post(
         "/{id}/restore",
@@ -447,6 +472,16 @@ def _query(asked: ListParameters, size: int) -> dict[str, Any]:
         "include_contacts": getattr(asked, "include_contacts", False),
         "include_stats": getattr(asked, "include_stats", False),
     }
+
+
+async def _require_not_merged(
+    connection: AsyncConnection, caller: Caller, kind: type[Entity], entity_id: UUID
+) -> None:
+    """Raises 410 (E5050) where it is another one by now."""
+    merged = await merged_into(connection, caller.workspace_id, kind.KIND, entity_id)
+    if merged is not None:
+        direct, last = map(str, merged)
+        raise ApiError(codes.MERGED_AWAY, mergedInto=direct, survivorId=last)
 
 
 async def _list_now(services: Services, shape: Shape, query: ListQuery) -> bytes:

@@ -24,6 +24,7 @@ from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
 from commands.leads import LeadCommands
+from commands.merging import MergeCommands
 from commands.sms import SmsCommands, SmsLimits
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
@@ -63,6 +64,7 @@ class Services:
     log: EventLog
     commands: EntityCommands
     leads: LeadCommands
+    merging: MergeCommands
     undo: UndoCommands
     sms: SmsCommands
     writes: ConnectionPool[Connection]
@@ -130,6 +132,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 log=writing.log,
                 commands=writing.commands,
                 leads=LeadCommands(writing.log, writing.commands, clock=now, new_id=new_id),
+                merging=MergeCommands(writing.log, clock=now),
                 undo=UndoCommands(writing.log, clock=now),
                 sms=SmsCommands(
                     writing.log, writing.commands, clock=now, limits=sms_limits(settings)

@@ -26,7 +26,6 @@ from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.refusals import (
     AccountUnavailable,
-    IsDeleted,
     NotAMember,
     NotFound,
     OpenOpportunities,
@@ -177,7 +176,7 @@ class _Batch:
         ids = list(ids)
         if self.kind is Account and self.change.action is not Action.SET:
             self.log.hold_accounts(ids, alone=True)
-            self._load_children(ids)
+            self._children = self.log.hanging_on(ids)
         entities = self.log.load_many(self.kind, ids)
         if self.change.action is Action.RESTORE:
             self._hold_accounts(entities.values())
@@ -200,8 +199,7 @@ class _Batch:
 
     def _set(self, entity: Entity) -> list[Entity]:
         assert self.change.revise is not None
-        if entity.is_deleted:
-            raise IsDeleted(self.kind.KIND, entity.id)
+        entity.require_alive()
         before = entity.facts
         entity.revise(self.change.revise(before), at=self._time(entity))
         for name in PEOPLE:
@@ -227,7 +225,8 @@ class _Batch:
         if entity.account_id is not None:
             account = self._accounts.get(entity.account_id)
             if account is None or account.is_deleted:
-                raise AccountUnavailable(entity.account_id)
+                into = account.merged_into if account else None
+                raise AccountUnavailable(entity.account_id, into)
         children: list[Entity] = []
         if isinstance(entity, Account) and entity.is_deleted:
             children = [each for each in self._children[entity.id] if each.deleted_with]
@@ -235,15 +234,6 @@ class _Batch:
         for child in children:
             child.restore(at=self._time(child))
         return [entity, *children]
-
-    def _load_children(self, account_ids: list[UUID]) -> None:
-        self._children = {account_id: [] for account_id in account_ids}
-        children = self.log.children_of(account_ids)
-        found: dict[UUID, Entity] = self.log.load_many(Entity, children)
-        for child_id in children:
-            child = found[child_id]
-            assert child.account_id is not None
-            self._children[child.account_id].append(child)
 
     def _hold_accounts(self, entities: Iterable[Entity]) -> None:
         wanted = {each.account_id for each in entities if each.account_id is not None}

@@ -18,12 +18,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from domain.account import Account
 from domain.entity import Entity
 from domain.fields import Facts
-from domain.kinds import ENTITY_OF, KINDS
+from domain.kinds import KINDS
 from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.refusals import (
     AccountUnavailable,
-    IsDeleted,
     NotAMember,
     NotFound,
     OpenOpportunities,
@@ -41,6 +40,8 @@ DECIDE_ATTEMPTS_MAX = 12
 DECIDE_WAIT_S = 0.01
 DECIDE_WAIT_MAX_S = 0.25
 """It waits a random time before, up to the first and doubling up to the second."""
+MERGES_FOLLOWED_MAX = 100
+"""From an account that was merged into another, which was merged into a third …"""
 
 PEOPLE = ("assignedTo", "memberId")
 """Fields that name a member, who has to be one when the field is set."""
@@ -106,15 +107,14 @@ class EntityCommands:
     ) -> Outcome:
         """Make the fields be what `change` makes of those that there are.
 
-        Raises `NotFound`, `IsDeleted`, `InvalidFields`, `TransitionRefused`, `NotAMember`,
-        `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`.
+        Raises `NotFound`, `IsDeleted`, `WasMerged`, `InvalidFields`, `TransitionRefused`,
+        `NotAMember`, `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`.
         """
 
         def decide() -> Outcome:
             with self._log.scoped(scope):
                 entity = self._load(kind, entity_id, expected_version)
-                if entity.is_deleted:
-                    raise IsDeleted(kind.KIND, entity_id)
+                entity.require_alive()
                 before = entity.facts
                 entity.revise(change(before), at=self._time(entity, occurred_at))
                 self.require_links(kind, before, entity.facts)
@@ -180,19 +180,22 @@ class EntityCommands:
     ) -> Outcome:
         """Bring it back; an account with all that was deleted with it.
 
-        Raises `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`.
+        What hung on an account that was merged into another comes back on that one. Raises
+        `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`, `WasMerged`.
         """
 
         def decide() -> Outcome:
             with self._log.transaction(scope):
                 entity = self._load(kind, entity_id, expected_version)
-                if entity.account_id is not None:
-                    self.require_account(entity.account_id)
+                account_id = entity.account_id and self._survivor(entity.account_id)
+                if account_id is not None:
+                    self.require_account(account_id)
                 children: list[Entity] = []
                 if isinstance(entity, Account) and entity.is_deleted:
                     self._log.hold_account_alone(entity_id)
-                    children = [each for each in self._children(entity_id) if each.deleted_with]
-                entity.restore(at=self._time(entity))
+                    hanging = self._log.hanging_on([entity_id])[entity_id]
+                    children = [each for each in hanging if each.deleted_with]
+                entity.restore(at=self._time(entity), account_id=account_id)
                 for child in children:
                     child.restore(at=self._time(child))
                 return self._append(entity, *children)
@@ -205,7 +208,8 @@ class EntityCommands:
         with self._log.transaction(scope):
             self._log.hold_account_alone(account_id)
             account = self._load(Account, account_id, expected_version)
-            children = [each for each in self._children(account_id) if not each.is_deleted]
+            hanging = self._log.hanging_on([account_id])[account_id]
+            children = [each for each in hanging if not each.is_deleted]
             is_open = [
                 each.id for each in children if isinstance(each, Opportunity) and each.is_open
             ]
@@ -216,12 +220,6 @@ class EntityCommands:
             account.delete(at=self._time(account))
             outcome = self._append(*children, account)
             return Outcome(account, outcome.position)
-
-    def _children(self, account_id: UUID) -> list[Entity]:
-        return [
-            self._log.load(ENTITY_OF[topic], child_id)
-            for child_id, topic in self._log.children(account_id)
-        ]
 
     def _load(self, kind: type[E], entity_id: UUID, expected_version: int | None) -> E:
         entity = self._log.load(kind, entity_id)
@@ -240,21 +238,28 @@ class EntityCommands:
         except NotFound:
             raise AccountUnavailable(account_id) from None
         if account.is_deleted:
-            raise AccountUnavailable(account_id)
+            raise AccountUnavailable(account_id, account.merged_into)
+
+    def _survivor(self, account_id: UUID) -> UUID:
+        """The account into which this one was merged, that one into another …; itself if it was
+        not."""
+        for _ in range(MERGES_FOLLOWED_MAX):
+            account = self._log.load(Account, account_id)
+            if account.merged_into is None:
+                break
+            account_id = account.merged_into
+        return account_id
 
     def require_links(self, kind: type[Entity], before: Facts | None, after: Facts) -> None:
         """What the fields name, where they name something else than before, is there.
 
         Raises `NotAMember`, `ReferenceUnavailable`.
         """
-        for name in (*PEOPLE, *kind.REFERENCES):
+        require_members(self._log, before, after)
+        for name, referred in kind.REFERENCES.items():
             named = after.get(name)
-            if named is None or (before or {}).get(name) == named:
-                continue
-            if name in PEOPLE:
-                self._require_one_member(UUID(named))
-            else:
-                self._require_reference(name, kind.REFERENCES[name], UUID(named))
+            if named is not None and (before or {}).get(name) != named:
+                self._require_reference(name, referred, UUID(named))
 
     def _require_reference(self, name: str, kind: str, entity_id: UUID) -> None:
         try:
@@ -263,14 +268,6 @@ class EntityCommands:
             raise ReferenceUnavailable(name, kind, entity_id) from None
         if entity.is_deleted:
             raise ReferenceUnavailable(name, kind, entity_id)
-
-    def _require_one_member(self, member_id: UUID) -> None:
-        try:
-            member = self._log.load(Member, member_id)
-        except NotFound:
-            raise NotAMember(member_id) from None
-        if member.is_deleted:
-            raise NotAMember(member_id)
 
     def _append(self, *entities: Entity) -> Outcome:
         position = self._log.append(*entities)
@@ -289,3 +286,20 @@ def again_where_outrun(decide: Callable[[], R]) -> R:
         wait=wait_random_exponential(DECIDE_WAIT_S, DECIDE_WAIT_MAX_S),
         reraise=True,
     )(decide)
+
+
+def require_members(log: EventLog, before: Facts | None, after: Facts) -> None:
+    """Whoever is named in `after`, and was not in `before`, is a member. Raises `NotAMember`."""
+    for name in PEOPLE:
+        member_id = after.get(name)
+        is_new = member_id is not None and (before or {}).get(name) != member_id
+        if is_new and not is_member(log, UUID(member_id)):
+            raise NotAMember(UUID(member_id))
+
+
+def is_member(log: EventLog, member_id: UUID) -> bool:
+    """Whether there is such a member now. Within a scope of the log."""
+    try:
+        return not log.load(Member, member_id).is_deleted
+    except NotFound:
+        return False

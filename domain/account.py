@@ -12,11 +12,13 @@ from domain.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
+    EntityMerged,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
 )
 from domain.fields import Date, Fields, Line, Money, Name
+from domain.refusals import MergeRefused
 
 
 class AccountType(StrEnum):
@@ -96,3 +98,17 @@ class Account(Entity):
 
     class Restored(Event, EntityRestored):
         TOPIC = "account.restored"
+
+    class Merged(Event, EntityMerged):
+        TOPIC = "account.merged"
+
+    def _require_mergeable(self, other: Self) -> None:
+        super()._require_mergeable(other)
+        if self.facts["type"] != other.facts["type"]:
+            raise MergeRefused(
+                self.KIND,
+                self.id,
+                other.id,
+                f"one is {self.facts['type']}, the other"
+                f" {other.facts['type']}; change the type of one first",
+            )

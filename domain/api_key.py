@@ -52,7 +52,7 @@ class ApiKey(Entity):
         TOPIC = "api_key.revoked"
         IS_FINAL = True
 
-    def restore(self, *, at: datetime) -> None:
+    def restore(self, *, at: datetime, account_id: UUID | None = None) -> None:
         """A revoked key never comes back. Raises `KeyRevoked`."""
         if self.is_deleted:
             raise KeyRevoked(self.id)

@@ -164,7 +164,7 @@ class Appointment(Entity):
 
     def revise(self, fields: Any, *, at: datetime) -> None:
         """As of every entity, but the status, which only commands move."""
-        self._require_alive()
+        self.require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
         if "status" in changes:
             message = "is moved by confirm, reschedule, cancel, complete and no-show"
@@ -175,7 +175,7 @@ class Appointment(Entity):
         self, by: str, *, at: datetime, notes: str | None = None, notify: bool = False
     ) -> None:
         """Somebody confirms it. Raises `AlreadyConfirmed`, and as every step."""
-        self._require_alive()
+        self.require_alive()
         if self.status == AppointmentStatus.CONFIRMED:
             raise AlreadyConfirmed(self.id, self.facts["confirmedAt"], self.facts["confirmedBy"])
         confirmed = {"confirmedAt": at.isoformat(), "confirmedBy": by, "confirmationNotes": notes}
@@ -186,7 +186,7 @@ class Appointment(Entity):
 
         It lasts as long as before where neither `endsAt` nor `durationMinutes` says otherwise.
         """
-        self._require_alive()
+        self.require_alive()
         self._require_move(AppointmentStatus.SCHEDULED)
         given = {name: value for name, value in fields.items() if value is not None}
         moved = self.FIELDS.facts({**self.facts, "endsAt": self._end(given), **given})
@@ -229,7 +229,7 @@ class Appointment(Entity):
         fields: Facts | None = None,
         **facts: Any,
     ) -> None:
-        self._require_alive()
+        self.require_alive()
         if self.status != status:
             self._step(event, {**(fields or {}), "status": status.value}, at, **facts)
 

@@ -9,6 +9,7 @@ from domain.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
+    EntityMerged,
     EntityRestored,
     EntityUpdated,
 )
@@ -45,3 +46,6 @@ class Contact(Entity):
 
     class Restored(Event, EntityRestored):
         TOPIC = "contact.restored"
+
+    class Merged(Event, EntityMerged):
+        TOPIC = "contact.merged"

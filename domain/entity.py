@@ -16,7 +16,14 @@ from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
 from domain.claims import Claim
 from domain.fields import CUSTOM, Facts, Fields
-from domain.refusals import AccountUnavailable, IsDeleted, OccurredTooEarly, TransitionRefused
+from domain.refusals import (
+    AccountUnavailable,
+    IsDeleted,
+    MergeRefused,
+    OccurredTooEarly,
+    TransitionRefused,
+    WasMerged,
+)
 
 Change = dict[str, Any]
 """`{"before": …, "after": …}`; a side without a value is null."""
@@ -34,6 +41,9 @@ class EntityEvent(AggregateEvent):
     """What the audit trail calls it."""
     IS_FINAL: ClassVar[bool] = False
     """It has left the house: no later event makes it as if it had not been."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"merged_into", "moved_to", "moved_from"})
+    """Facts that are left out of what is stored where they are None."""
 
     account_id: UUID | None
 
@@ -79,25 +89,47 @@ class EntityStatusChanged(EntityEvent):
         aggregate._evolve_status(self)
 
 
+class EntityMerged(EntityUpdated):
+    """It took over another of its kind: that one's id, and what it hung on by kind and number.
+
+    The changes are those that were taken over. The other one's deletion names this one.
+    """
+
+    ACTION = "merge"
+
+    other: UUID
+    moved: dict[str, int]
+
+
 class EntityDeleted(EntityEvent):
-    """It was deleted when it had these fields; `deleted_with` is the account that took it along."""
+    """It was deleted when it had these fields; `deleted_with` is the account that took it along.
+
+    `merged_into` is the one that took it over. `moved_to` is the account to which it goes: the very
+    next event of its stream restores it there, `moved_from` here.
+    """
 
     ACTION = "delete"
 
     fields: Facts
     deleted_with: UUID | None
+    merged_into: UUID | None = None
+    moved_to: UUID | None = None
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_deleted(self)
 
 
 class EntityRestored(EntityEvent):
-    """It is there again, with these fields; `created_at` is when it first came to be."""
+    """It is there again, with these fields; `created_at` is when it first came to be.
+
+    It hangs on the account that the event names; `moved_from` is the one that it came from.
+    """
 
     ACTION = "restore"
 
     fields: Facts
     created_at: str
+    moved_from: UUID | None = None
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_restored(self)
@@ -139,6 +171,8 @@ class Entity(Recorded):
     StatusChanged: ClassVar[type[EntityStatusChanged]]
     Deleted: ClassVar[type[EntityDeleted]]
     Restored: ClassVar[type[EntityRestored]]
+    Merged: ClassVar[type[EntityMerged]]
+    """Of kinds of which two can be merged; the others have none."""
 
     # Decisions
 
@@ -173,7 +207,7 @@ class Entity(Recorded):
 
         Raises `InvalidFields`, `IsDeleted`, `TransitionRefused`, `OccurredTooEarly`.
         """
-        self._require_alive()
+        self.require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
         self.FIELDS.require_by_hand(changes)
         self._require_moves(changes)
@@ -186,7 +220,7 @@ class Entity(Recorded):
         things go on, this takes back. What comes of it has to be valid today. Raises `IsDeleted`,
         `InvalidFields`, `OccurredTooEarly`.
         """
-        self._require_alive()
+        self.require_alive()
         changes = {name: {"before": None, "after": value} for name, value in fields.items()}
         target = apply_changes(self.facts, changes)
         self.FIELDS.facts(target)
@@ -197,18 +231,66 @@ class Entity(Recorded):
         assert self.STATUS_FIELD is not None, f"a {self.KIND} has no status"
         self.revise({**self.facts, self.STATUS_FIELD: status}, at=at)
 
-    def delete(self, *, at: datetime, deleted_with: UUID | None = None) -> None:
+    def delete(
+        self,
+        *,
+        at: datetime,
+        deleted_with: UUID | None = None,
+        merged_into: UUID | None = None,
+    ) -> None:
         """Delete it; nothing is recorded where it is deleted already."""
         if not self.is_deleted:
-            self._record(self.Deleted, at, fields=self.facts, deleted_with=deleted_with)
+            self._record(
+                self.Deleted,
+                at,
+                fields=self.facts,
+                deleted_with=deleted_with,
+                merged_into=merged_into,
+            )
 
-    def restore(self, *, at: datetime) -> None:
-        """Bring it back as it was; nothing is recorded where it is there."""
+    def restore(self, *, at: datetime, account_id: UUID | None = None) -> None:
+        """Bring it back as it was; nothing is recorded where it is there.
+
+        On another account, where `account_id` says so. Raises `WasMerged`.
+        """
+        if self.merged_into is not None:
+            raise WasMerged(self.KIND, self.id, self.merged_into)
         if self.is_deleted:
-            created_at = self.created_on.isoformat()
-            since = {"status_changed_at": self.status_changed_at.isoformat()}
-            dated = since if self.STATUS_DATED else {}
-            self._record(self.Restored, at, fields=self.facts, created_at=created_at, **dated)
+            self._return(at, account_id)
+
+    def take_over(
+        self, other: Self, fields: Mapping[str, Any], *, at: datetime, moved: dict[str, int]
+    ) -> None:
+        """Both become this one, with these fields; `moved` says what comes along, by kind.
+
+        Raises `InvalidFields`, `IsDeleted`, `WasMerged`, `MergeRefused`, `TransitionRefused`.
+        """
+        self.require_alive()
+        other.require_alive()
+        self._require_mergeable(other)
+        changes = differences(self.facts, self.FIELDS.facts(fields))
+        status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
+        if status:
+            self._require_transition(status["before"], status["after"])
+        other.delete(at=max(at, other.modified_on), merged_into=self.id)
+        self._record(self.Merged, at, changes=changes, other=other.id, moved=moved)
+        if status:
+            self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
+
+    def separate(self, *, at: datetime) -> None:
+        """Be there again by oneself, after a merge that is taken back."""
+        if self.is_deleted:
+            self._return(at)
+
+    def leave(self, account_id: UUID, *, at: datetime) -> None:
+        """Go from its account, to `arrive` at this one at once."""
+        self.require_alive()
+        self._record(self.Deleted, at, fields=self.facts, deleted_with=None, moved_to=account_id)
+
+    def arrive(self, account_id: UUID, *, at: datetime) -> None:
+        """Be there again, at this account."""
+        if self.is_deleted:
+            self._return(at, account_id, moved_from=self.account_id)
 
     @property
     def status(self) -> str | None:
@@ -219,9 +301,23 @@ class Entity(Recorded):
         """The time that it takes up, None where it takes none."""
         return None
 
-    def _require_alive(self) -> None:
+    def require_alive(self) -> None:
+        """Raises `IsDeleted` where it is deleted, `WasMerged` where it is so for another one."""
+        if self.merged_into is not None:
+            raise WasMerged(self.KIND, self.id, self.merged_into)
         if self.is_deleted:
             raise IsDeleted(self.KIND, self.id)
+
+    def _require_mergeable(self, other: Self) -> None:
+        if other.id == self.id:
+            raise MergeRefused(self.KIND, self.id, other.id, "it is the same one")
+
+    def _return(self, at: datetime, account_id: UUID | None = None, **facts: Any) -> None:
+        account = account_id or self.account_id
+        created_at = self.created_on.isoformat()
+        if self.STATUS_DATED:
+            facts["status_changed_at"] = self.status_changed_at.isoformat()
+        self._record(self.Restored, at, account, fields=self.facts, created_at=created_at, **facts)
 
     def _require_transition(self, before: str, after: str) -> None:
         allowed = self.TRANSITIONS.get(before, frozenset())
@@ -240,7 +336,7 @@ class Entity(Recorded):
 
         For what an aggregate decides by itself: fields set by commands are set so.
         """
-        self._require_alive()
+        self.require_alive()
         wanted = {name: {"before": None, "after": value} for name, value in fields.items()}
         target = self.FIELDS.facts(apply_changes(self.facts, wanted))
         changes = differences(self.facts, target)
@@ -255,10 +351,13 @@ class Entity(Recorded):
         if status:
             self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
 
-    def _record(self, event: type[EntityEvent], at: datetime, **facts: Any) -> None:
+    def _record(
+        self, event: type[EntityEvent], at: datetime, account_id: UUID | None = None, **facts: Any
+    ) -> None:
         if at < self.modified_on:
             raise OccurredTooEarly(self.id, at, self.modified_on)
-        self.trigger_event(event, timestamp=at, account_id=self.account_id, **facts)
+        account = account_id or self.account_id
+        self.trigger_event(event, timestamp=at, account_id=account, **facts)
 
     # Evolution
 
@@ -269,6 +368,7 @@ class Entity(Recorded):
         self.status_changed_at: datetime = event.timestamp
         self.is_deleted: bool = False
         self.deleted_with: UUID | None = None
+        self.merged_into: UUID | None = None
 
     def _evolve_updated(self, event: EntityUpdated) -> None:
         self.facts = apply_changes(self.facts, event.changes)
@@ -283,11 +383,14 @@ class Entity(Recorded):
     def _evolve_deleted(self, event: EntityDeleted) -> None:
         self.is_deleted = True
         self.deleted_with = event.deleted_with
+        self.merged_into = event.merged_into
 
     def _evolve_restored(self, event: EntityRestored) -> None:
         self.facts = event.fields
+        self.account_id = event.account_id
         self.is_deleted = False
         self.deleted_with = None
+        self.merged_into = None
 
 
 def differences(before: Facts, after: Facts) -> dict[str, Change]:

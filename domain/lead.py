@@ -112,7 +112,7 @@ class Lead(Entity):
 
         Raises `StatusUnchanged`, and as `change_status`.
         """
-        self._require_alive()
+        self.require_alive()
         if status == self.status:
             raise StatusUnchanged(self.KIND, self.id, status)
         self.change_status(status, at=at)
@@ -124,7 +124,7 @@ class Lead(Entity):
 
         Raises `AlreadyConverted`, `IsDeleted`, `TransitionRefused`, `OccurredTooEarly`.
         """
-        self._require_alive()
+        self.require_alive()
         self.require_unconverted()
         became = {
             "convertedAccountId": str(account_id),

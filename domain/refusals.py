@@ -57,6 +57,37 @@ class IsDeleted(Refusal):
 
 
 @dataclass
+class WasMerged(Refusal):
+    """It was merged into another one."""
+
+    kind: str
+    entity_id: UUID
+    merged_into: UUID
+
+
+@dataclass
+class MergeRefused(Refusal):
+    """These two cannot be merged."""
+
+    kind: str
+    entity_id: UUID
+    other_id: UUID
+    reason: str
+
+    def __str__(self) -> str:
+        return f"These two cannot be merged: {self.reason}."
+
+
+@dataclass
+class TooMuchToMerge(Refusal):
+    """Too much hangs on the account to move at once."""
+
+    other_id: UUID
+    count: int
+    limit: int
+
+
+@dataclass
 class TransitionRefused(Refusal):
     """The status cannot change in this way."""
 
@@ -84,6 +115,7 @@ class AccountUnavailable(Refusal):
     """The account that this belongs to does not exist or is deleted."""
 
     account_id: UUID
+    merged_into: UUID | None = None
 
 
 @dataclass
@@ -169,6 +201,13 @@ class NotUndoable(Refusal):
     """This cannot be undone: it has left the house."""
 
     positions: list[int]
+
+
+@dataclass
+class PartOfAWhole(Refusal):
+    """This is part of a whole that is undone as one."""
+
+    command_id: str
 
 
 @dataclass

@@ -25,3 +25,10 @@ END"""
 
 In statements with parameters: percent signs are doubled.
 """
+
+DETAILS = """
+json_strip_nulls(json_build_object(
+    'mergedInto', e.data->>'mergedInto', 'merged', e.data->>'other', 'moved', e.data->'moved',
+    'movedFrom', e.data->>'movedFrom', 'movedTo', e.data->>'movedTo',
+    'deletedWith', e.data->>'deletedWith'))"""
+"""A JSON object of what else the event says: where a thing went and what came."""

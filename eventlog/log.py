@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -28,11 +28,22 @@ from eventlog.connections import Connection
 from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.recorder import PostgresLogRecorder, current_session
 from eventlog.scope import Scope
+from eventlog.streams import TAKEN_OVER
 
 E = TypeVar("E", bound=Recorded)
 
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
+
+SELECT_HANGING_ON = f"""
+WITH RECURSIVE {TAKEN_OVER}
+SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_id
+  FROM taken_over AS o
+  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
+  JOIN events AS e ON e.stream_id = c.stream_id
+ WHERE c.workspace_id = %(workspace)s AND e.workspace_id = %(workspace)s
+ ORDER BY c.position, e.stream_version
+"""
 
 LOCK_ACCOUNTS_SHARED = """
 SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
@@ -45,20 +56,9 @@ SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM even
  WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[])
  ORDER BY stream_id, stream_version
 """
-SELECT_CHILDREN_OF = """
-SELECT stream_id FROM events
- WHERE account_id = ANY(%s::uuid[]) AND workspace_id = %s AND stream_version = 1
- ORDER BY position
-"""
 CLAIMING_TOPICS = [topic for topic, kind in ENTITY_OF.items() if kind.CLAIMS_TIME]
 MEND_BATCH = 200
 """So many entities are looked at while nobody can claim time."""
-
-SELECT_CHILDREN = """
-SELECT stream_id, topic FROM events
- WHERE account_id = %s AND workspace_id = %s AND stream_version = 1
- ORDER BY position
-"""
 
 
 class LogFactory(InfrastructureFactory[TrackingRecorder]):
@@ -140,19 +140,7 @@ class EventLog(Application[UUID]):
         """Those of these that there are, as they are now, deleted or not. One statement."""
         workspace_id = current_session().scope.workspace_id
         rows = self._in_transaction().execute(SELECT_STREAMS, (workspace_id, list(ids)))
-        found: dict[UUID, Any] = {}
-        for stream_id, version, topic, data, occurred_at, account_id in rows:
-            stored = LogEvent(
-                originator_id=stream_id,
-                originator_version=version,
-                topic=topic,
-                state=data,
-                occurred_at=occurred_at,
-                account_id=account_id,
-                workspace_id=workspace_id,
-            )
-            event = self.mapper.to_domain_event(stored)
-            found[stream_id] = evolve(found.get(stream_id), [event])
+        found = self._evolved(rows)
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
     def append(self, *entities: Recorded) -> int | None:
@@ -237,18 +225,37 @@ class EventLog(Application[UUID]):
         statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
         self._in_transaction().execute(statement, (list(account_ids),))
 
-    def children_of(self, account_ids: Iterable[UUID]) -> list[UUID]:
-        """The ids of all that ever hung on any of these accounts, in order of creation."""
-        workspace_id = current_session().scope.workspace_id
-        parameters = (list(account_ids), workspace_id)
-        rows = self._in_transaction().execute(SELECT_CHILDREN_OF, parameters)
-        return [row[0] for row in rows]
+    def hanging_on(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
+        """All that hangs on each of the accounts, deleted or not; in order of creation.
 
-    def children(self, account_id: UUID) -> list[tuple[UUID, str]]:
-        """Id and first topic of all that ever hung on the account, in order of creation."""
+        What was created there or came with an account that was merged into it, and is there still.
+        """
         workspace_id = current_session().scope.workspace_id
-        rows = self._in_transaction().execute(SELECT_CHILDREN, (account_id, workspace_id))
-        return [(row[0], row[1]) for row in rows]
+        parameters = {"workspace": workspace_id, "accounts": list(account_ids)}
+        rows = self._in_transaction().execute(SELECT_HANGING_ON, parameters)
+        hanging: dict[UUID, list[Entity]] = {account_id: [] for account_id in account_ids}
+        for entity in self._evolved(rows).values():
+            if entity.account_id in hanging:
+                hanging[entity.account_id].append(entity)
+        return hanging
+
+    def _evolved(self, rows: Iterable[Any]) -> dict[UUID, Any]:
+        """What these events make, rows of stream, version, topic, data, time and account."""
+        workspace_id = current_session().scope.workspace_id
+        found: dict[UUID, Any] = {}
+        for stream_id, version, topic, data, occurred_at, account_id in rows:
+            stored = LogEvent(
+                originator_id=stream_id,
+                originator_version=version,
+                topic=topic,
+                state=data,
+                occurred_at=occurred_at,
+                account_id=account_id,
+                workspace_id=workspace_id,
+            )
+            event = self.mapper.to_domain_event(stored)
+            found[stream_id] = evolve(found.get(stream_id), [event])
+        return found
 
     @staticmethod
     def _in_transaction() -> Connection:

@@ -34,6 +34,9 @@ COLUMNS = frozenset(
     }
 )
 
+IDS = frozenset({"deleted_with", "merged_into", "moved_to", "moved_from", "other"})
+"""What data holds ids in."""
+
 
 @dataclass(frozen=True)
 class LogEvent(StoredEvent):
@@ -65,7 +68,11 @@ class EventMapper(Mapper[UUID]):
 
     def to_stored_event(self, domain_event: Any) -> LogEvent:
         event: EntityEvent = domain_event
-        data = {_wire(name): value for name, value in vars(event).items() if name not in COLUMNS}
+        data = {
+            _wire(name): value
+            for name, value in vars(event).items()
+            if name not in COLUMNS and not (value is None and name in event.OMITTED)
+        }
         return LogEvent(
             originator_id=event.originator_id,
             originator_version=event.originator_version,
@@ -90,8 +97,8 @@ class EventMapper(Mapper[UUID]):
         if issubclass(event_class, AggregateCreated):
             state["originator_topic"] = AGGREGATE_OF[topic].TOPIC
             state["workspace_id"] = stored_event.workspace_id
-        if state.get("deleted_with") is not None:
-            state["deleted_with"] = UUID(state["deleted_with"])
+        for name in IDS & state.keys():
+            state[name] = state[name] and UUID(state[name])
         event = object.__new__(event_class)
         event.__dict__.update(state)
         return event

@@ -18,6 +18,9 @@ from domain.entity import EntityEvent
 from eventlog.connections import Connection
 from eventlog.mapper import LogEvent
 
+AS_ONE = "asOne"
+"""In the metadata of events: no part of what the command did is undone without the rest."""
+
 COLUMNS = """
 e.position, e.workspace_id, e.stream_id, e.stream_version, e.topic, e.data, e.metadata,
 e.occurred_at, e.recorded_at, e.account_id
@@ -35,22 +38,39 @@ SELECT {COLUMNS} FROM events AS e
  ORDER BY e.stream_id, e.stream_version
 """
 
+# Accounts, and those that ever were merged into one of them: what hangs on them was created on one
+# of all these.
+TAKEN_OVER = """
+taken_over(id) AS (
+    SELECT unnest(%(accounts)s::uuid[])
+    UNION
+    SELECT (m.data->>'other')::uuid FROM taken_over AS o JOIN events AS m ON m.stream_id = o.id
+     WHERE m.workspace_id = %(workspace)s AND m.topic = 'account.merged'
+)
+"""
+
 # What an account took along when it was deleted, and what came back with it. Its children are
 # deleted just before it and after its own last event, and restored just after it: while it is
 # deleted nothing happens to them.
-DELETED_ALONG = """
-SELECT e.position FROM events AS c JOIN events AS e ON e.stream_id = c.stream_id
- WHERE c.workspace_id = %(workspace)s AND c.account_id = %(account)s AND c.stream_version = 1
+DELETED_ALONG = f"""
+WITH RECURSIVE {TAKEN_OVER}
+SELECT e.position FROM taken_over AS o
+  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
+  JOIN events AS e ON e.stream_id = c.stream_id
+ WHERE c.workspace_id = %(workspace)s
    AND e.workspace_id = c.workspace_id AND e.position < %(position)s
    AND e.data->>'deletedWith' = %(account)s::text
    AND e.position > (SELECT position FROM events
                       WHERE stream_id = %(account)s AND workspace_id = %(workspace)s
                         AND stream_version = %(version)s - 1)
 """
-RESTORED_ALONG = """
-SELECT min(e.position) FROM events AS c JOIN events AS e ON e.stream_id = c.stream_id
+RESTORED_ALONG = f"""
+WITH RECURSIVE {TAKEN_OVER}
+SELECT min(e.position) FROM taken_over AS o
+  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
+  JOIN events AS e ON e.stream_id = c.stream_id
   JOIN events AS b ON b.stream_id = e.stream_id AND b.stream_version = e.stream_version - 1
- WHERE c.workspace_id = %(workspace)s AND c.account_id = %(account)s AND c.stream_version = 1
+ WHERE c.workspace_id = %(workspace)s
    AND e.workspace_id = c.workspace_id AND e.position > %(position)s
    AND b.workspace_id = c.workspace_id AND b.position < %(position)s
    AND b.data->>'deletedWith' = %(account)s::text
@@ -109,6 +129,7 @@ class Tracing:
         parameters = {
             "workspace": self._workspace_id,
             "account": of.stream_id,
+            "accounts": [of.stream_id],
             "position": of.position,
             "version": of.version,
         }

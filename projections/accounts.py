@@ -13,6 +13,8 @@ COUNTERS = (
     "open_opportunity_count",
 )
 
+LIFE = lifecycle("account", "accounts", status="status", defaults=dict.fromkeys(COUNTERS, 0))
+
 PROJECTION = Projection(
     name="accounts",
     by_account=True,
@@ -25,7 +27,8 @@ PROJECTION = Projection(
         ),
     ),
     handlers={
-        **lifecycle("account", "accounts", status="status", defaults=dict.fromkeys(COUNTERS, 0)),
+        **LIFE,
+        "account.merged": LIFE["account.updated"],
         **counted("contact", "accounts", "contact_count", counts=lambda _: True),
         **counted(
             "task", "accounts", "task_count", counts=lambda fields: fields["status"] != "done"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -16,18 +16,22 @@ ACTIONS = {topic: event.ACTION for topic, event in EVENTS.items()}
 """By topic: what its events do."""
 UNDO = "undo"
 """What takes back another event, whatever it is otherwise."""
-ACTION_NAMES = tuple(sorted({*ACTIONS.values(), UNDO}))
+OF_DATA = {"mergedInto": "merge", "movedTo": "move", "movedFrom": "move"}
+"""What it is where its data has this, whatever its topic."""
+ACTION_NAMES = tuple(sorted({*ACTIONS.values(), *OF_DATA.values(), UNDO}))
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def action(topic: str, metadata: Mapping[str, Any]) -> str:
-    """What the audit trail calls it: undo, or what it is by its topic."""
-    return UNDO if "undoesPosition" in metadata else action_of(topic)
+def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """What the audit trail calls it: undo, or what it is by its topic and what it says."""
+    return UNDO if "undoesPosition" in metadata else action_of(topic, data)
 
 
-@cache
-def action_of(topic: str) -> str:
-    """What an event of this topic does: create, update, delete, restore or status_change."""
-    return ACTIONS.get(topic) or topic.split(".")[1]
+def action_of(topic: str, data: Mapping[str, Any] = NOTHING) -> str:
+    """What an event does: create, update, delete, restore, status_change, merge, move, …"""
+    found = next((what for name, what in OF_DATA.items() if data.get(name)), None)
+    return found or ACTIONS.get(topic) or topic.split(".")[1]
 
 
 def entry(event: RecordedEvent) -> Iterable[Change]:
@@ -37,7 +41,7 @@ def entry(event: RecordedEvent) -> Iterable[Change]:
     row = {
         "entity_type": event.kind,
         "entity_id": event.stream_id,
-        "action": action(event.topic, metadata),
+        "action": action(event.topic, event.data, metadata),
         "actor_type": actor.get("type"),
         "actor_id": actor.get("id"),
         "command_id": metadata.get("commandId"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from projections.changes import Counts, Projection, Table
 from projections.lifecycle import lifecycle
 
+LIFE = lifecycle("contact", "contacts")
+
 PROJECTION = Projection(
     name="contacts",
     tables=(
@@ -14,5 +16,5 @@ PROJECTION = Projection(
             counts=Counts("contact_counts", by=("assigned_to",)),
         ),
     ),
-    handlers=lifecycle("contact", "contacts"),
+    handlers={**LIFE, "contact.merged": LIFE["contact.updated"]},
 )

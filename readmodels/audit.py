@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from eventlog.changes_sql import CHANGES
+from eventlog.changes_sql import CHANGES, DETAILS
+from eventlog.streams import AS_ONE
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
@@ -37,6 +38,7 @@ ITEM: Mapping[str, str] = MappingProxyType(
         "correlationId": "e.metadata->>'correlationId'",
         "causationId": "e.metadata->>'causationId'",
         "changes": CHANGES,
+        "details": DETAILS,
     }
 )
 """What an entry shows: names on the wire, and SQL over the rows `a` (trail) and `e` (log)."""
@@ -77,6 +79,11 @@ SELECT array(SELECT position FROM read.audit
               ORDER BY position LIMIT %(limit)s),
        EXISTS (SELECT FROM projection_parked
                 WHERE projection = 'audit' AND workspace_id = %(workspace)s)
+"""
+
+WHOLE_OF = """
+SELECT metadata->>'commandId' FROM events
+ WHERE workspace_id = %s AND position = %s AND metadata->>%s IS NOT NULL
 """
 
 
@@ -132,3 +139,9 @@ async def positions_of_command(
     assert row is not None
     positions, has_holes = row
     return None if has_holes else list(positions)
+
+
+async def whole_of(connection: AsyncConnection, workspace_id: UUID, position: int) -> str | None:
+    """The command of the event, where that is undone as one; None where it is not, or no event."""
+    row = await (await connection.execute(WHOLE_OF, (workspace_id, position, AS_ONE))).fetchone()
+    return row[0] if row else None

@@ -76,11 +76,12 @@ AUDIT = f"""
 read.audit AS a JOIN events AS e ON e.position = a.position AND e.workspace_id = a.workspace_id
 {CHOSEN}"""
 AUDIT_CELLS: Mapping[str, str] = {
-    **{name: sql for name, sql in ITEM.items() if name not in ("actor", "changes")},
+    **{name: sql for name, sql in ITEM.items() if name not in ("actor", "changes", "details")},
     "actorType": "e.metadata->'actor'->>'type'",
     "actorId": "e.metadata->'actor'->>'id'",
     "actorName": "e.metadata->'actor'->>'name'",
     "changes": ITEM["changes"],
+    "details": ITEM["details"],
 }
 """An entry in CSV: its actor as three cells, its changes as JSON in one."""
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from eventlog.changes_sql import CHANGES
-from projections.audit import ACTIONS, UNDO
+from eventlog.changes_sql import CHANGES, DETAILS
+from replay.history import ACTION_SQL, ACTIONS_JSON
 
 HISTORY_PAGE = 200
 """Most facts that are read at once for one follower."""
@@ -28,8 +27,7 @@ e.position, e.workspace_id, e.stream_id, e.topic, e.account_id,
 CASE WHEN e.position IS NOT NULL THEN json_build_object(
     'position', e.position, 'type', e.topic, 'kind', split_part(e.topic, '.', 1),
     'entityId', e.stream_id, 'accountId', e.account_id, 'version', e.stream_version,
-    'action', CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}'
-                   ELSE %(actions)s::jsonb->>split_part(e.topic, '.', 2) END,
+    'action', {ACTION_SQL},
     'actor', e.metadata->'actor',
     'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
     'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent',
@@ -37,7 +35,7 @@ CASE WHEN e.position IS NOT NULL THEN json_build_object(
     'commandId', e.metadata->>'commandId', 'undoes', e.metadata->>'undoes',
     'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
     'correlationId', e.metadata->>'correlationId', 'causationId', e.metadata->>'causationId',
-    'changes', {CHANGES})::text END
+    'changes', {CHANGES}, 'details', {DETAILS})::text END
 """
 
 NEWS = f"""
@@ -60,7 +58,6 @@ SELECT {FACT}
 
 LAST = "SELECT last_event_position()"
 TAKEN = "SELECT coalesce(pg_sequence_last_value('public.events_position_seq'), 0)"
-ACTIONS_JSON = orjson.dumps(ACTIONS).decode()
 
 
 @dataclass(slots=True, eq=False)

@@ -159,12 +159,13 @@ class Thing:
         if what in BEGINNINGS or what == "restored":
             self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
             self.custom = dict(data["fields"].get("customFields", {}))
+            self.account_id = event["account_id"]
             self.is_gone = False
             since = data.get("statusChangedAt")
             self.status_since = datetime.fromisoformat(since) if since else self.updated_at
         elif what in ENDINGS:
             self.is_gone = True
-        elif what == "updated" or what in STEPS:
+        elif what in {"updated", "merged"} or what in STEPS:
             if "status" in data["changes"]:
                 self.status_since = self.updated_at
             for name, change in data["changes"].items():
@@ -364,13 +365,21 @@ def _audit_row(event: Row) -> Row:
         "position": event["position"],
         "entity_type": kind,
         "entity_id": event["stream_id"],
-        "action": "undo" if "undoesPosition" in event["metadata"] else ACTIONS[what],
+        "action": _action(what, event),
         "actor_type": actor.get("type"),
         "actor_id": actor.get("id"),
         "command_id": event["metadata"].get("commandId"),
         "occurred_at": event["occurred_at"],
         "recorded_at": event["recorded_at"],
     }
+
+
+def _action(what: str, event: Row) -> str:
+    if "undoesPosition" in event["metadata"]:
+        return "undo"
+    if {"movedTo", "movedFrom"} & event["data"].keys():
+        return "move"
+    return "merge" if what == "merged" or "mergedInto" in event["data"] else ACTIONS[what]
 
 
 def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any, Row]:

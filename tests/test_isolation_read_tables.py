@@ -23,7 +23,9 @@ from tests.oracle import COUNTS, TABLE_OF, assert_tables_tell_history
 from tests.pages import Pages
 
 SEED = 7
-TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit"]
+KEYS_OF = ("company", "email", "phone")
+KEYS = [f"{reason}_{what}" for reason in KEYS_OF for what in ("keys", "counts")]
+TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", *KEYS]
 
 every_table = pytest.mark.parametrize("table", TABLES)
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))

@@ -13,9 +13,11 @@ from benchmarks.generated import fill_log
 from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
+from domain.task import Task
 from eventlog.connections import Connection
 from eventlog.kafka import relay
 from eventlog.kafka.message import Headers, encode_mark, headers, read_head
+from eventlog.log import EventLog
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from projections.engine.coverage import gaps
@@ -32,6 +34,7 @@ from tests.kafka_broker import RunningKafka
 from tests.kafka_world import Wire, append, eventually, running
 from tests.oracle import assert_tables_tell_history
 from tests.test_projection_engine import companies, failing_for
+from tests.test_undo import Desk
 
 EVENTS = 4_000
 HALF = 2_000
@@ -57,22 +60,32 @@ def consume(wire: Wire, position: int = EVENTS) -> None:
         eventually(lambda: wire.consumed(position))
 
 
-class FirstPartitionsOnly(GroupEngine):
+class SomePartitionsOnly(GroupEngine):
     """A consumer that never gets to the other half of its partitions."""
+
+    partitions: tuple[int, ...] = (0, 1)
 
     def _begin(self, connection: Connection, consumer: Any) -> None:
         super()._begin(connection, consumer)
-        self._lanes = {number: lane for number, lane in self._lanes.items() if number < 2}
+        for number in self._lanes.keys() - set(self.partitions):
+            del self._lanes[number]
 
 
-def consume_unevenly(wire: Wire, database: Connection, position: int = EVENTS) -> None:
-    """Half of the partitions are consumed to the end, the others not at all."""
+def consume_unevenly(
+    wire: Wire,
+    database: Connection,
+    position: int = EVENTS,
+    partitions: tuple[int, ...] = (0, 1),
+) -> None:
+    """Some of the partitions are consumed to the end, the others not at all."""
 
     def is_uneven() -> bool:
         positions = [reached(database, name).positions for name in PROJECTIONS]
         return all(each and max(each) >= position > min(each) for each in positions)
 
-    with running(FirstPartitionsOnly(wire.urls.projector, PROJECTIONS.values(), wire.broker)):
+    engine = SomePartitionsOnly(wire.urls.projector, PROJECTIONS.values(), wire.broker)
+    engine.partitions = partitions
+    with running(engine):
         eventually(is_uneven)
 
 
@@ -332,6 +345,49 @@ def test_a_row_that_the_database_refuses_parks_its_entity_alone(
     assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
     found = database.execute("SELECT projection, entity_id, events FROM projection_parked")
     assert found.fetchall() == [("accounts", accounts[1].id, 2)]
+
+
+@pytest.mark.parametrize("first", [(0,), (1, 2), (3,)])
+def test_what_moves_from_account_to_account_goes_through_partitions_in_any_order(
+    first: tuple[int, ...],
+    wire: Wire,
+    database: Connection,
+    commands: EntityCommands,
+    log: EventLog,
+    scope: Scope,
+) -> None:
+    wander(Desk(log, commands, scope))
+    end = database.execute("SELECT max(position) FROM events").fetchone()
+    assert end is not None
+    wire.relay()
+    consume_unevenly(wire, database, end[0], first)
+    consume(wire, end[0])
+    assert_each_event_once(database)
+    by_group = rows(database)
+    assert by_group == made_by_the_log_engine(database, wire.urls)
+
+
+def wander(desk: Desk) -> None:
+    """Contacts and tasks go from account to account and back, some die on the way."""
+    hubs = [desk.make(Account, company=f"Hub {n}", type="customer") for n in range(3)]
+    for number in range(9):
+        account = desk.make(Account, company=f"Acme {number}", type="customer")
+        contact = desk.make(Contact, account, name=f"Ada {number}")
+        task = desk.make(Task, account, title="Call")
+        desk.set(Contact, contact, title="CEO")
+        _, command = desk.merge(Account, hubs[number % 3], account)
+        desk.set(Contact, contact, title="CFO")
+        if number % 4 == 0:
+            desk.delete(Task, task)
+        elif number % 2 == 0:
+            desk.undo_command(desk.undo_command(desk.undo_command(command)))
+            desk.set(Contact, contact, title="CTO")
+        if number % 4 == 3:
+            desk.delete(Contact, contact)
+    for other in hubs[1:]:
+        _, command = desk.merge(Account, hubs[0], other)
+        undone = desk.undo_command(command)
+    desk.undo_command(undone)
 
 
 def test_positions_that_no_event_took_do_not_hold_the_checkpoint_back(

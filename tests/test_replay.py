@@ -275,7 +275,7 @@ def history_of(
                 workspace_id,
                 kind,
                 entity_id,
-                after_version=after_version,
+                after=after_version,
                 limit=limit,
             )
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from commands import undo as undo_module
 from commands.entities import EntityCommands
+from commands.merging import MergeCommands, Merged
 from commands.undo import Asked, UndoCommands, Undone
 from domain.account import Account
 from domain.api_key import ApiKey
@@ -93,6 +94,7 @@ class Desk:
     def __init__(self, log: EventLog, commands: EntityCommands, scope: Scope) -> None:
         self.log = log
         self.commands = commands
+        self.merging = MergeCommands(log, clock=lambda: datetime.now(UTC))
         self.undoing = UndoCommands(log, clock=lambda: datetime.now(UTC))
         self.scope = replace(scope, command_id="")
 
@@ -116,6 +118,19 @@ class Desk:
     def delete(self, kind: type[Entity], entity_id: UUID) -> int:
         """Delete it; returns the position."""
         return self.commands.delete(self.new_scope(), kind, entity_id).position
+
+    def merge(
+        self,
+        kind: type[Entity],
+        this: UUID,
+        other: UUID,
+        choices: dict[str, Any] | None = None,
+        **versions: int,
+    ) -> tuple[Merged, str]:
+        """Merge the other one into this one; what came of it, and the command."""
+        scope = self.new_scope()
+        merged = self.merging.merge(scope, kind, this, other, choices or {}, **versions)
+        return merged, scope.command_id
 
     def load(self, kind: type[Entity], entity_id: UUID) -> Entity:
         """As it is now."""

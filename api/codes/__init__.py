@@ -14,6 +14,7 @@ from api.codes.code import ErrorCode
 from api.codes.exports import *
 from api.codes.jobs import *
 from api.codes.leads import *
+from api.codes.merging import *
 from api.codes.network import *
 from api.codes.realtime import *
 from api.codes.rules import *

@@ -124,6 +124,7 @@ async def errors(
     "/{id}/events",
     operation_id="followJob",
     summary="The progress of a job as server-sent events, until it ends",
+    status_code=200,
     response_class=EventStream,
     responses={
         200: {

@@ -38,7 +38,8 @@ from api.errors import ApiError, as_api_error, facts_of
 from api.idempotency import OnceOf
 from api.parameters import invalid_parameter, plain
 from api.request import command_scope, room_for_writes
-from commands.undo import UNDO_EVENTS_MAX, Asked, Kinds, Plan, Step
+from commands.undo import UNDO_EVENTS_MAX, Asked, Kinds
+from commands.undo_plan import Plan, Step
 from domain.entity import (
     Change,
     EntityDeleted,
@@ -54,7 +55,7 @@ from domain.refusals import InvalidFields, Refusal
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from projections.audit import action_of
-from readmodels.audit import positions_of_command
+from readmodels.audit import positions_of_command, whole_of
 
 PROJECTION = "audit"
 """By it the events of a command are found."""
@@ -138,6 +139,7 @@ class UndoRequest(BaseModel):
             *(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, codes.NOT_UNDOABLE),
             *(codes.UNDO_CONFLICT, codes.ALREADY_UNDONE, codes.NOT_YET_PROJECTED),
             codes.TIME_TAKEN,
+            codes.PART_OF_A_WHOLE,
         ),
     },
     openapi_extra=body({JSON_TYPE: (UndoRequest, {"eventPosition": 7, "force": ["nextAction"]})}),
@@ -203,11 +205,17 @@ async def preview(
 async def _asked(
     request: Request, caller: Caller, event_position: int | None, command_id: str | None
 ) -> Asked:
-    """The positions that are meant. Raises 503 (E3003) where a command's are not known yet."""
-    if event_position is not None:
-        return Asked((event_position,))
-    assert command_id is not None
+    """The positions that are meant: of a merge, all of it, whichever of its events is named.
+
+    Raises 503 (E3003) where a command's are not known yet.
+    """
     services = request.app.state.services
+    if event_position is not None:
+        async with services.reads.workspace(caller.workspace_id) as connection:
+            command_id = await whole_of(connection, caller.workspace_id, event_position)
+        if command_id is None:
+            return Asked((event_position,))
+    assert command_id is not None
     head = await run_in_threadpool(services.log.recorder.max_notification_id)
     await reach(request, (PROJECTION,), head or 0)
     async with services.reads.workspace(caller.workspace_id) as connection:
@@ -259,9 +267,16 @@ def _change(step: Step, event: EntityEvent) -> dict[str, Any]:
         "position": step.target.position,
         "entityType": kind.KIND,
         "entityId": str(event.originator_id),
-        "action": action_of(event.TOPIC),
+        "action": _action(event),
         "changes": [{"field": name, **each} for name, each in _fields(event).items()],
     }
+
+
+def _action(event: EntityEvent) -> str:
+    """As the trail would call it, were it no undo."""
+    names = {"mergedInto": "merged_into", "movedTo": "moved_to", "movedFrom": "moved_from"}
+    says = {wire: getattr(event, name, None) for wire, name in names.items()}
+    return action_of(event.TOPIC, says)
 
 
 def _fields(event: EntityEvent) -> dict[str, Change]:

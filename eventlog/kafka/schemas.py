@@ -17,6 +17,7 @@ from domain.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
+    EntityMerged,
     EntityRestored,
     EntityRestoredDated,
     EntityStatusChanged,
@@ -51,6 +52,11 @@ ENVELOPE: dict[str, Schema] = {
     "recordedAt": {**TIME_SCHEMA, "description": "When the database wrote it down."},
     "dataBytes": {"type": "integer", "description": "Length of data as it stands in the message."},
     "metadata": {"type": "object", "description": "Actor, request, command and correlation ids."},
+}
+MOVED: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": "integer", "minimum": 1},
+    "description": "How many of each kind came along.",
 }
 MARK: Schema = {
     "$schema": DIALECT,
@@ -106,6 +112,9 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
     if issubclass(event, JobEvent):
         return _job_data(event), {}
     facts, definitions = _facts(topic)
+    if issubclass(event, EntityMerged):
+        changes = {**_changes(facts), "minProperties": 0}
+        return _object(changes=changes, other=UUID_SCHEMA, moved=MOVED), definitions
     if issubclass(event, EntityUpdated):
         return _object(changes=_changes(facts), **_own_facts(event)), definitions
     if issubclass(event, EntityStatusChanged):
@@ -115,10 +124,12 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         return _object(before=status, after=status), definitions
     if issubclass(event, EntityDeleted):
         gone_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
-        return _object(fields=facts, deletedWith=gone_with), definitions
+        gone = _object(fields=facts, deletedWith=gone_with)
+        return _optional(gone, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
     if issubclass(event, EntityRestored):
         dated = {"statusChangedAt": TIME_SCHEMA} if issubclass(event, EntityRestoredDated) else {}
-        return _object(fields=facts, createdAt=TIME_SCHEMA, **dated), definitions
+        there = _object(fields=facts, createdAt=TIME_SCHEMA, **dated)
+        return _optional(there, movedFrom=UUID_SCHEMA), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=facts), definitions
 
@@ -196,6 +207,10 @@ def _or_null(schema: Schema) -> Schema:
 
 def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": sorted(properties)}
+
+
+def _optional(schema: Schema, **properties: Schema) -> Schema:
+    return {**schema, "properties": {**schema["properties"], **properties}}
 
 
 def as_text(schema: Schema) -> str:

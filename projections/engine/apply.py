@@ -13,7 +13,11 @@ from dataclasses import dataclass
 import orjson
 
 from eventlog.connections import Connection
-from projections.changes import Change, Key, Patch, Put, Table
+from projections.changes import Key, Patch, Put, Table
+from projections.engine.fold import Dated
+
+VERSION = "version"
+"""The column of tables whose rows are entities."""
 
 SELECT_COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod)
@@ -26,25 +30,25 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod)
 APPLY = """
 WITH input AS MATERIALIZED (
     SELECT (i->>'o') AS op, (i->>'w')::uuid AS workspace_id, (i->>'k')::{key_type} AS {key},
-           i->'r' AS row, i->'a' AS add, i->'m' AS merge
+           i->'r' AS row, i->'a' AS add, i->'m' AS merge, (i->>'v')::integer AS version
       FROM jsonb_array_elements(%s::jsonb) AS i
 ){before},
 removed AS (
     DELETE FROM {table} AS t USING input AS i
-     WHERE i.op = 'remove' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}
+     WHERE i.op = 'remove' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
 ),
 patched AS (
     UPDATE {table} AS t SET ({columns}) = (
         SELECT {patched} FROM jsonb_populate_record(t, coalesce(i.row, '{{}}')) AS r)
       FROM input AS i
-     WHERE i.op = 'patch' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}
+     WHERE i.op = 'patch' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
     RETURNING {returning}
 ),
 put AS (
     INSERT INTO {table} AS t (workspace_id, {key}, {columns})
     SELECT i.workspace_id, i.{key}, {fresh}
       FROM input AS i, jsonb_populate_record(NULL::{table}, i.row) AS r
-     WHERE i.op = 'put'
+     WHERE i.op = 'put'{not_older}
     ON CONFLICT (workspace_id, {key}) DO UPDATE SET ({columns}) = ROW({excluded})
     RETURNING {returning}
 )
@@ -54,8 +58,16 @@ put AS (
 BEFORE = """,
 before AS (
     SELECT {returning} FROM {table} AS t JOIN input AS i
-        ON t.workspace_id = i.workspace_id AND t.{key} = i.{key}
+        ON t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
 )"""
+
+# What happened to an entity before it moved to another account may come after what happened there:
+# they are in two partitions of Kafka. The row knows by which version it is.
+NEWER = " AND (i.version IS NULL OR t.version < i.version)"
+NOT_OLDER = """
+       AND NOT EXISTS (SELECT FROM {table} AS t
+                        WHERE t.workspace_id = i.workspace_id AND t.{key} = i.{key}
+                          AND t.version >= i.version)"""
 
 COUNT = """
 INSERT INTO {counts} AS c (workspace_id, {by}, n{sums})
@@ -77,10 +89,11 @@ class Statement:
     table: Table
     sql: bytes
 
-    def apply(self, connection: Connection, changes: dict[Key, Change]) -> None:
+    def apply(self, connection: Connection, changes: dict[Key, Dated]) -> None:
         """Apply one change for each row."""
         if changes:
-            connection.execute(self.sql, (orjson.dumps(_encoded(changes)).decode(),), prepare=True)
+            encoded = [_encode(key, each) for (_, key), each in changes.items()]
+            connection.execute(self.sql, (orjson.dumps(encoded).decode(),), prepare=True)
 
 
 def prepare(connection: Connection, schema: str, table: Table) -> Statement:
@@ -96,7 +109,11 @@ def _compose(name: str, schema: str, table: Table, columns: list[str], key_type:
     returning = "t.workspace_id"
     if counts:
         returning = ", ".join(f"t.{c}" for c in ("workspace_id", *counts.by, *counts.sums))
-    before = BEFORE.format(returning=returning, table=name, key=table.key) if counts else ""
+    newer = NEWER if VERSION in columns else ""
+    not_older = NOT_OLDER.format(table=name, key=table.key) if VERSION in columns else ""
+    before = ""
+    if counts:
+        before = BEFORE.format(returning=returning, table=name, key=table.key, newer=newer)
     return APPLY.format(
         table=name,
         key=table.key,
@@ -107,6 +124,8 @@ def _compose(name: str, schema: str, table: Table, columns: list[str], key_type:
         excluded=", ".join(f"excluded.{column}" for column in columns),
         returning=returning,
         before=before,
+        newer=newer,
+        not_older=not_older,
         finish=_count(f"{schema}.{counts.table}", table) if counts else "SELECT 1",
     )
 
@@ -133,12 +152,9 @@ def _count(counts_table: str, table: Table) -> str:
     )
 
 
-def _encoded(changes: dict[Key, Change]) -> list[dict[str, object]]:
-    return [_encode(workspace_id, key, change) for (workspace_id, key), change in changes.items()]
-
-
-def _encode(workspace_id: str, key: str, change: Change) -> dict[str, object]:
-    encoded: dict[str, object] = {"w": workspace_id, "k": key}
+def _encode(key: str, dated: Dated) -> dict[str, object]:
+    change = dated.change
+    encoded: dict[str, object] = {"w": dated.workspace_id, "k": key, "v": dated.version}
     if isinstance(change, Put):
         encoded.update(o="put", r=change.row)
     elif isinstance(change, Patch):

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from eventlog.reading import RecordedEvent
 from projections.changes import Change, Key, Patch, Put, Remove, Row, Table
 from projections.engine.memory import patch
 
-Folded = dict[str, dict[Key, Change]]
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A change, and the version of the row's own entity by which it is; None where it is not one's
+    own (a counter on the account of what came or went)."""
+
+    workspace_id: str
+    change: Change
+    version: int | None
+
+
+Folded = dict[str, dict[Key, Dated]]
 """By table, by key: what the batch comes to."""
 
 
-def fold(changes: Iterable[tuple[str, Change]], tables: Iterable[Table]) -> Folded:
-    """One change for each row from changes (with their workspace) in the order of the log."""
+def dated(event: RecordedEvent, change: Change) -> Dated:
+    """The change that a projector made of the event."""
+    is_own = change.key == event.stream_id
+    return Dated(event.workspace_id, change, event.stream_version if is_own else None)
+
+
+def fold(changes: Iterable[Dated], tables: Iterable[Table]) -> Folded:
+    """One change for each row from changes in the order of the log.
+
+    What an entity went through on one account and on the next may come in any order, from two
+    partitions of Kafka: a change that is older than what there is changes nothing.
+    """
     folded: Folded = {table.name: {} for table in tables}
-    for workspace_id, change in changes:
-        rows = folded[change.table]
-        key = (workspace_id, change.key)
+    for each in changes:
+        rows = folded[each.change.table]
+        key = (each.workspace_id, each.change.key)
         earlier = rows.get(key)
-        rows[key] = change if earlier is None else then(earlier, change)
+        if earlier is None:
+            rows[key] = each
+        elif not (each.version and earlier.version and each.version < earlier.version):
+            both = then(earlier.change, each.change)
+            rows[key] = Dated(each.workspace_id, both, each.version or earlier.version)
     return folded
 
 

@@ -11,10 +11,10 @@ from psycopg.rows import TupleRow
 from eventlog.connections import Connection
 from eventlog.hints import PROJECTED
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Projection
+from projections.changes import Projection
 from projections.engine.apply import Statement, statements
 from projections.engine.coverage import record, tally
-from projections.engine.fold import Folded, fold
+from projections.engine.fold import Dated, Folded, dated, fold
 from projections.engine.parking import Entity, Parked, park, parked
 
 SELECT_STANDING = """
@@ -63,7 +63,7 @@ class Follower:
 
     def digest(self, events: Iterable[RecordedEvent]) -> Digested:
         """Fold the events; those of parked entities, and of one that fails now, are set aside."""
-        changes: list[tuple[str, Change]] = []
+        changes: list[Dated] = []
         set_aside: dict[Entity, Parked] = {}
         for event in events:
             handler = self.projection.handler(event.topic)
@@ -75,7 +75,7 @@ class Follower:
                     _set_aside(set_aside, event, entity, "")
                     continue
             try:
-                changes.extend([(event.workspace_id, change) for change in handler(event)])
+                changes.extend([dated(event, change) for change in handler(event)])
             except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
                 message = f"{type(error).__name__}: {error}"
                 _set_aside(set_aside, event, self._entity(event), message)

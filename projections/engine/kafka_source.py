@@ -46,6 +46,7 @@ from projections.engine.runner import (
     handovers,
     unobserved,
 )
+from projections.engine.turns import take_turns
 
 log = logging.getLogger(__name__)
 
@@ -374,6 +375,7 @@ class GroupEngine:
         work.sort(key=lambda each: each[0].name)
         try:
             with connection.transaction():
+                take_turns(connection, (event for each in taken for event in each.events))
                 self._move(connection, taken)
                 with connection.pipeline():
                     for follower, digested, _ in work:
@@ -395,6 +397,7 @@ class GroupEngine:
     ) -> list[tuple[Follower, Digested, list[RecordedEvent]]]:
         events_of = {name: events for names, events in groups for name in names}
         with connection.transaction():
+            take_turns(connection, (event for each in taken for event in each.events))
             self._move(connection, taken)
             work = [
                 (follower, follower.write_carefully(connection, events_of[name]), events_of[name])

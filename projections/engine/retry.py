@@ -9,6 +9,7 @@ import psycopg
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import PROJECTED
 from eventlog.reading import RecordedEvent, to_event
+from eventlog.streams import TAKEN_OVER
 from projections.changes import Key, Projection, Row
 from projections.engine.compare import unequal_rows
 from projections.engine.follower import UNDIGESTED, Follower
@@ -20,13 +21,17 @@ from projections.engine.partitions import reached
 LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
 NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
 
-SELECT_ENTITY = """
+# An account's rows are made of what happened on it; what hangs on it may have come from another.
+SELECT_ENTITY = f"""
+WITH RECURSIVE {TAKEN_OVER}
 SELECT position, workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
        occurred_at::text, recorded_at::text
   FROM events
  WHERE workspace_id = %(workspace)s AND position <= %(upto)s
-   AND (stream_id = %(entity)s OR (%(by_account)s AND stream_id IN (
-        SELECT stream_id FROM events WHERE account_id = %(entity)s AND stream_version = 1)))
+   AND (stream_id = %(account)s
+        OR (%(by_account)s AND account_id = %(account)s AND stream_id IN (
+            SELECT c.stream_id FROM taken_over AS o JOIN events AS c
+                ON c.account_id = o.id AND c.stream_version = 1)))
  ORDER BY position
 """
 
@@ -83,7 +88,8 @@ def _events_of(
     consumed = reached(connection, projection.name)
     parameters = {
         "workspace": entry.workspace_id,
-        "entity": entry.entity_id,
+        "account": entry.entity_id,
+        "accounts": [entry.entity_id],
         "upto": max(upto, consumed.highest),
         "by_account": projection.by_account,
     }

@@ -197,7 +197,11 @@ _ENVELOPE = frozenset(
 
 
 def _fact(event: EntityEvent) -> Fact:
-    facts = {name: value for name, value in vars(event).items() if name not in _ENVELOPE}
+    facts = {
+        name: value
+        for name, value in vars(event).items()
+        if name not in _ENVELOPE and not (value is None and name in event.OMITTED)
+    }
     return Fact(type(event), facts)
 
 

@@ -1,0 +1,119 @@
+"""Merge: of two accounts or two contacts one stays, with what hung on the other.
+
+See docs/adr/0013-merge.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from commands.entities import PEOPLE, Outcome, again_where_outrun, is_member, require_members
+from domain.account import Account
+from domain.entity import Entity
+from domain.fields import Facts
+from domain.merging import Choice, merged_facts
+from domain.refusals import MergeRefused, StaleVersion, TooMuchToMerge
+from eventlog.log import EventLog
+from eventlog.scope import Scope
+from eventlog.streams import AS_ONE
+
+E = TypeVar("E", bound=Entity)
+
+MERGE_MOVED_MAX = 2_000
+"""Most things that a merge takes from one account to the other; each is two events, and all of it
+is one transaction."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The one that stayed, and how much came to it, by kind."""
+
+    outcome: Outcome
+    moved: Mapping[str, int]
+
+
+class MergeCommands:
+    """Handles merges. Thread-safe; the clock is passed in."""
+
+    def __init__(self, log: EventLog, *, clock: Callable[[], datetime]) -> None:
+        self._log = log
+        self._clock = clock
+
+    def merge(
+        self,
+        scope: Scope,
+        kind: type[Entity],
+        entity_id: UUID,
+        other_id: UUID,
+        choices: Mapping[str, Choice],
+        *,
+        expected_version: int | None = None,
+        other_version: int | None = None,
+    ) -> Merged:
+        """Merge the other one into this one, with the fields that were chosen.
+
+        Nothing is recorded where the other was merged into this one before. Raises `NotFound`,
+        `IsDeleted`, `WasMerged`, `MergeRefused`, `TooMuchToMerge`, `StaleVersion`, `InvalidFields`,
+        `TransitionRefused`, `NotAMember`.
+        """
+        if entity_id == other_id:
+            raise MergeRefused(kind.KIND, entity_id, other_id, "it is the same one")
+
+        def decide() -> Merged:
+            with self._log.transaction(as_one(scope)):
+                if kind is Account:
+                    self._log.hold_accounts((entity_id, other_id), alone=True)
+                entity = self._load(kind, entity_id, expected_version)
+                other = self._load(kind, other_id, other_version)
+                if other.merged_into == entity_id:
+                    return Merged(Outcome(entity, self._log.taken_position()), {})
+                return self._merge(entity, other, choices)
+
+        return again_where_outrun(decide)
+
+    def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> Merged:
+        now = self._clock()
+        hanging = self._log.hanging_on([other.id])[other.id] if isinstance(other, Account) else []
+        moving = [each for each in hanging if not each.is_deleted]
+        if len(moving) > MERGE_MOVED_MAX:
+            raise TooMuchToMerge(other.id, len(moving), MERGE_MOVED_MAX)
+        before = entity.facts
+        fields = self._without_leavers(before, merged_facts(entity, other, choices), choices)
+        moved = dict(sorted(Counter(each.KIND for each in moving).items()))
+        entity.take_over(other, fields, at=max(now, entity.modified_on), moved=moved)
+        require_members(self._log, before, entity.facts)
+        for each in moving:
+            at = max(now, each.modified_on)
+            each.leave(entity.id, at=at)
+            each.arrive(entity.id, at=at)
+        # What hangs on the other goes before it does: no row is ever without its account.
+        position = self._log.append(*moving, other, entity)
+        return Merged(Outcome(entity, position or self._log.taken_position()), moved)
+
+    def _without_leavers(self, before: Facts, after: Facts, choices: Mapping[str, Choice]) -> Facts:
+        """Without people who have left since the other one was assigned to them, and whom nobody
+        asked for."""
+        return {
+            name: value
+            for name, value in after.items()
+            if name not in PEOPLE
+            or name in choices
+            or name in before
+            or is_member(self._log, UUID(value))
+        }
+
+    def _load(self, kind: type[E], entity_id: UUID, expected_version: int | None) -> E:
+        entity = self._log.load(kind, entity_id)
+        if expected_version is not None and entity.version != expected_version:
+            raise StaleVersion(entity_id, expected_version, entity.version)
+        return entity
+
+
+def as_one(scope: Scope) -> Scope:
+    """The scope of a command of which no part is undone without the rest."""
+    return replace(scope, extra={**scope.extra, AS_ONE: "true"})

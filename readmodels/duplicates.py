@@ -1,0 +1,116 @@
+"""Duplicates: groups of contacts or accounts that have a key in common."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from readmodels.lists import LISTS, InvalidCursor, item_sql
+from readmodels.pool import AsyncConnection
+
+GROUPS_PAGE_DEFAULT = 20
+GROUPS_PAGE_MAX = 100
+MEMBERS_SHOWN_MAX = 20
+"""Members of a group that are shown, the oldest first; the count tells how many there are."""
+KEY_MAX_CHARS = 1_000
+
+REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"contacts": ("email", "phone"), "accounts": ("company",)}
+)
+"""By which keys a kind is compared, in the order in which groups come."""
+
+# Only groups of more than one are in the index.
+GROUPS = """
+SELECT '{reason}' AS reason, {rank} AS rank, key, n FROM read.{reason}_counts
+ WHERE workspace_id = %(workspace)s AND n > 1 AND key > %(after{rank})s::text
+ ORDER BY key LIMIT %(limit)s + 1
+"""
+PAGE = """
+WITH page AS MATERIALIZED (
+    SELECT * FROM ({groups}) AS found ORDER BY rank, key LIMIT %(limit)s + 1
+), numbered AS (
+    SELECT p.*, row_number() OVER (ORDER BY rank, key) AS ordinal FROM page AS p
+)
+SELECT coalesce(json_agg(json_build_object(
+           'reason', g.reason, 'key', g.key, 'count', g.n, 'members', {members})
+           ORDER BY g.ordinal) FILTER (WHERE g.ordinal <= %(limit)s), '[]')::text,
+       CASE WHEN count(*) > %(limit)s THEN
+           (array_agg(json_build_array(g.reason, g.key)::text ORDER BY g.ordinal))[%(limit)s] END
+  FROM numbered AS g
+"""
+MEMBERS = """
+CASE g.reason {cases} END"""
+MEMBERS_OF = """
+WHEN '{reason}' THEN (
+    SELECT coalesce(json_agg({item} ORDER BY t.id), '[]')
+      FROM (SELECT d.id FROM read.{reason}_keys AS d
+             WHERE d.workspace_id = %(workspace)s AND d.key = g.key
+             ORDER BY d.id LIMIT {shown}) AS d
+      JOIN read.{plural} AS t ON t.workspace_id = %(workspace)s AND t.id = d.id)"""
+
+
+@dataclass(frozen=True)
+class DuplicatesQuery:
+    """Which groups are asked for. The kind and the reason are checked by whoever asks."""
+
+    workspace_id: UUID
+    kind: str
+    reason: str | None = None
+    cursor: str | None = None
+    limit: int = GROUPS_PAGE_DEFAULT
+
+
+async def duplicates_page(connection: AsyncConnection, query: DuplicatesQuery) -> bytes:
+    """`{items, nextCursor}` as JSON. Raises `InvalidCursor`."""
+    reasons = REASONS[query.kind]
+    last, key = _decode(query.cursor) if query.cursor else (reasons[0], "")
+    if last not in reasons:
+        raise InvalidCursor
+    wanted = {
+        rank: reason
+        for rank, reason in enumerate(reasons)
+        if rank >= reasons.index(last) and query.reason in (None, reason)
+    }
+    if not wanted:
+        return b'{"items":[],"nextCursor":null}'
+    parameters: dict[str, Any] = {"workspace": query.workspace_id, "limit": query.limit}
+    parameters |= {f"after{rank}": key if reason == last else "" for rank, reason in wanted.items()}
+    row = await (await connection.execute(_sql(query.kind, wanted), parameters)).fetchone()
+    assert row is not None
+    cursor = orjson.dumps(_encode(row[1]) if row[1] else None)
+    items: bytes = row[0].encode()
+    return b'{"items":' + items + b',"nextCursor":' + cursor + b"}"
+
+
+def _sql(plural: str, wanted: Mapping[int, str]) -> str:
+    groups = [f"({GROUPS.format(reason=reason, rank=rank)})" for rank, reason in wanted.items()]
+    item = item_sql(LISTS[plural], with_contacts=False)
+    cases = [
+        MEMBERS_OF.format(reason=reason, item=item, plural=plural, shown=MEMBERS_SHOWN_MAX)
+        for reason in wanted.values()
+    ]
+    members = MEMBERS.format(cases="".join(cases))
+    return PAGE.format(groups=" UNION ALL ".join(groups), members=members)
+
+
+def _encode(last: str) -> str:
+    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> tuple[str, str]:
+    try:
+        reason, key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError, TypeError):
+        raise InvalidCursor from None
+    if not (isinstance(reason, str) and isinstance(key, str)):
+        raise InvalidCursor
+    if "\0" in key or len(key) > KEY_MAX_CHARS:
+        raise InvalidCursor
+    return reason, key
