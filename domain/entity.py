@@ -8,6 +8,7 @@ evolution is private, holds no rule, and so reads everything that was ever recor
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from datetime import datetime
 from typing import Any, ClassVar, Self
 from uuid import UUID
@@ -129,7 +130,7 @@ class EntityRestored(EntityEvent):
 
     fields: Facts
     created_at: str
-    moved_from: UUID | None = None
+    moved_from: UUID | None = field(default=None, kw_only=True)
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_restored(self)
