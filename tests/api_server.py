@@ -1,4 +1,4 @@
-"""The API as its clients meet it: uvicorn on a socket, with a projector beside it."""
+"""The API as its clients meet it: uvicorn on a socket, with projector and worker beside it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from api.projector import open_engine
 from api.serving import listening, server_of
 from api.settings import Settings
 from api.wiring import Writing, open_writing
+from api.worker import open_worker
 from commands.keys import issue_key
 from domain.workspace import Workspace
 from eventlog.scope import Scope
@@ -125,7 +126,7 @@ def after(response: httpx.Response) -> dict[str, str]:
 
 @contextmanager
 def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -> Iterator[Api]:
-    """The API and a projector, for as long as the block lasts; `more` are settings."""
+    """The API, a projector and a worker, while the block lasts; `more` are settings."""
     usual = {
         "port": free_port(),
         "body_max_bytes": BODY_MAX_BYTES,
@@ -142,11 +143,16 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
         serving(app, settings.port, settings.unread_timeout_s) as url,
     ):
         projector.start()
+        worker = open_worker(settings, writing)
+        working = threading.Thread(target=worker.run)
+        working.start()
         api = Api(url, writing, settings, app, engine)
         try:
             yield api
         finally:
             api.close_clients()
+            worker.stop()
+            working.join(START_WAIT_S)
             engine.stop()
             projector.join(START_WAIT_S)
 
