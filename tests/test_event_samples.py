@@ -39,6 +39,7 @@ from eventlog.log import EventLog
 from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.scope import Scope
 from projections.engine.runner import Engine
+from tests.kinds import TOLD
 from tests.oracle import assert_tables_tell_history
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -125,6 +126,7 @@ FULL: dict[type[Entity], dict[str, Any]] = {
         "description": "About the offer",
     },
     Workspace: {"name": "Acme Sales"},
+    **{each.kind: each.full for each in TOLD},
 }
 REVISED: dict[type[Entity], dict[str, Any]] = {
     Account: {"company": "Acme", "nextAction": None, "dealValue": "99.00"},
@@ -138,6 +140,7 @@ REVISED: dict[type[Entity], dict[str, Any]] = {
     Opportunity: {"value": "4500.00", "closedOn": None},
     Task: {"dueDate": "2026-02-03", "description": None},
     Workspace: {"name": "Acme"},
+    **{each.kind: each.revised for each in TOLD},
 }
 NEW_STATUS = {
     Account: "on_hold",
@@ -160,6 +163,7 @@ STEPS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
             account_id=ACCOUNT, contact_id=UUID(int=4), opportunity_id=UUID(int=5), at=at
         )
     ],
+    **{each.kind: each.steps for each in TOLD},
 }
 """What else happens to a kind, in this order; each topic once."""
 

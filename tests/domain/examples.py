@@ -17,6 +17,7 @@ from domain.note import Note
 from domain.opportunity import Opportunity
 from domain.task import Task
 from domain.workspace import Workspace
+from tests.kinds import TOLD
 
 ACME: Facts = {
     "company": "Acme",
@@ -62,4 +63,5 @@ EXAMPLES = [
     Example(Opportunity, RENEWAL, "name", "Renewal 2027"),
     Example(Task, CALL_BACK, "title", "Write"),
     Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
+    *(Example(each.kind, each.example, *each.changed) for each in TOLD),
 ]
