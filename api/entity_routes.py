@@ -36,6 +36,7 @@ from api.description import (
     problems,
     success,
 )
+from api.export_routes import add_export
 from api.idempotency import OnceOf
 from api.parameters import (
     ListParameters,
@@ -134,7 +135,10 @@ def entity_routes(
     behind = tuple(sorted({kind.PLURAL, "members", "audit", *reads}))
     shape = Shape(kind, example, behind, write, spec)
     router = APIRouter(prefix=f"/api/{kind.PLURAL}", tags=[kind.PLURAL])
-    for add in (_add_create, _add_list, _add_get, _add_history, _add_change, _add_delete):
+    _add_create(router, shape)
+    _add_list(router, shape)
+    add_export(router, kind, spec, behind)  # before a path that takes any word for an id
+    for add in (_add_get, _add_history, _add_change, _add_delete):
         add(router, shape)
     _add_restore(router, shape)
     return router

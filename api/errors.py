@@ -33,6 +33,7 @@ from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
 from domain import refusals
 from domain.refusals import FieldError, Refusal
+from readmodels.exports import HasHoles, TooManyColumns, Uneven
 from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
 
@@ -67,11 +68,14 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
+        Uneven: codes.NO_COMMON_POINT,
+        HasHoles: codes.EXPORT_HAS_HOLES,
+        TooManyColumns: codes.TOO_MANY_COLUMNS,
     }
 )
 """What the domain and the commands refuse, by code."""
 
-TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT})
+TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT, codes.TOO_MANY_EXPORTS_OF_WORKSPACE})
 """What is worth asking again soon, besides everything that is 503."""
 
 OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (

@@ -82,6 +82,15 @@ class Settings(BaseSettings):
     """Most writes that wait for their turn; more are refused with 503."""
     read_connections_max: int = Field(default=8, ge=1, le=200)
     """Most database connections for reads."""
+    exports_max: int = Field(default=4, ge=1, le=50)
+    """Most exports streamed at once, each over a connection of its own; more are refused (503)."""
+    exports_per_workspace_max: int = Field(default=2, ge=1, le=50)
+    """Most exports of one workspace streamed at once; more are refused (429)."""
+    export_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    """Seconds after which an export is cut off: so long its snapshot keeps PostgreSQL from clearing
+    away what was changed meanwhile."""
+    export_stall_timeout_s: float = Field(default=30.0, gt=0, le=3_600)
+    """Seconds after which an export is cut off of which its reader takes nothing."""
     body_timeout_s: float = Field(default=20.0, gt=0, le=600)
     """Seconds within which a request body has to be complete."""
     shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
