@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from api import codes
 from api.auth import Caller, Permission, may
 from api.bodies import JSON_TYPE, Body, body_of
+from api.codes.code import ErrorCode
 from api.conditions import await_position, if_match, on_versions, position_header, versioned
 from api.description import (
     EXAMPLE_ID,
@@ -35,6 +36,7 @@ from api.description import (
     problems,
     success,
 )
+from api.export_routes import add_export
 from api.idempotency import OnceOf
 from api.parameters import (
     ListParameters,
@@ -94,6 +96,18 @@ class Shape:
         """`an account`."""
         return ("an " if self.kind.KIND[0] in "aeiou" else "a ") + self.kind.KIND
 
+    @property
+    def links(self) -> list[ErrorCode]:
+        """How coming to be may be refused for what there is besides."""
+        of_account = [codes.ACCOUNT_UNAVAILABLE] if self.kind.BELONGS_TO_ACCOUNT else []
+        return [*of_account, *self.claims]
+
+    @property
+    def claims(self) -> list[ErrorCode]:
+        """How taking time may be refused; an account brings back what hung on it."""
+        may_claim = self.kind.CLAIMS_TIME or self.kind.KIND == "account"
+        return [codes.TIME_TAKEN] if may_claim else []
+
     def shown(self) -> dict[str, Any]:
         """An example of one as answers show it."""
         return shown(self.example)
@@ -121,14 +135,16 @@ def entity_routes(
     behind = tuple(sorted({kind.PLURAL, "members", "audit", *reads}))
     shape = Shape(kind, example, behind, write, spec)
     router = APIRouter(prefix=f"/api/{kind.PLURAL}", tags=[kind.PLURAL])
-    for add in (_add_create, _add_list, _add_get, _add_history, _add_change, _add_delete):
+    _add_create(router, shape)
+    _add_list(router, shape)
+    add_export(router, kind, spec, behind)  # before a path that takes any word for an id
+    for add in (_add_get, _add_history, _add_change, _add_delete):
         add(router, shape)
     _add_restore(router, shape)
     return router
 
 
 def _add_create(router: APIRouter, shape: Shape) -> None:
-    links = (codes.ACCOUNT_UNAVAILABLE,) if shape.kind.BELONGS_TO_ACCOUNT else ()
     created = success(
         "Created.",
         entity_model(shape.kind),
@@ -141,7 +157,7 @@ def _add_create(router: APIRouter, shape: Shape) -> None:
         operation_id=f"create{shape.name}",
         summary=f"Create {shape.a_name}",
         status_code=201,
-        responses={201: created, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *links)},
+        responses={201: created, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *shape.links)},
         openapi_extra=body({JSON_TYPE: (create_body(shape.kind), shape.example)}),
         dependencies=[Depends(room_for_writes)],
     )
@@ -286,7 +302,10 @@ def _add_change(router: APIRouter, shape: Shape) -> None:
         "/{id}",
         operation_id=f"change{shape.name}",
         summary=f"Change {shape.a_name}, by JSON Patch (RFC 6902) or merge patch (RFC 7396)",
-        responses={200: changed, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *possible)},
+        responses={
+            200: changed,
+            **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *possible, *shape.claims),
+        },
         openapi_extra=body(bodies),
         dependencies=[Depends(room_for_writes)],
     )
@@ -340,14 +359,17 @@ def _add_restore(router: APIRouter, shape: Shape) -> None:
         *("ETag", "Annals-Position"),
         example=shape.shown(),
     )
-    links = (codes.ACCOUNT_UNAVAILABLE,) if shape.kind.BELONGS_TO_ACCOUNT else ()
-    with_what = " with what was deleted with it" if shape.kind.KIND == "account" else ""
+    is_account = shape.kind.KIND == "account"
+    with_what = " with what was deleted with it" if is_account else ""
 
     @router.post(
         "/{id}/restore",
         operation_id=f"restore{shape.name}",
         summary=f"Bring back {shape.a_name}{with_what}",
-        responses={200: restored, **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *links)},
+        responses={
+            200: restored,
+            **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *shape.links),
+        },
         dependencies=[Depends(room_for_writes)],
     )
     def restore(

@@ -33,6 +33,7 @@ from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
 from domain import phone, refusals, sms
 from domain.refusals import FieldError, Refusal
+from readmodels.exports import HasHoles, TooManyColumns, Uneven
 from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
 
@@ -68,15 +69,21 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.VariableUnknown: codes.TEMPLATE_VARIABLE_UNKNOWN,
         sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
         sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
+        sms.NobodyToTell: codes.NOT_FOUND,
         sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
         sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
+        refusals.TimeTaken: codes.TIME_TAKEN,
+        refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
+        Uneven: codes.NO_COMMON_POINT,
+        HasHoles: codes.EXPORT_HAS_HOLES,
+        TooManyColumns: codes.TOO_MANY_COLUMNS,
     }
 )
 """What the domain and the commands refuse, by code."""
 
-TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT})
+TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT, codes.TOO_MANY_EXPORTS_OF_WORKSPACE})
 """What is worth asking again soon, besides everything that is 503."""
 
 OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (

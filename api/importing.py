@@ -17,7 +17,6 @@ from api.commandline import CommandError
 from api.direct import catch_up, only_import
 from api.settings import Settings
 from api.wiring import new_id, now, open_writing
-from commands.importing.cells import escaped
 from commands.importing.findings import Finding, ImportRefused
 from commands.importing.lookup import Lookup
 from commands.importing.options import Directory, ImportOptions
@@ -26,6 +25,7 @@ from commands.importing.tables import Table, open_table
 from commands.importing.writing import BatchWriter
 from commands.imports import Import, ImportResult, Progress
 from domain.account import Account
+from domain.cells import neutralised
 from domain.member import Member
 from eventlog.connections import Connection
 from eventlog.scope import SYSTEM, Actor, Scope
@@ -108,7 +108,7 @@ def write_report(path: Path, findings: Iterable[Finding]) -> None:
         writer.writerow(REPORT_COLUMNS)
         for each in findings:
             row = asdict(each)
-            writer.writerow(escaped(str(row[name])) for name in REPORT_COLUMNS)
+            writer.writerow(neutralised(str(row[name])) for name in REPORT_COLUMNS)
 
 
 def _directory(reader: Connection, workspace_id: UUID) -> Directory:

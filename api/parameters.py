@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import FastAPI, Query, Request
@@ -30,6 +30,7 @@ START_OF_DAY = time(tzinfo=UTC)
 END_OF_DAY = time(23, 59, 59, 999_999, tzinfo=UTC)
 
 Names = Mapping[str, frozenset[str]]
+Chosen = TypeVar("Chosen", bound="Selection")
 
 
 def plain(text: str) -> str:
@@ -61,8 +62,8 @@ Cursor = Annotated[
 When = Annotated[str, StringConstraints(min_length=1, max_length=TIME_MAX_CHARS)]
 
 
-class ListParameters(BaseModel):
-    """What every list understands; `list_parameters` adds what one kind of list has besides."""
+class Selection(BaseModel):
+    """Which rows of a list in which order: what its pages and its export have in common."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False)
 
@@ -71,6 +72,18 @@ class ListParameters(BaseModel):
     sort_by: str = "created_at"
     search: Words | None = Field(default=None, description="Part of a name, in any case.")
     sort_order: Literal["asc", "desc"] = "desc"
+
+    def filters(self) -> dict[str, str]:
+        """The filters asked for, by wire name, as text."""
+        asked = {name: getattr(self, to_snake(name)) for name in self.FILTERS}
+        return {
+            name: str(value) for name, value in asked.items() if value is not None and value != ALL
+        }
+
+
+class ListParameters(Selection):
+    """What every list understands; `list_parameters` adds what one kind of list has besides."""
+
     page: int = Field(default=1, ge=1, le=PAGE_MAX)
     page_size: int | None = Field(
         default=None,
@@ -86,33 +99,32 @@ class ListParameters(BaseModel):
         description="The list as it was at a time (2026-03-31T12:00:00Z) or at the end of a day.",
     )
 
-    def filters(self) -> dict[str, str]:
-        """The filters asked for, by wire name, as text."""
-        asked = {name: getattr(self, to_snake(name)) for name in self.FILTERS}
-        return {
-            name: str(value) for name, value in asked.items() if value is not None and value != ALL
-        }
-
 
 def list_parameters(kind: type[Entity], spec: ListSpec) -> type[ListParameters]:
     """The parameters of one list: filters, orders, and what may be included."""
+    more: dict[str, Any] = {"include_stats": (bool, False)} if spec.stats else {}
+    return selection_of(ListParameters, f"{kind.__name__}List", kind, spec, **more)
+
+
+def selection_of(
+    base: type[Chosen], name: str, kind: type[Entity], spec: ListSpec, **more: Any
+) -> type[Chosen]:
+    """The model with the filters and orders of one list, and what else is given."""
     fields: dict[str, Any] = {
-        to_snake(name): (_filter_type(kind, name), None) for name in spec.filters
+        to_snake(each): (_filter_type(kind, each), None) for each in spec.filters
     }
     fields["sort_by"] = (Literal[tuple(spec.sorts)], "created_at")
     if spec.with_contacts:
         fields["include_contacts"] = (bool, True)
-    if spec.stats:
-        fields["include_stats"] = (bool, False)
-    model = create_model(f"{kind.__name__}List", __base__=ListParameters, **fields)
+    model = create_model(name, __base__=base, **fields, **more)
     model.FILTERS = tuple(spec.filters)
     return model
 
 
-def query_of(model: type[ListParameters]) -> Callable[..., Awaitable[ListParameters]]:
+def query_of(model: type[Chosen]) -> Callable[..., Awaitable[Chosen]]:
     """A dependency: the query parameters as this model has them."""
 
-    async def parameters(query: ListParameters) -> ListParameters:
+    async def parameters(query: Chosen) -> Chosen:
         return query
 
     # FastAPI reads the annotations, and a model made at runtime cannot be written into them.

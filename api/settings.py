@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal
+from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -85,6 +86,15 @@ class Settings(BaseSettings):
     """Most writes that wait for their turn; more are refused with 503."""
     read_connections_max: int = Field(default=8, ge=1, le=200)
     """Most database connections for reads."""
+    exports_max: int = Field(default=4, ge=1, le=50)
+    """Most exports streamed at once, each over a connection of its own; more are refused (503)."""
+    exports_per_workspace_max: int = Field(default=2, ge=1, le=50)
+    """Most exports of one workspace streamed at once; more are refused (429)."""
+    export_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    """Seconds after which an export is cut off: so long its snapshot keeps PostgreSQL from clearing
+    away what was changed meanwhile."""
+    export_stall_timeout_s: float = Field(default=30.0, gt=0, le=3_600)
+    """Seconds after which an export is cut off of which its reader takes nothing."""
     body_timeout_s: float = Field(default=20.0, gt=0, le=600)
     """Seconds within which a request body has to be complete."""
     shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
@@ -120,6 +130,8 @@ class Settings(BaseSettings):
     sms_region: str | None = Field(default=None, pattern=r"^[A-Z]{2}$")
     """Country (ISO 3166, `GB`) in which numbers without `+` are dialled. Where none is set, leads
     whose number does not begin with `+` cannot be sent to."""
+    sms_timezone: str = "UTC"
+    """Zone (`Europe/London`) in which messages tell the time of an appointment."""
     sms_threads: int = Field(default=4, ge=1, le=100)
     """Messages that one sender process hands over at once."""
 
@@ -142,6 +154,13 @@ class Settings(BaseSettings):
     def has_database_urls(self) -> bool:
         """Whether PostgreSQL is provided from outside, so that none is started here."""
         return None not in (self.owner_url, self.app_url, self.projector_url)
+
+    @field_validator("sms_timezone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        if zone != "UTC" and zone not in available_timezones():
+            raise ValueError("is no time zone that this machine knows")
+        return zone
 
     @field_validator("home")
     @classmethod

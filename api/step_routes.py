@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, read_body
 from api.codes.code import ErrorCode
 from api.conditions import on_versions
 from api.description import (
@@ -47,7 +47,7 @@ class Given(BaseModel):
 
 
 class Nothing(Given):
-    """An empty object."""
+    """Nothing has to be said."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Step(Generic[E, G]):
     """Fields that the answer shows after it, for the description."""
     path: str = ""
     """Where it is not the name."""
+
+    @property
+    def needs_body(self) -> bool:
+        """Whether something has to be said."""
+        return any(each.is_required() for each in self.given.model_fields.values())
 
 
 def step_routes(
@@ -88,6 +93,22 @@ def checked(model: type[G], given: Body) -> G:
         raise InvalidFields(field_errors(error)) from None
 
 
+async def _maybe_body(request: Request) -> Body:
+    """A dependency: the body, an empty object where there is none."""
+    if "Content-Type" in request.headers or "Transfer-Encoding" in request.headers:
+        return await body_of(JSON_TYPE)(request)
+    return Body(JSON_TYPE, await read_body(request) or b"{}")
+
+
+def _description(step: Step[Any, Any]) -> dict[str, Any] | None:
+    """The body as the API's description has it, None where there is nothing to be said."""
+    if not step.given.model_fields:
+        return None
+    described = body({JSON_TYPE: (step.given, step.example)})
+    described["requestBody"]["required"] = step.needs_body
+    return described
+
+
 def _add_step(
     router: APIRouter, kind: type[E], step: Step[E, G], example: dict[str, Any], write: Permission
 ) -> None:
@@ -102,7 +123,7 @@ def _add_step(
             200: done,
             **problems(*ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE, *possible),
         },
-        openapi_extra=body({JSON_TYPE: (step.given, step.example)}),
+        openapi_extra=_description(step),
         dependencies=[Depends(room_for_writes)],
     )
     def act(
@@ -110,7 +131,7 @@ def _add_step(
         services: ServicesOf,
         _caller: Annotated[Caller, Depends(may(write))],
         versions: Versions,
-        given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+        given: Annotated[Body, Depends(body_of(JSON_TYPE) if step.needs_body else _maybe_body)],
         once: OnceOf,
     ) -> Response:
         def do(scope: Scope) -> Response:

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from anyio import CapacityLimiter
 from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
 from api.auth import Authenticator
+from api.exporting import ExportDesk, ExportLimits
 from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
 from api.settings import Settings
@@ -69,6 +71,7 @@ class Services:
     history_limit: CapacityLimiter
     lookout: Lookout
     """For health and metrics."""
+    exports: ExportDesk
 
 
 @contextmanager
@@ -92,14 +95,20 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     """Everything, opened in order and closed in the opposite one."""
     url = app_url(settings)
     reads = ReadPool(url, max_size=settings.read_connections_max)
+    exports = export_desk(settings)
     checkpoints = Checkpoints(url)
     lookout = Lookout(url, stall_after_s=settings.stall_after_s)
     with (
         open_writing(settings, metrics) as writing,
         write_pool(url, max_size=AS_OF_CONNECTIONS) as history,
     ):
-        metrics.pools |= {"read": reads.statistics, "history": history.get_stats}
+        metrics.pools |= {
+            "read": reads.statistics,
+            "history": history.get_stats,
+            "export": exports.pool.statistics,
+        }
         await reads.open()
+        await exports.pool.open()
         await checkpoints.start()
         try:
             yield Services(
@@ -118,18 +127,41 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
+                exports=exports,
             )
         finally:
             await lookout.close()
             await checkpoints.stop()
+            await exports.pool.close()
             await reads.close()
 
 
 def sms_limits(settings: Settings) -> SmsLimits:
     """What may be sent, as the settings have it."""
+    zone = settings.sms_timezone
     return SmsLimits(
-        settings.sms_lead_daily_max, settings.sms_workspace_daily_max, settings.sms_region
+        settings.sms_lead_daily_max,
+        settings.sms_workspace_daily_max,
+        settings.sms_region,
+        UTC if zone == "UTC" else ZoneInfo(zone),
     )
+
+
+def export_desk(settings: Settings) -> ExportDesk:
+    """What exports work with; its pool is opened and closed by whoever asks for it."""
+    limits = ExportLimits(
+        at_once=settings.exports_max,
+        per_workspace=settings.exports_per_workspace_max,
+        timeout_s=settings.export_timeout_s,
+        stall_timeout_s=settings.export_stall_timeout_s,
+    )
+    pool = ReadPool(
+        app_url(settings),
+        max_size=settings.exports_max,
+        statement_timeout_ms=int(settings.export_timeout_s * 1000),
+        name="annals-export",
+    )
+    return ExportDesk(pool, limits)
 
 
 def app_url(settings: Settings) -> str:

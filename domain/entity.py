@@ -14,6 +14,7 @@ from uuid import UUID
 
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
+from domain.claims import Claim
 from domain.fields import CUSTOM, Facts, Fields
 from domain.refusals import AccountUnavailable, IsDeleted, OccurredTooEarly, TransitionRefused
 
@@ -123,6 +124,8 @@ class Entity(Aggregate):
     """The fields in which lists search, by wire name."""
     REFERENCES: ClassVar[Mapping[str, str]] = {}
     """Fields that name another entity, by wire name, and the kind that it has to be."""
+    CLAIMS_TIME: ClassVar[bool] = False
+    """Whether some of these take up time of somebody's (`claim`)."""
     BELONGS_TO_ACCOUNT: ClassVar[bool] = False
     ACCOUNT_REQUIRED: ClassVar[bool] = False
 
@@ -150,7 +153,7 @@ class Entity(Aggregate):
         if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
             raise TypeError(f"a {cls.KIND} hangs on no account")
         facts = cls.FIELDS.facts(fields)
-        cls.FIELDS.require_by_hand(facts)
+        cls.FIELDS.require_by_hand(facts, cls.FIELDS.kept())
         return cls._create(
             cls.Created,
             id=entity_id,
@@ -167,7 +170,7 @@ class Entity(Aggregate):
         """
         self._require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
-        self.FIELDS.require_by_hand(changes)
+        self.FIELDS.require_by_hand(changes, self.kept())
         self._require_moves(changes)
         self._record_changes(changes, at)
 
@@ -206,6 +209,14 @@ class Entity(Aggregate):
     def status(self) -> str | None:
         """The status now, None for kinds without one."""
         return self.facts.get(self.STATUS_FIELD) if self.STATUS_FIELD else None
+
+    def kept(self) -> frozenset[str]:
+        """The fields, by wire name, that only commands of its own change as it is now."""
+        return self.FIELDS.kept()
+
+    def claim(self) -> Claim | None:
+        """The time that it takes up, None where it takes none."""
+        return None
 
     def _require_alive(self) -> None:
         if self.is_deleted:

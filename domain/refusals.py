@@ -212,3 +212,30 @@ class AlreadyConverted(Refusal):
     account_id: UUID
     contact_id: UUID
     opportunity_id: UUID
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What has the time already, and from when until when."""
+
+    entity_id: UUID
+    starts_at: datetime
+    ends_at: datetime
+
+
+@dataclass
+class TimeTaken(Refusal):
+    """The member has something else at that time."""
+
+    entity_id: UUID
+    member_id: UUID
+    taken: list[Taken]
+
+
+@dataclass
+class AlreadyConfirmed(Refusal):
+    """The appointment was confirmed before."""
+
+    appointment_id: UUID
+    confirmed_at: str
+    confirmed_by: str

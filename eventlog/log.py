@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -19,8 +19,11 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
+from domain.claims import Claim
 from domain.entity import Entity
+from domain.kinds import ENTITY_OF
 from domain.refusals import NotFound
+from eventlog.claims import hold_claims, keep_claims, select_claimants, store_claims
 from eventlog.connections import Connection
 from eventlog.mapper import EventMapper, OrjsonTranscoder
 from eventlog.recorder import PostgresLogRecorder, current_session
@@ -30,6 +33,10 @@ E = TypeVar("E", bound=Entity)
 
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
+
+CLAIMING_TOPICS = [topic for topic, kind in ENTITY_OF.items() if kind.CLAIMS_TIME]
+MEND_BATCH = 200
+"""So many entities are looked at while nobody can claim time."""
 
 SELECT_CHILDREN = """
 SELECT stream_id, topic FROM events
@@ -117,16 +124,61 @@ class EventLog(Application[UUID]):
         """Record what the entities have decided; the last position, None where there is nothing.
 
         Raises the library's `IntegrityError` where somebody else was faster: nothing of this append
-        is recorded then, and what was pending is gone; load again and decide again.
+        is recorded then, and what was pending is gone; load again and decide again. Raises
+        `TimeTaken` where an entity would take time that another has.
         """
-        return self.record([event for entity in entities for event in entity.collect_events()])
+        claims = {each.id: each.claim() for each in entities if _may_claim(each)}
+        return self._write([event for each in entities for event in each.collect_events()], claims)
 
     def record(self, events: Iterable[CanMutateAggregate[UUID]]) -> int | None:
         """As `append`, for decisions that were collected before."""
+        events = list(events)
+        return self._write(events, self._claims_after(events))
+
+    def mend_claims(self, scope: Scope) -> list[UUID]:
+        """Have the table of claimed times say what the log says; the entities of which it did not.
+
+        Some entities at a time, during which nobody else claims time.
+        """
+        with self.transaction(scope) as connection:
+            claimants = select_claimants(connection, scope.workspace_id, CLAIMING_TOPICS)
+        mended: list[UUID] = []
+        for start in range(0, len(claimants), MEND_BATCH):
+            with self.transaction(scope) as connection:
+                hold_claims(connection)
+                claims = {
+                    entity_id: self.load(ENTITY_OF[topic], entity_id).claim()
+                    for entity_id, topic in claimants[start : start + MEND_BATCH]
+                }
+                mended += store_claims(connection, scope.workspace_id, claims)
+        return mended
+
+    def _write(self, events: list[Any], claims: Mapping[UUID, Claim | None]) -> int | None:
         # As the library's save() does, without what it checks and returns beside: that costs more
         # than the mapping.
-        positions = self.recorder.insert_events(list(map(self.mapper.to_stored_event, events)))
+        stored = list(map(self.mapper.to_stored_event, events))
+        if not stored or not claims:
+            positions = self.recorder.insert_events(stored)
+        else:
+            # Before the events: who waits for a lock must not hold positions meanwhile.
+            scope = current_session().scope
+            with self.transaction(scope) as connection:
+                keep_claims(connection, scope.workspace_id, claims)
+                positions = self.recorder.insert_events(stored)
         return positions[-1] if positions else None
+
+    def _claims_after(self, events: Iterable[Any]) -> dict[UUID, Claim | None]:
+        """What those of the entities claim that may, after these events."""
+        found: dict[UUID, Entity] = {}
+        for event in events:
+            if not ENTITY_OF[event.TOPIC].CLAIMS_TIME:
+                continue
+            entity_id, before = event.originator_id, event.originator_version - 1
+            entity = found.get(entity_id)
+            if entity is None and before:
+                entity = self.repository.get(entity_id, version=before, projector_func=evolve)
+            found[entity_id] = evolve(entity, [event])
+        return {entity_id: entity.claim() for entity_id, entity in found.items()}
 
     def taken_position(self) -> int:
         """No event that is recorded by now lies beyond this position."""
@@ -151,6 +203,10 @@ class EventLog(Application[UUID]):
         connection = current_session().connection
         assert connection is not None, "this holds within a transaction only"
         return connection
+
+
+def _may_claim(entity: Entity) -> bool:
+    return entity.CLAIMS_TIME and bool(entity.pending_events)
 
 
 def evolve(entity: Any, events: Iterable[Any]) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 from uuid import UUID
 
 from eventlog.changes_sql import CHANGES
@@ -12,9 +15,36 @@ from readmodels.pool import AsyncConnection
 AUDIT_PAGE_DEFAULT = 50
 AUDIT_PAGE_MAX = 500
 
-PAGE = f"""
-WITH page AS MATERIALIZED (
-    SELECT a.* FROM read.audit AS a
+ITEM: Mapping[str, str] = MappingProxyType(
+    {
+        "position": "e.position",
+        "entityType": "a.entity_type",
+        "entityId": "a.entity_id",
+        "action": "a.action",
+        "topic": "e.topic",
+        "version": "e.stream_version",
+        "accountId": "e.account_id",
+        "actor": "e.metadata->'actor'",
+        "occurredAt": "e.occurred_at",
+        "recordedAt": "e.recorded_at",
+        "ip": "e.metadata->>'ip'",
+        "userAgent": "e.metadata->>'userAgent'",
+        "requestId": "e.metadata->>'requestId'",
+        "command": "e.metadata->>'command'",
+        "commandId": "e.metadata->>'commandId'",
+        "undoes": "e.metadata->>'undoes'",
+        "undoesPosition": "(e.metadata->>'undoesPosition')::bigint",
+        "correlationId": "e.metadata->>'correlationId'",
+        "causationId": "e.metadata->>'causationId'",
+        "changes": CHANGES,
+    }
+)
+"""What an entry shows: names on the wire, and SQL over the rows `a` (trail) and `e` (log)."""
+
+_PAIRS = ", ".join(f"'{name}', {sql}" for name, sql in ITEM.items())
+ITEM_SQL = f"json_build_object({_PAIRS})"
+
+CHOSEN = """
      WHERE a.workspace_id = %(workspace)s
        AND (%(entity_type)s::text IS NULL OR a.entity_type = %(entity_type)s)
        AND (%(entity_id)s::uuid IS NULL OR a.entity_id = %(entity_id)s)
@@ -22,23 +52,16 @@ WITH page AS MATERIALIZED (
        AND (%(actor_id)s::text IS NULL OR a.actor_id = %(actor_id)s)
        AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
        AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
-       AND (%(cursor)s::bigint IS NULL OR a.position < %(cursor)s)
+       AND (%(cursor)s::bigint IS NULL OR a.position < %(cursor)s)"""
+
+PAGE = f"""
+WITH page AS MATERIALIZED (
+    SELECT a.* FROM read.audit AS a {CHOSEN}
      ORDER BY a.position DESC LIMIT %(limit)s + 1
 ), numbered AS (
     SELECT a.*, row_number() OVER () AS ordinal FROM page AS a
 )
-SELECT coalesce(json_agg(json_build_object(
-           'position', e.position, 'entityType', a.entity_type, 'entityId', a.entity_id,
-           'action', a.action, 'topic', e.topic, 'version', e.stream_version,
-           'accountId', e.account_id, 'actor', e.metadata->'actor',
-           'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
-           'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent',
-           'requestId', e.metadata->>'requestId', 'command', e.metadata->>'command',
-           'commandId', e.metadata->>'commandId', 'undoes', e.metadata->>'undoes',
-           'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
-           'correlationId', e.metadata->>'correlationId',
-           'causationId', e.metadata->>'causationId',
-           'changes', {CHANGES}) ORDER BY a.ordinal)
+SELECT coalesce(json_agg({ITEM_SQL} ORDER BY a.ordinal)
            FILTER (WHERE a.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            min(a.position) FILTER (WHERE a.ordinal <= %(limit)s) END
@@ -70,21 +93,24 @@ class AuditQuery:
     cursor: int | None = None
     limit: int = AUDIT_PAGE_DEFAULT
 
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the SQL above."""
+        return {
+            "workspace": self.workspace_id,
+            "entity_type": self.entity_type,
+            "entity_id": self.entity_id,
+            "action": self.action,
+            "actor_id": self.actor_id,
+            "since": self.since,
+            "until": self.until,
+            "cursor": self.cursor,
+            "limit": self.limit,
+        }
+
 
 async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
     """`{items, nextCursor}` as JSON; the cursor is a position, pages go from it downwards."""
-    parameters = {
-        "workspace": query.workspace_id,
-        "entity_type": query.entity_type,
-        "entity_id": query.entity_id,
-        "action": query.action,
-        "actor_id": query.actor_id,
-        "since": query.since,
-        "until": query.until,
-        "cursor": query.cursor,
-        "limit": query.limit,
-    }
-    row = await (await connection.execute(PAGE, parameters)).fetchone()
+    row = await (await connection.execute(PAGE, query.parameters())).fetchone()
     assert row is not None
     cursor = "null" if row[1] is None else str(row[1])
     return f'{{"items":{row[0]},"nextCursor":{cursor}}}'.encode()

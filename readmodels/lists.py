@@ -53,6 +53,8 @@ SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(lim
   FROM numbered AS t
 """
 
+ALL_ROWS = "SELECT t.* FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}"
+
 COUNT_FROM_COUNTERS = """
 SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
  WHERE t.workspace_id = %(workspace)s AND {where}
@@ -156,6 +158,17 @@ def item_sql(spec: ListSpec, *, with_contacts: bool) -> str:
     if with_contacts:
         pairs.append(f"'contacts', {CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)}")
     return f"json_build_object({', '.join(pairs)})"
+
+
+def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any]]:
+    """SQL for all rows `t` that a list finds, their order, and the parameters of the SQL.
+
+    Not by the page: whoever reads all of it reads it in one go.
+    """
+    direction = "DESC" if query.descending else "ASC"
+    order = ", ".join(f"t.{column} {direction}" for column, _ in spec.sorts[query.sort_by].keys)
+    rows = ALL_ROWS.format(table=spec.table, where=_where(spec, query))
+    return rows, order, _parameters(spec, query)
 
 
 def _total_sql(spec: ListSpec, query: ListQuery) -> str:

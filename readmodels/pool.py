@@ -27,7 +27,14 @@ SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
 class ReadPool:
     """A pool of asynchronous connections under the role that owns nothing."""
 
-    def __init__(self, app_url: str, *, max_size: int = READ_POOL_MAX) -> None:
+    def __init__(
+        self,
+        app_url: str,
+        *,
+        max_size: int = READ_POOL_MAX,
+        statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
+        name: str = "annals-read",
+    ) -> None:
         self._pool = AsyncConnectionPool(
             app_url,
             connection_class=psycopg.AsyncConnection[TupleRow],
@@ -36,14 +43,12 @@ class ReadPool:
             timeout=READ_POOL_WAIT_S,
             max_waiting=READ_POOL_QUEUE_MAX,
             open=False,
-            name="annals-read",
+            name=name,
             configure=_configure,
             kwargs={
                 "connect_timeout": CONNECT_TIMEOUT_S,
-                "application_name": "annals-read",
-                "options": server_settings(
-                    TimeZone="UTC", statement_timeout=READ_STATEMENT_TIMEOUT_MS
-                ),
+                "application_name": name,
+                "options": server_settings(TimeZone="UTC", statement_timeout=statement_timeout_ms),
             },
         )
 

@@ -16,6 +16,7 @@ from psycopg import sql
 from api.embedded import Cluster, prepare_database
 from commands.entities import EntityCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.lead import Lead, LeadStatus
@@ -31,6 +32,7 @@ from eventlog.scope import Scope
 from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
 from tests.conftest import Urls
+from tests.kinds import TOLD
 from tests.naive import World
 from tests.oracle import recorded_events
 
@@ -46,12 +48,14 @@ SEARCHES = [
 ]  # fmt: skip
 NAMED: dict[type[Entity], str] = {
     Account: "company",
+    Appointment: "title",
     Contact: "name",
     Lead: "name",
     Meeting: "title",
     Note: "body",
     Opportunity: "name",
     Task: "title",
+    **{each.kind: each.searched.split()[0] for each in TOLD},
 }
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -64,6 +68,7 @@ class Crowd:
         self._scope = scope
         self._random = Random(seed)
         self._members: list[UUID] = []
+        self._leads: list[UUID] = []
         self.accounts: list[UUID] = []
         self.others: list[tuple[type[Entity], UUID]] = []
 
@@ -97,6 +102,9 @@ class Crowd:
         day = f"2026-0{self._random.randint(1, 9)}-01"
         some = self._random.choice
         lives: list[tuple[type[Entity], dict[str, Any]]] = [
+            (Appointment, {"title": self._name(), "memberId": some(self._members),
+                           "startsAt": f"{day}T10:00:00Z", "durationMinutes": 30,
+                           "allowOverlap": True, "leadId": some([None, *self._leads])}),
             (Contact, {"name": self._name(), "email": "a@example.com"}),
             (Lead, {"name": self._name(), "status": self._either(LeadStatus),
                     "company": some([None, self._name()]), "source": some([None, "fair", "web"]),
@@ -109,12 +117,15 @@ class Crowd:
                            "value": some([None, "0.10", "1000.00"])}),
             (Task, {"title": self._name(), "status": self._either(TaskStatus),
                     "dueDate": some([None, day])}),
+            *((each.kind, each.any_life(some, self._name())) for each in TOLD),
         ]  # fmt: skip
         kind, fields = some(lives)
         account: UUID | None = some(self.accounts)
         if not kind.BELONGS_TO_ACCOUNT or (not kind.ACCOUNT_REQUIRED and some([True, False])):
             account = None
-        return kind, self._create(kind, fields, account)
+        made = self._create(kind, fields, account)
+        self._leads += [made] if kind is Lead else []
+        return kind, made
 
     def _change_one(self) -> None:
         """Another name and another assignee, some hours later, and maybe another status."""

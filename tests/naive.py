@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from tests.kinds import TOLD
 from tests.oracle import Row, exact, expected_tables
 
 Item = dict[str, Any]
@@ -22,6 +23,9 @@ SHOWN = {
     "accounts": """id company type status priority nextAction nextActionDate checkSize dealValue
                    opportunity contactCount taskCount meetingCount noteCount
                    openOpportunityCount""",
+    "appointments": """id accountId accountName title status memberId startsAt endsAt leadId
+                       contactId location notes allowOverlap confirmedAt confirmedBy
+                       confirmationNotes cancelReason""",
     "contacts": "id accountId accountName name email phone title",
     "leads": """id name status statusChangedAt company email phone source value nextAction
                 nextActionDate notes smsOptOut convertedAccountId convertedContactId
@@ -32,12 +36,18 @@ SHOWN = {
     "opportunities": """id accountId accountName name stage value engagedOn expectedCloseOn
                         closedOn""",
     "tasks": "id accountId accountName title status dueDate description",
+    **{
+        each.kind.PLURAL: "id accountId accountName " * each.kind.BELONGS_TO_ACCOUNT + each.columns
+        for each in TOLD
+    },
 }
 ENDING = "assignedTo assignedToName customFields createdAt updatedAt version"
-TIMES = ["createdAt", "updatedAt", "startsAt", "endsAt", "statusChangedAt"]
+TIMES = ["createdAt", "updatedAt", "startsAt", "endsAt", "statusChangedAt", "confirmedAt"]
+TIMES += [name for each in TOLD for name in each.columns.split() if name.endswith("At")]
 OF_CONTACT = "id name email phone title version"
 SEARCHED = {
     "accounts": "company",
+    "appointments": "title",
     "contacts": "name",
     "leads": "name company email",
     "meetings": "title",
@@ -45,9 +55,11 @@ SEARCHED = {
     "notes": "body",
     "opportunities": "name",
     "tasks": "title",
+    **{each.kind.PLURAL: each.searched for each in TOLD},
 }
 FILTERS = {
     "accounts": "type status priority assignedTo",
+    "appointments": "accountId leadId memberId status assignedTo",
     "contacts": "accountId assignedTo",
     "leads": "status source assignedTo",
     "meetings": "accountId status assignedTo",
@@ -55,6 +67,7 @@ FILTERS = {
     "notes": "accountId assignedTo",
     "opportunities": "accountId stage assignedTo",
     "tasks": "accountId status assignedTo",
+    **{each.kind.PLURAL: each.filters for each in TOLD},
 }
 
 
@@ -79,6 +92,7 @@ EVERY_SORT = {"created_at": _columns("created_at"), "updated_at": _columns("upda
 BY_STATUS = {"status": _columns("status", "created_at")}
 SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
     "accounts": {"company": _text("company"), **BY_STATUS, **EVERY_SORT},
+    "appointments": {"starts_at": _columns("starts_at"), **BY_STATUS, **EVERY_SORT},
     "contacts": {"name": _text("name"), **EVERY_SORT},
     "leads": {
         "name": _text("name"),
@@ -96,6 +110,13 @@ SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
         **EVERY_SORT,
     },
     "tasks": {"due_date": _last_if_missing("due_date"), **BY_STATUS, **EVERY_SORT},
+    **{
+        each.kind.PLURAL: {
+            **{name: _columns(*names.split()) for name, names in each.sorts.items()},
+            **EVERY_SORT,
+        }
+        for each in TOLD
+    },
 }
 
 
@@ -156,11 +177,11 @@ class World:
 
     def _matches(self, row: Row, question: Question) -> bool:
         for name, value in question.filters.items():
-            if str(row[_column(name)]) != value:
+            if str(row[column(name)]) != value:
                 return False
         if not question.search:
             return True
-        texts = [row[_column(name)] or "" for name in SEARCHED[question.plural].split()]
+        texts = [row[column(name)] or "" for name in SEARCHED[question.plural].split()]
         if question.plural == "accounts":
             texts += [contact["name"] for contact in self._contacts(row["id"])]
         return any(lower(question.search) in lower(text) for text in texts)
@@ -176,7 +197,7 @@ class World:
             "assigned_to_name": self._known._names.get(row["assigned_to"]),
             "account_name": self._known._companies.get(row.get("account_id")),
         }
-        item = {name: _wire(row[_column(name)]) for name in names}
+        item = {name: _wire(row[column(name)]) for name in names}
         if question.plural == "accounts" and question.include_contacts:
             item["contacts"] = [
                 {name: _wire(contact[name]) for name in OF_CONTACT.split()}
@@ -203,7 +224,8 @@ def _stage(rows: list[Row], stage: str) -> dict[str, Any]:
     return {"count": len(values), "value": f"{sum(values, Decimal(0)):.2f}"}
 
 
-def _column(name: str) -> str:
+def column(name: str) -> str:
+    """The column of a field: `leadId` is kept in `lead_id`."""
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
 
 

@@ -17,8 +17,10 @@ from uuid import UUID
 
 from psycopg import sql
 from psycopg.rows import dict_row
+from pydantic.alias_generators import to_snake
 
 from eventlog.connections import Connection
+from tests.kinds import TOLD
 
 Row = dict[str, Any]
 Tables = dict[str, dict[tuple[Any, ...], Row]]
@@ -30,11 +32,16 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
   FROM public.events WHERE %(all)s OR workspace_id = ANY(%(workspaces)s) ORDER BY position
 """
 
+STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
+    *(each.topics for each in TOLD)
+)
+"""Changes that have a name of their own."""
 ENDINGS = {"deleted", "revoked"}
 BEGINNINGS = {"created", "issued"}
 
 TABLE_OF = {
     "account": "accounts",
+    "appointment": "appointments",
     "api_key": "api_keys",
     "contact": "contacts",
     "lead": "leads",
@@ -45,10 +52,13 @@ TABLE_OF = {
     "sms": "sms_messages",
     "task": "tasks",
     "workspace": "workspaces",
+    **{each.kind.KIND: each.kind.PLURAL for each in TOLD},
 }
 COLUMNS = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
                   opportunity""",
+    "appointment": """title status memberId startsAt endsAt leadId contactId location notes
+                      allowOverlap confirmedAt confirmedBy confirmationNotes cancelReason""",
     "api_key": "name role memberId expiresAt secretSha256",
     "contact": "name email phone title",
     "lead": """name status company email phone source value nextAction nextActionDate notes
@@ -60,11 +70,18 @@ COLUMNS = {
     "sms": "leadId phone message templateId status gatewayId error errorCode",
     "task": "title status dueDate description",
     "workspace": "name",
+    **{each.kind.KIND: each.columns for each in TOLD},
 }
 SNAKES = {
+    "allowOverlap": "allow_overlap",
     "assignedTo": "assigned_to",
+    "cancelReason": "cancel_reason",
     "checkSize": "check_size",
     "closedOn": "closed_on",
+    "confirmationNotes": "confirmation_notes",
+    "confirmedAt": "confirmed_at",
+    "confirmedBy": "confirmed_by",
+    "contactId": "contact_id",
     "convertedAccountId": "converted_account_id",
     "convertedContactId": "converted_contact_id",
     "convertedOpportunityId": "converted_opportunity_id",
@@ -84,25 +101,28 @@ SNAKES = {
     "secretSha256": "secret_sha256",
     "smsOptOut": "sms_opt_out",
     "startsAt": "starts_at",
+    **{name: to_snake(name) for each in TOLD for name in each.columns.split()},
 }
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
         (
-            *("assignedTo", "leadId", "memberId"),
+            *("assignedTo", "memberId", "leadId", "contactId"),
             *("convertedAccountId", "convertedContactId", "convertedOpportunityId"),
         ),
         UUID,
     ),
-    "smsOptOut": bool,
+    **dict.fromkeys(("smsOptOut", "allowOverlap"), bool),
     **dict.fromkeys(("checkSize", "dealValue", "value"), Decimal),
-    **dict.fromkeys(("startsAt", "endsAt", "expiresAt"), datetime.fromisoformat),
+    **dict.fromkeys(("startsAt", "endsAt", "expiresAt", "confirmedAt"), datetime.fromisoformat),
     **dict.fromkeys(
         ("nextActionDate", "dueDate", "engagedOn", "expectedCloseOn", "closedOn"),
         date.fromisoformat,
     ),
+    **{name: convert for each in TOLD for name, convert in each.conversions.items()},
 }
 COUNTS = {
     "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
+    "appointments": ("appointment_counts", ("status", "member_id", "assigned_to")),
     "contacts": ("contact_counts", ("assigned_to",)),
     "leads": ("lead_counts", ("status", "source", "assigned_to")),
     "meetings": ("meeting_counts", ("status", "assigned_to")),
@@ -110,6 +130,7 @@ COUNTS = {
     "notes": ("note_counts", ("assigned_to",)),
     "opportunities": ("opportunity_counts", ("stage", "assigned_to")),
     "tasks": ("task_counts", ("status", "assigned_to")),
+    **{each.kind.PLURAL: (f"{each.kind.KIND}_counts", each.counted) for each in TOLD},
 }
 ACTIONS = {
     **dict.fromkeys(BEGINNINGS, "create"),
@@ -118,10 +139,11 @@ ACTIONS = {
     "restored": "restore",
     "status_changed": "status_change",
     "stage_changed": "status_change",
-    "converted": "status_change",
+    **dict.fromkeys(STEPS, "status_change"),
 }
-STEPS = {"converted"}
-"""Changes that have a name of their own."""
+ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
+    each.kind.KIND for each in TOLD if each.kind.BELONGS_TO_ACCOUNT
+}
 DATED = {"lead"}
 """Kinds of which it is told since when the status is what it is."""
 
@@ -185,7 +207,7 @@ class Thing:
             "updated_at": self.updated_at,
             "version": self.version,
         }
-        if self.kind in {"contact", "meeting", "note", "opportunity", "task"}:
+        if self.kind in ON_ACCOUNTS:
             row["account_id"] = self.account_id
         if self.kind in DATED:
             row["status_changed_at"] = self.status_since
@@ -269,6 +291,38 @@ def assert_tables_tell_history(connection: Connection, workspaces: Iterable[UUID
     assert not problems, "\n".join(problems)
     parked = connection.execute("SELECT * FROM projection_parked").fetchall()
     assert not parked, "entities are parked"
+
+
+def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
+    """Whose time is taken by what after these events."""
+    return {
+        thing.id: (
+            thing.workspace_id,
+            UUID(thing.fields["memberId"]),
+            datetime.fromisoformat(thing.fields["startsAt"]),
+            datetime.fromisoformat(thing.fields["endsAt"]),
+            thing.fields.get("allowOverlap", False),
+        )
+        for thing in things(events)
+        if thing.kind == "appointment"
+        and not thing.is_gone
+        and thing.fields["status"] in {"scheduled", "confirmed", "completed"}
+    }
+
+
+def assert_claims_tell_history(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
+    """Time is taken by what the log says, and where two overlap, one of them may."""
+    expected = expected_claims(recorded_events(connection, workspaces))
+    rows = connection.execute(
+        """SELECT entity_id, workspace_id, holder_id, starts_at, ends_at, may_overlap
+             FROM claimed_times WHERE %(all)s OR workspace_id = ANY(%(workspaces)s)""",
+        {"all": not workspaces, "workspaces": list(workspaces)},
+    ).fetchall()
+    assert {row[0]: tuple(row[1:]) for row in rows} == expected
+    strict = [claim[:4] for claim in expected.values() if not claim[4]]
+    for number, (workspace, holder, starts, ends) in enumerate(strict):
+        for other in strict[:number]:
+            assert other[:2] != (workspace, holder) or other[2] >= ends or other[3] <= starts
 
 
 def exact(value: Any) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ turn: so every list of steps can be played, and hypothesis can shorten it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from commands.entities import EntityCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.api_key import ApiKey, Role
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts
@@ -30,6 +32,7 @@ from domain.sms import Sms, SmsStatus, TemplateId
 from domain.task import Task, TaskStatus
 from domain.workspace import Workspace
 from eventlog.scope import Actor, Scope
+from tests.kinds import TOLD
 
 WORKSPACES = 2
 MANY = 1_000
@@ -51,6 +54,9 @@ days = st.dates(date(2020, 1, 1), date(2030, 12, 31)).map(date.isoformat)
 instants = st.integers(0, 10**12).map(
     lambda ms: (YEAR_2000 + timedelta(milliseconds=ms)).isoformat()
 )
+busy_hours = st.integers(0, 12).map(
+    lambda halves: (YEAR_2000 + timedelta(minutes=30 * halves)).isoformat()
+)
 custom_values = st.one_of(
     text,
     st.booleans(),
@@ -60,7 +66,7 @@ custom_values = st.one_of(
 custom_keys = st.sampled_from(["sector", "vip", "a.b", "company", "x"])
 
 
-def _fields(required: dict[str, Any], **optional: st.SearchStrategy[Any]) -> Any:
+def fields(required: dict[str, Any], **optional: st.SearchStrategy[Any]) -> Any:
     custom = st.dictionaries(custom_keys, custom_values, max_size=3)
     members = st.none() | st.integers(0, MANY)
     maybe = {name: st.none() | strategy for name, strategy in optional.items()}
@@ -75,7 +81,7 @@ def _either(values: Any) -> st.SearchStrategy[str]:
 
 def _accounts(type_: AccountType) -> Any:
     of_type = {"investor": "checkSize", "customer": "dealValue", "partner": "opportunity"}[type_]
-    return _fields(
+    return fields(
         {
             "company": text,
             "type": st.just(str(type_)),
@@ -90,14 +96,25 @@ def _accounts(type_: AccountType) -> Any:
 
 FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
     Account: st.one_of([_accounts(each) for each in AccountType]),
-    ApiKey: _fields(
+    Appointment: fields(
+        {
+            "title": text,
+            "memberId": st.integers(0, MANY),
+            "startsAt": busy_hours,
+            "durationMinutes": st.sampled_from([30, 60, 90]),
+            "allowOverlap": st.sampled_from([False, False, True]),
+        },
+        location=text,
+        notes=text,
+    ),
+    ApiKey: fields(
         {"name": text, "role": _either(Role), "secretSha256": st.just("0" * 64)},
         expiresAt=instants,
     ),
-    Contact: _fields(
+    Contact: fields(
         {"name": text}, email=st.just("a@example.com"), phone=st.just("112"), title=text
     ),
-    Lead: _fields(
+    Lead: fields(
         {"name": text, "status": _either(LeadStatus), "smsOptOut": st.booleans()},
         company=text,
         email=st.just("a@example.com"),
@@ -108,23 +125,23 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
         nextActionDate=days,
         notes=text,
     ),
-    Meeting: _fields(
+    Meeting: fields(
         {"title": text, "status": _either(MeetingStatus)},
         startsAt=instants,
         endsAt=instants,
         location=text,
         agenda=text,
     ),
-    Member: _fields({"name": text}, email=st.just("a@example.com"), title=text),
-    Note: _fields({"body": text}, title=text),
-    Opportunity: _fields(
+    Member: fields({"name": text}, email=st.just("a@example.com"), title=text),
+    Note: fields({"body": text}, title=text),
+    Opportunity: fields(
         {"name": text, "stage": _either(Stage)},
         value=money,
         engagedOn=days,
         expectedCloseOn=days,
         closedOn=days,
     ),
-    Sms: _fields(
+    Sms: fields(
         {
             "leadId": st.uuids().map(str),
             "phone": st.just("+442079460000"),
@@ -136,10 +153,21 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
         error=text,
         errorCode=st.just("30003"),
     ),
-    Task: _fields({"title": text, "status": _either(TaskStatus)}, dueDate=days, description=text),
-    Workspace: _fields({"name": text}),
+    Task: fields({"title": text, "status": _either(TaskStatus)}, dueDate=days, description=text),
+    Workspace: fields({"name": text}),
+    **{each.kind: each.any_fields(sys.modules[__name__]) for each in TOLD},
 }
-OFTEN: list[type[Entity]] = [Account, Contact, Lead, Task, Meeting, Note, Opportunity, Member]
+OFTEN: list[type[Entity]] = [
+    Account,
+    Appointment,
+    Contact,
+    Lead,
+    Task,
+    Meeting,
+    Note,
+    Opportunity,
+    Member,
+]
 SELDOM: list[type[Entity]] = [ApiKey, Sms, Workspace]
 
 
@@ -193,7 +221,35 @@ class Project:
     dies_at_table: int | None = None
 
 
-Step = Create | Revise | Delete | Restore | Project
+@dataclass(frozen=True)
+class Act:
+    """Somebody has one do something of its own, one of those things that its kind can do."""
+
+    workspace: int
+    kind: type[Entity]
+    whom: int
+    what: int
+
+
+ACTS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
+    Appointment: [
+        lambda one, at: one.confirm("Ada", at=at, notify=True),
+        lambda one, at: one.confirm("Ada", at=at, notes="Gladly."),
+        lambda one, at: one.reschedule({"startsAt": "2000-01-01T01:00:00Z"}, at=at),
+        lambda one, at: one.reschedule({"startsAt": "2000-01-01T02:30:00Z"}, at=at),
+        lambda one, at: one.cancel(at=at, reason="Ill"),
+        lambda one, at: one.complete(at=at),
+        lambda one, at: one.miss(at=at),
+    ],
+    Lead: [
+        lambda lead, at: lead.update_status("contacted", at=at),
+        lambda lead, at: lead.convert(
+            account_id=UUID(int=1), contact_id=UUID(int=2), opportunity_id=UUID(int=3), at=at
+        ),
+    ],
+    **{each.kind: each.acts for each in TOLD if each.acts},
+}
+Step = Create | Revise | Act | Delete | Restore | Project
 
 workspaces = st.integers(0, WORKSPACES - 1)
 whoms = st.integers(0, MANY)
@@ -214,6 +270,7 @@ def _revisions(kind: type[Entity]) -> st.SearchStrategy[Revise]:
 
 creations = st.one_of([_creations(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
 revisions = st.one_of([_revisions(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
+acts = st.builds(Act, workspaces, st.sampled_from(list(ACTS)), whoms, st.integers(0, MANY))
 mortals = st.sampled_from([*[Account] * 4, *OFTEN, *SELDOM])
 projections = st.builds(
     Project,
@@ -224,6 +281,7 @@ projections = st.builds(
 steps: st.SearchStrategy[Step] = st.one_of(
     *[creations] * 5,
     *[revisions] * 4,
+    *[acts] * 2,
     *[st.builds(Delete, workspaces, mortals, whoms)] * 2,
     *[st.builds(Restore, workspaces, mortals, whoms)] * 3,
     projections,
@@ -255,7 +313,7 @@ class Player:
     refusals: list[Refusal] = field(default_factory=list)
     acknowledged: list[UUID] = field(default_factory=list)
 
-    def play(self, step: Create | Revise | Delete | Restore) -> None:
+    def play(self, step: Create | Revise | Act | Delete | Restore) -> None:
         """One step. What is refused is refused."""
         try:
             if isinstance(step, Create):
@@ -278,7 +336,7 @@ class Player:
         self.known[step.workspace].append(outcome.entity)
         self.acknowledged.append(outcome.entity.id)
 
-    def _change(self, step: Revise | Delete | Restore) -> None:
+    def _change(self, step: Revise | Act | Delete | Restore) -> None:
         scope, one = self.scopes[step.workspace], self._whom(step)
         if one is None:
             return
@@ -287,13 +345,16 @@ class Player:
             outcome = self.commands.delete(scope, kind, one.id)
         elif isinstance(step, Restore):
             outcome = self.commands.restore(scope, kind, one.id)
+        elif isinstance(step, Act):
+            act = ACTS[kind][step.what % len(ACTS[kind])]
+            outcome = self.commands.act(scope, kind, one.id, act)
         else:
             change, at = self._revision(step), _days_ago(step.days_ago)
             outcome = self.commands.revise(scope, kind, one.id, change, occurred_at=at)
         known = self.known[step.workspace]
         known[known.index(one)] = outcome.entity
 
-    def _whom(self, step: Revise | Delete | Restore) -> Entity | None:
+    def _whom(self, step: Revise | Act | Delete | Restore) -> Entity | None:
         found = [each for each in self.known[step.workspace] if isinstance(each, step.kind)]
         if isinstance(step, Restore):
             found = [each for each in found if each.is_deleted] or found
@@ -304,11 +365,14 @@ class Player:
         return lambda facts: fields if step.is_whole else {**facts, **fields}
 
     def _assigned(self, workspace: int, fields: Fields) -> Fields:
-        """With a member instead of a number, as long as there is one."""
-        number = fields.get("assignedTo")
+        """With members instead of numbers, as long as there is one."""
         members = [each for each in self.known[workspace] if isinstance(each, Member)]
-        member = members[number % len(members)].id if members and number is not None else None
-        return {**fields, "assignedTo": member}
+        named = {"assignedTo": None, **fields}
+        for name in {"assignedTo", "memberId"} & named.keys():
+            number = named[name]
+            member = members[number % len(members)].id if members and number is not None else None
+            named[name] = member
+        return named
 
     def _account(self, step: Create) -> UUID | None:
         accounts = [each for each in self.known[step.workspace] if isinstance(each, Account)]

@@ -43,6 +43,7 @@ def test_every_route_is_described(name: str) -> None:
             assert "Annals-Position" in responses[status]["headers"]
         if status != "204":
             media_type = "text/plain" if name == "metrics" else "application/json"
+            media_type = "text/csv" if path.endswith("/export") else media_type
             assert responses[status]["content"][media_type]["example"]
     for content in operation.get("requestBody", {}).get("content", {}).values():
         assert content["example"]

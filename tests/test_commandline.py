@@ -96,3 +96,25 @@ def test_a_home_without_a_workspace_says_what_to_do(home: Settings, tmp_path: Pa
     (tmp_path / "rows.csv").write_text("name\nAda\n", "utf-8")
     with pytest.raises(CommandError, match="start annals demo or annals up once"):
         annals("import", "members", str(tmp_path / "rows.csv"))
+
+
+@pytest.mark.usefixtures("home")
+def test_lists_and_the_trail_are_exported_into_files(tmp_path: Path) -> None:
+    file, team = tmp_path / "team.csv", tmp_path / "members.csv"
+    file.write_text("name,title\nAda,=CFO\nGrace,\n", "utf-8")
+    annals("import", "members", str(file))
+    annals("export", "members", "--to", str(team))
+    header, *rows = team.read_text("utf-8").splitlines()
+    assert header.startswith("id,name,email,title,")
+    assert [row.split(",")[1:4] for row in rows] == [["Grace", "", ""], ["Ada", "", "'=CFO"]]
+    entries = annals("export", "audit", "--format", "ndjson").splitlines()
+    assert [json.loads(entry)["topic"] for entry in entries[:2]] == ["member.created"] * 2
+    assert list(tmp_path.glob("*.part")) == []
+
+
+@pytest.mark.usefixtures("home")
+def test_an_export_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"missing.a\.csv cannot be written: No such file"):
+        annals("export", "accounts", "--to", str(tmp_path / "missing" / "a.csv"))
+    with pytest.raises(CommandError, match="--format is one of csv, ndjson, not xml"):
+        annals("export", "accounts", "--format", "xml")

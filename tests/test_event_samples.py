@@ -21,6 +21,7 @@ import pytest
 
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.kinds import ENTITY_OF, EVENTS, KINDS
@@ -39,6 +40,7 @@ from eventlog.log import EventLog
 from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.scope import Scope
 from projections.engine.runner import Engine
+from tests.kinds import TOLD
 from tests.oracle import assert_tables_tell_history
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -68,6 +70,18 @@ FULL: dict[type[Entity], dict[str, Any]] = {
         "memberId": MEMBER,
         "expiresAt": "2027-01-01T00:00:00+00:00",
         "secretSha256": "0123456789abcdef" * 4,
+    },
+    Appointment: {
+        "title": "First call",
+        "memberId": MEMBER,
+        "startsAt": "2026-02-01T10:00:00+00:00",
+        "endsAt": "2026-02-01T10:30:00+00:00",
+        "status": "scheduled",
+        "leadId": "00000000-0000-0000-0000-000000000006",
+        "contactId": "00000000-0000-0000-0000-000000000004",
+        "location": "Room 4",
+        "notes": "Bring the papers.",
+        "allowOverlap": False,
     },
     Contact: {
         "name": "Ada Lovelace",
@@ -120,10 +134,12 @@ FULL: dict[type[Entity], dict[str, Any]] = {
         "description": "About the offer",
     },
     Workspace: {"name": "Acme Sales"},
+    **{each.kind: each.full for each in TOLD},
 }
 REVISED: dict[type[Entity], dict[str, Any]] = {
     Account: {"company": "Acme", "nextAction": None, "dealValue": "99.00"},
     ApiKey: {"role": "member"},
+    Appointment: {"location": None, "notes": "Bring nothing.", "allowOverlap": True},
     Contact: {"email": None, "title": "CEO"},
     Lead: {"company": "Engines", "value": None, "smsOptOut": True},
     Meeting: {"location": None, "agenda": "Offer"},
@@ -133,6 +149,7 @@ REVISED: dict[type[Entity], dict[str, Any]] = {
     Sms: {"gatewayId": "SM1", "error": "late", "errorCode": "30003"},
     Task: {"dueDate": "2026-02-03", "description": None},
     Workspace: {"name": "Acme"},
+    **{each.kind: each.revised for each in TOLD},
 }
 NEW_STATUS = {
     Account: "on_hold",
@@ -143,13 +160,22 @@ NEW_STATUS = {
     Task: "done",
 }
 STEPS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
+    Appointment: [
+        lambda one, at: one.confirm("Ada", at=at, notes="Gladly.", notify=True),
+        lambda one, at: one.miss(at=at),
+        lambda one, at: one.revert({"status": "confirmed"}, at=at),
+        lambda one, at: one.cancel(at=at, reason="Ill"),
+        lambda one, at: one.reschedule({"startsAt": "2026-02-02T10:00:00Z"}, at=at),
+        lambda one, at: one.complete(at=at),
+    ],
     Lead: [
         lambda lead, at: lead.convert(
             account_id=ACCOUNT, contact_id=UUID(int=4), opportunity_id=UUID(int=5), at=at
         )
     ],
+    **{each.kind: each.steps for each in TOLD},
 }
-"""What else happens to a kind, in this order."""
+"""What else happens to a kind, in this order; each topic once."""
 
 
 def samples() -> list[Sample]:
@@ -231,7 +257,7 @@ def life_of(kind: type[Entity], entity_id: UUID) -> Entity:
     account_id = ACCOUNT if kind.BELONGS_TO_ACCOUNT else None
     fields = {**FULL[kind], **COMMON}
     entity = kind.create(entity_id, WORKSPACE, fields, at=START, account_id=account_id)
-    minutes = (START + timedelta(minutes=number) for number in range(1, 10))
+    minutes = (START + timedelta(minutes=number) for number in range(1, 20))
     custom = {"sector": "drinks", "seats": 6, "size": "L"}
     entity.revise({**entity.facts, **REVISED[kind], "customFields": custom}, at=next(minutes))
     if kind in NEW_STATUS:

@@ -18,6 +18,7 @@ from api.embedded import Cluster, prepare_database
 from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
+from tests.kinds import TOLD
 from tests.naive import FILTERS, SEARCHED, Question
 from tests.pages import Pages
 
@@ -47,6 +48,11 @@ CONTENTS = {
            (ARRAY['prospect', 'active', 'churned'])[1 + i % 3],
            (ARRAY['low', 'high'])[1 + i % 2], 1, 1, 1, 1, 1""",
     ),
+    "appointments": (
+        "account_id, title, status, member_id, lead_id, starts_at, ends_at, allow_overlap",
+        f"""{ON_ACCOUNT}, {NAME}, {STATUS}, lpad(to_hex(i % 20), 32, '0')::uuid, {ON_ACCOUNT},
+           '2026-01-01Z'::timestamptz + i * interval '1 minute', '2027-01-01Z', false""",
+    ),
     "contacts": ("account_id, name", f"{ON_ACCOUNT}, {NAME}"),
     "leads": (
         "name, company, email, status, status_changed_at, source, sms_opt_out",
@@ -64,6 +70,13 @@ CONTENTS = {
         "account_id, title, status",
         f"{ON_ACCOUNT}, {NAME}, (ARRAY['todo', 'done'])[1 + i % 2]",
     ),
+    **{
+        each.kind.PLURAL: (
+            each.many_rows[0],
+            each.many_rows[1].format(account=ON_ACCOUNT, name=NAME),
+        )
+        for each in TOLD
+    },
 }
 SOME = {
     "type": "investor",
@@ -72,8 +85,17 @@ SOME = {
     "stage": "engaging",
     "assignedTo": str(UUID(int=3)),
     "accountId": str(UUID(int=100)),
+    "leadId": str(UUID(int=100)),
+    "memberId": str(UUID(int=3)),
 }
-SOME_STATUS = {"accounts": "active", "leads": "new", "meetings": "held", "tasks": "todo"}
+SOME_STATUS = {
+    "accounts": "active",
+    "appointments": "held",
+    "leads": "new",
+    "meetings": "held",
+    "tasks": "todo",
+}
+SOME_STATUS |= {each.kind.PLURAL: each.example.get("status", "") for each in TOLD}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from readmodels.lists import LISTS, InvalidCursor
 from readmodels.pool import AsyncConnection
 from tests.conftest import Urls
 from tests.crowds import SEARCHES, Crowd, Crowded, crowded_database
-from tests.naive import FILTERS, SORTS, Question, World, comparable
+from tests.naive import FILTERS, SORTS, Question, World, column, comparable
 from tests.pages import Pages
 
 SEED = 20260131
@@ -48,10 +48,9 @@ def questions(plural: str, world: World, number: int = QUESTIONS_PER_LIST) -> li
 
 
 def _question(random: Random, plural: str, world: World) -> Question:
-    columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
     filters = {}
     for name in FILTERS[plural].split():
-        values = {row[columns.get(name, name)] for row in world.rows(plural)} - {None}
+        values = {row[column(name)] for row in world.rows(plural)} - {None}
         if values and random.random() < 0.3:
             filters[name] = str(random.choice([*sorted(values), next(iter(values))]))
     return Question(

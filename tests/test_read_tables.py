@@ -24,6 +24,7 @@ from tests.conftest import Urls
 from tests.oracle import (
     Row,
     actual_tables,
+    assert_claims_tell_history,
     assert_tables_tell_history,
     recorded_events,
 )
@@ -61,6 +62,7 @@ def test_read_tables_are_what_the_log_says(
         project(urls, Project(batch_events=1_000))
         workspaces = [scope.workspace_id for scope in player.scopes]
         assert_tables_tell_history(database, workspaces)
+        assert_claims_tell_history(database, workspaces)
         for event in recorded_events(database, workspaces):
             assert_comes_back_the_same(event)
 

@@ -18,7 +18,9 @@ from api.embedded import Cluster
 from commands.entities import EntityCommands
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
+from domain.entity import Entity
 from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.opportunity import Opportunity
@@ -32,8 +34,9 @@ from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
 from tests.conftest import Urls
 from tests.crowds import SEARCHES, START, Crowded, crowded_database
-from tests.naive import FILTERS, SORTS, Question, World, comparable
-from tests.oracle import DATED, Row, exact, recorded_events, things
+from tests.kinds import TOLD
+from tests.naive import FILTERS, SORTS, Question, World, column, comparable
+from tests.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, things
 from tests.pages import Pages
 
 SEED = 31
@@ -41,6 +44,9 @@ QUESTIONS_PER_LIST = 25
 HOURS = [timedelta(hours=hours) for hours in (-1, 0, 3, 10, 21, 30, 41, 1_000_000)]
 YEAR_2026 = datetime(2026, 1, 1, tzinfo=UTC)
 ACME = {"company": "Acme", "type": "customer"}
+
+KINDS_COMPARED: list[type[Entity]] = [Account, Appointment, Contact, Lead, Opportunity, Meeting]
+KINDS_COMPARED += [each.kind for each in TOLD]
 
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
@@ -102,10 +108,9 @@ def world_as_of(crowded: Crowded, events: list[Row], plural: str, at: datetime) 
 
 def any_question(random: Random, plural: str, world: World) -> Question:
     """A question with filters by what occurs in the list."""
-    columns = {"assignedTo": "assigned_to", "accountId": "account_id"}
     filters = {}
     for name in FILTERS[plural].split():
-        values = {row[columns.get(name, name)] for row in world.rows(plural)} - {None}
+        values = {row[column(name)] for row in world.rows(plural)} - {None}
         if values and random.random() < 0.3:
             filters[name] = str(random.choice(sorted(values)))
     return Question(
@@ -144,7 +149,7 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
     crowded: Crowded, events: list[Row]
 ) -> None:
     mine = [event for event in events if event["workspace_id"] == crowded.workspaces[0]]
-    kinds = {kind.KIND: kind for kind in (Account, Contact, Lead, Opportunity, Meeting)}
+    kinds = {kind.KIND: kind for kind in KINDS_COMPARED}
     scope = Scope(crowded.workspaces[0])
     compared = 0
     with write_pool(crowded.urls.app) as pool:
@@ -166,7 +171,7 @@ def shown(thing: Any) -> dict[str, Any]:
     """A thing of the oracle as the API shows what it has of its own."""
     return {
         "id": thing.id,
-        **({} if thing.kind in {"account", "lead"} else {"accountId": thing.account_id}),
+        **({} if thing.kind not in ON_ACCOUNTS else {"accountId": thing.account_id}),
         **({"statusChangedAt": thing.status_since} if thing.kind in DATED else {}),
         **dict.fromkeys(FIELDS_OF[thing.kind].split()),
         **thing.fields,
@@ -180,12 +185,16 @@ def shown(thing: Any) -> dict[str, Any]:
 FIELDS_OF = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
                   opportunity assignedTo""",
+    "appointment": """title memberId startsAt endsAt status leadId contactId location notes
+                      allowOverlap confirmedAt confirmedBy confirmationNotes cancelReason
+                      assignedTo""",
     "contact": "name email phone title assignedTo",
     "lead": """name status company email phone source value nextAction nextActionDate notes
                smsOptOut assignedTo convertedAccountId convertedContactId
                convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda assignedTo",
     "opportunity": "name stage value engagedOn expectedCloseOn closedOn assignedTo",
+    **{each.kind.KIND: f"{each.columns} assignedTo" for each in TOLD},
 }
 
 

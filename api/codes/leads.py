@@ -37,3 +37,18 @@ REFERENCE_UNAVAILABLE = ErrorCode(
     "What a field refers to does not exist or is deleted.",
     "`field` is the field, `entityId` what it names, `kind` what that would have to be.",
 )
+TIME_TAKEN = ErrorCode(
+    "E5064",
+    409,
+    "The member has something else at that time.",
+    "`taken` names what lies there: appointments that are scheduled, confirmed or completed."
+    " `allowOverlap: true` puts the appointment beside it. Nothing was recorded.",
+)
+ALREADY_CONFIRMED = ErrorCode(
+    "E5065",
+    409,
+    "The appointment was confirmed before.",
+    "`confirmedAt` and `confirmedBy` say when and by whom. `code` is `ALREADY_CONFIRMED`, which"
+    " clients know, and `errorCode` is this one.",
+    known_as="ALREADY_CONFIRMED",
+)

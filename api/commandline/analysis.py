@@ -11,6 +11,7 @@ import typer
 
 from api.commandline import CommandError, say
 from api.commandline.bars import bar
+from api.commandline.exports import add_exports
 from api.databases import Database
 from api.settings import Settings
 
@@ -44,9 +45,12 @@ Folder = Annotated[Path, typer.Option("--to", help="A folder that is empty or no
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    group = typer.Typer(help="Write history to files.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Write lists, the audit trail or history to files.", no_args_is_help=True
+    )
     group.callback()(lambda: None)
     group.command("history")(export_history)
+    add_exports(group)
     app.add_typer(group, name="export")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
@@ -14,10 +15,14 @@ from api.bodies import JSON_TYPE
 from api.conditions import POSITION_MAX, await_position
 from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
 from api.entity_routes import ServicesOf
+from api.export_routes import ON_EXPORT, add_download, desk_of, format_of
+from api.exporting import Download, Order
 from api.parameters import OneOf, When, parse_time, plain
 from domain.kinds import KINDS
 from projections.audit import ACTION_NAMES
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
+from readmodels.exports import AUDIT_CELLS, Export, Format, audit_export
+from readmodels.pool import AsyncConnection
 
 ACTOR_MAX_CHARS = 100
 
@@ -47,7 +52,7 @@ ENTRY = {
 }
 
 
-class AuditParameters(BaseModel):
+class AuditSelection(BaseModel):
     """Filters of the trail; times are those of recording."""
 
     model_config = ConfigDict(alias_generator=to_camel)
@@ -58,8 +63,6 @@ class AuditParameters(BaseModel):
     actor_id: ActorId | None = None
     since: When | None = Field(default=None, description="From this time on.")
     until: When | None = Field(default=None, description="Before this time; a day is included.")
-    cursor: int | None = Field(default=None, ge=0, le=POSITION_MAX)
-    page_size: int = Field(default=AUDIT_PAGE_DEFAULT, ge=1, le=AUDIT_PAGE_MAX)
 
     def query(self, workspace_id: UUID) -> AuditQuery:
         """What is asked of the read model. Raises 400 (E2031) where a time is not one."""
@@ -71,9 +74,25 @@ class AuditParameters(BaseModel):
             actor_id=self.actor_id,
             since=parse_time(self.since, "since", end_of_day=False) if self.since else None,
             until=parse_time(self.until, "until") if self.until else None,
-            cursor=self.cursor,
-            limit=self.page_size,
         )
+
+
+class AuditParameters(AuditSelection):
+    """The filters, and which page."""
+
+    cursor: int | None = Field(default=None, ge=0, le=POSITION_MAX)
+    page_size: int = Field(default=AUDIT_PAGE_DEFAULT, ge=1, le=AUDIT_PAGE_MAX)
+
+    def query(self, workspace_id: UUID) -> AuditQuery:
+        """What is asked of the read model. Raises 400 (E2031) where a time is not one."""
+        chosen = super().query(workspace_id)
+        return replace(chosen, cursor=self.cursor, limit=self.page_size)
+
+
+class AuditExportParameters(AuditSelection):
+    """The filters, and the order."""
+
+    sort_order: Literal["asc", "desc"] = Field(default="desc", description="Newest first: desc.")
 
 
 @ROUTER.get(
@@ -96,3 +115,30 @@ async def list_(
     async with services.reads.workspace(caller.workspace_id) as connection:
         content = await audit_page(connection, query)
     return Response(content, media_type=JSON_TYPE)
+
+
+async def export(
+    request: Request,
+    caller: Annotated[Caller, Depends(may(Permission.AUDIT))],
+    asked: Annotated[AuditExportParameters, Query()],
+    form: Annotated[Format, Depends(format_of)],
+    _: Annotated[None, Depends(await_position("audit"))],
+) -> Response:
+    """All entries that the filters find, as of one point of the log."""
+    query = asked.query(caller.workspace_id)
+
+    async def prepare(connection: AsyncConnection) -> Export:
+        return await audit_export(connection, query, form, descending=asked.sort_order == "desc")
+
+    order = Order(caller.workspace_id, "audit", form, ("audit",), prepare)
+    return Download(desk_of(request), order)
+
+
+add_download(
+    ROUTER,
+    export,
+    operation_id="exportAudit",
+    summary="Export the audit trail that the filters find, as CSV or NDJSON",
+    example=",".join(AUDIT_CELLS) + "\n",
+    errors=ON_EXPORT,
+)

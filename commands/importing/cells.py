@@ -19,13 +19,13 @@ from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
 from commands.importing.lookup import normalised
+from domain.cells import restored
 
 _NUMERIC_DATE = re.compile(r"(\d{1,2})([/.\-])(\d{1,2})\2(\d{4})")
 _GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 MONTHS = 12
 CHOICES_REMEMBERED = 1_000
 CURRENCY_SIGNS = "$€£¥ \u00a0"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class DateOrder(StrEnum):
@@ -157,15 +157,7 @@ def parse_choice(text: str, choices: tuple[str, ...]) -> str:
 
 def unescaped(text: str) -> str:
     """The cell without spaces around it and without the `'` that hides a formula."""
-    text = text.strip()
-    if text.startswith("'") and text[1:].startswith(FORMULA_STARTS):
-        return text[1:]
-    return text
-
-
-def escaped(text: str) -> str:
-    """The cell as a spreadsheet may safely open it: what looks like a formula gets a `'`."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    return restored(text.strip())
 
 
 def _examples(order: DateOrder) -> str:

@@ -15,10 +15,12 @@ from commands.importing.planning import ImportedRow
 from domain.account import Account
 from domain.entity import Entity
 from domain.member import Member
-from domain.refusals import NotFound
+from domain.refusals import NotFound, TimeTaken
 from eventlog.log import EventLog
 from eventlog.scope import Scope
 
+SPOILS = (IntegrityError, DataError, ProgrammingError, TimeTaken)
+"""What one row does to all that are recorded together with it."""
 HOLD_BATCH = "SELECT pg_advisory_xact_lock(70, hashtext(%s))"
 """Taken in the transaction of every batch: who gets it knows that no other batch is under way."""
 
@@ -64,7 +66,7 @@ class BatchWriter:
         """
         try:
             return self._together(rows)
-        except (IntegrityError, DataError, ProgrammingError):
+        except SPOILS:
             return self._one_by_one(rows, now)
 
     def _one_by_one(self, rows: list[DecidedRow], now: datetime) -> Written:
@@ -72,8 +74,8 @@ class BatchWriter:
         for each in rows:
             try:
                 alone = self._together([each.again(now)])
-            except (IntegrityError, DataError, ProgrammingError) as failure:
-                message = f"It could not be recorded: {failure}."
+            except SPOILS as failure:
+                message = f"It could not be recorded: {str(failure).rstrip('.')}."
                 written.failures[each.row.number] = each.row.failure("", "not_recorded", message)
             else:
                 written.position = max(written.position, alone.position)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import orjson
+from pydantic import TypeAdapter
+from pydantic.alias_generators import to_camel
 
 from domain.entity import (
     EntityCreated,
@@ -92,7 +94,7 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
     """What the event says, and what that refers to."""
     facts, definitions = _facts(topic)
     if issubclass(event, EntityUpdated):
-        return _object(changes=_changes(facts)), definitions
+        return _object(changes=_changes(facts), **_own_facts(event)), definitions
     if issubclass(event, EntityStatusChanged):
         field = ENTITY_OF[topic].STATUS_FIELD
         assert field is not None
@@ -106,6 +108,13 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         return _object(fields=facts, createdAt=TIME_SCHEMA, **dated), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=facts), definitions
+
+
+def _own_facts(event: type[EntityEvent]) -> dict[str, Schema]:
+    """What an event says besides what its shape does, as its own class declares it."""
+    own = vars(event).get("__annotations__", {})
+    hints = get_type_hints(event)
+    return {to_camel(name): TypeAdapter(hints[name]).json_schema() for name in own}
 
 
 def _facts(topic: str) -> tuple[Schema, Schema]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from domain.account import Account
 from domain.api_key import ApiKey
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts
@@ -17,12 +18,21 @@ from domain.opportunity import Opportunity
 from domain.sms import Sms
 from domain.task import Task
 from domain.workspace import Workspace
+from tests.kinds import TOLD
 
 ACME: Facts = {
     "company": "Acme",
     "type": "customer",
     "status": "prospect",
     "priority": "medium",
+}
+FIRST_CALL: Facts = {
+    "title": "First call",
+    "memberId": "00000000-0000-0000-0000-00000000000b",
+    "startsAt": "2026-02-01T10:00:00+00:00",
+    "endsAt": "2026-02-01T10:30:00+00:00",
+    "status": "scheduled",
+    "allowOverlap": False,
 }
 ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
 NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
@@ -51,6 +61,7 @@ class Example:
 EXAMPLES = [
     Example(Account, ACME, "company", "Acme Corporation"),
     Example(ApiKey, NIGHTLY_SYNC, "name", "Hourly sync"),
+    Example(Appointment, FIRST_CALL, "title", "Second call"),
     Example(Contact, ADA_LOVELACE, "name", "Ada King"),
     Example(Lead, WALK_IN, "name", "Ada King"),
     Example(Meeting, KICK_OFF, "title", "Kick-off, again"),
@@ -60,4 +71,5 @@ EXAMPLES = [
     Example(Sms, REMINDER, "message", "Your documents are here."),
     Example(Task, CALL_BACK, "title", "Write"),
     Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
+    *(Example(each.kind, each.example, *each.changed) for each in TOLD),
 ]

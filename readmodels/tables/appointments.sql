@@ -1,0 +1,56 @@
+-- Appointments.
+CREATE TABLE appointments (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    account_id     uuid,
+    title          text        NOT NULL,
+    status         text        NOT NULL,
+    member_id      uuid        NOT NULL,
+    starts_at      timestamptz NOT NULL,
+    ends_at        timestamptz NOT NULL,
+    lead_id        uuid,
+    contact_id     uuid,
+    location       text,
+    notes          text,
+    allow_overlap  boolean     NOT NULL,
+    confirmed_at   timestamptz,
+    confirmed_by   text,
+    confirmation_notes text,
+    cancel_reason  text,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE TABLE appointment_counts (
+    workspace_id uuid NOT NULL,
+    status text NOT NULL,
+    member_id uuid NOT NULL,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, status, member_id, assigned_to)
+);
+
+-- indexes
+CREATE INDEX ON appointments (workspace_id, created_at, id);
+CREATE INDEX ON appointments (workspace_id, account_id, created_at, id);
+CREATE INDEX ON appointments (workspace_id, lead_id, created_at, id);
+CREATE INDEX ON appointments (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON appointments (workspace_id, updated_at, id);
+CREATE INDEX ON appointments (workspace_id, starts_at, id);
+CREATE INDEX ON appointments (workspace_id, member_id, starts_at, id);
+CREATE INDEX ON appointments (workspace_id, status, created_at, id);
+CREATE INDEX ON appointments USING gin (workspace_id, title public.gin_trgm_ops);
+
+-- functions
+-- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
+-- function runs as the tables' owner and checks the workspace itself.
+CREATE OR REPLACE FUNCTION search_appointments(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+    SELECT id FROM appointments
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND title ILIKE pattern
+$$;
