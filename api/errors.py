@@ -80,6 +80,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.VariableUnknown: codes.TEMPLATE_VARIABLE_UNKNOWN,
         sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
         sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
+        sms.NobodyToTell: codes.NOT_FOUND,
         sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
         sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
         BulkRefused: codes.BULK_REFUSED,

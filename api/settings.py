@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal
+from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -131,6 +132,8 @@ class Settings(BaseSettings):
     sms_region: str | None = Field(default=None, pattern=r"^[A-Z]{2}$")
     """Country (ISO 3166, `GB`) in which numbers without `+` are dialled. Where none is set, leads
     whose number does not begin with `+` cannot be sent to."""
+    sms_timezone: str = "UTC"
+    """Zone (`Europe/London`) in which messages tell the time of an appointment."""
     sms_threads: int = Field(default=4, ge=1, le=100)
     """Messages that one sender process hands over at once."""
 
@@ -166,6 +169,13 @@ class Settings(BaseSettings):
     def has_database_urls(self) -> bool:
         """Whether PostgreSQL is provided from outside, so that none is started here."""
         return None not in (self.owner_url, self.app_url, self.projector_url)
+
+    @field_validator("sms_timezone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        if zone != "UTC" and zone not in available_timezones():
+            raise ValueError("is no time zone that this machine knows")
+        return zone
 
     @field_validator("home")
     @classmethod

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from anyio import CapacityLimiter
 from psycopg_pool import ConnectionPool
@@ -159,6 +160,17 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             await reads.close()
 
 
+def sms_limits(settings: Settings) -> SmsLimits:
+    """What may be sent, as the settings have it."""
+    zone = settings.sms_timezone
+    return SmsLimits(
+        settings.sms_lead_daily_max,
+        settings.sms_workspace_daily_max,
+        settings.sms_region,
+        UTC if zone == "UTC" else ZoneInfo(zone),
+    )
+
+
 def export_desk(settings: Settings) -> ExportDesk:
     """What exports work with; its pool is opened and closed by whoever asks for it."""
     limits = ExportLimits(
@@ -174,13 +186,6 @@ def export_desk(settings: Settings) -> ExportDesk:
         name="annals-export",
     )
     return ExportDesk(pool, limits)
-
-
-def sms_limits(settings: Settings) -> SmsLimits:
-    """What may be sent, as the settings have it."""
-    return SmsLimits(
-        settings.sms_lead_daily_max, settings.sms_workspace_daily_max, settings.sms_region
-    )
 
 
 def app_url(settings: Settings) -> str:

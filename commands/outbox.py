@@ -16,7 +16,6 @@ import orjson
 
 from commands.sms import SmsCommands
 from domain.refusals import Refusal
-from domain.sms import TemplateId
 from eventlog.connections import Connection
 from eventlog.log import EventLog
 from eventlog.scope import SYSTEM, Scope
@@ -63,19 +62,13 @@ Handler = Callable[[Scope, UUID, Mapping[str, Any]], object]
 def handlers(sms: SmsCommands) -> dict[str, Handler]:
     """The commands that are done to the log alone, by name."""
 
-    def request_sms(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
-        return sms.request(
-            scope,
-            UUID(data["leadId"]),
-            template_id=TemplateId(data["templateId"]),
-            variables=data["variables"],
-            sms_id=id_,
-        )
+    def tell_confirmed(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
+        return sms.tell_confirmed(scope, UUID(data["appointmentId"]), sms_id=id_)
 
     def contact_lead(scope: Scope, _id: UUID, data: Mapping[str, Any]) -> object:
-        return sms.contact(scope, UUID(data["leadId"]))
+        return sms.contact_lead(scope, UUID(data["smsId"]))
 
-    return {"requestSms": request_sms, "contactLead": contact_lead}
+    return {"tellConfirmed": tell_confirmed, "contactLead": contact_lead}
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from typing import Any
 from uuid import UUID
 
 from commands.entities import EntityCommands, Outcome, again_where_outrun
+from domain.appointment import Appointment, AppointmentStatus
+from domain.fields import Facts
 from domain.lead import Lead, LeadStatus
 from domain.phone import to_e164
 from domain.refusals import IsDeleted
 from domain.sms import (
     LeadHasNoPhone,
     LeadOptedOut,
+    NobodyToTell,
     Sms,
     SmsStatus,
     TemplateId,
@@ -47,6 +50,8 @@ class SmsLimits:
     """Messages of one workspace, a day in UTC."""
     region: str | None = None
     """ISO 3166 code of the country in which numbers without `+` are dialled; none by default."""
+    zone: tzinfo = UTC
+    """In which times are told."""
 
 
 class SmsCommands:
@@ -110,22 +115,34 @@ class SmsCommands:
 
         return again_where_outrun(decide)
 
-    def contact(self, scope: Scope, lead_id: UUID) -> Outcome:
-        """A lead that is new is contacted by now; another stays as it is.
+    def tell_confirmed(self, scope: Scope, appointment_id: UUID, *, sms_id: UUID) -> Outcome:
+        """Ask for a message that tells the lead of an appointment that it is confirmed.
+
+        Raises `NobodyToTell` where it has no lead or is not confirmed any more, and as `request`.
+        """
+        with self._log.transaction(scope):
+            appointment = self._log.load(Appointment, appointment_id)
+            lead_id = appointment.facts.get("leadId")
+            is_confirmed = appointment.status == AppointmentStatus.CONFIRMED
+            if lead_id is None or appointment.is_deleted or not is_confirmed:
+                raise NobodyToTell(appointment_id)
+            starts_at = datetime.fromisoformat(appointment.facts["startsAt"])
+            return self.request(
+                scope,
+                UUID(lead_id),
+                template_id=TemplateId.APPOINTMENT_CONFIRMATION,
+                variables=day_and_time(starts_at.astimezone(self._limits.zone)),
+                sms_id=sms_id,
+            )
+
+    def contact_lead(self, scope: Scope, sms_id: UUID) -> Outcome:
+        """The lead who got this message is contacted by that; one that is not new stays as it is.
 
         Raises `NotFound`, `IsDeleted`.
         """
-        return self._entities.revise(
-            scope,
-            Lead,
-            lead_id,
-            lambda facts: {
-                **facts,
-                "status": LeadStatus.CONTACTED
-                if facts["status"] == LeadStatus.NEW
-                else facts["status"],
-            },
-        )
+        with self._log.scoped(scope):
+            lead_id = UUID(self._log.load(Sms, sms_id).facts["leadId"])
+        return self._entities.revise(scope, Lead, lead_id, _contacted)
 
     def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
         """One more today. Raises `TooManyToLead`, `TooManyOfWorkspace`; then it is not counted."""
@@ -148,6 +165,19 @@ def require_reachable(lead: Lead) -> None:
         raise LeadOptedOut(lead.id)
     if not lead.facts.get("phone"):
         raise LeadHasNoPhone(lead.id)
+
+
+def day_and_time(starts_at: datetime) -> dict[str, str]:
+    """As the template of a confirmation says it: `31 January 2026`, `14:30 CET`."""
+    return {
+        "date": f"{starts_at.day} {starts_at:%B %Y}",
+        "time": f"{starts_at:%H:%M} {starts_at.tzname()}",
+    }
+
+
+def _contacted(facts: Facts) -> Facts:
+    is_new = facts["status"] == LeadStatus.NEW
+    return {**facts, "status": LeadStatus.CONTACTED} if is_new else facts
 
 
 def _text(

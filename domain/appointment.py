@@ -23,7 +23,6 @@ from domain.entity import (
 )
 from domain.fields import (
     READ_ONLY,
-    SET_BY_COMMAND,
     Facts,
     Fields,
     Instant,
@@ -31,7 +30,7 @@ from domain.fields import (
     Name,
     Text,
 )
-from domain.refusals import AlreadyConfirmed, FieldError, InvalidFields
+from domain.refusals import AlreadyConfirmed
 
 DURATION_MAX_DAYS = 7
 DURATION_MAX_MINUTES = DURATION_MAX_DAYS * 24 * 60
@@ -162,14 +161,9 @@ class Appointment(Entity):
     class Missed(Event, EntityStep):
         TOPIC = "appointment.missed"
 
-    def revise(self, fields: Any, *, at: datetime) -> None:
-        """As of every entity, but the status, which only commands move."""
-        self.require_alive()
-        changes = differences(self.facts, self.FIELDS.facts(fields))
-        if "status" in changes:
-            message = "is moved by confirm, reschedule, cancel, complete and no-show"
-            raise InvalidFields([FieldError("status", SET_BY_COMMAND, message)])
-        super().revise(fields, at=at)
+    def kept(self) -> frozenset[str]:
+        """The status as well: each of its moves knows what belongs to it."""
+        return super().kept() | {"status"}
 
     def confirm(
         self, by: str, *, at: datetime, notes: str | None = None, notify: bool = False

@@ -193,7 +193,7 @@ class Entity(Recorded):
         if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
             raise TypeError(f"a {cls.KIND} hangs on no account")
         facts = cls.FIELDS.facts(fields)
-        cls.FIELDS.require_by_hand(facts)
+        cls.FIELDS.require_by_hand(facts, cls.FIELDS.kept())
         return cls._create(
             cls.Created,
             id=entity_id,
@@ -210,7 +210,7 @@ class Entity(Recorded):
         """
         self.require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
-        self.FIELDS.require_by_hand(changes)
+        self.FIELDS.require_by_hand(changes, self.kept())
         self._require_moves(changes)
         self._record_changes(changes, at)
 
@@ -297,6 +297,10 @@ class Entity(Recorded):
     def status(self) -> str | None:
         """The status now, None for kinds without one."""
         return self.facts.get(self.STATUS_FIELD) if self.STATUS_FIELD else None
+
+    def kept(self) -> frozenset[str]:
+        """The fields, by wire name, that only commands of its own change as it is now."""
+        return self.FIELDS.kept()
 
     def claim(self) -> Claim | None:
         """The time that it takes up, None where it takes none."""

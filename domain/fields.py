@@ -7,7 +7,7 @@ and never when history is read: what was recorded stays readable when a rule is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
@@ -186,9 +186,13 @@ class Fields(BaseModel):
             raise InvalidFields(field_errors(error)) from None
 
     @classmethod
-    def require_by_hand(cls, wire_names: Iterable[str]) -> None:
-        """Raises `InvalidFields` for fields among these that only commands set."""
-        kept = {cls.model_fields[name].alias for name in cls.SET_BY_COMMAND}
+    def kept(cls) -> frozenset[str]:
+        """The fields that only commands set, by wire name."""
+        return frozenset(str(cls.model_fields[name].alias) for name in cls.SET_BY_COMMAND)
+
+    @staticmethod
+    def require_by_hand(wire_names: Iterable[str], kept: Collection[str]) -> None:
+        """Raises `InvalidFields` for those of the fields that are kept from being set by hand."""
         faults = [
             FieldError(name, SET_BY_COMMAND, "is set by a command of its own and not by hand")
             for name in wire_names

@@ -100,6 +100,13 @@ class LeadHasNoPhone(Refusal):
 
 
 @dataclass
+class NobodyToTell(Refusal):
+    """The appointment has no lead, or is not confirmed any more."""
+
+    appointment_id: UUID
+
+
+@dataclass
 class TooManyToLead(Refusal):
     """The lead has got as many messages as it may in a day."""
 

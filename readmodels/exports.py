@@ -69,8 +69,7 @@ CUSTOM_KEYS = """
 SELECT DISTINCT k FROM ({rows}) AS t, jsonb_object_keys(t.custom_fields) AS k
  ORDER BY k LIMIT %(keys_max)s + 1
 """
-CUSTOM_CELL = """
-CASE jsonb_typeof(t.custom_fields -> {key}) WHEN 'string' THEN {text} ELSE {cell} END"""
+CUSTOM_CELL = "CASE jsonb_typeof({cell}) WHEN 'string' THEN {text} ELSE {cell} #>> '{{}}' END"
 
 AUDIT = f"""
 read.audit AS a JOIN events AS e ON e.position = a.position AND e.workspace_id = a.workspace_id
@@ -243,9 +242,10 @@ async def _table(
     types = await _types(connection, f"SELECT {named} FROM {source} LIMIT 0", parameters)
     written = [_cell(f"c{n}", type_) for n, type_ in enumerate(types)]
     for n, key in enumerate(custom.values()):
-        named += f", {_custom_cell(key)} AS k{n}"
-        written.append(f"k{n}")
-    query = f"SELECT {', '.join(written)} FROM (SELECT {named} FROM {source}) AS cells"
+        named += f", t.custom_fields -> {key} AS k{n}"
+        written.append(_custom_cell(f"k{n}"))
+    # OFFSET 0, lest each mention of a cell be the whole expression once more.
+    query = f"SELECT {', '.join(written)} FROM (SELECT {named} FROM {source} OFFSET 0) AS cells"
     return _copy(Format.CSV, _header([*cells, *custom]), query, parameters)
 
 
@@ -264,9 +264,9 @@ def _cell(cell: str, type_: int) -> str:
     return f"{cell}::text" if type_ in AS_TEXT else cell
 
 
-def _custom_cell(key: str) -> str:
-    cell = f"(t.custom_fields ->> {key})"
-    return CUSTOM_CELL.format(key=key, cell=cell, text=NEUTRALISED.format(cell=cell))
+def _custom_cell(cell: str) -> str:
+    text = NEUTRALISED.format(cell=f"({cell} #>> '{{}}')")
+    return CUSTOM_CELL.format(cell=cell, text=text)
 
 
 def _header(names: list[str]) -> bytes:

@@ -33,6 +33,7 @@ from eventlog.scope import Scope
 from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
 from tests.conftest import Urls
+from tests.kinds import TOLD
 from tests.naive import World
 from tests.oracle import recorded_events
 
@@ -55,6 +56,7 @@ NAMED: dict[type[Entity], str] = {
     Note: "body",
     Opportunity: "name",
     Task: "title",
+    **{each.kind: each.searched.split()[0] for each in TOLD},
 }
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -116,6 +118,7 @@ class Crowd:
                            "value": some([None, "0.10", "1000.00"])}),
             (Task, {"title": self._name(), "status": self._either(TaskStatus),
                     "dueDate": some([None, day])}),
+            *((each.kind, each.any_life(some, self._name())) for each in TOLD),
         ]  # fmt: skip
         kind, fields = some(lives)
         account: UUID | None = some(self.accounts)

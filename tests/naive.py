@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from tests.kinds import TOLD
 from tests.oracle import Row, exact, expected_tables
 
 Item = dict[str, Any]
@@ -35,9 +36,14 @@ SHOWN = {
     "opportunities": """id accountId accountName name stage value engagedOn expectedCloseOn
                         closedOn""",
     "tasks": "id accountId accountName title status dueDate description",
+    **{
+        each.kind.PLURAL: "id accountId accountName " * each.kind.BELONGS_TO_ACCOUNT + each.columns
+        for each in TOLD
+    },
 }
 ENDING = "assignedTo assignedToName customFields createdAt updatedAt version"
 TIMES = ["createdAt", "updatedAt", "startsAt", "endsAt", "statusChangedAt", "confirmedAt"]
+TIMES += [name for each in TOLD for name in each.columns.split() if name.endswith("At")]
 OF_CONTACT = "id name email phone title version"
 SEARCHED = {
     "accounts": "company",
@@ -49,6 +55,7 @@ SEARCHED = {
     "notes": "body",
     "opportunities": "name",
     "tasks": "title",
+    **{each.kind.PLURAL: each.searched for each in TOLD},
 }
 FILTERS = {
     "accounts": "type status priority assignedTo",
@@ -60,6 +67,7 @@ FILTERS = {
     "notes": "accountId assignedTo",
     "opportunities": "accountId stage assignedTo",
     "tasks": "accountId status assignedTo",
+    **{each.kind.PLURAL: each.filters for each in TOLD},
 }
 
 
@@ -102,6 +110,13 @@ SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
         **EVERY_SORT,
     },
     "tasks": {"due_date": _last_if_missing("due_date"), **BY_STATUS, **EVERY_SORT},
+    **{
+        each.kind.PLURAL: {
+            **{name: _columns(*names.split()) for name, names in each.sorts.items()},
+            **EVERY_SORT,
+        }
+        for each in TOLD
+    },
 }
 
 

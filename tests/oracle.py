@@ -17,8 +17,10 @@ from uuid import UUID
 
 from psycopg import sql
 from psycopg.rows import dict_row
+from pydantic.alias_generators import to_snake
 
 from eventlog.connections import Connection
+from tests.kinds import TOLD
 
 Row = dict[str, Any]
 Tables = dict[str, dict[tuple[Any, ...], Row]]
@@ -30,7 +32,9 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
   FROM public.events WHERE %(all)s OR workspace_id = ANY(%(workspaces)s) ORDER BY position
 """
 
-STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}
+STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
+    *(each.topics for each in TOLD)
+)
 """Changes that have a name of their own."""
 ENDINGS = {"deleted", "revoked"}
 BEGINNINGS = {"created", "issued"}
@@ -48,6 +52,7 @@ TABLE_OF = {
     "sms": "sms_messages",
     "task": "tasks",
     "workspace": "workspaces",
+    **{each.kind.KIND: each.kind.PLURAL for each in TOLD},
 }
 COLUMNS = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
@@ -65,6 +70,7 @@ COLUMNS = {
     "sms": "leadId phone message templateId status gatewayId error errorCode",
     "task": "title status dueDate description",
     "workspace": "name",
+    **{each.kind.KIND: each.columns for each in TOLD},
 }
 SNAKES = {
     "allowOverlap": "allow_overlap",
@@ -95,6 +101,7 @@ SNAKES = {
     "secretSha256": "secret_sha256",
     "smsOptOut": "sms_opt_out",
     "startsAt": "starts_at",
+    **{name: to_snake(name) for each in TOLD for name in each.columns.split()},
 }
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
@@ -111,6 +118,7 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
         ("nextActionDate", "dueDate", "engagedOn", "expectedCloseOn", "closedOn"),
         date.fromisoformat,
     ),
+    **{name: convert for each in TOLD for name, convert in each.conversions.items()},
 }
 COUNTS = {
     "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
@@ -122,6 +130,7 @@ COUNTS = {
     "notes": ("note_counts", ("assigned_to",)),
     "opportunities": ("opportunity_counts", ("stage", "assigned_to")),
     "tasks": ("task_counts", ("status", "assigned_to")),
+    **{each.kind.PLURAL: (f"{each.kind.KIND}_counts", each.counted) for each in TOLD},
 }
 ACTIONS = {
     **dict.fromkeys(BEGINNINGS, "create"),
@@ -131,6 +140,9 @@ ACTIONS = {
     "status_changed": "status_change",
     "stage_changed": "status_change",
     **dict.fromkeys(STEPS, "status_change"),
+}
+ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
+    each.kind.KIND for each in TOLD if each.kind.BELONGS_TO_ACCOUNT
 }
 DATED = {"lead"}
 """Kinds of which it is told since when the status is what it is."""
@@ -196,7 +208,7 @@ class Thing:
             "updated_at": self.updated_at,
             "version": self.version,
         }
-        if self.kind in {"appointment", "contact", "meeting", "note", "opportunity", "task"}:
+        if self.kind in ON_ACCOUNTS:
             row["account_id"] = self.account_id
         if self.kind in DATED:
             row["status_changed_at"] = self.status_since

@@ -59,7 +59,11 @@ class SmsHouse:
     """One workspace of one log, and all that sends from it, to be moved step by step."""
 
     log: EventLog
+    """As the API has it."""
+    own: EventLog
+    """As senders have it."""
     pool: ConnectionPool[Connection]
+    """Of senders."""
     follower: Connection
     database: Connection
     """A superuser's, to look and to move clocks."""
@@ -70,14 +74,18 @@ class SmsHouse:
 
     @property
     def entities(self) -> EntityCommands:
-        """Commands on entities."""
-        return EntityCommands(self.log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+        """Commands on entities, as the API has them."""
+        return entity_commands(self.log)
 
     @property
     def sms(self) -> SmsCommands:
-        """Commands on messages."""
-        clock = lambda: datetime.now(UTC)  # noqa: E731
-        return SmsCommands(self.log, self.entities, clock=clock, limits=self.limits)
+        """Commands on messages, as the API has them."""
+        return SmsCommands(self.log, self.entities, clock=now, limits=self.limits)
+
+    @property
+    def own_sms(self) -> SmsCommands:
+        """Commands on messages, as senders have them."""
+        return SmsCommands(self.own, entity_commands(self.own), clock=now, limits=self.limits)
 
     def lead(self, **fields: Any) -> UUID:
         """A new lead who can be sent to."""
@@ -101,7 +109,7 @@ class SmsHouse:
 
     def react(self) -> None:
         """Have the processes read all that there is, and do what they want of the log."""
-        outbox = Outbox(self.log, handlers(self.sms))
+        outbox = Outbox(self.own, handlers(self.own_sms))
         for _ in range(STEPS_MAX):
             more = [follow_once(self.follower, each) for each in PROCESSES.values()]
             if not outbox.do_next(self.follower) and not any(more):
@@ -110,7 +118,7 @@ class SmsHouse:
 
     def sending(self, gateway: SmsGateway, patience: Patience = QUICK) -> Sending:
         """Who hands messages to this gateway."""
-        return Sending(self.log, self.sms, self.pool, gateway, patience)
+        return Sending(self.own, self.own_sms, self.pool, gateway, patience)
 
     def send_all(self, gateway: SmsGateway, patience: Patience = QUICK) -> None:
         """Hand over all that is asked for, however many attempts it takes; nobody waits."""
@@ -136,14 +144,25 @@ class SmsHouse:
 
 @contextmanager
 def sms_house(urls: Urls) -> Iterator[SmsHouse]:
-    """A house under the sender's role, for as long as the block lasts."""
+    """A house, for as long as the block lasts."""
     with (
+        write_pool(urls.app) as api_pool,
         write_pool(urls.sender) as pool,
         follow_connection(urls.sender, application_name="test") as follower,
         psycopg.connect(urls.superuser, autocommit=True) as database,
     ):
         begin(follower, PROCESSES.values())
-        yield SmsHouse(EventLog(pool), pool, follower, database)
+        yield SmsHouse(EventLog(api_pool), EventLog(pool), pool, follower, database)
+
+
+def entity_commands(log: EventLog) -> EntityCommands:
+    """Commands on entities, by the real clock."""
+    return EntityCommands(log, clock=now, new_id=uuid4)
+
+
+def now() -> datetime:
+    """The real clock."""
+    return datetime.now(UTC)
 
 
 def gateway_to(

@@ -6,6 +6,7 @@ turn: so every list of steps can be played, and hypothesis can shorten it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -31,6 +32,7 @@ from domain.sms import Sms, SmsStatus, TemplateId
 from domain.task import Task, TaskStatus
 from domain.workspace import Workspace
 from eventlog.scope import Actor, Scope
+from tests.kinds import TOLD
 
 WORKSPACES = 2
 MANY = 1_000
@@ -64,7 +66,7 @@ custom_values = st.one_of(
 custom_keys = st.sampled_from(["sector", "vip", "a.b", "company", "x"])
 
 
-def _fields(required: dict[str, Any], **optional: st.SearchStrategy[Any]) -> Any:
+def fields(required: dict[str, Any], **optional: st.SearchStrategy[Any]) -> Any:
     custom = st.dictionaries(custom_keys, custom_values, max_size=3)
     members = st.none() | st.integers(0, MANY)
     maybe = {name: st.none() | strategy for name, strategy in optional.items()}
@@ -79,7 +81,7 @@ def _either(values: Any) -> st.SearchStrategy[str]:
 
 def _accounts(type_: AccountType) -> Any:
     of_type = {"investor": "checkSize", "customer": "dealValue", "partner": "opportunity"}[type_]
-    return _fields(
+    return fields(
         {
             "company": text,
             "type": st.just(str(type_)),
@@ -94,7 +96,7 @@ def _accounts(type_: AccountType) -> Any:
 
 FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
     Account: st.one_of([_accounts(each) for each in AccountType]),
-    Appointment: _fields(
+    Appointment: fields(
         {
             "title": text,
             "memberId": st.integers(0, MANY),
@@ -105,14 +107,14 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
         location=text,
         notes=text,
     ),
-    ApiKey: _fields(
+    ApiKey: fields(
         {"name": text, "role": _either(Role), "secretSha256": st.just("0" * 64)},
         expiresAt=instants,
     ),
-    Contact: _fields(
+    Contact: fields(
         {"name": text}, email=st.just("a@example.com"), phone=st.just("112"), title=text
     ),
-    Lead: _fields(
+    Lead: fields(
         {"name": text, "status": _either(LeadStatus), "smsOptOut": st.booleans()},
         company=text,
         email=st.just("a@example.com"),
@@ -123,23 +125,23 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
         nextActionDate=days,
         notes=text,
     ),
-    Meeting: _fields(
+    Meeting: fields(
         {"title": text, "status": _either(MeetingStatus)},
         startsAt=instants,
         endsAt=instants,
         location=text,
         agenda=text,
     ),
-    Member: _fields({"name": text}, email=st.just("a@example.com"), title=text),
-    Note: _fields({"body": text}, title=text),
-    Opportunity: _fields(
+    Member: fields({"name": text}, email=st.just("a@example.com"), title=text),
+    Note: fields({"body": text}, title=text),
+    Opportunity: fields(
         {"name": text, "stage": _either(Stage)},
         value=money,
         engagedOn=days,
         expectedCloseOn=days,
         closedOn=days,
     ),
-    Sms: _fields(
+    Sms: fields(
         {
             "leadId": st.uuids().map(str),
             "phone": st.just("+442079460000"),
@@ -151,8 +153,9 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
         error=text,
         errorCode=st.just("30003"),
     ),
-    Task: _fields({"title": text, "status": _either(TaskStatus)}, dueDate=days, description=text),
-    Workspace: _fields({"name": text}),
+    Task: fields({"title": text, "status": _either(TaskStatus)}, dueDate=days, description=text),
+    Workspace: fields({"name": text}),
+    **{each.kind: each.any_fields(sys.modules[__name__]) for each in TOLD},
 }
 OFTEN: list[type[Entity]] = [
     Account,
@@ -244,6 +247,7 @@ ACTS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
             account_id=UUID(int=1), contact_id=UUID(int=2), opportunity_id=UUID(int=3), at=at
         ),
     ],
+    **{each.kind: each.acts for each in TOLD if each.acts},
 }
 Step = Create | Revise | Act | Delete | Restore | Project
 

@@ -42,6 +42,7 @@ from eventlog.log import EventLog
 from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.scope import Scope
 from projections.engine.runner import Engine
+from tests.kinds import TOLD
 from tests.oracle import assert_tables_tell_history
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -136,6 +137,7 @@ FULL: dict[type[Entity], dict[str, Any]] = {
         "description": "About the offer",
     },
     Workspace: {"name": "Acme Sales"},
+    **{each.kind: each.full for each in TOLD},
 }
 REVISED: dict[type[Entity], dict[str, Any]] = {
     Account: {"company": "Acme", "nextAction": None, "dealValue": "99.00"},
@@ -150,6 +152,7 @@ REVISED: dict[type[Entity], dict[str, Any]] = {
     Sms: {"gatewayId": "SM1", "error": "late", "errorCode": "30003"},
     Task: {"dueDate": "2026-02-03", "description": None},
     Workspace: {"name": "Acme"},
+    **{each.kind: each.revised for each in TOLD},
 }
 NEW_STATUS = {
     Account: "on_hold",
@@ -173,6 +176,7 @@ STEPS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
             account_id=ACCOUNT, contact_id=UUID(int=4), opportunity_id=UUID(int=5), at=at
         )
     ],
+    **{each.kind: each.steps for each in TOLD},
 }
 """What else happens to a kind, in this order; each topic once."""
 

@@ -18,6 +18,7 @@ from api.embedded import Cluster, prepare_database
 from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
+from tests.kinds import TOLD
 from tests.naive import FILTERS, SEARCHED, Question
 from tests.pages import Pages
 
@@ -69,6 +70,13 @@ CONTENTS = {
         "account_id, title, status",
         f"{ON_ACCOUNT}, {NAME}, (ARRAY['todo', 'done'])[1 + i % 2]",
     ),
+    **{
+        each.kind.PLURAL: (
+            each.many_rows[0],
+            each.many_rows[1].format(account=ON_ACCOUNT, name=NAME),
+        )
+        for each in TOLD
+    },
 }
 SOME = {
     "type": "investor",
@@ -87,6 +95,7 @@ SOME_STATUS = {
     "meetings": "held",
     "tasks": "todo",
 }
+SOME_STATUS |= {each.kind.PLURAL: each.example.get("status", "") for each in TOLD}
 
 
 @pytest.fixture(scope="module")

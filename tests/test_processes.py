@@ -22,7 +22,7 @@ from eventlog.connections import follow_connection
 from eventlog.reading import RecordedEvent
 from eventlog.scope import Scope
 from tests.conftest import Urls
-from tests.sms_house import CountingGateway, SmsHouse, sms_house
+from tests.sms_house import CountingGateway, SmsHouse, entity_commands, sms_house
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_workspaces_are_kept_apart_by_what_a_process_remembers(house: SmsHouse) 
 
 
 def outbox(house: SmsHouse, **more: Any) -> Outbox:
-    return Outbox(house.log, {**handlers(house.sms), **more})
+    return Outbox(house.own, {**handlers(house.own_sms), **more})
 
 
 def waiting_command(house: SmsHouse, name: str = "note") -> tuple[UUID, UUID]:
@@ -208,7 +208,8 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(house: SmsHouse) -> 
 
     def note(scope: Scope, id_: UUID, data: Any) -> None:
         assert (id_, data) == (command, {"changes": 2})
-        house.sms.contact(scope, lead)
+        change = {"status": "contacted"}
+        entity_commands(house.own).revise(scope, Lead, lead, lambda facts: {**facts, **change})
 
     def dies(scope: Scope, id_: UUID, data: Any) -> None:
         note(scope, id_, data)

@@ -20,6 +20,7 @@ from domain.account import Account
 from domain.api_key import ApiKey
 from domain.appointment import Appointment
 from domain.contact import Contact
+from domain.entity import Entity
 from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.opportunity import Opportunity
@@ -33,8 +34,9 @@ from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
 from tests.conftest import Urls
 from tests.crowds import SEARCHES, START, Crowded, crowded_database
+from tests.kinds import TOLD
 from tests.naive import FILTERS, SORTS, Question, World, column, comparable
-from tests.oracle import DATED, Row, exact, recorded_events, things
+from tests.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, things
 from tests.pages import Pages
 
 SEED = 31
@@ -42,6 +44,9 @@ QUESTIONS_PER_LIST = 25
 HOURS = [timedelta(hours=hours) for hours in (-1, 0, 3, 10, 21, 30, 41, 1_000_000)]
 YEAR_2026 = datetime(2026, 1, 1, tzinfo=UTC)
 ACME = {"company": "Acme", "type": "customer"}
+
+KINDS_COMPARED: list[type[Entity]] = [Account, Appointment, Contact, Lead, Opportunity, Meeting]
+KINDS_COMPARED += [each.kind for each in TOLD]
 
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
@@ -144,9 +149,7 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
     crowded: Crowded, events: list[Row]
 ) -> None:
     mine = [event for event in events if event["workspace_id"] == crowded.workspaces[0]]
-    kinds = {
-        kind.KIND: kind for kind in (Account, Appointment, Contact, Lead, Opportunity, Meeting)
-    }
+    kinds = {kind.KIND: kind for kind in KINDS_COMPARED}
     scope = Scope(crowded.workspaces[0])
     compared = 0
     with write_pool(crowded.urls.app) as pool:
@@ -168,7 +171,7 @@ def shown(thing: Any) -> dict[str, Any]:
     """A thing of the oracle as the API shows what it has of its own."""
     return {
         "id": thing.id,
-        **({} if thing.kind in {"account", "lead"} else {"accountId": thing.account_id}),
+        **({} if thing.kind not in ON_ACCOUNTS else {"accountId": thing.account_id}),
         **({"statusChangedAt": thing.status_since} if thing.kind in DATED else {}),
         **dict.fromkeys(FIELDS_OF[thing.kind].split()),
         **thing.fields,
@@ -191,6 +194,7 @@ FIELDS_OF = {
                convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda assignedTo",
     "opportunity": "name stage value engagedOn expectedCloseOn closedOn assignedTo",
+    **{each.kind.KIND: f"{each.columns} assignedTo" for each in TOLD},
 }
 
 

@@ -82,9 +82,9 @@ def process(
 
 
 @contextmanager
-def sender(urls: Urls, twilio: FakeTwilio) -> Iterator[Sender]:
+def sender(urls: Urls, twilio: FakeTwilio, **more: Any) -> Iterator[Sender]:
     """A sender in this process, at work as long as the block lasts."""
-    settings = Settings(sender_url=urls.sender, **twilio.settings(), **IMPATIENT)
+    settings = Settings(sender_url=urls.sender, **twilio.settings(), **{**IMPATIENT, **more})
     made = Sender(settings, gateway_of(settings))
     thread = threading.Thread(target=made.run)
     thread.start()

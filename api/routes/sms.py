@@ -29,7 +29,7 @@ from api.description import (
     success,
 )
 from api.entity_routes import ServicesOf
-from api.errors import ApiError
+from api.errors import SAYS_SUCCESS, ApiError
 from api.gateways.twilio import RECEIPTS_PATH, STATUS_OF, is_signed
 from api.idempotency import OnceOf
 from api.patches import without_nulls
@@ -119,7 +119,7 @@ def _send_responses() -> dict[int | str, Any]:
     tags=TAGS,
     summary="Send a text message to a lead",
     responses=_send_responses(),
-    openapi_extra=body({JSON_TYPE: (SendSms, EXAMPLE)}),
+    openapi_extra={**body({JSON_TYPE: (SendSms, EXAMPLE)}), **SAYS_SUCCESS},
     dependencies=[Depends(room_for_writes)],
 )
 def send_sms(

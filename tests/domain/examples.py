@@ -18,6 +18,7 @@ from domain.opportunity import Opportunity
 from domain.sms import Sms
 from domain.task import Task
 from domain.workspace import Workspace
+from tests.kinds import TOLD
 
 ACME: Facts = {
     "company": "Acme",
@@ -70,4 +71,5 @@ EXAMPLES = [
     Example(Sms, REMINDER, "message", "Your documents are here."),
     Example(Task, CALL_BACK, "title", "Write"),
     Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
+    *(Example(each.kind, each.example, *each.changed) for each in TOLD),
 ]

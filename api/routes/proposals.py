@@ -1,0 +1,79 @@
+"""/api/proposals, with the steps that a proposal goes through."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from api.description import EXAMPLE_ID, EXAMPLE_TIME
+from api.entity_routes import entity_routes
+from api.step_routes import Given, Nothing, Step, step_routes
+from domain.fields import Date, Email, Line, Money, Name, Text
+from domain.proposal import Proposal
+
+EXAMPLE = {"title": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID}
+
+
+class Sending(Given):
+    """To whom it goes."""
+
+    to: Email
+
+
+class Refusal(Given):
+    """Why they do not want it."""
+
+    reason: Line | None = None
+
+
+class Revision(Given):
+    """What it says from now on; what is left out stays, null takes away."""
+
+    title: Name | None = None
+    body: Text | None = None
+    value: Money | None = None
+    valid_until: Date | None = None
+
+
+def _redraft(proposal: Proposal, given: Revision, at: datetime) -> None:
+    said = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    proposal.redraft(said, at=at)
+
+
+ROUTER = entity_routes(Proposal, example=EXAMPLE, reads=("accounts",))
+
+step_routes(
+    ROUTER,
+    Proposal,
+    Step(
+        name="send",
+        summary="Send a proposal: what it says stays so until it is revised",
+        decide=lambda proposal, given, at: proposal.send(given.to, at=at),
+        given=Sending,
+        example={"to": "ada@example.com"},
+        shows={"status": "sent", "sentAt": EXAMPLE_TIME, "sentTo": "ada@example.com"},
+    ),
+    Step(
+        name="accept",
+        summary="Say that a proposal was accepted",
+        decide=lambda proposal, given, at: proposal.accept(at=at),
+        given=Nothing,
+        shows={"status": "accepted", "answeredAt": EXAMPLE_TIME},
+    ),
+    Step(
+        name="decline",
+        summary="Say that a proposal was declined",
+        decide=lambda proposal, given, at: proposal.decline(at=at, reason=given.reason),
+        given=Refusal,
+        example={"reason": "Too dear"},
+        shows={"status": "declined", "answeredAt": EXAMPLE_TIME, "declineReason": "Too dear"},
+    ),
+    Step(
+        name="revise",
+        summary="Revise a proposal, which makes it a draft again",
+        decide=_redraft,
+        given=Revision,
+        example={"value": "45000.00"},
+        shows={"status": "draft", "value": "45000.00"},
+    ),
+    example=EXAMPLE,
+)

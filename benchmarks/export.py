@@ -1,0 +1,223 @@
+"""How fast lists go out over HTTP, beside a raw COPY TO STDOUT of the same rows.
+
+    python -m benchmarks.export [--rows 50000] [--rounds 3]
+
+Rows a second, time to the first byte, the API's memory, and what a page of the list takes for
+somebody else meanwhile. The API is a process of its own, on the same cores as client and server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import httpx
+import psutil
+import psycopg
+
+from api.embedded import DatabaseUrls
+from benchmarks.generated import WORKSPACE, database
+from commands.entities import EntityCommands
+from commands.keys import issue_key
+from eventlog.connections import write_pool
+from eventlog.log import EventLog
+from eventlog.scope import Scope
+from projections.engine.registry import PROJECTIONS
+from projections.engine.runner import Engine
+
+PORT = 8399
+START_WAIT_S = 60.0
+MIB = 2**20
+
+# As the projector would: accounts with four custom fields, a contact each, assigned to 20 members.
+MEMBERS = """
+INSERT INTO read.members (workspace_id, id, name, is_deleted, custom_fields, created_at, updated_at,
+                          version)
+SELECT %s, lpad(to_hex(i), 32, '0')::uuid, 'Member ' || i, false, '{}', now(), now(), 1
+  FROM generate_series(1, 20) AS i
+"""
+ACCOUNTS = """
+INSERT INTO read.accounts (
+       workspace_id, id, company, type, status, priority, next_action, next_action_date, deal_value,
+       contact_count, task_count, meeting_count, note_count, open_opportunity_count, assigned_to,
+       custom_fields, created_at, updated_at, version)
+SELECT %s, lpad(to_hex(i), 32, '0')::uuid, md5(i::text), 'customer', 'active', 'high',
+       'Call them back about offer ' || i, '2026-03-31', i, 1, 2, 3, 4, 5,
+       lpad(to_hex(1 + i %% 20), 32, '0')::uuid,
+       jsonb_build_object('sector', 'technology', 'employees', i, 'vip', true, 'region', 'EMEA'),
+       '2025-01-01Z'::timestamptz + i * interval '1 minute', '2026-01-01Z', 3
+  FROM generate_series(1, %s) AS i
+"""
+CONTACTS = """
+INSERT INTO read.contacts (workspace_id, id, account_id, name, email, custom_fields, created_at,
+                           updated_at, version)
+SELECT %s, lpad(to_hex(i), 32, '0')::uuid, lpad(to_hex(i), 32, '0')::uuid, md5((-i)::text),
+       i || '@example.com', '{}', '2026-01-01Z', '2026-01-01Z', 1
+  FROM generate_series(1, %s) AS i
+"""
+RAW = "COPY (SELECT * FROM read.accounts ORDER BY created_at DESC, id DESC) TO STDOUT (FORMAT csv)"
+EXPORTS = {
+    "CSV": "/api/accounts/export?format=csv",
+    "NDJSON": "/api/accounts/export?format=ndjson&includeContacts=false",
+    "NDJSON with contacts": "/api/accounts/export?format=ndjson",
+}
+
+
+def fill(urls: DatabaseUrls, rows: int) -> str:
+    """Make the rows; returns a token."""
+    with write_pool(urls.app) as pool:
+        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+        scope = Scope(UUID(WORKSPACE))
+        token = issue_key(commands, scope, {"name": "benchmark", "role": "admin"}).token
+    Engine(urls.projector, PROJECTIONS.values()).catch_up()
+    with psycopg.connect(urls.projector, autocommit=True) as connection:
+        connection.execute(MEMBERS, (WORKSPACE,))
+        connection.execute(ACCOUNTS, (WORKSPACE, rows))
+        connection.execute(CONTACTS, (WORKSPACE, rows))
+        connection.execute("VACUUM ANALYZE read.members, read.accounts, read.contacts")
+    return token
+
+
+@contextmanager
+def serving(urls: DatabaseUrls) -> Iterator[tuple[str, psutil.Process]]:
+    """The API as a process of its own."""
+    environment = {
+        **os.environ,
+        "ANNALS_OWNER_URL": urls.owner,
+        "ANNALS_APP_URL": urls.app,
+        "ANNALS_PROJECTOR_URL": urls.projector,
+        "ANNALS_PORT": str(PORT),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "api", "serve"], env=environment)
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        deadline = time.monotonic() + START_WAIT_S
+        while not is_live(url):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the API does not start")
+            time.sleep(0.1)
+        yield url, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_live(url: str) -> bool:
+    """Whether the API answers."""
+    try:
+        return httpx.get(f"{url}/livez", verify=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+class Neighbour(threading.Thread):
+    """Somebody else, who looks at the first page of the list again and again."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        super().__init__()
+        self._client = client
+        self.done = threading.Event()
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        while not self.done.wait(0.005):
+            started = time.perf_counter()
+            self._client.get("/api/accounts").raise_for_status()
+            self.seconds.append(time.perf_counter() - started)
+
+    def p95_ms(self) -> float:
+        """Of the pages so far, the time that 95 of 100 did not exceed."""
+        self.done.set()
+        self.join()
+        return statistics.quantiles(self.seconds, n=20)[-1] * 1000
+
+
+def raw(url: str) -> tuple[float, float, int]:
+    """Seconds to the first byte and to the last, and bytes."""
+    with psycopg.connect(url) as connection:
+        started = time.perf_counter()
+        first_s, size = 0.0, 0
+        with connection.cursor() as cursor, cursor.copy(RAW.encode()) as copy:
+            for block in copy:
+                first_s = first_s or time.perf_counter() - started
+                size += len(block)
+        return first_s, time.perf_counter() - started, size
+
+
+def over_http(client: httpx.Client, path: str) -> tuple[float, float, int]:
+    """The same of an export."""
+    started = time.perf_counter()
+    first_s, size = 0.0, 0
+    with client.stream("GET", path) as response:
+        response.raise_for_status()
+        for block in response.iter_raw():
+            first_s = first_s or time.perf_counter() - started
+            size += len(block)
+    return first_s, time.perf_counter() - started, size
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with database() as urls:
+        token = fill(urls, given.rows)
+        headers = {"Authorization": f"Bearer {token}"}
+        with (
+            serving(urls) as (url, process),
+            httpx.Client(base_url=url, headers=headers, verify=False, timeout=600) as client,
+            httpx.Client(base_url=url, headers=headers, verify=False, timeout=600) as other,
+        ):
+            measure(client, other, process, urls.projector, given.rows, given.rounds)
+
+
+def measure(
+    client: httpx.Client,
+    other: httpx.Client,
+    process: psutil.Process,
+    projector_url: str,
+    rows: int,
+    rounds: int,
+) -> None:
+    """Each in turns with the others; of each the best round."""
+    idle = Neighbour(other)
+    idle.start()
+    time.sleep(2)
+    print(f"a page of the list alone: p95 {idle.p95_ms():.1f} ms")
+    print(f"{'':<22}{'rows/s':>10}{'of raw':>8}{'MB':>7}{'first byte':>12}{'API memory':>12}")
+    best: dict[str, tuple[float, float, int]] = {}
+    pages: dict[str, float] = {}
+    for _ in range(rounds):
+        best["raw COPY"] = min(
+            best.get("raw COPY", (0.0, float("inf"), 0)), raw(projector_url), key=lambda m: m[1]
+        )
+        for name, path in EXPORTS.items():
+            measured = over_http(client, path)
+            best[name] = min(best.get(name, measured), measured, key=lambda m: m[1])
+            neighbour = Neighbour(other)
+            neighbour.start()
+            over_http(client, path)
+            pages[name] = neighbour.p95_ms()
+    for name, (first_s, seconds, size) in best.items():
+        print(
+            f"{name:<22}{rows / seconds:>10,.0f}{best['raw COPY'][1] / seconds:>8.2f}"
+            f"{size / 1e6:>7.1f}{first_s * 1000:>9.1f} ms"
+            f"{process.memory_info().rss / MIB:>8.0f} MiB"
+        )
+    for name, p95_ms in pages.items():
+        print(f"a page of the list during {name}: p95 {p95_ms:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

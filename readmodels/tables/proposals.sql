@@ -1,0 +1,48 @@
+-- Proposals.
+CREATE TABLE proposals (
+    workspace_id   uuid        NOT NULL,
+    id             uuid        NOT NULL,
+    account_id     uuid        NOT NULL,
+    title          text        NOT NULL,
+    status         text        NOT NULL,
+    body           text,
+    value          numeric(18,2),
+    valid_until    date,
+    opportunity_id uuid,
+    sent_at        timestamptz,
+    sent_to        text,
+    answered_at    timestamptz,
+    decline_reason text,
+    assigned_to    uuid,
+    custom_fields  jsonb       NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    version        integer     NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+
+CREATE TABLE proposal_counts (
+    workspace_id uuid NOT NULL,
+    status text NOT NULL,
+    assigned_to uuid,
+    n bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to)
+);
+
+-- indexes
+CREATE INDEX ON proposals (workspace_id, created_at, id);
+CREATE INDEX ON proposals (workspace_id, account_id, created_at, id);
+CREATE INDEX ON proposals (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON proposals (workspace_id, updated_at, id);
+CREATE INDEX ON proposals (workspace_id, status, created_at, id);
+CREATE INDEX ON proposals USING gin (workspace_id, title public.gin_trgm_ops);
+
+-- functions
+-- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
+-- function runs as the tables' owner and checks the workspace itself.
+CREATE OR REPLACE FUNCTION search_proposals(workspace uuid, pattern text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+    SELECT id FROM proposals
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND title ILIKE pattern
+$$;
