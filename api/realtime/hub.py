@@ -80,6 +80,10 @@ class Hub:
         checks = self._every(self._settings.realtime_key_check_s, self._check_keys)
         self._tasks = [asyncio.create_task(beats), asyncio.create_task(checks)]
 
+    def hint(self) -> None:
+        """Somebody appended in this process. From any thread."""
+        self._reader.hint()
+
     async def stop(self) -> None:
         """End all streams and stop reading."""
         self.close()
@@ -105,7 +109,7 @@ class Hub:
 
     @contextmanager
     def admitted(self, interest: Interest, wire: Wire) -> Iterator[Subscriber]:
-        """A subscriber, for as long as the block lasts. Raises 503 (E3010, E3012), 429 (E3011)."""
+        """A subscriber, for as long as the block lasts. Raises 503 (E3010, E3011), 429 (E2112)."""
         self._require_room(interest.caller)
         subscriber = Subscriber(interest, wire, self._settings.realtime_queue_max)
         workspace_id, key_id = interest.wanted.workspace_id, subscriber.key_id
