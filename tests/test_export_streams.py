@@ -385,7 +385,7 @@ def test_an_export_is_the_state_at_its_position_while_others_write(office: Offic
     url, token = httpx.URL(office.api.url), office.token("member")
     writer.start()
     try:
-        for plural in ("accounts", "contacts") * 3:
+        for plural in ("accounts", "contacts") * 2:
             with reading(url, token, f"{plural}/export") as reader:
                 reader.some()
                 written = writer.writes
