@@ -20,6 +20,7 @@ from uuid import UUID
 from domain.cells import neutralised
 from domain.fields import CUSTOM
 from domain.refusals import Refusal
+from eventlog.locks import EXPORT_LOCK
 from readmodels.audit import CHOSEN, ITEM, ITEM_SQL, AuditQuery
 from readmodels.lists import ListQuery, item_sql, selection
 from readmodels.names import CUSTOM_PREFIX
@@ -60,6 +61,12 @@ SELECT last,
        (SELECT count(*) FROM projection_parked
          WHERE projection = ANY(%(names)s) AND workspace_id = %(workspace)s)
   FROM span
+"""
+
+# Asked, and not waited for: where tables are about to be exchanged, there is no export for now.
+HOLD_TABLES = f"""
+SELECT bool_and(pg_try_advisory_xact_lock_shared({EXPORT_LOCK}, hashtext(name)))
+  FROM unnest(%(names)s::text[]) AS name
 """
 
 # As domain.cells.neutralised does it; a test holds the two against each other.
@@ -141,8 +148,9 @@ async def one_point(
 ) -> AsyncIterator[Point]:
     """A snapshot in which the tables of all these projections stand at one point of the log.
 
-    They mostly do, for projectors move them together. Raises `Uneven` where they did not within
-    `EVEN_WAIT_S` seconds, `HasHoles`, and what the pool raises.
+    They mostly do, for projectors move them together; and they are not exchanged (by a rebuild)
+    before the transaction ends. Raises `Uneven` where that could not be had within `EVEN_WAIT_S`
+    seconds, `HasHoles`, and what the pool raises.
     """
     deadline_s = time.monotonic() + EVEN_WAIT_S
     while True:
@@ -161,12 +169,14 @@ async def _standing(
 ) -> int | None:
     """The position as of which all of them tell of this workspace; None where there is none."""
     parameters = {"names": sorted(projections), "workspace": workspace_id}
+    held = await (await connection.execute(HOLD_TABLES, parameters)).fetchone()
     row = await (await connection.execute(STANDING, parameters)).fetchone()
+    assert held is not None
     assert row is not None
     position, is_even, parked = row
     if parked:
         raise HasHoles(parked)
-    return int(position) if is_even else None
+    return int(position) if held[0] and is_even else None
 
 
 async def list_export(

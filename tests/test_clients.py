@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from tests.processes import until
 
 DOCUMENT = REPOSITORY / "docs" / "clients.md"
 NODE_MIN = 18
+RETRY_AFTER_S = 2
+"""Longer than a client waits so early by itself."""
 RUN_WAIT_S = 120.0
 WAIT_S = 60.0
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
@@ -196,6 +199,9 @@ class Network:
     """`lost`: the answer is never sent. `busy`: 503 without asking. `half`: of the body, a half."""
     seen: list[tuple[str, str | None, int]] = field(default_factory=list)
     """Method, idempotency key and status of every request that came."""
+    waited_s: list[float] = field(default_factory=list)
+    """How long after a 503 the next request came."""
+    busy_since_s: float | None = None
 
     def statuses(self, method: str) -> list[int]:
         """What requests of this method came to."""
@@ -219,9 +225,13 @@ class Relay(BaseHTTPRequestHandler):
         wanted = self.command != "GET" or "/export" in self.path
         fault = network.faults.pop(0) if wanted and network.faults else ""
         key = self.headers.get("Idempotency-Key")
+        if network.busy_since_s is not None:
+            network.waited_s.append(time.monotonic() - network.busy_since_s)
+            network.busy_since_s = None
         if fault == "busy":
             network.seen.append((self.command, key, 503))
-            self._answer(503, {"Retry-After": "1"}, b"{}")
+            network.busy_since_s = time.monotonic()
+            self._answer(503, {"Retry-After": str(RETRY_AFTER_S)}, b"{}")
             return
         headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP | {"host"}}
         answer = httpx.request(
@@ -295,6 +305,7 @@ def test_a_write_whose_answer_was_lost_is_done_once(
     answer = made().does("post", network.url, office.token("member"), "/api/accounts", ACME)
     assert (answer["status"], answer["replayed"]) == (201, "true")
     assert network.statuses("POST") == [201, 201, 503, 201]
+    assert min(network.waited_s) > RETRY_AFTER_S * 0.99
     assert len(network.keys()) == 1
     assert recorded(database, office.workspace_id)["account.created"] == 1
 

@@ -30,11 +30,13 @@ from commands.entities import EntityCommands
 from commands.keys import issue_key
 from domain.account import Account
 from eventlog.connections import Connection, write_pool
+from eventlog.locks import EXPORT_LOCK
 from eventlog.log import EventLog
 from eventlog.scope import Scope
+from projections.engine.rebuild import Rebuild
 from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
-from readmodels import exports
+from readmodels import exports, table_definitions
 from tests.api_server import Office, free_port
 from tests.conftest import Urls, fresh_database
 from tests.naive import Question, World, comparable
@@ -79,6 +81,10 @@ APART = {
            SELECT 'accounts', 't', n, 0, 0, 0, 1 + n FROM generate_series(0, 1) AS n""",
     ),
 }
+WAITING = f"""
+SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+ WHERE d.datname = current_database() AND l.classid = {EXPORT_LOCK} AND NOT l.granted
+"""
 ACTIVE_EXPORTS = """
 SELECT count(*) FROM pg_stat_activity
  WHERE application_name = 'annals-export' AND state <> 'idle' AND datname = current_database()
@@ -260,6 +266,30 @@ def test_tables_that_stand_apart_are_not_joined(
         assert ask(client, house.fewer).status_code == 200
 
 
+def test_a_rebuild_waits_for_exports_and_lists_do_not_wait_for_it(
+    house: House, superuser: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "EVEN_WAIT_S", 0.1)
+    rebuild = Rebuild(house.urls.projector, {"members": table_definitions()["members"]}, workers=1)
+    rebuilding = threading.Thread(target=rebuild.run)
+    with answering(house.urls) as client:
+        with reading(client.base_url, house.many) as reader:
+            reader.some()
+            rebuilding.start()
+            until(lambda: superuser.execute(WAITING).fetchone() is not None, WAIT_S)
+            # Whoever comes now is refused, lest the rebuild wait for ever; lists are as ever.
+            assert ask(client, house.fewer).json()["code"] == "E2083"
+            headers = {"Authorization": f"Bearer {house.fewer}"}
+            for path in ("/api/accounts", "/api/members"):
+                assert client.get(path, headers=headers).status_code == 200
+            assert reader.rest().count(b"\n") == BIG_ROWS
+        rebuilding.join(WAIT_S)
+        assert not rebuilding.is_alive()
+        assert ask(client, house.fewer).status_code == 200
+    states = superuser.execute("SELECT state FROM projection_rebuilds").fetchall()
+    assert states == [("done",)]
+
+
 def test_what_is_parked_is_not_left_out_in_silence(house: House, superuser: Connection) -> None:
     park = """
         INSERT INTO projection_parked (projection, workspace_id, entity_id, position, events, error)
@@ -385,7 +415,7 @@ def test_an_export_is_the_state_at_its_position_while_others_write(office: Offic
     url, token = httpx.URL(office.api.url), office.token("member")
     writer.start()
     try:
-        for plural in ("accounts", "contacts") * 3:
+        for plural in ("accounts", "contacts") * 2:
             with reading(url, token, f"{plural}/export") as reader:
                 reader.some()
                 written = writer.writes

@@ -30,7 +30,8 @@ NO_COMMON_POINT = ErrorCode(
     503,
     "The lists do not stand at one point of the log just now.",
     "Projections that are joined in this export have read differently far, and something happened"
-    " in this workspace in between; that it passes was waited for EVEN_WAIT_S seconds.",
+    " in this workspace in between; or a rebuild is about to exchange their tables. That it passes"
+    " was waited for EVEN_WAIT_S seconds.",
 )
 EXPORT_HAS_HOLES = ErrorCode(
     "E2084",

@@ -70,11 +70,13 @@ async def _export(
     from projections.engine.registry import PROJECTIONS
     from readmodels.exports import blocks, one_point
 
+    # Of the trail a list shows nothing, and the trail nothing of lists.
+    projections = {AUDIT} if plural == AUDIT else PROJECTIONS.keys() - {AUDIT}
     pool = export_desk(settings).pool
     await pool.open()
     try:
         with _whole(to) as target:
-            async with one_point(pool, workspace, PROJECTIONS) as point:
+            async with one_point(pool, workspace, projections) as point:
                 export = await _prepare(point.connection, plural, form, workspace)
                 async with aclosing(blocks(point.connection, export)) as stream:
                     async for block in stream:

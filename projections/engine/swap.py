@@ -17,6 +17,7 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from eventlog.hints import APPENDED, PROJECTED
+from eventlog.locks import EXPORT_LOCK, EXPORT_WAIT_MAX_S
 from eventlog.reading import Page, read_after
 from projections.changes import Projection
 from projections.engine.follower import Follower, write_all
@@ -61,6 +62,9 @@ class Exchange:
 def swap(connection: Connection, exchanges: list[Exchange]) -> None:
     """Exchange the live tables of projections for others. Raises `RebuildRefused`."""
     with ExitStack() as stack:
+        # Before the engine is asked to let go: it goes on while exports are waited for.
+        for exchange in exchanges:
+            stack.enter_context(_without_exports(connection, exchange.live.name))
         for exchange in exchanges:
             stack.enter_context(_handed_over(connection, exchange.live.name))
         followers = [
@@ -172,6 +176,24 @@ def advance(connection: Connection, followers: list[Follower], page: Page) -> No
     """One page for followers at one position, in one transaction."""
     work = [(follower, follower.digest(page.events)) for follower in followers]
     write_all(connection, work, page.events, page.upto)
+
+
+@contextmanager
+def _without_exports(connection: Connection, name: str) -> Iterator[None]:
+    """Nobody reads the projection's tables for minutes, for as long as the block lasts."""
+    connection.execute(f"SET lock_timeout = {int(EXPORT_WAIT_MAX_S * 1000)}")
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (EXPORT_LOCK, name))
+    except psycopg.errors.LockNotAvailable:
+        raise RebuildRefused(
+            f"exports of {name} did not end within {EXPORT_WAIT_MAX_S:.0f} s; try again."
+        ) from None
+    finally:
+        connection.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (EXPORT_LOCK, name))
 
 
 @contextmanager
