@@ -27,7 +27,7 @@ from eventlog.log import EventLog
 from eventlog.reading import read_rows_after, to_event
 from eventlog.scope import Scope
 from tests.conftest import Urls
-from tests.test_event_samples import life_of
+from tests.test_event_samples import life_of, lives_of_jobs
 
 TRICKY = [
     (b"{}", b"{}"),
@@ -92,7 +92,10 @@ def test_a_message_of_every_topic_is_as_its_schema_says(
 
 
 def live_through_everything(log: EventLog, scope: Scope) -> None:
-    """To one of each kind happens everything that can."""
+    """To one of each kind happens everything that can; jobs end."""
     for kind in KINDS.values():
         with log.scoped(scope):
             log.append(life_of(kind, uuid4()))
+    with log.scoped(scope):
+        for job in lives_of_jobs(iter(uuid4, None)):
+            log.append(job)
