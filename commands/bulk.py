@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from domain.account import Account
 from domain.entity import Entity
 from domain.fields import Facts
 from domain.job import Step
+from domain.kinds import KINDS
 from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.refusals import (
@@ -29,7 +31,9 @@ from domain.refusals import (
     NotAMember,
     NotFound,
     OpenOpportunities,
+    ReferenceUnavailable,
     Refusal,
+    TimeTaken,
 )
 from eventlog.log import EventLog
 from eventlog.scope import Scope
@@ -111,7 +115,8 @@ class BulkCommands:
         One event for each entity that changes, all in one transaction. What is refused for one
         entity is its outcome, and spoils nothing for the others; with `atomic` it is `BulkRefused`
         and nothing is recorded. Raises the library's errors where the database does not go along,
-        `IntegrityError` where others keep changing the same entities (atomic ones only).
+        of atomic ones `IntegrityError` where others keep changing the same entities, and
+        `TimeTaken` where one would take time that another has.
         """
 
         def decide() -> BulkOutcome:
@@ -119,6 +124,9 @@ class BulkCommands:
 
         try:
             return again_where_outrun(decide)
+        except TimeTaken:
+            if atomic:
+                raise
         except IntegrityError:
             if atomic or len(ids) == 1:
                 raise
@@ -147,9 +155,10 @@ class BulkCommands:
         items, position = [], 0
         with self._log.transaction(scope):
             for entity_id in ids:
+                alone = partial(self._together, scope, kind, [entity_id], change, atomic=False)
                 try:
-                    done = self.apply(scope, kind, [entity_id], change)
-                except IntegrityError as error:
+                    done = again_where_outrun(alone)
+                except (IntegrityError, TimeTaken) as error:
                     items.append(ItemOutcome(entity_id, error=error))
                 else:
                     items += done.items
@@ -206,6 +215,10 @@ class _Batch:
             member_id = entity.facts.get(name)
             if member_id is not None and before.get(name) != member_id:
                 self._require_member(UUID(member_id))
+        for name, kind in self.kind.REFERENCES.items():
+            named = entity.facts.get(name)
+            if named is not None and before.get(name) != named:
+                self._require_reference(name, KINDS[kind], UUID(named))
         return [entity]
 
     def _delete(self, entity: Entity) -> list[Entity]:
@@ -240,6 +253,11 @@ class _Batch:
         if wanted:
             self.log.hold_accounts(wanted)
             self._accounts = self.log.load_many(Account, wanted)
+
+    def _require_reference(self, name: str, kind: type[Entity], entity_id: UUID) -> None:
+        entity = self.log.load_many(kind, [entity_id]).get(entity_id)
+        if entity is None or entity.is_deleted:
+            raise ReferenceUnavailable(name, kind.KIND, entity_id)
 
     def _require_member(self, member_id: UUID) -> None:
         if member_id not in self._members:

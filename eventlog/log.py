@@ -153,7 +153,7 @@ class EventLog(Application[UUID]):
         claims = {
             each.id: each.claim()
             for each in entities
-            if isinstance(each, Entity) and _may_claim(each)
+            if isinstance(each, Entity) and each.CLAIMS_TIME and each.pending_events
         }
         return self._write([event for each in entities for event in each.collect_events()], claims)
 
@@ -262,10 +262,6 @@ class EventLog(Application[UUID]):
         connection = current_session().connection
         assert connection is not None, "this holds within a transaction only"
         return connection
-
-
-def _may_claim(entity: Entity) -> bool:
-    return entity.CLAIMS_TIME and bool(entity.pending_events)
 
 
 def evolve(entity: Any, events: Iterable[Any]) -> Any:

@@ -304,8 +304,8 @@ def lives_of_jobs(ids: Iterable[UUID]) -> Iterator[Job]:
 
 def everything() -> Iterator[Recorded]:
     """One of each kind, with all that can happen to it."""
-    for number, kind in enumerate(KINDS.values(), start=10):
-        yield life_of(kind, UUID(int=number))
+    for kind in KINDS.values():
+        yield life_of(kind, uuid5(WORKSPACE, kind.KIND))
     yield from lives_of_jobs(repeat(UUID(int=90)))
 
 

@@ -169,7 +169,7 @@ def _of_filter(faults: list[FieldError]) -> list[FieldError]:
         ),
         202: ACCEPTED,
         **problems(
-            *(codes.TOO_MANY_ITEMS, codes.BULK_REFUSED),
+            *(codes.TOO_MANY_ITEMS, codes.BULK_REFUSED, codes.TIME_TAKEN),
             *ON_BODY,
             *ON_FIELDS,
             *ON_WRITE,
