@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -47,6 +47,12 @@ SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
   FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
 """
 LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
+
+LOCK_ALL = """
+SELECT CASE WHEN alone THEN pg_advisory_xact_lock(66, hashtext(id::text))
+            ELSE pg_advisory_xact_lock_shared(66, hashtext(id::text)) END
+  FROM unnest(%s::uuid[], %s::boolean[]) AS held(id, alone)
+"""
 
 SELECT_STREAMS = """
 SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
@@ -152,6 +158,16 @@ class EventLog(Application[UUID]):
         positions = self.recorder.insert_events(list(map(self.mapper.to_stored_event, events)))
         return positions[-1] if positions else None
 
+    def record_each(
+        self, events: Iterable[tuple[CanMutateAggregate[UUID], Mapping[str, str]]]
+    ) -> int | None:
+        """As `record`, with what the metadata of each event says beside the scope's."""
+        pairs = list(events)
+        stored = [self.mapper.to_stored_event(event) for event, _ in pairs]
+        extras = [extra for _, extra in pairs]
+        positions = self._log_recorder.insert_events(stored, extras=extras)
+        return positions[-1] if positions else None
+
     def taken_position(self) -> int:
         """No event that is recorded by now lies beyond this position."""
         return self._log_recorder.taken_position()
@@ -168,6 +184,11 @@ class EventLog(Application[UUID]):
         """As `hold_account`, or `hold_account_alone`, for several; always in the same order."""
         statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
         self._in_transaction().execute(statement, (list(account_ids),))
+
+    def hold_all(self, *, alone: Collection[UUID], shared: Collection[UUID]) -> None:
+        """Some accounts alone and others not, in the order in which everybody takes them."""
+        ids = sorted({*alone, *shared})
+        self._in_transaction().execute(LOCK_ALL, (ids, [each in alone for each in ids]))
 
     def hanging_on(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
         """All that hangs on each of the accounts, deleted or not; in order of creation.

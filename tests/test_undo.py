@@ -467,12 +467,12 @@ def test_a_plan_is_made_anew_where_somebody_is_faster(
     position = desk.set(Account, account, nextAction="Call")
     record, times = UndoCommands._record, []
 
-    def outrun(self: UndoCommands, scope: Scope, plan: Any) -> int:
+    def outrun(self: UndoCommands, plan: Any) -> int:
         times.append(1)
         if len(times) == 1:
             with other_thread() as pool:
                 pool.submit(desk.set, Account, account, nextAction="Write").result()
-        return record(self, scope, plan)
+        return record(self, plan)
 
     monkeypatch.setattr(UndoCommands, "_record", outrun)
     assert conflicts(lambda: desk.undo(position)) == [("account", "nextAction", True)]
