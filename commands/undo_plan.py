@@ -15,6 +15,7 @@ from domain.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
+    EntityMerged,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
@@ -125,7 +126,7 @@ class Undoing:
         A move is two events, and done as one.
         """
         for target in reversed(self._targets):
-            if target.position in self._undone_of(target.stream_id):
+            if _is_mere_note(target) or target.position in self._undone_of(target.stream_id):
                 yield Attempt((target,), Plan([target.position]))
         moving: list[TracedEvent] = []
         for target in self._open_targets():
@@ -157,11 +158,11 @@ class Undoing:
         return Attempt(targets, plan)
 
     def _open_targets(self) -> list[TracedEvent]:
-        """Those that are not undone yet, the last one first."""
+        """Those that are not undone yet, the last one first; without those that changed nothing."""
         return [
             each
             for each in reversed(self._targets)
-            if each.position not in self._undone_of(each.stream_id)
+            if each.position not in self._undone_of(each.stream_id) and not _is_mere_note(each)
         ]
 
     def _steps(self, target: TracedEvent) -> Iterator[Step]:
@@ -172,8 +173,8 @@ class Undoing:
             yield Step(target, events)
 
     def _plan_of_undone(self) -> Plan:
-        first = self._targets[0]
-        by = self._undone_of(first.stream_id)[first.position]
+        undone = (self._undone_of(each.stream_id).get(each.position) for each in self._targets)
+        by = next(filter(None, undone))
         refusal = AlreadyUndone(by.position, by.metadata.get("commandId", ""))
         return Plan([each.position for each in self._targets], refusals=[refusal])
 
@@ -363,6 +364,11 @@ def undone_by(history: Sequence[TracedEvent]) -> dict[int, TracedEvent]:
 def _undoes(traced: TracedEvent) -> int | None:
     position = traced.metadata.get("undoesPosition")
     return None if position is None else int(position)
+
+
+def _is_mere_note(traced: TracedEvent) -> bool:
+    """Whether it says that two were merged, and no field was taken over."""
+    return isinstance(traced.event, EntityMerged) and not traced.event.changes
 
 
 def _touched(event: EntityEvent, entity: Entity) -> set[str]:
