@@ -7,13 +7,13 @@ everything else. See docs/adr/0009-undo.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from commands.entities import again_where_outrun
-from commands.undo_plan import Plan, Undoing
+from commands.undo_plan import Attempt, Plan, Undoing
 from domain.account import Account
 from domain.entity import (
     Entity,
@@ -29,7 +29,10 @@ from eventlog.scope import Scope
 from eventlog.streams import AS_ONE, TracedEvent, Tracing
 
 UNDO_EVENTS_MAX = 1_000
-"""Most events that are undone at once; what takes longer than 15 s the database would end."""
+"""Most events that are undone at once; a job undoes more."""
+UNDO_AS_ONE_EVENTS_MAX = 5_000
+"""Most of a whole, such as a merge, of which no part is undone without the rest. What takes longer
+than 15 s the database would end; this takes some 4 s on a busy machine of two cores."""
 
 Kinds = set[type[Entity]]
 
@@ -89,9 +92,63 @@ class UndoCommands:
             with self._log.transaction(scope):
                 plan = self._plan(scope, asked, allow, hold=True)
                 plan.require_no_obstacle(force)
-                return Undone(plan, self._record(scope, plan))
+                return Undone(plan, self._record(plan))
 
         return again_where_outrun(decide)
+
+    def undo_each(
+        self, scope: Scope, command_id: str, positions: Sequence[int], *, force: Iterable[str] = ()
+    ) -> list[Attempt]:
+        """Take back each of these events of a command by itself, the last one first.
+
+        What stands in the way of one leaves that one as it is, and is told. Where an event brings
+        something to an account, the one before it has to be among them.
+        """
+
+        def decide() -> list[Attempt]:
+            with self._log.transaction(scope):
+                attempts = self._attempts(scope, command_id, positions, force, hold=True)
+                events = [
+                    (event, says(step.target))
+                    for attempt in attempts
+                    if attempt.refusal is None
+                    for step in attempt.plan.steps
+                    for event in step.events
+                ]
+                self._log.record_each(events)
+                return attempts
+
+        return again_where_outrun(decide)
+
+    def ends_move(self, scope: Scope, position: int) -> bool:
+        """Whether the event there brings something to an account that left another just before."""
+        with self._log.transaction(scope) as connection:
+            tracing = Tracing(connection, self._log.mapper, scope.workspace_id)
+            return any(getattr(each.event, "moved_from", None) for each in tracing.at([position]))
+
+    def preview_each(
+        self, scope: Scope, command_id: str, positions: Sequence[int]
+    ) -> list[Attempt]:
+        """What would come of each of these. Nothing is recorded."""
+        with self._log.transaction(scope):
+            return self._attempts(scope, command_id, positions, (), hold=False)
+
+    def _attempts(
+        self,
+        scope: Scope,
+        command_id: str,
+        positions: Sequence[int],
+        force: Iterable[str],
+        *,
+        hold: bool,
+    ) -> list[Attempt]:
+        with self._log.transaction(scope) as connection:
+            tracing = Tracing(connection, self._log.mapper, scope.workspace_id)
+            found = tracing.at(positions)
+            targets = [each for each in found if _is_of(each, command_id)]
+            if hold:
+                self._hold_accounts(targets)
+            return list(Undoing(self._log, tracing, targets, self._clock()).each(force))
 
     def _plan(
         self, scope: Scope, asked: Asked, allow: Callable[[Kinds], None], *, hold: bool
@@ -118,24 +175,20 @@ class UndoCommands:
                     alone.add(each.stream_id)
                 moved = (getattr(event, name, None) for name in ("moved_to", "moved_from"))
                 shared.update((event.account_id, *moved))
-        for account_id in sorted(filter(None, alone | shared)):
-            if account_id in alone:
-                self._log.hold_account_alone(account_id)
-            else:
-                self._log.hold_account(account_id)
+        self._log.hold_all(alone=alone, shared={*filter(None, shared)})
 
-    def _record(self, scope: Scope, plan: Plan) -> int:
-        position = None
-        for step in plan.steps:
-            undoes = {
-                "undoes": step.target.metadata.get("commandId", ""),
-                "undoesPosition": str(step.target.position),
-            }
-            if AS_ONE in step.target.metadata:
-                undoes[AS_ONE] = "true"
-            with self._log.scoped(replace(scope, extra={**scope.extra, **undoes})):
-                position = self._log.record(step.events) or position
-        return position or self._log.taken_position()
+    def _record(self, plan: Plan) -> int:
+        events = [(event, says(step.target)) for step in plan.steps for event in step.events]
+        return self._log.record_each(events) or self._log.taken_position()
+
+
+def says(target: TracedEvent) -> dict[str, str]:
+    """What the metadata of an event says that takes this one back."""
+    undoes = {
+        "undoes": target.metadata.get("commandId", ""),
+        "undoesPosition": str(target.position),
+    }
+    return {**undoes, AS_ONE: "true"} if AS_ONE in target.metadata else undoes
 
 
 def _targets(tracing: Tracing, asked: Asked) -> list[TracedEvent]:
@@ -143,10 +196,8 @@ def _targets(tracing: Tracing, asked: Asked) -> list[TracedEvent]:
     found = {
         each.position: each
         for each in tracing.at(asked.positions)
-        if asked.command_id is None or each.metadata.get("commandId") == asked.command_id
-        if each.event.TOPIC in ENTITY_OF
+        if _is_of(each, asked.command_id)
     }
-    found = {at: each for at, each in found.items() if each.event.TOPIC in ENTITY_OF}
     if not found:
         raise NothingToUndo(str(asked))
     if asked.command_id is None:
@@ -160,10 +211,18 @@ def _targets(tracing: Tracing, asked: Asked) -> list[TracedEvent]:
         elif isinstance(each.event, EntityRestored):
             along = tracing.restored_along(each)
         found.update((more.position, more) for more in tracing.at(set(along) - found.keys()))
-    if len(found) > UNDO_EVENTS_MAX:
-        raise TooMuchToUndo(UNDO_EVENTS_MAX)
+    is_whole = any(AS_ONE in each.metadata for each in found.values())
+    limit = UNDO_AS_ONE_EVENTS_MAX if is_whole else UNDO_EVENTS_MAX
+    if len(found) > limit:
+        raise TooMuchToUndo(limit)
     return sorted(found.values(), key=lambda each: each.position)
 
 
 def _is_of_account(traced: TracedEvent) -> bool:
     return ENTITY_OF[traced.event.TOPIC] is Account
+
+
+def _is_of(traced: TracedEvent, command_id: str | None) -> bool:
+    """Whether it happened to an entity, by this command where one is named."""
+    is_of_command = command_id is None or traced.metadata.get("commandId") == command_id
+    return is_of_command and traced.event.TOPIC in ENTITY_OF

@@ -15,6 +15,7 @@ from domain.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
+    EntityMerged,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
@@ -28,6 +29,7 @@ from domain.refusals import (
     Conflict,
     InvalidFields,
     NotAMember,
+    NotUndoable,
     Refusal,
     UndoConflict,
 )
@@ -78,6 +80,16 @@ class Plan:
             raise self.refusals[0]
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What came of undoing one event, or the two of a move, by itself."""
+
+    targets: tuple[TracedEvent, ...]
+    plan: Plan
+    refusal: Refusal | None = None
+    """Why it stays as it is."""
+
+
 class Undoing:
     """Decides what undoes the given events, the last of them first. Nothing is recorded here."""
 
@@ -91,31 +103,78 @@ class Undoing:
         self._now = now
         self._histories = tracing.streams({each.stream_id for each in targets})
         self._entities: dict[UUID, Entity] = {}
+        self._hanging: dict[UUID, list[Entity]] = {}
+        self._decided: dict[UUID, list[EntityEvent]] = {}
         self._undone: dict[UUID, dict[int, TracedEvent]] = {}
         self._conflicts: dict[tuple[UUID, str], Conflict] = {}
         self._refusals: list[Refusal] = []
 
     def plan(self) -> Plan:
         """The plan for all of them; what is undone already is left as it is."""
-        open_targets = [
-            each for each in self._targets if each.position not in self._undone_of(each.stream_id)
-        ]
-        if not open_targets:
+        targets = self._open_targets()
+        if not targets:
             return self._plan_of_undone()
-        plan = Plan([each.position for each in reversed(open_targets)])
-        for target in reversed(open_targets):
-            entity = self._entity(target.stream_id)
-            self._take_back(target, entity)
-            events = tuple(entity.collect_events())
-            if events:
-                plan.steps.append(Step(target, events))  # type: ignore[arg-type]
+        plan = Plan([each.position for each in targets])
+        plan.steps = [step for target in targets for step in self._steps(target)]
         plan.conflicts = list(self._conflicts.values())
         plan.refusals = self._refusals
         return plan
 
+    def each(self, force: Iterable[str]) -> Iterator[Attempt]:
+        """What comes of each of them by itself, the last one first; what fails leaves no trace.
+
+        A move is two events, and done as one.
+        """
+        for target in reversed(self._targets):
+            if _is_mere_note(target) or target.position in self._undone_of(target.stream_id):
+                yield Attempt((target,), Plan([target.position]))
+        moving: list[TracedEvent] = []
+        for target in self._open_targets():
+            moving.append(target)
+            if getattr(target.event, "moved_from", None) is None:
+                yield self._attempt(tuple(moving), force)
+                moving = []
+        if moving:
+            yield self._attempt(tuple(moving), force)
+
+    def _attempt(self, targets: tuple[TracedEvent, ...], force: Iterable[str]) -> Attempt:
+        self._conflicts, self._refusals = {}, []
+        plan = Plan([each.position for each in targets])
+        final = [each.position for each in targets if each.event.IS_FINAL]
+        if final:
+            return Attempt(targets, plan, NotUndoable(final))
+        plan.steps = [step for target in targets for step in self._steps(target)]
+        plan.conflicts = list(self._conflicts.values())
+        plan.refusals = self._refusals
+        try:
+            plan.require_no_obstacle(force)
+        except Refusal as refusal:
+            self._positions -= {*plan.positions}
+            for target in targets:
+                self._entities.pop(target.stream_id, None)
+            return Attempt(targets, plan, refusal)
+        for step in plan.steps:
+            self._decided.setdefault(step.target.stream_id, []).extend(step.events)
+        return Attempt(targets, plan)
+
+    def _open_targets(self) -> list[TracedEvent]:
+        """Those that are not undone yet, the last one first; without those that changed nothing."""
+        return [
+            each
+            for each in reversed(self._targets)
+            if each.position not in self._undone_of(each.stream_id) and not _is_mere_note(each)
+        ]
+
+    def _steps(self, target: TracedEvent) -> Iterator[Step]:
+        entity = self._entity(target.stream_id)
+        self._take_back(target, entity)
+        events: Any = tuple(entity.collect_events())
+        if events:
+            yield Step(target, events)
+
     def _plan_of_undone(self) -> Plan:
-        first = self._targets[0]
-        by = self._undone_of(first.stream_id)[first.position]
+        undone = (self._undone_of(each.stream_id).get(each.position) for each in self._targets)
+        by = next(filter(None, undone))
         refusal = AlreadyUndone(by.position, by.metadata.get("commandId", ""))
         return Plan([each.position for each in self._targets], refusals=[refusal])
 
@@ -206,11 +265,7 @@ class Undoing:
             self._refusals.append(invalid)
 
     def _require_nothing_hangs_on(self, account: Account) -> None:
-        children = [
-            each.id
-            for each in self._log.hanging_on([account.id])[account.id]
-            if not each.is_deleted
-        ]
+        children = [each.id for each in self._hanging_on(account.id) if not each.is_deleted]
         self._load({*children} - self._histories.keys())
         for child_id in children:
             child = self._entity(child_id)
@@ -221,6 +276,18 @@ class Undoing:
                     if isinstance(each.event, EntityCreated | EntityRestored)
                 ]
                 self._conflict(came[-1], ACCOUNT, can_force=False)
+
+    def _hanging_on(self, account_id: UUID) -> list[Entity]:
+        """As it is in the log; of all accounts that go, asked for at once."""
+        if account_id not in self._hanging:
+            going = {
+                each.stream_id
+                for each in self._targets
+                if isinstance(each.event, EntityCreated | EntityRestored)
+                and ENTITY_OF[each.event.TOPIC] is Account
+            }
+            self._hanging = self._log.hanging_on({*going, account_id})
+        return self._hanging[account_id]
 
     def _require_members(self, wanted: dict[str, Any]) -> None:
         for name in PEOPLE:
@@ -269,6 +336,7 @@ class Undoing:
         """The entity as it is with what is decided here so far."""
         if stream_id not in self._entities:
             events = [each.event for each in self._history(stream_id)]
+            events += self._decided.get(stream_id, ())
             self._entities[stream_id] = evolve(None, events)
         return self._entities[stream_id]
 
@@ -296,6 +364,11 @@ def undone_by(history: Sequence[TracedEvent]) -> dict[int, TracedEvent]:
 def _undoes(traced: TracedEvent) -> int | None:
     position = traced.metadata.get("undoesPosition")
     return None if position is None else int(position)
+
+
+def _is_mere_note(traced: TracedEvent) -> bool:
+    """Whether it says that two were merged, and no field was taken over."""
+    return isinstance(traced.event, EntityMerged) and not traced.event.changes
 
 
 def _touched(event: EntityEvent, entity: Entity) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -50,6 +50,12 @@ SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
   FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
 """
 LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
+
+LOCK_ALL = """
+SELECT CASE WHEN alone THEN pg_advisory_xact_lock(66, hashtext(id::text))
+            ELSE pg_advisory_xact_lock_shared(66, hashtext(id::text)) END
+  FROM unnest(%s::uuid[], %s::boolean[]) AS held(id, alone)
+"""
 
 SELECT_STREAMS = """
 SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
@@ -180,19 +186,33 @@ class EventLog(Application[UUID]):
                 mended += store_claims(connection, scope.workspace_id, claims)
         return mended
 
-    def _write(self, events: list[Any], claims: Mapping[UUID, Claim | None]) -> int | None:
+    def _write(
+        self,
+        events: list[Any],
+        claims: Mapping[UUID, Claim | None],
+        extras: Sequence[Mapping[str, str]] | None = None,
+    ) -> int | None:
         # As the library's save() does, without what it checks and returns beside: that costs more
         # than the mapping.
         stored = list(map(self.mapper.to_stored_event, events))
         if not stored or not claims:
-            positions = self.recorder.insert_events(stored)
+            positions = self._log_recorder.insert_events(stored, extras=extras)
         else:
             # Before the events: who waits for a lock must not hold positions meanwhile.
             scope = current_session().scope
             with self.transaction(scope) as connection:
                 keep_claims(connection, scope.workspace_id, claims)
-                positions = self.recorder.insert_events(stored)
+                positions = self._log_recorder.insert_events(stored, extras=extras)
         return positions[-1] if positions else None
+
+    def record_each(
+        self, events: Iterable[tuple[CanMutateAggregate[UUID], Mapping[str, str]]]
+    ) -> int | None:
+        """As `record`, with what the metadata of each event says beside the scope's."""
+        pairs = list(events)
+        decided = [event for event, _ in pairs]
+        extras = [extra for _, extra in pairs]
+        return self._write(decided, self._claims_after(decided), extras)
 
     def _claims_after(self, events: Iterable[Any]) -> dict[UUID, Claim | None]:
         """What those of the entities claim that may, after these events."""
@@ -224,6 +244,11 @@ class EventLog(Application[UUID]):
         """As `hold_account`, or `hold_account_alone`, for several; always in the same order."""
         statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
         self._in_transaction().execute(statement, (list(account_ids),))
+
+    def hold_all(self, *, alone: Collection[UUID], shared: Collection[UUID]) -> None:
+        """Some accounts alone and others not, in the order in which everybody takes them."""
+        ids = sorted({*alone, *shared})
+        self._in_transaction().execute(LOCK_ALL, (ids, [each in alone for each in ids]))
 
     def hanging_on(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
         """All that hangs on each of the accounts, deleted or not; in order of creation.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, LiteralString, NoReturn
 from uuid import UUID
 
 import orjson
@@ -39,6 +39,7 @@ SUBSCRIPTION_POLL_S = 0.1
 SUBSCRIPTION_PAGE = 500
 
 APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
+APPEND_EACH = "SELECT append_events_each(%s::uuid, %s::json)"
 
 SELECT_STREAM = """
 SELECT stream_version, topic, data, occurred_at, account_id
@@ -164,9 +165,15 @@ class PostgresLogRecorder(ApplicationRecorder):
         outer.appended = outer.appended or session.appended
 
     def insert_events(
-        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+        self,
+        stored_events: Sequence[StoredEvent],
+        *,
+        extras: Sequence[Mapping[str, str]] | None = None,
+        **kwargs: Any,
     ) -> Sequence[int] | None:
         """Append; returns the positions taken.
+
+        `extras`, one for each event, go into their metadata beside what the scope says.
 
         Raises the library's `IntegrityError` where one of the stream versions is taken,
         `OperationalError` where the database cannot be reached or a bounded wait ran out.
@@ -174,15 +181,15 @@ class PostgresLogRecorder(ApplicationRecorder):
         if not stored_events:
             return []
         session = current_session()
-        parameters = _append_parameters(stored_events, session.scope)
+        append = _append_statement(stored_events, session.scope, extras)
         with _translated():
             if session.connection is not None:
                 session.appended = True
-                return self._append(session.connection, parameters)
+                return self._append(session.connection, *append)
             # The call is a transaction of its own, so there is nothing for the pool to commit.
             connection = self.pool.getconn()
             try:
-                positions = self._append(connection, parameters)
+                positions = self._append(connection, *append)
             finally:
                 self.pool.putconn(connection)
         self.after_append()
@@ -279,9 +286,11 @@ class PostgresLogRecorder(ApplicationRecorder):
         """Follow the current workspace by polling."""
         return PollingSubscription(self, gt=gt, topics=topics)
 
-    def _append(self, connection: Connection, parameters: tuple[Any, ...]) -> list[int]:
+    def _append(
+        self, connection: Connection, statement: LiteralString, parameters: tuple[Any, ...]
+    ) -> list[int]:
         started = time.perf_counter()
-        rows = connection.execute(APPEND, parameters, prepare=True).fetchall()
+        rows = connection.execute(statement, parameters, prepare=True).fetchall()
         self.observe_append(time.perf_counter() - started)
         return [row[0] for row in rows]
 
@@ -338,9 +347,11 @@ def _set_workspace(connection: Connection, workspace_id: UUID) -> None:
     connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace_id),))
 
 
-def _append_parameters(events: Sequence[StoredEvent], scope: Scope) -> tuple[Any, ...]:
-    """The arguments of append_events: the data of an event goes into the batch as it is."""
-    batch = []
+def _append_statement(
+    events: Sequence[StoredEvent], scope: Scope, extras: Sequence[Mapping[str, str]] | None
+) -> tuple[LiteralString, tuple[Any, ...]]:
+    """What appends them: the data of an event goes into the batch as it is."""
+    batch: list[dict[str, Any]] = []
     for event in events:
         assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
         batch.append(
@@ -353,8 +364,13 @@ def _append_parameters(events: Sequence[StoredEvent], scope: Scope) -> tuple[Any
                 "occurred": event.occurred_at,
             }
         )
-    metadata = orjson.dumps(scope.metadata())
-    return scope.workspace_id, orjson.dumps(batch).decode(), metadata.decode()
+    metadata = scope.metadata()
+    if extras is not None:
+        for each, extra in zip(batch, extras, strict=True):
+            each["meta"] = {**metadata, **extra}
+        return APPEND_EACH, (scope.workspace_id, orjson.dumps(batch).decode())
+    meta = orjson.dumps(metadata).decode()
+    return APPEND, (scope.workspace_id, orjson.dumps(batch).decode(), meta)
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from eventlog.changes_sql import CHANGES, DETAILS
+from eventlog.connections import Connection
 from eventlog.streams import AS_ONE
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
 AUDIT_PAGE_MAX = 500
+JOB = "job"
 
 ITEM: Mapping[str, str] = MappingProxyType(
     {
@@ -81,6 +83,18 @@ SELECT array(SELECT position FROM read.audit
                 WHERE projection = 'audit' AND workspace_id = %(workspace)s)
 """
 
+SUMMARY_OF = """
+SELECT entity_type, action, count(*), max(position),
+       (array_agg(entity_id) FILTER (WHERE entity_type = 'job'))[1] FROM read.audit
+ WHERE workspace_id = %(workspace)s AND command_id = %(command)s
+ GROUP BY entity_type, action ORDER BY entity_type, action
+"""
+LAST_BELOW = """
+SELECT position FROM read.audit
+ WHERE workspace_id = %(workspace)s AND command_id = %(command)s AND entity_type <> 'job'
+   AND position < %(below)s
+ ORDER BY position DESC LIMIT %(limit)s
+"""
 WHOLE_OF = """
 SELECT metadata->>'commandId' FROM events
  WHERE workspace_id = %s AND position = %s AND metadata->>%s IS NOT NULL
@@ -145,3 +159,44 @@ async def whole_of(connection: AsyncConnection, workspace_id: UUID, position: in
     """The command of the event, where that is undone as one; None where it is not, or no event."""
     row = await (await connection.execute(WHOLE_OF, (workspace_id, position, AS_ONE))).fetchone()
     return row[0] if row else None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a command did, in numbers."""
+
+    did: list[tuple[str, str, int]]
+    """Kind of entity, action, and how many events."""
+    last_position: int
+    job_id: UUID | None
+    """The job by which it did it."""
+
+    @property
+    def events(self) -> int:
+        """How many events there are of entities."""
+        return sum(count for _, _, count in self.did)
+
+
+async def operation_of(
+    connection: AsyncConnection, workspace_id: UUID, command_id: str
+) -> Operation:
+    """All that the command did, counted; by an index on the command."""
+    parameters = {"workspace": workspace_id, "command": command_id}
+    rows = await (await connection.execute(SUMMARY_OF, parameters)).fetchall()
+    did = [(kind, action, count) for kind, action, count, _, _ in rows if kind != JOB]
+    last = max((position for kind, _, _, position, _ in rows if kind != JOB), default=0)
+    job_id = next((entity_id for kind, _, _, _, entity_id in rows if kind == JOB), None)
+    return Operation(did, last, job_id)
+
+
+def last_positions_below(
+    connection: Connection, workspace_id: UUID, command_id: str, below: int, limit: int
+) -> list[int]:
+    """Positions of what the command did to entities below this one, the last ones first."""
+    parameters = {
+        "workspace": workspace_id,
+        "command": command_id,
+        "below": below,
+        "limit": limit,
+    }
+    return [row[0] for row in connection.execute(LAST_BELOW, parameters)]

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from hypothesis import strategies as st
 
 from commands.entities import EntityCommands
+from commands.merging import MergeCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.api_key import ApiKey, Role
 from domain.appointment import Appointment
@@ -213,6 +214,17 @@ class Restore:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """Somebody merges another one into one: one of the same type, where there is any."""
+
+    workspace: int
+    kind: type[Entity]
+    whom: int
+    other: int
+    choices: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Project:
     """A new projector catches up, or is killed: before it applies a batch, or while it does."""
 
@@ -249,7 +261,8 @@ ACTS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
     ],
     **{each.kind: each.acts for each in TOLD if each.acts},
 }
-Step = Create | Revise | Act | Delete | Restore | Project
+Doing = Create | Revise | Act | Delete | Restore | Merge
+Step = Doing | Project
 
 workspaces = st.integers(0, WORKSPACES - 1)
 whoms = st.integers(0, MANY)
@@ -271,6 +284,14 @@ def _revisions(kind: type[Entity]) -> st.SearchStrategy[Revise]:
 creations = st.one_of([_creations(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
 revisions = st.one_of([_revisions(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
 acts = st.builds(Act, workspaces, st.sampled_from(list(ACTS)), whoms, st.integers(0, MANY))
+choices = st.dictionaries(
+    st.sampled_from(["assignedTo", "customFields", "customFields.sector", "customFields.x"]),
+    st.sampled_from(["this", "other"]),
+    max_size=2,
+)
+merges = st.builds(
+    Merge, workspaces, st.sampled_from([Account, Account, Contact]), whoms, whoms, choices
+)
 mortals = st.sampled_from([*[Account] * 4, *OFTEN, *SELDOM])
 projections = st.builds(
     Project,
@@ -284,6 +305,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     *[acts] * 2,
     *[st.builds(Delete, workspaces, mortals, whoms)] * 2,
     *[st.builds(Restore, workspaces, mortals, whoms)] * 3,
+    *[merges] * 2,
     projections,
 )
 
@@ -303,6 +325,7 @@ class Player:
     """Plays steps in workspaces of its own, and remembers what came of them."""
 
     commands: EntityCommands
+    merging: MergeCommands
     scopes: list[Scope] = field(
         default_factory=lambda: [
             Scope(uuid4(), Actor("member", f"ada-{number}"), command_id=f"c-{number}")
@@ -313,11 +336,13 @@ class Player:
     refusals: list[Refusal] = field(default_factory=list)
     acknowledged: list[UUID] = field(default_factory=list)
 
-    def play(self, step: Create | Revise | Act | Delete | Restore) -> None:
+    def play(self, step: Doing) -> None:
         """One step. What is refused is refused."""
         try:
             if isinstance(step, Create):
                 self._create(step)
+            elif isinstance(step, Merge):
+                self._merge(step)
             else:
                 self._change(step)
         except Refusal as refusal:
@@ -337,7 +362,7 @@ class Player:
         self.acknowledged.append(outcome.entity.id)
 
     def _change(self, step: Revise | Act | Delete | Restore) -> None:
-        scope, one = self.scopes[step.workspace], self._whom(step)
+        scope, one = self.scopes[step.workspace], self.whom(step)
         if one is None:
             return
         kind = type(one)
@@ -354,7 +379,19 @@ class Player:
         known = self.known[step.workspace]
         known[known.index(one)] = outcome.entity
 
-    def _whom(self, step: Revise | Act | Delete | Restore) -> Entity | None:
+    def _merge(self, step: Merge) -> None:
+        one = self.whom(step)
+        known = self.known[step.workspace]
+        others = [each for each in known if one and each is not one and _alike(one, each)]
+        if one is None or not others:
+            return
+        other = others[step.other % len(others)]
+        scope = self.scopes[step.workspace]
+        merged = self.merging.merge(scope, step.kind, one.id, other.id, step.choices)
+        known[known.index(one)] = merged.outcome.entity
+
+    def whom(self, step: Revise | Act | Delete | Restore | Merge) -> Entity | None:
+        """Whom it concerns."""
         found = [each for each in self.known[step.workspace] if isinstance(each, step.kind)]
         if isinstance(step, Restore):
             found = [each for each in found if each.is_deleted] or found
@@ -389,3 +426,7 @@ class Player:
 
 def _days_ago(number: int | None) -> datetime | None:
     return None if number is None else datetime.now(UTC) - timedelta(days=number)
+
+
+def _alike(one: Entity, other: Entity) -> bool:
+    return type(one) is type(other) and one.facts.get("type") == other.facts.get("type")

@@ -282,6 +282,14 @@ def test_undone_it_is_as_if_it_had_not_been(
     assert_tables_tell_history(database)
 
 
+def test_a_merge_that_took_nothing_over_is_undone_once(desk: Desk) -> None:
+    this, other = (desk.make(Account, None, **ACME) for _ in range(2))
+    _, command = desk.merge(Account, this, other)
+    desk.undo_command(command)
+    with pytest.raises(AlreadyUndone):
+        desk.undo_command(command)
+
+
 def test_no_part_is_undone_without_the_rest(desk: Desk, deal: Deal) -> None:
     _, command = desk.merge(Account, deal[0], deal[1])
     for position in desk.positions(command):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,9 @@ import orjson
 from hypothesis import HealthCheck, Phase, given, settings
 
 from commands.entities import EntityCommands
+from commands.merging import MergeCommands
 from eventlog.connections import Connection
+from eventlog.log import EventLog
 from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from projections.changes import Projection
 from projections.engine.apply import Statement
@@ -48,12 +51,14 @@ class Killed(BaseException):
 
 
 def test_read_tables_are_what_the_log_says(
-    urls: Urls, commands: EntityCommands, database: Connection
+    urls: Urls, log: EventLog, commands: EntityCommands, database: Connection
 ) -> None:
+    merging = MergeCommands(log, clock=lambda: datetime.now(UTC))
+
     @quick
     @given(lives(STEPS_MIN, STEPS_MAX))
     def live(life: list[Step]) -> None:
-        player = Player(commands)
+        player = Player(commands, merging)
         for step in life:
             if isinstance(step, Project):
                 project(urls, step)

@@ -47,10 +47,12 @@ from tests.strategies import (
     SELDOM,
     Create,
     Delete,
+    Doing,
+    Merge,
     Player,
     Restore,
-    Revise,
     creations,
+    merges,
     mortals,
     revisions,
     whoms,
@@ -62,12 +64,12 @@ EXAMPLES_MAX = 50
 MARK = "betweenTimes"
 """A custom field that nobody else sets."""
 
-Doing = Create | Revise | Delete | Restore
 DOINGS: dict[str, st.SearchStrategy[Doing]] = {
     "create": creations,
     "revise": revisions,
     "delete": st.builds(Delete, workspaces, mortals, whoms),
     "restore": st.builds(Restore, workspaces, mortals, whoms),
+    "merge": merges,
 }
 doings = st.sampled_from(list(DOINGS)).flatmap(lambda what: DOINGS[what])
 """A command, each with the same chance."""
@@ -85,7 +87,9 @@ def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[Doing]:
 beginnings = st.tuples(*[_one_of_each(kind) for kind in [*OFTEN, *SELDOM]])
 """One of each kind there is, in the first workspace."""
 
-State = dict[UUID, tuple[dict[str, Any], bool, UUID | None]]
+Known = tuple[dict[str, Any], bool, UUID | None, UUID | None, UUID | None]
+"""Fields, whether it is deleted, with which account, into what it was merged, and its account."""
+State = dict[UUID, Known]
 
 
 class Desk:
@@ -184,12 +188,14 @@ def test_done_and_undone_is_as_if_it_had_not_been(
     )
     @given(beginnings, st.lists(doings, max_size=8), doings, st.booleans())
     def holds(beginning: Any, life: list[Doing], step: Doing, is_busy: bool) -> None:
-        player = Player(commands)
+        player = Player(commands, MergeCommands(log, clock=lambda: datetime.now(UTC)))
         step = replace(step, workspace=0)
         for each in (*beginning, *life):
             player.play(each)
         if isinstance(step, Restore):
             player.play(Delete(0, step.kind, step.whom))
+        elif isinstance(step, Merge):
+            make_twin(player, step)
         desk = Desk(log, commands, player.scopes[step.workspace])
         done = player.scopes[step.workspace] = desk.new_scope()
         before = states(desk, player, step.workspace)
@@ -204,6 +210,22 @@ def test_done_and_undone_is_as_if_it_had_not_been(
     holds()
     engine.catch_up()
     assert_tables_tell_history(database)
+
+
+def make_twin(player: Player, step: Merge) -> None:
+    """There is another one to merge, with something on it where it is an account."""
+    one = player.whom(step)
+    assert one is not None
+    player.play(Restore(0, step.kind, step.whom))
+    same = {"company": "Twin", "type": one.facts["type"]} if step.kind is Account else {}
+    fields = {"name": "Twin", "email": "a@example.com"} if step.kind is Contact else same
+    player.play(Create(0, step.kind, fields, 0, None))
+    twin = player.known[0][-1]
+    if isinstance(twin, Account):
+        scope = player.scopes[0]
+        for kind, of in ((Note, {"body": "x"}), (Opportunity, {"name": "x"})):
+            outcome = player.commands.create(scope, kind, of, account_id=twin.id)
+            player.known[0].append(outcome.entity)
 
 
 def is_final(step: Doing) -> bool:
@@ -240,7 +262,17 @@ def check(
 def states(desk: Desk, player: Player, workspace: int) -> State:
     """What is known of everything in the workspace."""
     loaded = [desk.load(type(each), each.id) for each in player.known[workspace]]
-    return {each.id: (each.facts, each.is_deleted, each.deleted_with) for each in loaded}
+    return {
+        each.id: (
+            each.facts,
+            each.is_deleted,
+            each.deleted_with,
+            each.merged_into,
+            # What is gone has no account to be on; it returns to the one that there is by then.
+            None if each.is_deleted else each.account_id,
+        )
+        for each in loaded
+    }
 
 
 def mark(desk: Desk, player: Player, workspace: int, before: State, done: State) -> frozenset[UUID]:
@@ -256,10 +288,10 @@ def mark(desk: Desk, player: Player, workspace: int, before: State, done: State)
     return frozenset(each.id for each in stayed)
 
 
-def with_mark(state: tuple[dict[str, Any], bool, UUID | None]) -> Any:
-    facts, is_deleted, deleted_with = state
+def with_mark(state: Known) -> Known:
+    facts, is_deleted, deleted_with, merged_into, account_id = state
     custom = {**facts.get("customFields", {}), MARK: True}
-    return {**facts, "customFields": custom}, is_deleted, deleted_with
+    return {**facts, "customFields": custom}, is_deleted, deleted_with, merged_into, account_id
 
 
 # By position
@@ -467,12 +499,12 @@ def test_a_plan_is_made_anew_where_somebody_is_faster(
     position = desk.set(Account, account, nextAction="Call")
     record, times = UndoCommands._record, []
 
-    def outrun(self: UndoCommands, scope: Scope, plan: Any) -> int:
+    def outrun(self: UndoCommands, plan: Any) -> int:
         times.append(1)
         if len(times) == 1:
             with other_thread() as pool:
                 pool.submit(desk.set, Account, account, nextAction="Write").result()
-        return record(self, scope, plan)
+        return record(self, plan)
 
     monkeypatch.setattr(UndoCommands, "_record", outrun)
     assert conflicts(lambda: desk.undo(position)) == [("account", "nextAction", True)]

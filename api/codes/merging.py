@@ -1,4 +1,4 @@
-"""E5050 to E5059: merging."""
+"""E5050 to E5059: merging, and undoing what is large."""
 
 from __future__ import annotations
 
@@ -34,4 +34,10 @@ PART_OF_A_WHOLE = ErrorCode(
     409,
     "This is part of a whole that is undone as one.",
     "A merge is undone as a whole: by `commandId`.",
+)
+OPERATION_UNDER_WAY = ErrorCode(
+    "E5055",
+    409,
+    "The operation is still under way.",
+    "`jobId` is the job that does it: wait for its end, or cancel it, and undo what it did then.",
 )

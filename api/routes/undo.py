@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Self
+from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -36,10 +39,14 @@ from api.description import (
 from api.entity_routes import ServicesOf
 from api.errors import ApiError, as_api_error, facts_of
 from api.idempotency import OnceOf
+from api.job_answers import ACCEPTED, accepted
 from api.parameters import invalid_parameter, plain
 from api.request import command_scope, room_for_writes
-from commands.undo import UNDO_EVENTS_MAX, Asked, Kinds
-from commands.undo_plan import Plan, Step
+from api.wiring import Services
+from api.work.undo import KIND
+from commands.undo import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Asked, Kinds
+from commands.undo_plan import Attempt, Plan, Step
+from commands.undo_work import UNDO_JOB_EVENTS_MAX
 from domain.entity import (
     Change,
     EntityDeleted,
@@ -49,18 +56,29 @@ from domain.entity import (
     EntityUpdated,
 )
 from domain.fields import field_errors
-from domain.kinds import ENTITY_OF
+from domain.job import Job
+from domain.kinds import ENTITY_OF, KINDS
 from domain.member import Member
-from domain.refusals import InvalidFields, Refusal
+from domain.refusals import InvalidFields, Refusal, TooMuchToUndo, UndoConflict
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from projections.audit import action_of
-from readmodels.audit import positions_of_command, whole_of
+from readmodels.audit import (
+    Operation,
+    last_positions_below,
+    operation_of,
+    positions_of_command,
+    whole_of,
+)
 
 PROJECTION = "audit"
 """By it the events of a command are found."""
 COMMAND_ID_MAX_CHARS = 128
 FORCE_MAX = 500
+PREVIEW_EVENTS_MAX = 500
+"""Events of a large operation that a preview looks at: those that would be undone first."""
+PREVIEW_SHOWN_MAX = 100
+"""Changes, conflicts and obstacles of a large operation that are shown, of each."""
 FORCED_NAME_MAX_CHARS = 200
 
 WRITE_OF = {Member: Permission.MEMBERS, Workspace: Permission.WORKSPACE}
@@ -131,6 +149,7 @@ class UndoRequest(BaseModel):
             "Annals-Position",
             example={"commandId": EXAMPLE_ID, "changes": [CHANGE]},
         ),
+        202: ACCEPTED,
         **problems(
             *ON_BODY,
             *ON_WRITE,
@@ -140,6 +159,7 @@ class UndoRequest(BaseModel):
             *(codes.UNDO_CONFLICT, codes.ALREADY_UNDONE, codes.NOT_YET_PROJECTED),
             codes.TIME_TAKEN,
             codes.PART_OF_A_WHOLE,
+            codes.OPERATION_UNDER_WAY,
         ),
     },
     openapi_extra=body({JSON_TYPE: (UndoRequest, {"eventPosition": 7, "force": ["nextAction"]})}),
@@ -152,11 +172,20 @@ async def undo(
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
     once: OnceOf,
 ) -> Response:
-    """All of it or nothing; 409 (E5014) names what was changed since."""
+    """All of it or nothing; 409 (E5014) names what was changed since.
+
+    What a command did with more than 1,000 events is undone by a job: what was changed since stays
+    as it is and is an error of the job, the rest is undone.
+    """
     asked_for = _checked(given.fields())
     asked = await _asked(request, caller, asked_for.event_position, asked_for.command_id)
 
     def act(scope: Scope) -> Response:
+        if isinstance(asked, Large):
+            asked.require_allowed(caller)
+            parameters = asked.parameters(asked_for.force)
+            total = asked.operation.events
+            return accepted(services.jobs.request(scope, KIND, parameters, total=total), scope)
         undone = services.undo.undo(scope, asked, force=asked_for.force, allow=_allow(caller))
         content = {"commandId": scope.command_id, "changes": _changes(undone.plan)}
         headers = {POSITION: str(undone.position)}
@@ -171,7 +200,8 @@ async def undo(
     summary="What an undo would change, and what stands in its way",
     responses={
         200: success(
-            "`conflicts` are later changes, `obstacles` what else hinders.",
+            "`conflicts` are later changes, `obstacles` what else hinders. Of what a job would undo"
+            " the first events are looked at (`examined`), and all are counted (`events`, `did`).",
             example={
                 "canUndo": False,
                 "positions": [7],
@@ -180,7 +210,10 @@ async def undo(
                 "obstacles": [],
             },
         ),
-        **problems(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, *ON_READ),
+        **problems(
+            *(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, codes.OPERATION_UNDER_WAY),
+            *ON_READ,
+        ),
     },
 )
 async def preview(
@@ -198,16 +231,41 @@ async def preview(
         raise invalid_parameter("eventPosition", "either eventPosition or commandId is needed")
     asked = await _asked(request, caller, event_position, command_id)
     scope = command_scope(request, caller)
+    if isinstance(asked, Large):
+        asked.require_allowed(caller)
+        positions = await _first_positions(request, caller, asked)
+        attempts = await run_in_threadpool(
+            services.undo.preview_each, scope, asked.command_id, positions
+        )
+        return Response(orjson.dumps(_shown_large(asked, attempts)), media_type=JSON_TYPE)
     plan = await run_in_threadpool(services.undo.preview, scope, asked, allow=_allow(caller))
     return Response(orjson.dumps(_shown(plan)), media_type=JSON_TYPE)
 
 
+@dataclass(frozen=True)
+class Large:
+    """What a command did, where that is too much to undo at once."""
+
+    command_id: str
+    operation: Operation
+
+    def require_allowed(self, caller: Caller) -> None:
+        """Raises 403 (E1008) where the caller may not undo all of it."""
+        _allow(caller)({KINDS[kind] for kind, _, _ in self.operation.did})
+
+    def parameters(self, force: list[str]) -> dict[str, Any]:
+        """Of the job that undoes it."""
+        below = self.operation.last_position + 1
+        return {"commandId": self.command_id, "force": force, "below": below}
+
+
 async def _asked(
     request: Request, caller: Caller, event_position: int | None, command_id: str | None
-) -> Asked:
-    """The positions that are meant: of a merge, all of it, whichever of its events is named.
+) -> Asked | Large:
+    """What is meant: of a merge, all of it, whichever of its events is named.
 
-    Raises 503 (E3003) where a command's are not known yet.
+    Raises 503 (E3003) where a command's events are not known yet, 409 (E5055) where there are more
+    to come, `TooMuchToUndo`.
     """
     services = request.app.state.services
     if event_position is not None:
@@ -219,12 +277,47 @@ async def _asked(
     head = await run_in_threadpool(services.log.recorder.max_notification_id)
     await reach(request, (PROJECTION,), head or 0)
     async with services.reads.workspace(caller.workspace_id) as connection:
-        found = await positions_of_command(
-            connection, caller.workspace_id, command_id, UNDO_EVENTS_MAX + 1
-        )
+        workspace_id = caller.workspace_id
+        operation = await operation_of(connection, workspace_id, command_id)
+        whole = await whole_of(connection, workspace_id, operation.last_position)
+        limit = UNDO_AS_ONE_EVENTS_MAX if whole else UNDO_EVENTS_MAX
+        found = await positions_of_command(connection, workspace_id, command_id, limit + 1)
     if found is None:
         raise ApiError(codes.NOT_YET_PROJECTED, "The audit trail has parked entities.")
-    return Asked(tuple(found), command_id)
+    if operation.job_id is not None:
+        scope = command_scope(request, caller)
+        await run_in_threadpool(_require_ended, services, scope, operation.job_id)
+    if len(found) <= limit or whole:
+        return Asked(tuple(found), command_id)
+    if operation.events > UNDO_JOB_EVENTS_MAX:
+        raise TooMuchToUndo(UNDO_JOB_EVENTS_MAX)
+    return Large(command_id, operation)
+
+
+def _require_ended(services: Services, scope: Scope, job_id: UUID) -> None:
+    with services.log.scoped(scope):
+        job = services.log.load(Job, job_id)
+    if job.is_open:
+        raise ApiError(codes.OPERATION_UNDER_WAY, jobId=str(job_id))
+
+
+async def _first_positions(request: Request, caller: Caller, asked: Large) -> list[int]:
+    """Of what would be undone first."""
+    below = asked.operation.last_position + 1
+    find = partial(
+        last_positions_below,
+        workspace_id=caller.workspace_id,
+        command_id=asked.command_id,
+        below=below,
+        limit=PREVIEW_EVENTS_MAX,
+    )
+    services = request.app.state.services
+
+    def ask() -> list[int]:
+        with services.log.transaction(command_scope(request, caller)) as connection:
+            return find(connection)
+
+    return await run_in_threadpool(ask)
 
 
 def _allow(caller: Caller) -> Callable[[Kinds], None]:
@@ -249,6 +342,27 @@ def _shown(plan: Plan) -> dict[str, Any]:
         "changes": _changes(plan),
         "conflicts": [facts_of(each) for each in plan.conflicts],
         "obstacles": [_obstacle(each) for each in plan.refusals],
+    }
+
+
+def _shown_large(asked: Large, attempts: list[Attempt]) -> dict[str, Any]:
+    refused = [each.refusal for each in attempts if each.refusal is not None]
+    met = [each for each in refused if isinstance(each, UndoConflict)]
+    conflicts = [facts_of(one) for each in met for one in each.conflicts]
+    others = [_obstacle(each) for each in refused if not isinstance(each, UndoConflict)]
+    changes = [change for each in attempts for change in _changes(each.plan)]
+    return {
+        "canUndo": not refused,
+        "isJob": True,
+        "events": asked.operation.events,
+        "did": [
+            {"entityType": kind, "action": action, "count": count}
+            for kind, action, count in asked.operation.did
+        ],
+        "examined": sum(len(each.targets) for each in attempts),
+        "changes": changes[:PREVIEW_SHOWN_MAX],
+        "conflicts": conflicts[:PREVIEW_SHOWN_MAX],
+        "obstacles": others[:PREVIEW_SHOWN_MAX],
     }
 
 
