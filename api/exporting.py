@@ -106,8 +106,9 @@ class Download(Response):
                 {streaming, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not streaming.done():
-                reason = "its reader is gone" if gone.done() else f"it took over {timeout_s:g} s"
-                raise ClientDisconnect if gone.done() else CutOff(reason)
+                if gone.done():
+                    raise ClientDisconnect
+                raise CutOff(f"it took over {timeout_s:g} s")
             await streaming
         except (CutOff, psycopg.Error) as reason:
             if not self._has_begun:
@@ -124,8 +125,8 @@ class Download(Response):
         with desk.place(order.workspace_id):
             async with one_point(desk.pool, order.workspace_id, order.projections) as point:
                 export = await order.prepare(point.connection)
-                await self._send(send, self._head(point.position))
                 self._has_begun = True
+                await self._send(send, self._head(point.position))
                 if method != "HEAD":
                     async with aclosing(blocks(point.connection, export)) as stream:
                         async for block in stream:
@@ -149,10 +150,10 @@ class Download(Response):
         try:
             async with asyncio.timeout(timeout_s):
                 await send(message)
-                # A reader that is faster than PostgreSQL leaves nobody else a turn otherwise.
-                await asyncio.sleep(0)
         except TimeoutError:
             raise CutOff(f"its reader took nothing for {timeout_s:g} s") from None
+        # A reader that is faster than PostgreSQL leaves nobody else a turn otherwise.
+        await asyncio.sleep(0)
 
 
 def _body(content: bytes, *, more: bool) -> Message:

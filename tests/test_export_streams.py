@@ -217,7 +217,7 @@ def test_there_are_only_so_many_at_once_and_a_reader_who_goes_makes_room(
 
 
 @pytest.mark.parametrize(
-    "limit", [{"export_stall_timeout_s": 0.3}, {"export_timeout_s": 3.0}], ids=["stall", "time"]
+    "limit", [{"export_stall_timeout_s": 1.0}, {"export_timeout_s": 5.0}], ids=["stall", "time"]
 )
 def test_who_does_not_read_is_cut_off(
     house: House, superuser: Connection, limit: dict[str, float]
