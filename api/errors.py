@@ -31,7 +31,9 @@ from api import codes
 from api.codes import CODES
 from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
+from commands.jobs.work import Told
 from domain import phone, refusals, sms
+from domain.job import JobEnded
 from domain.refusals import FieldError, Refusal
 from readmodels.exports import HasHoles, TooManyColumns, Uneven
 from readmodels.lists import InvalidCursor
@@ -74,6 +76,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
         refusals.TimeTaken: codes.TIME_TAKEN,
         refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
+        JobEnded: codes.WORK_ENDED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,
@@ -172,6 +175,26 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, HTTPException):
         return _from_framework(error)
     return ApiError(_code_of_failure(error))
+
+
+def told(error: Exception) -> Told:
+    """The error as a job names it: its code, and a sentence."""
+    as_told = as_api_error(error)
+    return Told(as_told.code.code, as_told.detail or as_told.code.title)
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The error as an answer tells it of one of several things: `{code, title, detail, …}`."""
+    found = as_api_error(error)
+    shown: dict[str, Any] = {
+        **found.facts,
+        "code": found.code.code,
+        "title": found.code.title,
+        "detail": found.detail or found.code.title,
+    }
+    if found.errors:
+        shown["errors"] = [_told(each) for each in found.errors]
+    return shown
 
 
 def invalid_fields(errors: Sequence[FieldError]) -> ApiError:

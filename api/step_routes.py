@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, read_body
+from api.bodies import JSON_TYPE, Body, body_of, read_body, require_media_type
 from api.codes.code import ErrorCode
 from api.conditions import on_versions
 from api.description import (
@@ -95,9 +95,10 @@ def checked(model: type[G], given: Body) -> G:
 
 async def _maybe_body(request: Request) -> Body:
     """A dependency: the body, an empty object where there is none."""
-    if "Content-Type" in request.headers or "Transfer-Encoding" in request.headers:
-        return await body_of(JSON_TYPE)(request)
-    return Body(JSON_TYPE, await read_body(request) or b"{}")
+    content = await read_body(request)
+    if not content:
+        return Body(JSON_TYPE, b"{}")
+    return Body(require_media_type(request, (JSON_TYPE,)), content)
 
 
 def _description(step: Step[Any, Any]) -> dict[str, Any] | None:

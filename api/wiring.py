@@ -15,10 +15,13 @@ from uuid_utils.compat import uuid7
 
 from api.auth import Authenticator
 from api.exporting import ExportDesk, ExportLimits
+from api.job_feed import JobFeed
 from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
 from api.settings import Settings
+from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
+from commands.jobs.requests import JobCommands
 from commands.leads import LeadCommands
 from commands.sms import SmsCommands, SmsLimits
 from commands.undo import UndoCommands
@@ -72,6 +75,9 @@ class Services:
     lookout: Lookout
     """For health and metrics."""
     exports: ExportDesk
+    jobs: JobCommands
+    bulk: BulkCommands
+    job_feed: JobFeed
 
 
 @contextmanager
@@ -110,6 +116,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await reads.open()
         await exports.pool.open()
         await checkpoints.start()
+        job_feed = JobFeed(reads, checkpoints)
         try:
             yield Services(
                 settings=settings,
@@ -128,8 +135,12 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
                 exports=exports,
+                jobs=JobCommands(writing.log, clock=now, new_id=new_id),
+                bulk=BulkCommands(writing.log, clock=now),
+                job_feed=job_feed,
             )
         finally:
+            await job_feed.close()
             await lookout.close()
             await checkpoints.stop()
             await exports.pool.close()

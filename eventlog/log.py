@@ -20,16 +20,16 @@ from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
 from domain.claims import Claim
-from domain.entity import Entity
+from domain.entity import Entity, Recorded
 from domain.kinds import ENTITY_OF
 from domain.refusals import NotFound
 from eventlog.claims import hold_claims, keep_claims, select_claimants, store_claims
 from eventlog.connections import Connection
-from eventlog.mapper import EventMapper, OrjsonTranscoder
+from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.recorder import PostgresLogRecorder, current_session
 from eventlog.scope import Scope
 
-E = TypeVar("E", bound=Entity)
+E = TypeVar("E", bound=Recorded)
 
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
@@ -38,6 +38,22 @@ CLAIMING_TOPICS = [topic for topic, kind in ENTITY_OF.items() if kind.CLAIMS_TIM
 MEND_BATCH = 200
 """So many entities are looked at while nobody can claim time."""
 
+LOCK_ACCOUNTS_SHARED = """
+SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
+  FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
+"""
+LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
+
+SELECT_STREAMS = """
+SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
+ WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[])
+ ORDER BY stream_id, stream_version
+"""
+SELECT_CHILDREN_OF = """
+SELECT stream_id FROM events
+ WHERE account_id = ANY(%s::uuid[]) AND workspace_id = %s AND stream_version = 1
+ ORDER BY position
+"""
 SELECT_CHILDREN = """
 SELECT stream_id, topic FROM events
  WHERE account_id = %s AND workspace_id = %s AND stream_version = 1
@@ -120,14 +136,37 @@ class EventLog(Application[UUID]):
             raise NotFound(entity_class.KIND, entity_id)
         return entity
 
-    def append(self, *entities: Entity) -> int | None:
+    def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
+        """Those of these that there are, as they are now, deleted or not. One statement."""
+        workspace_id = current_session().scope.workspace_id
+        rows = self._in_transaction().execute(SELECT_STREAMS, (workspace_id, list(ids)))
+        found: dict[UUID, Any] = {}
+        for stream_id, version, topic, data, occurred_at, account_id in rows:
+            stored = LogEvent(
+                originator_id=stream_id,
+                originator_version=version,
+                topic=topic,
+                state=data,
+                occurred_at=occurred_at,
+                account_id=account_id,
+                workspace_id=workspace_id,
+            )
+            event = self.mapper.to_domain_event(stored)
+            found[stream_id] = evolve(found.get(stream_id), [event])
+        return {key: each for key, each in found.items() if isinstance(each, entity_class)}
+
+    def append(self, *entities: Recorded) -> int | None:
         """Record what the entities have decided; the last position, None where there is nothing.
 
         Raises the library's `IntegrityError` where somebody else was faster: nothing of this append
         is recorded then, and what was pending is gone; load again and decide again. Raises
         `TimeTaken` where an entity would take time that another has.
         """
-        claims = {each.id: each.claim() for each in entities if _may_claim(each)}
+        claims = {
+            each.id: each.claim()
+            for each in entities
+            if isinstance(each, Entity) and each.CLAIMS_TIME and each.pending_events
+        }
         return self._write([event for each in entities for event in each.collect_events()], claims)
 
     def record(self, events: Iterable[CanMutateAggregate[UUID]]) -> int | None:
@@ -171,7 +210,8 @@ class EventLog(Application[UUID]):
         """What those of the entities claim that may, after these events."""
         found: dict[UUID, Entity] = {}
         for event in events:
-            if not ENTITY_OF[event.TOPIC].CLAIMS_TIME:
+            kind = ENTITY_OF.get(event.TOPIC)
+            if kind is None or not kind.CLAIMS_TIME:
                 continue
             entity_id, before = event.originator_id, event.originator_version - 1
             entity = found.get(entity_id)
@@ -192,6 +232,18 @@ class EventLog(Application[UUID]):
         """Until the end of the transaction, nobody adds anything to the account."""
         self._in_transaction().execute(LOCK_ACCOUNT, (str(account_id),))
 
+    def hold_accounts(self, account_ids: Iterable[UUID], *, alone: bool = False) -> None:
+        """As `hold_account`, or `hold_account_alone`, for several; always in the same order."""
+        statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
+        self._in_transaction().execute(statement, (list(account_ids),))
+
+    def children_of(self, account_ids: Iterable[UUID]) -> list[UUID]:
+        """The ids of all that ever hung on any of these accounts, in order of creation."""
+        workspace_id = current_session().scope.workspace_id
+        parameters = (list(account_ids), workspace_id)
+        rows = self._in_transaction().execute(SELECT_CHILDREN_OF, parameters)
+        return [row[0] for row in rows]
+
     def children(self, account_id: UUID) -> list[tuple[UUID, str]]:
         """Id and first topic of all that ever hung on the account, in order of creation."""
         workspace_id = current_session().scope.workspace_id
@@ -203,10 +255,6 @@ class EventLog(Application[UUID]):
         connection = current_session().connection
         assert connection is not None, "this holds within a transaction only"
         return connection
-
-
-def _may_claim(entity: Entity) -> bool:
-    return entity.CLAIMS_TIME and bool(entity.pending_events)
 
 
 def evolve(entity: Any, events: Iterable[Any]) -> Any:

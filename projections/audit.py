@@ -11,8 +11,8 @@ from domain.kinds import EVENTS
 from eventlog.reading import RecordedEvent
 from projections.changes import Change, Projection, Put, Table
 
-ACTIONS = {topic: event.ACTION for topic, event in EVENTS.items()}
-"""By topic: what its events do."""
+ACTIONS = {topic: event.ACTION for topic, event in EVENTS.items() if hasattr(event, "ACTION")}
+"""By topic: what its events do, where it is not their name."""
 UNDO = "undo"
 """What takes back another event, whatever it is otherwise."""
 ACTION_NAMES = tuple(sorted({*ACTIONS.values(), UNDO}))

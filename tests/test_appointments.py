@@ -31,6 +31,7 @@ from tests.oracle import assert_claims_tell_history
 TEN = "2026-02-01T10:00:00+00:00"
 HALF_PAST = "2026-02-01T10:30:00+00:00"
 ELEVEN = "2026-02-01T11:00:00+00:00"
+NOON = "2026-02-01T12:00:00+00:00"
 SCHEDULERS = 20
 
 
@@ -198,6 +199,22 @@ def test_an_account_comes_back_with_its_appointments_or_not_at_all(office: Offic
     assert history[-1]["action"] == "delete"
     step(office, two, "cancel")
     assert client.post(f"/api/accounts/{account}/restore").status_code == 200
+
+
+def test_what_is_changed_in_bulk_takes_nobodys_time(office: Office) -> None:
+    grace, client = member(office), office.client()
+    one, two = scheduled(office, grace), scheduled(office, grace, startsAt=ELEVEN)
+    other = scheduled(office, member(office), startsAt=ELEVEN)
+    change = {"kind": "appointment", "ids": [one, two, other], "change": {"set": {"endsAt": NOON}}}
+    response = client.post("/api/bulk", json=change)
+    assert response.status_code == 207, response.text
+    outcomes = {each["id"]: each for each in response.json()["outcomes"]}
+    assert outcomes[one]["problem"]["code"] == "E5064"
+    assert outcomes[two]["status"] == outcomes[other]["status"] == 200
+    assert_taken(client.post("/api/bulk", json={**change, "atomic": True}), by=two)
+    lead = {**change, "change": {"set": {"leadId": one}}}
+    refused = client.post("/api/bulk", json=lead).json()["outcomes"]
+    assert {each["problem"]["code"] for each in refused} == {"E5063"}
 
 
 def test_of_many_who_schedule_at_once_one_has_the_time(office: Office) -> None:

@@ -24,6 +24,7 @@ from readmodels.lists import LISTS
 from tests.api_server import Api, Office, after
 from tests.conftest import Urls
 from tests.import_desk import Desk, settings_for
+from tests.kinds import TOLD
 
 LONG = "+" + "x" * 300
 CUSTOM: dict[str, Any] = {
@@ -61,6 +62,13 @@ def filled(api: Api) -> Office:
     office.make("notes", title="=A1", body='\u2028\\ \\. "quoted"', **on)
     won = {"stage": "won", "engagedOn": "2026-01-01", "closedOn": "2026-02-01"}
     office.make("opportunities", name="Deal", value="99.90", **won, **on)
+    given: dict[str, Any] = {"source": "fair", "value": "10", "smsOptOut": True}
+    office.make("leads", name="=Ada", company="Engines, Inc.", assignedTo=ada, **given)
+    booked: dict[str, Any] = {"startsAt": "2026-01-05T09:00:00Z", "durationMinutes": 30}
+    office.make("appointments", title="+Call", memberId=ada, notes="a\nb", **booked, **on)
+    for each in TOLD:
+        plain = {k: v for k, v in each.full.items() if k not in each.kind.REFERENCES}
+        office.make(each.kind.PLURAL, **plain, **on)
     last = office.make("opportunities", name="Other deal", stage="engaging", accountId=beta)
     api.until_projected(int(last.headers["Annals-Position"]))
     return office
@@ -336,7 +344,8 @@ REFERENCES = {"accountName": "accountId", "assignedToName": "assignedTo"}
 
 
 def import_mapping(plural: str, header: list[str]) -> dict[str, str]:
-    fields = set(BY_PLURAL[plural].FIELDS.wire_names()) - {"assignedTo"}
+    kind = BY_PLURAL[plural]
+    fields = set(kind.FIELDS.wire_names()) - kind.FIELDS.kept() - {"assignedTo"}
     mapping = {name: name if name in fields or "customFields." in name else "" for name in header}
     return {**mapping, **{k: v for k, v in REFERENCES.items() if k in header}}
 

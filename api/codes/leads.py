@@ -1,4 +1,4 @@
-"""E506x and E209x: leads, appointments and proposals."""
+"""E506x and E209x: leads, appointments and what else has commands of its own."""
 
 from __future__ import annotations
 

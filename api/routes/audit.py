@@ -18,8 +18,8 @@ from api.entity_routes import ServicesOf
 from api.export_routes import ON_EXPORT, add_download, desk_of, format_of
 from api.exporting import Download, Order
 from api.parameters import OneOf, When, parse_time, plain
-from domain.kinds import KINDS
-from projections.audit import ACTION_NAMES
+from domain.kinds import AGGREGATES, EVENTS
+from projections.audit import ACTION_NAMES, action_of
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
 from readmodels.exports import AUDIT_CELLS, Export, Format, audit_export
 from readmodels.pool import AsyncConnection
@@ -28,8 +28,8 @@ ACTOR_MAX_CHARS = 100
 
 ROUTER = APIRouter(prefix="/api/audit", tags=["audit"])
 
-EntityType = Annotated[str, OneOf(tuple(KINDS))]
-Action = Annotated[str, OneOf(ACTION_NAMES)]
+EntityType = Annotated[str, OneOf(tuple(AGGREGATES))]
+Action = Annotated[str, OneOf(tuple(sorted({*ACTION_NAMES, *map(action_of, EVENTS)})))]
 ActorId = Annotated[
     str, StringConstraints(min_length=1, max_length=ACTOR_MAX_CHARS), AfterValidator(plain)
 ]

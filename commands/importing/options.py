@@ -88,6 +88,8 @@ def columns_of(options: ImportOptions, names: Iterable[str]) -> list[Column]:
 
 
 def _field_of(kind: type[Entity], column: str) -> str:
+    if column in kind.FIELDS.kept():
+        return ""  # what commands did is exported, and cannot be done by a file
     is_field = column in _forms(kind) or column == ACCOUNT
     return column if is_field else CUSTOM_PREFIX + column
 
