@@ -1,4 +1,4 @@
-"""`annals up`: database, API, projector, worker and sender under one roof, until Ctrl-C.
+"""`annals up`: the database and all processes on it under one roof, until Ctrl-C.
 
 The supervisor starts them in order, starts again what dies, and stops them in the opposite order.
 Children end with it even if it is killed (see orphan), and so does the embedded PostgreSQL.
@@ -142,7 +142,7 @@ class Child:
 
 
 class Supervisor:
-    """The loop that keeps API, projector, worker and sender running on one database."""
+    """The loop that keeps API, projector, sender and worker running on one database."""
 
     def __init__(
         self, database: Database, token: str, url: str, stop: StopSignals, say: Say
@@ -154,8 +154,8 @@ class Supervisor:
         self._say = say
         self._api = Child("The API", "serve", say)
         self._projector = Child("The projector", "project", say)
-        self._worker = Child("The worker", "work", say)
         self._sender = Child("The sender", "send", say)
+        self._worker = Child("The worker", "work", say)
         self._database_failures = 0
 
     def run(self) -> None:
@@ -191,9 +191,9 @@ class Supervisor:
         settings = self._database.settings
         self._api.keep_alive(child_environment(settings, "app_url"))
         self._projector.keep_alive(child_environment(settings, "projector_url"))
-        self._worker.keep_alive(child_environment(settings, "app_url"))
         if settings.sender_url is not None:
             self._sender.keep_alive(child_environment(settings, "sender_url"))
+        self._worker.keep_alive(child_environment(settings, "app_url"))
 
     def _revive_database(self) -> None:
         delay_s = restart_delay_s(self._database_failures)

@@ -39,6 +39,8 @@ class Process(Generic[S]):
     memory: type[S]
     key: Callable[[RecordedEvent], str] = lambda event: event.stream_id
     """What the event is about, for the process: under this it remembers."""
+    urgent: frozenset[str] = frozenset()
+    """Those of its topics for which somebody waits: unread for long, they turn health red."""
 
 
 def command_id(process: str, event: RecordedEvent, number: int = 0) -> UUID:

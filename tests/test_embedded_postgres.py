@@ -222,7 +222,7 @@ def test_passwords_are_private(home: Path, binaries: Path) -> None:
     with EmbeddedPostgres(home, binaries) as cluster:
         assert stat.S_IMODE((home / "passwords.json").stat().st_mode) == 0o600
         assert stat.S_IMODE(cluster.data.stat().st_mode) == 0o700
-        assert len(set(json.loads((home / "passwords.json").read_text()).values())) == 4
+        assert len(set(json.loads((home / "passwords.json").read_text()).values())) == 5
 
 
 def test_the_second_start_of_a_home_learns_who_runs_it(home: Path, binaries: Path) -> None:

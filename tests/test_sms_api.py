@@ -20,7 +20,8 @@ from api.operations.lookout import FRESH_S
 from commands.gateway import OutgoingSms
 from commands.processes import PROCESSES
 from tests.api_server import Api, Office, free_port, running_api
-from tests.conftest import fresh_database
+from tests.conftest import Urls, fresh_database
+from tests.processes import until
 from tests.sms_house import PHONE, CountingGateway, SmsHouse, gateway_to, sms_house
 from tests.twilio_server import ACCOUNT, TOKEN, FakeTwilio, sign, twilio_server
 
@@ -483,3 +484,18 @@ def test_the_gateway_that_only_logs_tells_neither_number_nor_text(
     (record,) = caplog.records
     assert "7946" not in str(vars(record))
     assert "secret" not in str(vars(record))
+
+
+def test_health_is_red_where_nobody_takes_messages_up(urls: Urls) -> None:
+    with (
+        sms_house(urls) as house,
+        running_api(urls.owner, urls.app, urls.projector, stall_after_s=0.3) as api,
+    ):
+        client = api.client()
+        house.lead()
+        until(lambda: client.get("/healthz").json().get("status") == "ok")
+        house.ask()
+        until(lambda: client.get("/healthz").status_code == 503)
+        assert "sms: has not reacted for" in client.get("/healthz").json()["detail"]
+        house.react()
+        until(lambda: client.get("/healthz").status_code == 200)

@@ -1,4 +1,4 @@
-"""up, demo, serve, project, work, send: what runs Annals or a part of it."""
+"""up, demo, serve, project, send, work: what runs Annals or a part of it."""
 
 import hashlib
 import json
@@ -38,12 +38,12 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(serve)
     app.command()(project)
-    app.command()(work)
     app.command()(send)
+    app.command()(work)
 
 
 def up(port: Port = None) -> None:
-    """Start all on this machine: PostgreSQL, API, projector, worker, sender. Ctrl-C stops it."""
+    """Start everything here: PostgreSQL, API, projector, sender, worker. Ctrl-C stops it."""
     settings = _settings(port)
 
     def prepare(ready: Settings) -> str:
@@ -103,19 +103,6 @@ def project(
     run_projector(settings)
 
 
-def work() -> None:
-    """Run a worker alone, on the database that ANNALS_APP_URL names: it does jobs.
-
-    Several in several places share the jobs; one that dies is replaced by the others.
-    """
-    from api.worker import run_worker
-
-    end_with_supervisor()
-    settings = Settings()
-    _require_url(settings.app_url, "ANNALS_APP_URL")
-    run_worker(settings)
-
-
 def send() -> None:
     """Run a sender of text messages alone, on the database that ANNALS_SENDER_URL names.
 
@@ -131,6 +118,19 @@ def send() -> None:
         run_sender(settings)
     except GatewaySettingsError as error:
         raise CommandError(str(error)) from None
+
+
+def work() -> None:
+    """Run a worker alone, on the database that ANNALS_APP_URL names: it does jobs.
+
+    Several in several places share the jobs; one that dies is replaced by the others.
+    """
+    from api.worker import run_worker
+
+    end_with_supervisor()
+    settings = Settings()
+    _require_url(settings.app_url, "ANNALS_APP_URL")
+    run_worker(settings)
 
 
 def _settings(port: int | None) -> Settings:

@@ -16,9 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
+from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
 from eventlog.migrations import SQL_FOLDER
 from projections.engine.registry import PROJECTIONS
@@ -58,11 +60,13 @@ SELECT_CHECKS = "SELECT projection, newest, swept_at FROM projection_checks"
 SELECT_WORK = """
 SELECT source, events, seconds, batches_by_events, batches_by_seconds FROM projector_work
 """
-SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
 SELECT_PROCESSES = """
-SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s
+SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s,
+       unread_by_process(i.process, known.topics),
+       extract(epoch FROM clock_timestamp() - i.updated_at)::float
   FROM process_inboxes AS i
   JOIN waiting_commands() AS w USING (process)
+  JOIN json_to_recordset(%s) AS known (process text, topics text[]) USING (process)
  CROSS JOIN log_behind(i.position, readable_position(), 100000) AS b
  ORDER BY i.process
 """
@@ -71,7 +75,12 @@ SELECT name, state, cardinality(failures),
        greatest(0, coalesce(extract(epoch FROM until - clock_timestamp()), 0))::float
   FROM circuit_breakers ORDER BY name
 """
+SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
 SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
+
+URGENT = orjson.dumps(
+    [{"process": each.name, "topics": sorted(each.urgent)} for each in PROCESSES.values()]
+).decode()
 
 Status = Literal["ok", "degraded", "red"]
 
@@ -148,15 +157,17 @@ class View:
     rebuilds: tuple[tuple[Any, ...], ...] = ()
     checks: tuple[tuple[Any, ...], ...] = ()
     work: tuple[tuple[Any, ...], ...] = ()
-    jobs: JobsState = JobsState()
     processes: tuple[tuple[Any, ...], ...] = ()
+    process_alarms: tuple[str, ...] = ()
+    """Of those that do not react, though there is something to react to."""
     breakers: tuple[tuple[Any, ...], ...] = ()
+    jobs: JobsState = JobsState()
     looked_at_s: float = field(default_factory=time.monotonic)
 
     @property
     def status(self) -> Status:
         """The worst of all."""
-        if self.error or self.missing:
+        if self.error or self.missing or self.process_alarms:
             return "red"
         found = {each.status for each in self.projections}
         if self.jobs.remarks:
@@ -237,6 +248,8 @@ class Lookout:
         migrations = {row[0] for row in await _rows(connection, SELECT_MIGRATIONS)}
         wanted = sorted(path.stem for path in SQL_FOLDER.glob("*.sql"))
         missing = [f"migration {name}" for name in wanted if name not in migrations]
+        cursor = await connection.execute(SELECT_PROCESSES, (URGENT,))
+        processes = await cursor.fetchall()
         known = {each.name for each in states}
         missing += [f"projection {name}" for name in PROJECTIONS if name not in known]
         return View(
@@ -246,9 +259,10 @@ class Lookout:
             rebuilds=tuple(await _rows(connection, SELECT_REBUILDS)),
             checks=tuple(await _rows(connection, SELECT_CHECKS)),
             work=tuple(await _rows(connection, SELECT_WORK)),
-            jobs=JobsState(*(await _rows(connection, SELECT_JOBS))[0]),
-            processes=tuple(await _rows(connection, SELECT_PROCESSES)),
+            processes=tuple(processes),
+            process_alarms=tuple(_process_alarms(processes, self._stall_after_s)),
             breakers=tuple(await _rows(connection, SELECT_BREAKERS)),
+            jobs=JobsState(*(await _rows(connection, SELECT_JOBS))[0]),
         )
 
 
@@ -259,6 +273,15 @@ def is_stalled(facts: dict[str, Any], after_s: float) -> bool:
     """
     waited_s = min(facts["lagSeconds"], facts["idleSeconds"])
     return bool(facts["lagEvents"] > 0 and waited_s > after_s)
+
+
+def _process_alarms(processes: list[tuple[Any, ...]], after_s: float) -> list[str]:
+    """As with projections: something is there for a while, and for a while nothing has moved."""
+    return [
+        f"{name}: has not reacted for {unread_s:.0f} s: no sender runs, or it is stuck at an event"
+        for name, *_, unread_s, idle_s in processes
+        if min(unread_s, idle_s) > after_s
+    ]
 
 
 async def _bounded(connection: AsyncConnection, asking: Coroutine[Any, Any, View]) -> View:

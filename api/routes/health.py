@@ -71,6 +71,7 @@ async def health(services: ServicesOf) -> Response:
         red = [each for each in view.projections if each.status == "red"]
         said = [f"{each.name}: {'; '.join(each.alarms)}" for each in red]
         said += [f"the database lacks {each}" for each in view.missing]
+        said += view.process_alarms
         detail = f"{'. '.join(said)}."
         raise ApiError(codes.UNHEALTHY, detail, projections=view.told(), missing=view.missing)
     content = {"status": view.status, "projections": view.told(), "jobs": view.jobs.told()}

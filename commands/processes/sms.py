@@ -11,4 +11,5 @@ def react(memory: None, event: RecordedEvent) -> Reaction[None]:
     return None, (Command("sendSms", {"smsId": event.stream_id}),)
 
 
-PROCESS: Process[None] = Process("sms", frozenset({"sms.created"}), react, memory=type(None))
+ASKED = frozenset({"sms.created"})
+PROCESS: Process[None] = Process("sms", ASKED, react, memory=type(None), urgent=ASKED)

@@ -130,5 +130,17 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
       LEFT JOIN process_commands AS c ON c.process = i.process AND c.state = 'waiting'
      GROUP BY i.process
 $$;
-REVOKE EXECUTE ON FUNCTION waiting_commands FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION waiting_commands TO annals_app;
+
+-- For how many seconds an event of one of these topics, in whatever workspace, is there for a process
+-- that has not reacted to it; 0 where there is none among the next events.
+CREATE FUNCTION unread_by_process(asked_process text, topics text[]) RETURNS double precision
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(next.recorded_at)), 0)::double precision
+      FROM (SELECT e.topic, e.recorded_at
+              FROM events AS e
+             WHERE e.position > (SELECT position FROM process_inboxes WHERE process = asked_process)
+             ORDER BY e.position LIMIT 10000) AS next
+     WHERE next.topic = ANY(topics)
+$$;
+REVOKE EXECUTE ON FUNCTION waiting_commands, unread_by_process FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION waiting_commands, unread_by_process TO annals_app;

@@ -14,10 +14,10 @@ CREATE TABLE sms_messages (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 -- indexes
+ALTER TABLE sms_messages ADD PRIMARY KEY (workspace_id, id);
 CREATE INDEX ON sms_messages (workspace_id, lead_id, created_at, id);
 CREATE INDEX ON sms_messages (workspace_id) WHERE status = 'pending';
