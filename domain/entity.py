@@ -84,12 +84,17 @@ class EntityRestored(EntityEvent):
         aggregate._evolve_restored(self)
 
 
-class Entity(Aggregate):
-    """Base of the CRM's aggregates. Its state is `facts`: the fields by wire name, as recorded."""
+class Recorded(Aggregate):
+    """What has a stream of events in the log: entities, and the jobs that work on them."""
 
     TOPIC: ClassVar[str]
     KIND: ClassVar[str]
     PLURAL: ClassVar[str]
+
+
+class Entity(Recorded):
+    """Base of the CRM's aggregates. Its state is `facts`: the fields by wire name, as recorded."""
+
     FIELDS: ClassVar[type[Fields]]
     STATUS_FIELD: ClassVar[str | None] = None
     TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]] = {}

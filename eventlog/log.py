@@ -19,14 +19,14 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
-from domain.entity import Entity
+from domain.entity import Recorded
 from domain.refusals import NotFound
 from eventlog.connections import Connection
 from eventlog.mapper import EventMapper, OrjsonTranscoder
 from eventlog.recorder import PostgresLogRecorder, current_session
 from eventlog.scope import Scope
 
-E = TypeVar("E", bound=Entity)
+E = TypeVar("E", bound=Recorded)
 
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
@@ -113,7 +113,7 @@ class EventLog(Application[UUID]):
             raise NotFound(entity_class.KIND, entity_id)
         return entity
 
-    def append(self, *entities: Entity) -> int | None:
+    def append(self, *entities: Recorded) -> int | None:
         """Record what the entities have decided; the last position, None where there is nothing.
 
         Raises the library's `IntegrityError` where somebody else was faster: nothing of this append

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from eventsourcing.domain import AggregateCreated
 from eventsourcing.persistence import (
     Mapper,
     MapperDeserialisationError,
@@ -17,8 +18,8 @@ from eventsourcing.persistence import (
 )
 from pydantic.alias_generators import to_camel, to_snake
 
-from domain.entity import EntityCreated, EntityEvent
-from domain.kinds import ENTITY_OF, EVENTS
+from domain.entity import EntityEvent
+from domain.kinds import AGGREGATE_OF, EVENTS
 from eventlog.upcast import upcast
 
 # What has a column of its own, and so is not repeated in `data`.
@@ -86,8 +87,8 @@ class EventMapper(Mapper[UUID]):
         state["originator_version"] = stored_event.originator_version
         state["timestamp"] = stored_event.occurred_at
         state["account_id"] = stored_event.account_id
-        if issubclass(event_class, EntityCreated):
-            state["originator_topic"] = ENTITY_OF[topic].TOPIC
+        if issubclass(event_class, AggregateCreated):
+            state["originator_topic"] = AGGREGATE_OF[topic].TOPIC
             state["workspace_id"] = stored_event.workspace_id
         if state.get("deleted_with") is not None:
             state["deleted_with"] = UUID(state["deleted_with"])

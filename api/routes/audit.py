@@ -15,7 +15,7 @@ from api.conditions import POSITION_MAX, await_position
 from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
 from api.entity_routes import ServicesOf
 from api.parameters import OneOf, When, parse_time, plain
-from domain.kinds import KINDS
+from domain.kinds import AGGREGATES
 from projections.audit import ACTION_NAMES
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
 
@@ -23,7 +23,7 @@ ACTOR_MAX_CHARS = 100
 
 ROUTER = APIRouter(prefix="/api/audit", tags=["audit"])
 
-EntityType = Annotated[str, OneOf(tuple(KINDS))]
+EntityType = Annotated[str, OneOf(tuple(AGGREGATES))]
 Action = Annotated[str, OneOf(ACTION_NAMES)]
 ActorId = Annotated[
     str, StringConstraints(min_length=1, max_length=ACTOR_MAX_CHARS), AfterValidator(plain)
