@@ -39,31 +39,34 @@ class Body:
         return require_object(self.json())
 
 
-def body_of(*media_types: str) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency: the body in one of these types.
+def body_of(
+    *media_types: str, limit: str = "body_max_bytes"
+) -> Callable[[Request], Awaitable[Body]]:
+    """A dependency: the body in one of these types; `limit` is the setting that bounds it.
 
     Raises 408 (E4002), 413 (E2024), 415 (E2025).
     """
 
     async def body(request: Request) -> Body:
         media_type = require_media_type(request, media_types)
-        return Body(media_type, await read_body(request))
+        return Body(media_type, await read_body(request, limit))
 
     return body
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, limit: str = "body_max_bytes") -> bytes:
     """The body as it came. Raises 413 (E2024) as soon as it is too large, 408 (E4002)."""
     settings = request.app.state.settings
-    if _announced_bytes(request) > settings.body_max_bytes:
-        raise _too_large(settings.body_max_bytes)
+    max_bytes: int = getattr(settings, limit)
+    if _announced_bytes(request) > max_bytes:
+        raise _too_large(max_bytes)
     chunks, size = [], 0
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > settings.body_max_bytes:
-                    raise _too_large(settings.body_max_bytes)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
                 chunks.append(chunk)
     except TimeoutError:
         raise ApiError(codes.BODY_TOO_SLOW, headers={"Connection": "close"}) from None

@@ -31,7 +31,9 @@ from api import codes
 from api.codes import CODES
 from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
+from commands.jobs.work import Told
 from domain import refusals
+from domain.job import JobEnded
 from domain.refusals import FieldError, Refusal
 from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
@@ -60,6 +62,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.NotUndoable: codes.NOT_UNDOABLE,
         refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
+        JobEnded: codes.WORK_ENDED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
     }
@@ -151,6 +154,26 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, HTTPException):
         return _from_framework(error)
     return ApiError(_code_of_failure(error))
+
+
+def told(error: Exception) -> Told:
+    """The error as a job names it: its code, and a sentence."""
+    as_told = as_api_error(error)
+    return Told(as_told.code.code, as_told.detail or as_told.code.title)
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The error as an answer tells it of one of several things: `{code, title, detail, …}`."""
+    found = as_api_error(error)
+    shown: dict[str, Any] = {
+        **found.facts,
+        "code": found.code.code,
+        "title": found.code.title,
+        "detail": found.detail or found.code.title,
+    }
+    if found.errors:
+        shown["errors"] = [_told(each) for each in found.errors]
+    return shown
 
 
 def invalid_fields(errors: Sequence[FieldError]) -> ApiError:

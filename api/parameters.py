@@ -109,6 +109,16 @@ def list_parameters(kind: type[Entity], spec: ListSpec) -> type[ListParameters]:
     return model
 
 
+def filter_model(kind: type[Entity], spec: ListSpec) -> type[BaseModel]:
+    """The filters of one list as they stand in a body: search among them, nothing else."""
+    fields: dict[str, Any] = {
+        to_snake(name): (_filter_type(kind, name), None) for name in spec.filters
+    }
+    fields["search"] = (Words | None, None)
+    config = ConfigDict(alias_generator=to_camel, populate_by_name=False, extra="forbid")
+    return create_model(f"{kind.__name__}Filter", __config__=config, **fields)
+
+
 def query_of(model: type[ListParameters]) -> Callable[..., Awaitable[ListParameters]]:
     """A dependency: the query parameters as this model has them."""
 

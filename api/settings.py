@@ -37,6 +37,8 @@ class Settings(BaseSettings):
 
     body_max_bytes: int = Field(default=1_048_576, ge=1_024)
     """Longest request body, in bytes, counted before it is parsed."""
+    bulk_body_max_bytes: int = Field(default=5_242_880, ge=1_024)
+    """The same for POST /api/bulk, which may name 100,000 ids."""
     page_size_default: int = Field(default=50, ge=1)
     """Rows of a list page when the request names no number."""
     page_size_max: int = Field(default=500, ge=1, le=10_000)

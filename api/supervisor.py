@@ -1,4 +1,4 @@
-"""`annals up`: the database, the API and the projector under one roof, until Ctrl-C.
+"""`annals up`: the database, the API, projector and worker under one roof, until Ctrl-C.
 
 The supervisor starts them in order, starts again what dies, and stops them in the opposite order.
 Children end with it even if it is killed (see orphan), and so does the embedded PostgreSQL.
@@ -142,7 +142,7 @@ class Child:
 
 
 class Supervisor:
-    """The loop that keeps API and projector running on one database."""
+    """The loop that keeps API, projector and worker running on one database."""
 
     def __init__(
         self, database: Database, token: str, url: str, stop: StopSignals, say: Say
@@ -154,6 +154,7 @@ class Supervisor:
         self._say = say
         self._api = Child("The API", "serve", say)
         self._projector = Child("The projector", "project", say)
+        self._worker = Child("The worker", "work", say)
         self._database_failures = 0
 
     def run(self) -> None:
@@ -189,6 +190,7 @@ class Supervisor:
         settings = self._database.settings
         self._api.keep_alive(child_environment(settings, "app_url"))
         self._projector.keep_alive(child_environment(settings, "projector_url"))
+        self._worker.keep_alive(child_environment(settings, "app_url"))
 
     def _revive_database(self) -> None:
         delay_s = restart_delay_s(self._database_failures)
@@ -208,7 +210,7 @@ class Supervisor:
     def _stop_children(self) -> None:
         asked_before = self._stop.requests
         wait_max_s = self._database.settings.shutdown_timeout_s + CHILD_STOP_MARGIN_S
-        for child in (self._api, self._projector):
+        for child in (self._api, self._worker, self._projector):
             child.stop(wait_max_s, lambda: self._stop.requests > max(asked_before, 1))
 
     def _sleep(self, duration_s: float) -> None:

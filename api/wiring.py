@@ -13,10 +13,13 @@ from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
 from api.auth import Authenticator
+from api.job_feed import JobFeed
 from api.operations.lookout import Lookout
 from api.operations.metrics import Metrics
 from api.settings import Settings
+from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
+from commands.jobs.requests import JobCommands
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
@@ -65,6 +68,9 @@ class Services:
     history_limit: CapacityLimiter
     lookout: Lookout
     """For health and metrics."""
+    jobs: JobCommands
+    bulk: BulkCommands
+    job_feed: JobFeed
 
 
 @contextmanager
@@ -97,6 +103,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         metrics.pools |= {"read": reads.statistics, "history": history.get_stats}
         await reads.open()
         await checkpoints.start()
+        job_feed = JobFeed(reads, checkpoints)
         try:
             yield Services(
                 settings=settings,
@@ -110,8 +117,12 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
+                jobs=JobCommands(writing.log, clock=now, new_id=new_id),
+                bulk=BulkCommands(writing.log, clock=now),
+                job_feed=job_feed,
             )
         finally:
+            await job_feed.close()
             await lookout.close()
             await checkpoints.stop()
             await reads.close()

@@ -372,6 +372,7 @@ def _targets(tracing: Tracing, asked: Asked) -> list[TracedEvent]:
         for each in tracing.at(asked.positions)
         if asked.command_id is None or each.metadata.get("commandId") == asked.command_id
     }
+    found = {at: each for at, each in found.items() if each.event.TOPIC in ENTITY_OF}
     if not found:
         raise NothingToUndo(str(asked))
     for each in [each for each in found.values() if _is_of_account(each)]:

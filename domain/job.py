@@ -48,9 +48,9 @@ class ItemError:
     kept: Any = None
 
     def shown(self) -> dict[str, Any]:
-        """As the job shows it: `{row, error, code, …}`."""
-        code = {"code": self.code} if self.code else {}
-        return {"row": self.row, "error": self.error, **code, **self.facts}
+        """As the job shows it: `{row, error, code, …}`; what has no value is left out."""
+        shown = {"row": self.row, "error": self.error, "code": self.code or None, **self.facts}
+        return {name: value for name, value in shown.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,17 @@ class JobEnded(Refusal):
 class JobEvent(EntityEvent):
     """Something that happened to a job."""
 
-    IS_FINAL = True
+
+class JobRequested(AggregateCreated, JobEvent):
+    """The shape of a job's first event."""
+
+    workspace_id: UUID
+    work: str
+    parameters: dict[str, Any]
+    total: int | None
+
+    def apply(self, aggregate: Job) -> None:
+        aggregate._evolve_created(self)
 
 
 class Job(Recorded):
@@ -98,17 +108,10 @@ class Job(Recorded):
 
     class Event(AggregateEvent): ...
 
-    class Created(AggregateCreated, JobEvent):
+    class Created(Event, JobRequested):
         """Somebody asked for it: which work, with which parameters, on how many items."""
 
         TOPIC: ClassVar[str] = "job.requested"
-        workspace_id: UUID
-        work: str
-        parameters: dict[str, Any]
-        total: int | None
-
-        def apply(self, aggregate: Job) -> None:
-            aggregate._evolve_created(self)
 
     class Started(Event, JobEvent):
         """A worker took it up."""
@@ -241,7 +244,7 @@ class Job(Recorded):
 
     # Evolution
 
-    def _evolve_created(self, event: Job.Created) -> None:
+    def _evolve_created(self, event: JobRequested) -> None:
         self.workspace_id: UUID = event.workspace_id
         self.work: str = event.work
         self.parameters: dict[str, Any] = event.parameters

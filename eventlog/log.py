@@ -22,7 +22,7 @@ from psycopg_pool import ConnectionPool
 from domain.entity import Recorded
 from domain.refusals import NotFound
 from eventlog.connections import Connection
-from eventlog.mapper import EventMapper, OrjsonTranscoder
+from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.recorder import PostgresLogRecorder, current_session
 from eventlog.scope import Scope
 
@@ -31,6 +31,22 @@ E = TypeVar("E", bound=Recorded)
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
 
+LOCK_ACCOUNTS_SHARED = """
+SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
+  FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
+"""
+LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
+
+SELECT_STREAMS = """
+SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
+ WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[])
+ ORDER BY stream_id, stream_version
+"""
+SELECT_CHILDREN_OF = """
+SELECT stream_id FROM events
+ WHERE account_id = ANY(%s::uuid[]) AND workspace_id = %s AND stream_version = 1
+ ORDER BY position
+"""
 SELECT_CHILDREN = """
 SELECT stream_id, topic FROM events
  WHERE account_id = %s AND workspace_id = %s AND stream_version = 1
@@ -113,6 +129,25 @@ class EventLog(Application[UUID]):
             raise NotFound(entity_class.KIND, entity_id)
         return entity
 
+    def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
+        """Those of these that there are, as they are now, deleted or not. One statement."""
+        workspace_id = current_session().scope.workspace_id
+        rows = self._in_transaction().execute(SELECT_STREAMS, (workspace_id, list(ids)))
+        found: dict[UUID, Any] = {}
+        for stream_id, version, topic, data, occurred_at, account_id in rows:
+            stored = LogEvent(
+                originator_id=stream_id,
+                originator_version=version,
+                topic=topic,
+                state=data,
+                occurred_at=occurred_at,
+                account_id=account_id,
+                workspace_id=workspace_id,
+            )
+            event = self.mapper.to_domain_event(stored)
+            found[stream_id] = evolve(found.get(stream_id), [event])
+        return {key: each for key, each in found.items() if isinstance(each, entity_class)}
+
     def append(self, *entities: Recorded) -> int | None:
         """Record what the entities have decided; the last position, None where there is nothing.
 
@@ -139,6 +174,18 @@ class EventLog(Application[UUID]):
     def hold_account_alone(self, account_id: UUID) -> None:
         """Until the end of the transaction, nobody adds anything to the account."""
         self._in_transaction().execute(LOCK_ACCOUNT, (str(account_id),))
+
+    def hold_accounts(self, account_ids: Iterable[UUID], *, alone: bool = False) -> None:
+        """As `hold_account`, or `hold_account_alone`, for several; always in the same order."""
+        statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
+        self._in_transaction().execute(statement, (list(account_ids),))
+
+    def children_of(self, account_ids: Iterable[UUID]) -> list[UUID]:
+        """The ids of all that ever hung on any of these accounts, in order of creation."""
+        workspace_id = current_session().scope.workspace_id
+        parameters = (list(account_ids), workspace_id)
+        rows = self._in_transaction().execute(SELECT_CHILDREN_OF, parameters)
+        return [row[0] for row in rows]
 
     def children(self, account_id: UUID) -> list[tuple[UUID, str]]:
         """Id and first topic of all that ever hung on the account, in order of creation."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 ActorType = Literal["member", "api_key", "system"]
@@ -53,3 +54,27 @@ class Scope:
             "actor": {name: value for name, value in actor.items() if value},
             **{name: value for name, value in known.items() if value},
         }
+
+    @classmethod
+    def of(cls, workspace_id: UUID, metadata: Mapping[str, Any]) -> Self:
+        """The scope of which this is the metadata: to go on with what was begun in it."""
+        known = {field: metadata.get(name, "") for name, field in _FIELDS.items()}
+        extra = {
+            name: value
+            for name, value in metadata.items()
+            if name not in _FIELDS and name != "actor"
+        }
+        actor = Actor(**metadata["actor"])
+        return cls(workspace_id=workspace_id, actor=actor, extra=extra, **known)
+
+
+_FIELDS = {
+    "command": "command",
+    "commandId": "command_id",
+    "correlationId": "correlation_id",
+    "causationId": "causation_id",
+    "requestId": "request_id",
+    "ip": "ip",
+    "userAgent": "user_agent",
+}
+"""Fields of a scope by the name that they have in metadata."""

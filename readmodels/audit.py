@@ -50,6 +50,7 @@ SELECT coalesce(json_agg(json_build_object(
 OF_COMMAND = """
 SELECT array(SELECT position FROM read.audit
               WHERE workspace_id = %(workspace)s AND command_id = %(command)s
+                AND entity_type <> 'job'
               ORDER BY position LIMIT %(limit)s),
        EXISTS (SELECT FROM projection_parked
                 WHERE projection = 'audit' AND workspace_id = %(workspace)s)
@@ -93,7 +94,9 @@ async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
 async def positions_of_command(
     connection: AsyncConnection, workspace_id: UUID, command_id: str, limit: int
 ) -> list[int] | None:
-    """Positions of the command's events, `limit` at the most, in order.
+    """Positions of what the command did to entities, `limit` at the most, in order.
+
+    A job that it did it by is left out: how far it came is nothing that could be taken back.
 
     None where the trail has a hole in this workspace (parked entities), so that some might be
     missing. The trail is as old as its checkpoint: wait for that first.

@@ -82,6 +82,10 @@ class Checkpoints:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def position(self, name: str) -> int:
+        """How far the projection had come when it was last looked at; -1 where nobody knows."""
+        return self._positions.get(name, -1)
+
     async def wait_for(self, names: Iterable[str], position: int, timeout_s: float) -> bool:
         """Whether all of these projections reached the position within the time."""
         wanted = tuple(names)

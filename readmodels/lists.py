@@ -53,6 +53,12 @@ SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(lim
   FROM numbered AS t
 """
 
+IDS = """
+SELECT array(SELECT t.id FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}
+              ORDER BY t.created_at, t.id LIMIT %(limit)s),
+       (SELECT position FROM projections WHERE name = %(projection)s)
+"""
+
 COUNT_FROM_COUNTERS = """
 SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
  WHERE t.workspace_id = %(workspace)s AND {where}
@@ -102,6 +108,17 @@ async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuer
     except psycopg.DataError:
         # Whoever asks has checked the rest; the values in a cursor are checked by using them.
         raise InvalidCursor from None
+
+
+async def list_ids(
+    connection: AsyncConnection, spec: ListSpec, query: ListQuery, limit: int
+) -> tuple[list[UUID], int]:
+    """The ids of all that the filters match, `limit` at the most, and the position they are of."""
+    parameters = {**_parameters(spec, query), "limit": limit, "projection": spec.plural}
+    statement = IDS.format(table=spec.table, where=_where(spec, query))
+    row = await (await connection.execute(statement, parameters)).fetchone()
+    assert row is not None
+    return list(row[0]), int(row[1])
 
 
 async def _page(

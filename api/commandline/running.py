@@ -1,4 +1,4 @@
-"""up, demo, serve, project: what runs Annals or a part of it."""
+"""up, demo, serve, project, work: what runs Annals or a part of it."""
 
 import hashlib
 import json
@@ -38,10 +38,11 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(serve)
     app.command()(project)
+    app.command()(work)
 
 
 def up(port: Port = None) -> None:
-    """Start everything on this machine: PostgreSQL, API and projector. Ctrl-C stops it."""
+    """Start everything on this machine: PostgreSQL, API, projector, worker. Ctrl-C stops it."""
     settings = _settings(port)
 
     def prepare(ready: Settings) -> str:
@@ -99,6 +100,19 @@ def project(
     settings = Settings() if source is None else Settings(source=source.value)
     _require_url(settings.projector_url, "ANNALS_PROJECTOR_URL")
     run_projector(settings)
+
+
+def work() -> None:
+    """Run a worker alone, on the database that ANNALS_APP_URL names: it does jobs.
+
+    Several in several places share the jobs; one that dies is replaced by the others.
+    """
+    from api.worker import run_worker
+
+    end_with_supervisor()
+    settings = Settings()
+    _require_url(settings.app_url, "ANNALS_APP_URL")
+    run_worker(settings)
 
 
 def _settings(port: int | None) -> Settings:

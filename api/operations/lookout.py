@@ -32,6 +32,8 @@ LOOK_TIMEOUT_S = 2.0
 """A database that does not answer within this time does not answer."""
 ANSWER_MARGIN_S = 0.5
 """So much longer is waited for the server to say itself that it took too long."""
+JOBS_IDLE_MAX_S = 30.0
+"""A worker takes up a job, and again after each turn; after this time none seems to be there."""
 UNKNOWN_TABLES = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -56,6 +58,7 @@ SELECT_CHECKS = "SELECT projection, newest, swept_at FROM projection_checks"
 SELECT_WORK = """
 SELECT source, events, seconds, batches_by_events, batches_by_seconds FROM projector_work
 """
+SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
 SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
 
 Status = Literal["ok", "degraded", "red"]
@@ -93,6 +96,33 @@ class ProjectionState:
 
 
 @dataclass(frozen=True)
+class JobsState:
+    """The jobs that have not ended, those of all workspaces."""
+
+    open: int = 0
+    oldest_s: float = 0.0
+    """Since when the oldest of them is there."""
+    idle_s: float = 0.0
+    """Since when no worker took one up."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What somebody should see to."""
+        if self.open and self.idle_s > JOBS_IDLE_MAX_S:
+            return [f"{self.open} jobs are open, and no worker took one up for {self.idle_s:.0f} s"]
+        return []
+
+    def told(self) -> dict[str, Any]:
+        """For everybody."""
+        return {
+            "open": self.open,
+            "oldestSeconds": self.oldest_s,
+            "idleSeconds": self.idle_s,
+            "reasons": self.remarks,
+        }
+
+
+@dataclass(frozen=True)
 class View:
     """One look at the database."""
 
@@ -106,6 +136,7 @@ class View:
     rebuilds: tuple[tuple[Any, ...], ...] = ()
     checks: tuple[tuple[Any, ...], ...] = ()
     work: tuple[tuple[Any, ...], ...] = ()
+    jobs: JobsState = JobsState()
     looked_at_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -114,6 +145,8 @@ class View:
         if self.error or self.missing:
             return "red"
         found = {each.status for each in self.projections}
+        if self.jobs.remarks:
+            found.add("degraded")
         return "red" if "red" in found else "degraded" if "degraded" in found else "ok"
 
     def told(self) -> list[dict[str, Any]]:
@@ -199,6 +232,7 @@ class Lookout:
             rebuilds=tuple(await _rows(connection, SELECT_REBUILDS)),
             checks=tuple(await _rows(connection, SELECT_CHECKS)),
             work=tuple(await _rows(connection, SELECT_WORK)),
+            jobs=JobsState(*(await _rows(connection, SELECT_JOBS))[0]),
         )
 
 

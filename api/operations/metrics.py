@@ -176,6 +176,7 @@ def families(view: View) -> Iterator[Metric]:
     yield checked
     yield from _rebuilds(view)
     yield from _batches(view)
+    yield from _jobs(view)
 
 
 def _rebuilds(view: View) -> Iterator[Metric]:
@@ -207,6 +208,15 @@ def _batches(view: View) -> Iterator[Metric]:
         by_seconds.add_metric([source], _buckets(SECONDS_BOUNDS, seconds_counts), seconds)
     yield by_events
     yield by_seconds
+
+
+def _jobs(view: View) -> Iterator[Metric]:
+    jobs = view.jobs
+    yield GaugeMetricFamily("annals_jobs_open", "Jobs that have not ended.", value=jobs.open)
+    oldest = "Age of the oldest job that has not ended."
+    yield GaugeMetricFamily("annals_jobs_oldest_seconds", oldest, value=jobs.oldest_s)
+    idle = "Time since a worker took up one of the jobs that have not ended."
+    yield GaugeMetricFamily("annals_jobs_idle_seconds", idle, value=jobs.idle_s)
 
 
 def _buckets(bounds: Iterable[float], counts: list[int]) -> list[tuple[str, float]]:

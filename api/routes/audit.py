@@ -15,8 +15,8 @@ from api.conditions import POSITION_MAX, await_position
 from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
 from api.entity_routes import ServicesOf
 from api.parameters import OneOf, When, parse_time, plain
-from domain.kinds import AGGREGATES
-from projections.audit import ACTION_NAMES
+from domain.kinds import AGGREGATES, EVENTS
+from projections.audit import ACTION_NAMES, action_of
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
 
 ACTOR_MAX_CHARS = 100
@@ -24,7 +24,7 @@ ACTOR_MAX_CHARS = 100
 ROUTER = APIRouter(prefix="/api/audit", tags=["audit"])
 
 EntityType = Annotated[str, OneOf(tuple(AGGREGATES))]
-Action = Annotated[str, OneOf(ACTION_NAMES)]
+Action = Annotated[str, OneOf(tuple(sorted({*ACTION_NAMES, *map(action_of, EVENTS)})))]
 ActorId = Annotated[
     str, StringConstraints(min_length=1, max_length=ACTOR_MAX_CHARS), AfterValidator(plain)
 ]

@@ -36,6 +36,7 @@ EXAMPLE_PROJECTION = {
     "parked": 0,
     "faults": 0,
 }
+EXAMPLE_JOBS = {"open": 2, "oldestSeconds": 4.1, "idleSeconds": 0.8, "reasons": []}
 EXAMPLE_METRICS = 'annals_projection_lag_events{projection="accounts"} 0.0\n'
 
 
@@ -57,7 +58,7 @@ async def liveness() -> Response:
     responses={
         200: success(
             "They do; `degraded` where somebody should see to something all the same.",
-            example={"status": "ok", "projections": [EXAMPLE_PROJECTION]},
+            example={"status": "ok", "projections": [EXAMPLE_PROJECTION], "jobs": EXAMPLE_JOBS},
         ),
         **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=BARE),
     },
@@ -72,7 +73,8 @@ async def health(services: ServicesOf) -> Response:
         said += [f"the database lacks {each}" for each in view.missing]
         detail = f"{'. '.join(said)}."
         raise ApiError(codes.UNHEALTHY, detail, projections=view.told(), missing=view.missing)
-    return _answer({"status": view.status, "projections": view.told()})
+    content = {"status": view.status, "projections": view.told(), "jobs": view.jobs.told()}
+    return _answer(content)
 
 
 @ROUTER.get(

@@ -25,6 +25,7 @@ their transactions."""
 
 OPEN = "INSERT INTO open_jobs (workspace_id, job_id, work) VALUES (%s, %s, %s)"
 CLOSE = "DELETE FROM open_jobs WHERE workspace_id = %s AND job_id = %s"
+IS_OPEN = "SELECT EXISTS (SELECT FROM open_jobs WHERE workspace_id = %s AND job_id = %s)"
 DROP_ITEMS = "DELETE FROM job_items WHERE workspace_id = %s AND job_id = %s"
 TURN = """
 UPDATE open_jobs SET turn_at = clock_timestamp() WHERE workspace_id = %s AND job_id = %s
@@ -55,6 +56,12 @@ def close(connection: Connection, workspace_id: UUID, job_id: UUID) -> None:
     """The job has ended: nobody looks for it any more, and its items go."""
     connection.execute(CLOSE, (workspace_id, job_id))
     connection.execute(DROP_ITEMS, (workspace_id, job_id))
+
+
+def is_open(connection: Connection, workspace_id: UUID, job_id: UUID) -> bool:
+    """Whether the job still is to be worked on."""
+    row = connection.execute(IS_OPEN, (workspace_id, job_id)).fetchone()
+    return bool(row and row[0])
 
 
 def note_turn(connection: Connection, workspace_id: UUID, job_id: UUID) -> None:

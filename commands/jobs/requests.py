@@ -66,8 +66,10 @@ class JobCommands:
             with self._log.transaction(scope) as connection:
                 job = self._log.load(Job, job_id)
                 job.cancel(at=self._clock())
+                outcome = self._append(job)
+                # After the append, as a worker does: each waits for the other there and nowhere.
                 close(connection, scope.workspace_id, job_id)
-                return self._append(job)
+                return outcome
 
         return again_where_outrun(decide)
 

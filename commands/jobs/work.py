@@ -65,6 +65,10 @@ class JobContext:
         return ItemError(row, told.error, told.code, facts, kept)
 
 
+class CannotGoOn(Exception):
+    """Raised in a step, from what is the reason: the job fails, what was done stays."""
+
+
 class Work(ABC):
     """Work on one job, for one turn. What it keeps in memory nobody else changes in that time.
 
@@ -85,7 +89,8 @@ class Work(ABC):
         with the progress that it returns, or neither is. An item that is refused is an error of the
         step and spoils nothing. Whatever is raised rolls back the step, which is then tried again
         with fewer items, down to one; what fails alone is left out (`skip`). What was kept in
-        memory has to bear that: a step may be called again with a cursor it had before.
+        memory has to bear that: a step may be called again with a cursor it had before. Raise
+        `CannotGoOn` where nothing more can be done.
         """
 
     def skip(self, cursor: Any, error: Exception) -> Step:

@@ -20,6 +20,7 @@ from domain.entity import (
     EntityUpdated,
 )
 from domain.fields import CUSTOM
+from domain.job import Job, JobEvent
 from domain.kinds import ENTITY_OF, EVENTS
 from eventlog.kafka.message import MARK_TOPIC
 
@@ -59,6 +60,14 @@ MARK: Schema = {
 }
 
 
+_MAP: Schema = {"type": "object"}
+_ERROR: dict[str, Schema] = {
+    "row": {"type": "integer", "minimum": 1},
+    "code": {"type": "string"},
+    "error": {"type": "string"},
+}
+
+
 def schemas() -> dict[str, Schema]:
     """The schema of each topic's messages, by topic; the mark's among them."""
     found = {topic: schema(topic, event) for topic, event in EVENTS.items()}
@@ -82,13 +91,17 @@ def schema(topic: str, event: type[EntityEvent]) -> Schema:
 
 
 def _description(event: type[EntityEvent]) -> str:
-    """The first line of what the shape of the event says of itself."""
-    shape = next(base for base in event.__mro__ if base.__module__ == EntityEvent.__module__)
+    """The first line of what the event, or its shape, says of itself."""
+    shape = event
+    if not issubclass(event, JobEvent):
+        shape = next(base for base in event.__mro__ if base.__module__ == EntityEvent.__module__)
     return (shape.__doc__ or "").strip().splitlines()[0]
 
 
 def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
     """What the event says, and what that refers to."""
+    if issubclass(event, JobEvent):
+        return _job_data(event), {}
     facts, definitions = _facts(topic)
     if issubclass(event, EntityUpdated):
         return _object(changes=_changes(facts)), definitions
@@ -104,6 +117,23 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         return _object(fields=facts, createdAt=TIME_SCHEMA), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=facts), definitions
+
+
+def _job_data(event: type[JobEvent]) -> Schema:
+    """What an event of a job says."""
+    count: Schema = {"type": "integer", "minimum": 0}
+    error: Schema = {"type": "object", "properties": _ERROR, "required": ["error", "row"]}
+    if issubclass(event, Job.Created):
+        return _object(work={"type": "string"}, parameters=_MAP, total=_or_null(count))
+    if issubclass(event, Job.Progressed):
+        return _object(
+            cursor={"description": "Where the next step begins; of the work's own making."},
+            total=_or_null(count),
+            **dict.fromkeys(("processed", "succeeded", "failed", "errorsTotal"), count),
+            counts={"type": "object", "additionalProperties": {"type": "integer"}},
+            errors={"type": "object", "additionalProperties": error},
+        )
+    return _object(error=_MAP) if issubclass(event, Job.Failed) else _object()
 
 
 def _facts(topic: str) -> tuple[Schema, Schema]:

@@ -1,0 +1,46 @@
+"""A worker process: does the jobs of all workspaces until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType
+
+from api.errors import told
+from api.operations.logs import configure_logging
+from api.settings import Settings
+from api.wiring import Writing, app_url, new_id, now, open_writing
+from api.work import works
+from commands.jobs.turns import Tools
+from commands.jobs.worker import Worker
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; the step at hand is finished.
+
+    Raises `LookupError` where ANNALS_APP_URL is not set.
+    """
+    configure_logging(settings, "worker")
+    with open_writing(settings) as writing:
+        worker = open_worker(settings, writing)
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            worker.stop()
+
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+        log.info("working on jobs: %s", ", ".join(works()))
+        try:
+            worker.run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def open_worker(settings: Settings, writing: Writing) -> Worker:
+    """A worker with all kinds of work there are."""
+    tools = Tools(writing.log, writing.commands, works(), told, clock=now, new_id=new_id)
+    return Worker(app_url(settings), tools)

@@ -1,0 +1,76 @@
+"""Jobs: one row a job, as far as its last step has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from eventlog.reading import RecordedEvent
+from projections.changes import Change, Handler, Patch, Projection, Put, Table
+from projections.lifecycle import stamps
+
+
+def requested(event: RecordedEvent) -> Iterable[Change]:
+    """It waits for a worker."""
+    metadata = orjson.loads(event.metadata)
+    row = {
+        "kind": event.data["work"],
+        "status": "waiting",
+        "parameters": event.data["parameters"],
+        "total": event.data["total"],
+        **dict.fromkeys(("processed", "succeeded", "failed", "errors_total"), 0),
+        "counts": {},
+        "errors": {},
+        "command_id": metadata.get("commandId"),
+        "requested_by": metadata.get("actor", {}),
+        "created_at": event.occurred_at,
+    }
+    return (Put("jobs", event.stream_id, {**row, **stamps(event)}),)
+
+
+def started(event: RecordedEvent) -> Iterable[Change]:
+    """A worker has it."""
+    return _changed(event, {"status": "running", "started_at": event.occurred_at})
+
+
+def progressed(event: RecordedEvent) -> Iterable[Change]:
+    """It is so far; errors come on top of those that are known."""
+    names = ("total", "processed", "succeeded", "failed", "counts")
+    row = {name: event.data[name] for name in names}
+    row["errors_total"] = event.data["errorsTotal"]
+    merge = {"errors": event.data["errors"]} if event.data["errors"] else {}
+    return _changed(event, row, merge)
+
+
+def ended(status: str) -> Handler:
+    """It ended like this."""
+
+    def handler(event: RecordedEvent) -> Iterable[Change]:
+        row = {"status": status, "ended_at": event.occurred_at}
+        if status == "failed":
+            row["failure"] = event.data["error"]
+        return _changed(event, row)
+
+    return handler
+
+
+def _changed(
+    event: RecordedEvent, row: dict[str, Any], merge: dict[str, Any] | None = None
+) -> Iterable[Change]:
+    return (Patch("jobs", event.stream_id, {**row, **stamps(event)}, merge=merge or {}),)
+
+
+PROJECTION = Projection(
+    name="jobs",
+    tables=(Table("jobs", maps=("errors",)),),
+    handlers={
+        "job.requested": requested,
+        "job.started": started,
+        "job.progressed": progressed,
+        "job.completed": ended("completed"),
+        "job.failed": ended("failed"),
+        "job.cancelled": ended("cancelled"),
+    },
+)
