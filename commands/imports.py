@@ -308,7 +308,13 @@ class ImportCommands:
         outcome = self._jobs.request(
             replace(scope, command_id=str(stored.id), extra=extra),
             KIND,
-            {"importId": str(stored.id), "round": file.round, "orders": dict(orders)},
+            {
+                "importId": str(stored.id),
+                "plural": stored.kind,
+                "round": file.round,
+                "orders": dict(orders),
+                "seen": self._log.taken_position(),
+            },
             total=file.rows if most is None else min(file.rows, most),
         )
         store.set_job(stored.id, file.round, outcome.job.id)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from api.codes.access import *
 from api.codes.code import ErrorCode
+from api.codes.imports import *
 from api.codes.jobs import *
 from api.codes.network import *
 from api.codes.rules import *

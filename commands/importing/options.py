@@ -71,7 +71,6 @@ class ImportOptions:
     known: Mapping[str, Lookup[str]] = field(default_factory=dict)
     dates: DateOrder | None = None
     rows_max: int | None = None
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def sniff_encoding(open_: Callable[[int], io.RawIOBase]) -> str:
     broken_at = _first_not_utf8(open_)
     if broken_at is None:
         return UTF8
-    with open_(max(0, broken_at - SNIFF_BYTES // 2)) as file:
-        return _of_script(io.BufferedReader(file).read(SNIFF_BYTES))
+    with io.BufferedReader(open_(max(0, broken_at - SNIFF_BYTES // 2))) as file:
+        return _of_script(file.read(SNIFF_BYTES))
 
 
 def mark_bytes(first: bytes, encoding: str) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -286,8 +285,8 @@ class Store:
         files = self._files([row[0] for row in rows])
         return [
             StoredImport(
-                id_, kind, file_name, orjson.loads(options), orjson.loads(orders), orjson.loads(columns), handed_in_at,
-                failed_rows, tuple(files[id_]),
+                id_, kind, file_name, orjson.loads(options), orjson.loads(orders),
+                orjson.loads(columns), handed_in_at, failed_rows, tuple(files[id_]),
             )
             for id_, kind, file_name, options, orders, columns, handed_in_at, failed_rows in rows
         ]  # fmt: skip
@@ -337,9 +336,6 @@ class _Parts(io.RawIOBase):
         buffer[:n] = self._rest[:n]
         self._rest = self._rest[n:]
         return n
-
-
-Transaction = Callable[[], AbstractContextManager[Connection]]
 
 
 def told(finding: Finding) -> dict[str, Any]:

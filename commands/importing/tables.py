@@ -238,8 +238,9 @@ def _first_bytes(source: Source) -> bytes:
 def _head(source: Source, encoding: str) -> str:
     """The beginning of the file; a character that is cut in two at its end is left out."""
     try:
-        with source.open(mark_bytes(_first_bytes(source), encoding)) as file:
-            return io.BufferedReader(file).read(SNIFF_BYTES).decode(encoding, "ignore")
+        start = mark_bytes(_first_bytes(source), encoding)
+        with io.BufferedReader(source.open(start)) as file:
+            return file.read(SNIFF_BYTES).decode(encoding, "ignore")
     except OSError as failure:
         message = f"{source.name} cannot be read: {failure.strerror}."
         raise ImportRefused(message, Fault.UNREADABLE) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -54,14 +54,11 @@ class Prepared:
     total: int
 
 
-def prepare(
-    context: JobContext, reading: Reading, wait: Callable[[EventLog, Scope], None]
-) -> Prepared:
-    """Read what the job needs. `wait` returns when the read tables are as far as the log.
+def prepare(context: JobContext, reading: Reading) -> Prepared:
+    """Read what the job needs; the read tables are as far as the log was when it was asked for.
 
     Raises `ImportRefused` where the import is gone or cannot be read.
     """
-    wait(context.log, context.scope)
     import_id = UUID(context.parameters["importId"])
     stored = require_import(context.log, context.scope, import_id)
     file = next(each for each in stored.files if each.round == context.parameters["round"])

@@ -10,20 +10,13 @@ from commands.importing.options import Mode
 from domain.entity import Entity
 from domain.fields import Facts
 from eventlog.connections import Connection
-from eventlog.log import EventLog, evolve
+from eventlog.log import EventLog
 from eventlog.scope import Scope
-from eventlog.streams import Tracing
 
 MADE = """
 SELECT stream_id FROM events
  WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[]) AND stream_version = 1
 """
-# In order, so that two who hold several of the same never wait for each other.
-HOLD_ACCOUNTS = """
-SELECT pg_advisory_xact_lock_shared(66, h) FROM (
-    SELECT DISTINCT hashtext(id) AS h FROM unnest(%s::text[]) AS id ORDER BY h) AS held
-"""
-
 ContactsOf = Callable[[Connection, UUID, Collection[UUID]], Iterable[tuple[UUID, UUID, Facts]]]
 """Reads the contacts of accounts in a workspace: account, id, name and e-mail."""
 
@@ -34,9 +27,9 @@ class LogWorld(World):
     def __init__(
         self, log: EventLog, connection: Connection, scope: Scope, contacts_of: ContactsOf
     ) -> None:
+        self._log = log
         self._connection = connection
         self._workspace_id = scope.workspace_id
-        self._tracing = Tracing(connection, log.mapper, scope.workspace_id)
         self._contacts_of = contacts_of
 
     def made(self, ids: Collection[UUID]) -> set[UUID]:
@@ -48,14 +41,7 @@ class LogWorld(World):
 
     def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
         """The entities with these ids, deleted or not."""
-        if not ids:
-            return {}
-        streams = self._tracing.streams(ids)
-        return {
-            entity_id: evolve(None, [each.event for each in events])
-            for entity_id, events in streams.items()
-            if events
-        }
+        return self._log.load_many(Entity, ids) if ids else {}
 
     def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, Facts]]:
         """Account, id, and name and e-mail of the contacts of these accounts."""
@@ -66,7 +52,7 @@ class LogWorld(World):
     def hold(self, account_ids: Collection[UUID]) -> None:
         """Until the end of the transaction, nobody deletes these accounts."""
         if account_ids:
-            self._connection.execute(HOLD_ACCOUNTS, ([str(each) for each in account_ids],))
+            self._log.hold_accounts(account_ids)
 
 
 class Imagined:
