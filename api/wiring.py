@@ -19,6 +19,7 @@ from api.operations.metrics import Metrics
 from api.settings import Settings
 from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
+from commands.imports import ImportCommands
 from commands.jobs.requests import JobCommands
 from commands.undo import UndoCommands
 from eventlog.connections import Connection, write_pool
@@ -69,6 +70,7 @@ class Services:
     lookout: Lookout
     """For health and metrics."""
     jobs: JobCommands
+    imports: ImportCommands
     bulk: BulkCommands
     job_feed: JobFeed
 
@@ -104,6 +106,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await reads.open()
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints)
+        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
         try:
             yield Services(
                 settings=settings,
@@ -117,7 +120,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
-                jobs=JobCommands(writing.log, clock=now, new_id=new_id),
+                jobs=jobs,
+                imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
                 bulk=BulkCommands(writing.log, clock=now),
                 job_feed=job_feed,
             )

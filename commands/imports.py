@@ -20,6 +20,7 @@ from commands.importing.options import ROW_COLUMN, ImportOptions, columns_of, ki
 from commands.importing.proposing import Proposal, propose
 from commands.importing.running import Preview, Reading, dated_columns, open_engine, preview
 from commands.importing.store import (
+    Failure,
     PartsOfFile,
     Store,
     StoredFile,
@@ -127,12 +128,11 @@ class ImportCommands:
         return import_id
 
     def begin_round(self, scope: Scope, import_id: UUID) -> int:
-        """A file with mended rows is to be handed in. Raises `NotFound`, `NothingToMend`."""
+        """A file with mended rows is to be handed in; its round. Raises `NotFound`."""
         with self._log.transaction(scope) as connection:
             store = Store(connection, scope.workspace_id)
             store.hold(import_id)
-            stored = self._require(store, import_id)
-            self._require_mendable(stored)
+            self._require(store, import_id)
             return store.begin_file(import_id)
 
     def add_parts(
@@ -163,6 +163,22 @@ class ImportCommands:
         table = read_table(source, encoding=encoding, delimiter=delimiter)
         return Looked(import_id, round_, table, _examples(table))
 
+    def look_again(
+        self, scope: Scope, import_id: UUID, *, encoding: str | None, delimiter: str | None
+    ) -> Looked:
+        """Look at the first file once more, read otherwise. Raises `NotFound`, `ImportRefused`."""
+        stored, _ = self.get(scope, import_id)
+        file = stored.files[0]
+        return self.look(
+            scope,
+            import_id,
+            file.round,
+            stored.file_name,
+            file.size_bytes,
+            encoding=encoding or file.encoding,
+            delimiter=delimiter or (file.delimiter if encoding is None else None),
+        )
+
     def hand_in(
         self, scope: Scope, plural: str, looked: Looked, options: ImportOptions | None = None
     ) -> StoredImport:
@@ -186,28 +202,31 @@ class ImportCommands:
         self,
         scope: Scope,
         import_id: UUID,
-        change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        change: Callable[[StoredImport], Mapping[str, Any]],
         looked: Looked | None = None,
     ) -> StoredImport:
-        """Make the options be what `change` makes of them, as JSON; the file be read as `looked`.
+        """Make the options be what `change` makes of them, as JSON.
 
-        Raises `NotFound`, `ImportStarted`, `ImportRefused`.
+        Where the file is to be read as `looked`, fields are proposed anew before. Raises
+        `NotFound`, `ImportStarted`, `ImportRefused`.
         """
         with self._log.transaction(scope) as connection:
             store = Store(connection, scope.workspace_id)
             store.hold(import_id)
             stored = self._require(store, import_id)
             _require_not_started(stored)
-            columns, before = stored.columns, stored.options
             if looked is not None:
                 store.set_file(import_id, looked.stored())
                 proposals = propose(kind_of(stored.kind), looked.examples)
-                columns = _columns(looked.examples, proposals)
                 mapping = {name: each.field for name, each in proposals.items()}
-                before = {**before, "mapping": mapping}
-            options = options_of(stored.kind, change(before))
-            columns_of(options, [each["name"] for each in columns])
-            store.set_options(import_id, options_as_json(options), columns)
+                stored = replace(
+                    stored,
+                    columns=_columns(looked.examples, proposals),
+                    options={**stored.options, "mapping": mapping},
+                )
+            options = options_of(stored.kind, change(stored))
+            columns_of(options, [each["name"] for each in stored.columns])
+            store.set_options(import_id, options_as_json(options), stored.columns)
             return self._require(store, import_id)
 
     def drop(self, scope: Scope, import_id: UUID) -> None:
@@ -233,6 +252,25 @@ class ImportCommands:
         with self._log.transaction(scope) as connection:
             stored = self._require(Store(connection, scope.workspace_id), import_id)
             return stored, self._last_job(stored)
+
+    def latest(self, scope: Scope, limit: int) -> list[StoredImport]:
+        """The imports that were handed in last."""
+        with self._log.transaction(scope) as connection:
+            return Store(connection, scope.workspace_id).latest(limit)
+
+    def failures(self, scope: Scope, import_id: UUID, after_row: int, limit: int) -> list[Failure]:
+        """Rows that failed and were not mended, in order, from the one behind this on."""
+        with self._log.transaction(scope) as connection:
+            return Store(connection, scope.workspace_id).failures(import_id, after_row, limit)
+
+    def findings(
+        self, scope: Scope, import_id: UUID, after: int, limit: int
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """What there was to say about rows, each with its number. Raises `NotFound`."""
+        with self._log.transaction(scope) as connection:
+            store = Store(connection, scope.workspace_id)
+            self._require(store, import_id)
+            return store.findings(import_id, after, limit)
 
     def preview(
         self, scope: Scope, reading: Reading, import_id: UUID, *, rows_max: int, shown_max: int

@@ -29,7 +29,6 @@ from domain.entity import Entity
 from domain.fields import Facts
 from domain.refusals import AccountUnavailable, Refusal
 
-
 TICK = timedelta(microseconds=1)
 
 
