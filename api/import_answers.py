@@ -71,6 +71,7 @@ EXAMPLE_IMPORT = {
     "rowsMax": None,
     "handedInAt": EXAMPLE_TIME,
     "keptUntil": EXAMPLE_TIME,
+    "version": 1,
     "failedRows": 0,
     "jobId": None,
     "job": None,
@@ -84,6 +85,10 @@ EXAMPLE_FINDING = {
     "code": "invalid_value",
     "message": "The value is none of investor, customer, partner.",
 }
+EXAMPLE_FAILED = (
+    "company,type,annals:row,annals:code,annals:error\r\n"
+    '"Acme",sponsor,17,invalid_value,"type: The value is none of investor, customer, partner."\r\n'
+)
 EXAMPLE_PREVIEW = {
     "rows": 500,
     "total": 500,
@@ -184,6 +189,7 @@ def shown(stored: StoredImport, job: Job | None, settings: Settings) -> dict[str
         **{name: options[name] for name in NAMED},
         "handedInAt": stored.handed_in_at.isoformat(),
         "keptUntil": kept_until.isoformat(),
+        "version": stored.version,
         "failedRows": stored.failed_rows,
         "jobId": next((str(each.job_id) for each in reversed(stored.files) if each.job_id), None),
         "job": {**brief(job), "counts": job.counts} if job else None,

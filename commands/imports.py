@@ -32,7 +32,7 @@ from commands.importing.tables import Table, read_table
 from commands.importing.work import KIND, table_of
 from commands.jobs.requests import JobCommands, JobOutcome
 from domain.job import Job
-from domain.refusals import NotFound, Refusal
+from domain.refusals import NotFound, Refusal, StaleVersion
 from eventlog.log import EventLog
 from eventlog.scope import Scope
 
@@ -204,16 +204,19 @@ class ImportCommands:
         import_id: UUID,
         change: Callable[[StoredImport], Mapping[str, Any]],
         looked: Looked | None = None,
+        *,
+        expected_version: int | None = None,
     ) -> StoredImport:
         """Make the options be what `change` makes of them, as JSON.
 
         Where the file is to be read as `looked`, fields are proposed anew before. Raises
-        `NotFound`, `ImportStarted`, `ImportRefused`.
+        `NotFound`, `StaleVersion`, `ImportStarted`, `ImportRefused`.
         """
         with self._log.transaction(scope) as connection:
             store = Store(connection, scope.workspace_id)
             store.hold(import_id)
             stored = self._require(store, import_id)
+            _require_version(stored, expected_version)
             _require_not_started(stored)
             if looked is not None:
                 store.set_file(import_id, looked.stored())
@@ -229,12 +232,16 @@ class ImportCommands:
             store.set_options(import_id, options_as_json(options), stored.columns)
             return self._require(store, import_id)
 
-    def drop(self, scope: Scope, import_id: UUID) -> None:
-        """Forget the file and what is kept with it. Raises `NotFound`, `ImportUnderWay`."""
+    def drop(self, scope: Scope, import_id: UUID, *, expected_version: int | None = None) -> None:
+        """Forget the file and what is kept with it.
+
+        Raises `NotFound`, `StaleVersion`, `ImportUnderWay`.
+        """
         with self._log.transaction(scope) as connection:
             store = Store(connection, scope.workspace_id)
             store.hold(import_id)
             stored = self._require(store, import_id)
+            _require_version(stored, expected_version)
             job = self._last_job(stored)
             if job is not None and job.is_open:
                 raise ImportUnderWay(job.id)
@@ -378,6 +385,11 @@ def _require_not_started(stored: StoredImport) -> None:
     job_id = stored.files[0].job_id
     if job_id is not None:
         raise ImportStarted(job_id)
+
+
+def _require_version(stored: StoredImport, expected: int | None) -> None:
+    if expected is not None and stored.version != expected:
+        raise StaleVersion(stored.id, expected, stored.version)
 
 
 def _require_columns(stored: StoredImport, table: Table) -> None:

@@ -1,4 +1,4 @@
-"""The API as its clients meet it: uvicorn on a socket, with a projector beside it."""
+"""The API as its clients meet it: uvicorn on a socket, with projector and worker beside it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from api.app import create_app
 from api.projector import open_engine
 from api.settings import Settings
 from api.wiring import Writing, open_writing
+from api.worker import open_worker
 from commands.keys import issue_key
 from domain.workspace import Workspace
 from eventlog.scope import Scope
@@ -124,7 +125,7 @@ def after(response: httpx.Response) -> dict[str, str]:
 
 @contextmanager
 def running_api(owner_url: str, app_url: str, projector_url: str) -> Iterator[Api]:
-    """The API and a projector, for as long as the block lasts."""
+    """The API, a projector and a worker, for as long as the block lasts."""
     settings = Settings(
         owner_url=owner_url,
         app_url=app_url,
@@ -138,11 +139,16 @@ def running_api(owner_url: str, app_url: str, projector_url: str) -> Iterator[Ap
     projector = threading.Thread(target=engine.run)
     with open_writing(settings) as writing, serving(app, settings.port) as url:
         projector.start()
+        worker = open_worker(settings, writing)
+        working = threading.Thread(target=worker.run)
+        working.start()
         api = Api(url, writing, settings, app, engine)
         try:
             yield api
         finally:
             api.close_clients()
+            worker.stop()
+            working.join(START_WAIT_S)
             engine.stop()
             projector.join(START_WAIT_S)
 

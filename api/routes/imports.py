@@ -15,11 +15,21 @@ from pydantic import ValidationError
 from api import codes
 from api.auth import Caller, Permission, may
 from api.bodies import JSON_TYPE, Body, body_of
-from api.conditions import POSITION, await_position
-from api.description import ON_BODY, ON_FIELDS, ON_READ, ON_WRITE, body, problems, success
-from api.entity_routes import EntityId, ServicesOf
+from api.conditions import POSITION, await_position, etag, on_versions, versioned
+from api.description import (
+    ON_BODY,
+    ON_FIELDS,
+    ON_READ,
+    ON_VERSION,
+    ON_WRITE,
+    body,
+    problems,
+    success,
+)
+from api.entity_routes import EntityId, ServicesOf, Versions
 from api.idempotency import COMMAND, REPLAYED, OnceOf
 from api.import_answers import (
+    EXAMPLE_FAILED,
     EXAMPLE_FINDING,
     EXAMPLE_IMPORT,
     EXAMPLE_PREVIEW,
@@ -60,6 +70,8 @@ READS = ("accounts", "contacts", "members")
 ROUTER = APIRouter(prefix="/api/imports", tags=["imports"])
 
 Writer = Annotated[Caller, Depends(may(Permission.WRITE))]
+Waits = Annotated[None, Depends(await_position())]
+"""What is kept of an import is read as it is; nothing has to be waited for."""
 Delimiter = Annotated[str | None, Query(min_length=1, max_length=1)]
 EncodingName = Annotated[str | None, Query(min_length=1, max_length=40)]
 
@@ -78,7 +90,8 @@ FILE_BODY = {
                     "type": "object",
                     "required": [FILE_PART],
                     "properties": {FILE_PART: {"type": "string", "format": "binary"}},
-                }
+                },
+                "example": {FILE_PART: "company,type\nAcme,customer\n"},
             },
         },
     }
@@ -91,7 +104,9 @@ FILE_BODY = {
     summary="Hand in a CSV file; its columns get the fields that they probably are",
     status_code=201,
     responses={
-        201: success("Handed in.", None, "Location", "Annals-Position", example=EXAMPLE_IMPORT),
+        201: success(
+            "Handed in.", None, *("ETag", "Location", "Annals-Position"), example=EXAMPLE_IMPORT
+        ),
         **problems(codes.NOT_IMPORTABLE, *ON_FILE, *ON_WRITE),
     },
     openapi_extra=FILE_BODY,
@@ -128,7 +143,7 @@ async def hand_in(
 
         def act(scope: Scope) -> Response:
             stored = imports.hand_in(scope, kind, looked)
-            headers = {"Location": f"/api/imports/{import_id}"}
+            headers = {"Location": f"/api/imports/{import_id}", "ETag": etag(stored.version)}
             return _answer(services, scope, shown(stored, None, services.settings), 201, headers)
 
         asked = [kind, name, encoding, delimiter, received.digest.hex()]
@@ -146,7 +161,7 @@ async def hand_in(
     summary="The imports that were handed in last",
     responses={200: success("The latest.", example={"items": [EXAMPLE_IMPORT]}), **problems()},
 )
-def list_(request: Request, services: ServicesOf, caller: Writer) -> Response:
+def list_(request: Request, services: ServicesOf, caller: Writer, _: Waits) -> Response:
     """As long as they are kept; without the state of their jobs, which `jobId` names."""
     scope = command_scope(request, caller)
     latest = services.imports.latest(scope, LATEST)
@@ -158,13 +173,17 @@ def list_(request: Request, services: ServicesOf, caller: Writer) -> Response:
     "/{id}",
     operation_id="getImport",
     summary="An import: its columns, what they become, and how far its job is",
-    responses={200: success("There it is.", example=EXAMPLE_IMPORT), **problems(codes.NOT_FOUND)},
+    responses={
+        200: success("There it is.", None, "ETag", example=EXAMPLE_IMPORT),
+        **problems(codes.NOT_FOUND),
+    },
 )
-def get(request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer) -> Response:
+def get(
+    request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer, _: Waits
+) -> Response:
     """As long as it is kept."""
     stored, job = services.imports.get(command_scope(request, caller), entity_id)
-    content = shown(stored, job, services.settings)
-    return Response(orjson.dumps(content), media_type=JSON_TYPE)
+    return versioned(orjson.dumps(shown(stored, job, services.settings)), stored.version)
 
 
 @ROUTER.patch(
@@ -172,10 +191,10 @@ def get(request: Request, entity_id: EntityId, services: ServicesOf, caller: Wri
     operation_id="changeImport",
     summary="Say what becomes of the columns, which rows are the same, and what becomes of those",
     responses={
-        200: success("Changed.", None, "Annals-Position", example=EXAMPLE_IMPORT),
+        200: success("Changed.", None, "ETag", "Annals-Position", example=EXAMPLE_IMPORT),
         **problems(
             *(codes.NOT_FOUND, codes.IMPORT_STARTED, codes.IMPORT_GONE),
-            *(*ON_FILE, *ON_BODY, *ON_FIELDS, *ON_WRITE),
+            *(*ON_FILE, *ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE),
         ),
     },
     openapi_extra=body({JSON_TYPE: (ImportChange, {"dedupeBy": ["company"], "mode": "update"})}),
@@ -186,6 +205,7 @@ async def change(
     entity_id: EntityId,
     services: ServicesOf,
     caller: Writer,
+    versions: Versions,
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
     once: OnceOf,
 ) -> Response:
@@ -204,10 +224,18 @@ async def change(
         )
 
     def act(scope: Scope) -> Response:
-        stored = services.imports.change(
-            scope, entity_id, lambda before: changed(before, asked), looked
+        stored = on_versions(
+            versions,
+            lambda version: services.imports.change(
+                scope,
+                entity_id,
+                lambda before: changed(before, asked),
+                looked,
+                expected_version=version,
+            ),
         )
-        return _answer(services, scope, shown(stored, None, services.settings))
+        headers = {"ETag": etag(stored.version)}
+        return _answer(services, scope, shown(stored, None, services.settings), 200, headers)
 
     return await run_in_threadpool(once, act, given)
 
@@ -276,6 +304,7 @@ def findings(
     entity_id: EntityId,
     services: ServicesOf,
     caller: Writer,
+    _: Waits,
     cursor: Annotated[int, Query(ge=0, le=2**62, description="Go on after this.")] = 0,
     limit: Annotated[
         int, Query(alias="pageSize", ge=1, le=FINDINGS_PAGE_MAX)
@@ -295,13 +324,15 @@ def findings(
     summary="The rows that failed, with their own columns and why, to be mended",
     responses={
         200: {
-            "description": "In UTF-8, with the delimiter of the file.",
-            "content": {CSV_TYPE: {"schema": {"type": "string"}}},
+            **success("In UTF-8, with the delimiter of the file."),
+            "content": {CSV_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FAILED}},
         },
         **problems(codes.NOT_FOUND),
     },
 )
-def failed(request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer) -> Response:
+def failed(
+    request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer, _: Waits
+) -> Response:
     """Mend the cells, leave the columns `annals:…` alone, and hand it in at `/mended`."""
     scope = command_scope(request, caller)
     stored, _job = services.imports.get(scope, entity_id)
@@ -366,14 +397,20 @@ async def mend(
     operation_id="deleteImport",
     summary="Forget the file and its failed rows; what was imported stays",
     status_code=204,
-    responses={**problems(codes.NOT_FOUND, codes.IMPORT_UNDER_WAY, *ON_WRITE)},
+    responses={
+        204: success("It is not kept any more.", None, "Annals-Position"),
+        **problems(codes.NOT_FOUND, codes.IMPORT_UNDER_WAY, *ON_VERSION, *ON_WRITE),
+    },
     dependencies=[Depends(room_for_writes)],
 )
-def delete(entity_id: EntityId, services: ServicesOf, _caller: Writer, once: OnceOf) -> Response:
+def delete(
+    entity_id: EntityId, services: ServicesOf, _caller: Writer, versions: Versions, once: OnceOf
+) -> Response:
     """Not while its job is at work."""
 
     def act(scope: Scope) -> Response:
-        services.imports.drop(scope, entity_id)
+        drop = services.imports.drop
+        on_versions(versions, lambda each: drop(scope, entity_id, expected_version=each))
         return _answer(services, scope, None, 204)
 
     return once(act)

@@ -20,10 +20,10 @@ from api.description import ON_READ, ON_WRITE, problems, success
 from api.entity_routes import EntityId, ServicesOf
 from api.idempotency import OnceOf
 from api.job_answers import EXAMPLE_BRIEF, EXAMPLE_ERROR, EXAMPLE_JOB, EXAMPLE_SUMMARY, brief
-from api.job_feed import PROJECTION
+from api.job_feed import PROGRESS, PROJECTION
 from api.parameters import Cursor, OneOf
 from api.request import room_for_writes
-from api.sse import MEDIA_TYPE, EventStream
+from api.sse import MEDIA_TYPE, EventStream, frame
 from api.work import works
 from domain.job import Job, JobStatus
 from domain.refusals import NotFound
@@ -42,6 +42,8 @@ from readmodels.jobs import (
 from readmodels.lists import InvalidCursor
 
 VERSION_MAX_DIGITS = 9
+
+EXAMPLE_FRAME = frame(PROGRESS, orjson.dumps(EXAMPLE_JOB), 5).decode()
 
 ROUTER = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
@@ -124,11 +126,12 @@ async def errors(
     "/{id}/events",
     operation_id="followJob",
     summary="The progress of a job as server-sent events, until it ends",
+    status_code=200,
     response_class=EventStream,
     responses={
         200: {
             **success("`progress` as often as it moves, then `end`; the data is the job."),
-            "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+            "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FRAME}},
         },
         **problems(codes.NOT_FOUND, codes.TOO_MANY_FOLLOWERS, *ON_READ),
     },

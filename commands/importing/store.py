@@ -45,7 +45,7 @@ SELECT content FROM import_parts
  WHERE workspace_id = %s AND import_id = %s AND round = %s AND number = %s
 """
 SELECT = """
-SELECT id, kind, file_name, options, orders, columns, handed_in_at,
+SELECT id, kind, file_name, options, orders, columns, version, handed_in_at,
        (SELECT count(*) FROM import_failures AS f
          WHERE f.workspace_id = i.workspace_id AND f.import_id = i.id)
   FROM imports AS i WHERE workspace_id = %s AND columns IS NOT NULL AND {which}
@@ -57,7 +57,8 @@ SELECT import_id, round, size_bytes, encoding, delimiter, columns, rows, job_id
 """
 HOLD = "SELECT FROM imports WHERE workspace_id = %s AND id = %s FOR UPDATE"
 SET_OPTIONS = """
-UPDATE imports SET options = %s, columns = %s WHERE workspace_id = %s AND id = %s
+UPDATE imports SET options = %s, columns = %s, version = version + 1
+ WHERE workspace_id = %s AND id = %s
 """
 SET_FILE = """
 UPDATE import_files
@@ -132,6 +133,7 @@ class StoredImport:
     orders: dict[str, str]
     """How dates are written, by column; known when it was started."""
     columns: list[dict[str, Any]]
+    version: int
     handed_in_at: datetime
     failed_rows: int
     files: tuple[StoredFile, ...]
@@ -286,9 +288,11 @@ class Store:
         return [
             StoredImport(
                 id_, kind, file_name, orjson.loads(options), orjson.loads(orders),
-                orjson.loads(columns), handed_in_at, failed_rows, tuple(files[id_]),
+                orjson.loads(columns), version, handed_in_at, failed_rows, tuple(files[id_]),
             )
-            for id_, kind, file_name, options, orders, columns, handed_in_at, failed_rows in rows
+            for (
+                id_, kind, file_name, options, orders, columns, version, handed_in_at, failed_rows,
+            ) in rows
         ]  # fmt: skip
 
     def _files(self, ids: list[UUID]) -> dict[UUID, list[StoredFile]]:

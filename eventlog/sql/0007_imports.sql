@@ -9,6 +9,7 @@ CREATE TABLE imports (
     options      json        NOT NULL,
     orders       json        NOT NULL DEFAULT '{}',
     columns      json,
+    version      integer     NOT NULL DEFAULT 0,
     findings     integer     NOT NULL DEFAULT 0,
     handed_in_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (workspace_id, id)
@@ -16,6 +17,7 @@ CREATE TABLE imports (
 COMMENT ON COLUMN imports.kind IS 'The name of the collection: accounts, contacts, …';
 COMMENT ON COLUMN imports.columns IS 'The columns of the file, each with examples; null while it is handed in.';
 COMMENT ON COLUMN imports.orders IS 'How dates are written, by column: found out when it was started.';
+COMMENT ON COLUMN imports.version IS 'Counts the changes of the options.';
 COMMENT ON COLUMN imports.findings IS 'How many findings are kept.';
 CREATE INDEX imports_by_time ON imports (handed_in_at);
 
@@ -81,7 +83,7 @@ BEGIN
                         WITH CHECK (workspace_id = current_workspace())', name);
     END LOOP;
 END $$;
-GRANT SELECT, INSERT, UPDATE (options, orders, columns, findings), DELETE ON imports TO annals_app;
+GRANT SELECT, INSERT, UPDATE (options, orders, columns, version, findings), DELETE ON imports TO annals_app;
 GRANT SELECT, INSERT, UPDATE (size_bytes, encoding, delimiter, columns, rows, job_id), DELETE
     ON import_files TO annals_app;
 GRANT SELECT, INSERT ON import_parts, import_findings TO annals_app;
