@@ -194,6 +194,7 @@ class ImportCommands:
         with self._log.transaction(scope) as connection:
             store = Store(connection, scope.workspace_id)
             store.set_file(looked.import_id, looked.stored())
+            store.set_name(looked.import_id, looked.table.name)
             columns = _columns(looked.examples, proposals)
             store.set_options(looked.import_id, options_as_json(options), columns)
             return self._require(store, looked.import_id)

@@ -21,8 +21,6 @@ from commands.importing.planning import (
     Key,
     key_of,
     key_of_contact,
-    merged,
-    revise_contact,
 )
 from domain.contact import Contact
 from domain.entity import Entity
@@ -203,12 +201,11 @@ class _Deciding:
         target = self._target(aim)
         if aim.row.contact is None:
             return self._apply_row(aim.row, target)
-        facts = aim.row.contact
         contact = self._contact_of(target, aim.row)
         if contact is not None:
-            Contact.FIELDS.facts(merged(contact.facts, facts))
+            Contact.FIELDS.facts(aim.row.revised_contact(contact))
         result = self._apply_row(aim.row, target)
-        of_contact = self._apply_contact(aim.row, facts, target, contact)
+        of_contact = self._apply_contact(aim.row, aim.row.contact, target, contact)
         return of_contact if result is Result.SKIPPED else result
 
     def _target(self, aim: _Aim) -> UUID:
@@ -251,7 +248,7 @@ class _Deciding:
             return Result.CREATED
         if contact is None or self._options.mode is not Mode.UPDATE:
             return Result.SKIPPED
-        return self._revised(contact, lambda entity, now: revise_contact(entity, facts, now))
+        return self._revised(contact, row.revise_contact)
 
     def _revised(self, entity: Entity, revise: Callable[[Entity, datetime], None]) -> Result:
         before = len(entity.pending_events)

@@ -31,6 +31,7 @@ from commands.importing.options import (
     Directory,
     ImportOptions,
 )
+from commands.importing.partial import canonical
 from commands.importing.tables import CELL_MAX_CHARS, Row
 from commands.importing.timelines import Step, timeline
 from domain.contact import Contact
@@ -57,10 +58,12 @@ class ImportedRow:
     cells: Mapping[str, str]
     facts: Facts = field(default_factory=dict)
     """The fields of all steps in canonical form."""
-    defaulted: frozenset[str] = frozenset()
-    """Fields that were empty in the row: for a new thing only."""
+    given: frozenset[str] = frozenset()
+    """Fields for which the row has something of its own; the others are for a new thing only."""
     contact: Facts | None = None
     """The contact of the account that the row has as well, in canonical form."""
+    contact_given: frozenset[str] = frozenset()
+    """Fields of the contact for which the row has something of its own."""
 
     @property
     def is_good(self) -> bool:
@@ -83,9 +86,23 @@ class ImportedRow:
 
     def revise(self, entity: Entity, now: datetime) -> None:
         """Set the fields that the row has something for. Raises `Refusal`."""
-        given = {name: value for name, value in self.facts.items() if name not in self.defaulted}
-        at = max(now, entity.modified_on)
-        entity.revise(merged(entity.facts, given, self.defaulted), at=at)
+        facts = {name: value for name, value in self.facts.items() if name in self.given}
+        own = {
+            key: value
+            for key, value in self.facts.get(CUSTOM, {}).items()
+            if CUSTOM_PREFIX + key in self.given
+        }
+        facts = {**facts, CUSTOM: own} if own else facts
+        entity.revise(merged(entity.facts, facts), at=max(now, entity.modified_on))
+
+    def revise_contact(self, contact: Entity, now: datetime) -> None:
+        """Set the fields of the contact that the row has something for. Raises `Refusal`."""
+        contact.revise(self.revised_contact(contact), at=max(now, contact.modified_on))
+
+    def revised_contact(self, contact: Entity) -> Facts:
+        """The fields of the contact with those that the row has something for."""
+        facts = self.contact or {}
+        return {**contact.facts, **{name: facts[name] for name in self.contact_given}}
 
     def refused(self, refusal: Refusal) -> list[Finding]:
         """What the domain refused, cell by cell."""
@@ -104,24 +121,10 @@ class ImportedRow:
         return error(self.number, column, self.cells.get(column, ""), code, message)
 
 
-def revise_contact(contact: Entity, facts: Facts, now: datetime) -> None:
-    """Set the fields of a contact that a row has something for. Raises `Refusal`."""
-    contact.revise(merged(contact.facts, facts), at=max(now, contact.modified_on))
-
-
-def merged(before: Facts, given: Facts, defaulted: Iterable[str] = ()) -> Facts:
+def merged(before: Facts, given: Facts) -> Facts:
     """The fields before with those that are given; custom fields one by one."""
-    custom = {
-        key: value
-        for key, value in given.get(CUSTOM, {}).items()
-        if CUSTOM_PREFIX + key not in defaulted
-    }
-    merged = {**before, **given}
-    if custom or CUSTOM in before:
-        merged[CUSTOM] = {**before.get(CUSTOM, {}), **custom}
-    else:
-        merged.pop(CUSTOM, None)
-    return merged
+    custom = {**before.get(CUSTOM, {}), **given.get(CUSTOM, {})}
+    return {**before, **given, CUSTOM: custom} if custom else {**before, **given}
 
 
 class RowPlanner:
@@ -156,7 +159,7 @@ class RowPlanner:
         steps = self._timed(draft, timeline(kind.KIND, draft.fields, draft.occurred_at))
         planned = ImportedRow(
             row.number, kind, draft.account_id, steps, tuple(draft.findings), self._column_of,
-            row.cells, defaulted=frozenset(draft.defaulted),
+            row.cells, given=frozenset(draft.given() - draft.defaulted),
         )  # fmt: skip
         return self._checked(planned, draft)
 
@@ -171,14 +174,30 @@ class RowPlanner:
         try:
             facts = planned.kind.FIELDS.facts(fields)
         except InvalidFields as invalid:
-            found += planned.refused(invalid)
+            if self._may_lack(invalid):
+                facts = canonical(planned.kind, fields)
+            else:
+                found += planned.refused(invalid)
         if draft.contact:
             try:
                 contact = Contact.FIELDS.facts(_named(draft.contact))
             except InvalidFields as invalid:
                 found += planned.refused(InvalidFields(list(map(_of_contact, invalid.errors))))
         findings = (*planned.findings, *found)
-        return replace(planned, findings=findings, facts=facts, contact=contact)
+        return replace(
+            planned,
+            findings=findings,
+            facts=facts,
+            contact=contact,
+            contact_given=frozenset(draft.contact),
+        )
+
+    def _may_lack(self, invalid: InvalidFields) -> bool:
+        """Whether the row may do without, for it may be about what is there and has them."""
+        key = self._options.dedupe_by
+        return bool(key) and all(
+            each.kind == "missing" and each.field not in key for each in invalid.errors
+        )
 
     def _take(self, draft: _Draft, column: Column, cell: str) -> None:
         text = unescaped(cell)
@@ -330,6 +349,11 @@ class _Draft:
             parts = [self.parts[name] for name in names if name in self.parts]
             if parts and NAME not in fields:
                 fields[NAME] = " ".join(parts)
+
+    def given(self) -> set[str]:
+        """The fields that there is something for; custom ones by `customFields.<key>`."""
+        custom = {CUSTOM_PREFIX + key for key in self.fields.get(CUSTOM, {})}
+        return {name for name in self.fields if name != CUSTOM} | custom
 
     def set_custom(self, key: str, text: str) -> None:
         """Custom fields keep the text as the file has it: `007` is not 7."""

@@ -32,7 +32,9 @@ from domain.account import Account
 from domain.entity import Entity
 
 FITTING_MIN = 0.8
-"""So large a part of a column's values has to fit a field."""
+"""So large a part of a column's values has to fit a field that goes by another name."""
+FITTING_OF_SAME_NAME_MIN = 0.2
+"""Of the field by whose name it goes; the other rows are then reported."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PHONE = re.compile(r"(?=(?:\D*\d){6})\+?[0-9().\-/ x#*]{6,40}")
@@ -145,7 +147,8 @@ def _claims(
     fields = fields_of(kind)
     for field, (form, choices) in fields.items():
         rank = _rank(kind, field, name)
-        if rank is not None and _fits(field, form, choices, values):
+        least = FITTING_MIN if rank else FITTING_OF_SAME_NAME_MIN
+        if rank is not None and _fitting(field, form, choices, values) >= least:
             yield rank, field, Why.NAME if rank == 0 else Why.SPELLING
     by_values = _by_values(kind, values)
     if by_values in fields:
@@ -172,12 +175,12 @@ def _spellings(kind: type[Entity], field: str) -> list[str]:
     return [normalised(each) for each in known]
 
 
-def _fits(field: str, form: Form, choices: tuple[str, ...], values: Sequence[str]) -> bool:
-    """Whether most values are what the field takes; without any the name alone counts."""
+def _fitting(field: str, form: Form, choices: tuple[str, ...], values: Sequence[str]) -> float:
+    """The part of the values that are what the field takes; without any the name alone counts."""
     if not values:
-        return True
+        return 1.0
     own = CONTACT_FIELDS.get(field, field)
-    return sum(_is_one(own, form, choices, each) for each in values) >= FITTING_MIN * len(values)
+    return sum(_is_one(own, form, choices, each) for each in values) / len(values)
 
 
 def _is_one(field: str, form: Form, choices: tuple[str, ...], value: str) -> bool:

@@ -69,6 +69,7 @@ SET_JOB = """
 UPDATE import_files SET job_id = %s WHERE workspace_id = %s AND import_id = %s AND round = %s
 """
 SET_ORDERS = "UPDATE imports SET orders = %s WHERE workspace_id = %s AND id = %s"
+SET_NAME = "UPDATE imports SET file_name = %s WHERE workspace_id = %s AND id = %s"
 DELETE = "DELETE FROM imports WHERE workspace_id = %s AND id = %s"
 GIVE_UP = f"{DELETE} AND columns IS NULL"
 GIVE_UP_FILE = """
@@ -212,6 +213,10 @@ class Store:
         """What is to become of the columns."""
         values = (_json(options), _json(columns), self._workspace, import_id)
         self._connection.execute(SET_OPTIONS, values)
+
+    def set_name(self, import_id: UUID, file_name: str) -> None:
+        """What the file is called."""
+        self._connection.execute(SET_NAME, (file_name, self._workspace, import_id))
 
     def set_orders(self, import_id: UUID, orders: Mapping[str, str]) -> None:
         """How dates are written, by column."""

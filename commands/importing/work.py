@@ -12,8 +12,9 @@ from uuid import UUID
 from commands.importing.cells import DateOrder
 from commands.importing.dates import with_orders
 from commands.importing.deciding import Outcome, Result
-from commands.importing.findings import Fault, Finding, ImportRefused, warning
+from commands.importing.findings import Fault, Finding, ImportRefused, error, warning
 from commands.importing.options import ROW_COLUMN, columns_of
+from commands.importing.planning import ImportedRow
 from commands.importing.running import (
     BATCH_ROWS,
     Engine,
@@ -33,6 +34,7 @@ from commands.importing.store import (
 from commands.importing.tables import START, Place, Row, Table
 from commands.jobs.work import JobContext, Work
 from domain.cells import restored
+from domain.entity import Entity
 from domain.job import ItemError, Step
 from eventlog.log import EventLog
 from eventlog.scope import Scope
@@ -122,18 +124,15 @@ class ImportWork(Work):
         results[Result.SKIPPED] += len(others)
         return self._progress(at.behind(rows), results, said)
 
-    def skip(self, cursor: Any, error: Exception) -> Step:
+    def skip(self, cursor: Any, failure: Exception) -> Step:
         """The next row cannot be recorded: it has failed."""
         at, context = _At.of(cursor), self.context
         rows = self._read(at.place, 1)
         with context.log.transaction(context.scope) as connection:
             store = Store(connection, context.scope.workspace_id)
             asked, others = self._asked_for(rows, store)
-            message = f"It could not be recorded: {context.tell(error).error}"
-            failed = [
-                Outcome(row, Result.FAILED, (row.failure("", "not_recorded", message),))
-                for row in map(self._prepared.engine.plan, asked)
-            ]
+            message = f"It could not be recorded: {context.tell(failure).error}"
+            failed = [_not_recorded(row, message) for row in asked]
             said = [*others, *(each for one in failed for each in one.findings)]
             self._keep(store, failed, said)
         results = Counter({Result.FAILED: len(failed), Result.SKIPPED: len(others)})
@@ -228,6 +227,13 @@ def _failure(outcome: Outcome) -> Failure:
     cells = {name: restored(cell) for name, cell in outcome.row.cells.items()}
     findings = [told(each) for each in outcome.findings if each.is_error]
     return Failure(outcome.row.number, cells, findings)
+
+
+def _not_recorded(row: Row, message: str) -> Outcome:
+    """The row as one that failed; it is not planned, for that may be what failed."""
+    found = error(row.number, "", "", "not_recorded", message)
+    planned = ImportedRow(row.number, Entity, None, (), (found,), {}, row.cells)
+    return Outcome(planned, Result.FAILED, planned.findings)
 
 
 def _item_error(finding: Finding) -> ItemError:

@@ -83,7 +83,7 @@ BEGIN
                         WITH CHECK (workspace_id = current_workspace())', name);
     END LOOP;
 END $$;
-GRANT SELECT, INSERT, UPDATE (options, orders, columns, version, findings), DELETE ON imports TO annals_app;
+GRANT SELECT, INSERT, UPDATE (file_name, options, orders, columns, version, findings), DELETE ON imports TO annals_app;
 GRANT SELECT, INSERT, UPDATE (size_bytes, encoding, delimiter, columns, rows, job_id), DELETE
     ON import_files TO annals_app;
 GRANT SELECT, INSERT ON import_parts, import_findings TO annals_app;
