@@ -97,6 +97,8 @@ ACTIONS = {
     "restored": "restore",
     "status_changed": "status_change",
     "stage_changed": "status_change",
+    **{name: name for name in ("requested", "started", "progressed")},
+    **{name: name for name in ("completed", "failed", "cancelled")},
 }
 
 
@@ -162,6 +164,46 @@ class Thing:
         return value if value is None else CONVERSIONS.get(name, str)(value)
 
 
+def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """The row of every job after these events."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for event in events:
+        kind, what = event["topic"].split(".")
+        if kind != "job":
+            continue
+        data, at = event["data"], event["occurred_at"]
+        if what == "requested":
+            found[event["workspace_id"], event["stream_id"]] = {
+                **dict.fromkeys(("failure", "started_at", "ended_at")),
+                **dict.fromkeys(("processed", "succeeded", "failed", "errors_total"), 0),
+                "workspace_id": event["workspace_id"],
+                "id": event["stream_id"],
+                "kind": data["work"],
+                "status": "waiting",
+                "parameters": data["parameters"],
+                "total": data["total"],
+                "counts": {},
+                "errors": {},
+                "command_id": event["metadata"].get("commandId"),
+                "requested_by": event["metadata"]["actor"],
+                "created_at": at,
+            }
+        row = found[event["workspace_id"], event["stream_id"]]
+        row |= {"version": event["stream_version"], "updated_at": at}
+        if what == "started":
+            row |= {"status": "running", "started_at": at}
+        elif what == "progressed":
+            for name in ("total", "processed", "succeeded", "failed", "counts"):
+                row[name] = data[name]
+            row["errors_total"] = data["errorsTotal"]
+            row["errors"] = {**row["errors"], **data["errors"]}
+        elif what in {"completed", "failed", "cancelled"}:
+            row |= {"status": what, "ended_at": at, "failure": data.get("error")}
+        else:
+            assert what == "requested", f"the oracle has never heard of {event['topic']}"
+    return found
+
+
 def recorded_events(connection: Connection, workspaces: Iterable[UUID] = ()) -> list[Row]:
     """The events of these workspaces, or all there are, as they lie in the log."""
     parameters = {"all": not workspaces, "workspaces": list(workspaces)}
@@ -173,6 +215,8 @@ def things(events: Iterable[Row]) -> list[Thing]:
     """What there is and was after these events, in order of appearance."""
     found: dict[UUID, Thing] = {}
     for event in events:
+        if event["topic"].startswith("job."):
+            continue
         thing = found.get(event["stream_id"])
         if thing is None:
             thing = found[event["stream_id"]] = Thing(
@@ -206,6 +250,7 @@ def expected_tables(events: list[Row]) -> Tables:
         tables[TABLE_OF[thing.kind]][(thing.workspace_id, thing.id)] = row
     for table, (counts, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
+    tables["jobs"] = job_rows(events)
     tables["audit"] = {
         (event["workspace_id"], event["position"]): _audit_row(event) for event in events
     }
@@ -214,7 +259,7 @@ def expected_tables(events: list[Row]) -> Tables:
 
 def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
     """The read tables as they are, in the form of `expected_tables`. Asks as a superuser."""
-    names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit")
+    names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs")
     return {name: _read(connection, name, list(workspaces)) for name in names}
 
 

@@ -32,6 +32,7 @@ from eventlog.reading import read_rows_after, to_event
 from eventlog.scope import Scope
 from tests.conftest import Urls
 from tests.domain.examples import EXAMPLES
+from tests.test_event_samples import lives_of_jobs
 
 TRICKY = [
     (b"{}", b"{}"),
@@ -96,7 +97,10 @@ def test_a_message_of_every_topic_is_as_its_schema_says(
 
 
 def live_through_everything(log: EventLog, commands: EntityCommands, scope: Scope) -> None:
-    """One of each kind is created, changed, moved on, deleted and brought back."""
+    """One of each kind is created, changed, moved on, deleted and brought back; jobs end."""
+    with log.scoped(scope):
+        for job in lives_of_jobs(iter(uuid4, None)):
+            log.append(job)
     account = commands.create(scope, Account, {"company": "Host", "type": "partner"}).entity
     assert isinstance(account, Account)
     for example in EXAMPLES:

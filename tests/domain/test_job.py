@@ -1,0 +1,157 @@
+"""Job: it waits, runs, and ends in one of three ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from domain.job import ERRORS_NAMED_MAX, ItemError, Job, JobEnded, JobStatus, Step
+from tests.domain.spec import DAWN, ID, MINUTE, NOON, WORKSPACE
+
+Decide = Callable[[Job], None]
+
+
+def asked(total: int | None = 4) -> Job:
+    """A job that was asked for at dawn."""
+    return Job.request(ID, WORKSPACE, "bulk", {"kind": "account"}, total=total, at=DAWN)
+
+
+def given(*decisions: Decide) -> Job:
+    """A job for which this was decided; what is recorded from now on is pending."""
+    job = asked()
+    for decide in decisions:
+        decide(job)
+    job.collect_events()
+    return job
+
+
+def recorded(job: Job) -> list[str]:
+    """What was recorded, by the topics."""
+    return [event.TOPIC for event in job.collect_events()]  # type: ignore[attr-defined]
+
+
+def pending(job: Job) -> list[Any]:
+    """What was recorded and not collected yet."""
+    return list(job.pending_events)
+
+
+def start(job: Job) -> None:
+    job.start(at=NOON)
+
+
+def step(cursor: Any = 2, succeeded: int = 2, **facts: Any) -> Decide:
+    return lambda job: job.progress(Step(cursor, succeeded, **facts), at=NOON)
+
+
+def complete(job: Job) -> None:
+    step(4, 4, done=True)(job)
+
+
+def fail(job: Job) -> None:
+    job.fail({"code": "E4500", "error": "No."}, at=NOON)
+
+
+def cancel(job: Job) -> None:
+    job.cancel(at=NOON)
+
+
+def test_one_that_is_asked_for_waits() -> None:
+    job = asked()
+    assert recorded(job) == ["job.requested"]
+    assert (job.status, job.processed, job.cursor) == (JobStatus.WAITING, 0, None)
+    assert (job.work, job.parameters, job.total) == ("bulk", {"kind": "account"}, 4)
+    assert job.is_open
+
+
+def test_a_worker_takes_it_up_once() -> None:
+    job = given()
+    start(job)
+    start(job)
+    assert recorded(job) == ["job.started"]
+    assert job.status is JobStatus.RUNNING
+
+
+def test_steps_add_up() -> None:
+    job = given(start)
+    error = ItemError(2, "It is deleted.", "E5003", {"id": "a", "column": None}, kept=["x"])
+    step(2, 1, failed=1, errors=[error], counts={"created": 1})(job)
+    first: Any = job.pending_events[-1]
+    assert first.errors == {"1": {"row": 2, "error": "It is deleted.", "code": "E5003", "id": "a"}}
+    step(4, 2, counts={"created": 1, "updated": 1}, done=True)(job)
+    assert recorded(job) == ["job.progressed", "job.progressed", "job.completed"]
+    assert (job.processed, job.succeeded, job.failed, job.cursor) == (4, 3, 1, 4)
+    assert job.counts == {"created": 2, "updated": 1}
+    assert (job.errors_total, job.status) == (1, JobStatus.COMPLETED)
+
+
+def test_only_the_first_errors_are_named() -> None:
+    job = given(start)
+    many = [ItemError(row, "No.") for row in range(1, 81)]
+    step(80, 0, failed=80, errors=many)(job)
+    step(160, 0, failed=80, errors=many)(job)
+    first, second = pending(job)
+    assert list(first.errors) == [str(number) for number in range(1, 81)]
+    assert list(second.errors) == [str(number) for number in range(81, ERRORS_NAMED_MAX + 1)]
+    assert job.errors_total == 160
+
+
+def test_the_total_may_become_known_on_the_way() -> None:
+    job = asked(total=None)
+    step(2, 2, total=7)(job)
+    assert job.total == 7
+    step(4, 2)(job)
+    assert job.total == 7
+
+
+def test_one_that_cannot_go_on_fails_and_says_why() -> None:
+    job = given(start)
+    fail(job)
+    assert pending(job)[-1].error == {"code": "E4500", "error": "No."}
+    assert recorded(job) == ["job.failed"]
+    assert job.status is JobStatus.FAILED
+
+
+@pytest.mark.parametrize("before", [(), (start,), (start, step())])
+def test_whoever_waits_or_runs_can_be_cancelled_once(before: tuple[Decide, ...]) -> None:
+    job = given(*before)
+    cancel(job)
+    cancel(job)
+    assert recorded(job) == ["job.cancelled"]
+    assert job.status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("end", [complete, fail, cancel])
+@pytest.mark.parametrize("decide", [start, step(), fail, cancel])
+def test_what_has_ended_does_not_go_on(end: Decide, decide: Decide) -> None:
+    if end is cancel and decide is cancel:
+        return
+    job = given(start, end)
+    with pytest.raises(JobEnded) as refused:
+        decide(job)
+    assert refused.value == JobEnded(ID, job.status)
+    assert recorded(job) == []
+    assert not job.is_open
+
+
+def test_a_clock_that_is_behind_does_not_hinder() -> None:
+    job = given(start)
+    job.progress(Step(1, 1), at=DAWN - MINUTE)
+    assert job.pending_events[-1].timestamp == NOON
+
+
+def test_its_events_carry_it_to_where_it_is() -> None:
+    def fold(events: Iterable[Any]) -> Any:
+        job = None
+        for event in events:
+            job = event.mutate(job)
+        return job
+
+    job = asked()
+    start(job)
+    step(2, 1, failed=1, errors=[ItemError(2, "No.")], counts={"created": 1})(job)
+    complete(job)
+    assert fold(job.collect_events()) == job
+    assert isinstance(job.modified_on, datetime)
