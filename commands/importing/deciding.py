@@ -136,6 +136,7 @@ class _Deciding:
         self._now = now
         self._made: set[UUID] = set()
         self._contacts: dict[tuple[UUID, Key], UUID] = {}
+        self._contact_ids: dict[tuple[UUID, int], UUID] = {}
         self._entities: dict[UUID, Entity] = {}
         """What was there before this batch, as far as it matters."""
         self._changed: dict[UUID, Entity] = {}
@@ -269,7 +270,11 @@ class _Deciding:
         return entity is not None and not entity.is_deleted
 
     def _contact_id(self, account_id: UUID, row: ImportedRow) -> UUID:
-        return self._ids.of("contact", str(account_id), *_contact_key(row))
+        found = self._contact_ids.get((account_id, row.number))
+        if found is None:
+            found = self._ids.of("contact", str(account_id), *_contact_key(row))
+            self._contact_ids[account_id, row.number] = found
+        return found
 
     def _say(self, row: ImportedRow, result: Result, *more: Finding) -> None:
         self._outcomes.append(Outcome(row, result, (*row.findings, *more)))

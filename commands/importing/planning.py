@@ -142,6 +142,7 @@ class RowPlanner:
         self._directory = directory
         self._now = now
         self._column_of = {column.field: column.name for column in self._columns}
+        self._corrects = {*options.corrections, *options.known}
 
     def plan_row(self, row: Row) -> ImportedRow:
         """What is to be recorded for this row, and all that there is to say about it."""
@@ -172,7 +173,7 @@ class RowPlanner:
         contact: Facts | None = None
         fields = {name: value for step in planned.steps for name, value in step.fields.items()}
         try:
-            facts = planned.kind.FIELDS.facts(fields)
+            facts = planned.kind.FIELDS.checked(fields)
         except InvalidFields as invalid:
             if self._may_lack(invalid):
                 facts = canonical(planned.kind, fields)
@@ -180,12 +181,16 @@ class RowPlanner:
                 found += planned.refused(invalid)
         if draft.contact:
             try:
-                contact = Contact.FIELDS.facts(_named(draft.contact))
+                contact = Contact.FIELDS.checked(_named(draft.contact))
             except InvalidFields as invalid:
                 found += planned.refused(InvalidFields(list(map(_of_contact, invalid.errors))))
         findings = (*planned.findings, *found)
+        steps = planned.steps
+        if len(steps) == 1 and facts:
+            steps = (replace(steps[0], fields=facts),)
         return replace(
             planned,
+            steps=steps,
             findings=findings,
             facts=facts,
             contact=contact,
@@ -207,7 +212,9 @@ class RowPlanner:
             return
         if not text and column.default:
             draft.defaulted.add(column.field)
-        text = self._corrected(draft, column, text or column.default)
+        text = text or column.default
+        if column.name in self._corrects:
+            text = self._corrected(draft, column, text)
         if column.field == ACCOUNT:
             self._take_account(draft, column, text)
         elif not text:
@@ -301,7 +308,7 @@ class RowPlanner:
                 if at - now >= DAY:
                     draft.error(name, at.date().isoformat(), "in_future", "It has yet to happen.")
                 at = now  # the day has begun somewhere on earth
-            timed.append(replace(step, at=at))
+            timed.append(step if at is step.at else replace(step, at=at))
         return tuple(timed)
 
 
