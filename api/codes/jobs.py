@@ -15,7 +15,7 @@ WORK_ENDED = ErrorCode(
     "E5030",
     409,
     "The job has ended already.",
-    "`status` says how. What it did is not undone by cancelling: POST /api/undo with its"
+    "`endedAs` says how. What it did is not undone by cancelling: POST /api/undo with its"
     " `commandId` takes it back.",
 )
 BULK_REFUSED = ErrorCode(

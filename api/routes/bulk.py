@@ -138,12 +138,16 @@ class _Asked:
                 by_alias=True, exclude_none=True
             )
         except ValidationError as error:
-            faults = field_errors(error)
-            named = [FieldError(f"filter.{each.field}", each.kind, each.message) for each in faults]
-            raise InvalidFields(named) from None
+            raise InvalidFields(_of_filter(field_errors(error))) from None
         search = filters.pop("search", None)
         wanted = {name: str(value) for name, value in filters.items() if value != ALL}
         return ListQuery(workspace_id, wanted, search or None)
+
+
+def _of_filter(faults: list[FieldError]) -> list[FieldError]:
+    """One fault for each filter, by its name."""
+    named = {f"filter.{each.field.split('.')[0]}": each for each in reversed(faults)}
+    return [FieldError(name, each.kind, each.message) for name, each in named.items()]
 
 
 @ROUTER.post(
