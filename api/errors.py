@@ -31,6 +31,8 @@ from api import codes
 from api.codes import CODES
 from api.codes.code import ErrorCode
 from commands.idempotency import KeyInFlight, KeyReused
+from commands.importing.findings import Fault, ImportRefused
+from commands.imports import ImportStarted, ImportUnderWay, NothingToMend
 from commands.jobs.work import Told
 from domain import refusals
 from domain.job import JobEnded
@@ -69,6 +71,9 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.TimeTaken: codes.TIME_TAKEN,
         refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
         JobEnded: codes.WORK_ENDED,
+        ImportUnderWay: codes.IMPORT_UNDER_WAY,
+        ImportStarted: codes.IMPORT_STARTED,
+        NothingToMend: codes.NOTHING_TO_MEND,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,
@@ -77,6 +82,19 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
     }
 )
 """What the domain and the commands refuse, by code."""
+
+OF_FAULT: Mapping[Fault, ErrorCode] = MappingProxyType(
+    {
+        Fault.EMPTY: codes.IMPORT_EMPTY,
+        Fault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
+        Fault.NO_TABLE: codes.NOT_A_TABLE,
+        Fault.ENCODING: codes.WRONG_ENCODING,
+        Fault.OPTIONS: codes.IMPORT_OPTIONS,
+        Fault.KIND: codes.NOT_IMPORTABLE,
+        Fault.UNREADABLE: codes.IMPORT_GONE,
+    }
+)
+"""What is wrong with an import as a whole, by code."""
 
 TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT, codes.TOO_MANY_EXPORTS_OF_WORKSPACE})
 """What is worth asking again soon, besides everything that is 503."""
@@ -160,6 +178,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, refusals.InvalidFields):
         return invalid_fields(error.errors)
+    if isinstance(error, ImportRefused):
+        return ApiError(OF_FAULT[error.fault], str(error))
     if isinstance(error, Refusal):
         return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
     if isinstance(error, RequestValidationError):

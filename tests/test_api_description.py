@@ -25,7 +25,11 @@ PUBLIC = {"listErrors", "getError", "liveness", "health", "readiness", "metrics"
 EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:(]\s*["']?(?:https?:)?//[^"' )]+""")
 
 
-MEDIA_TYPES = {"metrics": "text/plain", "followJob": "text/event-stream"}
+MEDIA_TYPES = {
+    "metrics": "text/plain",
+    "followJob": "text/event-stream",
+    "getFailedRows": "text/csv",
+}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
