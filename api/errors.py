@@ -33,6 +33,8 @@ from api.codes import CODES
 from api.codes.code import ErrorCode
 from commands.bulk import BulkRefused, ItemOutcome
 from commands.idempotency import KeyInFlight, KeyReused
+from commands.importing.findings import Fault, ImportRefused
+from commands.imports import ImportStarted, ImportUnderWay, NothingToMend
 from commands.jobs.work import Told
 from domain import phone, refusals, sms
 from domain.job import JobEnded
@@ -84,6 +86,9 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
         sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
         BulkRefused: codes.BULK_REFUSED,
+        ImportUnderWay: codes.IMPORT_UNDER_WAY,
+        ImportStarted: codes.IMPORT_STARTED,
+        NothingToMend: codes.NOTHING_TO_MEND,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,
@@ -92,6 +97,19 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
     }
 )
 """What the domain and the commands refuse, by code."""
+
+OF_FAULT: Mapping[Fault, ErrorCode] = MappingProxyType(
+    {
+        Fault.EMPTY: codes.IMPORT_EMPTY,
+        Fault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
+        Fault.NO_TABLE: codes.NOT_A_TABLE,
+        Fault.ENCODING: codes.WRONG_ENCODING,
+        Fault.OPTIONS: codes.IMPORT_OPTIONS,
+        Fault.KIND: codes.NOT_IMPORTABLE,
+        Fault.UNREADABLE: codes.IMPORT_GONE,
+    }
+)
+"""What is wrong with an import as a whole, by code."""
 
 TRY_AGAIN = frozenset(
     {
@@ -184,6 +202,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, BulkRefused):
         outcomes = [failed_item(each) for each in error.outcomes]
         return ApiError(OF_REFUSAL[BulkRefused], outcomes=outcomes)
+    if isinstance(error, ImportRefused):
+        return ApiError(OF_FAULT[error.fault], str(error))
     if isinstance(error, Refusal):
         return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
     if isinstance(error, RequestValidationError):

@@ -23,6 +23,7 @@ from api.realtime.tables import Tables
 from api.settings import Settings
 from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
+from commands.imports import ImportCommands
 from commands.jobs.requests import JobCommands
 from commands.leads import LeadCommands
 from commands.merging import MergeCommands
@@ -80,6 +81,7 @@ class Services:
     """For health and metrics."""
     exports: ExportDesk
     jobs: JobCommands
+    imports: ImportCommands
     bulk: BulkCommands
     job_feed: JobFeed
     hub: Hub
@@ -142,6 +144,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await hub.start()
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints)
+        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
         try:
             yield Services(
                 settings=settings,
@@ -161,7 +164,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
                 exports=exports,
-                jobs=JobCommands(writing.log, clock=now, new_id=new_id),
+                jobs=jobs,
+                imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
                 bulk=BulkCommands(writing.log, clock=now),
                 job_feed=job_feed,
                 hub=hub,

@@ -32,6 +32,7 @@ MEDIA_TYPES = {
     "metrics": "text/plain",
     "followJob": "text/event-stream",
     "followChanges": "text/event-stream",
+    "getFailedRows": "text/csv",
 }
 
 
