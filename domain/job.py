@@ -80,7 +80,7 @@ class JobEnded(Refusal):
     """The job has ended already."""
 
     job_id: UUID
-    status: str
+    ended_as: str
 
 
 class JobEvent(EntityEvent):

@@ -25,7 +25,7 @@ from tests.pages import Pages
 SEED = 7
 KEYS_OF = ("company", "email", "phone")
 KEYS = [f"{reason}_{what}" for reason in KEYS_OF for what in ("keys", "counts")]
-TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", *KEYS]
+TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs", *KEYS]
 
 every_table = pytest.mark.parametrize("table", TABLES)
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
