@@ -121,5 +121,15 @@ def live_through_everything(log: EventLog, commands: EntityCommands, scope: Scop
         entity.delete(at=at)
         if kind.TOPIC + ".restored" in EVENTS:
             entity.restore(at=at)
+        if kind.BELONGS_TO_ACCOUNT:
+            entity.leave(account.id, at=at)
+            entity.arrive(account.id, at=at)
+        if kind.TOPIC + ".merged" in EVENTS:
+            other = commands.create(
+                scope, kind, entity.facts, account_id=entity.account_id, occurred_at=at
+            ).entity
+            entity.take_over(other, {**entity.facts, "customFields": {}}, at=at, moved={"note": 1})
+            with log.scoped(scope):
+                log.append(other)
         with log.scoped(scope):
             log.append(entity)
