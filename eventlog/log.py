@@ -260,7 +260,7 @@ class EventLog(Application[UUID]):
         rows = self._in_transaction().execute(SELECT_HANGING_ON, parameters)
         hanging: dict[UUID, list[Entity]] = {account_id: [] for account_id in account_ids}
         for entity in self._evolved(rows).values():
-            if entity.account_id in hanging:
+            if isinstance(entity, Entity) and entity.account_id in hanging:
                 hanging[entity.account_id].append(entity)
         return hanging
 
