@@ -4,7 +4,6 @@ No postponed annotations here: the framework evaluates those of functions within
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,7 +15,6 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from api import codes
 from api.auth import Caller, Permission, may
 from api.bodies import JSON_TYPE, Body, body_of
-from api.codes.code import ErrorCode
 from api.conditions import (
     POSITION_MAX,
     await_position,
@@ -43,6 +41,7 @@ from api.description import (
     problems,
     success,
 )
+from api.entity_shape import Shape
 from api.errors import ApiError
 from api.export_routes import add_export
 from api.idempotency import OnceOf
@@ -67,7 +66,6 @@ from readmodels.details import detail
 from readmodels.lists import LISTS, ListQuery, list_page
 from readmodels.merged import merged_into
 from readmodels.pool import AsyncConnection
-from readmodels.spec import ListSpec
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of, representation
 from replay.history import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, entity_history
 
@@ -76,57 +74,6 @@ ACCOUNT_ID = "accountId"
 EntityId = Annotated[UUID, Path(alias="id", examples=[EXAMPLE_ID])]
 ServicesOf = Annotated[Services, Depends(services_of)]
 Versions = Annotated[list[int] | None, Depends(if_match)]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the routes of one kind have to know."""
-
-    kind: type[Entity]
-    example: Mapping[str, Any]
-    """Fields that make a valid new one, as the description shows them."""
-    reads: tuple[str, ...]
-    """The projections behind lists and reads."""
-    write: Permission
-    """What changing one takes."""
-    spec: ListSpec
-
-    @property
-    def name(self) -> str:
-        """`Account`."""
-        return self.kind.__name__
-
-    @property
-    def names(self) -> str:
-        """`Accounts`."""
-        return self.kind.PLURAL.capitalize()
-
-    @property
-    def a_name(self) -> str:
-        """`an account`."""
-        return ("an " if self.kind.KIND[0] in "aeiou" else "a ") + self.kind.KIND
-
-    @property
-    def links(self) -> list[ErrorCode]:
-        """How coming to be may be refused for what there is besides."""
-        of_account = [codes.ACCOUNT_UNAVAILABLE] if self.kind.BELONGS_TO_ACCOUNT else []
-        return [*of_account, *self.claims]
-
-    @property
-    def claims(self) -> list[ErrorCode]:
-        """How taking time may be refused; an account brings back what hung on it."""
-        may_claim = self.kind.CLAIMS_TIME or self.kind.KIND == "account"
-        return [codes.TIME_TAKEN] if may_claim else []
-
-    def shown(self) -> dict[str, Any]:
-        """An example of one as answers show it."""
-        return shown(self.example)
-
-
-def shown(example: Mapping[str, Any]) -> dict[str, Any]:
-    """An example of one with these fields, as answers show it."""
-    stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
-    return {"id": EXAMPLE_ID, **example, **stamps}
 
 
 def entity_routes(

@@ -28,7 +28,8 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import EntityId, ServicesOf, Versions, shown, written
+from api.entity_routes import EntityId, ServicesOf, Versions, written
+from api.entity_shape import shown
 from api.idempotency import OnceOf
 from api.request import room_for_writes
 from domain.entity import Entity

@@ -450,7 +450,7 @@ def test_what_the_gateway_did_not_sign_is_refused(delivery: Delivery, case: str)
     url, form, signature = BAD[case](delivery.url, form)
     headers = {"X-Twilio-Signature": signature}
     answer = httpx.post(url, data=form, headers=headers, verify=False)
-    assert code_of(answer) == (403, "E4010")
+    assert code_of(answer) == (403, "E1010")
     assert delivery.sms not in answer.text
     assert delivery.shown()["status"] == "sent"
 
@@ -471,7 +471,7 @@ def test_where_nobody_signs_nobody_is_believed(api: Api) -> None:
     """The gateway that only logs gives no receipts."""
     query = f"workspaceId={uuid4()}&smsId={uuid4()}"
     answer = api.client().post(f"{RECEIPTS}?{query}", data={"MessageStatus": "delivered"})
-    assert code_of(answer) == (403, "E4010")
+    assert code_of(answer) == (403, "E1010")
 
 
 def test_the_gateway_that_only_logs_tells_neither_number_nor_text(

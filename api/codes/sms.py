@@ -1,4 +1,4 @@
-"""E2100 to E2109, E4010 to E4019, E5070 to E5079: text messages."""
+"""E1010, E2100 to E2109, E4011 to E4019, E5070 to E5079: text messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHONE_UNUSABLE = ErrorCode(
     " it has to begin with `+`.",
 )
 RECEIPT_NOT_SIGNED = ErrorCode(
-    "E4010",
+    "E1010",
     403,
     "The signature is not right.",
     "X-Twilio-Signature does not fit the request under ANNALS_SMS_TWILIO_TOKEN, or"

@@ -269,7 +269,7 @@ def _form(content: bytes) -> list[tuple[str, str]]:
 def _require_signed(
     request: Request, services: Services, form: list[tuple[str, str]], given: str
 ) -> None:
-    """Raise 403 (E4010) unless the gateway of the settings has signed this request.
+    """Raise 403 (E1010) unless the gateway of the settings has signed this request.
 
     By the address that the gateway was told: what a proxy makes of it is none of its business.
     """
