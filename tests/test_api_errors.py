@@ -42,7 +42,12 @@ GIVEN = {
     "E4001": "Request timed out.",
     "E5001": "Cannot delete an organization with active opportunities.",
 }
-FAMILIES = {"1": {401, 403}, "3": {500, 503}, "4": {408, 500, 503, 504}, "5": {404, 409, 410, 412, 422}}
+FAMILIES = {
+    "1": {401, 403},
+    "3": {429, 500, 503},
+    "4": {408, 500, 503, 504},
+    "5": {404, 409, 410, 412, 422, 429},
+}
 
 
 def test_the_dictionary_is_complete() -> None:
