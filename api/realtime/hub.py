@@ -96,9 +96,10 @@ class Hub:
 
     def statistics(self) -> Mapping[str, int]:
         """Subscribers now; those cut off and facts told so far. For metrics."""
+        being_cut_off = sum(each.ended is Reason.SLOW for each in list(self._subscribers))
         return {
             "subscribers": len(self._subscribers),
-            "cut_off": self._cut_off,
+            "cut_off": self._cut_off + being_cut_off,
             "facts": self._facts_told,
         }
 
