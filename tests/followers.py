@@ -32,23 +32,35 @@ class Told:
         return int(self.data["position"])
 
 
-def parsed(lines: Iterable[str]) -> Iterator[Told]:
-    """Events out of the lines of a stream; comments and heartbeats too, as `heartbeat`."""
-    event, data, place = "", "", None
-    for line in lines:
+class Parser:
+    """Makes events out of the lines of a stream; of the comments heartbeats."""
+
+    def __init__(self) -> None:
+        self._event, self._data, self._place = "", "", ""
+
+    def feed(self, line: str) -> Iterator[Told]:
+        """The event that ends with this line, if one does."""
         name, _, value = line.partition(": ")
         if name == "event":
-            event = value
+            self._event = value
         elif name == "data":
-            data = value
+            self._data = value
         elif name == "id":
-            place = int(value)
+            self._place = value
         elif line == ": heartbeat":
-            event, data = "heartbeat", "null"
+            self._event, self._data = "heartbeat", "null"
         elif not line:
-            if event:
-                yield Told(event, place, orjson.loads(data))
-            event, data, place = "", "", None
+            if self._event:
+                place = int(self._place) if self._place else None
+                yield Told(self._event, place, orjson.loads(self._data))
+            self._event, self._data, self._place = "", "", ""
+
+
+def parsed(lines: Iterable[str]) -> Iterator[Told]:
+    """Events out of the lines of a stream."""
+    parser = Parser()
+    for line in lines:
+        yield from parser.feed(line)
 
 
 class Stream:
