@@ -22,6 +22,7 @@ OPERATIONS = {
     for method, operation in methods.items()
 }
 PUBLIC = {"listErrors", "getError", "liveness", "health", "readiness", "metrics"}
+OTHER_MEDIA_TYPES = {"metrics": "text/plain", "followChanges": "text/event-stream"}
 EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:(]\s*["']?(?:https?:)?//[^"' )]+""")
 
 
@@ -39,7 +40,7 @@ def test_every_route_is_described(name: str) -> None:
         if method != "get" and operation["tags"] != ["operation"]:
             assert "Annals-Position" in responses[status]["headers"]
         if status != "204":
-            media_type = "text/plain" if name == "metrics" else "application/json"
+            media_type = OTHER_MEDIA_TYPES.get(name, "application/json")
             assert responses[status]["content"][media_type]["example"]
     for content in operation.get("requestBody", {}).get("content", {}).values():
         assert content["example"]

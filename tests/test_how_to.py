@@ -17,7 +17,7 @@ from tests.test_quickstart import LAUNCHER, Clone, lines, steps
 
 SERVES = "./annals demo --accounts 100"
 """How each of the documents begins, in the first terminal."""
-DOCUMENTS = ("write-a-projection", "back-up-and-restore", "migrate")
+DOCUMENTS = ("write-a-projection", "back-up-and-restore", "migrate", "follow-changes")
 STOP_WAIT_S = 60.0
 QUERY = re.compile(r"^```sql\n(SELECT.*?)^```$", re.MULTILINE | re.DOTALL)
 

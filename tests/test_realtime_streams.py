@@ -161,7 +161,7 @@ def test_one_key_and_one_process_have_their_limits(office: Office) -> None:
         for _ in range(PER_KEY_MAX):
             follow(tokens[0])
         refused = office.api.client(tokens[0]).get(FOLLOW)
-        assert (refused.status_code, refused.json()["code"]) == (429, "E3011")
+        assert (refused.status_code, refused.json()["code"]) == (429, "E2112")
         assert refused.json()["max"] == PER_KEY_MAX
         assert refused.headers["Retry-After"]
         for _ in range(SUBSCRIBERS_MAX - PER_KEY_MAX):
@@ -346,7 +346,7 @@ def test_a_stop_ends_streams_and_begins_no_new_ones(urls: Urls) -> None:
             assert rest.result(HEARD_WITHIN_S)[-1].data == {"reason": "shutdown"}
             assert told.next("end").data == {"reason": "shutdown"}
             refused = client.get(FOLLOW)
-            assert (refused.status_code, refused.json()["code"]) == (503, "E3012")
+            assert (refused.status_code, refused.json()["code"]) == (503, "E3011")
 
 
 def test_nothing_is_read_while_nobody_follows(office: Office, urls: Urls) -> None:

@@ -19,6 +19,13 @@ POSITION_AHEAD = ErrorCode(
     " another installation, or the log was restored from an older backup: read anew what is shown,"
     " and follow from now on, without a Last-Event-ID.",
 )
+TOO_MANY_OF_KEY = ErrorCode(
+    "E2112",
+    429,
+    "This API key follows changes too many times at once.",
+    "The limit is ANNALS_REALTIME_SUBSCRIBERS_PER_KEY_MAX for each process; `max` tells it. Close"
+    " streams that nobody reads.",
+)
 TOO_MANY_SUBSCRIBERS = ErrorCode(
     "E3010",
     503,
@@ -26,15 +33,8 @@ TOO_MANY_SUBSCRIBERS = ErrorCode(
     "This process has as many subscribers as ANNALS_REALTIME_SUBSCRIBERS_MAX allows; `max` tells"
     " it.",
 )
-TOO_MANY_OF_KEY = ErrorCode(
-    "E3011",
-    429,
-    "This API key follows changes too many times at once.",
-    "The limit is ANNALS_REALTIME_SUBSCRIBERS_PER_KEY_MAX for each process; `max` tells it. Close"
-    " streams that nobody reads.",
-)
 STREAMS_END = ErrorCode(
-    "E3012",
+    "E3011",
     503,
     "The service is stopping and begins no new streams.",
     "Another process, or this one after its restart, goes on from Last-Event-ID.",

@@ -105,7 +105,7 @@ class Hub:
 
     @contextmanager
     def admitted(self, interest: Interest, wire: Wire) -> Iterator[Subscriber]:
-        """A subscriber, for as long as the block lasts. Raises 503 (E3010, E3012), 429 (E3011)."""
+        """A subscriber, for as long as the block lasts. Raises 503 (E3010, E3011), 429 (E2112)."""
         self._require_room(interest.caller)
         subscriber = Subscriber(interest, wire, self._settings.realtime_queue_max)
         workspace_id, key_id = interest.wanted.workspace_id, subscriber.key_id
