@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,8 +72,15 @@ class Services:
 
 
 @contextmanager
-def open_writing(settings: Settings, metrics: Metrics | None = None) -> Iterator[Writing]:
-    """The log and its commands, for as long as the block lasts. Needs `app_url`."""
+def open_writing(
+    settings: Settings,
+    metrics: Metrics | None = None,
+    told: Sequence[Callable[[], None]] = (),
+) -> Iterator[Writing]:
+    """The log and its commands, for as long as the block lasts. Needs `app_url`.
+
+    `told` are called after each append, in its thread, besides the hint to other processes.
+    """
     url = app_url(settings)
     metrics = metrics or Metrics()
     hinter = Hinter(url)
@@ -81,7 +88,13 @@ def open_writing(settings: Settings, metrics: Metrics | None = None) -> Iterator
     with write_pool(url, max_size=settings.write_threads_max) as pool:
         try:
             metrics.pools["write"] = pool.get_stats
-            log = EventLog(pool, after_append=hinter.hint, observe_append=metrics.append)
+
+            def after_append() -> None:
+                hinter.hint()
+                for tell in told:
+                    tell()
+
+            log = EventLog(pool, after_append=after_append, observe_append=metrics.append)
             yield Writing(log, EntityCommands(log, clock=now, new_id=new_id), pool)
         finally:
             hinter.close()
@@ -94,8 +107,9 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     reads = ReadPool(url, max_size=settings.read_connections_max)
     checkpoints = Checkpoints(url)
     lookout = Lookout(url, stall_after_s=settings.stall_after_s)
+    told: list[Callable[[], None]] = []
     with (
-        open_writing(settings, metrics) as writing,
+        open_writing(settings, metrics, told) as writing,
         write_pool(url, max_size=AS_OF_CONNECTIONS) as history,
     ):
         metrics.pools |= {"read": reads.statistics, "history": history.get_stats}
@@ -103,6 +117,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         authenticator = Authenticator(reads, writing.log, now)
         hub = Hub(url, reads, Tables(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
+        told.append(hub.hint)
         await hub.start()
         await checkpoints.start()
         try:

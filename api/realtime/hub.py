@@ -80,6 +80,10 @@ class Hub:
         checks = self._every(self._settings.realtime_key_check_s, self._check_keys)
         self._tasks = [asyncio.create_task(beats), asyncio.create_task(checks)]
 
+    def hint(self) -> None:
+        """Somebody appended in this process. From any thread."""
+        self._reader.hint()
+
     async def stop(self) -> None:
         """End all streams and stop reading."""
         self.close()
