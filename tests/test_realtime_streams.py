@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psycopg
 import pytest
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 from api.embedded import Cluster
 from tests.api_server import Api, Office, after, running_api
@@ -327,26 +328,45 @@ def test_a_log_that_is_shorter_than_before_ends_streams(office: Office, urls: Ur
             connection.execute("SELECT setval('events_position_seq', %s)", (last,))
 
 
-def test_a_stop_ends_streams_and_begins_no_new_ones(urls: Urls) -> None:
-    with running_api(urls.owner, urls.app, urls.projector) as api:
-        office = api.office()
-        client = office.client()
-        with ThreadPoolExecutor(1) as others, socket_of(api, office.token("member")) as connection:
-            told = messages(connection)
-            told.next("open")
-
-            def to_the_end() -> list[Told]:
-                with following(client) as stream:
-                    stream.next("open")
-                    return stream.rest()
-
-            rest = others.submit(to_the_end)
+def test_a_stop_of_the_server_ends_streams(urls: Urls) -> None:
+    with ThreadPoolExecutor(2) as followers:
+        with running_api(urls.owner, urls.app, urls.projector) as api:
+            token = api.office().token("member")
+            by_events = followers.submit(to_the_end, api, token)
+            by_socket = followers.submit(to_the_end_by_socket, api, token)
             until(lambda: statistics(api)["subscribers"] == 2)
-            api.app.state.stopping.set()
-            assert rest.result(HEARD_WITHIN_S)[-1].data == {"reason": "shutdown"}
-            assert told.next("end").data == {"reason": "shutdown"}
-            refused = client.get(FOLLOW)
-            assert (refused.status_code, refused.json()["code"]) == (503, "E3011")
+        # Here the server has stopped, and it did not have to wait until its patience ended.
+        assert by_events.result(HEARD_WITHIN_S).data == {"reason": "shutdown"}
+        assert by_socket.result(HEARD_WITHIN_S) == 1012
+
+
+def to_the_end(api: Api, token: str) -> Told:
+    """Follow until the stream ends; what was heard last."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with (
+        httpx.Client(base_url=api.url, headers=headers, verify=False) as client,
+        following(client) as stream,
+    ):
+        return stream.rest()[-1]
+
+
+def to_the_end_by_socket(api: Api, token: str) -> int:
+    """Follow until the WebSocket is closed; by which code."""
+    with socket_of(api, token) as connection:
+        try:
+            while connection.recv(timeout=HEARD_WITHIN_S):
+                pass
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd is not None else 0
+    return 0
+
+
+def test_a_server_that_stops_begins_no_new_streams(urls: Urls) -> None:
+    with running_api(urls.owner, urls.app, urls.projector) as api:
+        client = api.office().client("member")
+        api.app.state.stopping.set()
+        refused = client.get(FOLLOW)
+        assert (refused.status_code, refused.json()["code"]) == (503, "E3011")
 
 
 def test_nothing_is_read_while_nobody_follows(office: Office, urls: Urls) -> None:
