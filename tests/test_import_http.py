@@ -76,7 +76,7 @@ def do(office: Office, content: str, kind: str = "accounts", **changes: Any) -> 
 
 
 def items(office: Office, plural: str = "accounts") -> list[dict[str, Any]]:
-    query = {"sortBy": "created_at", "sortOrder": "asc", "pageSize": 500}
+    query: dict[str, Any] = {"sortBy": "created_at", "sortOrder": "asc", "pageSize": 500}
     found: list[dict[str, Any]] = (
         office.client().get(f"/api/{plural}", params=query).json()["items"]
     )
