@@ -384,7 +384,10 @@ ROWS_OF_ACCOUNTS = st.lists(
 
 
 @settings(
-    max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(before=ROWS_OF_ACCOUNTS, rows=ROWS_OF_ACCOUNTS, mode=st.sampled_from(list(Mode)))
 def test_a_preview_is_what_then_happens(
