@@ -30,6 +30,7 @@ from starlette.exceptions import HTTPException
 from api import codes
 from api.codes import CODES
 from api.codes.code import ErrorCode
+from commands.bulk import BulkRefused, ItemOutcome
 from commands.idempotency import KeyInFlight, KeyReused
 from commands.importing.findings import Fault, ImportRefused
 from commands.imports import ImportStarted, ImportUnderWay, NothingToMend
@@ -74,6 +75,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         ImportUnderWay: codes.IMPORT_UNDER_WAY,
         ImportStarted: codes.IMPORT_STARTED,
         NothingToMend: codes.NOTHING_TO_MEND,
+        BulkRefused: codes.BULK_REFUSED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,
@@ -180,6 +182,9 @@ def as_api_error(error: Exception) -> ApiError:
         return invalid_fields(error.errors)
     if isinstance(error, ImportRefused):
         return ApiError(OF_FAULT[error.fault], str(error))
+    if isinstance(error, BulkRefused):
+        outcomes = [failed_item(each) for each in error.outcomes]
+        return ApiError(OF_REFUSAL[BulkRefused], outcomes=outcomes)
     if isinstance(error, Refusal):
         return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
     if isinstance(error, RequestValidationError):
@@ -195,18 +200,19 @@ def told(error: Exception) -> Told:
     return Told(as_told.code.code, as_told.detail or as_told.code.title)
 
 
-def problem_of(error: Exception) -> dict[str, Any]:
-    """The error as an answer tells it of one of several things: `{code, title, detail, …}`."""
-    found = as_api_error(error)
-    shown: dict[str, Any] = {
+def failed_item(item: ItemOutcome) -> dict[str, Any]:
+    """One of several things that could not be done: `{id, status, problem: {code, …}}`."""
+    assert item.error is not None
+    found = as_api_error(item.error)
+    problem: dict[str, Any] = {
         **found.facts,
         "code": found.code.code,
         "title": found.code.title,
         "detail": found.detail or found.code.title,
     }
     if found.errors:
-        shown["errors"] = [_told(each) for each in found.errors]
-    return shown
+        problem["errors"] = [_told(each) for each in found.errors]
+    return {"id": str(item.entity_id), "status": found.code.status, "problem": problem}
 
 
 def invalid_fields(errors: Sequence[FieldError]) -> ApiError:

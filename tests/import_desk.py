@@ -45,10 +45,9 @@ class Desk:
         path.write_bytes(text.encode(encoding))
         return path
 
-    def hand_in(
-        self, plural: str, file: str | Path, *, dry_run: bool = False, **options: Any
-    ) -> ImportResult:
-        """Import a file, or text that becomes one."""
+    def hand_in(self, plural: str, file: str | Path, **options: Any) -> ImportResult:
+        """Import a file, or text that becomes one; with `dry_run` nothing is written."""
+        dry_run = options.pop("dry_run", False)
         path = self.file(file) if isinstance(file, str) else file
         given = ImportOptions(IMPORTABLE[plural], **options)
         return run_import(self.settings, self.workspace, given, open_table(path), dry_run=dry_run)

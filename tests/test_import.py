@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from eventsourcing.persistence import IntegrityError
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from psycopg_pool import ConnectionPool
 
 from api.commandline import CommandError
@@ -26,6 +29,7 @@ from api.wiring import new_id, now, open_writing
 from commands.entities import EntityCommands
 from commands.importing.cells import DateOrder
 from commands.importing.findings import ImportRefused
+from commands.importing.options import Mode
 from commands.importing.tables import open_table
 from commands.importing.worlds import LogWorld
 from commands.imports import Dated, ImportCommands
@@ -365,6 +369,46 @@ def test_a_dry_run_writes_nothing_and_counts_the_same(staffed: Desk, database: C
     assert (real.created, real.skipped, real.failed) == (4, 1, 1)
     assert dry.findings == real.findings
     assert dry.position == 0 < real.position
+
+
+ROWS_OF_ACCOUNTS = st.lists(
+    st.tuples(
+        st.sampled_from(["Acme", " ACME", "Beta", "Gamma", ""]),
+        st.sampled_from(["customer", "partner", "sponsor", ""]),
+        st.sampled_from(["", "low", "high"]),
+        st.sampled_from(["", "Ada", "Bob"]),
+        st.sampled_from(["", "ada@x.example", "ADA@x.example", "nowhere"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(before=ROWS_OF_ACCOUNTS, rows=ROWS_OF_ACCOUNTS, mode=st.sampled_from(list(Mode)))
+def test_a_preview_is_what_then_happens(
+    desk: Desk,
+    before: list[tuple[str, ...]],
+    rows: list[tuple[str, ...]],
+    mode: Mode,
+) -> None:
+    elsewhere = Desk(desk.settings, uuid4(), desk.folder)
+    head = ("company", "type", "priority", "contactName", "contactEmail")
+    first, then = (
+        "\n".join(",".join(row) for row in (head, *lines)) + "\n" for lines in (before, rows)
+    )
+    elsewhere.hand_in("accounts", first, dedupe_by=("company",))
+    options = {"dedupe_by": ("company",), "mode": mode}
+    told = elsewhere.hand_in("accounts", then, dry_run=True, **options)
+    done = elsewhere.hand_in("accounts", then, **options)
+    assert replace(done, position=0) == told
+    if mode is not Mode.CREATE:
+        again = elsewhere.hand_in("accounts", then, **options)
+        assert (again.created, again.failed) == (0, done.failed)
 
 
 def test_one_row_that_cannot_be_recorded_does_not_spoil_the_batch(

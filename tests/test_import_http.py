@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import time
@@ -11,8 +12,16 @@ import httpx
 import psycopg
 import pytest
 
+from api.housekeeping import drop_old_imports
+from api.wiring import new_id, now
 from commands.importing.store import PART_BYTES
+from commands.imports import ImportCommands
+from commands.jobs.requests import JobCommands
+from eventlog.connections import Connection
+from eventlog.log import EventLog
+from eventlog.scope import Scope
 from tests.api_server import Office, after
+from tests.conftest import Urls
 
 JOB_WAIT_S = 120.0
 CSV = {"Content-Type": "text/csv"}
@@ -76,7 +85,7 @@ def do(office: Office, content: str, kind: str = "accounts", **changes: Any) -> 
 
 
 def items(office: Office, plural: str = "accounts") -> list[dict[str, Any]]:
-    query = {"sortBy": "created_at", "sortOrder": "asc", "pageSize": 500}
+    query: dict[str, Any] = {"sortBy": "created_at", "sortOrder": "asc", "pageSize": 500}
     found: list[dict[str, Any]] = (
         office.client().get(f"/api/{plural}", params=query).json()["items"]
     )
@@ -446,3 +455,20 @@ def test_a_file_of_many_parts_is_read_whole(office: Office) -> None:
     assert counts(job) == (n, 0, 0, 0)
     first = items(office)[0]
     assert (first["company"], first["customFields"]["note"]) == ("Firm 0", f"a\n{filler}")
+
+
+def test_what_was_kept_long_enough_is_dropped_with_its_files(
+    urls: Urls, log: EventLog, scope: Scope, database: Connection
+) -> None:
+    jobs = JobCommands(log, clock=now, new_id=new_id)
+    imports = ImportCommands(log, jobs, clock=now, new_id=new_id)
+    for _ in range(2):
+        import_id = imports.begin(scope, "members", "rows.csv")
+        imports.add_parts(scope, import_id, 1, 0, [b"name\nAda\n"])
+    database.execute(
+        "UPDATE imports SET handed_in_at = now() - interval '2 hours' WHERE id = %s", (import_id,)
+    )
+    assert asyncio.run(drop_old_imports(urls.app, 7_200 + 60)) == 0
+    assert asyncio.run(drop_old_imports(urls.app, 3_600)) == 1
+    for table in ("imports", "import_files", "import_parts"):
+        assert len(database.execute(f"SELECT FROM {table}").fetchall()) == 1

@@ -90,8 +90,7 @@ OF_A_CONTACT = ("contact", "primary contact", "main contact", "contact person", 
 """What stands before a field of the contact in a row of accounts, or alone for its name."""
 
 NOT_OURS = frozenset(
-    normalised(name)
-    for name in (
+    (
         *("id", "version", "updatedAt", "accountName", "assignedToName", "contacts"),
         *("statusChangedAt", "memberName"),
         *("contactCount", "taskCount", "meetingCount", "noteCount", "openOpportunityCount"),
@@ -134,7 +133,7 @@ def propose(kind: type[Entity], columns: Mapping[str, Sequence[str]]) -> dict[st
 
 
 def _other(column: str) -> Proposal:
-    if column.startswith(RESERVED) or normalised(column) in NOT_OURS:
+    if column.startswith(RESERVED) or column in NOT_OURS:
         return Proposal("", Why.LEFT_OUT)
     key = column.removeprefix(CUSTOM_PREFIX)
     return Proposal(CUSTOM_PREFIX + key, Why.CUSTOM)
@@ -145,7 +144,7 @@ def _claims(
 ) -> Iterable[tuple[int, str, Why]]:
     """Fields that the column may be, the least rank first."""
     name = normalised(column)
-    if name in NOT_OURS or column.startswith((RESERVED, CUSTOM_PREFIX)):
+    if column in NOT_OURS or column.startswith((RESERVED, CUSTOM_PREFIX)):
         return
     fields = fields_of(kind)
     for field, (form, choices) in fields.items():

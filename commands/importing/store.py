@@ -25,7 +25,6 @@ PART_BYTES = 262_144
 """Length of every part of a file but the last."""
 FINDINGS_MAX = 200_000
 """So many findings of an import are kept; more are counted only."""
-KEPT_S_MIN = 3_600
 
 INSERT = """
 INSERT INTO imports (workspace_id, id, kind, file_name, options) VALUES (%s, %s, %s, %s, '{}')
@@ -77,6 +76,9 @@ DELETE FROM import_files
  WHERE workspace_id = %s AND import_id = %s AND round = %s AND columns IS NULL
 """
 OPEN_IMPORT = "SELECT job_id FROM open_jobs WHERE workspace_id = %s AND work = %s LIMIT 1"
+
+PURGE = "SELECT purge_imports(%s)"
+"""Drops the imports of all workspaces that are older than so many seconds."""
 
 UPSERT_FAILURES = """
 INSERT INTO import_failures (workspace_id, import_id, row, cells, findings)

@@ -211,7 +211,9 @@ def _records(
                 if any(cell.strip() for cell in record):
                     yield Place(lines.byte, number), record
                 last, lines.of_record = lines.of_record, []
-            _require_closed(last, delimiter)
+        if not _is_closed(last, delimiter):
+            message = f"{source.name} opens a quote in record {number:,} and never closes it."
+            raise ImportRefused(message, Fault.NO_TABLE)
     except UnicodeError:
         message = f"{source.name} is not {encoding} after record {number:,}: name its encoding."
         raise ImportRefused(message, Fault.ENCODING) from None
@@ -223,11 +225,14 @@ def _records(
         raise ImportRefused(message, Fault.UNREADABLE) from None
 
 
-def _require_closed(lines: list[str], delimiter: str) -> None:
-    """Raise csv.Error where a quote stays open to the end, which csv by itself takes for a cell."""
-    if "".join(lines).count('"') % 2:
+def _is_closed(lines: list[str], delimiter: str) -> bool:
+    """Whether every quote of the record is closed; csv by itself takes the end for the quote's."""
+    try:
         for _ in csv.reader(lines, delimiter=delimiter, strict=True):
             pass
+    except csv.Error as fault:
+        return "end of data" not in str(fault)
+    return True
 
 
 def _first_bytes(source: Source) -> bytes:
