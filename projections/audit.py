@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -38,9 +39,16 @@ def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
 
 def action_of(topic: str, data: Mapping[str, Any] = NOTHING) -> str:
     """What an event does: create, update, delete, restore, status_change, merge or move."""
-    found = next((what for name, what in OF_DATA.items() if data.get(name)), None)
+    for name, what in OF_DATA.items():
+        if data.get(name):
+            return what
+    return _by_topic(topic)
+
+
+@cache
+def _by_topic(topic: str) -> str:
     name = topic.split(".")[1]
-    return found or ACTIONS.get(name, name)
+    return ACTIONS.get(name, name)
 
 
 def entry(event: RecordedEvent) -> Iterable[Change]:
@@ -61,5 +69,8 @@ def entry(event: RecordedEvent) -> Iterable[Change]:
 
 
 PROJECTION = Projection(
-    name="audit", tables=(Table("audit", key="position"),), handlers={}, every=entry
+    name="audit",
+    tables=(Table("audit", key="position", append_only=True),),
+    handlers={},
+    every=entry,
 )
