@@ -30,8 +30,10 @@ def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
 
 def action_of(topic: str, data: Mapping[str, Any] = NOTHING) -> str:
     """What an event does: create, update, delete, restore, status_change, merge, move, …"""
-    found = next((what for name, what in OF_DATA.items() if data.get(name)), None)
-    return found or ACTIONS.get(topic) or topic.split(".")[1]
+    for name, what in OF_DATA.items():
+        if data.get(name):
+            return what
+    return ACTIONS.get(topic) or topic.split(".")[1]
 
 
 def entry(event: RecordedEvent) -> Iterable[Change]:

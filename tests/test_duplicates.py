@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -92,29 +92,27 @@ def test_a_company_that_is_nothing_else_keeps_what_it_has() -> None:
 # The rows
 
 
-def expected_keys(database: Connection) -> dict[str, dict[UUID, str]]:
-    """What the tables have to hold, told from the lists."""
-    found: dict[str, dict[UUID, str]] = {reason: {} for reason in KEYS}
+def expected_keys(database: Connection) -> dict[str, dict[UUID, tuple[UUID, str]]]:
+    """What the tables have to hold, workspace and key by id, told from the lists."""
+    found: dict[str, dict[UUID, tuple[UUID, str]]] = {reason: {} for reason in KEYS}
     for reason, (table, column, normalise) in KEYS.items():
-        rows = database.execute(f"SELECT id, {column} FROM read.{table}".encode()).fetchall()
-        for entity_id, value in rows:
+        statement = f"SELECT id, workspace_id, {column} FROM read.{table}"
+        for entity_id, workspace_id, value in database.execute(statement.encode()).fetchall():
             key = normalise(value) if value else None
             if key:
-                found[reason][entity_id] = key
+                found[reason][entity_id] = workspace_id, key
     return found
 
 
 def assert_keys_tell_lists(database: Connection) -> None:
+    """Keys and how many have each are what the lists say."""
     for reason, expected in expected_keys(database).items():
-        rows = database.execute(f"SELECT id, key FROM read.{reason}_keys".encode()).fetchall()
-        assert dict(rows) == expected
-        counts: dict[str, int] = defaultdict(int)
-        for key in expected.values():
-            counts[key] += 1
-        counted = database.execute(
-            f"SELECT key, n FROM read.{reason}_counts WHERE n <> 0".encode()
-        ).fetchall()
-        assert dict(counted) == counts
+        statement = f"SELECT id, workspace_id, key FROM read.{reason}_keys"
+        rows = database.execute(statement.encode()).fetchall()
+        assert {each[0]: each[1:] for each in rows} == expected
+        statement = f"SELECT workspace_id, key, n FROM read.{reason}_counts WHERE n <> 0"
+        counted = database.execute(statement.encode()).fetchall()
+        assert {each[:2]: each[2] for each in counted} == Counter(expected.values())
 
 
 def test_keys_come_change_and_go_with_what_they_are_of(

@@ -32,6 +32,7 @@ from tests.oracle import (
     recorded_events,
 )
 from tests.strategies import Player, Project, Step, lives
+from tests.test_duplicates import assert_keys_tell_lists
 
 EXAMPLES_MAX = 30
 STEPS_MIN, STEPS_MAX = 60, 120
@@ -73,6 +74,7 @@ def test_read_tables_are_what_the_log_says(
 
     live()
     assert_tables_tell_history(database)
+    assert_keys_tell_lists(database)
     before = actual_tables(database)
     forget_everything(database)
     assert not any(actual_tables(database).values())
