@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         ):
             app.state.services = services
             app.state.stopping.when_set(services.hub.close)
+            app.state.stopping.when_set(services.job_feed.stop)
             yield
         if tracing is not None:
             await to_thread.run_sync(tracing.close)

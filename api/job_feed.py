@@ -50,6 +50,17 @@ class JobFeed:
         self._states: dict[Followed, JobState] = {}
         self._looked = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._waking: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """The server stops: end all streams, their clients come back to another one."""
+        self._is_stopping = True
+        self._waking = asyncio.create_task(self._wake(), name="job-feed-stop")
+
+    async def _wake(self) -> None:
+        async with self._looked:
+            self._looked.notify_all()
 
     async def follow(
         self, workspace_id: UUID, job_id: UUID, state: JobState, after_version: int
@@ -68,6 +79,8 @@ class JobFeed:
                     if found.has_ended:
                         return
                 found = await self._next((workspace_id, job_id), version)
+                if self._is_stopping:
+                    return
 
     def require_room(self) -> None:
         """Raise 503 (E2051) where as many follow as may."""
@@ -99,14 +112,14 @@ class JobFeed:
 
         def is_beyond() -> bool:
             state = self._states.get(followed)
-            return state is not None and state.version > version
+            return self._is_stopping or (state is not None and state.version > version)
 
         async with self._looked:
             try:
                 await asyncio.wait_for(self._looked.wait_for(is_beyond), HEARTBEAT_INTERVAL_S)
             except TimeoutError:
                 return None
-        return self._states[followed]
+        return self._states.get(followed)
 
     async def _run(self) -> None:
         while self._followers:

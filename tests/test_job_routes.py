@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,8 @@ from api.wiring import new_id, now
 from commands.jobs.requests import JobCommands
 from domain.job import ItemError, Job, Step
 from eventlog.scope import Actor, Scope
-from tests.api_server import Office, after
+from tests.api_server import Office, after, running_api
+from tests.conftest import Urls
 from tests.processes import WAIT_S
 
 NOBODYS = "of a later version"
@@ -283,3 +285,24 @@ def test_silence_is_filled_and_followers_are_counted(
         refused = office.client().get(f"/api/jobs/{job_id}/events")
         assert (refused.status_code, refused.json()["code"]) == (503, "E2051")
         assert "Retry-After" in refused.headers
+
+
+def test_a_stop_of_the_server_ends_the_streams(urls: Urls) -> None:
+    with ThreadPoolExecutor(1) as followers:
+        with running_api(urls.owner, urls.app, urls.projector) as api:
+            office = api.office()
+            headers = {"Authorization": f"Bearer {office.token('admin')}"}
+            url = f"{api.url}/api/jobs/{waiting(office)}/events"
+            followed = threading.Event()
+
+            def follow_to_the_end() -> list[Event]:
+                with httpx.stream("GET", url, headers=headers, timeout=WAIT_S) as response:
+                    events = _events(response)
+                    first = next(events)
+                    followed.set()
+                    return [first, *events]
+
+            told = followers.submit(follow_to_the_end)
+            assert followed.wait(WAIT_S)
+        # The server has stopped; the stream ended without the job's end, so its client comes back.
+        assert [each.event for each in told.result(WAIT_S)] == ["progress"]

@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
 
 from api import codes
 from api.auth import Caller, Permission, may
@@ -126,8 +127,9 @@ async def errors(
     "/{id}/events",
     operation_id="followJob",
     summary="The progress of a job as server-sent events, until it ends",
-    status_code=200,
-    response_class=EventStream,
+    # An EventStream is returned. Were it named here, the framework would take the route for one
+    # that makes the frames itself.
+    response_class=StreamingResponse,
     responses={
         200: {
             **success("`progress` as often as it moves, then `end`; the data is the job."),
