@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import orjson
@@ -30,6 +31,7 @@ def action(topic: str, metadata: Mapping[str, Any]) -> str:
     return UNDO if "undoesPosition" in metadata else action_of(topic)
 
 
+@cache
 def action_of(topic: str) -> str:
     """What an event of this topic does: create, update, delete, restore or status_change."""
     name = topic.split(".")[1]
@@ -54,5 +56,8 @@ def entry(event: RecordedEvent) -> Iterable[Change]:
 
 
 PROJECTION = Projection(
-    name="audit", tables=(Table("audit", key="position"),), handlers={}, every=entry
+    name="audit",
+    tables=(Table("audit", key="position", append_only=True),),
+    handlers={},
+    every=entry,
 )
