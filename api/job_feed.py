@@ -127,7 +127,8 @@ class JobFeed:
                 found = await job_states(connection, workspace_id, ids)
             async with self._looked:
                 for job_id, state in found.items():
-                    self._states[workspace_id, job_id] = state
+                    if (workspace_id, job_id) in self._followers:  # still
+                        self._states[workspace_id, job_id] = state
                 self._looked.notify_all()
 
 

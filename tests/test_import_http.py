@@ -240,7 +240,8 @@ def test_failed_rows_are_given_back_mended_and_done_once(office: Office) -> None
 
 
 def test_all_rounds_are_undone_as_one(office: Office) -> None:
-    job = do(office, "company,type\nAcme,customer\nOdd,sponsor\n")
+    rows = "company,type,contactName\nAcme,customer,Ada\nAcme,customer,Bob\nOdd,sponsor,Eve\n"
+    job = do(office, rows, dedupeBy=["company"])
     (odd,) = failed(office, job["importId"])
     mended = as_csv([odd | {"type": "partner"}])
     asked = office.client().post(
@@ -254,7 +255,7 @@ def test_all_rounds_are_undone_as_one(office: Office) -> None:
     if undone.status_code == 202:
         ended(office, undone)
     office.api.until_projected(int(undone.headers["Annals-Position"]))
-    assert items(office) == []
+    assert items(office) == items(office, "contacts") == []
 
 
 def test_dates_of_mended_rows_are_read_as_those_of_the_file(office: Office) -> None:

@@ -18,7 +18,9 @@ from domain.refusals import NotFound
 from eventlog.connections import Connection, follow_connection
 from eventlog.log import EventLog
 from eventlog.scope import Actor, Scope
+from projections.engine.rebuild import Rebuild
 from projections.engine.runner import Engine
+from readmodels import table_definitions
 from tests.conftest import Urls
 from tests.job_bench import HOPELESS, POISON, REFUSED, WRITING, Bench, hooked, working
 from tests.oracle import assert_tables_tell_history
@@ -104,18 +106,51 @@ def test_an_item_that_is_refused_is_an_error_and_spoils_nothing(bench: Bench) ->
     assert errors == [(1, {"row": 2, **shown}, {"row": 2}), (2, {"row": 4, **shown}, {"row": 4})]
 
 
+@pytest.mark.parametrize("turn_s", [0.0, 60.0])
 def test_an_item_that_breaks_its_step_is_found_and_left_out(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, turn_s: float
 ) -> None:
     before, after = notes(7, "before"), notes(17, "after")
     job_id = bench.ask(*before, POISON, *after)
-    bench.worker().run_once()
+    bench.worker(turn_s=turn_s).run_once()
     job = bench.job(job_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 24, 1)
     assert bench.written() == [*before, *after]
     ((error,),) = bench.database.execute("SELECT error FROM job_errors").fetchall()
     assert error == {"row": 8, "code": "E4500", "error": "Something went wrong on our side."}
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_takes_too_long_is_tried_with_fewer_items(bench: Bench) -> None:
+    """And a turn that is over by then goes on until something is done."""
+    limits = []
+
+    def wait_where_there_are_many(limit: int) -> None:
+        limits.append(limit)
+        if limit > 2:
+            with bench.log.transaction(bench.scope) as connection:
+                connection.execute("SET LOCAL statement_timeout = 1")
+                connection.execute("SELECT pg_sleep(1)")
+
+    job_id = bench.ask(*notes(5))
+    bench.worker({WRITING: hooked(wait_where_there_are_many)}, turn_s=0).run_once()
+    assert bench.job(job_id).succeeded == 5
+    assert bench.written() == notes(5)
+    assert limits == [10, 5, 2] * 3
+
+
+def test_one_that_takes_too_long_alone_is_left_out_in_the_end(bench: Bench) -> None:
+    def wait(_limit: int) -> None:
+        with bench.log.transaction(bench.scope) as connection:
+            connection.execute("SET LOCAL statement_timeout = 1")
+            connection.execute("SELECT pg_sleep(1)")
+
+    job_id = bench.ask("a", "b")
+    bench.worker({WRITING: hooked(wait)}).run_once()
+    job = bench.job(job_id)
+    assert (job.status, job.failed) == (JobStatus.COMPLETED, 2)
+    errors = bench.database.execute("SELECT error->>'code' FROM job_errors").fetchall()
+    assert errors == [("E4001",), ("E4001",)]
 
 
 def test_what_cannot_go_on_fails_and_says_why(bench: Bench, engine: Engine) -> None:
@@ -273,6 +308,27 @@ def test_a_lost_connection_costs_a_step_and_no_item(bench: Bench) -> None:
 # What operators see
 
 
+def test_a_rebuild_gives_the_same_rows(bench: Bench, engine: Engine) -> None:
+    bench.ask(*notes(12), REFUSED, POISON, REFUSED)
+    bench.ask(*notes(10), HOPELESS)
+    bench.worker().run_once()
+    bench.jobs.cancel(bench.scope, bench.ask("a"))
+    bench.ask("b")
+    engine.catch_up()
+    before = bench.database.execute("SELECT t::text FROM read.jobs AS t ORDER BY 1").fetchall()
+    assert len(before) == 4
+    following = threading.Thread(target=engine.run)
+    following.start()
+    try:
+        Rebuild(bench.urls.projector, {"jobs": table_definitions()["jobs"]}).run()
+    finally:
+        engine.stop()
+        following.join()
+    after = bench.database.execute("SELECT t::text FROM read.jobs AS t ORDER BY 1").fetchall()
+    assert after == before
+    assert_tables_tell_history(bench.database)
+
+
 def test_jobs_that_nobody_takes_up_are_told(bench: Bench) -> None:
     with answering(bench.urls) as client:
 
@@ -336,10 +392,8 @@ def test_errors_go_after_a_while(bench: Bench) -> None:
 @pytest.mark.parametrize("table", ["open_jobs", "job_items", "job_errors"])
 def test_another_workspace_sees_nothing_of_it(bench: Bench, table: str) -> None:
     bench.ask(*notes(3), REFUSED)
-    stop = threading.Event()
-    worker = bench.worker({WRITING: hooked(lambda _: stop.set())}, turn_s=0)
-    worker.run_once()
-    bench.ask("a")  # so that there is a row in each
+    bench.worker().run_once()
+    bench.ask("a")  # now there is a row in each
 
     def seen(role_url: str, workspace: UUID | None) -> int:
         with psycopg.connect(role_url) as connection:

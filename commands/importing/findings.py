@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from domain.refusals import Refusal
-
 VALUE_SHOWN_MAX_CHARS = 200
 """A report shows no more of a cell than this."""
 
@@ -23,15 +21,12 @@ class Fault(StrEnum):
     UNREADABLE = "unreadable"
 
 
-class ImportRefused(Refusal):
+class ImportRefused(Exception):
     """The import as a whole cannot be done; the message is a sentence for the user."""
 
     def __init__(self, message: str, fault: Fault = Fault.OPTIONS) -> None:
         super().__init__(message)
         self.fault = fault
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class Severity(StrEnum):

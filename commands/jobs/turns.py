@@ -94,7 +94,7 @@ class Turn:
             return
 
     def _take(self, work: Work, until: float, stop: Callable[[], bool]) -> None:
-        limit = work.LIMIT
+        limit, begun_at = work.LIMIT, self._job.version
         while self._job.is_open:
             try:
                 self._step(work, limit)
@@ -107,7 +107,8 @@ class Turn:
             else:
                 limit = min(work.LIMIT, limit * 2)
                 self._attempts = 0
-            if stop() or time.monotonic() >= until:
+            # A turn in which nothing was done yet goes on: the next one would fail like it.
+            if stop() or (time.monotonic() >= until and self._job.version > begun_at):
                 return
 
     def _begin(self) -> None:
@@ -176,8 +177,14 @@ class Turn:
         self._attempts += 1
         if not may_pass or self._attempts >= ITEM_ATTEMPTS_MAX:
             self._attempts = 0
-            self._keep(lambda: work.skip(self._job.cursor, error))
+            self._leave_out(work, error)
         return 1
+
+    def _leave_out(self, work: Work, error: Exception) -> None:
+        try:
+            self._keep(lambda: work.skip(self._job.cursor, error))
+        except IntegrityError:
+            raise TurnOver from None
 
     def _fail(self, reason: Exception) -> None:
         cause = reason.__cause__ if isinstance(reason, CannotGoOn) else None
