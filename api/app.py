@@ -38,10 +38,10 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = settings.write_threads_max
-        window_s = settings.idempotency_window_s
+        kept_s = (settings.idempotency_window_s, settings.import_kept_s)
         async with (
             open_services(settings, metrics) as services,
-            keeping_remembered_answers(app_url(settings), window_s),
+            keeping_remembered_answers(app_url(settings), *kept_s),
         ):
             app.state.services = services
             yield

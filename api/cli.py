@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from api.commandline import (
     CommandError,
     analysis,
+    claims,
     development,
     imports,
     kafka,
@@ -33,7 +34,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-GROUPS = (running, projections, rebuilds, analysis, kafka, imports, keys, maintenance, development)
+GROUPS = (
+    *(running, projections, rebuilds, analysis, kafka, imports, keys),
+    *(maintenance, claims, development),
+)
 for module in GROUPS:
     module.register(app)
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import psycopg
@@ -33,7 +33,6 @@ CATCH_UP_WAIT_MAX_S = 120.0
 """So long is waited for a running projector that makes no progress."""
 CATCH_UP_POLL_S = 0.05
 CATCH_UP_BATCH_EVENTS = 5_000
-IMPORT_LOCK = "SELECT pg_try_advisory_lock(69, hashtext(%s))"
 
 SELECT_LEAST = "SELECT coalesce(min(position), 0) FROM projections"
 
@@ -137,16 +136,3 @@ def with_workspace_reader(
             return await read(connection)
 
     return with_reader(settings, reading)
-
-
-@contextmanager
-def only_import(settings: Settings, workspace_id: UUID) -> Iterator[Connection]:
-    """A connection that keeps other imports out of the workspace.
-
-    Raises `CommandError` where one is under way.
-    """
-    with psycopg.connect(app_url(settings), autocommit=True) as connection:
-        row: Any = connection.execute(IMPORT_LOCK, (str(workspace_id),)).fetchone()
-        if not row[0]:
-            raise CommandError("Another import into this workspace is under way.")
-        yield connection

@@ -30,7 +30,10 @@ from starlette.exceptions import HTTPException
 from api import codes
 from api.codes import CODES
 from api.codes.code import ErrorCode
+from commands.bulk import BulkRefused, ItemOutcome
 from commands.idempotency import KeyInFlight, KeyReused
+from commands.importing.findings import Fault, ImportRefused
+from commands.imports import ImportStarted, ImportUnderWay, NothingToMend
 from commands.jobs.work import Told
 from domain import phone, refusals, sms
 from domain.job import JobEnded
@@ -77,6 +80,10 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.TimeTaken: codes.TIME_TAKEN,
         refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
         JobEnded: codes.WORK_ENDED,
+        ImportUnderWay: codes.IMPORT_UNDER_WAY,
+        ImportStarted: codes.IMPORT_STARTED,
+        NothingToMend: codes.NOTHING_TO_MEND,
+        BulkRefused: codes.BULK_REFUSED,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         Uneven: codes.NO_COMMON_POINT,
@@ -85,6 +92,19 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
     }
 )
 """What the domain and the commands refuse, by code."""
+
+OF_FAULT: Mapping[Fault, ErrorCode] = MappingProxyType(
+    {
+        Fault.EMPTY: codes.IMPORT_EMPTY,
+        Fault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
+        Fault.NO_TABLE: codes.NOT_A_TABLE,
+        Fault.ENCODING: codes.WRONG_ENCODING,
+        Fault.OPTIONS: codes.IMPORT_OPTIONS,
+        Fault.KIND: codes.NOT_IMPORTABLE,
+        Fault.UNREADABLE: codes.IMPORT_GONE,
+    }
+)
+"""What is wrong with an import as a whole, by code."""
 
 TRY_AGAIN = frozenset({codes.IDEMPOTENCY_KEY_IN_FLIGHT, codes.TOO_MANY_EXPORTS_OF_WORKSPACE})
 """What is worth asking again soon, besides everything that is 503."""
@@ -168,6 +188,11 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, refusals.InvalidFields):
         return invalid_fields(error.errors)
+    if isinstance(error, ImportRefused):
+        return ApiError(OF_FAULT[error.fault], str(error))
+    if isinstance(error, BulkRefused):
+        outcomes = [failed_item(each) for each in error.outcomes]
+        return ApiError(OF_REFUSAL[BulkRefused], outcomes=outcomes)
     if isinstance(error, Refusal):
         return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
     if isinstance(error, RequestValidationError):
@@ -183,18 +208,19 @@ def told(error: Exception) -> Told:
     return Told(as_told.code.code, as_told.detail or as_told.code.title)
 
 
-def problem_of(error: Exception) -> dict[str, Any]:
-    """The error as an answer tells it of one of several things: `{code, title, detail, …}`."""
-    found = as_api_error(error)
-    shown: dict[str, Any] = {
+def failed_item(item: ItemOutcome) -> dict[str, Any]:
+    """One of several things that could not be done: `{id, status, problem: {code, …}}`."""
+    assert item.error is not None
+    found = as_api_error(item.error)
+    problem: dict[str, Any] = {
         **found.facts,
         "code": found.code.code,
         "title": found.code.title,
         "detail": found.detail or found.code.title,
     }
     if found.errors:
-        shown["errors"] = [_told(each) for each in found.errors]
-    return shown
+        problem["errors"] = [_told(each) for each in found.errors]
+    return {"id": str(item.entity_id), "status": found.code.status, "problem": problem}
 
 
 def invalid_fields(errors: Sequence[FieldError]) -> ApiError:

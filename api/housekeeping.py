@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from commands.idempotency import KEEP
+from commands.importing.store import PURGE
 from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
 
 log = logging.getLogger(__name__)
@@ -21,13 +23,16 @@ STATEMENT_TIMEOUT_MS = 10_000
 
 
 @asynccontextmanager
-async def keeping_remembered_answers(app_url: str, window_s: int) -> AsyncIterator[None]:
+async def keeping_remembered_answers(
+    app_url: str, window_s: int, imports_kept_s: int
+) -> AsyncIterator[None]:
     """While the block lasts: partitions for remembered answers are made ahead, old ones dropped.
+    Imports that were kept long enough are dropped as well.
 
     Every hour, and again after a minute where the database could not be reached. Several processes
     may do so at once. Should all of them fail for two days, the next answer makes its partition.
     """
-    task = asyncio.create_task(_keep(app_url, window_s), name="remembered-answers")
+    task = asyncio.create_task(_keep(app_url, window_s, imports_kept_s), name="remembered-answers")
     try:
         yield
     finally:
@@ -38,6 +43,17 @@ async def keeping_remembered_answers(app_url: str, window_s: int) -> AsyncIterat
 
 async def keep_remembered_answers(app_url: str, window_s: int) -> tuple[int, int]:
     """Once; returns how many partitions were made and dropped. Raises `psycopg.Error`."""
+    row = await _call(app_url, KEEP, window_s)
+    return int(row[0]), int(row[1])
+
+
+async def drop_old_imports(app_url: str, kept_s: int) -> int:
+    """Once; returns how many imports were dropped, with their files. Raises `psycopg.Error`."""
+    row = await _call(app_url, PURGE, kept_s)
+    return int(row[0])
+
+
+async def _call(app_url: str, statement: str, seconds: int) -> TupleRow:
     async with await psycopg.AsyncConnection.connect(
         app_url,
         autocommit=True,
@@ -45,17 +61,18 @@ async def keep_remembered_answers(app_url: str, window_s: int) -> tuple[int, int
         application_name="annals-housekeeping",
         options=server_settings(TimeZone="UTC", statement_timeout=STATEMENT_TIMEOUT_MS),
     ) as connection:
-        row = await (await connection.execute(KEEP, (window_s,))).fetchone()
+        row = await (await connection.execute(statement, (seconds,))).fetchone()
     assert row is not None
-    return int(row[0]), int(row[1])
+    return row
 
 
-async def _keep(app_url: str, window_s: int) -> None:
+async def _keep(app_url: str, window_s: int, imports_kept_s: int) -> None:
     while True:
         try:
             await keep_remembered_answers(app_url, window_s)
+            await drop_old_imports(app_url, imports_kept_s)
             pause_s = INTERVAL_S
         except (psycopg.Error, OSError) as error:
-            log.warning("partitions of remembered answers are not kept for now: %s", error)
+            log.warning("remembered answers and old imports are not seen to for now: %s", error)
             pause_s = RETRY_S
         await asyncio.sleep(pause_s)

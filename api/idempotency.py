@@ -125,7 +125,7 @@ def _bare(value: str) -> str:
 
 def _named(response: Response, scope: Scope) -> Response:
     """The answer, which names the command that caused it: that is what can be undone."""
-    response.headers[COMMAND] = scope.command_id
+    response.headers.setdefault(COMMAND, scope.command_id)
     return response
 
 

@@ -70,7 +70,7 @@ class JobFeed:
                 found = await self._next((workspace_id, job_id), version)
 
     def require_room(self) -> None:
-        """Raise 503 (E5032) where as many follow as may."""
+        """Raise 503 (E2051) where as many follow as may."""
         if self._followers.total() >= FOLLOWERS_MAX:
             raise ApiError(codes.TOO_MANY_FOLLOWERS)
 

@@ -34,9 +34,10 @@ from api.postgres_account import PLACE_RECORD
 from api.postgres_clients import Clients
 from api.upgrade import upgrade
 from eventlog.connections import Connection, follow_connection
-from projections.engine.bulk import PARTITION_EVENTS, Part, build_part
+from projections.engine.bulk import PARTITION_EVENTS, build_part
 from projections.engine.compare import checksum
 from projections.engine.install import READ_SCHEMA
+from projections.engine.part import Part
 from projections.engine.registry import PROJECTIONS
 from projections.engine.shadow import Shadow
 from readmodels import table_definitions

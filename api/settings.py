@@ -43,6 +43,14 @@ class Settings(BaseSettings):
     """Longest request body, in bytes, counted before it is parsed."""
     bulk_body_max_bytes: int = Field(default=5_242_880, ge=1_024)
     """The same for POST /api/bulk, which may name 100,000 ids."""
+    import_max_bytes: int = Field(default=52_428_800, ge=1_024, le=200_000_000)
+    """Longest file that is imported over HTTP, in bytes; by the command line 200,000,000."""
+    import_upload_timeout_s: float = Field(default=300.0, gt=0, le=3_600)
+    """Seconds within which such a file has to be complete."""
+    import_kept_s: int = Field(default=604_800, ge=3_600, le=31_536_000)
+    """Seconds after which an import's files and failed rows go. What it recorded stays."""
+    import_preview_rows_max: int = Field(default=20_000, ge=1, le=500_000)
+    """Most rows of an import that a preview looks at."""
     page_size_default: int = Field(default=50, ge=1)
     """Rows of a list page when the request names no number."""
     page_size_max: int = Field(default=500, ge=1, le=10_000)

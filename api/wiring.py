@@ -21,6 +21,7 @@ from api.operations.metrics import Metrics
 from api.settings import Settings
 from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
+from commands.imports import ImportCommands
 from commands.jobs.requests import JobCommands
 from commands.leads import LeadCommands
 from commands.sms import SmsCommands, SmsLimits
@@ -76,6 +77,7 @@ class Services:
     """For health and metrics."""
     exports: ExportDesk
     jobs: JobCommands
+    imports: ImportCommands
     bulk: BulkCommands
     job_feed: JobFeed
 
@@ -117,6 +119,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await exports.pool.open()
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints)
+        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
         try:
             yield Services(
                 settings=settings,
@@ -135,7 +138,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
                 lookout=lookout,
                 exports=exports,
-                jobs=JobCommands(writing.log, clock=now, new_id=new_id),
+                jobs=jobs,
+                imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
                 bulk=BulkCommands(writing.log, clock=now),
                 job_feed=job_feed,
             )

@@ -254,9 +254,9 @@ class _Batch:
         children = self.log.children_of(account_ids)
         found: dict[UUID, Entity] = self.log.load_many(Entity, children)
         for child_id in children:
-            child = found[child_id]
-            assert child.account_id is not None
-            self._children[child.account_id].append(child)
+            child = found.get(child_id)
+            if child is not None and child.account_id is not None:
+                self._children[child.account_id].append(child)
 
     def _hold_accounts(self, entities: Iterable[Entity]) -> None:
         wanted = {each.account_id for each in entities if each.account_id is not None}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from domain.account import Account
 from domain.entity import Entity
@@ -36,9 +36,11 @@ from eventlog.scope import Scope
 E = TypeVar("E", bound=Entity)
 R = TypeVar("R")
 
-DECIDE_ATTEMPTS_MAX = 6
+DECIDE_ATTEMPTS_MAX = 12
 """How often a command decides anew where somebody else was faster."""
-DECIDE_WAIT_MAX_S = 0.02
+DECIDE_WAIT_S = 0.01
+DECIDE_WAIT_MAX_S = 0.25
+"""It waits a random time before, up to the first and doubling up to the second."""
 
 PEOPLE = ("assignedTo", "memberId")
 """Fields that name a member, who has to be one when the field is set."""
@@ -284,6 +286,6 @@ def again_where_outrun(decide: Callable[[], R]) -> R:
     return Retrying(
         retry=retry_if_exception_type(IntegrityError),
         stop=stop_after_attempt(DECIDE_ATTEMPTS_MAX),
-        wait=wait_random(0, DECIDE_WAIT_MAX_S),
+        wait=wait_random_exponential(DECIDE_WAIT_S, DECIDE_WAIT_MAX_S),
         reraise=True,
     )(decide)

@@ -152,6 +152,18 @@ SET_BY_COMMAND = "set_by_command"
 """The kind of fault where a field is given that only commands set."""
 
 
+class CheckedFacts(dict[str, Any]):
+    """Facts that one field model has found valid and made canonical; not to be changed.
+
+    Whoever has to look at many before deciding on them (an import) need not have each checked again
+    by the decision.
+    """
+
+    def __init__(self, model: type[Fields], facts: Facts) -> None:
+        super().__init__(facts)
+        self.model = model
+
+
 class Fields(BaseModel):
     """The editable fields of one kind of thing. Unknown fields are refused."""
 
@@ -180,10 +192,17 @@ class Fields(BaseModel):
 
         Raises `InvalidFields`, naming every fault at once.
         """
+        if isinstance(given, CheckedFacts) and given.model is cls:
+            return dict(given)
         try:
             return cls.model_validate(given).as_facts()
         except ValidationError as error:
             raise InvalidFields(field_errors(error)) from None
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> CheckedFacts:
+        """The same, so that a decision need not check them again. Raises `InvalidFields`."""
+        return CheckedFacts(cls, cls.facts(given))
 
     @classmethod
     def kept(cls) -> frozenset[str]:

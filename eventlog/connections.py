@@ -99,6 +99,15 @@ def write_pool(
     )
 
 
+def derive_quickly(connection: psycopg.Connection[Any]) -> None:
+    """Commits of this connection do not wait for the disk.
+
+    For what is derived from the log alone: a crash of the server takes the last moments of rows and
+    of the checkpoint that goes with them, together, and they are derived again.
+    """
+    connection.execute("SET synchronous_commit = off")
+
+
 def follow_connection(url: str, *, application_name: str) -> Connection:
     """A connection for a follower: autocommit, JSON as bytes and ids as text."""
     connection = psycopg.connect(

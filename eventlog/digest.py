@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 
-DIGEST_HEX_CHARS = 15
-
 DIGEST_SQL = """('x' || left(md5(concat_ws('|', position, stream_id, stream_version, topic,
                                          data::text, metadata::text)), 15))::bit(60)::bigint"""
 """The digest over a row of `events`."""
@@ -20,5 +18,5 @@ def event_digest(
 ) -> int:
     """The digest of an event, from the texts that the database holds."""
     head = f"{position}|{stream_id}|{version}|{topic}|".encode()
-    digest = hashlib.md5(head + data + b"|" + metadata, usedforsecurity=False)
-    return int(digest.hexdigest()[:DIGEST_HEX_CHARS], 16)
+    digest = hashlib.md5(head + data + b"|" + metadata, usedforsecurity=False).digest()
+    return int.from_bytes(digest[:8], "big") >> 4

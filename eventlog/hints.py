@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 APPENDED = "annals_appended"
 PROJECTED = "annals_projected"
 
-HINT_INTERVAL_S = 0.003
-"""Appends that come within this time share one hint."""
+HINT_PAUSE_S = 0.001
+HINT_BUSY_PAUSE_S = 0.003
+"""Appends that come within this time share one hint: the longer one where there are many."""
 HINT_RETRY_S = 1.0
 
 
@@ -67,7 +68,9 @@ class Hinter:
             self._wanted.clear()
             connection.execute(f"NOTIFY {self._channel}")
             self.sent += 1
-            self._stopped.wait(HINT_INTERVAL_S)
+            self._stopped.wait(HINT_PAUSE_S)
+            if self._wanted.is_set():
+                self._stopped.wait(HINT_BUSY_PAUSE_S)
 
 
 def wait_for_hint(connection: Connection, timeout_s: float) -> bool:

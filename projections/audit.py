@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ def action(topic: str, metadata: Mapping[str, Any]) -> str:
     return UNDO if "undoesPosition" in metadata else action_of(topic)
 
 
+@cache
 def action_of(topic: str) -> str:
     """What an event of this topic does: create, update, delete, restore or status_change."""
     return ACTIONS.get(topic) or topic.split(".")[1]
@@ -46,5 +48,8 @@ def entry(event: RecordedEvent) -> Iterable[Change]:
 
 
 PROJECTION = Projection(
-    name="audit", tables=(Table("audit", key="position"),), handlers={}, every=entry
+    name="audit",
+    tables=(Table("audit", key="position", append_only=True),),
+    handlers={},
+    every=entry,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from eventlog.reading import RecordedEvent
@@ -67,6 +68,8 @@ class Table:
     counters: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
     counts: Counts | None = None
+    append_only: bool = False
+    """Each row is put once and stays: a build copies it in at once and need not hold it."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,10 @@ class Projection:
         return handler(event) if handler else ()
 
 
-_COLUMNS: dict[str, str] = {}
 _CAPITAL = re.compile("([A-Z])")
 
 
+@cache
 def column(wire_name: str) -> str:
     """The column of a field: `nextActionDate` is kept in `next_action_date`."""
-    name = _COLUMNS.get(wire_name)
-    if name is None:
-        name = _COLUMNS[wire_name] = _CAPITAL.sub(r"_\1", wire_name).lower()
-    return name
+    return _CAPITAL.sub(r"_\1", wire_name).lower()

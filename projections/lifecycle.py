@@ -10,6 +10,7 @@ from projections.changes import Change, Handler, Patch, Put, Remove, Row, column
 
 CUSTOM = "customFields"
 CUSTOM_PREFIX = CUSTOM + "."
+CUSTOM_COLUMN = column(CUSTOM)
 
 
 def lifecycle(
@@ -31,7 +32,7 @@ def lifecycle(
 
     def updated(event: RecordedEvent) -> Iterable[Change]:
         row, custom = changed_columns(event.data["changes"])
-        merge = {column(CUSTOM): custom} if custom else {}
+        merge = {CUSTOM_COLUMN: custom} if custom else {}
         return (Patch(table, event.stream_id, {**row, **stamps(event)}, merge=merge),)
 
     def status_changed(event: RecordedEvent) -> Iterable[Change]:
@@ -55,10 +56,10 @@ def lifecycle(
 
 def entity_row(event: RecordedEvent, facts: Mapping[str, Any], created_at: str) -> Row:
     """The whole row of an entity that has these fields."""
-    row = {column(name): value for name, value in facts.items()}
-    row.setdefault(column(CUSTOM), {})
+    row = {CUSTOM_COLUMN: {}, **{column(name): value for name, value in facts.items()}}
     row["created_at"] = created_at
-    row.update(stamps(event))
+    row["updated_at"] = event.occurred_at
+    row["version"] = event.stream_version
     if event.account_id is not None:
         row["account_id"] = event.account_id
     return row

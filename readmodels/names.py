@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,10 @@ FETCH_ROWS = 5_000
 CUSTOM_PREFIX = "customFields."
 
 SELECT = "SELECT {columns} FROM {table} AS t WHERE t.workspace_id = %s AND {base}"
+SELECT_CONTACTS = """
+SELECT account_id, id, name, email FROM read.contacts
+ WHERE workspace_id = %s AND account_id = ANY(%s::uuid[]) ORDER BY account_id, created_at, id
+"""
 SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
 
 
@@ -28,9 +32,20 @@ def names(
 
 def keys(
     connection: Connection, workspace_id: UUID, plural: str, fields: Sequence[str]
-) -> Iterator[tuple[str | None, ...]]:
-    """These fields of everything in a list, as text; custom ones as `customFields.<key>`."""
-    yield from _rows(connection, workspace_id, plural, [_column(name) for name in fields])
+) -> Iterator[tuple[UUID, tuple[str | None, ...]]]:
+    """Id and these fields of everything in a list, as text; custom ones by `customFields.<key>`."""
+    columns = [sql.SQL("t.id"), *(_column(name) for name in fields)]
+    for entity_id, *parts in _rows(connection, workspace_id, plural, columns):
+        yield entity_id, tuple(parts)
+
+
+def contacts_of(
+    connection: Connection, workspace_id: UUID, account_ids: Collection[UUID]
+) -> Iterator[tuple[UUID, UUID, dict[str, str]]]:
+    """Account, id, and name and e-mail of the contacts of these accounts, the oldest first."""
+    rows = connection.execute(SELECT_CONTACTS, (workspace_id, list(account_ids)))
+    for account_id, contact_id, name, email in rows:
+        yield account_id, contact_id, {"name": name} | ({"email": email} if email else {})
 
 
 def _rows(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MEMBER_NAME = """(SELECT m.name FROM read.members m
-                   WHERE m.workspace_id = t.workspace_id AND m.id = t.assigned_to)"""
+NAME_OF_MEMBER = """(SELECT m.name FROM read.members m
+                   WHERE m.workspace_id = t.workspace_id AND m.id = t.{column})"""
+MEMBER_NAME = NAME_OF_MEMBER.format(column="assigned_to")
 ACCOUNT_NAME = """(SELECT a.company FROM read.accounts a
                     WHERE a.workspace_id = t.workspace_id AND a.id = t.account_id)"""
 

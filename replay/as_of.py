@@ -235,6 +235,8 @@ def _item(
     item: dict[str, Any] = dict.fromkeys(kind.FIELDS.wire_names())
     item.update((to_camel(name), value) for name, value in row.items() if name != "is_deleted")
     item["assignedToName"] = lists["members"].get(row.get("assigned_to") or "", {}).get("name")
+    if "memberId" in item:
+        item["memberName"] = lists["members"].get(item["memberId"] or "", {}).get("name")
     if kind.BELONGS_TO_ACCOUNT:
         account_id = item.setdefault("accountId", None)
         item["accountName"] = lists["accounts"].get(account_id or "", {}).get("company")

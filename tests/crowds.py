@@ -15,6 +15,7 @@ from psycopg import sql
 
 from api.embedded import Cluster, prepare_database
 from commands.entities import EntityCommands
+from commands.jobs.requests import JobCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.appointment import Appointment
 from domain.contact import Contact
@@ -180,7 +181,11 @@ def crowded_database(cluster: Cluster, template: str, seed: int) -> Iterator[Cro
     urls = Urls(made.owner, made.app, made.projector, cluster.url("postgres", name))
     scopes = [Scope(uuid4()), Scope(uuid4())]
     with write_pool(urls.app) as pool:
-        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+        log = EventLog(pool)
+        commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+        jobs = JobCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+        for scope in scopes:
+            jobs.request(scope, "bulk", {"kind": "note"}, total=7)
         crowds = [Crowd(commands, scope, seed + n) for n, scope in enumerate(scopes)]
         for crowd in crowds:
             crowd.fill(accounts=40, others=160)

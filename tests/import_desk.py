@@ -13,12 +13,11 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from api.direct import with_workspace_reader
-from api.importing import run_import
+from api.importing import ImportResult, run_import
 from api.settings import Settings
 from commands.importing.findings import Severity
 from commands.importing.options import IMPORTABLE, ImportOptions
 from commands.importing.tables import open_table
-from commands.imports import ImportResult
 from eventlog.connections import Connection
 from readmodels.lists import LISTS, ListQuery, list_page
 from replay.as_of import AsOfQuery, list_as_of
@@ -47,10 +46,11 @@ class Desk:
         return path
 
     def hand_in(self, plural: str, file: str | Path, **options: Any) -> ImportResult:
-        """Import a file, or text that becomes one."""
+        """Import a file, or text that becomes one; with `dry_run` nothing is written."""
+        dry_run = options.pop("dry_run", False)
         path = self.file(file) if isinstance(file, str) else file
         given = ImportOptions(IMPORTABLE[plural], **options)
-        return run_import(self.settings, self.workspace, given, open_table(path))
+        return run_import(self.settings, self.workspace, given, open_table(path), dry_run=dry_run)
 
     def page(self, plural: str, **query: Any) -> dict[str, Any]:
         """A list, as the API shows it."""

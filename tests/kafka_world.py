@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 from uuid import UUID, uuid4
 
 import orjson
@@ -32,6 +32,7 @@ PARTITIONS = 4
 SESSION_TIMEOUT_MS = 1_500
 PATIENCE_S = 240.0
 STOP_WAIT_S = 20.0
+SAID_MAX_BYTES = 10_000_000
 LEAST = "SELECT coalesce(min(position), 0) FROM projections WHERE name = ANY(%s)"
 INSERT = """
 INSERT INTO events (workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
@@ -109,14 +110,11 @@ class Wire:
         return row is not None and row[0] >= position
 
     @contextmanager
-    def command(self, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A command of annals in a process of its own, ended with the block.
-
-        What it says goes to a file, for a pipe that nobody reads stops who writes into it, and is
-        shown if the block fails.
-        """
+    def command(self, *arguments: str, **settings: str) -> Iterator[Command]:
+        """A command of annals in a process of its own, ended with the block."""
         environment = {
             **os.environ,
+            "PYTHONPATH": os.getcwd(),
             "ANNALS_PROJECTOR_URL": self.urls.projector,
             "ANNALS_KAFKA_BOOTSTRAP": self.broker.bootstrap,
             "ANNALS_KAFKA_TOPIC": self.topic,
@@ -125,34 +123,54 @@ class Wire:
             "ANNALS_KAFKA_SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
             **settings,
         }
-        with (
-            tempfile.TemporaryFile() as said,
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", "api", *arguments],
-                env={**environment, "PYTHONPATH": os.getcwd()},
-                stdout=said,
-                stderr=subprocess.STDOUT,
-            ) as process,
-        ):
-            try:
-                yield process
-            except BaseException:
-                said.seek(0)
-                sys.stderr.write(f"{arguments} said: {said.read().decode(errors='replace')}\n")
-                raise
-            finally:
-                _end(process)
+        with tempfile.TemporaryFile() as said:
+            command = [sys.executable, "-P", "-m", "api", *arguments]
+            with subprocess.Popen(
+                command, env=environment, stdout=said, stderr=subprocess.STDOUT
+            ) as process:
+                running = Command(process, said)
+                try:
+                    yield running
+                except BaseException:
+                    sys.stderr.write(f"{arguments} said: {running.said()}\n")
+                    raise
+                finally:
+                    running.end()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout=STOP_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
+@dataclass
+class Command:
+    """A running command of annals.
+
+    What it says goes to a file: who writes into a pipe that nobody reads stands still in the end.
+    """
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def ended(self) -> tuple[int, str]:
+        """Wait until it ends by itself; its exit code, and what it said."""
+        return self.process.wait(timeout=PATIENCE_S), self.said()
+
+    def said(self) -> str:
+        """All that it said so far."""
+        return os.pread(self.output.fileno(), SAID_MAX_BYTES, 0).decode(errors="replace")
+
+    def kill(self) -> None:
+        """As by kill -9; it is gone then."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Ask it to end, and see that it does in time."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
 
 @contextmanager

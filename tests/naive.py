@@ -23,8 +23,8 @@ SHOWN = {
     "accounts": """id company type status priority nextAction nextActionDate checkSize dealValue
                    opportunity contactCount taskCount meetingCount noteCount
                    openOpportunityCount""",
-    "appointments": """id accountId accountName title status memberId startsAt endsAt leadId
-                       contactId location notes allowOverlap confirmedAt confirmedBy
+    "appointments": """id accountId accountName title status memberId memberName startsAt endsAt
+                       leadId contactId location notes allowOverlap confirmedAt confirmedBy
                        confirmationNotes cancelReason""",
     "contacts": "id accountId accountName name email phone title",
     "leads": """id name status statusChangedAt company email phone source value nextAction
@@ -195,6 +195,7 @@ class World:
         row = {
             **row,
             "assigned_to_name": self._known._names.get(row["assigned_to"]),
+            "member_name": self._known._names.get(row.get("member_id")),
             "account_name": self._known._companies.get(row.get("account_id")),
         }
         item = {name: _wire(row[column(name)]) for name in names}

@@ -16,7 +16,9 @@ DOCUMENT = (REPOSITORY / "docs/how-to/add-an-entity.md").read_text("utf-8")
 SHOWN = re.compile(r"^`([\w/.]+)`\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"`((?:\w+/)+\w+\.(?:py|sql))`")
 LAYERS = ("domain", "projections", "readmodels/tables", "readmodels/kinds", "api/routes")
-OF_PROPOSALS = re.compile(r"domain\.proposal|proposals\b|proposal\.|Proposal\b")
+OF_PROPOSALS = re.compile(
+    r"""domain\.proposal\b|["'/]proposals["'/]|read\.proposals|["']proposal\."""
+)
 FOLDERS = ("domain", "eventlog", "commands", "projections", "readmodels", "replay", "api")
 LEFT_OUT = "…"
 
@@ -51,7 +53,7 @@ def test_each_layer_has_one_file_of_proposals() -> None:
 
 
 def test_nothing_else_has_to_know_of_them() -> None:
-    """What says `proposal` elsewhere means a stage of an opportunity or a status of a lead."""
+    """What else says `proposal` is a stage of an opportunity, or what a column may become."""
     sources = {
         path
         for folder in FOLDERS

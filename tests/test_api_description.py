@@ -28,7 +28,11 @@ PUBLIC = {
 EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:(]\s*["']?(?:https?:)?//[^"' )]+""")
 
 
-MEDIA_TYPES = {"metrics": "text/plain", "followJob": "text/event-stream"}
+MEDIA_TYPES = {
+    "metrics": "text/plain",
+    "followJob": "text/event-stream",
+    "getFailedRows": "text/csv",
+}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

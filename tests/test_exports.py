@@ -340,12 +340,16 @@ def test_a_table_has_only_so_many_columns(office: Office) -> None:
 
 
 # What a file has besides the fields, by which name it is imported, and what is left out.
-REFERENCES = {"accountName": "accountId", "assignedToName": "assignedTo"}
+REFERENCES = {
+    "accountName": "accountId",
+    "assignedToName": "assignedTo",
+    "memberName": "memberId",
+}
 
 
 def import_mapping(plural: str, header: list[str]) -> dict[str, str]:
     kind = BY_PLURAL[plural]
-    fields = set(kind.FIELDS.wire_names()) - kind.FIELDS.kept() - {"assignedTo"}
+    fields = set(kind.FIELDS.wire_names()) - kind.FIELDS.kept() - {"assignedTo", "memberId"}
     mapping = {name: name if name in fields or "customFields." in name else "" for name in header}
     return {**mapping, **{k: v for k, v in REFERENCES.items() if k in header}}
 
@@ -369,7 +373,7 @@ def test_what_was_exported_can_be_imported_and_is_the_same(filled: Office, elsew
 
 def _essence(plural: str, item: dict[str, Any]) -> dict[str, Any]:
     """What a table can carry from one workspace to another: names for ids, and custom text."""
-    names = [*BY_PLURAL[plural].FIELDS.wire_names(), "accountName", "assignedToName"]
-    shown = {name: item.get(name) for name in names if name != "assignedTo"}
+    names = [*BY_PLURAL[plural].FIELDS.wire_names(), "accountName", "assignedToName", "memberName"]
+    shown = {name: item.get(name) for name in names if name not in {"assignedTo", "memberId"}}
     custom = {key: _cell(value) for key, value in item["customFields"].items()}
     return {**shown, "customFields": custom}

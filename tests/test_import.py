@@ -8,28 +8,37 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from eventsourcing.persistence import IntegrityError
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from psycopg_pool import ConnectionPool
 
 from api.commandline import CommandError
-from api.direct import catch_up, only_import
+from api.direct import catch_up
 from api.embedded import Cluster, prepare_database
-from api.importing import known_values, write_report
+from api.importing import hand_in, known_values, write_report
 from api.settings import REPOSITORY
+from api.wiring import new_id, now, open_writing
 from commands.entities import EntityCommands
-from commands.importing import writing
 from commands.importing.cells import DateOrder
 from commands.importing.findings import ImportRefused
-from commands.importing.tables import Table, open_table
+from commands.importing.options import Mode
+from commands.importing.tables import open_table
+from commands.importing.worlds import LogWorld
+from commands.imports import Dated, ImportCommands
+from commands.jobs.requests import JobCommands
+from commands.jobs.worker import CLAIM
 from domain.account import Account
-from domain.entity import Entity
+from domain.entity import Recorded
 from domain.member import Member
-from eventlog.connections import Connection, write_pool
+from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.log import EventLog
 from eventlog.scope import Scope
 from tests.conftest import Urls
@@ -83,7 +92,8 @@ def staffed(desk: Desk, commands: EntityCommands, scope: Scope) -> Desk:
 
 def count_events(database: Connection, workspace: UUID) -> int:
     row = database.execute(
-        "SELECT count(*) FROM events WHERE workspace_id = %s", (workspace,)
+        "SELECT count(*) FROM events WHERE workspace_id = %s AND topic NOT LIKE 'job.%%'",
+        (workspace,),
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -361,13 +371,53 @@ def test_a_dry_run_writes_nothing_and_counts_the_same(staffed: Desk, database: C
     assert dry.position == 0 < real.position
 
 
+ROWS_OF_ACCOUNTS = st.lists(
+    st.tuples(
+        st.sampled_from(["Acme", " ACME", "Beta", "Gamma", ""]),
+        st.sampled_from(["customer", "partner", "sponsor", ""]),
+        st.sampled_from(["", "low", "high"]),
+        st.sampled_from(["", "Ada", "Bob"]),
+        st.sampled_from(["", "ada@x.example", "ADA@x.example", "nowhere"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(before=ROWS_OF_ACCOUNTS, rows=ROWS_OF_ACCOUNTS, mode=st.sampled_from(list(Mode)))
+def test_a_preview_is_what_then_happens(
+    desk: Desk,
+    before: list[tuple[str, ...]],
+    rows: list[tuple[str, ...]],
+    mode: Mode,
+) -> None:
+    elsewhere = Desk(desk.settings, uuid4(), desk.folder)
+    head = ("company", "type", "priority", "contactName", "contactEmail")
+    first, then = (
+        "\n".join(",".join(row) for row in (head, *lines)) + "\n" for lines in (before, rows)
+    )
+    elsewhere.hand_in("accounts", first, dedupe_by=("company",))
+    options = {"dedupe_by": ("company",), "mode": mode}
+    told = elsewhere.hand_in("accounts", then, dry_run=True, **options)
+    done = elsewhere.hand_in("accounts", then, **options)
+    assert replace(done, position=0) == told
+    if mode is not Mode.CREATE:
+        again = elsewhere.hand_in("accounts", then, **options)
+        assert (again.created, again.failed) == (0, done.failed)
+
+
 def test_one_row_that_cannot_be_recorded_does_not_spoil_the_batch(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = EventLog.append
 
-    def refuse_beta(log: EventLog, *entities: Entity) -> int | None:
-        if any(each.facts.get("company") == "Beta" for each in entities):
+    def refuse_beta(log: EventLog, *entities: Recorded) -> int | None:
+        if any(vars(each).get("facts", {}).get("company") == "Beta" for each in entities):
             raise IntegrityError("taken")
         return append(log, *entities)
 
@@ -383,23 +433,35 @@ def test_an_account_deleted_meanwhile_is_reported(
 ) -> None:
     catch_up(staffed.settings)
     beta = next(each for each in staffed.items("accounts") if each["company"] == "Beta Inc")
-    together = writing.BatchWriter._together
+    hold = LogWorld.hold
 
-    def delete_first(
-        writer: writing.BatchWriter, rows: list[writing.DecidedRow]
-    ) -> writing.Written:
+    def delete_first(world: LogWorld, account_ids: Collection[UUID]) -> None:
         commands.delete(scope, Account, UUID(beta["id"]))
-        return together(writer, rows)
+        hold(world, account_ids)
 
-    monkeypatch.setattr(writing.BatchWriter, "_together", delete_first)
+    monkeypatch.setattr(LogWorld, "hold", delete_first)
     result = staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
     assert (result.created, result.failed) == (3, 1)
     assert errors(result) == [(4, "client", "Beta Inc", "account_gone")]
 
 
-def test_one_import_at_a_time(desk: Desk) -> None:
-    with only_import(desk.settings, desk.workspace), pytest.raises(CommandError, match="under way"):
-        desk.hand_in("members", "name\nAda\n")
+def test_one_import_at_a_time_and_one_that_was_left_is_finished_first(desk: Desk) -> None:
+    scope = Scope(desk.workspace)
+    table = open_table(desk.file("name\nAda\n"))
+    with open_writing(desk.settings) as writing:
+        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
+        imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
+        import_id = imports.begin(scope, "members", "rows.csv")
+        size_bytes = hand_in(imports, scope, import_id, 1, table.source)
+        looked = imports.look(scope, import_id, 1, "rows.csv", size_bytes)
+        imports.hand_in(scope, "members", looked)
+        job_id = imports.start(scope, import_id, Dated({}, ())).job.id
+    with follow_connection(desk.settings.app_url or "", application_name="test") as claims:
+        claims.execute(CLAIM, (f"{desk.workspace} {job_id}",))
+        with pytest.raises(CommandError, match="under way"):
+            desk.hand_in("members", "name\nGrace\n")
+    assert desk.hand_in("members", "name\nGrace\n").created == 1
+    assert [each["name"] for each in desk.items("members")] == ["Ada", "Grace"]
 
 
 @pytest.mark.parametrize(
@@ -465,18 +527,18 @@ def test_a_report_is_safe_to_open_in_a_spreadsheet(desk: Desk, tmp_path: Path) -
 ROWS_OF_A_LONG_FILE = 3_000
 
 
-def long_file(folder: Path) -> Table:
+def long_file(folder: Path) -> Path:
     path = folder / "long.csv"
     rows = (f"Deal {number},3/14/2017" for number in range(ROWS_OF_A_LONG_FILE))
     path.write_text("\n".join(["name,engagedOn", *rows]) + "\n", "utf-8")
-    return open_table(path)
+    return path
 
 
 def test_an_import_that_was_killed_is_completed_by_the_next(
     desk: Desk, urls: Urls, database: Connection, tmp_path: Path
 ) -> None:
-    table = long_file(tmp_path)
-    command = [sys.executable, "-P", "-m", "api", "import", "opportunities", str(table.path)]
+    path = long_file(tmp_path)
+    command = [sys.executable, "-P", "-m", "api", "import", "opportunities", str(path)]
     command += ["--dedupe-by", "name", "--workspace", str(desk.workspace)]
     environment = {
         "PYTHONPATH": str(REPOSITORY),
@@ -491,12 +553,12 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    result = desk.hand_in("opportunities", table.path, dedupe_by=("name",))
+    result = desk.hand_in("opportunities", path, dedupe_by=("name",))
     assert result.skipped > 0
     assert result.created + result.skipped == ROWS_OF_A_LONG_FILE
     row = database.execute(
         """SELECT count(*), count(DISTINCT data->'fields'->>'name') FROM events
-            WHERE workspace_id = %s""",
+            WHERE workspace_id = %s AND topic = 'opportunity.created'""",
         (desk.workspace,),
     ).fetchone()
     assert row == (ROWS_OF_A_LONG_FILE, ROWS_OF_A_LONG_FILE)
@@ -506,7 +568,7 @@ def test_an_import_is_one_command_in_the_history(desk: Desk, database: Connectio
     desk.hand_in("members", "name\nAda\nGrace\n")
     rows = database.execute(
         """SELECT DISTINCT metadata->>'command', metadata->>'commandId', metadata->>'file'
-             FROM events WHERE workspace_id = %s""",
+             FROM events WHERE workspace_id = %s AND topic = 'member.created'""",
         (desk.workspace,),
     ).fetchall()
     assert len(rows) == 1

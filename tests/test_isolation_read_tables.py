@@ -23,7 +23,7 @@ from tests.oracle import COUNTS, TABLE_OF, assert_tables_tell_history
 from tests.pages import Pages
 
 SEED = 7
-TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit"]
+TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs"]
 
 every_table = pytest.mark.parametrize("table", TABLES)
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))

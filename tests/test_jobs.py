@@ -22,7 +22,7 @@ from projections.engine.runner import Engine
 from tests.conftest import Urls
 from tests.job_bench import HOPELESS, POISON, REFUSED, WRITING, Bench, hooked, working
 from tests.oracle import assert_tables_tell_history
-from tests.processes import until
+from tests.processes import answering, until
 
 
 @pytest.fixture
@@ -268,6 +268,34 @@ def test_a_lost_connection_costs_a_step_and_no_item(bench: Bench) -> None:
         until(lambda: bench.job(job_id).status is JobStatus.COMPLETED)
     assert cut == [10]
     assert bench.written() == notes(30)
+
+
+# What operators see
+
+
+def test_jobs_that_nobody_takes_up_are_told(bench: Bench) -> None:
+    with answering(bench.urls) as client:
+
+        def told() -> dict[str, Any]:
+            jobs: dict[str, Any] = client.get("/healthz").json()["jobs"]
+            return jobs
+
+        assert told() == {"open": 0, "oldestSeconds": 0, "idleSeconds": 0, "reasons": []}
+        bench.ask("a")
+        bench.ask("b")
+        until(lambda: told()["open"] == 2)
+        assert told()["reasons"] == []
+        bench.database.execute("UPDATE open_jobs SET turn_at = now() - interval '1 minute'")
+        until(lambda: bool(told()["reasons"]))
+        (reason,) = told()["reasons"]
+        assert reason.startswith("2 jobs are open, and no worker took one up for 6")
+        assert client.get("/healthz").json()["status"] == "degraded"
+        metrics = client.get("/metrics").text
+        assert "annals_jobs_open 2.0" in metrics
+        assert "annals_jobs_oldest_seconds" in metrics
+        bench.worker().run_once()
+        until(lambda: told()["open"] == 0)
+        assert told()["reasons"] == []
 
 
 # What is kept

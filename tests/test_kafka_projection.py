@@ -126,8 +126,8 @@ def test_processes_share_the_partitions_and_may_be_killed_with_the_broker(
 
     def members_with_offsets() -> int:
         found = database.execute(
-            "SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE application_name = %s",
-            ("annals-apply",),
+            """SELECT count(DISTINCT pid) FROM pg_stat_activity
+                WHERE application_name = 'annals-apply' AND datname = current_database()""",
         ).fetchone()
         return found[0] if found else 0
 

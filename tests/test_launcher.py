@@ -302,7 +302,7 @@ def test_a_taken_port_is_refused_before_anything_starts(running: Running) -> Non
     assert not (other_home / "postgres").exists()
 
 
-@pytest.mark.parametrize("command", ["serve", "project", "send"])
+@pytest.mark.parametrize("command", ["serve", "project", "send", "work"])
 def test_a_process_that_dies_is_started_again(running: Running, command: str) -> None:
     before = running.child(command)
     before.kill()

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from api.codes.access import *
 from api.codes.code import ErrorCode
 from api.codes.exports import *
+from api.codes.imports import *
 from api.codes.jobs import *
 from api.codes.leads import *
 from api.codes.network import *

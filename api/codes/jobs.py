@@ -11,6 +11,12 @@ TOO_MANY_ITEMS = ErrorCode(
     "`found` items were named or matched the filter, `limit` is the most: JOB_ITEMS_MAX, or"
     " ATOMIC_ITEMS_MAX where `atomic` is asked for. Nothing was changed.",
 )
+TOO_MANY_FOLLOWERS = ErrorCode(
+    "E2051",
+    503,
+    "Too many follow jobs here at once.",
+    "A process serves FOLLOWERS_MAX streams of progress. GET /api/jobs/{id} tells the same.",
+)
 WORK_ENDED = ErrorCode(
     "E5030",
     409,
@@ -23,10 +29,4 @@ BULK_REFUSED = ErrorCode(
     409,
     "Some of the items cannot be changed, so none was.",
     "`atomic` was asked for. `outcomes` names each that cannot be changed, with the problem.",
-)
-TOO_MANY_FOLLOWERS = ErrorCode(
-    "E5032",
-    503,
-    "Too many follow jobs here at once.",
-    "A process serves FOLLOWERS_MAX streams of progress. GET /api/jobs/{id} tells the same.",
 )

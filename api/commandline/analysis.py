@@ -17,7 +17,7 @@ from api.settings import Settings
 
 if TYPE_CHECKING:
     from eventlog.connections import Connection
-    from projections.engine.bulk import Part
+    from projections.engine.part import Part
     from replay.analysis import Result, Store
 
 PARQUET = "parquet"

@@ -19,6 +19,9 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("lint-imports",),
 )
 PYTEST = (sys.executable, "-P", "-m", "pytest")
+TEST_PROCESSES = 2
+"""All tests are run by so many at a time, each with a database server and a broker of its own."""
+ALL_TESTS = (*PYTEST, "--numprocesses", str(TEST_PROCESSES), "--dist", "loadfile")
 # No index address in the files: they serve every mirror. One Python is named, the oldest.
 COMPILE = (
     *("pip", "compile", "pyproject.toml", "--quiet", "--generate-hashes", "--universal"),
@@ -47,8 +50,8 @@ def register(app: typer.Typer) -> None:
 
 
 def test(context: typer.Context) -> None:
-    """Run the tests; what follows is passed on to pytest."""
-    raise typer.Exit(_run(*PYTEST, *context.args))
+    """Run all tests, two files at a time; what follows, if anything, goes to pytest instead."""
+    raise typer.Exit(_run(*PYTEST, *context.args) if context.args else _run(*ALL_TESTS))
 
 
 def check() -> None:
@@ -59,7 +62,7 @@ def check() -> None:
         if _run(str(TOOLS / tool), *arguments) != 0:
             failed.append(tool)
     say("$ pytest")
-    if _run(*PYTEST) != 0:
+    if _run(*ALL_TESTS) != 0:
         failed.append("pytest")
     if failed:
         raise CommandError(f"These checks failed: {', '.join(failed)}.")

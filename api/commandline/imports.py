@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -18,11 +19,19 @@ from commands.importing.cells import DateOrder
 from commands.importing.findings import Finding, ImportRefused, Severity
 
 if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
+    from api.importing import ImportResult
     from commands.importing.lookup import Lookup
     from commands.importing.options import ImportOptions
     from commands.importing.tables import Table
-    from commands.imports import ImportResult
-    from domain.entity import Entity
+
+
+class ModeName(StrEnum):
+    """What becomes of a row that is there already; as commands.importing.options.Mode."""
+
+    SKIP = "skip"
+    UPDATE = "update"
+    CREATE = "create"
+
 
 EXIT_ROWS_FAILED = 1
 SHOWN_MAX = 10
@@ -36,7 +45,7 @@ Maps = Annotated[
 ]
 Keys = Annotated[
     list[str],
-    typer.Option("--dedupe-by", metavar="FIELD", help="Skip rows that are there already by it."),
+    typer.Option("--dedupe-by", metavar="FIELD", help="Rows are told apart by it."),
 ]
 Defaults = Annotated[
     list[str], typer.Option("--default", metavar="FIELD=VALUE", help="Where a cell is empty.")
@@ -66,6 +75,9 @@ def import_file(
     dates: Annotated[DateOrder | None, typer.Option(help="How dates are written.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
     encoding: Annotated[str | None, typer.Option(help="UTF-8, else cp1252.")] = None,
+    mode: Annotated[ModeName, typer.Option(help="What is there already by --dedupe-by is …")] = (
+        ModeName.SKIP
+    ),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     report: Annotated[Path | None, typer.Option(help="CSV or JSON of all findings.")] = None,
     workspace: Annotated[UUID | None, typer.Option(help="Not the one of the home.")] = None,
@@ -75,38 +87,40 @@ def import_file(
     Columns that are not mapped become the field of the same name, else a custom field. Bad rows are
     reported and the others go on; the exit code is 1 where there were any.
     """
-    from commands.importing.options import ImportOptions
+    from commands.importing.options import ImportOptions, Mode, kind_of
     from commands.importing.tables import open_table
 
     try:
         options = ImportOptions(
-            kind=_kind(kind),
+            kind=kind_of(kind),
             mapping=_pairs("--map", maps),
             dedupe_by=tuple(dedupe_by),
+            mode=Mode(mode),
             defaults=_pairs("--default", defaults),
             corrections=_corrections(corrections),
             known={column: _known(source) for column, source in _pairs("--known", known).items()},
             dates=dates,
             rows_max=limit,
-            dry_run=dry_run,
         )
         table = open_table(file, encoding=encoding)
-        result = _run(options, table, workspace)
+        result = _run(options, table, workspace, dry_run=dry_run)
     except ImportRefused as refused:
         raise CommandError(str(refused)) from None
-    _show(result, options, table)
+    _show(result, options, table, dry_run=dry_run)
     if report is not None:
         _write_report(report, result.findings)
     if result.failed:
         raise typer.Exit(EXIT_ROWS_FAILED)
 
 
-def _run(options: ImportOptions, table: Table, workspace: UUID | None) -> ImportResult:
+def _run(
+    options: ImportOptions, table: Table, workspace: UUID | None, *, dry_run: bool
+) -> ImportResult:
     from api.direct import catch_up, workspace_of_home
     from api.importing import run_import
     from eventlog.scope import SYSTEM, Actor
 
-    unit = "rows checked" if options.dry_run else "rows"
+    unit = "rows checked" if dry_run else "rows"
     with Database(Settings()) as database, bar(unit) as progress:
         settings = database.settings
         actor = SYSTEM
@@ -119,17 +133,19 @@ def _run(options: ImportOptions, table: Table, workspace: UUID | None) -> Import
             workspace,
             options,
             table,
+            dry_run=dry_run,
             actor=actor,
             progress=progress,
         )
 
 
-def _show(result: ImportResult, options: ImportOptions, table: Table) -> None:
-    if table.encoding != "utf-8-sig":
+def _show(result: ImportResult, options: ImportOptions, table: Table, *, dry_run: bool) -> None:
+    if table.encoding != "utf-8":
         say(f"The file was read as {table.encoding}.")
-    would = "would be " if options.dry_run else ""
+    would = "would be " if dry_run else ""
+    updated = f" {result.updated:,} {would}updated," if result.updated else ""
     say(
-        f"{result.rows:,} rows of {table.path.name}: {result.created:,} {would}created,"
+        f"{result.rows:,} rows of {table.name}: {result.created:,} {would}created,{updated}"
         f" {result.skipped:,} {would}skipped (there already), {result.failed:,} failed."
     )
     _show_counts(result)
@@ -169,15 +185,6 @@ def _write_report(path: Path, findings: list[Finding]) -> None:
     except OSError as failure:
         raise CommandError(f"{path} cannot be written: {failure.strerror}.") from None
     say(f"{len(findings):,} findings are in {path}.")
-
-
-def _kind(name: str) -> type[Entity]:
-    from commands.importing.options import IMPORTABLE
-
-    kind = IMPORTABLE.get(name)
-    if kind is None:
-        raise ImportRefused(f"{name} cannot be imported; {', '.join(IMPORTABLE)} can.")
-    return kind
 
 
 def _pairs(option: str, given: list[str]) -> Mapping[str, str]:

@@ -26,7 +26,7 @@ from api.description import (
     success,
 )
 from api.entity_routes import ServicesOf
-from api.errors import ApiError, problem_of
+from api.errors import ApiError, failed_item
 from api.idempotency import OnceOf
 from api.job_answers import ACCEPTED, accepted
 from api.parameters import ALL, OneOf, filter_model
@@ -39,7 +39,6 @@ from commands.bulk import (
     JOB_ITEMS_MAX,
     BulkChange,
     BulkOutcome,
-    BulkRefused,
     ItemOutcome,
 )
 from domain.entity import Entity
@@ -208,7 +207,9 @@ async def bulk(
 
     def act(scope: Scope) -> Response:
         if asked.request.atomic or len(ids) <= INLINE_ITEMS_MAX:
-            outcome = _applied(services.bulk.apply, scope, asked, ids)
+            outcome = services.bulk.apply(
+                scope, asked.kind, ids, asked.change, atomic=asked.request.atomic
+            )
             return _outcomes(scope, outcome)
         parameters = {"kind": asked.kind.KIND, "change": asked.change_given, **facts}
         items = (str(each) for each in ids)
@@ -235,17 +236,6 @@ async def _found(
     return ids, {"filter": asked.request.filter, "position": position}
 
 
-def _applied(apply: Any, scope: Scope, asked: _Asked, ids: list[UUID]) -> BulkOutcome:
-    try:
-        outcome: BulkOutcome = apply(
-            scope, asked.kind, ids, asked.change, atomic=asked.request.atomic
-        )
-    except BulkRefused as refused:
-        outcomes = [_shown(each) for each in refused.outcomes]
-        raise ApiError(codes.BULK_REFUSED, outcomes=outcomes) from None
-    return outcome
-
-
 def _outcomes(scope: Scope, outcome: BulkOutcome) -> Response:
     failed = len(outcome.failed)
     content = {
@@ -263,8 +253,6 @@ def _outcomes(scope: Scope, outcome: BulkOutcome) -> Response:
 
 def _shown(each: ItemOutcome) -> dict[str, Any]:
     if each.error is not None:
-        problem = problem_of(each.error)
-        status = codes.CODES[problem["code"]].status
-        return {"id": str(each.entity_id), "status": status, "problem": problem}
+        return failed_item(each)
     assert each.entity is not None
     return {"id": str(each.entity_id), "status": 200, "version": each.entity.version}

@@ -7,7 +7,7 @@ with the rest of the sentence "The value …".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -90,23 +90,31 @@ def _types(annotation: Any) -> Iterator[type]:
         yield from _types(part)
 
 
-def detect_order(values: Iterable[str]) -> DetectedOrder | None:
-    """How the dates of a column are written; None where all are ISO or there are none."""
-    first_high = second_high = numeric = 0
-    for value in values:
+class OrderSeen:
+    """How the dates of a column are written, as far as it was read."""
+
+    def __init__(self) -> None:
+        self._numeric = self._first_high = self._second_high = 0
+
+    def add(self, value: str) -> None:
+        """One more cell of the column."""
         found = _NUMERIC_DATE.fullmatch(value.strip())
         if found:
-            numeric += 1
-            first_high += int(found[1]) > MONTHS >= int(found[3])
-            second_high += int(found[3]) > MONTHS >= int(found[1])
-    if not numeric:
-        return None
-    order = DateOrder.DMY if first_high > second_high else DateOrder.MDY
-    return DetectedOrder(
-        order,
-        is_ambiguous=not first_high and not second_high,
-        is_mixed=bool(first_high and second_high),
-    )
+            self._numeric += 1
+            self._first_high += int(found[1]) > MONTHS >= int(found[3])
+            self._second_high += int(found[3]) > MONTHS >= int(found[1])
+
+    @property
+    def order(self) -> DetectedOrder | None:
+        """The order; None where all dates are ISO or there are none."""
+        if not self._numeric:
+            return None
+        first, second = self._first_high, self._second_high
+        return DetectedOrder(
+            DateOrder.DMY if first > second else DateOrder.MDY,
+            is_ambiguous=not first and not second,
+            is_mixed=bool(first and second),
+        )
 
 
 def parse_date(text: str, order: DateOrder) -> date:

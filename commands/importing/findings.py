@@ -5,12 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from domain.refusals import Refusal
+
 VALUE_SHOWN_MAX_CHARS = 200
 """A report shows no more of a cell than this."""
 
 
-class ImportRefused(Exception):
+class Fault(StrEnum):
+    """What is wrong with an import as a whole."""
+
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    NO_TABLE = "no_table"
+    ENCODING = "encoding"
+    OPTIONS = "options"
+    KIND = "kind"
+    UNREADABLE = "unreadable"
+
+
+class ImportRefused(Refusal):
     """The import as a whole cannot be done; the message is a sentence for the user."""
+
+    def __init__(self, message: str, fault: Fault = Fault.OPTIONS) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Severity(StrEnum):
@@ -28,6 +49,11 @@ class Finding:
     value: str
     code: str
     message: str
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it keeps the row out."""
+        return self.severity is Severity.ERROR
 
 
 def error(row: int, column: str, value: str, code: str, message: str) -> Finding:

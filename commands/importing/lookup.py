@@ -57,6 +57,11 @@ class Lookup(Generic[T]):
     def __len__(self) -> int:
         return sum(len(entries) for entries in self._exact.values())
 
+    @property
+    def names(self) -> list[str]:
+        """The names that are known."""
+        return list(self._exact)
+
     def find(self, name: str) -> Match[T] | Miss:
         """The one thing with this name: exact before normalised before close, and only if unique.
 

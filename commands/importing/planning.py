@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from commands.entities import PEOPLE
 from commands.importing.cells import (
     Form,
     parse_choice,
@@ -16,22 +17,27 @@ from commands.importing.cells import (
     parse_money,
     unescaped,
 )
-from commands.importing.findings import Finding, Severity, error, warning
+from commands.importing.findings import Finding, error, warning
 from commands.importing.lookup import Lookup, Match, Miss
 from commands.importing.options import (
     ACCOUNT,
-    ASSIGNEE,
+    CONTACT_FIELDS,
     CUSTOM_PREFIX,
+    NAME,
+    NAME_PARTS,
     OCCURRED,
+    PARTS_OF_CONTACT,
     Column,
     Directory,
     ImportOptions,
 )
+from commands.importing.partial import canonical
 from commands.importing.tables import CELL_MAX_CHARS, Row
 from commands.importing.timelines import Step, timeline
+from domain.contact import Contact
 from domain.entity import Entity
-from domain.fields import CUSTOM
-from domain.refusals import InvalidFields, OccurredTooEarly, Refusal
+from domain.fields import CUSTOM, Facts
+from domain.refusals import FieldError, InvalidFields, OccurredTooEarly, Refusal
 
 DAY = timedelta(days=1)
 
@@ -50,14 +56,22 @@ class ImportedRow:
     columns: Mapping[str, str]
     """Columns by field, to say which cell a refusal is about."""
     cells: Mapping[str, str]
+    facts: Facts = field(default_factory=dict)
+    """The fields of all steps in canonical form."""
+    given: frozenset[str] = frozenset()
+    """Fields for which the row has something of its own; the others are for a new thing only."""
+    contact: Facts | None = None
+    """The contact of the account that the row has as well, in canonical form."""
+    contact_given: frozenset[str] = frozenset()
+    """Fields of the contact for which the row has something of its own."""
 
     @property
     def is_good(self) -> bool:
         """Whether nothing found so far keeps the row out."""
-        return all(each.severity is not Severity.ERROR for each in self.findings)
+        return not any(each.is_error for each in self.findings)
 
-    def decide(self, entity_id: UUID, workspace_id: UUID, now: datetime) -> Entity:
-        """The entity with the events of this row pending. Raises `Refusal`."""
+    def create(self, entity_id: UUID, workspace_id: UUID, now: datetime) -> Entity:
+        """A new entity with the events of this row pending. Raises `Refusal`."""
         first, *later = self.steps
         entity = self.kind.create(
             entity_id,
@@ -69,6 +83,26 @@ class ImportedRow:
         for step in later:
             entity.revise({**entity.facts, **step.fields}, at=step.at or now)
         return entity
+
+    def revise(self, entity: Entity, now: datetime) -> None:
+        """Set the fields that the row has something for. Raises `Refusal`."""
+        facts = {name: value for name, value in self.facts.items() if name in self.given}
+        own = {
+            key: value
+            for key, value in self.facts.get(CUSTOM, {}).items()
+            if CUSTOM_PREFIX + key in self.given
+        }
+        facts = {**facts, CUSTOM: own} if own else facts
+        entity.revise(merged(entity.facts, facts), at=max(now, entity.modified_on))
+
+    def revise_contact(self, contact: Entity, now: datetime) -> None:
+        """Set the fields of the contact that the row has something for. Raises `Refusal`."""
+        contact.revise(self.revised_contact(contact), at=max(now, contact.modified_on))
+
+    def revised_contact(self, contact: Entity) -> Facts:
+        """The fields of the contact with those that the row has something for."""
+        facts = self.contact or {}
+        return {**contact.facts, **{name: facts[name] for name in self.contact_given}}
 
     def refused(self, refusal: Refusal) -> list[Finding]:
         """What the domain refused, cell by cell."""
@@ -87,6 +121,12 @@ class ImportedRow:
         return error(self.number, column, self.cells.get(column, ""), code, message)
 
 
+def merged(before: Facts, given: Facts) -> Facts:
+    """The fields before with those that are given; custom fields one by one."""
+    custom = {**before.get(CUSTOM, {}), **given.get(CUSTOM, {})}
+    return {**before, **given, CUSTOM: custom} if custom else {**before, **given}
+
+
 class RowPlanner:
     """Plans the rows of one import. Not thread-safe: the lookups remember what they found."""
 
@@ -102,6 +142,7 @@ class RowPlanner:
         self._directory = directory
         self._now = now
         self._column_of = {column.field: column.name for column in self._columns}
+        self._corrects = {*options.corrections, *options.known}
 
     def plan_row(self, row: Row) -> ImportedRow:
         """What is to be recorded for this row, and all that there is to say about it."""
@@ -115,11 +156,53 @@ class RowPlanner:
         if kind.ACCOUNT_REQUIRED and draft.account_id is None and draft.is_fine(account_column):
             message = f"A {kind.KIND} hangs on an account."
             draft.error(account_column, "", "no_account", message)
+        draft.join_names()
         steps = self._timed(draft, timeline(kind.KIND, draft.fields, draft.occurred_at))
-        return ImportedRow(
+        planned = ImportedRow(
             row.number, kind, draft.account_id, steps, tuple(draft.findings), self._column_of,
-            row.cells,
+            row.cells, given=frozenset(draft.given() - draft.defaulted),
         )  # fmt: skip
+        return self._checked(planned, draft)
+
+    def _checked(self, planned: ImportedRow, draft: _Draft) -> ImportedRow:
+        """The row with its fields in canonical form, or with what is wrong with them."""
+        if not planned.is_good:
+            return planned
+        found: list[Finding] = []
+        facts: Facts = {}
+        contact: Facts | None = None
+        fields = {name: value for step in planned.steps for name, value in step.fields.items()}
+        try:
+            facts = planned.kind.FIELDS.checked(fields)
+        except InvalidFields as invalid:
+            if self._may_lack(invalid):
+                facts = canonical(planned.kind, fields)
+            else:
+                found += planned.refused(invalid)
+        if draft.contact:
+            try:
+                contact = Contact.FIELDS.checked(_named(draft.contact))
+            except InvalidFields as invalid:
+                found += planned.refused(InvalidFields(list(map(_of_contact, invalid.errors))))
+        findings = (*planned.findings, *found)
+        steps = planned.steps
+        if len(steps) == 1 and facts:
+            steps = (replace(steps[0], fields=facts),)
+        return replace(
+            planned,
+            steps=steps,
+            findings=findings,
+            facts=facts,
+            contact=contact,
+            contact_given=frozenset(draft.contact),
+        )
+
+    def _may_lack(self, invalid: InvalidFields) -> bool:
+        """Whether the row may do without, for it may be about what is there and has them."""
+        key = self._options.dedupe_by
+        return bool(key) and all(
+            each.kind == "missing" and each.field not in key for each in invalid.errors
+        )
 
     def _take(self, draft: _Draft, column: Column, cell: str) -> None:
         text = unescaped(cell)
@@ -127,15 +210,23 @@ class RowPlanner:
             message = f"The cell has more than {CELL_MAX_CHARS:,} characters."
             draft.error(column.name, text, "cell_too_long", message)
             return
-        text = self._corrected(draft, column, text or column.default)
+        if not text and column.default:
+            draft.defaulted.add(column.field)
+        text = text or column.default
+        if column.name in self._corrects:
+            text = self._corrected(draft, column, text)
         if column.field == ACCOUNT:
             self._take_account(draft, column, text)
         elif not text:
             return
-        elif column.field == ASSIGNEE:
-            self._take_assignee(draft, column, text)
+        elif column.field in PEOPLE:
+            self._take_member(draft, column, text)
         elif column.field.startswith(CUSTOM_PREFIX):
             draft.set_custom(column.field[len(CUSTOM_PREFIX) :], text)
+        elif column.field in CONTACT_FIELDS:
+            draft.contact[CONTACT_FIELDS[column.field]] = text
+        elif column.field in NAME_PARTS or column.field in PARTS_OF_CONTACT:
+            draft.parts[column.field] = text
         else:
             self._take_field(draft, column, text)
 
@@ -164,10 +255,10 @@ class RowPlanner:
             message = f"The {self._options.kind.KIND} has no account."
             draft.warning(column.name, "", "no_account", message)
 
-    def _take_assignee(self, draft: _Draft, column: Column, text: str) -> None:
+    def _take_member(self, draft: _Draft, column: Column, text: str) -> None:
         member_id = self._resolved(draft, column, text, self._directory.members)
         if member_id is not None:
-            draft.fields[ASSIGNEE] = str(member_id)
+            draft.fields[column.field] = str(member_id)
 
     def _resolved(
         self, draft: _Draft, column: Column, text: str, lookup: Lookup[UUID]
@@ -217,14 +308,20 @@ class RowPlanner:
                 if at - now >= DAY:
                     draft.error(name, at.date().isoformat(), "in_future", "It has yet to happen.")
                 at = now  # the day has begun somewhere on earth
-            timed.append(replace(step, at=at))
+            timed.append(step if at is step.at else replace(step, at=at))
         return tuple(timed)
 
 
-def key_of(entity: Entity, dedupe_by: Iterable[str]) -> Key | None:
-    """What the entity is told apart by; None where it has none of these fields."""
-    parts = tuple(_key_part(entity, name) for name in dedupe_by)
+def key_of(row: ImportedRow, dedupe_by: Iterable[str]) -> Key | None:
+    """What the row is told apart by; None where it has none of these fields."""
+    parts = tuple(_key_part(row, name) for name in dedupe_by)
     return parts if any(parts) else None
+
+
+def key_of_contact(facts: Facts) -> Key:
+    """What contacts of one account are told apart by: the e-mail, without one the name."""
+    email = key_part(facts.get("email"))
+    return ("email", email) if email else ("name", key_part(facts.get("name")))
 
 
 def key_part(text: str | None) -> str:
@@ -232,12 +329,12 @@ def key_part(text: str | None) -> str:
     return " ".join((text or "").split()).casefold()
 
 
-def _key_part(entity: Entity, name: str) -> str:
+def _key_part(row: ImportedRow, name: str) -> str:
     if name == ACCOUNT:
-        return str(entity.account_id or "")
+        return str(row.account_id or "")
     if name.startswith(CUSTOM_PREFIX):
-        return key_part(entity.facts.get(CUSTOM, {}).get(name[len(CUSTOM_PREFIX) :]))
-    return key_part(entity.facts.get(name))
+        return key_part(row.facts.get(CUSTOM, {}).get(name[len(CUSTOM_PREFIX) :]))
+    return key_part(row.facts.get(name))
 
 
 @dataclass
@@ -249,6 +346,21 @@ class _Draft:
     account_id: UUID | None = None
     occurred_at: datetime | None = None
     findings: list[Finding] = field(default_factory=list)
+    defaulted: set[str] = field(default_factory=set)
+    contact: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+
+    def join_names(self) -> None:
+        """First and last names become the name, where there is no whole one."""
+        for fields, names in ((self.fields, NAME_PARTS), (self.contact, PARTS_OF_CONTACT)):
+            parts = [self.parts[name] for name in names if name in self.parts]
+            if parts and NAME not in fields:
+                fields[NAME] = " ".join(parts)
+
+    def given(self) -> set[str]:
+        """The fields that there is something for; custom ones by `customFields.<key>`."""
+        custom = {CUSTOM_PREFIX + key for key in self.fields.get(CUSTOM, {})}
+        return {name for name in self.fields if name != CUSTOM} | custom
 
     def set_custom(self, key: str, text: str) -> None:
         """Custom fields keep the text as the file has it: `007` is not 7."""
@@ -265,8 +377,7 @@ class _Draft:
 
     def is_fine(self, column: str) -> bool:
         """Whether no error was found in this column."""
-        errors = (each for each in self.findings if each.severity is Severity.ERROR)
-        return all(each.column != column for each in errors)
+        return all(each.column != column for each in self.findings if each.is_error)
 
 
 def _parsed(column: Column, text: str) -> Any:
@@ -279,6 +390,17 @@ def _parsed(column: Column, text: str) -> Any:
     if column.form is Form.CHOICE:
         return parse_choice(text, column.choices)
     return text
+
+
+def _named(contact: Mapping[str, Any]) -> dict[str, Any]:
+    """The contact; one that has an address and no name goes by the address."""
+    return {NAME: contact["email"], **contact} if "email" in contact else dict(contact)
+
+
+def _of_contact(fault: FieldError) -> FieldError:
+    """The fault of a contact's field, by the name that it has in a row of accounts."""
+    name = next((ours for ours, its in CONTACT_FIELDS.items() if its == fault.field), fault.field)
+    return replace(fault, field=name)
 
 
 def _uuid(text: str) -> UUID | None:

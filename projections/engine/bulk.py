@@ -7,86 +7,24 @@ length of history.
 
 from __future__ import annotations
 
-import re
+import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
-
-import orjson
-from psycopg import sql
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from eventlog.connections import Connection, follow_connection
-from eventlog.digest import event_digest
-from eventlog.reading import RecordedEvent, iso
-from eventlog.upcast import upcast
-from projections.changes import Counts, Key, Projection, Row, Table
-from projections.engine.apply import SELECT_COLUMNS
+from eventlog.reading import RecordedEvent
+from projections.changes import Handler, Projection, Table
+from projections.engine.copying import copy_rows
 from projections.engine.coverage import Tally, record, tally
 from projections.engine.memory import MemoryTables
 from projections.engine.parking import Entity, Parked, park
+from projections.engine.part import Part, read_part
 
-PARTITION_EVENTS = 250_000
+PARTITION_EVENTS = 500_000
 """About how many events one partition holds in memory at a time."""
 REPORT_EVENTS = 5_000
-COPY_BLOCK_ROWS = 1_000
-NULL = "\x01"
-"""Stands for null in what is copied in: no field may hold a control character."""
-
-ESCAPES = {
-    rb"\\": b"\\",
-    rb"\n": b"\n",
-    rb"\r": b"\r",
-    rb"\t": b"\t",
-    rb"\b": b"\b",
-    rb"\f": b"\f",
-    rb"\v": b"\v",
-}
-"""How COPY's text format writes characters that would end a line or a column."""
-ESCAPED = re.compile(rb"\\.")
-
-COPY_PARTITION = """
-COPY (SELECT position, workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
-             occurred_at, recorded_at
-        FROM events WHERE {condition} ORDER BY position) TO STDOUT
-"""
-OF_PARTITION = """
-abs(uuid_hash(coalesce(account_id, stream_id))::bigint) % {partitions} = {partition}
-"""
-
-FILL_COUNTS = """
-INSERT INTO {counts} (workspace_id, {by}, n{sums})
-SELECT workspace_id, {by}, count(*){summed} FROM {table} GROUP BY workspace_id, {by}
-"""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of history: one partition of a build, or what a reader chose of it."""
-
-    upto: int
-    partition: int = 0
-    partitions: int = 1
-    after: int = 0
-    workspace_id: str | None = None
-    occurred_until: datetime | None = None
-    """Only what had occurred by then; an import may set that to long before it was recorded."""
-
-    def condition(self) -> sql.Composed:
-        """The same over columns of `events`."""
-        wanted = [
-            sql.SQL("position > {} AND position <= {}").format(self.after, self.upto),
-        ]
-        if self.partitions > 1:
-            wanted.append(
-                sql.SQL(OF_PARTITION).format(partitions=self.partitions, partition=self.partition)
-            )
-        if self.workspace_id is not None:
-            wanted.append(sql.SQL("workspace_id = {}::uuid").format(self.workspace_id))
-        if self.occurred_until is not None:
-            wanted.append(sql.SQL("occurred_at <= {}").format(self.occurred_until))
-        return sql.SQL(" AND ").join(wanted)
 
 
 def build_part(
@@ -101,19 +39,36 @@ def build_part(
     `schemas` says for each projection where its tables are. `progress` is told how many more
     events were folded; it may raise `Cancelled`.
     """
-    with follow_connection(url, application_name="annals-rebuild") as connection:
-        # A projector that raises for an entity leaves all of that entity's rows out, parked.
-        builders = [_Builder(projection) for projection in projections]
+    with (
+        follow_connection(url, application_name="annals-rebuild") as source,
+        follow_connection(url, application_name="annals-rebuild") as connection,
+        _uncollected(),
+    ):
+        builders = [_Builder(each, schemas[each.name]) for each in projections]
+        folder = _Folder(builders)
         buckets: dict[int, Tally] = {}
-        for events in _blocks(read_part(connection, part)):
+        for events in _blocks(read_part(source, part)):
+            folder.take(events)
             for builder in builders:
-                builder.take(events)
+                builder.store_what_stays(connection)
             _merge(buckets, tally(events))
             progress(len(events))
         for builder in builders:
-            _store(connection, builder, schemas[builder.projection.name])
+            builder.store(connection)
         with connection.transaction():
             record(connection, [shadow_name(each.name) for each in projections], buckets)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Rows and events hold no cycles: looking for some would take a quarter of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def shadow_name(projection: str) -> str:
@@ -124,71 +79,71 @@ def shadow_name(projection: str) -> str:
 class _Builder:
     """One projection of a build: its tables, and what it could not digest."""
 
-    def __init__(self, projection: Projection) -> None:
+    def __init__(self, projection: Projection, schema: str) -> None:
         self.projection = projection
+        self._schema = schema
         self.memory = MemoryTables([projection])
         self.parked: dict[Entity, Parked] = {}
 
+    def passes_over(self, event: RecordedEvent) -> bool:
+        """Whether the event's entity is parked; counts it then."""
+        entry = self.parked.get((event.workspace_id, self.projection.entity(event)))
+        if entry is not None:
+            entry.events += 1
+        return entry is not None
+
+    def park(self, event: RecordedEvent, error: Exception) -> None:
+        """The projector raised: the entity is left alone from here on."""
+        entity = (event.workspace_id, self.projection.entity(event))
+        message = f"{type(error).__name__}: {error}"
+        self.parked[entity] = Parked(*entity, event.position, 1, message)
+
+    def store_what_stays(self, connection: Connection) -> None:
+        """Copy in the rows that no later event changes."""
+        for table in self.projection.tables:
+            if table.append_only:
+                self._copy(connection, table)
+
+    def store(self, connection: Connection) -> None:
+        """Copy in all rows, and say what is parked."""
+        for table in self.projection.tables:
+            self._copy(connection, table)
+        for entry in self.parked.values():
+            park(connection, shadow_name(self.projection.name), entry)
+
+    def _copy(self, connection: Connection, table: Table) -> None:
+        copy_rows(connection, self._schema, table, self.memory.tables[table.name])
+        self.memory.tables[table.name].clear()
+
+
+class _Folder:
+    """Gives each event to the projectors that want it, and to no other."""
+
+    def __init__(self, builders: list[_Builder]) -> None:
+        self._builders = builders
+        self._by_topic: dict[str, list[tuple[_Builder, Handler]]] = {}
+
     def take(self, events: list[RecordedEvent]) -> None:
-        wanted = self.projection.handler
         for event in events:
-            if wanted(event.topic) is None:
-                continue
-            if self.parked:
-                entry = self.parked.get((event.workspace_id, self.projection.entity(event)))
-                if entry is not None:
-                    entry.events += 1
+            for builder, handler in self._wanted(event.topic):
+                if builder.parked and builder.passes_over(event):
                     continue
-            try:
-                self.memory.apply(event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
-                entity = (event.workspace_id, self.projection.entity(event))
-                message = f"{type(error).__name__}: {error}"
-                self.parked[entity] = Parked(*entity, event.position, 1, message)
+                try:
+                    builder.memory.change(event.workspace_id, handler(event))
+                except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
+                    builder.park(event, error)
+
+    def _wanted(self, topic: str) -> list[tuple[_Builder, Handler]]:
+        found = self._by_topic.get(topic)
+        if found is None:
+            each = ((builder, builder.projection.handler(topic)) for builder in self._builders)
+            found = [(builder, handler) for builder, handler in each if handler]
+            self._by_topic[topic] = found
+        return found
 
 
-def read_part(connection: Connection, part: Part) -> Iterator[RecordedEvent]:
-    """The events of a partition in order of position, by COPY."""
-    statement = sql.SQL(COPY_PARTITION).format(condition=part.condition())
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        rest = b""
-        for block in copy:
-            lines = (rest + bytes(block)).split(b"\n")
-            rest = lines.pop()
-            for line in lines:
-                yield _parse(line)
-
-
-def _parse(line: bytes) -> RecordedEvent:
-    """A line of COPY's text format."""
-    position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = (
-        line.split(b"\t")
-    )
-    if b"\\" in line:
-        raw, metadata = _unescaped(raw), _unescaped(metadata)
-    number, stream_id, stream_version = int(position), stream.decode(), int(version)
-    written = topic.decode()
-    digest = event_digest(number, stream_id, stream_version, written, raw, metadata)
-    name, data = upcast(written, orjson.loads(raw))
-    return RecordedEvent(
-        number, workspace.decode(), stream_id, stream_version, name,
-        None if account == b"\\N" else account.decode(), data, metadata,
-        iso(occurred.decode()), iso(recorded.decode()), digest,
-    )  # fmt: skip
-
-
-def _unescaped(text: bytes) -> bytes:
-    return ESCAPED.sub(lambda match: ESCAPES[match[0]], text)
-
-
-def _blocks(events: Iterable[RecordedEvent]) -> Iterator[list[RecordedEvent]]:
-    block: list[RecordedEvent] = []
-    for event in events:
-        block.append(event)
-        if len(block) == REPORT_EVENTS:
-            yield block
-            block = []
-    if block:
+def _blocks(events: Iterator[RecordedEvent]) -> Iterator[list[RecordedEvent]]:
+    while block := list(islice(events, REPORT_EVENTS)):
         yield block
 
 
@@ -198,65 +153,6 @@ def _merge(buckets: dict[int, Tally], more: dict[int, Tally]) -> None:
         total.n += entry.n
         total.digest += entry.digest
         total.weighted += entry.weighted
-
-
-def _store(connection: Connection, builder: _Builder, schema: str) -> None:
-    for table in builder.projection.tables:
-        copy_rows(connection, schema, table, builder.memory.tables[table.name])
-        builder.memory.tables[table.name] = {}
-    for entry in builder.parked.values():
-        park(connection, shadow_name(builder.projection.name), entry)
-
-
-def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[Key, Row]) -> None:
-    """COPY rows into a table that has none with these keys."""
-    types = connection.execute(SELECT_COLUMNS, (f"{schema}.{table.name}",)).fetchall()
-    names = [name for name, _ in types if name not in {"workspace_id", table.key}]
-    columns = ", ".join(["workspace_id", table.key, *names])
-    statement = f"COPY {schema}.{table.name} ({columns}) FROM STDIN WITH (NULL '{NULL}')"
-    lines: list[str] = []
-    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        for (workspace_id, key), row in rows.items():
-            get = row.get
-            values = [_plain(get(name)) for name in names]
-            line = "\t".join([workspace_id, key, *values])
-            if "\\" in line or "\n" in line or "\r" in line or line.count("\t") > len(names) + 1:
-                line = "\t".join([workspace_id, key, *map(_escaped, values)])
-            lines.append(line)
-            if len(lines) == COPY_BLOCK_ROWS:
-                copy.write("\n".join([*lines, ""]))
-                lines.clear()
-        if lines:
-            copy.write("\n".join([*lines, ""]))
-
-
-def _plain(value: Any) -> str:
-    """A value as COPY's text, as yet without escapes."""
-    if value.__class__ is str:
-        return str(value)
-    if value is None:
-        return NULL
-    if isinstance(value, (dict, list)):
-        return orjson.dumps(value).decode()
-    return str(value)
-
-
-def _escaped(text: str) -> str:
-    """What would end a line or a column, as COPY's text format writes it."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
-
-
-def fill_counts(connection: Connection, schema: str, table: Table, counts: Counts) -> None:
-    """Count the rows of a table that was copied in."""
-    connection.execute(
-        FILL_COUNTS.format(
-            counts=f"{schema}.{counts.table}",
-            table=f"{schema}.{table.name}",
-            by=", ".join(counts.by),
-            sums="".join(f", {column}" for column in counts.sums),
-            summed="".join(f", coalesce(sum({column}), 0)" for column in counts.sums),
-        ).encode()
-    )
 
 
 def throttled(progress: Callable[[int], None], events_per_s: float | None) -> Callable[[int], None]:

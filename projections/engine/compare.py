@@ -15,8 +15,7 @@ DIFFERENT_ROWS_MAX = 20
 """How many differing rows are named."""
 
 CHECKSUM = """
-SELECT count(*), coalesce(sum(('x' || left(md5(({columns})::text), 15))::bit(60)::bigint), 0)
-  FROM {table}
+SELECT count(*), coalesce(sum(hash_record_extended({columns}, 0)), 0) FROM {table}
 """
 
 DIFFERENCE = """

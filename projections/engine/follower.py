@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection
+from eventlog.hints import PROJECTED
 from eventlog.reading import RecordedEvent
 from projections.changes import Change, Projection
 from projections.engine.apply import Statement, statements
+from projections.engine.coverage import record, tally
 from projections.engine.fold import Folded, fold
 from projections.engine.parking import Entity, Parked, park, parked
 
@@ -128,14 +131,46 @@ class Follower:
         self.parked.update(digested.set_aside)
 
 
+def write_all(
+    connection: Connection,
+    work: list[tuple[Follower, Digested]],
+    events: list[RecordedEvent],
+    upto: int,
+) -> None:
+    """Checkpoints, rows, ledger and the hint, in one transaction and two round trips.
+
+    Raises `CheckpointMoved` and what the database says to a row; nothing is written then.
+    """
+    followers = [follower for follower, _ in work]
+    with connection.pipeline() as pipeline, connection.transaction():
+        moved = _advance(connection, followers, upto)
+        for follower, digested in work:
+            follower.write(connection, digested)
+        record(connection, [follower.name for follower in followers], tally(events))
+        connection.execute(f"NOTIFY {PROJECTED}")
+        pipeline.sync()
+        _require_moved(moved, followers)
+    for follower, digested in work:
+        follower.advanced(upto, digested)
+
+
 def advance_all(connection: Connection, followers: list[Follower], position: int) -> None:
     """Move their checkpoints, on the condition that nobody else did. Raises `CheckpointMoved`."""
+    _require_moved(_advance(connection, followers, position), followers)
+
+
+def _advance(
+    connection: Connection, followers: list[Follower], position: int
+) -> psycopg.Cursor[TupleRow]:
     names = [follower.name for follower in followers]
     positions = [follower.position for follower in followers]
     epochs = [follower.epoch for follower in followers]
-    moved = connection.execute(ADVANCE, (position, names, positions, epochs), prepare=True)
+    return connection.execute(ADVANCE, (position, names, positions, epochs), prepare=True)
+
+
+def _require_moved(moved: psycopg.Cursor[TupleRow], followers: list[Follower]) -> None:
     if moved.rowcount != len(followers):
-        raise CheckpointMoved(", ".join(names))
+        raise CheckpointMoved(", ".join(follower.name for follower in followers))
 
 
 def _set_aside(

@@ -24,7 +24,7 @@ import psycopg
 from kafka import ConsumerRebalanceListener
 from kafka.errors import KafkaError
 
-from eventlog.connections import Connection, follow_connection
+from eventlog.connections import Connection, derive_quickly, follow_connection
 from eventlog.hints import PROJECTED
 from eventlog.kafka.broker import Broker, close_quietly
 from eventlog.kafka.message import MalformedMessage, Origin
@@ -199,6 +199,7 @@ class GroupEngine:
         while not self._stopped.is_set():
             try:
                 with follow_connection(self._url, application_name="annals-apply") as connection:
+                    derive_quickly(connection)
                     self._consume(connection)
             except LOST as error:
                 log.warning("consuming stopped and is tried again: %r", error)

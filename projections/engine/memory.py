@@ -27,20 +27,21 @@ class MemoryTables:
             found = (projection.handler(event.topic) for projection in self._projections)
             handlers = self._handlers[event.topic] = [each for each in found if each]
         for handler in handlers:
-            for change in handler(event):
-                self._change(event.workspace_id, change)
+            self.change(event.workspace_id, handler(event))
 
-    def _change(self, workspace_id: str, change: Change) -> None:
-        rows = self.tables[change.table]
-        key = (workspace_id, change.key)
-        if isinstance(change, Put):
-            rows[key] = change.row
-        elif isinstance(change, Patch):
-            row = rows.get(key)
-            if row is not None:
-                patch(row, change)
-        else:
-            rows.pop(key, None)
+    def change(self, workspace_id: str, changes: Iterable[Change]) -> None:
+        """Do what a projector says."""
+        for change in changes:
+            rows = self.tables[change.table]
+            key = (workspace_id, change.key)
+            if isinstance(change, Put):
+                rows[key] = change.row
+            elif isinstance(change, Patch):
+                row = rows.get(key)
+                if row is not None:
+                    patch(row, change)
+            else:
+                rows.pop(key, None)
 
 
 def patch(row: Row, change: Patch) -> None:

@@ -11,18 +11,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import read_after, readable_position
-from projections.engine.bulk import PARTITION_EVENTS, Part, build_part, throttled
+from projections.engine.bulk import PARTITION_EVENTS, build_part, throttled
 from projections.engine.follower import Follower
 from projections.engine.install import READ_SCHEMA, Definition
+from projections.engine.part import Part
 from projections.engine.progress import Cancelled, Progress, Say, note, request
 from projections.engine.registry import PROJECTIONS, version
 from projections.engine.runner import REBUILD_LOCK
@@ -141,10 +149,13 @@ class Rebuild:
             shadow.prepare(connection)
         upto = readable_position(connection)
         total = _one(connection, "SELECT count(*) FROM events WHERE position <= %s", upto)
-        self._in_parallel(_fold, self._folds(upto, total), progress)
+        spawn = multiprocessing.get_context("spawn")
+        folds = self._folds(upto, total)
+        self._in_parallel(_fold, folds, progress, partial(ProcessPoolExecutor, mp_context=spawn))
         progress.step("indexing")
         finishes = [(self._url, name, self._definitions[name], upto) for name in self._definitions]
-        self._in_parallel(_finish, finishes, progress)
+        # Here PostgreSQL works, and threads are enough to wait for it.
+        self._in_parallel(_finish, finishes, progress, ThreadPoolExecutor)
 
     def _folds(self, upto: int, total: int) -> list[_Fold]:
         parts = max(min(self._workers, 1 + total // PART_EVENTS_MIN), -(-total // PARTITION_EVENTS))
@@ -154,16 +165,19 @@ class Rebuild:
         return [_Fold(self._url, schemas, ids, Part(upto, n, parts), share) for n in range(parts)]
 
     def _in_parallel(
-        self, work: Callable[[Any], None], items: list[Any], progress: Progress
+        self,
+        work: Callable[[Any], None],
+        items: list[Any],
+        progress: Progress,
+        executor: Callable[[int], Executor],
     ) -> None:
-        """Do the work on each item, in as many processes as there are workers."""
+        """Do the work on each item, on as many at a time as there are workers."""
         workers = min(self._workers, len(items))
         if workers == 1:
             for item in items:
                 work(item)
             return
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        with executor(workers) as pool:
             futures: list[Future[None]] = [pool.submit(work, item) for item in items]
             try:
                 for future in as_completed(futures):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from eventlog.connections import Connection, follow_connection
+from eventlog.connections import Connection, derive_quickly, follow_connection
 from eventlog.hints import APPENDED, PROJECTED, wait_for_hint
 from eventlog.reading import Page, RecordedEvent, read_after
 from projections.changes import Projection
@@ -28,6 +28,7 @@ from projections.engine.follower import (
     Digested,
     Follower,
     advance_all,
+    write_all,
 )
 from projections.engine.install import READ_SCHEMA
 from projections.engine.partitions import level
@@ -134,6 +135,7 @@ class Engine:
             follow_connection(self._url, application_name="annals-project") as reader,
             follow_connection(self._url, application_name="annals-apply") as writer,
         ):
+            derive_quickly(writer)
             yield reader, writer
 
     def _follow(self, reader: Connection, writer: Connection) -> None:
@@ -203,20 +205,14 @@ class Engine:
     def _apply(self, writer: Connection, group: list[Follower], page: Page) -> None:
         work = [(follower, follower.digest(page.events)) for follower in group]
         try:
-            with writer.transaction():
-                advance_all(writer, group, page.upto)
-                with writer.pipeline():
-                    for follower, digested in work:
-                        follower.write(writer, digested)
-                    record(writer, [follower.name for follower in group], tally(page.events))
-                    writer.execute(f"NOTIFY {PROJECTED}")
+            write_all(writer, work, page.events, page.upto)
         except UNDIGESTED as error:
             log.warning("a batch is applied in parts: %s", error)
             for follower in group:
                 self._apply_carefully(writer, follower, page)
             return
         for follower, digested in work:
-            self._advanced(follower, page, digested)
+            _tell_parked(follower, digested)
 
     def _apply_carefully(self, writer: Connection, follower: Follower, page: Page) -> None:
         with writer.transaction():
@@ -224,16 +220,17 @@ class Engine:
             digested = follower.write_carefully(writer, page.events)
             record(writer, [follower.name], tally(page.events))
             writer.execute(f"NOTIFY {PROJECTED}")
-        self._advanced(follower, page, digested)
-
-    def _advanced(self, follower: Follower, page: Page, digested: Digested) -> None:
-        for entry in digested.set_aside.values():
-            if entry.error:
-                log.error(
-                    "projection %s parked entity %s at position %s: %s",
-                    follower.name, entry.entity_id, entry.position, entry.error,
-                )  # fmt: skip
         follower.advanced(page.upto, digested)
+        _tell_parked(follower, digested)
+
+
+def _tell_parked(follower: Follower, digested: Digested) -> None:
+    for entry in digested.set_aside.values():
+        if entry.error:
+            log.error(
+                "projection %s parked entity %s at position %s: %s",
+                follower.name, entry.entity_id, entry.position, entry.error,
+            )  # fmt: skip
 
 
 def handovers(writer: Connection) -> set[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from psycopg import sql
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import read_after
-from projections.engine.bulk import fill_counts, shadow_name
+from projections.engine.bulk import shadow_name
 from projections.engine.compare import Checksum, Difference, checksum, differences
+from projections.engine.copying import fill_counts
 from projections.engine.follower import Follower
 from projections.engine.install import (
     READ_SCHEMA,
@@ -119,9 +121,11 @@ class Shadow:
                 assert row is not None
                 _bring_to(connection, shadow, row[0])
                 follow_unevenly(connection, shadow, reached(other, self.name))
-                live = self._checksums(other, READ_SCHEMA)
-                if live == self._checksums(connection, self.schema):
-                    return []
+                with ThreadPoolExecutor(1) as beside:
+                    live = beside.submit(self._checksums, other, READ_SCHEMA)
+                    new = self._checksums(connection, self.schema)
+                    if live.result() == new:
+                        return []
                 return self._name_differences(other)
 
     def _name_differences(self, connection: Connection) -> list[Difference]:

@@ -19,8 +19,7 @@ from eventlog.connections import Connection
 from eventlog.hints import APPENDED, PROJECTED
 from eventlog.reading import Page, read_after
 from projections.changes import Projection
-from projections.engine.coverage import record, tally
-from projections.engine.follower import Follower, advance_all
+from projections.engine.follower import Follower, write_all
 from projections.engine.install import READ_SCHEMA, Definition, create_functions
 from projections.engine.partitions import level
 from projections.engine.runner import LEASE_LOCK
@@ -172,14 +171,7 @@ def _level(connection: Connection, followers: list[Follower]) -> None:
 def advance(connection: Connection, followers: list[Follower], page: Page) -> None:
     """One page for followers at one position, in one transaction."""
     work = [(follower, follower.digest(page.events)) for follower in followers]
-    with connection.transaction():
-        advance_all(connection, followers, page.upto)
-        for follower, digested in work:
-            follower.write(connection, digested)
-        record(connection, [follower.name for follower in followers], tally(page.events))
-        connection.execute(f"NOTIFY {PROJECTED}")
-    for follower, digested in work:
-        follower.advanced(page.upto, digested)
+    write_all(connection, work, page.events, page.upto)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from readmodels.spec import (
     ACCOUNT,
     ASSIGNEE,
     CREATED,
+    NAME_OF_MEMBER,
     OF_ACCOUNT,
     STAMPS,
     UPDATED,
@@ -20,7 +21,9 @@ SPEC = ListSpec(
     items={
         **columns("id"),
         **OF_ACCOUNT,
-        **columns("title", "status", "member_id", "starts_at", "ends_at", "lead_id", "contact_id"),
+        **columns("title", "status", "member_id"),
+        "memberName": NAME_OF_MEMBER.format(column="member_id"),
+        **columns("starts_at", "ends_at", "lead_id", "contact_id"),
         **columns("location", "notes", "allow_overlap", "confirmed_at", "confirmed_by"),
         **columns("confirmation_notes", "cancel_reason"),
         **STAMPS,

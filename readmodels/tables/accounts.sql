@@ -21,8 +21,7 @@ CREATE TABLE accounts (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 ) WITH (fillfactor = 85);
 
 CREATE TABLE account_counts (
@@ -31,11 +30,13 @@ CREATE TABLE account_counts (
     status text NOT NULL,
     priority text NOT NULL,
     assigned_to uuid,
-    n bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, type, status, priority, assigned_to)
+    n bigint NOT NULL
 );
 
 -- indexes
+ALTER TABLE accounts ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE account_counts
+    ADD UNIQUE NULLS NOT DISTINCT (workspace_id, type, status, priority, assigned_to);
 CREATE INDEX ON accounts (workspace_id, created_at, id);
 CREATE INDEX ON accounts (workspace_id, updated_at, id);
 CREATE INDEX ON accounts (workspace_id, company_key, id);

@@ -21,8 +21,7 @@ CREATE TABLE appointments (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE appointment_counts (
@@ -30,11 +29,13 @@ CREATE TABLE appointment_counts (
     status text NOT NULL,
     member_id uuid NOT NULL,
     assigned_to uuid,
-    n bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, status, member_id, assigned_to)
+    n bigint NOT NULL
 );
 
 -- indexes
+ALTER TABLE appointments ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE appointment_counts
+    ADD UNIQUE NULLS NOT DISTINCT (workspace_id, status, member_id, assigned_to);
 CREATE INDEX ON appointments (workspace_id, created_at, id);
 CREATE INDEX ON appointments (workspace_id, account_id, created_at, id);
 CREATE INDEX ON appointments (workspace_id, lead_id, created_at, id);

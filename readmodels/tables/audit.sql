@@ -9,11 +9,11 @@ CREATE TABLE audit (
     actor_id       text,
     command_id     text,
     occurred_at    timestamptz NOT NULL,
-    recorded_at    timestamptz NOT NULL,
-    PRIMARY KEY (workspace_id, position)
+    recorded_at    timestamptz NOT NULL
 );
 
 -- indexes
+ALTER TABLE audit ADD PRIMARY KEY (workspace_id, position);
 CREATE INDEX ON audit (workspace_id, entity_id, position);
 CREATE INDEX ON audit (workspace_id, entity_type, action, position);
 CREATE INDEX ON audit (workspace_id, actor_id, position);

@@ -24,8 +24,7 @@ CREATE TABLE leads (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE lead_counts (
@@ -33,11 +32,12 @@ CREATE TABLE lead_counts (
     status text NOT NULL,
     source text,
     assigned_to uuid,
-    n bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, status, source, assigned_to)
+    n bigint NOT NULL
 );
 
 -- indexes
+ALTER TABLE leads ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE lead_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, status, source, assigned_to);
 CREATE INDEX ON leads (workspace_id, created_at, id);
 CREATE INDEX ON leads (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON leads (workspace_id, updated_at, id);

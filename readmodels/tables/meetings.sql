@@ -15,19 +15,19 @@ CREATE TABLE meetings (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE meeting_counts (
     workspace_id uuid NOT NULL,
     status text NOT NULL,
     assigned_to uuid,
-    n bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to)
+    n bigint NOT NULL
 );
 
 -- indexes
+ALTER TABLE meetings ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE meeting_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to);
 CREATE INDEX ON meetings (workspace_id, created_at, id);
 CREATE INDEX ON meetings (workspace_id, account_id, created_at, id);
 CREATE INDEX ON meetings (workspace_id, assigned_to, created_at, id);

@@ -11,18 +11,18 @@ CREATE TABLE members (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE member_counts (
     workspace_id uuid NOT NULL,
     is_deleted boolean NOT NULL,
-    n bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, is_deleted)
+    n bigint NOT NULL
 );
 
 -- indexes
+ALTER TABLE members ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE member_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, is_deleted);
 CREATE INDEX ON members (workspace_id, created_at, id);
 CREATE INDEX ON members (workspace_id, updated_at, id);
 CREATE INDEX ON members (workspace_id, name_key, id);

@@ -9,18 +9,18 @@ CREATE TABLE notes (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE note_counts (
     workspace_id uuid NOT NULL,
     assigned_to uuid,
-    n bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to)
+    n bigint NOT NULL
 );
 
 -- indexes
+ALTER TABLE notes ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE note_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to);
 CREATE INDEX ON notes (workspace_id, created_at, id);
 CREATE INDEX ON notes (workspace_id, account_id, created_at, id);
 CREATE INDEX ON notes (workspace_id, assigned_to, created_at, id);

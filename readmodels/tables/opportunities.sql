@@ -14,8 +14,7 @@ CREATE TABLE opportunities (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE opportunity_counts (
@@ -23,11 +22,12 @@ CREATE TABLE opportunity_counts (
     stage text NOT NULL,
     assigned_to uuid,
     n bigint NOT NULL,
-    value numeric NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (workspace_id, stage, assigned_to)
+    value numeric NOT NULL
 );
 
 -- indexes
+ALTER TABLE opportunities ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE opportunity_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, stage, assigned_to);
 CREATE INDEX ON opportunities (workspace_id, created_at, id);
 CREATE INDEX ON opportunities (workspace_id, account_id, created_at, id);
 CREATE INDEX ON opportunities (workspace_id, assigned_to, created_at, id);

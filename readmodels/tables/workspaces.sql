@@ -7,8 +7,7 @@ CREATE TABLE workspaces (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 CREATE TABLE api_keys (
@@ -23,11 +22,12 @@ CREATE TABLE api_keys (
     custom_fields  jsonb       NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 -- indexes
+ALTER TABLE workspaces ADD PRIMARY KEY (workspace_id, id);
+ALTER TABLE api_keys ADD PRIMARY KEY (workspace_id, id);
 CREATE INDEX ON api_keys (id);
 
 -- functions

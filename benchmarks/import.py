@@ -1,0 +1,180 @@
+# ruff: noqa: N999 - named as the others are, by what it measures
+"""How fast a file of accounts with contacts is imported, and in how much memory.
+
+    python -m benchmarks.import [--rows 50000] [--few 10000]
+
+The file is handed in as over HTTP, and a worker process takes its rows as a job: every row is
+checked, told apart by its company, and recorded as events. Beside it, in the same run, COPY of the
+same file into one table of text. Memory is the largest resident set of the worker process, once for
+each number of rows, a new worker each time; it should not grow with the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID, uuid4
+
+import psycopg
+
+from api.importing import hand_in
+from api.settings import REPOSITORY, Settings
+from api.wiring import Writing, new_id, now, open_writing
+from benchmarks.generated import database
+from commands.importing.tables import LocalFile
+from commands.imports import Dated, ImportCommands
+from commands.jobs.requests import JobCommands
+from domain.job import Job, JobStatus
+from eventlog.scope import Scope
+from projections.engine.registry import PROJECTIONS
+from projections.engine.runner import Engine
+
+COLUMNS = (
+    *("company", "type", "status", "priority", "nextAction", "sector", "region"),
+    *("contactName", "contactEmail", "contactPhone"),
+)
+SECTORS = ("retail", "technology", "health", "energy", "finance")
+CONTACTS_EACH = 5
+"""Every so many rows one is a further contact of the company before."""
+WAIT_S = 1_800.0
+POLL_S = 0.25
+KIB = 1_024
+
+
+def write_file(path: Path, rows: int) -> None:
+    """Accounts with contacts as CSV."""
+    rng = random.Random(1)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        company = ""
+        for number in range(rows):
+            if number % CONTACTS_EACH != CONTACTS_EACH - 1:
+                company = f"Firm {number} {rng.choice(SECTORS).title()} GmbH"
+            first, last = f"Ada{rng.randrange(999)}", f"Lovelace{rng.randrange(99_999)}"
+            writer.writerow(
+                (
+                    *(company, "customer", rng.choice(("active", "Prospect", "On hold"))),
+                    *(rng.choice(("low", "medium", "high")), f"Call about offer {number}"),
+                    *(rng.choice(SECTORS), rng.choice(("emea", "apac"))),
+                    *(f"{first} {last}", f"{first}.{number}@example.com", f"+44 20 {number:07}"),
+                )
+            )
+
+
+def copy_s(url: str, path: Path) -> float:
+    """Seconds for COPY of the file into one table of text."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS read.bare")
+        names = ", ".join(f'"{name}" text' for name in COLUMNS)
+        connection.execute(f"CREATE TABLE read.bare ({names})")
+        started = time.monotonic()
+        with (
+            path.open("rb") as file,
+            connection.cursor() as cursor,
+            cursor.copy("COPY read.bare FROM STDIN (FORMAT csv, HEADER)") as copy,
+        ):
+            while block := file.read(65_536):
+                copy.write(block)
+        return time.monotonic() - started
+
+
+@contextmanager
+def worker(settings: Settings) -> Iterator[int]:
+    """A worker process of its own; its pid."""
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "ANNALS_APP_URL": str(settings.app_url),
+        "ANNALS_LOG_LEVEL": "warning",
+    }
+    process = subprocess.Popen([sys.executable, "-P", "-m", "api", "work"], env=environment)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def peak_mib(pid: int) -> float:
+    """The largest resident set of the process so far, in MiB; 0 where the system does not say."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return 0.0
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(fields["VmHWM"].split()[0]) / KIB
+
+
+def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float, float]:
+    """Seconds to hand the file in, seconds until the job has ended, MiB of the worker."""
+    scope = Scope(uuid4(), command="import", command_id=str(new_id()))
+    jobs = JobCommands(writing.log, clock=now, new_id=new_id)
+    imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
+    Engine(str(settings.projector_url), PROJECTIONS.values()).catch_up()
+    started = time.monotonic()
+    import_id = imports.begin(scope, "accounts", path.name)
+    size_bytes = hand_in(imports, scope, import_id, 1, LocalFile(path))
+    looked = imports.look(scope, import_id, 1, path.name, size_bytes)
+    imports.hand_in(scope, "accounts", looked)
+    imports.change(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
+    handed_in_s = time.monotonic() - started
+    with worker(settings) as pid:
+        # A worker that is not ready yet would be measured with its start.
+        time.sleep(2)
+        started = time.monotonic()
+        job_id = imports.start(scope, import_id, Dated({}, ())).job.id
+        while (job := _job(writing, scope, job_id)).is_open:
+            if time.monotonic() - started > WAIT_S:
+                raise TimeoutError("the import has not ended")
+            time.sleep(POLL_S)
+        took_s = time.monotonic() - started
+        peak = peak_mib(pid)
+    if job.status is not JobStatus.COMPLETED or job.failed:
+        raise RuntimeError(f"{job.status}: {job.failed} rows failed")
+    return handed_in_s, took_s, peak
+
+
+def _job(writing: Writing, scope: Scope, job_id: UUID) -> Job:
+    with writing.log.scoped(scope):
+        return writing.log.load(Job, job_id)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--few", type=int, default=10_000)
+    given = parser.parse_args()
+    with TemporaryDirectory() as folder, database() as urls:
+        settings = Settings(
+            owner_url=urls.owner, app_url=urls.app, projector_url=urls.projector, home=Path(folder)
+        )
+        with open_writing(settings) as writing:
+            for rows in (given.few, given.rows):
+                path = Path(folder) / f"{rows}.csv"
+                write_file(path, rows)
+                handed_in_s, took_s, peak = run(settings, writing, path)
+                copied_s = copy_s(urls.projector, path)
+                print(
+                    f"{rows:>8,} rows  handed in {handed_in_s:.1f} s  imported {took_s:.1f} s"
+                    f"  {rows / took_s:,.0f} rows/s  worker {peak:.0f} MiB  COPY {copied_s:.2f} s"
+                    f"  {rows / copied_s:,.0f} rows/s  {took_s / copied_s:.0f} times as long",
+                    flush=True,
+                )
+        started = time.monotonic()
+        Engine(str(urls.projector), PROJECTIONS.values()).catch_up()
+        print(f"read tables of the last file: {time.monotonic() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

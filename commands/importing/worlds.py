@@ -1,0 +1,108 @@
+"""What there is when rows are decided: the log as it is now, or as a preview would have left it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from uuid import UUID
+
+from commands.importing.deciding import Decided, World
+from commands.importing.options import Mode
+from domain.entity import Entity
+from domain.fields import Facts
+from eventlog.connections import Connection
+from eventlog.log import EventLog
+from eventlog.scope import Scope
+
+MADE = """
+SELECT stream_id FROM events
+ WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[]) AND stream_version = 1
+"""
+ContactsOf = Callable[[Connection, UUID, Collection[UUID]], Iterable[tuple[UUID, UUID, Facts]]]
+"""Reads the contacts of accounts in a workspace: account, id, name and e-mail."""
+
+
+class LogWorld(World):
+    """The log, within a transaction that is open."""
+
+    def __init__(
+        self, log: EventLog, connection: Connection, scope: Scope, contacts_of: ContactsOf
+    ) -> None:
+        self._log = log
+        self._connection = connection
+        self._workspace_id = scope.workspace_id
+        self._contacts_of = contacts_of
+
+    def made(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these ids that there is (or was) something by."""
+        if not ids:
+            return set()
+        found = self._connection.execute(MADE, (self._workspace_id, list(ids)))
+        return {row[0] for row in found}
+
+    def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
+        """The entities with these ids, deleted or not."""
+        return self._log.load_many(Entity, ids) if ids else {}
+
+    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, Facts]]:
+        """Account, id, and name and e-mail of the contacts of these accounts."""
+        if not account_ids:
+            return ()
+        return self._contacts_of(self._connection, self._workspace_id, account_ids)
+
+    def hold(self, account_ids: Collection[UUID]) -> None:
+        """Until the end of the transaction, nobody deletes these accounts."""
+        if account_ids:
+            self._log.hold_accounts(account_ids)
+
+
+class Imagined:
+    """What a preview would have made so far. It is laid over the log batch by batch."""
+
+    def __init__(self, mode: Mode) -> None:
+        self._keeps_states = mode is Mode.UPDATE
+        self._made: set[UUID] = set()
+        self._states: dict[UUID, Entity] = {}
+        self._any: Entity | None = None
+
+    def over(self, world: World) -> World:
+        """The world with what would have been made."""
+        return _ImaginedWorld(world, self)
+
+    def add(self, decided: Decided) -> None:
+        """This would have been recorded."""
+        for entity in decided.entities:
+            entity.collect_events()
+            self._made.add(entity.id)
+            # Where nothing is updated it matters only that a thing is there: one stands for all.
+            self._any = entity
+            if self._keeps_states:
+                self._states[entity.id] = entity
+
+    def made(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these ids that would have been made or changed."""
+        return self._made.intersection(ids)
+
+    def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
+        """What they would be."""
+        if self._keeps_states:
+            return {each: self._states[each] for each in ids if each in self._states}
+        assert self._any is not None or not self._made
+        return {each: self._any for each in ids if each in self._made and self._any}
+
+
+class _ImaginedWorld(World):
+    def __init__(self, world: World, imagined: Imagined) -> None:
+        self._world = world
+        self._imagined = imagined
+
+    def made(self, ids: Collection[UUID]) -> set[UUID]:
+        return self._world.made(ids) | self._imagined.made(ids)
+
+    def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
+        return {**self._world.entities(ids), **self._imagined.entities(ids)}
+
+    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, Facts]]:
+        return self._world.contacts(account_ids)
+
+    def hold(self, account_ids: Collection[UUID]) -> None:
+        """Nothing is recorded, so nothing is held."""
