@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -22,7 +23,7 @@ from commands.outbox import END, scope_of
 from commands.sms import SmsCommands, require_reachable
 from domain.breaker import Breaker, Limits
 from domain.lead import Lead
-from domain.refusals import Refusal
+from domain.refusals import IsDeleted, Refusal
 from domain.sms import Sms, SmsStatus
 from eventlog.connections import Connection
 from eventlog.log import EventLog
@@ -149,7 +150,8 @@ class Sending:
     def end(self, claim: Claim, state: str, status: SmsStatus, **facts: str | None) -> None:
         """Write down what became of the message, and that no more is to be done for it."""
         with self._log.transaction(claim.scope) as connection:
-            self._sms.learn(claim.scope, claim.sms_id, status, **facts)
+            with suppress(IsDeleted):
+                self._sms.learn(claim.scope, claim.sms_id, status, **facts)
             error = facts.get("error") or ""
             workspace = claim.scope.workspace_id
             connection.execute(END, (state, error, claim.command, workspace))
@@ -192,7 +194,7 @@ class Sending:
             self._again(claim, unavailable)
         else:
             self._answered(claim)
-            self.end(claim, "done", SmsStatus.SENT, gateway_id=gateway_id)
+            self.end(claim, "done", SmsStatus.SENT, gateway_id=_line(gateway_id))
 
     def _again(self, claim: Claim, unavailable: GatewayUnavailable) -> None:
         facts = {"sms": str(claim.sms_id), "attempt": claim.attempt, "error": str(unavailable)}

@@ -97,9 +97,9 @@ class SmsCommands:
                 "templateId": template_id,
             }
             fields = {name: value for name, value in given.items() if value is not None}
-            outcome = self._entities.create(scope, Sms, fields, entity_id=sms_id)
+            # Before the event: whoever waits to be counted holds no follower back.
             self._count(connection, scope.workspace_id, lead_id, self._clock().date())
-            return outcome
+            return self._entities.create(scope, Sms, fields, entity_id=sms_id)
 
     def learn(self, scope: Scope, sms_id: UUID, status: SmsStatus, **facts: Any) -> Outcome:
         """Take note of what is heard of a message; `facts` as `Sms.learn` has them.

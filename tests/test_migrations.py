@@ -132,7 +132,7 @@ class Traffic:
                     (at, row[0]),
                 ).fetchall()
                 self.followed += [each[0] for each in found]
-                at = row[0]
+                at = max(at, row[0])  # what can be read may step back a little
 
 
 @pytest.fixture

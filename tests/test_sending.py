@@ -16,7 +16,14 @@ from commands.gateway import OutgoingSms
 from commands.sending import BREAKER, Patience
 from domain.breaker import Breaker, State
 from domain.lead import Lead
-from domain.sms import LeadHasNoPhone, LeadOptedOut, SmsStatus, TooManyOfWorkspace, TooManyToLead
+from domain.sms import (
+    LeadHasNoPhone,
+    LeadOptedOut,
+    Sms,
+    SmsStatus,
+    TooManyOfWorkspace,
+    TooManyToLead,
+)
 from tests.conftest import Urls
 from tests.sms_house import CountingGateway, SmsHouse, gateway_to, sms_house
 from tests.twilio_server import (
@@ -194,6 +201,27 @@ def test_one_who_outlived_its_lease_disturbs_nobody(house: SmsHouse) -> None:
     late.end(slow, "done", SmsStatus.SENT, gateway_id="late")
     assert house.facts(sms)["gatewayId"] == "count-1"
     assert house.commands() == [("sendSms", "done", 2, "")]
+
+
+def test_a_message_that_was_deleted_meanwhile_is_not_sent(house: SmsHouse) -> None:
+    sms, gateway = house.ask(), CountingGateway()
+    house.react()
+    house.entities.delete(house.scope, Sms, sms)
+    house.send_all(gateway)
+    assert gateway.taken == []
+    assert house.commands() == [("sendSms", "done", 1, "")]
+
+
+def test_an_answer_that_says_odd_things_is_an_answer(house: SmsHouse) -> None:
+    class Odd(CountingGateway):
+        def send(self, sms: OutgoingSms) -> str:
+            super().send(sms)
+            return "\x00\n" + "x" * 5_000
+
+    sms, gateway = house.ask(), Odd()
+    house.send_all(gateway)
+    assert len(gateway.taken) == 1
+    assert house.facts(sms)["status"] == "sent"
 
 
 # The breaker
