@@ -19,6 +19,8 @@ CLOSE_NAMES_MAX = 20_000
 CLOSE_ATTEMPTS_MAX = 500
 """After so many different names that were not found, likeness is not tried any more."""
 CANDIDATES_SHOWN_MAX = 3
+ANSWERS_MAX = 50_000
+"""So many answers are remembered; then it begins anew, so that memory does not grow with a file."""
 
 _SEPARATORS = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\d+")
@@ -69,6 +71,8 @@ class Lookup(Generic[T]):
         """
         answer = self._answers.get(name)
         if answer is None:
+            if len(self._answers) >= ANSWERS_MAX:
+                self._answers.clear()
             answer = self._answers[name] = self._find(name)
         return answer
 
