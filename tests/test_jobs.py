@@ -18,7 +18,9 @@ from domain.refusals import NotFound
 from eventlog.connections import Connection, follow_connection
 from eventlog.log import EventLog
 from eventlog.scope import Actor, Scope
+from projections.engine.rebuild import Rebuild
 from projections.engine.runner import Engine
+from readmodels import table_definitions
 from tests.conftest import Urls
 from tests.job_bench import HOPELESS, POISON, REFUSED, WRITING, Bench, hooked, working
 from tests.oracle import assert_tables_tell_history
@@ -304,6 +306,27 @@ def test_a_lost_connection_costs_a_step_and_no_item(bench: Bench) -> None:
 
 
 # What operators see
+
+
+def test_a_rebuild_gives_the_same_rows(bench: Bench, engine: Engine) -> None:
+    bench.ask(*notes(12), REFUSED, POISON, REFUSED)
+    bench.ask(*notes(10), HOPELESS)
+    bench.worker().run_once()
+    bench.jobs.cancel(bench.scope, bench.ask("a"))
+    bench.ask("b")
+    engine.catch_up()
+    before = bench.database.execute("SELECT t::text FROM read.jobs AS t ORDER BY 1").fetchall()
+    assert len(before) == 4
+    following = threading.Thread(target=engine.run)
+    following.start()
+    try:
+        Rebuild(bench.urls.projector, {"jobs": table_definitions()["jobs"]}).run()
+    finally:
+        engine.stop()
+        following.join()
+    after = bench.database.execute("SELECT t::text FROM read.jobs AS t ORDER BY 1").fetchall()
+    assert after == before
+    assert_tables_tell_history(bench.database)
 
 
 def test_jobs_that_nobody_takes_up_are_told(bench: Bench) -> None:

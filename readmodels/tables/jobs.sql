@@ -19,11 +19,11 @@ CREATE TABLE jobs (
     started_at     timestamptz,
     ended_at       timestamptz,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL,
-    PRIMARY KEY (workspace_id, id)
+    version        integer     NOT NULL
 );
 
 -- indexes
+ALTER TABLE jobs ADD PRIMARY KEY (workspace_id, id);
 CREATE INDEX ON jobs (workspace_id, created_at, id);
 CREATE INDEX ON jobs (workspace_id, status, created_at, id);
 CREATE INDEX ON jobs (workspace_id, kind, created_at, id);
