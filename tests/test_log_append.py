@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import orjson
 import psycopg
 import pytest
+from eventsourcing.domain import AggregateCreated
 from eventsourcing.persistence import (
     IntegrityError,
     MapperDeserialisationError,
@@ -20,7 +21,7 @@ from eventsourcing.persistence import (
 
 from domain.account import Account
 from domain.contact import Contact
-from domain.entity import EntityCreated, EntityEvent
+from domain.entity import EntityEvent, EntityMerged
 from domain.kinds import EVENTS
 from domain.refusals import NotFound
 from eventlog import upcast
@@ -197,13 +198,20 @@ def example(event_class: type[EntityEvent]) -> EntityEvent:
         "before": "prospect",
         "after": "active",
         "deleted_with": uuid4(),
+        "merged_into": uuid4(),
+        "moved_to": uuid4(),
+        "moved_from": uuid4(),
+        "other": uuid4(),
+        "moved": {"note": 1},
     }
     base = next(b for b in event_class.__mro__ if b.__module__ == "domain.entity")
     facts = {name: values[name] for name in base.__annotations__ if name in values}
+    if issubclass(event_class, EntityMerged):
+        facts["changes"] = values["changes"]
     event = object.__new__(event_class)
     event.__dict__.update(
         originator_id=uuid4(),
-        originator_version=1 if issubclass(event_class, EntityCreated) else 7,
+        originator_version=1 if issubclass(event_class, AggregateCreated) else 7,
         timestamp=NOW,
         account_id=uuid4(),
         **facts,
@@ -216,7 +224,7 @@ def test_every_event_comes_back_as_it_was(log: EventLog, workspace: UUID, scope:
     assert len(EVENTS) > 30
     for topic, event_class in EVENTS.items():
         event = example(event_class)
-        if isinstance(event, EntityCreated):
+        if isinstance(event, AggregateCreated):
             event.__dict__["workspace_id"] = workspace
         with log.scoped(scope):
             log.recorder.insert_events([mapper.to_stored_event(event)])
