@@ -50,13 +50,20 @@ class JobFeed:
         self._states: dict[Followed, JobState] = {}
         self._looked = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self._is_stopping = False
         self._waking: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """The server stops: end all streams, their clients come back to another one."""
+        """The server stops: end all streams, their clients come back to another one.
+
+        From whichever thread.
+        """
         self._is_stopping = True
-        self._waking = asyncio.create_task(self._wake(), name="job-feed-stop")
+        self._loop.call_soon_threadsafe(self._begin_to_wake)
+
+    def _begin_to_wake(self) -> None:
+        self._waking = self._loop.create_task(self._wake(), name="job-feed-stop")
 
     async def _wake(self) -> None:
         async with self._looked:
@@ -89,10 +96,11 @@ class JobFeed:
 
     async def close(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in (self._task, self._waking):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     @contextmanager
     def _following(self, followed: Followed) -> Iterator[None]:
