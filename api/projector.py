@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Protocol
 
+from api.collecting import collect_seldom
 from api.operations.attendant import Attendant
 from api.operations.logs import configure_logging
 from api.operations.tracing import open_tracing
@@ -37,6 +38,7 @@ def run_projector(settings: Settings) -> None:
     Raises `LookupError` where ANNALS_PROJECTOR_URL is not set or a projection is not installed.
     """
     configure_logging(settings, "projector")
+    collect_seldom()
     work, tracing = Work(settings.source), open_tracing(settings, "annals-projector")
 
     def observe(batch: Batch, events: Sequence[RecordedEvent]) -> None:

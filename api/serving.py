@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from api.collecting import collect_seldom
 from api.operations.logs import logging_config
 from api.settings import Settings
 from api.stopping import Stopping
@@ -42,7 +43,9 @@ def serve_api(settings: Settings) -> None:
     from api.app import create_app
 
     allow_open_files(settings.realtime_subscribers_max + FILES_BESIDE)
-    server = server_of(create_app(settings), settings, log_config=logging_config(settings, "api"))
+    app = create_app(settings)
+    collect_seldom()
+    server = server_of(app, settings, log_config=logging_config(settings, "api"))
     server.run(sockets=[listening(server.config, settings.unread_timeout_s)])
 
 
