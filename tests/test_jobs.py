@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from commands.entities import EntityCommands
-from commands.jobs.keeping import CHUNK_ITEMS, read_items
+from commands.jobs.keeping import CHUNK_ITEMS, keep_items, read_items
 from commands.jobs.worker import CLAIM, ERRORS_KEPT_DAYS, PURGE
 from domain.job import Job, JobEnded, JobStatus
 from domain.refusals import NotFound
@@ -373,6 +373,16 @@ def test_items_come_back_in_order_from_anywhere(bench: Bench) -> None:
     assert read(near, CHUNK_ITEMS + 10) == items[near : near + CHUNK_ITEMS + 10]
     assert read(len(items) - 2, 500) == items[-2:]
     assert read(len(items), 500) == []
+
+
+def test_the_items_of_the_largest_job_come_back_from_anywhere(bench: Bench) -> None:
+    firsts = (0, 999, 32_000, 32_766, 32_767, 32_768, 99_990)
+    with bench.log.transaction(bench.scope) as connection:
+        workspace, job_id = bench.scope.workspace_id, uuid4()
+        assert keep_items(connection, workspace, job_id, range(100_000)) == 100_000
+        for first in firsts:
+            found = read_items(connection, workspace, job_id, first, 500)
+            assert found == list(range(first, min(first + 500, 100_000)))
 
 
 def test_errors_go_after_a_while(bench: Bench) -> None:

@@ -33,10 +33,11 @@ UPDATE open_jobs SET turn_at = clock_timestamp() WHERE workspace_id = %s AND job
 INSERT_ITEMS = """
 INSERT INTO job_items (workspace_id, job_id, first, n, items) VALUES (%s, %s, %s, %s, %s)
 """
+# A small parameter is sent as a smallint, and the sum of two is one, too: hence the casts.
 SELECT_ITEMS = """
 SELECT first, items FROM job_items
  WHERE workspace_id = %(workspace)s AND job_id = %(job)s
-   AND first < %(first)s + %(limit)s AND first + n > %(first)s
+   AND first < %(first)s::bigint + %(limit)s AND first + n > %(first)s
  ORDER BY first
 """
 INSERT_ERRORS = """
