@@ -131,9 +131,9 @@ class SmsHouse:
         raise AssertionError("there is no end of messages")
 
     def let_time_pass(self) -> None:
-        """All pauses and leases are over."""
+        """All pauses and leases are over; who waited longest is still the first."""
         self.database.execute(
-            "UPDATE process_commands SET next_attempt_at = now() - interval '1 s'"
+            "UPDATE process_commands SET next_attempt_at = now()"
             " WHERE state = 'waiting' AND next_attempt_at > now()"
         )
 
