@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -30,7 +32,7 @@ from tests.conftest import Urls
 from tests.dying_sender import PLACES
 from tests.processes import END_WAIT_S, WAIT_S, until
 from tests.sms_house import CountingGateway, SmsHouse, sms_house
-from tests.twilio_server import FakeTwilio, twilio_server
+from tests.twilio_server import MESSAGES_PATH, FakeTwilio, twilio_server
 
 IMPATIENT: dict[str, Any] = {
     "sms_timeout_s": 1,
@@ -136,6 +138,17 @@ def test_several_senders_and_kills_send_each_message_once(
             until(lambda: all(is_sent(house, sms) for sms in asked))
         second.kill()
     assert sorted(twilio.messages) == sorted(map(str, asked))
+    assert twilio.refusals == []
+
+
+def test_a_call_of_a_sender_that_died_while_making_it_is_none(twilio: FakeTwilio) -> None:
+    address = urlsplit(twilio.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = f"POST {MESSAGES_PATH} HTTP/1.1\r\nHost: gateway\r\nContent-Length: 40\r\n\r\n"
+        connection.sendall(head.encode() + b"To=%2B1500")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    assert twilio.calls == []
     assert twilio.refusals == []
 
 
