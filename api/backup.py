@@ -9,7 +9,6 @@ they agree to the event whatever is written meanwhile (docs/adr/0005-migrations-
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,6 +27,7 @@ from eventlog.migrations import MIGRATION_LOCK, SELECT_APPLIED
 from projections.changes import Table
 from projections.engine.compare import checksum
 from projections.engine.install import READ_SCHEMA
+from replay.folders import appearing
 
 MANIFEST = "backup.json"
 MANIFEST_DIGEST = "backup.json.sha256"
@@ -118,9 +118,9 @@ def back_up(
     superuser_url: of the database; no other role reads all of the log. home_files: where those of
     HOME_FILES are that belong to it; one that is missing is left out. Writers, readers and
     projectors go on; a migration waits, and so does the swap of a rebuild. Raises `BackupError`,
-    `ClientError`, `psycopg.Error`, `OSError`.
+    `FolderInUse`, `ClientError`, `psycopg.Error`, `OSError`.
     """
-    with _appearing(folder) as unfinished:
+    with appearing(folder, mode=PRIVATE_FOLDER_MODE) as unfinished:
         with _snapshot(superuser_url) as (connection, snapshot):
             clients.run(
                 superuser_url,
@@ -219,23 +219,6 @@ def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str]]:
             raise BackupError("A migration is running; back up when it is done.") from None
         (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")
         yield connection, snapshot
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A private folder to write into; it takes its name when the block ends well, or goes."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BackupError(f"{folder} is not empty: name another folder.")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True)
-    try:
-        yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _row(connection: Connection, statement: str) -> tuple[Any, ...]:

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import threading
@@ -36,6 +35,7 @@ from api.settings import REPOSITORY, Settings
 from api.supervisor import is_healthy
 from api.wiring import open_writing
 from benchmarks.generated import WORKSPACE, database
+from benchmarks.lag import report
 from commands.keys import issue_key
 from domain.account import Account
 from eventlog.connections import write_pool
@@ -241,13 +241,6 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(JOIN_S)
-
-
-def report(name: str, lags_ms: list[float]) -> tuple[float, float]:
-    """Print and return p50 and p99."""
-    cuts = statistics.quantiles(lags_ms, n=100)
-    print(f"{name:<34} p50 {cuts[49]:7.2f} ms   p99 {cuts[98]:7.2f} ms   n {len(lags_ms)}")
-    return cuts[49], cuts[98]
 
 
 def main() -> None:

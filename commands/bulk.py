@@ -10,28 +10,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import UUID
 
 from eventsourcing.domain import CanMutateAggregate
 from eventsourcing.persistence import IntegrityError
 
-from commands.entities import PEOPLE, again_where_outrun
+from commands.entities import again_where_outrun
 from commands.jobs.work import CannotGoOn, JobContext, Work
+from commands.links import is_member, require_links
 from domain.account import Account
 from domain.entity import Entity
 from domain.fields import Facts
 from domain.job import Step
-from domain.kinds import KINDS
-from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.refusals import (
     AccountUnavailable,
-    NotAMember,
     NotFound,
     OpenOpportunities,
-    ReferenceUnavailable,
     Refusal,
     TimeTaken,
 )
@@ -176,9 +173,13 @@ class _Batch:
     now: datetime
     events: list[CanMutateAggregate[UUID]] = field(default_factory=list)
     """What was decided, in order."""
-    _members: dict[UUID, bool] = field(default_factory=dict)
+    _known: Callable[[UUID], bool] = field(init=False)
+    """Who is a member, asked once for each."""
     _accounts: dict[UUID, Account] = field(default_factory=dict)
     _children: dict[UUID, list[Entity]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._known = cache(partial(is_member, self.log))
 
     def decide(self, ids: Iterable[UUID]) -> list[ItemOutcome]:
         """The outcome of each."""
@@ -211,14 +212,7 @@ class _Batch:
         entity.require_alive()
         before = entity.facts
         entity.revise(self.change.revise(before), at=self._time(entity))
-        for name in PEOPLE:
-            member_id = entity.facts.get(name)
-            if member_id is not None and before.get(name) != member_id:
-                self._require_member(UUID(member_id))
-        for name, kind in self.kind.REFERENCES.items():
-            named = entity.facts.get(name)
-            if named is not None and before.get(name) != named:
-                self._require_reference(name, KINDS[kind], UUID(named))
+        require_links(self.log, self.kind, before, entity.facts, known=self._known)
         return [entity]
 
     def _delete(self, entity: Entity) -> list[Entity]:
@@ -253,18 +247,6 @@ class _Batch:
         if wanted:
             self.log.hold_accounts(wanted)
             self._accounts = self.log.load_many(Account, wanted)
-
-    def _require_reference(self, name: str, kind: type[Entity], entity_id: UUID) -> None:
-        entity = self.log.load_many(kind, [entity_id]).get(entity_id)
-        if entity is None or entity.is_deleted:
-            raise ReferenceUnavailable(name, kind.KIND, entity_id)
-
-    def _require_member(self, member_id: UUID) -> None:
-        if member_id not in self._members:
-            member = self.log.load_many(Member, [member_id]).get(member_id)
-            self._members[member_id] = member is not None and not member.is_deleted
-        if not self._members[member_id]:
-            raise NotAMember(member_id)
 
     def _time(self, entity: Entity) -> datetime:
         return max(self.now, entity.modified_on)

@@ -15,18 +15,15 @@ from uuid import UUID
 from eventsourcing.persistence import IntegrityError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from commands.links import require_links
 from domain.account import Account
 from domain.entity import Entity
 from domain.fields import Facts
-from domain.kinds import KINDS
-from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.refusals import (
     AccountUnavailable,
-    NotAMember,
     NotFound,
     OpenOpportunities,
-    ReferenceUnavailable,
     StaleVersion,
 )
 from eventlog.log import EventLog
@@ -42,9 +39,6 @@ DECIDE_WAIT_MAX_S = 0.25
 """It waits a random time before, up to the first and doubling up to the second."""
 MERGES_FOLLOWED_MAX = 100
 """From an account that was merged into another, which was merged into a third …"""
-
-PEOPLE = ("assignedTo", "memberId")
-"""Fields that name a member, who has to be one when the field is set."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +82,11 @@ class EntityCommands:
         )
         if account_id is None:
             with self._log.scoped(scope):
-                self.require_links(kind, None, entity.facts)
+                require_links(self._log, kind, None, entity.facts)
                 return self._append(entity)
         with self._log.transaction(scope):
             self.require_account(account_id)
-            self.require_links(kind, None, entity.facts)
+            require_links(self._log, kind, None, entity.facts)
             return self._append(entity)
 
     def revise(
@@ -117,7 +111,7 @@ class EntityCommands:
                 entity.require_alive()
                 before = entity.facts
                 entity.revise(change(before), at=self._time(entity, occurred_at))
-                self.require_links(kind, before, entity.facts)
+                require_links(self._log, kind, before, entity.facts)
                 return self._append(entity)
 
         return again_where_outrun(decide)
@@ -142,7 +136,7 @@ class EntityCommands:
                 entity = self._load(kind, entity_id, expected_version)
                 before = entity.facts
                 decide(entity, self._time(entity))
-                self.require_links(kind, before, entity.facts)
+                require_links(self._log, kind, before, entity.facts)
                 return self._append(entity)
 
         return again_where_outrun(try_once)
@@ -250,25 +244,6 @@ class EntityCommands:
             account_id = account.merged_into
         return account_id
 
-    def require_links(self, kind: type[Entity], before: Facts | None, after: Facts) -> None:
-        """What the fields name, where they name something else than before, is there.
-
-        Raises `NotAMember`, `ReferenceUnavailable`.
-        """
-        require_members(self._log, before, after)
-        for name, referred in kind.REFERENCES.items():
-            named = after.get(name)
-            if named is not None and (before or {}).get(name) != named:
-                self._require_reference(name, referred, UUID(named))
-
-    def _require_reference(self, name: str, kind: str, entity_id: UUID) -> None:
-        try:
-            entity = self._log.load(KINDS[kind], entity_id)
-        except NotFound:
-            raise ReferenceUnavailable(name, kind, entity_id) from None
-        if entity.is_deleted:
-            raise ReferenceUnavailable(name, kind, entity_id)
-
     def _append(self, *entities: Entity) -> Outcome:
         position = self._log.append(*entities)
         return Outcome(entities[0], position or self._log.taken_position())
@@ -286,20 +261,3 @@ def again_where_outrun(decide: Callable[[], R]) -> R:
         wait=wait_random_exponential(DECIDE_WAIT_S, DECIDE_WAIT_MAX_S),
         reraise=True,
     )(decide)
-
-
-def require_members(log: EventLog, before: Facts | None, after: Facts) -> None:
-    """Whoever is named in `after`, and was not in `before`, is a member. Raises `NotAMember`."""
-    for name in PEOPLE:
-        member_id = after.get(name)
-        is_new = member_id is not None and (before or {}).get(name) != member_id
-        if is_new and not is_member(log, UUID(member_id)):
-            raise NotAMember(UUID(member_id))
-
-
-def is_member(log: EventLog, member_id: UUID) -> bool:
-    """Whether there is such a member now. Within a scope of the log."""
-    try:
-        return not log.load(Member, member_id).is_deleted
-    except NotFound:
-        return False

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from commands.entities import EntityCommands, again_where_outrun
+from commands.links import require_links
 from domain.account import Account, AccountStatus, AccountType
 from domain.contact import Contact
 from domain.fields import CUSTOM, Facts
@@ -138,7 +139,7 @@ class LeadCommands:
             with _faults_of("account"):
                 fields = account_fields(facts, wishes.account)
                 account = Account.create(account_id, workspace, fields, at=at)
-            self._entities.require_links(Account, None, account.facts)
+            require_links(self._log, Account, None, account.facts)
         else:
             self._entities.require_account(account_id)
             account = self._log.load(Account, account_id)
@@ -150,8 +151,8 @@ class LeadCommands:
             opportunity = Opportunity.create(
                 opportunity_id, workspace, fields, at=at, account_id=account_id
             )
-        self._entities.require_links(Contact, None, contact.facts)
-        self._entities.require_links(Opportunity, None, opportunity.facts)
+        require_links(self._log, Contact, None, contact.facts)
+        require_links(self._log, Opportunity, None, opportunity.facts)
         position = self._log.append(account, contact, opportunity, lead)
         assert position is not None, "a conversion records something"
         return Converted(lead, account, contact, opportunity, position)

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from commands.entities import PEOPLE, Outcome, again_where_outrun, is_member, require_members
+from commands.entities import Outcome, again_where_outrun
+from commands.links import PEOPLE, is_member, require_members
 from domain.account import Account
 from domain.entity import Entity
 from domain.fields import Facts

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.entities import PEOPLE
+from commands.links import PEOPLE
 from domain.account import Account
 from domain.entity import (
     Entity,

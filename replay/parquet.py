@@ -5,10 +5,8 @@ A folder appears whole or not at all: files are written beside their place and m
 
 from __future__ import annotations
 
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from projections.engine.part import Part
 from replay.analysis import AnalysisError, Report, Result, ResultTable
+from replay.folders import appearing
 from replay.span import count_events, read_span
 
 ROWS_PER_WRITE = 20_000
@@ -62,10 +61,6 @@ HISTORY = pa.schema(
 """An event as followers see it, in today's version; digest is that of the event as stored."""
 
 
-class FolderInUse(Exception):
-    """The folder holds something; nothing was written. One sentence."""
-
-
 def into_folder(folder: Path) -> Callable[[Connection, Result, str], None]:
     """A way to store an analysis' result: one file a table. Raises `AnalysisError`."""
 
@@ -99,7 +94,7 @@ def export_history(
     """
     done = 0
     with (
-        _appearing(folder) as unfinished,
+        appearing(folder) as unfinished,
         follow_connection(url, application_name="annals-export") as connection,
         _Months(unfinished) as months,
     ):
@@ -229,20 +224,3 @@ def _arrow_type(type_name: str) -> pa.DataType:
         precision, scale = type_name[len("numeric(") : -1].split(",")
         return pa.decimal128(int(precision), int(scale))
     return TYPES.get(type_name, pa.string())
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its name when the block ends well, and goes otherwise."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FolderInUse(f"{folder} is not empty: name another folder.")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -186,3 +186,12 @@ def _until_started(server: uvicorn.Server) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("the API does not start")
         time.sleep(0.01)
+
+
+def is_ready(url: str) -> bool:
+    """Whether the API there answers and reaches the database."""
+    try:
+        # Without TLS there are no certificates to load.
+        return httpx.get(f"{url}/readyz", timeout=1, verify=False).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -16,6 +16,8 @@ from psycopg import sql
 
 from api.embedded import Cluster, prepare_database
 from commands.entities import EntityCommands
+from domain.account import Account
+from domain.contact import Contact
 from eventlog.connections import Connection, write_pool
 from eventlog.log import EventLog
 from eventlog.migrations import migrate
@@ -26,9 +28,12 @@ from projections.engine.runner import Engine
 from readmodels import table_definitions
 from tests.api_server import Api, Office, running_api
 from tests.servers import session_cluster
+from tests.twilio_server import FakeTwilio, twilio_server
 
 if TYPE_CHECKING:
     from tests.kafka_broker import RunningKafka
+    from tests.kafka_world import Wire
+    from tests.sms_house import SmsHouse
 
 TEMPLATE = "annals_template"
 _numbers = count(1)
@@ -138,3 +143,39 @@ def database(urls: Urls) -> Iterator[Connection]:
     """A superuser's connection, to look at what there is."""
     with psycopg.connect(urls.superuser, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
+    """Three accounts, and a contact at each."""
+    made = []
+    for name in ("Acme", "Bluth", "Cyberdyne"):
+        outcome = commands.create(scope, Account, {"company": name, "type": "customer"})
+        assert isinstance(outcome.entity, Account)
+        commands.create(scope, Contact, {"name": f"Ada of {name}"}, account_id=outcome.entity.id)
+        made.append(outcome.entity)
+    return made
+
+
+@pytest.fixture
+def house(urls: Urls) -> Iterator[SmsHouse]:
+    """A house whose text messages the tests watch being sent."""
+    from tests.sms_house import sms_house  # not above: it imports from here
+
+    with sms_house(urls) as made:
+        yield made
+
+
+@pytest.fixture
+def twilio() -> Iterator[FakeTwilio]:
+    """A gateway that speaks as Twilio does."""
+    with twilio_server() as made:
+        yield made
+
+
+@pytest.fixture
+def wire(kafka: RunningKafka, urls: Urls) -> Wire:
+    """A log without events, and its topic."""
+    from tests.kafka_world import Wire  # not above: few tests need a client of Kafka
+
+    return Wire.to(kafka, urls)

@@ -18,7 +18,8 @@ from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
 from replay import span
 from replay.analysis import AnalysisError, Result, into_schema, load, run
-from replay.parquet import FolderInUse, export_history, into_folder
+from replay.folders import FolderInUse
+from replay.parquet import export_history, into_folder
 from replay.span import choose, parse_as_of
 from tests.conftest import Urls
 from tests.recorded_schemas import OCCURRED, append

@@ -33,6 +33,7 @@ from api.upgrade import upgrade
 from benchmarks.generated import generate
 from projections.engine.registry import PROJECTIONS
 from projections.engine.runner import Engine
+from replay.folders import FolderInUse
 from tests.recorded_schemas import WORKSPACES, append, fill
 from tests.servers import reachable_folder
 from tests.test_commandline import annals
@@ -186,7 +187,7 @@ def test_read_tables_that_the_log_does_not_come_to_are_named(house: House) -> No
 
 
 def test_nothing_is_overwritten(house: House, made: Path) -> None:
-    with pytest.raises(BackupError, match="is not empty"):
+    with pytest.raises(FolderInUse, match="is not empty"):
         house.back_up("made")
     with pytest.raises(BackupError, match="is not empty"):
         restore(made, house.home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,24 +22,12 @@ from domain.sms import SmsStatus
 from tests.api_server import free_port, running_api
 from tests.conftest import Urls
 from tests.processes import until
-from tests.sms_house import SmsHouse, gateway_to, sms_house
+from tests.sms_house import SmsHouse, gateway_to
 from tests.test_processes import event
 from tests.test_sender import sender
-from tests.twilio_server import FakeTwilio, twilio_server
+from tests.twilio_server import FakeTwilio
 
 STARTS_AT = "2026-01-31T10:00:00+00:00"
-
-
-@pytest.fixture
-def house(urls: Urls) -> Iterator[SmsHouse]:
-    with sms_house(urls) as made:
-        yield made
-
-
-@pytest.fixture
-def twilio() -> Iterator[FakeTwilio]:
-    with twilio_server() as made:
-        yield made
 
 
 # The commands that are issued for given events

@@ -30,7 +30,6 @@ from projections.engine.retry import retry
 from projections.engine.runner import Engine
 from readmodels import table_definitions
 from tests.conftest import Urls
-from tests.kafka_broker import RunningKafka
 from tests.kafka_world import Wire, append, eventually, running
 from tests.oracle import assert_tables_tell_history
 from tests.test_projection_engine import companies, failing_for
@@ -38,12 +37,6 @@ from tests.test_undo import Desk
 
 EVENTS = 4_000
 HALF = 2_000
-
-
-@pytest.fixture
-def wire(kafka: RunningKafka, urls: Urls) -> Wire:
-    """A log without events, and its topic."""
-    return Wire.to(kafka, urls)
 
 
 @pytest.fixture
@@ -293,18 +286,6 @@ def test_a_swap_takes_the_partitions_from_where_each_is(
     Rebuild(published.urls.projector, definition, workers=1).run()
     consume(published)
     assert_each_event_once(database)
-
-
-@pytest.fixture
-def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
-    """Three accounts, and a contact at each."""
-    made = []
-    for name in ("Acme", "Bluth", "Cyberdyne"):
-        outcome = commands.create(scope, Account, {"company": name, "type": "customer"})
-        assert isinstance(outcome.entity, Account)
-        commands.create(scope, Contact, {"name": f"Ada of {name}"}, account_id=outcome.entity.id)
-        made.append(outcome.entity)
-    return made
 
 
 def test_a_projector_that_raises_parks_that_entity_alone_and_retry_brings_it_back(

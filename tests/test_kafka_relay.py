@@ -18,17 +18,10 @@ from eventlog.kafka.reconcile import Report, reconcile
 from eventlog.kafka.relay import Relay
 from eventlog.kafka.topic import TopicRefused, create, known
 from tests.conftest import Urls
-from tests.kafka_broker import RunningKafka
 from tests.kafka_world import PARTITIONS, Wire, append, eventually
 
 EVENTS = 600
 TRIGGER = "events_are_never_changed"
-
-
-@pytest.fixture
-def wire(kafka: RunningKafka, urls: Urls) -> Wire:
-    """A log without events, and its topic."""
-    return Wire.to(kafka, urls)
 
 
 @pytest.fixture

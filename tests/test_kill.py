@@ -39,7 +39,7 @@ from projections.engine.coverage import gaps
 from projections.engine.install import install
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
-from tests.api_server import free_port
+from tests.api_server import free_port, is_ready
 from tests.oracle import assert_tables_tell_history, recorded_events
 from tests.servers import reachable_folder
 
@@ -125,10 +125,7 @@ class House:
 
     def is_ready(self) -> bool:
         """Whether the API answers and reaches the database."""
-        try:
-            return httpx.get(f"{self.url}/readyz", timeout=1, verify=False).status_code == 200
-        except httpx.TransportError:
-            return False
+        return is_ready(self.url)
 
     def stop(self) -> None:
         """End what is still there."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import orjson
-import pytest
 
 from api.settings import REPOSITORY
 from commands.inbox import begin
@@ -21,17 +19,11 @@ from projections.engine.runner import Engine
 from readmodels import table_definitions
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from tests.conftest import Urls
-from tests.sms_house import CountingGateway, SmsHouse, sms_house
+from tests.sms_house import CountingGateway, SmsHouse
 from tests.test_rebuild import running
 
 WHAT_SENDS = {"commands", "api", "httpx", "requests", "urllib", "smtplib", "twilio"}
 WHAT_READS_HISTORY = ("domain", "eventlog", "projections", "readmodels", "replay")
-
-
-@pytest.fixture
-def house(urls: Urls) -> Iterator[SmsHouse]:
-    with sms_house(urls) as made:
-        yield made
 
 
 def test_rebuilding_and_replaying_all_of_history_calls_nobody(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,13 +21,7 @@ from eventlog.connections import follow_connection
 from eventlog.reading import RecordedEvent
 from eventlog.scope import Scope
 from tests.conftest import Urls
-from tests.sms_house import CountingGateway, SmsHouse, entity_commands, sms_house
-
-
-@pytest.fixture
-def house(urls: Urls) -> Iterator[SmsHouse]:
-    with sms_house(urls) as made:
-        yield made
+from tests.sms_house import CountingGateway, SmsHouse, entity_commands
 
 
 @dataclass(frozen=True)

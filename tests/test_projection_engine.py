@@ -25,18 +25,6 @@ from tests.conftest import Urls
 TRIGGER = "events_are_never_changed"
 
 
-@pytest.fixture
-def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
-    """Three accounts, and a contact at each."""
-    made = []
-    for name in ("Acme", "Bluth", "Cyberdyne"):
-        outcome = commands.create(scope, Account, {"company": name, "type": "customer"})
-        assert isinstance(outcome.entity, Account)
-        commands.create(scope, Contact, {"name": f"Ada of {name}"}, account_id=outcome.entity.id)
-        made.append(outcome.entity)
-    return made
-
-
 def found(database: Connection, projection: str = "accounts") -> list[Gap]:
     """What the coverage ledger finds between the projection and the log."""
     return gaps(database, projection, upto=readable_position(database))

@@ -31,8 +31,8 @@ from eventlog.reading import RecordedEvent
 from tests.conftest import Urls
 from tests.dying_sender import PLACES
 from tests.processes import END_WAIT_S, WAIT_S, until
-from tests.sms_house import CountingGateway, SmsHouse, sms_house
-from tests.twilio_server import MESSAGES_PATH, FakeTwilio, twilio_server
+from tests.sms_house import CountingGateway, SmsHouse
+from tests.twilio_server import MESSAGES_PATH, FakeTwilio
 
 IMPATIENT: dict[str, Any] = {
     "sms_timeout_s": 1,
@@ -40,18 +40,6 @@ IMPATIENT: dict[str, Any] = {
     "sms_backoff_max_s": 0.2,
     "poll_interval_ms": 50,
 }
-
-
-@pytest.fixture
-def house(urls: Urls) -> Iterator[SmsHouse]:
-    with sms_house(urls) as made:
-        yield made
-
-
-@pytest.fixture
-def twilio() -> Iterator[FakeTwilio]:
-    with twilio_server() as made:
-        yield made
 
 
 @contextmanager

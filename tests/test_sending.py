@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -25,7 +24,7 @@ from domain.sms import (
     TooManyToLead,
 )
 from tests.conftest import Urls
-from tests.sms_house import CountingGateway, SmsHouse, gateway_to, sms_house
+from tests.sms_house import CountingGateway, SmsHouse, gateway_to
 from tests.twilio_server import (
     ACCOUNT,
     INVALID_NUMBER,
@@ -34,23 +33,10 @@ from tests.twilio_server import (
     FakeTwilio,
     Fault,
     sign,
-    twilio_server,
 )
 
 STRICT = Patience(backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001)
 """With the breaker as it is for real."""
-
-
-@pytest.fixture
-def house(urls: Urls) -> Iterator[SmsHouse]:
-    with sms_house(urls) as made:
-        yield made
-
-
-@pytest.fixture
-def twilio() -> Iterator[FakeTwilio]:
-    with twilio_server() as made:
-        yield made
 
 
 def breaker(house: SmsHouse) -> Breaker:

@@ -80,7 +80,7 @@ def export_history(
     folder: Folder, first: First = 0, as_of: AsOf = None, workspace: Workspace = None
 ) -> None:
     """Write the log as Parquet files, partitioned by the month in which events were recorded."""
-    from replay.parquet import FolderInUse
+    from replay.folders import FolderInUse
     from replay.parquet import export_history as export
 
     choose = _choice(first, as_of, workspace)

@@ -164,8 +164,9 @@ def _as_sentences() -> Iterator[None]:
     from api.postgres_clients import ClientError
     from api.rehearsal import RehearsalError
     from eventlog.migrations import MigrationBlocked
+    from replay.folders import FolderInUse
 
     try:
         yield
-    except (BackupError, ClientError, RehearsalError, MigrationBlocked) as error:
+    except (BackupError, FolderInUse, ClientError, RehearsalError, MigrationBlocked) as error:
         raise CommandError(str(error)) from None

@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from commands.entities import PEOPLE
 from commands.importing.findings import Finding
 from commands.importing.keyindex import Ids, KeyIndex
 from commands.importing.options import ACCOUNT, ImportOptions, Mode
@@ -23,6 +22,7 @@ from commands.importing.planning import (
     key_of,
     key_of_contact,
 )
+from commands.links import PEOPLE
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import Facts

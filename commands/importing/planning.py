@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from commands.entities import PEOPLE
 from commands.importing.cells import (
     Form,
     parse_choice,
@@ -34,6 +33,7 @@ from commands.importing.options import (
 from commands.importing.partial import canonical
 from commands.importing.tables import CELL_MAX_CHARS, Row
 from commands.importing.timelines import Step, timeline
+from commands.links import PEOPLE
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.fields import CUSTOM, Facts

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from commands.entities import PEOPLE
 from commands.importing.dates import detect_orders, with_orders
 from commands.importing.deciding import Decided, Decider, Outcome, Result
 from commands.importing.findings import Finding
@@ -27,6 +26,7 @@ from commands.importing.options import (
 from commands.importing.planning import ImportedRow, RowPlanner
 from commands.importing.tables import Row, Table
 from commands.importing.worlds import ContactsOf, Imagined, LogWorld
+from commands.links import PEOPLE
 from domain.account import Account
 from domain.member import Member
 from eventlog.connections import Connection

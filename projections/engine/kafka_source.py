@@ -44,6 +44,7 @@ from projections.engine.runner import (
     Batch,
     Observe,
     handovers,
+    tell_parked,
     unobserved,
 )
 from projections.engine.turns import take_turns
@@ -458,12 +459,7 @@ class GroupEngine:
 
     def _applied(self, follower: Follower, digested: Digested) -> None:
         follower.parked.update(digested.set_aside)
-        for entry in digested.set_aside.values():
-            if entry.error:
-                log.error(
-                    "projection %s parked entity %s at position %s: %s",
-                    follower.name, entry.entity_id, entry.position, entry.error,
-                )  # fmt: skip
+        tell_parked(follower, digested)
 
     # The checkpoint
 

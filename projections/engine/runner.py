@@ -212,7 +212,7 @@ class Engine:
                 self._apply_carefully(writer, follower, page)
             return
         for follower, digested in work:
-            _tell_parked(follower, digested)
+            tell_parked(follower, digested)
 
     def _apply_carefully(self, writer: Connection, follower: Follower, page: Page) -> None:
         with writer.transaction():
@@ -221,10 +221,11 @@ class Engine:
             record(writer, [follower.name], tally(page.events))
             writer.execute(f"NOTIFY {PROJECTED}")
         follower.advanced(page.upto, digested)
-        _tell_parked(follower, digested)
+        tell_parked(follower, digested)
 
 
-def _tell_parked(follower: Follower, digested: Digested) -> None:
+def tell_parked(follower: Follower, digested: Digested) -> None:
+    """Say in the log which entities wait since now, and why."""
     for entry in digested.set_aside.values():
         if entry.error:
             log.error(

@@ -181,19 +181,9 @@ def advance(connection: Connection, followers: list[Follower], page: Page) -> No
 @contextmanager
 def _without_exports(connection: Connection, name: str) -> Iterator[None]:
     """Nobody reads the projection's tables for minutes, for as long as the block lasts."""
-    connection.execute(f"SET lock_timeout = {int(EXPORT_WAIT_MAX_S * 1000)}")
-    try:
-        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (EXPORT_LOCK, name))
-    except psycopg.errors.LockNotAvailable:
-        raise RebuildRefused(
-            f"exports of {name} did not end within {EXPORT_WAIT_MAX_S:.0f} s; try again."
-        ) from None
-    finally:
-        connection.execute("SET lock_timeout = 0")
-    try:
+    late = f"exports of {name} did not end within {EXPORT_WAIT_MAX_S:.0f} s; try again."
+    with _holding(connection, EXPORT_LOCK, name, EXPORT_WAIT_MAX_S, late):
         yield
-    finally:
-        connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (EXPORT_LOCK, name))
 
 
 @contextmanager
@@ -202,22 +192,30 @@ def _handed_over(connection: Connection, name: str) -> Iterator[None]:
     connection.execute("UPDATE projections SET state = 'handover' WHERE name = %s", (name,))
     try:
         connection.execute(f"NOTIFY {APPENDED}")
-        connection.execute(f"SET lock_timeout = {int(HANDOVER_WAIT_S * 1000)}")
-        try:
-            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LEASE_LOCK, name))
-        except psycopg.errors.LockNotAvailable:
-            raise RebuildRefused(
-                f"the engine did not hand {name} over within {HANDOVER_WAIT_S:.0f} s."
-            ) from None
-        finally:
-            connection.execute("SET lock_timeout = 0")
-        try:
+        late = f"the engine did not hand {name} over within {HANDOVER_WAIT_S:.0f} s."
+        with _holding(connection, LEASE_LOCK, name, HANDOVER_WAIT_S, late):
             yield
-        finally:
-            connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (LEASE_LOCK, name))
     finally:
         connection.execute("UPDATE projections SET state = 'live' WHERE name = %s", (name,))
         connection.execute(f"NOTIFY {APPENDED}")
+
+
+@contextmanager
+def _holding(
+    connection: Connection, lock: int, name: str, patience_s: float, late: str
+) -> Iterator[None]:
+    """The projection's lock is held for as long as the block lasts. Raises `RebuildRefused`."""
+    connection.execute(f"SET lock_timeout = {int(patience_s * 1000)}")
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (lock, name))
+    except psycopg.errors.LockNotAvailable:
+        raise RebuildRefused(late) from None
+    finally:
+        connection.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (lock, name))
 
 
 def shadow_schema(name: str) -> str:

@@ -15,7 +15,6 @@ from random import Random
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import httpx
 import psutil
 
 from api.embedded import DatabaseUrls, EmbeddedPostgres, prepare_database
@@ -24,7 +23,7 @@ from api.settings import REPOSITORY
 from eventlog.migrations import migrate
 from projections.engine.install import install
 from readmodels import table_definitions
-from tests.api_server import free_port
+from tests.api_server import free_port, is_ready
 from tests.chaos.curse import VARIABLE, Curse
 
 if TYPE_CHECKING:
@@ -210,11 +209,7 @@ class House:
 
     def is_ready(self) -> bool:
         """Whether the API answers and reaches the database."""
-        try:
-            # Without TLS there are no certificates to load.
-            return httpx.get(f"{self.url}/readyz", timeout=1, verify=False).status_code == 200
-        except httpx.TransportError:
-            return False
+        return is_ready(self.url)
 
     def stop(self) -> None:
         """End what is still there."""
