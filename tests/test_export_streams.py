@@ -156,12 +156,16 @@ class Reader:
 
 @contextmanager
 def reading(
-    url: httpx.URL, token: str, path: str = "accounts/export", form: str = "ndjson"
+    url: httpx.URL,
+    token: str,
+    path: str = "accounts/export",
+    form: str = "ndjson",
+    min_position: int = 0,
 ) -> Iterator[Reader]:
     """An export that has begun, over a connection of its own that buffers little."""
     buffer = (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     transport = httpx.HTTPTransport(socket_options=[buffer], verify=False)
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = {"Authorization": f"Bearer {token}", "Annals-Min-Position": str(min_position)}
     with (
         httpx.Client(base_url=url, transport=transport, timeout=WAIT_S, headers=headers) as client,
         client.stream("GET", f"/api/{path}", params={"format": form}) as response,
@@ -416,7 +420,8 @@ def test_an_export_is_the_state_at_its_position_while_others_write(office: Offic
     writer.start()
     try:
         for plural in ("accounts", "contacts") * 2:
-            with reading(url, token, f"{plural}/export") as reader:
+            path = f"{plural}/export"
+            with reading(url, token, path, min_position=writer.position) as reader:
                 reader.some()
                 written = writer.writes
                 until(partial(writer.has_written, written + 5), WAIT_S)

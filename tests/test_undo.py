@@ -34,6 +34,7 @@ from domain.refusals import (
     TooMuchToUndo,
     UndoConflict,
 )
+from domain.sms import Sms
 from domain.workspace import Workspace
 from eventlog.connections import Connection
 from eventlog.log import EventLog
@@ -230,7 +231,11 @@ def make_twin(player: Player, step: Merge) -> None:
 
 def is_final(step: Doing) -> bool:
     """Whether what it does leaves the house."""
-    return step.kind is ApiKey or (step.kind is Workspace and isinstance(step, Create))
+    if step.kind is Workspace:
+        return isinstance(step, Create)
+    if step.kind is Sms:  # what was sent was sent; its record comes and goes
+        return not isinstance(step, Delete | Restore)
+    return step.kind is ApiKey
 
 
 def check(
