@@ -25,6 +25,7 @@ SERVER_SETTINGS = {
     "min_wal_size": "256MB",
     "max_wal_size": "2GB",  # a bulk load is not to wait for a checkpoint every few seconds
     "checkpoint_timeout": "15min",
+    "autovacuum_naptime": "10s",  # read tables that grow from nothing are to be known soon
     "timezone": "GMT",  # needs no zone files, which a slim machine may lack
     "log_timezone": "GMT",
     "logging_collector": "on",

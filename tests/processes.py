@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import psycopg
 from api.app import create_app
 from api.orphan import SUPERVISOR_PID_VARIABLE
 from api.settings import REPOSITORY, Settings
+from projections.engine.runner import Engine
 from tests.api_server import free_port, serving
 from tests.conftest import Urls
 
@@ -112,3 +114,15 @@ def answering(urls: Urls, **settings: Any) -> Iterator[httpx.Client]:
         httpx.Client(base_url=url, timeout=WAIT_S, verify=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """The engine follows in a thread, as long as the block lasts."""
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        thread.join()

@@ -19,8 +19,8 @@ from projections.engine.runner import Engine
 from readmodels import table_definitions
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from tests.conftest import Urls
+from tests.processes import running
 from tests.sms_house import CountingGateway, SmsHouse
-from tests.test_rebuild import running
 
 WHAT_SENDS = {"commands", "api", "httpx", "requests", "urllib", "smtplib", "twilio"}
 WHAT_READS_HISTORY = ("domain", "eventlog", "projections", "readmodels", "replay")

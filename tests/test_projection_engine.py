@@ -5,24 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 
 from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
-from eventlog.connections import Connection
+from eventlog.connections import Connection, follow_connection
+from eventlog.log import EventLog
 from eventlog.reading import RecordedEvent, readable_position
 from eventlog.scope import Scope
 from projections.changes import Change, Projection
 from projections.engine.coverage import Gap, gaps
 from projections.engine.follower import Digested, Follower
+from projections.engine.planning import plan_by_keys
 from projections.engine.registry import PROJECTIONS
 from projections.engine.retry import retry
 from projections.engine.runner import Engine
 from tests.conftest import Urls
+from tests.processes import running, until
 
 TRIGGER = "events_are_never_changed"
+MANY = 1_000
+LOOK_UP = """
+EXPLAIN SELECT t.company FROM jsonb_array_elements('[{}]') AS i
+          JOIN read.accounts AS t ON t.workspace_id = (i->>'w')::uuid AND t.id = (i->>'k')::uuid
+"""
 
 
 def found(database: Connection, projection: str = "accounts") -> list[Gap]:
@@ -204,3 +214,25 @@ def test_two_engines_never_work_on_the_same_projection(
         engine.catch_up()
         Engine(urls.projector, PROJECTIONS.values(), batch_events=1).catch_up()
     assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
+
+
+def test_a_table_that_grows_from_nothing_is_known_soon_and_its_rows_are_found_by_key(
+    log: EventLog, scope: Scope, urls: Urls, database: Connection
+) -> None:
+    database.execute("ALTER TABLE read.accounts SET (autovacuum_enabled = off)")
+    with log.transaction(scope):
+        fields = {"company": "Acme", "type": "customer"}
+        log.append(
+            *[
+                Account.create(uuid4(), scope.workspace_id, fields, at=datetime.now(UTC))
+                for _ in range(MANY)
+            ]
+        )
+    unknown = "SELECT reltuples < 0 FROM pg_class WHERE oid = 'read.accounts'::regclass"
+    assert database.execute(unknown).fetchone() == (True,)
+    with running(Engine(urls.projector, PROJECTIONS.values())):
+        until(lambda: database.execute(unknown).fetchone() == (False,))
+    with follow_connection(urls.projector, application_name="test") as connection:
+        plan_by_keys(connection)
+        plan = [str(line) for (line,) in connection.execute(LOOK_UP).fetchall()]
+    assert [line for line in plan if "Scan using accounts_pkey" in line], plan

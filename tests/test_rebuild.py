@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -26,6 +24,7 @@ from projections.engine.runner import Engine
 from projections.engine.swap import RebuildRefused
 from readmodels import table_definitions
 from tests.conftest import Urls
+from tests.processes import running
 from tests.test_projection_engine import companies, failing_for
 
 DEFINITIONS = table_definitions()
@@ -51,18 +50,6 @@ def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
             commands.delete(scope, Account, account_id)
         made.append(outcome.entity)
     return made
-
-
-@contextmanager
-def running(engine: Engine) -> Iterator[Engine]:
-    """The engine follows in a thread, as long as the block lasts."""
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    try:
-        yield engine
-    finally:
-        engine.stop()
-        thread.join()
 
 
 def rows(database: Connection, table: str, schema: str = "read") -> list[tuple[object, ...]]:

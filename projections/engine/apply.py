@@ -8,12 +8,13 @@ same statement: they cannot drift from what they count.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from eventlog.connections import Connection
-from projections.changes import Key, Patch, Put, Table
+from projections.changes import Counts, Key, Patch, Put, Table
 from projections.engine.fold import Dated
 
 VERSION = "version"
@@ -27,23 +28,29 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod)
  ORDER BY a.attnum
 """
 
-APPLY = """
+INPUT = """
 WITH input AS MATERIALIZED (
     SELECT (i->>'o') AS op, (i->>'w')::uuid AS workspace_id, (i->>'k')::{key_type} AS {key},
            i->'r' AS row, i->'a' AS add, i->'m' AS merge, (i->>'v')::integer AS version
       FROM jsonb_array_elements(%s::jsonb) AS i
-){before},
+)"""
+
+REMOVE = """,
 removed AS (
     DELETE FROM {table} AS t USING input AS i
      WHERE i.op = 'remove' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
-),
+)"""
+
+PATCH = """,
 patched AS (
     UPDATE {table} AS t SET ({columns}) = (
         SELECT {patched} FROM jsonb_populate_record(t, coalesce(i.row, '{{}}')) AS r)
       FROM input AS i
      WHERE i.op = 'patch' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
     RETURNING {returning}
-),
+)"""
+
+PUT = """,
 put AS (
     INSERT INTO {table} AS t (workspace_id, {key}, {columns})
     SELECT i.workspace_id, i.{key}, {fresh}
@@ -51,9 +58,15 @@ put AS (
      WHERE i.op = 'put'{not_older}
     ON CONFLICT (workspace_id, {key}) DO UPDATE SET ({columns}) = ROW({excluded})
     RETURNING {returning}
-)
-{finish}
-"""
+)"""
+
+PARTS = {"remove": REMOVE, "patch": PATCH, "put": PUT}
+"""What stands in a statement for each kind of change: only those that there are cost anything."""
+AFTER = {
+    "patch": " UNION ALL SELECT *, 1 FROM patched",
+    "put": " UNION ALL SELECT *, 1 FROM put",
+}
+"""What of them is counted."""
 
 BEFORE = """,
 before AS (
@@ -72,9 +85,7 @@ NOT_OLDER = """
 COUNT = """
 INSERT INTO {counts} AS c (workspace_id, {by}, n{sums})
 SELECT workspace_id, {by}, sum(n) AS n{summed}
-  FROM (SELECT *, -1 AS n FROM before
-        UNION ALL SELECT *, 1 FROM patched
-        UNION ALL SELECT *, 1 FROM put) AS moved
+  FROM (SELECT *, -1 AS n FROM before{after}) AS moved
  GROUP BY workspace_id, {by}
 HAVING sum(n) <> 0{having}
  ORDER BY workspace_id, {by}
@@ -82,52 +93,58 @@ HAVING sum(n) <> 0{having}
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Statement:
-    """The statement that applies changes to one table."""
+    """The statement that applies changes to one table, in a version for each kinds of them."""
 
     table: Table
-    sql: bytes
+    name: str
+    """Of the table, with its schema."""
+    counts: str
+    """The same of the table of its counters."""
+    types: dict[str, str]
+    """Of its columns."""
+    composed: dict[frozenset[str], bytes] = field(default_factory=dict)
 
     def apply(self, connection: Connection, changes: dict[Key, Dated]) -> None:
         """Apply one change for each row."""
-        if changes:
-            encoded = [_encode(key, each) for (_, key), each in changes.items()]
-            connection.execute(self.sql, (orjson.dumps(encoded).decode(),), prepare=True)
+        if not changes:
+            return
+        encoded = [_encode(key, each) for (_, key), each in changes.items()]
+        operations = frozenset([each["o"] for each in encoded])
+        statement = self.composed.get(operations)
+        if statement is None:
+            statement = self.composed[operations] = self._compose(operations).encode()
+        connection.execute(statement, (orjson.dumps(encoded).decode(),), prepare=True)
+
+    def _compose(self, operations: frozenset[str]) -> str:
+        table, counts = self.table, self.table.counts
+        columns = [name for name in self.types if name not in {"workspace_id", table.key}]
+        returning = "t.workspace_id"
+        if counts:
+            returning = ", ".join(f"t.{c}" for c in ("workspace_id", *counts.by, *counts.sums))
+        is_versioned = VERSION in columns
+        text = INPUT + (BEFORE if counts else "")
+        text += "".join(part for name, part in PARTS.items() if name in operations)
+        return text.format(
+            table=self.name,
+            key=table.key,
+            key_type=self.types[table.key],
+            columns=", ".join(columns),
+            patched=", ".join(_patched(table, column) for column in columns),
+            fresh=", ".join(f"r.{column}" for column in columns),
+            excluded=", ".join(f"excluded.{column}" for column in columns),
+            returning=returning,
+            newer=NEWER if is_versioned else "",
+            not_older=NOT_OLDER.format(table=self.name, key=table.key) if is_versioned else "",
+        ) + (_count(self.counts, counts, operations) if counts else "SELECT 1")
 
 
 def prepare(connection: Connection, schema: str, table: Table) -> Statement:
     """The statement for a table as it stands in this schema. Raises where the table is missing."""
     name = f"{schema}.{table.name}"
     types: dict[str, str] = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
-    columns = [column for column in types if column not in {"workspace_id", table.key}]
-    return Statement(table, _compose(name, schema, table, columns, types[table.key]).encode())
-
-
-def _compose(name: str, schema: str, table: Table, columns: list[str], key_type: str) -> str:
-    counts = table.counts
-    returning = "t.workspace_id"
-    if counts:
-        returning = ", ".join(f"t.{c}" for c in ("workspace_id", *counts.by, *counts.sums))
-    newer = NEWER if VERSION in columns else ""
-    not_older = NOT_OLDER.format(table=name, key=table.key) if VERSION in columns else ""
-    before = ""
-    if counts:
-        before = BEFORE.format(returning=returning, table=name, key=table.key, newer=newer)
-    return APPLY.format(
-        table=name,
-        key=table.key,
-        key_type=key_type,
-        columns=", ".join(columns),
-        patched=", ".join(_patched(table, column) for column in columns),
-        fresh=", ".join(f"r.{column}" for column in columns),
-        excluded=", ".join(f"excluded.{column}" for column in columns),
-        returning=returning,
-        before=before,
-        newer=newer,
-        not_older=not_older,
-        finish=_count(f"{schema}.{counts.table}", table) if counts else "SELECT 1",
-    )
+    return Statement(table, name, f"{schema}.{table.counts.table}" if table.counts else "", types)
 
 
 def _patched(table: Table, column: str) -> str:
@@ -138,13 +155,12 @@ def _patched(table: Table, column: str) -> str:
     return f"r.{column}"
 
 
-def _count(counts_table: str, table: Table) -> str:
-    counts = table.counts
-    assert counts is not None
+def _count(counts_table: str, counts: Counts, operations: frozenset[str]) -> str:
     total = "sum(n * coalesce({0}, 0))"
     return COUNT.format(
         counts=counts_table,
         by=", ".join(counts.by),
+        after="".join(AFTER[each] for each in AFTER if each in operations),
         sums="".join(f", {column}" for column in counts.sums),
         summed="".join(f", {total.format(column)}" for column in counts.sums),
         having="".join(f" OR {total.format(column)} <> 0" for column in counts.sums),
@@ -152,9 +168,9 @@ def _count(counts_table: str, table: Table) -> str:
     )
 
 
-def _encode(key: str, dated: Dated) -> dict[str, object]:
+def _encode(key: str, dated: Dated) -> dict[str, Any]:
     change = dated.change
-    encoded: dict[str, object] = {"w": dated.workspace_id, "k": key, "v": dated.version}
+    encoded: dict[str, Any] = {"w": dated.workspace_id, "k": key, "v": dated.version}
     if isinstance(change, Put):
         encoded.update(o="put", r=change.row)
     elif isinstance(change, Patch):

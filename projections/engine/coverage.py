@@ -11,23 +11,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from eventlog.connections import Connection
+from eventlog.connections import Connection, array
 from eventlog.digest import DIGEST_SQL
 from eventlog.reading import RecordedEvent
 
 BUCKET_POSITIONS = 1_000
 
-ADD = """
+ADD_FOR = """
 INSERT INTO projection_coverage AS c (projection, bucket, n, digest, weighted)
-SELECT p.projection, b.bucket, b.n, b.digest, b.weighted
-  FROM unnest(%s::text[]) AS p(projection),
+SELECT p.name, b.bucket, b.n, b.digest, b.weighted
+  FROM {names} AS p(name),
        unnest(%s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[])
            AS b(bucket, n, digest, weighted)
- ORDER BY p.projection, b.bucket
+ ORDER BY p.name, b.bucket
     ON CONFLICT (projection, bucket) DO UPDATE
    SET n = c.n + excluded.n, digest = c.digest + excluded.digest,
        weighted = c.weighted + excluded.weighted
 """
+"""Takes what `entries` gives, for the names that stand somewhere."""
+ADD = ADD_FOR.format(names="unnest(%s::text[])")
 
 COMPARE = f"""
 WITH log AS (
@@ -103,19 +105,18 @@ def tally(events: Iterable[RecordedEvent]) -> dict[int, Tally]:
 
 def record(connection: Connection, projections: list[str], buckets: dict[int, Tally]) -> None:
     """Add to the ledger of each projection, in the transaction that moves their checkpoints."""
-    if not buckets:
-        return
-    entries = buckets.values()
-    connection.execute(
-        ADD,
-        (
-            projections,
-            list(buckets),
-            [entry.n for entry in entries],
-            [entry.digest for entry in entries],
-            [entry.weighted for entry in entries],
-        ),
-        prepare=True,
+    if buckets:
+        connection.execute(ADD, (array(projections), *entries(buckets)), prepare=True)
+
+
+def entries(buckets: dict[int, Tally]) -> tuple[str, str, str, str]:
+    """The parameters by which the ledger is told of these."""
+    tallies = buckets.values()
+    return (
+        array(buckets),
+        array(each.n for each in tallies),
+        array(each.digest for each in tallies),
+        array(each.weighted for each in tallies),
     )
 
 

@@ -8,22 +8,24 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg.rows import TupleRow
 
-from eventlog.connections import Connection
+from eventlog.connections import Connection, array
 from eventlog.hints import PROJECTED
 from eventlog.reading import RecordedEvent
 from projections.changes import Projection
 from projections.engine.apply import Statement, statements
-from projections.engine.coverage import record, tally
+from projections.engine.coverage import ADD_FOR, entries, tally
 from projections.engine.fold import Dated, Folded, dated, fold
 from projections.engine.parking import Entity, Parked, park, parked
 
 SELECT_STANDING = """
 SELECT position, epoch, version, state FROM projections WHERE name = %s
 """
-ADVANCE = """
-UPDATE projections AS p SET position = %s, updated_at = clock_timestamp()
-  FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS f(name, position, epoch)
- WHERE p.name = f.name AND p.position = f.position AND p.epoch = f.epoch
+ADVANCE = f"""
+WITH moved AS (
+    UPDATE projections SET position = %s, updated_at = clock_timestamp()
+     WHERE name = ANY(%s::text[]) AND position = %s RETURNING name, epoch
+), noted AS ({ADD_FOR.format(names="(SELECT name FROM moved)")})
+SELECT array_agg(name), array_agg(epoch), pg_notify('{PROJECTED}', '') FROM moved
 """
 
 UNDIGESTED = (psycopg.DataError, psycopg.IntegrityError)
@@ -139,37 +141,40 @@ def write_all(
 ) -> None:
     """Checkpoints, rows, ledger and the hint, in one transaction and two round trips.
 
-    Raises `CheckpointMoved` and what the database says to a row; nothing is written then.
+    The followers stand at one position. Raises `CheckpointMoved` and what the database says to a
+    row; nothing is written then.
     """
     followers = [follower for follower, _ in work]
     with connection.pipeline() as pipeline, connection.transaction():
-        moved = _advance(connection, followers, upto)
+        moved = _advance(connection, followers, events, upto)
         for follower, digested in work:
             follower.write(connection, digested)
-        record(connection, [follower.name for follower in followers], tally(events))
-        connection.execute(f"NOTIFY {PROJECTED}")
         pipeline.sync()
         _require_moved(moved, followers)
     for follower, digested in work:
         follower.advanced(upto, digested)
 
 
-def advance_all(connection: Connection, followers: list[Follower], position: int) -> None:
-    """Move their checkpoints, on the condition that nobody else did. Raises `CheckpointMoved`."""
-    _require_moved(_advance(connection, followers, position), followers)
+def advance(
+    connection: Connection, follower: Follower, events: list[RecordedEvent], upto: int
+) -> None:
+    """Move its checkpoint, on the condition that nobody else did, note in the ledger what it
+    consumed, and say so. Raises `CheckpointMoved`."""
+    _require_moved(_advance(connection, [follower], events, upto), [follower])
 
 
 def _advance(
-    connection: Connection, followers: list[Follower], position: int
+    connection: Connection, followers: list[Follower], events: list[RecordedEvent], upto: int
 ) -> psycopg.Cursor[TupleRow]:
-    names = [follower.name for follower in followers]
-    positions = [follower.position for follower in followers]
-    epochs = [follower.epoch for follower in followers]
-    return connection.execute(ADVANCE, (position, names, positions, epochs), prepare=True)
+    names = array(follower.name for follower in followers)
+    parameters = (upto, names, followers[0].position, *entries(tally(events)))
+    return connection.execute(ADVANCE, parameters, prepare=True)
 
 
 def _require_moved(moved: psycopg.Cursor[TupleRow], followers: list[Follower]) -> None:
-    if moved.rowcount != len(followers):
+    names, epochs, _ = moved.fetchone() or ((), (), None)
+    found = set(zip(names or (), epochs or (), strict=True))
+    if found != {(follower.name, follower.epoch) for follower in followers}:
         raise CheckpointMoved(", ".join(follower.name for follower in followers))
 
 

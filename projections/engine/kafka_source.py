@@ -36,6 +36,7 @@ from projections.engine.follower import UNDIGESTED, CheckpointMoved, Digested, F
 from projections.engine.install import READ_SCHEMA
 from projections.engine.lanes import Lane, Taken, TopicMoved
 from projections.engine.partitions import level
+from projections.engine.planning import make_known, plan_by_keys
 from projections.engine.runner import (
     HOLD,
     LEASE_INTERVAL_S,
@@ -44,6 +45,7 @@ from projections.engine.runner import (
     Batch,
     Observe,
     handovers,
+    tables_of,
     tell_parked,
     unobserved,
 )
@@ -202,6 +204,7 @@ class GroupEngine:
             try:
                 with follow_connection(self._url, application_name="annals-apply") as connection:
                     derive_quickly(connection)
+                    plan_by_keys(connection)
                     self._consume(connection)
             except LOST as error:
                 log.warning("consuming stopped and is tried again: %r", error)
@@ -239,6 +242,7 @@ class GroupEngine:
             if time.monotonic() - leased_at >= LEASE_INTERVAL_S:
                 leased_at = time.monotonic()
                 changed = self._lease(connection) or changed
+                make_known(connection, READ_SCHEMA, tables_of(self._followers.values()))
             polled = consumer.poll(timeout_ms=POLL_MS)
             if assignment.changed.is_set() or changed:
                 assignment.changed.clear()

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eventlog.connections import Connection
-from eventlog.hints import PROJECTED
 from eventlog.kafka.message import key_of_event, partition_of
 from eventlog.reading import RecordedEvent, read_after
 from projections.engine.coverage import record, tally
-from projections.engine.follower import UNDIGESTED, Digested, Follower, advance_all
+from projections.engine.follower import UNDIGESTED, Digested, Follower, advance
 
 LEVEL_EVENTS = 2_000
 
@@ -85,6 +84,7 @@ def follow_unevenly(connection: Connection, follower: Follower, uneven: Reached)
             page = read_after(connection, position, LEVEL_EVENTS, upto=uneven.highest)
             events = [event for event in page.events if uneven.has(event)]
             _write(connection, follower, events)
+            record(connection, [follower.name], tally(events))
             position = page.upto
         connection.execute(NOTE_REACHED, (follower.name, list(uneven.positions)))
 
@@ -94,9 +94,8 @@ def _take(
 ) -> None:
     with connection.transaction():
         digested = _write(connection, follower, events)
-        advance_all(connection, [follower], upto)
+        advance(connection, follower, events, upto)
         connection.execute(RAISE_REACHED, (upto, follower.name))
-        connection.execute(f"NOTIFY {PROJECTED}")
     follower.advanced(upto, digested)
 
 
@@ -109,5 +108,4 @@ def _write(connection: Connection, follower: Follower, events: list[RecordedEven
     except UNDIGESTED:
         digested = follower.write_carefully(connection, events)
     follower.parked.update(digested.set_aside)
-    record(connection, [follower.name], tally(events))
     return digested

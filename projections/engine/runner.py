@@ -18,20 +18,20 @@ from dataclasses import dataclass
 import psycopg
 
 from eventlog.connections import Connection, derive_quickly, follow_connection
-from eventlog.hints import APPENDED, PROJECTED, wait_for_hint
+from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.reading import Page, RecordedEvent, read_after
-from projections.changes import Projection
-from projections.engine.coverage import record, tally
+from projections.changes import Projection, Table
 from projections.engine.follower import (
     UNDIGESTED,
     CheckpointMoved,
     Digested,
     Follower,
-    advance_all,
+    advance,
     write_all,
 )
 from projections.engine.install import READ_SCHEMA
 from projections.engine.partitions import level
+from projections.engine.planning import ANALYZE_INTERVAL_S, make_known, plan_by_keys
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class Engine:
         self._stopped = threading.Event()
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._observe = observe
+        self._known_at = -ANALYZE_INTERVAL_S
 
     def stop(self) -> None:
         """Finish the batch at hand and return from `run`."""
@@ -136,6 +137,7 @@ class Engine:
             follow_connection(self._url, application_name="annals-apply") as writer,
         ):
             derive_quickly(writer)
+            plan_by_keys(writer)
             yield reader, writer
 
     def _follow(self, reader: Connection, writer: Connection) -> None:
@@ -190,6 +192,9 @@ class Engine:
 
     def _step(self, reader: Connection, writer: Connection, followers: list[Follower]) -> bool:
         """One batch for each position that followers stand at; whether there is more at once."""
+        if time.monotonic() - self._known_at >= ANALYZE_INTERVAL_S:
+            self._known_at = time.monotonic()
+            make_known(writer, READ_SCHEMA, tables_of(followers))
         more = False
         for position in sorted({follower.position for follower in followers}):
             group = [follower for follower in followers if follower.position == position]
@@ -216,12 +221,15 @@ class Engine:
 
     def _apply_carefully(self, writer: Connection, follower: Follower, page: Page) -> None:
         with writer.transaction():
-            advance_all(writer, [follower], page.upto)
+            advance(writer, follower, page.events, page.upto)
             digested = follower.write_carefully(writer, page.events)
-            record(writer, [follower.name], tally(page.events))
-            writer.execute(f"NOTIFY {PROJECTED}")
         follower.advanced(page.upto, digested)
         tell_parked(follower, digested)
+
+
+def tables_of(followers: Iterable[Follower]) -> list[Table]:
+    """All that they write to."""
+    return [table for follower in followers for table in follower.projection.tables]
 
 
 def tell_parked(follower: Follower, digested: Digested) -> None:
