@@ -57,6 +57,7 @@ from api.parameters import (
 )
 from api.patches import JSON_PATCH_TYPE, MERGE_PATCH_TYPE, PATCH_TYPES, change_of, without_nulls
 from api.request import room_for_writes, services_of
+from api.sight import Sight, sight_of
 from api.wiring import Services
 from commands.entities import Outcome
 from domain.entity import Entity
@@ -239,6 +240,7 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
                 after=cursor,
                 limit=limit,
                 with_merged=with_merged,
+                with_addresses=sight_of(caller.role) is Sight.TRAIL,
             )
         if content is None:
             raise NotFound(shape.kind.KIND, entity_id)

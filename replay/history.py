@@ -30,10 +30,11 @@ ENTRY = f"""
 'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
 'requestId', e.metadata->>'requestId', 'command', e.metadata->>'command',
 'commandId', e.metadata->>'commandId', 'causationId', e.metadata->>'causationId',
-'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent',
 'changes', {CHANGES}, 'details', {DETAILS}"""
+ADDRESSES = "'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent'"
+"""From where it was done: for who may read the trail."""
 
-HISTORY = f"""
+HISTORY = """
 WITH page AS (
     SELECT e.* FROM events AS e
      WHERE e.workspace_id = %(workspace)s AND e.stream_id = %(stream)s
@@ -42,7 +43,7 @@ WITH page AS (
 ), numbered AS (
     SELECT e.*, row_number() OVER (ORDER BY e.stream_version) AS ordinal FROM page AS e
 )
-SELECT coalesce(json_agg(json_build_object({ENTRY}) ORDER BY e.ordinal)
+SELECT coalesce(json_agg(json_build_object({entry}) ORDER BY e.ordinal)
            FILTER (WHERE e.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            max(e.stream_version) FILTER (WHERE e.ordinal <= %(limit)s) END,
@@ -51,7 +52,7 @@ SELECT coalesce(json_agg(json_build_object({ENTRY}) ORDER BY e.ordinal)
 """
 
 # Of all that are one by now: this one, what was merged into it, and into those. By position.
-HISTORY_OF_ALL = f"""
+HISTORY_OF_ALL = """
 WITH RECURSIVE one(id) AS (
     SELECT %(stream)s::uuid
     UNION
@@ -69,7 +70,7 @@ WITH RECURSIVE one(id) AS (
 ), numbered AS (
     SELECT e.*, row_number() OVER (ORDER BY e.position) AS ordinal FROM page AS e
 )
-SELECT coalesce(json_agg(json_build_object('entityId', e.stream_id, {ENTRY}) ORDER BY e.ordinal)
+SELECT coalesce(json_agg(json_build_object('entityId', e.stream_id, {entry}) ORDER BY e.ordinal)
            FILTER (WHERE e.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            max(e.position) FILTER (WHERE e.ordinal <= %(limit)s) END,
@@ -87,11 +88,13 @@ async def entity_history(
     after: int,
     limit: int,
     with_merged: bool = False,
+    with_addresses: bool = False,
 ) -> bytes | None:
     """`{items, nextCursor}` as JSON, oldest first; None where there is no such entity.
 
     The cursor (`after`) is the version after which to go on; of a history `with_merged`, that of
-    what was merged into it among its own, the position.
+    what was merged into it among its own, the position. `with_addresses` shows from where it was
+    done, too.
     """
     parameters = {
         "workspace": workspace_id,
@@ -103,7 +106,9 @@ async def entity_history(
         "actions": ACTIONS_JSON,
     }
     statement = HISTORY_OF_ALL if with_merged else HISTORY
-    row = await (await connection.execute(statement, parameters)).fetchone()
+    entry = f"{ENTRY}, {ADDRESSES}" if with_addresses else ENTRY
+    found = await connection.execute(statement.format(entry=entry).encode(), parameters)
+    row = await found.fetchone()
     assert row is not None
     if row[2] == 0 and after == 0:
         return None

@@ -251,9 +251,12 @@ def test_events_tell_where_the_request_came_from(office: Office) -> None:
             headers={"X-Request-Id": "order-66", "User-Agent": "A" * 5_000},
         )
     )
-    (entry,) = office.client().get(f"{response.headers['Location']}/history").json()["items"]
+    path = f"{response.headers['Location']}/history"
+    (entry,) = office.client().get(path).json()["items"]
     assert entry["requestId"] == "order-66"
     assert entry["ip"] == "127.0.0.1"
     assert entry["userAgent"] == "A" * 256
     assert entry["command"] == "createAccount"
     assert entry["commandId"]
+    (shown,) = office.client("member").get(path).json()["items"]
+    assert shown == {name: entry[name] for name in entry if name not in ("ip", "userAgent")}

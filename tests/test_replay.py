@@ -281,6 +281,7 @@ def history_of(
                 entity_id,
                 after=after_version,
                 limit=limit,
+                with_addresses=True,
             )
 
     answer = asyncio.run(ask())
