@@ -114,7 +114,7 @@ def _record(log: EventLog, scope: Scope, kind: type[Entity], entities: list[Enti
 def _put(log: EventLog, scope: Scope, entities: Iterable[Entity]) -> None:
     """Append everything that these decided, in the order in which it occurred."""
     with log.transaction(scope):
-        log.events.put(list(in_order(list(entities))))
+        log.record(in_order(list(entities)))
 
 
 def _is_there(log: EventLog, kind: type[Entity], entity_id: UUID) -> bool:

@@ -13,12 +13,15 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from domain.account import Account, AccountStatus, AccountType, Priority
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
+from domain.lead import PATH, Lead, LeadStatus
 from domain.meeting import Meeting, MeetingStatus
 from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity, Stage
+from domain.proposal import Proposal
 from domain.task import Task, TaskStatus
 from domain.workspace import Workspace
 
@@ -138,7 +141,8 @@ def account_story(seed: int, index: int, owner: Person) -> list[Entity]:
     random = _random(seed, index)
     entity_id = _id(random)
     name = company_name(index, seed)
-    story = Story(random, workspace_id(seed), owner, entity_id, name)
+    sales = _random(seed, f"{index} sales")
+    story = Story(random, sales, workspace_id(seed), owner, entity_id, name)
     story.tell()
     return story.entities
 
@@ -148,6 +152,8 @@ class Story:
     """What happens to one account. Times only ever move on."""
 
     random: Random
+    sales: Random
+    """Of leads, appointments and proposals: the rest is the same without them."""
     workspace: UUID
     owner: Person
     account_id: UUID
@@ -167,6 +173,7 @@ class Story:
             self._note(account)
         for _ in range(self.random.choice((0, 1, 1, 2, 2, 3))):
             self._opportunity(account)
+        self._sell(account)
         if self.random.random() < 0.04:
             self._leave(account)
 
@@ -199,7 +206,7 @@ class Story:
 
     def _contact(self, account: Account) -> None:
         random = self.random
-        name = f"{random.choice(FIRST_NAMES)} {random.choice(LAST_NAMES)}"
+        name = _name(random)
         host = self.company.lower().replace(" ", "-")
         fields = {"name": name, "title": random.choice(TITLES)}
         if random.random() < 0.7:
@@ -265,12 +272,102 @@ class Story:
                 known |= {"closedOn": at.date(), "value": f"{random.randint(5, 900) * 100}.00"}
             deal.revise({**deal.facts, **known}, at=at)
 
+    def _sell(self, account: Account) -> None:
+        """Those who asked, the appointments with them, and what was offered."""
+        deals = [each for each in self.entities if isinstance(each, Opportunity)]
+        known = [each for each in self.entities if isinstance(each, Contact)]
+        contacts = [each for each in known if not each.is_deleted]
+        if not contacts:
+            return
+        for deal in deals:
+            self._proposal(account, deal, contacts[0])
+        if self.sales.random() < 0.4:
+            self._appointment(account, contacts[0])
+        if deals and self.sales.random() < 0.25:
+            self._lead(contacts[0], converted_into=deals[0])
+        for _ in range(self.sales.choice((0, 0, 1))):
+            self._lead(contacts[-1])
+
+    def _proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
+        stage = deal.facts["stage"]
+        if stage not in _OFFERED:
+            return
+        fields = {
+            "title": deal.facts["name"],
+            "value": deal.facts["value"],
+            "opportunityId": str(deal.id),
+        }
+        proposal = self._beside(Proposal, fields, self._sold_at(deal.created_on, 20), account)
+        if stage == Stage.PROPOSAL and self.sales.random() < 0.3:
+            return  # a draft as yet
+        to = contact.facts.get("email", "office@example.com")
+        proposal.send(to, at=self._sold_at(proposal.modified_on, 5))
+        if stage == Stage.WON:
+            proposal.accept(at=self._sold_at(proposal.modified_on, 20))
+        elif stage == Stage.LOST:
+            reason = self.sales.choice(_REASONS)
+            proposal.decline(at=self._sold_at(proposal.modified_on, 20), reason=reason)
+
+    def _appointment(self, account: Account, contact: Contact) -> None:
+        sales = self.sales
+        planned = self._sold_at(contact.created_on, 200)
+        starts = (planned + timedelta(days=sales.randint(1, 20))).replace(
+            hour=sales.randint(8, 17), minute=sales.choice((0, 30)), second=0, microsecond=0
+        )
+        fields = {
+            "title": sales.choice(MEETINGS),
+            "memberId": str(self.owner.id),
+            "startsAt": starts,
+            "durationMinutes": sales.choice((30, 45, 60)),
+            "contactId": str(contact.id),
+            "allowOverlap": True,  # nobody compares the stories of two accounts
+        }
+        appointment = self._beside(Appointment, fields, planned, account)
+        if sales.random() < 0.7:
+            confirmed_at = self._sold_at(planned, 1)
+            appointment.confirm(contact.facts["name"], at=confirmed_at)
+        over = starts + timedelta(hours=1)
+        if over < ENDS_AT:
+            outcomes = (appointment.complete, appointment.miss, appointment.cancel)
+            sales.choices(outcomes, (7, 1, 2))[0](at=max(over, appointment.modified_on))
+
+    def _lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
+        """Somebody who asked: the contact of today before it was one, or a colleague of theirs."""
+        sales = self.sales
+        name = contact.facts["name"] if converted_into else _name(sales)
+        fields: dict[str, Any] = {
+            "name": name,
+            "company": self.company,
+            "source": sales.choice(SOURCES),
+            "value": f"{sales.randint(5, 900) * 100}.00",
+            "assignedTo": str(self.owner.id),
+        }
+        if sales.random() < 0.8:
+            fields["phone"] = f"+44 20 7946 {sales.randint(0, 9_999):04}"
+        until = converted_into.created_on if converted_into else ENDS_AT
+        born = STARTS_AT + (until - STARTS_AT) * sales.random()
+        lead = self._beside(Lead, fields, born)
+        for status in PATH[1 : sales.randint(1, len(PATH))]:
+            lead.update_status(status, at=lead.modified_on + (until - lead.modified_on) / 3)
+        if converted_into:
+            lead.convert(
+                account_id=self.account_id,
+                contact_id=contact.id,
+                opportunity_id=converted_into.id,
+                at=max(converted_into.created_on, contact.created_on),
+            )
+        elif sales.random() < 0.25:
+            at = lead.modified_on + (until - lead.modified_on) / 3
+            lead.update_status(LeadStatus.LOST, at=at)
+
     def _leave(self, account: Account) -> None:
         """The account is deleted with what hangs on it; some were deleted by mistake."""
-        children = [each for each in self.entities if each is not account and not each.is_deleted]
+        children = [
+            each for each in self.entities if each.account_id == account.id and not each.is_deleted
+        ]
         if any(isinstance(each, Opportunity) and each.is_open for each in children):
             return
-        at = self._later(max(each.modified_on for each in self.entities), 30)
+        at = self._later(max(each.modified_on for each in (account, *children)), 30)
         for child in children:
             child.delete(at=at, deleted_with=account.id)
         account.delete(at=at + _MOMENT)
@@ -290,17 +387,38 @@ class Story:
         self.entities.append(entity)
         return entity
 
+    def _beside(
+        self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
+    ) -> E:
+        account_id = account.id if account else None
+        entity = kind.create(_id(self.sales), self.workspace, fields, at=at, account_id=account_id)
+        self.entities.append(entity)
+        return entity
+
+    def _sold_at(self, after: datetime, days_max: int) -> datetime:
+        return _between(self.sales, after, days_max)
+
     def _later(self, after: datetime, days_max: int) -> datetime:
-        """Some time after, with the last possible one at the end of the eighteen months."""
-        wanted = after + timedelta(minutes=self.random.randrange(10, days_max * 24 * 60))
-        left = ENDS_AT - after
-        return wanted if wanted < ENDS_AT else after + left * self.random.uniform(0.1, 0.9)
+        return _between(self.random, after, days_max)
 
     def _day_after(self, at: datetime) -> Any:
         return (at + timedelta(days=self.random.randint(2, 40))).date()
 
 
+def _between(random: Random, after: datetime, days_max: int) -> datetime:
+    """Some time after, with the last possible one at the end of the eighteen months."""
+    wanted = after + timedelta(minutes=random.randrange(10, days_max * 24 * 60))
+    left = ENDS_AT - after
+    return wanted if wanted < ENDS_AT else after + left * random.uniform(0.1, 0.9)
+
+
+def _name(random: Random) -> str:
+    return f"{random.choice(FIRST_NAMES)} {random.choice(LAST_NAMES)}"
+
+
 _MOMENT = timedelta(milliseconds=1)
+_OFFERED = frozenset({Stage.PROPOSAL, Stage.NEGOTIATING, Stage.WON, Stage.LOST})
+_REASONS = ("Too dear", "Took another one", "No budget this year")
 _TASK_WAYS: Sequence[tuple[TaskStatus, ...]] = (
     (),
     (TaskStatus.IN_PROGRESS,),

@@ -103,6 +103,10 @@ def test_there_is_history_worth_replaying() -> None:
     for happened in (
         "account.updated", "account.status_changed", "account.deleted", "account.restored",
         "contact.deleted", "task.status_changed", "meeting.status_changed",
+        "lead.created", "lead.status_changed", "lead.converted", "appointment.created",
+        "appointment.confirmed", "appointment.completed", "appointment.missed",
+        "appointment.cancelled", "proposal.created", "proposal.sent", "proposal.accepted",
+        "proposal.declined",
     ):  # fmt: skip
         assert topics[happened] > 0
     assert topics["opportunity.stage_changed"] > topics["opportunity.created"]
