@@ -12,6 +12,7 @@ import pytest
 
 from commands.entities import EntityCommands
 from commands.jobs.keeping import CHUNK_ITEMS, keep_items, read_items
+from commands.jobs.turns import FAULTS_IN_A_ROW_MAX
 from commands.jobs.worker import CLAIM, ERRORS_KEPT_DAYS, PURGE
 from domain.job import Job, JobEnded, JobStatus
 from domain.refusals import NotFound
@@ -119,6 +120,24 @@ def test_an_item_that_breaks_its_step_is_found_and_left_out(
     ((error,),) = bench.database.execute("SELECT error FROM job_errors").fetchall()
     assert error == {"row": 8, "code": "E4500", "error": "Something went wrong on our side."}
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_fault_that_every_item_meets_ends_the_job_and_not_the_items(bench: Bench) -> None:
+    job_id = bench.ask(*notes(3), *[POISON] * (FAULTS_IN_A_ROW_MAX + 50), *notes(1, "last"))
+    bench.worker(turn_s=60).run_once()
+    job = bench.job(job_id)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.FAILED, 3, FAULTS_IN_A_ROW_MAX)
+    assert bench.written() == notes(3)
+    assert job.total == FAULTS_IN_A_ROW_MAX + 54
+
+
+def test_faults_with_something_done_between_them_are_those_of_the_items(bench: Bench) -> None:
+    items = [POISON, "note"] * (FAULTS_IN_A_ROW_MAX + 1)
+    job_id = bench.ask(*items)
+    bench.worker(turn_s=60).run_once()
+    job = bench.job(job_id)
+    assert (job.status, job.failed) == (JobStatus.COMPLETED, FAULTS_IN_A_ROW_MAX + 1)
+    assert bench.written() == ["note"] * (FAULTS_IN_A_ROW_MAX + 1)
 
 
 def test_what_takes_too_long_is_tried_with_fewer_items(bench: Bench) -> None:

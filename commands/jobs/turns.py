@@ -33,6 +33,9 @@ TURN_S = 2.0
 """After this time a job lets others have their turn."""
 ITEM_ATTEMPTS_MAX = 3
 """How often an item that fails alone is tried where what failed may pass: a lock, a timeout."""
+FAULTS_IN_A_ROW_MAX = 20
+"""When so many items, one after the other, fail alone, it is not they that are at fault: the job
+fails, and leaves the others as they are."""
 
 NO_CONNECTION = (
     OperationalError,
@@ -78,6 +81,7 @@ class Turn:
         asked = Scope.of(workspace_id, history[0].metadata)
         self._scope = replace(asked, extra={**asked.extra, "jobId": str(job_id)})
         self._attempts = 0
+        self._faults = 0
 
     def take(self, *, turn_s: float = TURN_S, stop: Callable[[], bool] = lambda: False) -> None:
         """Do steps until the job has ended, the time is over or a stop is asked for; one at least.
@@ -106,7 +110,7 @@ class Turn:
                 limit = self._fewer(work, limit, error)
             else:
                 limit = min(work.LIMIT, limit * 2)
-                self._attempts = 0
+                self._attempts = self._faults = 0
             # A turn in which nothing was done yet goes on: the next one would fail like it.
             if stop() or (time.monotonic() >= until and self._job.version > begun_at):
                 return
@@ -163,7 +167,8 @@ class Turn:
     def _fewer(self, work: Work, limit: int, error: Exception) -> int:
         """The step failed as a whole: with how many items it is tried again.
 
-        An item that fails alone is left out. Raises the error where the database is gone.
+        An item that fails alone is left out; where that happens again and again, the job fails.
+        Raises the error where the database is gone.
         """
         cause = error.__cause__ if isinstance(error, OperationalError) else error
         may_pass = isinstance(cause, TOOK_TOO_LONG) or isinstance(error, IntegrityError)
@@ -177,7 +182,11 @@ class Turn:
         self._attempts += 1
         if not may_pass or self._attempts >= ITEM_ATTEMPTS_MAX:
             self._attempts = 0
-            self._leave_out(work, error)
+            self._faults += 1
+            if self._faults > FAULTS_IN_A_ROW_MAX:
+                self._fail(error)
+            else:
+                self._leave_out(work, error)
         return 1
 
     def _leave_out(self, work: Work, error: Exception) -> None:
