@@ -26,8 +26,8 @@ from eventlog.streams import AS_ONE
 E = TypeVar("E", bound=Entity)
 
 MERGE_MOVED_MAX = 2_000
-"""Most things that a merge takes from one account to the other; each is two events, and all of it
-is one transaction."""
+"""Most things that a merge takes from one to the other; each is an event or two, and all of it is
+one transaction."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,36 @@ class MergeCommands:
 
     def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> Merged:
         now = self._clock()
-        hanging = self._log.hanging_on([other.id])[other.id] if isinstance(other, Account) else []
-        moving = [each for each in hanging if not each.is_deleted]
-        if len(moving) > MERGE_MOVED_MAX:
-            raise TooMuchToMerge(other.id, len(moving), MERGE_MOVED_MAX)
+        moving = self._on(other.id) if isinstance(other, Account) else []
+        naming = self._naming(other)
+        if len(moving) + len(naming) > MERGE_MOVED_MAX:
+            raise TooMuchToMerge(other.id, len(moving) + len(naming), MERGE_MOVED_MAX)
         before = entity.facts
         fields = self._without_leavers(before, merged_facts(entity, other, choices), choices)
-        moved = dict(sorted(Counter(each.KIND for each in moving).items()))
+        moved = dict(sorted(Counter(each.KIND for each in [*moving, *naming]).items()))
         entity.take_over(other, fields, at=max(now, entity.modified_on), moved=moved)
         require_members(self._log, before, entity.facts)
         for each in moving:
             at = max(now, each.modified_on)
             each.leave(entity.id, at=at)
             each.arrive(entity.id, at=at)
+        for each in naming:
+            renamed = dict.fromkeys(_names(each, other.id), str(entity.id))
+            each.revise({**each.facts, **renamed}, at=max(now, each.modified_on))
         # What hangs on the other goes before it does: no row is ever without its account.
-        position = self._log.append(*moving, other, entity)
+        position = self._log.append(*moving, *naming, other, entity)
         return Merged(Outcome(entity, position or self._log.taken_position()), moved)
+
+    def _on(self, account_id: UUID) -> list[Entity]:
+        """What hangs on the account and is there."""
+        hanging = self._log.hanging_on([account_id])[account_id]
+        return [each for each in hanging if not each.is_deleted]
+
+    def _naming(self, other: Entity) -> list[Entity]:
+        """What names the other one in its fields, of what hangs on the other's account."""
+        if other.account_id is None:
+            return []
+        return [each for each in self._on(other.account_id) if _names(each, other.id)]
 
     def _without_leavers(self, before: Facts, after: Facts, choices: Mapping[str, Choice]) -> Facts:
         """Without people who have left since the other one was assigned to them, and whom nobody
@@ -113,6 +127,11 @@ class MergeCommands:
         if expected_version is not None and entity.version != expected_version:
             raise StaleVersion(entity_id, expected_version, entity.version)
         return entity
+
+
+def _names(entity: Entity, other_id: UUID) -> list[str]:
+    """The fields in which the entity names the other one."""
+    return [name for name in entity.REFERENCES if entity.facts.get(name) == str(other_id)]
 
 
 def as_one(scope: Scope) -> Scope:

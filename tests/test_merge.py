@@ -15,6 +15,7 @@ from commands.entities import EntityCommands
 from commands.merging import Merged
 from commands.undo import Asked
 from domain.account import Account
+from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.entity import Entity
 from domain.meeting import Meeting
@@ -58,6 +59,8 @@ CHILDREN: dict[type[Entity], dict[str, Any]] = {
     Note: {"body": "Likes tea."},
     Opportunity: {"name": "Renewal"},
 }
+
+MONDAY = "2026-03-02T10:00:00+00:00"
 
 Deal = tuple[UUID, UUID, dict[type[Entity], UUID]]
 
@@ -363,6 +366,30 @@ def test_contacts_are_parted_again_where_each_was(desk: Desk) -> None:
     merged, command = desk.merge(Contact, this, other)
     assert merged.outcome.entity.facts["email"] == "ada@example.com"
     assert merged.outcome.entity.account_id == here
+    desk.undo_command(command)
+    assert whole_state(desk, ids) == before
+
+
+def test_appointments_with_a_contact_are_those_of_the_one_that_stays(desk: Desk) -> None:
+    account, member = desk.make(Account, None, **ACME), desk.make(Member, None, name="Grace")
+    this, other = (desk.make(Contact, account, name="Ada") for _ in range(2))
+    what = {"title": "Call", "memberId": str(member), "durationMinutes": 30, "allowOverlap": True}
+    with_other, with_this, with_nobody, gone = (
+        desk.make(
+            Appointment, account, **what, startsAt=MONDAY, **({"contactId": str(of)} if of else {})
+        )
+        for of in (other, this, None, other)
+    )
+    desk.delete(Appointment, gone)
+    ids: dict[UUID, type[Entity]] = {this: Contact, other: Contact, with_other: Appointment}
+    before = whole_state(desk, ids)
+    merged, command = desk.merge(Contact, this, other)
+    assert merged.moved == {"appointment": 1}
+    named = [
+        desk.load(Appointment, each).facts.get("contactId")
+        for each in (with_other, with_this, with_nobody, gone)
+    ]
+    assert named == [str(this), str(this), None, str(other)]
     desk.undo_command(command)
     assert whole_state(desk, ids) == before
 
