@@ -25,7 +25,7 @@ from tests.api_server import free_port, serving
 from tests.conftest import Urls
 
 WAIT_S = 120.0
-END_WAIT_S = 10.0
+END_WAIT_S = 60.0
 
 
 def until(is_so: Callable[[], bool], wait_s: float = WAIT_S) -> float:

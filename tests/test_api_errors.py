@@ -30,7 +30,7 @@ from domain.refusals import KeyRevoked, OpenOpportunities, Refusal
 from readmodels import pool
 from tests.api_server import Api, Office, free_port, serving
 
-LOG_WAIT_S = 5.0
+LOG_WAIT_S = 60.0
 ROOT = Path(__file__).parent.parent
 
 GIVEN = {

@@ -23,7 +23,7 @@ from api.projector import run_projector
 from api.settings import Settings
 run_projector(Settings())
 """
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -178,7 +178,7 @@ def in_another_thread(ask: Callable[[], Any]) -> Any:
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(ask()))
     thread.start()
-    thread.join(20)
+    thread.join(60)
     (answer,) = answers
     return answer
 

@@ -395,13 +395,13 @@ def test_an_append_is_hinted_at_and_a_rollback_is_not(
         try:
             with log.scoped(scope):
                 log.append(account(workspace))
-            assert wait_for_hint(listener, 5)
+            assert wait_for_hint(listener, 60)
             with pytest.raises(ZeroDivisionError):
                 append_and_fail(log, scope)
             assert not wait_for_hint(listener, 0.1)
             with log.transaction(scope):
                 log.append(account(workspace))
-            assert wait_for_hint(listener, 5)
+            assert wait_for_hint(listener, 60)
         finally:
             hinter.close()
 
@@ -418,12 +418,12 @@ def test_a_hint_that_could_not_be_sent_is_sent_on_the_next_connection(
         hinter = Hinter(urls.app)
         try:
             hinter.hint()
-            assert wait_for_hint(listener, 5)
+            assert wait_for_hint(listener, 60)
             superuser.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'annals-hinter' AND datname = current_database()"
             )
             hinter.hint()
-            assert wait_for_hint(listener, 5)
+            assert wait_for_hint(listener, 60)
         finally:
             hinter.close()

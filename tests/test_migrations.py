@@ -45,7 +45,7 @@ from tests.servers import reachable_folder
 RECORDED = sorted(SCHEMAS.glob("*.sql.gz"))
 HOW_TO = REPOSITORY / "docs" / "how-to" / "migrate.md"
 IMPATIENT = Patience(lock_wait_ms=100, attempts_max=3, pause_s=0.05)
-WAIT_S = 20.0
+WAIT_S = 120.0
 _numbers = itertools.count(1)
 
 

@@ -219,7 +219,7 @@ def test_a_rebuild_dies_with_its_projector_and_the_next_one_says_so(
         until(lambda: desk.client.get(location).json()["state"] == "building")
         children = psutil.Process(first.process.pid).children(recursive=True)
         first.kill()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert alive == []
         with projecting(urls, tmp_path / "second.log"):
             died = desk.ended(location)
@@ -334,5 +334,5 @@ def test_a_stopped_projector_ends_its_jobs(desk: Desk, projector: Projector) -> 
     children = psutil.Process(projector.process.pid).children(recursive=True)
     projector.signal(signal.SIGTERM)
     assert projector.process.wait(20) == 0
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
