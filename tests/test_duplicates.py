@@ -22,7 +22,7 @@ from projections.engine.runner import Engine
 from readmodels.duplicates import MEMBERS_SHOWN_MAX
 from tests.api_server import Office, after
 from tests.conftest import Urls
-from tests.test_undo import Desk
+from tests.undo_desk import Desk
 
 KEYS: dict[str, tuple[str, str, Callable[[str], str | None]]] = {
     "email": ("contacts", "email", email_key),

@@ -33,7 +33,7 @@ from tests.conftest import Urls
 from tests.kafka_world import Wire, append, eventually, running
 from tests.oracle import assert_tables_tell_history
 from tests.test_projection_engine import companies, failing_for
-from tests.test_undo import Desk
+from tests.undo_desk import Desk
 
 EVENTS = 4_000
 HALF = 2_000

@@ -50,7 +50,7 @@ from tests.api_server import Office, after
 from tests.conftest import Urls
 from tests.oracle import assert_tables_tell_history
 from tests.test_projection_engine import failing_for
-from tests.test_undo import ACME, Desk, conflicts
+from tests.undo_desk import ACME, Desk, conflicts
 
 CHILDREN: dict[type[Entity], dict[str, Any]] = {
     Contact: {"name": "Ada"},

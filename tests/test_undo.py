@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,17 +9,12 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from commands import undo as undo_module
 from commands.entities import EntityCommands
-from commands.merging import MergeCommands, Merged
-from commands.undo import Asked, UndoCommands, Undone
+from commands.undo import Asked, UndoCommands
 from domain.account import Account
-from domain.api_key import ApiKey
 from domain.contact import Contact
-from domain.entity import Entity
 from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity
@@ -30,273 +24,18 @@ from domain.refusals import (
     InvalidFields,
     NotAMember,
     NothingToUndo,
-    NotUndoable,
     TooMuchToUndo,
     UndoConflict,
 )
-from domain.sms import Sms
-from domain.workspace import Workspace
-from eventlog.connections import Connection
 from eventlog.log import EventLog
 from eventlog.scope import Actor, Scope
-from projections.engine.runner import Engine
 from tests.api_server import Office, after, created
-from tests.oracle import assert_tables_tell_history
-from tests.strategies import (
-    FIELDS,
-    OFTEN,
-    SELDOM,
-    Create,
-    Delete,
-    Doing,
-    Merge,
-    Player,
-    Restore,
-    creations,
-    merges,
-    mortals,
-    revisions,
-    whoms,
-    workspaces,
-)
-
-ACME = {"company": "Acme", "type": "customer"}
-EXAMPLES_MAX = 50
-MARK = "betweenTimes"
-"""A custom field that nobody else sets."""
-
-DOINGS: dict[str, st.SearchStrategy[Doing]] = {
-    "create": creations,
-    "revise": revisions,
-    "delete": st.builds(Delete, workspaces, mortals, whoms),
-    "restore": st.builds(Restore, workspaces, mortals, whoms),
-    "merge": merges,
-}
-doings = st.sampled_from(list(DOINGS)).flatmap(lambda what: DOINGS[what])
-"""A command, each with the same chance."""
-
-
-def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[Doing]:
-    # With an open deal an account could not be deleted.
-    fields = FIELDS[kind].map(
-        lambda given: {**given, **({"stage": "won"} if "stage" in given else {})}
-    )
-    account = 0 if kind.BELONGS_TO_ACCOUNT else None
-    return st.builds(Create, st.just(0), st.just(kind), fields, st.just(account), st.none())
-
-
-beginnings = st.tuples(*[_one_of_each(kind) for kind in [*OFTEN, *SELDOM]])
-"""One of each kind there is, in the first workspace."""
-
-Known = tuple[dict[str, Any], bool, UUID | None, UUID | None, UUID | None]
-"""Fields, whether it is deleted, with which account, into what it was merged, and its account."""
-State = dict[UUID, Known]
-
-
-class Desk:
-    """Somebody who does things, and undoes them by position or by command."""
-
-    def __init__(self, log: EventLog, commands: EntityCommands, scope: Scope) -> None:
-        self.log = log
-        self.commands = commands
-        self.merging = MergeCommands(log, clock=lambda: datetime.now(UTC))
-        self.undoing = UndoCommands(log, clock=lambda: datetime.now(UTC))
-        self.scope = replace(scope, command_id="")
-
-    def new_scope(self) -> Scope:
-        """For a command of its own."""
-        return replace(self.scope, command_id=str(uuid4()))
-
-    def make(self, kind: type[Entity], account: UUID | None = None, **fields: Any) -> UUID:
-        """The id of a new one."""
-        outcome = self.commands.create(self.new_scope(), kind, fields, account_id=account)
-        return outcome.entity.id
-
-    def set(
-        self, kind: type[Entity], entity_id: UUID, scope: Scope | None = None, **to: Any
-    ) -> int:
-        """Set fields; returns the position."""
-        return self.commands.revise(
-            scope or self.new_scope(), kind, entity_id, lambda facts: {**facts, **to}
-        ).position
-
-    def delete(self, kind: type[Entity], entity_id: UUID) -> int:
-        """Delete it; returns the position."""
-        return self.commands.delete(self.new_scope(), kind, entity_id).position
-
-    def merge(
-        self,
-        kind: type[Entity],
-        this: UUID,
-        other: UUID,
-        choices: dict[str, Any] | None = None,
-        **versions: int,
-    ) -> tuple[Merged, str]:
-        """Merge the other one into this one; what came of it, and the command."""
-        scope = self.new_scope()
-        merged = self.merging.merge(scope, kind, this, other, choices or {}, **versions)
-        return merged, scope.command_id
-
-    def load(self, kind: type[Entity], entity_id: UUID) -> Entity:
-        """As it is now."""
-        with self.log.scoped(self.scope):
-            return self.log.load(kind, entity_id)
-
-    def positions(self, command_id: str) -> tuple[int, ...]:
-        """Where the events of a command are."""
-        with self.log.transaction(self.scope) as connection:
-            rows = connection.execute(
-                "SELECT position FROM events WHERE workspace_id = %s"
-                " AND metadata->>'commandId' = %s ORDER BY position",
-                (self.scope.workspace_id, command_id),
-            ).fetchall()
-        return tuple(row[0] for row in rows)
-
-    def undo(self, *positions: int, force: tuple[str, ...] = ()) -> Undone:
-        """Undo the events there."""
-        return self.undoing.undo(self.new_scope(), Asked(positions), force=force)
-
-    def undo_command(self, command_id: str) -> str:
-        """Undo all that the command did; returns the id of the command that this is."""
-        scope = self.new_scope()
-        self.undoing.undo(scope, Asked(self.positions(command_id), command_id))
-        return scope.command_id
+from tests.undo_desk import ACME, Desk, conflicts
 
 
 @pytest.fixture
 def desk(log: EventLog, commands: EntityCommands, scope: Scope) -> Desk:
     return Desk(log, commands, scope)
-
-
-def conflicts(act: Callable[[], Any]) -> list[tuple[str, str, bool]]:
-    """Kind, field and whether it can be forced, of the conflicts that an undo meets."""
-    with pytest.raises(UndoConflict) as refused:
-        act()
-    return [(each.kind, each.field, each.can_force) for each in refused.value.conflicts]
-
-
-# For every command there is
-
-
-def test_done_and_undone_is_as_if_it_had_not_been(
-    log: EventLog, commands: EntityCommands, engine: Engine, database: Connection
-) -> None:
-    @settings(
-        max_examples=EXAMPLES_MAX,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-    @given(beginnings, st.lists(doings, max_size=8), doings, st.booleans())
-    def holds(beginning: Any, life: list[Doing], step: Doing, is_busy: bool) -> None:
-        player = Player(commands, MergeCommands(log, clock=lambda: datetime.now(UTC)))
-        step = replace(step, workspace=0)
-        for each in (*beginning, *life):
-            player.play(each)
-        if isinstance(step, Restore):
-            player.play(Delete(0, step.kind, step.whom))
-        elif isinstance(step, Merge):
-            make_twin(player, step)
-        desk = Desk(log, commands, player.scopes[step.workspace])
-        done = player.scopes[step.workspace] = desk.new_scope()
-        before = states(desk, player, step.workspace)
-        player.play(step)
-        count = len(desk.positions(done.command_id))
-        if count and is_final(step):
-            with pytest.raises(NotUndoable):
-                desk.undo_command(done.command_id)
-        elif count:
-            check(desk, player, step.workspace, done.command_id, before, is_busy)
-
-    holds()
-    engine.catch_up()
-    assert_tables_tell_history(database)
-
-
-def make_twin(player: Player, step: Merge) -> None:
-    """There is another one to merge, with something on it where it is an account."""
-    one = player.whom(step)
-    assert one is not None
-    player.play(Restore(0, step.kind, step.whom))
-    same = {"company": "Twin", "type": one.facts["type"]} if step.kind is Account else {}
-    fields = {"name": "Twin", "email": "a@example.com"} if step.kind is Contact else same
-    player.play(Create(0, step.kind, fields, 0, None))
-    twin = player.known[0][-1]
-    if isinstance(twin, Account):
-        scope = player.scopes[0]
-        for kind, of in ((Note, {"body": "x"}), (Opportunity, {"name": "x"})):
-            outcome = player.commands.create(scope, kind, of, account_id=twin.id)
-            player.known[0].append(outcome.entity)
-
-
-def is_final(step: Doing) -> bool:
-    """Whether what it does leaves the house."""
-    if step.kind is Workspace:
-        return isinstance(step, Create)
-    if step.kind is Sms:  # what was sent was sent; its record comes and goes
-        return not isinstance(step, Delete | Restore)
-    return step.kind is ApiKey
-
-
-def check(
-    desk: Desk, player: Player, workspace: int, command_id: str, before: State, is_busy: bool
-) -> None:
-    """The command is undone, and its undo is."""
-    done = states(desk, player, workspace)
-    new = done.keys() - before.keys()
-    marked = mark(desk, player, workspace, before, done) if is_busy else frozenset()
-    try:
-        undone = desk.undo_command(command_id)
-    except NotAMember:
-        return  # the one to whom it was assigned before has left
-    now = states(desk, player, workspace)
-    assert {each: now[each] for each in before} == {
-        each: with_mark(state) if each in marked else state for each, state in before.items()
-    }
-    assert all(now[each][1] for each in new), "what was created is gone"
-    with pytest.raises(AlreadyUndone):
-        desk.undo_command(command_id)
-    redone = desk.undo_command(undone)
-    assert states(desk, player, workspace) == {
-        each: with_mark(state) if each in marked else state for each, state in done.items()
-    }
-    desk.undo_command(redone)
-    assert states(desk, player, workspace) == now
-
-
-def states(desk: Desk, player: Player, workspace: int) -> State:
-    """What is known of everything in the workspace."""
-    loaded = [desk.load(type(each), each.id) for each in player.known[workspace]]
-    return {
-        each.id: (
-            each.facts,
-            each.is_deleted,
-            each.deleted_with,
-            each.merged_into,
-            # What is gone has no account to be on; it returns to the one that there is by then.
-            None if each.is_deleted else each.account_id,
-        )
-        for each in loaded
-    }
-
-
-def mark(desk: Desk, player: Player, workspace: int, before: State, done: State) -> frozenset[UUID]:
-    """Meanwhile somebody sets another field of all that neither came nor went; returns of which."""
-    stayed = [
-        each
-        for each in player.known[workspace]
-        if each.id in before and not before[each.id][1] and not done[each.id][1]
-    ]
-    for each in stayed:
-        custom = {**done[each.id][0].get("customFields", {}), MARK: True}
-        desk.set(type(each), each.id, customFields=custom)
-    return frozenset(each.id for each in stayed)
-
-
-def with_mark(state: Known) -> Known:
-    facts, is_deleted, deleted_with, merged_into, account_id = state
-    custom = {**facts.get("customFields", {}), MARK: True}
-    return {**facts, "customFields": custom}, is_deleted, deleted_with, merged_into, account_id
 
 
 # By position

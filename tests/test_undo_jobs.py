@@ -35,7 +35,7 @@ from tests.conftest import Urls
 from tests.job_bench import Bench
 from tests.oracle import assert_tables_tell_history
 from tests.processes import until
-from tests.test_undo import ACME, Desk
+from tests.undo_desk import ACME, Desk
 
 KIND = "undo"
 EXISTING = "SELECT count(*) FROM read.accounts", "SELECT count(*) FROM read.contacts"
