@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from hypothesis import strategies as st
 
 from commands.entities import EntityCommands
+from commands.leads import LeadCommands, Wishes
 from commands.merging import MergeCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.api_key import ApiKey, Role
@@ -32,6 +33,7 @@ from domain.refusals import Refusal
 from domain.sms import Sms, SmsStatus, TemplateId
 from domain.task import Task, TaskStatus
 from domain.workspace import Workspace
+from eventlog.log import EventLog
 from eventlog.scope import Actor, Scope
 from tests.kinds import TOLD
 
@@ -243,6 +245,15 @@ class Act:
     what: int
 
 
+@dataclass(frozen=True)
+class Convert:
+    """A lead becomes an account, a contact and an opportunity."""
+
+    workspace: int
+    whom: int
+    kind: type[Entity] = Lead
+
+
 ACTS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
     Appointment: [
         lambda one, at: one.confirm("Ada", at=at, notify=True),
@@ -255,13 +266,10 @@ ACTS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
     ],
     Lead: [
         lambda lead, at: lead.update_status("contacted", at=at),
-        lambda lead, at: lead.convert(
-            account_id=UUID(int=1), contact_id=UUID(int=2), opportunity_id=UUID(int=3), at=at
-        ),
     ],
     **{each.kind: each.acts for each in TOLD if each.acts},
 }
-Doing = Create | Revise | Act | Delete | Restore | Merge
+Doing = Create | Revise | Act | Convert | Delete | Restore | Merge
 Step = Doing | Project
 
 workspaces = st.integers(0, WORKSPACES - 1)
@@ -284,6 +292,7 @@ def _revisions(kind: type[Entity]) -> st.SearchStrategy[Revise]:
 creations = st.one_of([_creations(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
 revisions = st.one_of([_revisions(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
 acts = st.builds(Act, workspaces, st.sampled_from(list(ACTS)), whoms, st.integers(0, MANY))
+conversions = st.builds(Convert, workspaces, whoms)
 choices = st.dictionaries(
     st.sampled_from(["assignedTo", "customFields", "customFields.sector", "customFields.x"]),
     st.sampled_from(["this", "other"]),
@@ -303,6 +312,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     *[creations] * 5,
     *[revisions] * 4,
     *[acts] * 2,
+    conversions,
     *[st.builds(Delete, workspaces, mortals, whoms)] * 2,
     *[st.builds(Restore, workspaces, mortals, whoms)] * 3,
     *[merges] * 2,
@@ -326,6 +336,7 @@ class Player:
 
     commands: EntityCommands
     merging: MergeCommands
+    leads: LeadCommands
     scopes: list[Scope] = field(
         default_factory=lambda: [
             Scope(uuid4(), Actor("member", f"ada-{number}"), command_id=f"c-{number}")
@@ -334,7 +345,16 @@ class Player:
     )
     known: list[list[Entity]] = field(default_factory=lambda: [[] for _ in range(WORKSPACES)])
     refusals: list[Refusal] = field(default_factory=list)
-    acknowledged: list[UUID] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, log: EventLog, commands: EntityCommands) -> Player:
+        """One who writes to this log."""
+
+        def clock() -> datetime:
+            return datetime.now(UTC)
+
+        leads = LeadCommands(log, commands, clock=clock, new_id=uuid4)
+        return cls(commands, MergeCommands(log, clock=clock), leads)
 
     def play(self, step: Doing) -> None:
         """One step. What is refused is refused."""
@@ -343,6 +363,8 @@ class Player:
                 self._create(step)
             elif isinstance(step, Merge):
                 self._merge(step)
+            elif isinstance(step, Convert):
+                self._convert(step)
             else:
                 self._change(step)
         except Refusal as refusal:
@@ -359,7 +381,6 @@ class Player:
             entity_id=self._id(step),
         )
         self.known[step.workspace].append(outcome.entity)
-        self.acknowledged.append(outcome.entity.id)
 
     def _change(self, step: Revise | Act | Delete | Restore) -> None:
         scope, one = self.scopes[step.workspace], self.whom(step)
@@ -390,7 +411,16 @@ class Player:
         merged = self.merging.merge(scope, step.kind, one.id, other.id, step.choices)
         known[known.index(one)] = merged.outcome.entity
 
-    def whom(self, step: Revise | Act | Delete | Restore | Merge) -> Entity | None:
+    def _convert(self, step: Convert) -> None:
+        one = self.whom(step)
+        if one is None:
+            return
+        known = self.known[step.workspace]
+        done = self.leads.convert(self.scopes[step.workspace], one.id, Wishes())
+        known[known.index(one)] = done.lead
+        known += [done.account, done.contact, done.opportunity]
+
+    def whom(self, step: Revise | Act | Convert | Delete | Restore | Merge) -> Entity | None:
         """Whom it concerns."""
         found = [each for each in self.known[step.workspace] if isinstance(each, step.kind)]
         if isinstance(step, Restore):

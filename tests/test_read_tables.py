@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
 
@@ -15,7 +14,6 @@ import orjson
 from hypothesis import HealthCheck, Phase, given, settings
 
 from commands.entities import EntityCommands
-from commands.merging import MergeCommands
 from eventlog.connections import Connection
 from eventlog.log import EventLog
 from eventlog.mapper import EventMapper, LogEvent, OrjsonTranscoder
@@ -54,12 +52,10 @@ class Killed(BaseException):
 def test_read_tables_are_what_the_log_says(
     urls: Urls, log: EventLog, commands: EntityCommands, database: Connection
 ) -> None:
-    merging = MergeCommands(log, clock=lambda: datetime.now(UTC))
-
     @quick
     @given(lives(STEPS_MIN, STEPS_MAX))
     def live(life: list[Step]) -> None:
-        player = Player(commands, merging)
+        player = Player.of(log, commands)
         for step in life:
             if isinstance(step, Project):
                 project(urls, step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands.entities import EntityCommands
-from commands.merging import MergeCommands
 from domain.account import Account
 from domain.api_key import ApiKey
 from domain.contact import Contact
@@ -41,6 +39,7 @@ from tests.strategies import (
     Player,
     Restore,
     acts,
+    conversions,
     creations,
     merges,
     mortals,
@@ -61,6 +60,7 @@ DOINGS: dict[str, st.SearchStrategy[Doing]] = {
     "restore": st.builds(Restore, workspaces, mortals, whoms),
     "merge": merges,
     "act": acts,
+    "convert": conversions,
 }
 doings = st.sampled_from(list(DOINGS)).flatmap(lambda what: DOINGS[what])
 """A command, each with the same chance."""
@@ -94,7 +94,7 @@ def test_done_and_undone_is_as_if_it_had_not_been(
     )
     @given(beginnings, st.lists(doings, max_size=8), doings, st.booleans())
     def holds(beginning: Any, life: list[Doing], step: Doing, is_busy: bool) -> None:
-        player = Player(commands, MergeCommands(log, clock=lambda: datetime.now(UTC)))
+        player = Player.of(log, commands)
         step = replace(step, workspace=0)
         for each in (*beginning, *life):
             player.play(each)
