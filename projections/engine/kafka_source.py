@@ -36,7 +36,7 @@ from projections.engine.follower import UNDIGESTED, CheckpointMoved, Digested, F
 from projections.engine.install import READ_SCHEMA
 from projections.engine.lanes import Lane, Taken, TopicMoved
 from projections.engine.partitions import level
-from projections.engine.planning import make_known, plan_by_keys
+from projections.engine.planning import make_known
 from projections.engine.runner import (
     HOLD,
     LEASE_INTERVAL_S,
@@ -204,7 +204,6 @@ class GroupEngine:
             try:
                 with follow_connection(self._url, application_name="annals-apply") as connection:
                     derive_quickly(connection)
-                    plan_by_keys(connection)
                     self._consume(connection)
             except LOST as error:
                 log.warning("consuming stopped and is tried again: %r", error)
