@@ -8,19 +8,24 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import orjson
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from api import codes
 from api.errors import ApiError
+from domain.fields import field_errors
+from domain.refusals import InvalidFields
 
 JSON_TYPE = "application/json"
 JSON_DEPTH_MAX = 16
 """Levels of objects and arrays within each other; no request needs more than five."""
 NUMBER_MAX_CHARS = 40
 NAME_SHOWN_CHARS = 100
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,14 @@ class Body:
     def fields(self) -> dict[str, Any]:
         """The content, which is a JSON object. Raises 400 (also E2026)."""
         return require_object(self.json())
+
+
+def checked(model: type[M], given: Body) -> M:
+    """The body as the model has it. Raises `InvalidFields`, and 400 for what is no object."""
+    try:
+        return model.model_validate(given.fields())
+    except ValidationError as error:
+        raise InvalidFields(field_errors(error)) from None
 
 
 def body_of(

@@ -381,17 +381,23 @@ class Story:
         self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
     ) -> E:
         entity_id = _id(self.random) if account else self.account_id
-        entity = kind.create(
-            entity_id, self.workspace, fields, at=at, account_id=account.id if account else None
-        )
-        self.entities.append(entity)
-        return entity
+        return self._add(kind, entity_id, fields, at, account)
 
     def _beside(
         self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
     ) -> E:
+        return self._add(kind, _id(self.sales), fields, at, account)
+
+    def _add(
+        self,
+        kind: type[E],
+        entity_id: UUID,
+        fields: dict[str, Any],
+        at: datetime,
+        account: Account | None,
+    ) -> E:
         account_id = account.id if account else None
-        entity = kind.create(_id(self.sales), self.workspace, fields, at=at, account_id=account_id)
+        entity = kind.create(entity_id, self.workspace, fields, at=at, account_id=account_id)
         self.entities.append(entity)
         return entity
 

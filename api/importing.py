@@ -10,8 +10,7 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -38,7 +37,7 @@ from commands.importing.work import KIND
 from commands.imports import Dated, ImportCommands
 from commands.jobs.requests import JobCommands
 from commands.jobs.turns import Tools, Turn
-from commands.jobs.worker import CLAIM, RELEASE
+from commands.jobs.worker import claimed
 from domain.cells import neutralised
 from domain.job import Job, JobStatus
 from eventlog.connections import Connection, follow_connection
@@ -172,8 +171,11 @@ class LocalDesk:
             job_id = Store(connection, self._scope.workspace_id).open_import(KIND)
         if job_id is None:
             return
-        with follow_connection(app_url(self._settings), application_name="annals-work") as claims:
-            if not _claim(claims, CLAIM, self._scope.workspace_id, job_id):
+        with (
+            follow_connection(app_url(self._settings), application_name="annals-work") as claims,
+            claimed(claims, self._scope.workspace_id, job_id) as is_ours,
+        ):
+            if not is_ours:
                 raise CommandError("Another import into this workspace is under way.")
         self._until_ended(job_id, progress)
         catch_up(self._settings)
@@ -196,7 +198,7 @@ class LocalDesk:
 
     def _turn(self, claims: Connection, job_id: UUID) -> None:
         workspace_id = self._scope.workspace_id
-        with _claimed(claims, workspace_id, job_id) as is_ours:
+        with claimed(claims, workspace_id, job_id) as is_ours:
             if is_ours:
                 Turn(self._tools, workspace_id, job_id).take(turn_s=TURN_S)
                 return
@@ -249,21 +251,6 @@ def _part(read: Callable[[int], bytes | None]) -> bytes:
     while len(part) < PART_BYTES and (more := read(PART_BYTES - len(part))):
         part += more
     return part
-
-
-@contextmanager
-def _claimed(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[bool]:
-    is_ours = _claim(claims, CLAIM, workspace_id, job_id)
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            _claim(claims, RELEASE, workspace_id, job_id)
-
-
-def _claim(claims: Connection, statement: str, workspace_id: UUID, job_id: UUID) -> bool:
-    row = claims.execute(statement, (f"{workspace_id} {job_id}",)).fetchone()
-    return bool(row and row[0])
 
 
 def _dated(options: ImportOptions, table: Table) -> Dated:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from api.operations.logs import configure_logging
 from api.settings import Settings
+from api.signals import stopped_by_signals
 from eventlog.kafka.broker import Broker
 from eventlog.kafka.reconcile import Report, reconcile
 from eventlog.kafka.relay import Relay
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +52,9 @@ def run_relay(settings: Settings, *, anew: bool, once: bool) -> None:
         partitions=settings.kafka_partitions,
         anew=anew,
     )
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        relay.stop()
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    log.info("relaying to %s at %s", settings.kafka_topic, settings.kafka_bootstrap)
-    try:
+    with stopped_by_signals(relay.stop):
+        log.info("relaying to %s at %s", settings.kafka_topic, settings.kafka_bootstrap)
         relay.run(once=once)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def compare(settings: Settings, after: int, progress: Callable[[int, int], None]) -> Report:

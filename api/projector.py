@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Sequence
-from types import FrameType
 from typing import Protocol
 
 from api.collecting import collect_seldom
@@ -13,6 +11,7 @@ from api.operations.attendant import Attendant
 from api.operations.logs import configure_logging
 from api.operations.tracing import open_tracing
 from api.settings import Settings
+from api.signals import stopped_by_signals
 from eventlog.reading import RecordedEvent
 from projections.engine.registry import PROJECTIONS, version
 from projections.engine.runner import Batch, Engine, Observe, unobserved
@@ -20,8 +19,6 @@ from projections.engine.work import Work
 from readmodels import table_definitions
 
 log = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Projector(Protocol):
@@ -48,18 +45,12 @@ def run_projector(settings: Settings) -> None:
 
     open_one = open_group if settings.source == "kafka" else open_engine
     engine: Projector = open_one(settings, observe)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        engine.stop()
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    log.info("projecting %s from %s", ", ".join(PROJECTIONS), settings.source)
     try:
-        with Attendant(settings, work):
-            engine.run()
+        with stopped_by_signals(engine.stop):
+            log.info("projecting %s from %s", ", ".join(PROJECTIONS), settings.source)
+            with Attendant(settings, work):
+                engine.run()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if tracing is not None:
             tracing.close()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from types import FrameType
 from typing import Any
 
 import psycopg
@@ -17,6 +15,7 @@ from psycopg_pool import PoolTimeout
 from api.gateways import gateway_of
 from api.operations.logs import configure_logging
 from api.settings import Settings
+from api.signals import stopped_by_signals
 from api.wiring import new_id, now, sms_limits
 from commands.entities import EntityCommands
 from commands.gateway import SmsGateway
@@ -33,7 +32,6 @@ from eventlog.log import EventLog
 
 log = logging.getLogger("annals.sender")
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RETRY_DELAY_S = 0.5
 LEASE_MARGIN_S = 5.0
 FORGET_INTERVAL_S = 60.0
@@ -140,17 +138,9 @@ def run_sender(settings: Settings) -> None:
     """
     configure_logging(settings, "sender")
     sender = Sender(settings, gateway_of(settings))
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        sender.stop()
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    log.info("sending by %s for %s", settings.sms_gateway, ", ".join(PROCESSES))
-    try:
+    with stopped_by_signals(sender.stop):
+        log.info("sending by %s for %s", settings.sms_gateway, ", ".join(PROCESSES))
         sender.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def patience_of(settings: Settings) -> Patience:

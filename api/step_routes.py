@@ -10,12 +10,12 @@ from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, read_body, require_media_type
+from api.bodies import JSON_TYPE, Body, body_of, checked, read_body, require_media_type
 from api.codes.code import ErrorCode
 from api.conditions import on_versions
 from api.description import (
@@ -33,8 +33,6 @@ from api.entity_shape import shown
 from api.idempotency import OnceOf
 from api.request import room_for_writes
 from domain.entity import Entity
-from domain.fields import field_errors
-from domain.refusals import InvalidFields
 from eventlog.scope import Scope
 
 E = TypeVar("E", bound=Entity)
@@ -84,14 +82,6 @@ def step_routes(
     """Add a route for each of the steps to the router of the kind."""
     for each in steps:
         _add_step(router, kind, each, shown({**example, **each.shows}), write)
-
-
-def checked(model: type[G], given: Body) -> G:
-    """The body as the model has it. Raises `InvalidFields`, and 400 for what is no object."""
-    try:
-        return model.model_validate(given.fields())
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None
 
 
 async def _maybe_body(request: Request) -> Body:

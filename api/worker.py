@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import signal
-from types import FrameType
 
 from api.errors import told
 from api.operations.logs import configure_logging
 from api.settings import Settings
+from api.signals import stopped_by_signals
 from api.wiring import Writing, app_url, new_id, now, open_writing
 from api.work import works
 from commands.jobs.turns import Tools
 from commands.jobs.worker import Worker
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +24,9 @@ def run_worker(settings: Settings) -> None:
     configure_logging(settings, "worker")
     with open_writing(settings) as writing:
         worker = open_worker(settings, writing)
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            worker.stop()
-
-        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-        log.info("working on jobs: %s", ", ".join(works()))
-        try:
+        with stopped_by_signals(worker.stop):
+            log.info("working on jobs: %s", ", ".join(works()))
             worker.run()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def open_worker(settings: Settings, writing: Writing) -> Worker:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from tests.api_server import free_port, is_ready
 from tests.oracle import assert_tables_tell_history, recorded_events
+from tests.processes import until
 from tests.servers import reachable_folder
 
 SEED = 9
@@ -286,12 +287,3 @@ def is_projected(database: Connection) -> bool:
         "SELECT min(position) >= readable_position() FROM projections"
     ).fetchone()
     return bool(row and row[0])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until it is so. Raises `TimeoutError` past WAIT_MAX_S."""
-    deadline = time.monotonic() + WAIT_MAX_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.02)

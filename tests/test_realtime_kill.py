@@ -20,8 +20,9 @@ from websockets.exceptions import WebSocketException
 
 from tests.api_server import Office
 from tests.followers import FOLLOW, HEARD_WITHIN_S, Parser, Told, following
+from tests.processes import until
 from tests.servers import reachable_folder
-from tests.test_kill import House, is_projected, issue, until
+from tests.test_kill import House, is_projected, issue
 
 SUBSCRIBERS = 100
 BY_SOCKET = 10

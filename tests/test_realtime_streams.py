@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from api.embedded import Cluster
 from tests.api_server import Api, Office, after, running_api
 from tests.conftest import Urls, fresh_database
 from tests.followers import FOLLOW, HEARD_WITHIN_S, Told, following, messages, parsed, socket_of
+from tests.processes import until
 from tests.test_realtime import notes
 
 QUEUE_MAX = 50
@@ -57,15 +57,6 @@ def office(api: Api) -> Office:
     office = api.office()
     office.client()
     return office
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until it is so. Raises `TimeoutError`."""
-    deadline = time.monotonic() + HEARD_WITHIN_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.01)
 
 
 def statistics(api: Api) -> dict[str, int]:

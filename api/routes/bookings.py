@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Response
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, checked
 from api.conditions import position_header
 from api.description import (
     EXAMPLE_ID,
@@ -27,7 +27,6 @@ from api.errors import SAYS_SUCCESS
 from api.idempotency import OnceOf
 from api.request import room_for_writes
 from api.routes.appointments import Confirmation, confirm
-from api.step_routes import checked
 from domain.appointment import Appointment
 from eventlog.scope import Scope
 

@@ -10,11 +10,10 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ValidationError
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, checked
 from api.conditions import POSITION, await_position, etag, on_versions, versioned
 from api.description import (
     ON_BODY,
@@ -58,8 +57,6 @@ from api.work.imports import READING
 from commands.importing.options import IMPORTABLE
 from commands.imports import Looked
 from commands.jobs.requests import JobOutcome
-from domain.fields import field_errors
-from domain.refusals import InvalidFields
 from eventlog.scope import Scope
 
 LATEST = 100
@@ -211,7 +208,7 @@ async def change(
 ) -> Response:
     """Before it is started. What is not named stays as it is; a column set to null becomes what was
     proposed. Read in another encoding or by another delimiter, fields are proposed anew."""
-    asked = _checked(given.fields())
+    asked = checked(ImportChange, given)
     looked: Looked | None = None
     if asked.encoding or asked.delimiter:
         scope = command_scope(request, caller)
@@ -453,10 +450,3 @@ def _require(caller: Caller, plural: str) -> None:
     """Importing takes what creating one by one does."""
     kind = IMPORTABLE.get(plural)
     caller.require(WRITE_OF.get(kind, Permission.WRITE) if kind else Permission.WRITE)
-
-
-def _checked(given: dict[str, Any]) -> ImportChange:
-    try:
-        return ImportChange.model_validate(given)
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None

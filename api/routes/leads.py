@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, checked
 from api.conditions import POSITION, etag, on_versions
 from api.description import (
     EXAMPLE_ID,
@@ -29,7 +29,7 @@ from api.entity_routes import EntityId, ServicesOf, Versions, entity_routes
 from api.errors import SAYS_SUCCESS, ApiError, as_api_error
 from api.idempotency import OnceOf
 from api.request import room_for_writes
-from api.step_routes import Given, checked
+from api.step_routes import Given
 from api.wiring import Services
 from commands.leads import LEADS_AT_ONCE_MAX, Moves, NotAllMoved, Wishes
 from domain.lead import Lead, LeadStatus

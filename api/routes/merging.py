@@ -9,12 +9,12 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, checked
 from api.conditions import on_versions, position_header, versioned
 from api.description import (
     EXAMPLE_ID,
@@ -34,8 +34,6 @@ from commands.merging import Merged
 from domain.account import Account
 from domain.contact import Contact
 from domain.entity import Entity
-from domain.fields import field_errors
-from domain.refusals import InvalidFields
 from eventlog.scope import Scope
 from replay.as_of import representation
 
@@ -102,7 +100,7 @@ def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
         once: OnceOf,
     ) -> Response:
         def act(scope: Scope) -> Response:
-            asked = _checked(given.fields())
+            asked = checked(MergeRequest, given)
             merge: Callable[..., Merged] = partial(
                 services.merging.merge,
                 scope,
@@ -116,13 +114,6 @@ def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
             return _answer(merged, asked.with_)
 
         return once(act, given)
-
-
-def _checked(given: dict[str, Any]) -> MergeRequest:
-    try:
-        return MergeRequest.model_validate(given)
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None
 
 
 def _answer(merged: Merged, other_id: UUID) -> Response:

@@ -12,12 +12,12 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, checked
 from api.conditions import await_position
 from api.description import (
     EXAMPLE_ID,
@@ -34,8 +34,6 @@ from api.errors import ApiError
 from api.operations import jobs
 from api.request import room_for_writes
 from api.wiring import Services
-from domain.fields import field_errors
-from domain.refusals import InvalidFields
 from projections.engine.jobs import Kind
 from projections.engine.rebuild import Plan
 from projections.engine.registry import PROJECTIONS
@@ -215,10 +213,7 @@ async def rebuild(
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
 ) -> Response:
     """The job; its progress is at Location."""
-    try:
-        wanted = RebuildRequest.model_validate(given.fields())
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None
+    wanted = checked(RebuildRequest, given)
     if wanted.plan:
         async with services.reads.plain() as connection:
             return _json(_shown(await jobs.plan(connection, name)))

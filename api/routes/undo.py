@@ -17,14 +17,13 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
 from api import codes
 from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
+from api.bodies import JSON_TYPE, Body, body_of, checked
 from api.conditions import POSITION, POSITION_MAX, await_position, reach
 from api.description import (
     EXAMPLE_ID,
@@ -55,11 +54,10 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.fields import field_errors
 from domain.job import Job
 from domain.kinds import ENTITY_OF, KINDS
 from domain.member import Member
-from domain.refusals import InvalidFields, Refusal, TooMuchToUndo, UndoConflict
+from domain.refusals import Refusal, TooMuchToUndo, UndoConflict
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from projections.audit import action_of
@@ -177,7 +175,7 @@ async def undo(
     What a command did with more than 1,000 events is undone by a job: what was changed since stays
     as it is and is an error of the job, the rest is undone.
     """
-    asked_for = _checked(given.fields())
+    asked_for = checked(UndoRequest, given)
     asked = await _asked(request, caller, asked_for.event_position, asked_for.command_id)
 
     def act(scope: Scope) -> Response:
@@ -326,13 +324,6 @@ def _allow(caller: Caller) -> Callable[[Kinds], None]:
             caller.require(WRITE_OF.get(kind, Permission.WRITE))
 
     return allow
-
-
-def _checked(given: dict[str, Any]) -> UndoRequest:
-    try:
-        return UndoRequest.model_validate(given)
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None
 
 
 def _shown(plan: Plan) -> dict[str, Any]:

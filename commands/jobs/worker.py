@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from commands.jobs.keeping import HINT
@@ -84,13 +86,10 @@ class Worker:
     def take_turn(self, claims: Connection) -> bool:
         """Take the job that waits longest a turn further; False where there is none to be had."""
         for workspace_id, job_id in self._to_do(claims):
-            name = f"{workspace_id} {job_id}"
-            if self._is_true(claims, CLAIM, name):
-                try:
+            with claimed(claims, workspace_id, job_id) as is_ours:
+                if is_ours:
                     self._turn(workspace_id, job_id)
-                finally:
-                    self._is_true(claims, RELEASE, name)
-                return True
+                    return True
         return False
 
     def _turn(self, workspace_id: UUID, job_id: UUID) -> None:
@@ -116,7 +115,19 @@ class Worker:
             self._purge_at = time.monotonic() + PURGE_INTERVAL_S
             claims.execute(PURGE, (ERRORS_KEPT_DAYS,))
 
-    @staticmethod
-    def _is_true(claims: Connection, statement: str, name: str) -> bool:
-        row = claims.execute(statement, (name,)).fetchone()
-        return bool(row and row[0])
+
+@contextmanager
+def claimed(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[bool]:
+    """Whether nobody else works on the job, nor will for as long as the block lasts."""
+    name = f"{workspace_id} {job_id}"
+    is_ours = _is_true(claims, CLAIM, name)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            _is_true(claims, RELEASE, name)
+
+
+def _is_true(claims: Connection, statement: str, name: str) -> bool:
+    row = claims.execute(statement, (name,)).fetchone()
+    return bool(row and row[0])

@@ -95,7 +95,7 @@ HAVING sum(n) <> 0{having}
 
 @dataclass
 class Statement:
-    """The statement that applies changes to one table, in a version for each kinds of them."""
+    """The statement that applies changes to one table, composed for their kinds."""
 
     table: Table
     name: str

@@ -36,15 +36,13 @@ def plan_by_keys(connection: Connection) -> None:
     connection.execute(PLAN_BY_KEYS)
 
 
-def make_known(connection: Connection, schema: str, tables: Iterable[Table]) -> list[str]:
-    """Analyze those of the tables that nobody did yet and that are worth it; returns which.
+def make_known(connection: Connection, schema: str, tables: Iterable[Table]) -> None:
+    """Analyze those of the tables that nobody did yet and that are worth it.
 
     Later it is autovacuum's. Outside of a transaction, as the owner of the tables.
     """
     names = [table.name for table in tables]
-    rows = connection.execute(SELECT_UNKNOWN, (schema, names, ANALYZE_BYTES_MIN)).fetchall()
-    unknown = [str(name) for (name,) in rows]
-    for name in unknown:
+    unknown = connection.execute(SELECT_UNKNOWN, (schema, names, ANALYZE_BYTES_MIN)).fetchall()
+    for (name,) in unknown:
         statement = sql.SQL("ANALYZE (SKIP_LOCKED) {}").format(sql.Identifier(schema, name))
         connection.execute(statement)
-    return unknown

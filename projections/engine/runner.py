@@ -192,9 +192,6 @@ class Engine:
 
     def _step(self, reader: Connection, writer: Connection, followers: list[Follower]) -> bool:
         """One batch for each position that followers stand at; whether there is more at once."""
-        if time.monotonic() - self._known_at >= ANALYZE_INTERVAL_S:
-            self._known_at = time.monotonic()
-            make_known(writer, READ_SCHEMA, tables_of(followers))
         more = False
         for position in sorted({follower.position for follower in followers}):
             group = [follower for follower in followers if follower.position == position]
@@ -204,6 +201,9 @@ class Engine:
                 self._apply(writer, group, page)
                 seconds = time.monotonic() - started
                 self._observe(Batch(len(page.events), seconds), page.events)
+                if started - self._known_at >= ANALYZE_INTERVAL_S:
+                    self._known_at = started
+                    make_known(writer, READ_SCHEMA, tables_of(followers))
             more = more or page.more
         return more
 
