@@ -155,7 +155,6 @@ def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str
 
 def _page_sql(spec: ListSpec, query: ListQuery) -> str:
     sort = spec.sorts[query.sort_by]
-    direction = "DESC" if query.descending else "ASC"
     where = _where(spec, query)
     if query.cursor:
         where += f" AND {_after(sort, descending=query.descending)}"
@@ -163,7 +162,7 @@ def _page_sql(spec: ListSpec, query: ListQuery) -> str:
     return PAGE.format(
         table=spec.table,
         where=where,
-        order=", ".join(f"t.{column} {direction}" for column, _ in sort.keys),
+        order=_order(sort, descending=query.descending),
         item=item,
         keys=", ".join(f"t.{column}::text" for column, _ in sort.keys),
     )
@@ -182,8 +181,7 @@ def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any
 
     Not by the page: whoever reads all of it reads it in one go.
     """
-    direction = "DESC" if query.descending else "ASC"
-    order = ", ".join(f"t.{column} {direction}" for column, _ in spec.sorts[query.sort_by].keys)
+    order = _order(spec.sorts[query.sort_by], descending=query.descending)
     rows = ALL_ROWS.format(table=spec.table, where=_where(spec, query))
     return rows, order, _parameters(spec, query)
 
@@ -211,6 +209,11 @@ def _where(spec: ListSpec, query: ListQuery) -> str:
         else:
             conditions.append(spec.search_inline)
     return " AND ".join(conditions)
+
+
+def _order(sort: Sort, *, descending: bool) -> str:
+    direction = "DESC" if descending else "ASC"
+    return ", ".join(f"t.{column} {direction}" for column, _ in sort.keys)
 
 
 def _after(sort: Sort, *, descending: bool) -> str:

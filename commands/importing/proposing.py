@@ -163,7 +163,8 @@ def _rank(kind: type[Entity], field: str, name: str) -> int | None:
     return spellings.index(name) if name in spellings else None
 
 
-def _spellings(kind: type[Entity], field: str) -> list[str]:
+@cache
+def _spellings(kind: type[Entity], field: str) -> tuple[str, ...]:
     known = [field, *SPELLINGS.get(field, ())]
     if kind is Account and field.startswith("contact"):
         own = field.removeprefix("contact")
@@ -174,7 +175,7 @@ def _spellings(kind: type[Entity], field: str) -> list[str]:
         # Alone they are the contact's too: an account has neither names nor addresses.
         known += names if own not in (NAME, "title") else ()
         known += ("full name", "job title", "position") if own in (NAME, "title") else ()
-    return [normalised(each) for each in known]
+    return tuple(normalised(each) for each in known)
 
 
 def _fitting(field: str, form: Form, choices: tuple[str, ...], values: Sequence[str]) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import Any
 from uuid import UUID
 
 from commands.importing.dates import detect_orders, with_orders
@@ -192,13 +191,3 @@ def dated_columns(
     orders, doubts = detect_orders(columns, table, options.dates)
     dated = with_orders(columns, orders)
     return dated, {name: order.value for name, order in orders.items()}, doubts
-
-
-def as_shown(outcome: Outcome) -> Mapping[str, Any]:
-    """An outcome as JSON: what would become of the row."""
-    return {
-        "row": outcome.row.number,
-        "result": outcome.result.value,
-        "fields": outcome.row.facts,
-        "contact": outcome.row.contact,
-    }
