@@ -12,7 +12,7 @@ What was once written is readable for ever (tests/samples holds one of each).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 Data = dict[str, Any]
@@ -39,3 +39,18 @@ def upcast(topic: str, data: Data) -> tuple[str, Data]:
         topic, step = _STEPS[topic]
         data = step(data)
     return topic, data
+
+
+def upcasters_to(topics: Collection[str] | None) -> dict[str, tuple[str, Step]]:
+    """By old topic, the steps that end in one of these topics; all of them for None."""
+    return {
+        old: step
+        for old, step in sorted(_STEPS.items())
+        if topics is None or _last_topic(old) in topics
+    }
+
+
+def _last_topic(topic: str) -> str:
+    while topic in _STEPS:
+        topic = _STEPS[topic][0]
+    return topic

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Mapping
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import projections
-from projections import changes, lifecycle
+from eventlog.upcast import upcasters_to
 from projections.changes import Projection
+from projections.engine.meaning import meaning, sql_meaning
 
 VERSION_CHARS = 12
 
 
-def _modules() -> dict[str, ModuleType]:
+def _projections() -> dict[str, Projection]:
     found = {}
     for info in pkgutil.iter_modules(projections.__path__, "projections."):
         if info.ispkg:
             continue
-        module = importlib.import_module(info.name)
-        projection = getattr(module, "PROJECTION", None)
+        projection = getattr(importlib.import_module(info.name), "PROJECTION", None)
         if isinstance(projection, Projection):
-            found[projection.name] = module
+            found[projection.name] = projection
     return dict(sorted(found.items()))
 
 
-_MODULES = _modules()
-
-PROJECTIONS: Mapping[str, Projection] = MappingProxyType(
-    {name: module.PROJECTION for name, module in _MODULES.items()}
-)
+PROJECTIONS: Mapping[str, Projection] = MappingProxyType(_projections())
 """All projections by name."""
 
 
 def version(name: str, table_definition: str) -> str:
-    """A digest of the projection's code and of its tables: it changes when the rows may."""
-    digest = hashlib.sha256(table_definition.encode())
-    for module in (changes, lifecycle, _MODULES[name]):
-        digest.update(inspect.getsource(module).encode())
-    return digest.hexdigest()[:VERSION_CHARS]
+    """A digest of what the projection does and of its tables: it changes when the rows may.
+
+    Handlers count with everything that they take from elsewhere, upcasters of older events among
+    it. Docstrings, comments and the names of variables and functions do not count.
+    """
+    return version_of(PROJECTIONS[name], table_definition)
+
+
+def version_of(projection: Projection, table_definition: str) -> str:
+    """The same, of a projection that need not be registered."""
+    topics = None if projection.every else projection.handlers.keys()
+    digest = meaning(
+        projection.tables,
+        dict(sorted(projection.handlers.items())),
+        projection.every,
+        projection.by_account,
+        upcasters_to(topics),
+        sql_meaning(table_definition),
+    )
+    return digest[:VERSION_CHARS]
