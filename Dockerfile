@@ -16,9 +16,11 @@ COPY projections /app/projections
 COPY readmodels /app/readmodels
 COPY replay /app/replay
 COPY commands /app/commands
+COPY runtime /app/runtime
 COPY api /app/api
+COPY server /app/server
 
 WORKDIR /var/lib/annals
 USER annals
-ENTRYPOINT ["python", "-P", "-m", "api"]
+ENTRYPOINT ["python", "-P", "-m", "server.cli"]
 CMD ["serve"]

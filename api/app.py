@@ -9,17 +9,18 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi_offline import FastAPIOffline
 
-from api.description import describe, methods_at
-from api.errors import answer, handle_errors
-from api.housekeeping import keeping_remembered_answers
-from api.middleware import RequestContext
-from api.operations.metrics import Metrics
-from api.operations.tracing import open_tracing
-from api.parameters import known_parameters, query_parameters
+from api.dependencies.services import open_services
+from api.http.middleware import RequestContext
+from api.http.openapi import describe, methods_at
+from api.http.parameters import known_parameters, query_parameters
+from api.http.problems import answer, handle_errors
+from api.http.stopping import Stopping
 from api.routes import routers
-from api.settings import Settings
-from api.stopping import Stopping
-from api.wiring import app_url, open_services
+from runtime.composition import app_url
+from runtime.housekeeping import keeping_remembered_answers
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+from runtime.tracing import open_tracing
 
 VERSION = "0.1.0"
 DESCRIPTION = """

@@ -35,13 +35,18 @@ from psycopg import sql
 
 from domain.account import Account, AccountFields
 from eventlog.connections import write_pool
-from eventlog.log import EventLog
 from eventlog.migrations import migrate
 from eventlog.scope import Actor, Scope
+from eventlog.store.log import EventLog
 
 WAYS = ("log", "raw", "stock")
 BATCHES = (1, 10)
-PRELOADED = ["domain.kinds", "eventlog.log", "eventlog.migrations", "eventsourcing.postgres"]
+PRELOADED = [
+    "domain.shared.kinds",
+    "eventlog.store.log",
+    "eventlog.migrations",
+    "eventsourcing.postgres",
+]
 WARM_UP_S = 0.3
 JOIN_WAIT_S = 120.0
 ROLES = ("annals_owner", "annals_app", "annals_projector", "annals_sender")
@@ -297,7 +302,7 @@ def server(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    from api.embedded import EmbeddedPostgres
+    from server.postgres.embedded import EmbeddedPostgres
 
     with tempfile.TemporaryDirectory(prefix="annals-benchmark-") as folder:
         Path(folder).chmod(0o755)  # the server may run as another user

@@ -13,7 +13,7 @@ import secrets
 import sys
 from contextlib import ExitStack
 
-from tests.chaos.conductor import Trial, run
+from tests.support.chaos.conductor import Trial, run
 
 SECONDS_PER_MINUTE = 60
 SEED_MAX = 1_000_000
@@ -30,7 +30,7 @@ def main() -> int:
     with ExitStack() as stack:
         kafka = None
         if arguments.kafka:
-            from tests.kafka_broker import running_kafka  # few need a client of Kafka
+            from tests.support.kafka_broker import running_kafka  # few need a client of Kafka
 
             kafka = stack.enter_context(running_kafka())
         trial = Trial(seed, arguments.minutes * SECONDS_PER_MINUTE, kafka)

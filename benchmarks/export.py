@@ -24,15 +24,15 @@ import httpx
 import psutil
 import psycopg
 
-from api.embedded import DatabaseUrls
 from benchmarks.generated import WORKSPACE, database
 from commands.entities import EntityCommands
 from commands.keys import issue_key
 from eventlog.connections import write_pool
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.live.runner import Engine
 from projections.engine.registry import PROJECTIONS
-from projections.engine.runner import Engine
+from server.postgres.embedded import DatabaseUrls
 
 PORT = 8399
 START_WAIT_S = 60.0
@@ -97,7 +97,7 @@ def serving(urls: DatabaseUrls) -> Iterator[tuple[str, psutil.Process]]:
         "ANNALS_PROJECTOR_URL": urls.projector,
         "ANNALS_PORT": str(PORT),
     }
-    process = subprocess.Popen([sys.executable, "-m", "api", "serve"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env=environment)
     url = f"http://127.0.0.1:{PORT}"
     try:
         deadline = time.monotonic() + START_WAIT_S

@@ -15,8 +15,8 @@ from uuid import UUID
 import orjson
 import psycopg
 
-from api.embedded import DatabaseUrls, EmbeddedPostgres, prepare_database
-from api.upgrade import upgrade
+from server.postgres.embedded import DatabaseUrls, EmbeddedPostgres, prepare_database
+from server.postgres.upgrade import upgrade
 
 WORKSPACE = "00000000-0000-7000-8000-000000000001"
 START = datetime(2025, 1, 1, tzinfo=UTC)

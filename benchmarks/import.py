@@ -26,17 +26,17 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from api.importing import hand_in
-from api.settings import REPOSITORY, Settings
-from api.wiring import Writing, new_id, now, open_writing
 from benchmarks.generated import database
+from commands.importing.commands import Dated, ImportCommands
 from commands.importing.tables import LocalFile
-from commands.imports import Dated, ImportCommands
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
 from eventlog.scope import Scope
+from projections.engine.live.runner import Engine
 from projections.engine.registry import PROJECTIONS
-from projections.engine.runner import Engine
+from runtime.composition import Writing, new_id, now, open_writing
+from runtime.settings import REPOSITORY, Settings
+from server.cli.local.importing import hand_in
 
 COLUMNS = (
     *("company", "type", "status", "priority", "nextAction", "sector", "region"),
@@ -97,7 +97,7 @@ def worker(settings: Settings) -> Iterator[int]:
         "ANNALS_APP_URL": str(settings.app_url),
         "ANNALS_LOG_LEVEL": "warning",
     }
-    process = subprocess.Popen([sys.executable, "-P", "-m", "api", "work"], env=environment)
+    process = subprocess.Popen([sys.executable, "-P", "-m", "server.cli", "work"], env=environment)
     try:
         yield process.pid
     finally:

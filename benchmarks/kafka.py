@@ -27,10 +27,10 @@ from eventlog.kafka.relay import Relay
 from eventlog.kafka.tail import read_between
 from eventlog.kafka.topic import create
 from eventlog.reading import read_rows_after
-from projections.engine.kafka_source import GroupEngine
+from projections.engine.kafka.source import GroupEngine
+from projections.engine.live.runner import REBUILD_LOCK, Engine
 from projections.engine.registry import PROJECTIONS
-from projections.engine.runner import REBUILD_LOCK, Engine
-from tests.kafka_broker import running_kafka
+from tests.support.kafka_broker import running_kafka
 
 JOIN_WAIT_S = 60.0
 CONSUME_WAIT_S = 600.0

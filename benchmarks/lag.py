@@ -26,10 +26,10 @@ from benchmarks.generated import WORKSPACE, database
 from domain.account import Account
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.live.runner import Engine
 from projections.engine.registry import PROJECTIONS
-from projections.engine.runner import Engine
 
 WARM_UP_S = 2.0
 OBSERVE_PAUSE_S = 0.0005

@@ -27,21 +27,21 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from api.direct import catch_up
-from api.embedded import DatabaseUrls
-from api.orphan import SUPERVISOR_PID_VARIABLE
-from api.serving import allow_open_files
-from api.settings import REPOSITORY, Settings
-from api.supervisor import is_healthy
-from api.wiring import open_writing
 from benchmarks.generated import WORKSPACE, database
 from benchmarks.lag import report
 from commands.keys import issue_key
 from domain.account import Account
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from runtime.composition import open_writing
+from runtime.process import SUPERVISOR_PID_VARIABLE
+from runtime.settings import REPOSITORY, Settings
+from server.cli.local.database import catch_up
+from server.postgres.embedded import DatabaseUrls
+from server.processes.serving import allow_open_files
+from server.processes.supervisor import is_healthy
 
 WARM_UP_S = 1.0
 SETTLE_S = 1.0
@@ -230,7 +230,7 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
         SUPERVISOR_PID_VARIABLE: str(os.getpid()),
         "PYTHONPATH": str(REPOSITORY),
     }
-    process = subprocess.Popen([sys.executable, "-m", "api", "serve"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env=environment)
     try:
         until = time.monotonic() + JOIN_S
         while not is_healthy(settings):

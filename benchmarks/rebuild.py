@@ -26,12 +26,12 @@ import psycopg
 from benchmarks.generated import database, fill_log
 from benchmarks.stock_projection import stock_events_per_s
 from eventlog.connections import follow_connection
-from projections.engine.apply import SELECT_COLUMNS
 from projections.engine.install import READ_SCHEMA
-from projections.engine.rebuild import Rebuild
+from projections.engine.live.apply import SELECT_COLUMNS
+from projections.engine.live.runner import Engine
+from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
-from projections.engine.runner import Engine
-from projections.engine.shadow import Shadow
 from readmodels import table_definitions
 
 WATCH_S = 0.1

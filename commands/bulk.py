@@ -21,19 +21,19 @@ from commands.entities import again_where_outrun
 from commands.jobs.work import CannotGoOn, JobContext, Work
 from commands.links import is_member, require_links
 from domain.account import Account
-from domain.entity import Entity
-from domain.fields import Facts
 from domain.job import Step
 from domain.opportunity import Opportunity
-from domain.refusals import (
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
+from domain.shared.refusals import (
     AccountUnavailable,
     NotFound,
     OpenOpportunities,
     Refusal,
     TimeTaken,
 )
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 INLINE_ITEMS_MAX = 200
 """Items that are done while the client waits; more become a job."""

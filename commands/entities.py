@@ -17,17 +17,17 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from commands.links import require_links
 from domain.account import Account
-from domain.entity import Entity
-from domain.fields import Facts
 from domain.opportunity import Opportunity
-from domain.refusals import (
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
+from domain.shared.refusals import (
     AccountUnavailable,
     NotFound,
     OpenOpportunities,
     StaleVersion,
 )
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 E = TypeVar("E", bound=Entity)
 R = TypeVar("R")

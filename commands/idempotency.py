@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domain.refusals import Refusal
+from domain.shared.refusals import Refusal
 from eventlog.connections import Connection
 
 KEY_MAX_CHARS = 200

@@ -13,12 +13,12 @@ from commands.entities import EntityCommands, again_where_outrun
 from commands.links import require_links
 from domain.account import Account, AccountStatus, AccountType
 from domain.contact import Contact
-from domain.fields import CUSTOM, Facts
 from domain.lead import Lead
 from domain.opportunity import Opportunity
-from domain.refusals import InvalidFields, Refusal, StaleVersion
-from eventlog.log import EventLog
+from domain.shared.fields import CUSTOM, Facts
+from domain.shared.refusals import InvalidFields, Refusal, StaleVersion
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 LEADS_AT_ONCE_MAX = 500
 """Most leads whose status is updated by one request."""

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
-from domain.entity import Entity
-from domain.fields import Facts
-from domain.kinds import KINDS
 from domain.member import Member
-from domain.refusals import NotAMember, NotFound, ReferenceUnavailable
-from eventlog.log import EventLog
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
+from domain.shared.kinds import KINDS
+from domain.shared.refusals import NotAMember, NotFound, ReferenceUnavailable
+from eventlog.store.log import EventLog
 
 PEOPLE = ("assignedTo", "memberId")
 """Fields that name a member, who has to be one when the field is set."""

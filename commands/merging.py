@@ -15,13 +15,13 @@ from uuid import UUID
 from commands.entities import Outcome, again_where_outrun
 from commands.links import PEOPLE, is_member, require_members
 from domain.account import Account
-from domain.entity import Entity
-from domain.fields import Facts
-from domain.merging import Choice, merged_facts
-from domain.refusals import MergeRefused, StaleVersion, TooMuchToMerge
-from eventlog.log import EventLog
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
+from domain.shared.merging import Choice, merged_facts
+from domain.shared.refusals import MergeRefused, StaleVersion, TooMuchToMerge
 from eventlog.scope import Scope
-from eventlog.streams import AS_ONE
+from eventlog.store.log import EventLog
+from eventlog.store.streams import AS_ONE
 
 E = TypeVar("E", bound=Entity)
 

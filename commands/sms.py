@@ -10,10 +10,10 @@ from uuid import UUID
 
 from commands.entities import EntityCommands, Outcome, again_where_outrun
 from domain.appointment import Appointment, AppointmentStatus
-from domain.fields import Facts
 from domain.lead import Lead, LeadStatus
-from domain.phone import to_e164
-from domain.refusals import IsDeleted
+from domain.shared.fields import Facts
+from domain.shared.phone import to_e164
+from domain.shared.refusals import IsDeleted
 from domain.sms import (
     LeadHasNoPhone,
     LeadOptedOut,
@@ -27,8 +27,8 @@ from domain.sms import (
     variables_of,
 )
 from eventlog.connections import Connection
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 # The lead's row first and the workspace's second, whoever counts: nobody waits in a circle.
 COUNT = """

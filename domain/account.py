@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, model_validator
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -17,8 +17,8 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.fields import Date, Fields, Line, Money, Name
-from domain.refusals import MergeRefused
+from domain.shared.fields import Date, Fields, Line, Money, Name
+from domain.shared.refusals import MergeRefused
 
 
 class AccountType(StrEnum):

@@ -9,9 +9,9 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import Entity, EntityCreated, EntityDeleted, EntityUpdated
-from domain.fields import Fields, Instant, Name
-from domain.refusals import KeyRevoked
+from domain.shared.entity import Entity, EntityCreated, EntityDeleted, EntityUpdated
+from domain.shared.fields import Fields, Instant, Name
+from domain.shared.refusals import KeyRevoked
 
 
 class Role(StrEnum):

@@ -10,8 +10,8 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from domain.claims import Claim
-from domain.entity import (
+from domain.shared.claims import Claim
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -21,7 +21,7 @@ from domain.entity import (
     EntityUpdated,
     differences,
 )
-from domain.fields import (
+from domain.shared.fields import (
     READ_ONLY,
     Facts,
     Fields,
@@ -30,7 +30,7 @@ from domain.fields import (
     Name,
     Text,
 )
-from domain.refusals import AlreadyConfirmed
+from domain.shared.refusals import AlreadyConfirmed
 
 DURATION_MAX_DAYS = 7
 DURATION_MAX_MINUTES = DURATION_MAX_DAYS * 24 * 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -13,7 +13,7 @@ from domain.entity import (
     EntityRestored,
     EntityUpdated,
 )
-from domain.fields import Email, Fields, Name, Phone
+from domain.shared.fields import Email, Fields, Name, Phone
 
 
 class ContactFields(Fields):

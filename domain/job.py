@@ -15,8 +15,8 @@ from uuid import UUID
 
 from eventsourcing.domain import AggregateCreated, AggregateEvent
 
-from domain.entity import EntityEvent, Recorded
-from domain.refusals import Refusal
+from domain.shared.entity import EntityEvent, Recorded
+from domain.shared.refusals import Refusal
 
 ERRORS_NAMED_MAX = 100
 """Errors that the job itself names, the first ones; all of them are kept beside it."""

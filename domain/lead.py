@@ -10,7 +10,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -19,8 +19,8 @@ from domain.entity import (
     EntityStep,
     EntityUpdated,
 )
-from domain.fields import READ_ONLY, Date, Email, Fields, Line, Money, Name, Phone, Text
-from domain.refusals import AlreadyConverted, StatusUnchanged
+from domain.shared.fields import READ_ONLY, Date, Email, Fields, Line, Money, Name, Phone, Text
+from domain.shared.refusals import AlreadyConverted, StatusUnchanged
 
 
 class LeadStatus(StrEnum):

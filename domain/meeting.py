@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, model_validator
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -16,7 +16,7 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.fields import Fields, Instant, Line, Name, Text
+from domain.shared.fields import Fields, Instant, Line, Name, Text
 
 
 class MeetingStatus(StrEnum):

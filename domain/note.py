@@ -5,14 +5,14 @@ from __future__ import annotations
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
     EntityRestored,
     EntityUpdated,
 )
-from domain.fields import Fields, Name, Text
+from domain.shared.fields import Fields, Name, Text
 
 
 class NoteFields(Fields):

@@ -11,7 +11,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -20,7 +20,18 @@ from domain.entity import (
     EntityStep,
     EntityUpdated,
 )
-from domain.fields import READ_ONLY, Date, Email, Facts, Fields, Instant, Line, Money, Name, Text
+from domain.shared.fields import (
+    READ_ONLY,
+    Date,
+    Email,
+    Facts,
+    Fields,
+    Instant,
+    Line,
+    Money,
+    Name,
+    Text,
+)
 
 
 class ProposalStatus(StrEnum):

@@ -14,7 +14,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, StringConstraints
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -22,8 +22,8 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.fields import Fields, Line, Text
-from domain.refusals import Refusal
+from domain.shared.fields import Fields, Line, Text
+from domain.shared.refusals import Refusal
 
 MESSAGE_MAX_CHARS = 1_600
 """Ten parts of a long message; what gateways take at the most."""

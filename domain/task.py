@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import (
+from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
@@ -16,7 +16,7 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.fields import Date, Fields, Name, Text
+from domain.shared.fields import Date, Fields, Name, Text
 
 
 class TaskStatus(StrEnum):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
-from domain.entity import Entity, EntityCreated, EntityDeleted, EntityRestored, EntityUpdated
-from domain.fields import Fields, Name
+from domain.shared.entity import Entity, EntityCreated, EntityDeleted, EntityRestored, EntityUpdated
+from domain.shared.fields import Fields, Name
 
 
 class WorkspaceFields(Fields):

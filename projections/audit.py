@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from domain.kinds import EVENTS
+from domain.shared.kinds import EVENTS
 from eventlog.reading import RecordedEvent
 from projections.changes import Change, Projection, Put, Table
 

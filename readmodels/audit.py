@@ -11,7 +11,7 @@ from uuid import UUID
 
 from eventlog.changes_sql import CHANGES, DETAILS
 from eventlog.connections import Connection
-from eventlog.streams import AS_ONE
+from eventlog.store.streams import AS_ONE
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50

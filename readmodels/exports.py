@@ -17,9 +17,9 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from domain.cells import neutralised
-from domain.fields import CUSTOM
-from domain.refusals import Refusal
+from domain.shared.cells import neutralised
+from domain.shared.fields import CUSTOM
+from domain.shared.refusals import Refusal
 from eventlog.locks import EXPORT_LOCK
 from readmodels.audit import CHOSEN, ITEM, ITEM_SQL, AuditQuery
 from readmodels.lists import ListQuery, item_sql, selection
@@ -69,7 +69,7 @@ SELECT bool_and(pg_try_advisory_xact_lock_shared({EXPORT_LOCK}, hashtext(name)))
   FROM unnest(%(names)s::text[]) AS name
 """
 
-# As domain.cells.neutralised does it; a test holds the two against each other.
+# As domain.shared.cells.neutralised does it; a test holds the two against each other.
 NEUTRALISED = "CASE WHEN {cell} ~ E'^''*[-=+@\\t\\r\\n]' THEN '''' || {cell} ELSE {cell} END"
 
 CUSTOM_KEYS = """

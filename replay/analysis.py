@@ -24,11 +24,11 @@ from psycopg import sql
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from projections.changes import Change, Patch, Projection, Put, Remove, Row, Table
-from projections.engine.bulk import REPORT_EVENTS
-from projections.engine.copying import copy_rows
 from projections.engine.install import Definition, create_tables, guard_tables
-from projections.engine.memory import MemoryTables, Rows
-from projections.engine.part import Part
+from projections.engine.live.memory import MemoryTables, Rows
+from projections.engine.rebuild.bulk import REPORT_EVENTS
+from projections.engine.rebuild.copying import copy_rows
+from projections.engine.rebuild.part import Part
 from replay.span import count_events, read_span
 
 __all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", "Remove", "load"]

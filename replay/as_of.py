@@ -19,14 +19,14 @@ from eventsourcing.application import AggregateNotFoundError
 from psycopg_pool import ConnectionPool
 from pydantic.alias_generators import to_camel
 
-from domain.entity import Entity
-from domain.kinds import BY_PLURAL
+from domain.shared.entity import Entity
+from domain.shared.kinds import BY_PLURAL
 from eventlog.connections import Connection
-from eventlog.log import EventLog, evolve
 from eventlog.reading import RecordedEvent, to_event
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog, evolve
 from projections.changes import column
-from projections.engine.memory import MemoryTables
+from projections.engine.live.memory import MemoryTables
 from projections.engine.registry import PROJECTIONS
 
 AS_OF_EVENTS_MAX = 2_000_000

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
-from projections.engine.part import Part
+from projections.engine.rebuild.part import Part
 from replay.analysis import AnalysisError, Report, Result, ResultTable
 from replay.folders import appearing
 from replay.span import count_events, read_span

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from eventlog.reading import RecordedEvent, readable_position
-from projections.engine.part import Part, read_part
+from projections.engine.rebuild.part import Part, read_part
 
 WINDOW_POSITIONS = 500_000
 """Positions read by one COPY. Each is a snapshot of its own, so that a long reading does not keep

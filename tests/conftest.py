@@ -14,26 +14,26 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from api.embedded import Cluster, prepare_database
 from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
 from eventlog.connections import Connection, write_pool
-from eventlog.log import EventLog
 from eventlog.migrations import migrate
 from eventlog.scope import Actor, Scope
+from eventlog.store.log import EventLog
 from projections.engine.install import install
+from projections.engine.live.runner import Engine
 from projections.engine.registry import PROJECTIONS
-from projections.engine.runner import Engine
 from readmodels import table_definitions
-from tests.api_server import Api, Office, running_api
-from tests.servers import session_cluster
-from tests.twilio_server import FakeTwilio, twilio_server
+from server.postgres.embedded import Cluster, prepare_database
+from tests.support.api_server import Api, Office, running_api
+from tests.support.servers import session_cluster
+from tests.support.twilio_server import FakeTwilio, twilio_server
 
 if TYPE_CHECKING:
-    from tests.kafka_broker import RunningKafka
-    from tests.kafka_world import Wire
-    from tests.sms_house import SmsHouse
+    from tests.support.kafka_broker import RunningKafka
+    from tests.support.kafka_world import Wire
+    from tests.support.sms_house import SmsHouse
 
 TEMPLATE = "annals_template"
 _numbers = count(1)
@@ -60,7 +60,9 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[RunningKafka]:
     """A Kafka broker of this test run."""
-    from tests.kafka_broker import session_kafka  # not above: few tests need a client of Kafka
+    from tests.support.kafka_broker import (
+        session_kafka,  # not above: few tests need a client of Kafka
+    )
 
     yield from session_kafka()
 
@@ -160,7 +162,7 @@ def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
 @pytest.fixture
 def house(urls: Urls) -> Iterator[SmsHouse]:
     """A house whose text messages the tests watch being sent."""
-    from tests.sms_house import sms_house  # not above: it imports from here
+    from tests.support.sms_house import sms_house  # not above: it imports from here
 
     with sms_house(urls) as made:
         yield made
@@ -176,6 +178,6 @@ def twilio() -> Iterator[FakeTwilio]:
 @pytest.fixture
 def wire(kafka: RunningKafka, urls: Urls) -> Wire:
     """A log without events, and its topic."""
-    from tests.kafka_world import Wire  # not above: few tests need a client of Kafka
+    from tests.support.kafka_world import Wire  # not above: few tests need a client of Kafka
 
     return Wire.to(kafka, urls)

@@ -9,16 +9,16 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission
-from api.conditions import POSITION_MAX
-from api.errors import ApiError
-from api.parameters import invalid_parameter, plain
+from api.http.auth import Caller, Permission
+from api.http.conditions import POSITION_MAX
+from api.http.parameters import invalid_parameter, plain
+from api.http.visibility import kinds_of, sight_of
 from api.realtime.subscriber import Interest
-from api.sight import kinds_of, sight_of
-from domain.kinds import ENTITY_OF, KINDS
-from domain.refusals import FieldError
+from domain.shared.kinds import ENTITY_OF, KINDS
+from domain.shared.refusals import FieldError
 from replay.facts import Wanted
+from runtime import codes
+from runtime.errors import ApiError
 
 LIST_MAX_CHARS = 2_000
 POSITION_MAX_CHARS = 40

@@ -14,16 +14,16 @@ import psycopg
 from eventsourcing.persistence import PersistenceError
 from psycopg_pool import PoolTimeout, TooManyRequests
 
-from api import codes
-from api.auth import Authenticator, Caller
-from api.errors import ApiError
+from api.http.auth import Authenticator, Caller
 from api.realtime.reader import Listeners, Reader
 from api.realtime.subscriber import Interest, Reason, Subscriber
 from api.realtime.tables import Tables
 from api.realtime.wire import OPEN, Wire
-from api.settings import Settings
 from readmodels.pool import ReadPool
 from replay.facts import Facts, history, taken_position
+from runtime import codes
+from runtime.errors import ApiError
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 

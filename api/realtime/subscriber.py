@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from api.auth import Caller
+from api.http.auth import Caller
+from api.http.visibility import Sight
 from api.realtime.wire import READY, Wire
-from api.sight import Sight
 from replay.facts import Fact, Wanted
 
 

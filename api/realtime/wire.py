@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from api import sse
-from api.sight import Sight, seen
+from api.http import sse
+from api.http.visibility import Sight, seen
 from replay.facts import Fact
 
 FACT = "fact"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.entity_routes import entity_routes
+from api.entities.routes import entity_routes
 from domain.account import Account
 
 ROUTER = entity_routes(

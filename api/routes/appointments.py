@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from api import codes
-from api.description import EXAMPLE_ID, EXAMPLE_TIME
-from api.entity_routes import entity_routes
-from api.step_routes import Given, Nothing, Step, step_routes
+from api.entities.routes import entity_routes
+from api.entities.steps import Given, Nothing, Step, step_routes
+from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
-from domain.fields import Line, Text
+from domain.shared.fields import Line, Text
+from runtime import codes
 
 EXAMPLE: dict[str, Any] = {
     "title": "First call",

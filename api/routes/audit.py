@@ -10,19 +10,19 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE
-from api.conditions import POSITION_MAX, await_position
-from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
-from api.entity_routes import ServicesOf
-from api.export_routes import ON_EXPORT, add_download, desk_of, format_of
-from api.exporting import Download, Order
-from api.parameters import OneOf, When, parse_time, plain
-from domain.kinds import AGGREGATES
+from api.entities.routes import ServicesOf
+from api.exports.routes import ON_EXPORT, add_download, desk_of, format_of
+from api.exports.streaming import Download, Order
+from api.http.auth import Caller, Permission, may
+from api.http.conditions import POSITION_MAX, await_position
+from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
+from api.http.parameters import OneOf, When, parse_time, plain
+from domain.shared.kinds import AGGREGATES
 from projections.audit import ACTION_NAMES
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
 from readmodels.exports import AUDIT_CELLS, Export, Format, audit_export
 from readmodels.pool import AsyncConnection
+from runtime.patches import JSON_TYPE
 
 ACTOR_MAX_CHARS = 100
 

@@ -8,11 +8,13 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Depends, Response
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, checked
-from api.conditions import position_header
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.entities.routes import ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of, checked
+from api.http.conditions import position_header
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -22,13 +24,12 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import ServicesOf
-from api.errors import SAYS_SUCCESS
-from api.idempotency import OnceOf
-from api.request import room_for_writes
+from api.http.problems import SAYS_SUCCESS
 from api.routes.appointments import Confirmation, confirm
 from domain.appointment import Appointment
 from eventlog.scope import Scope
+from runtime import codes
+from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/bookings", tags=["appointments"])
 

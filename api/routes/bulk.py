@@ -11,11 +11,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
-from api.conditions import MIN_POSITION, POSITION, await_position, parse_position, reach
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.entities.routes import ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of
+from api.http.conditions import MIN_POSITION, POSITION, await_position, parse_position, reach
+from api.http.openapi import (
     EXAMPLE_ID,
     ON_BODY,
     ON_FIELDS,
@@ -25,14 +27,9 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import ServicesOf
-from api.errors import ApiError, failed_item
-from api.idempotency import OnceOf
-from api.job_answers import ACCEPTED, accepted
-from api.parameters import ALL, OneOf, filter_model
-from api.request import room_for_writes
+from api.http.parameters import ALL, OneOf, filter_model
+from api.jobs.answers import ACCEPTED, accepted
 from api.routes.undo import WRITE_OF
-from api.work.bulk import KIND, bulk_change
 from commands.bulk import (
     ATOMIC_ITEMS_MAX,
     INLINE_ITEMS_MAX,
@@ -41,12 +38,16 @@ from commands.bulk import (
     BulkOutcome,
     ItemOutcome,
 )
-from domain.entity import Entity
-from domain.fields import field_errors
-from domain.kinds import KINDS
-from domain.refusals import FieldError, InvalidFields
+from domain.shared.entity import Entity
+from domain.shared.fields import field_errors
+from domain.shared.kinds import KINDS
+from domain.shared.refusals import FieldError, InvalidFields
 from eventlog.scope import Scope
 from readmodels.lists import LISTS, ListQuery, list_ids
+from runtime import codes
+from runtime.errors import ApiError, failed_item
+from runtime.patches import JSON_TYPE
+from runtime.work.bulk import KIND, bulk_change
 
 MULTI_STATUS = 207
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api.description import EXAMPLE_ID
-from api.entity_routes import entity_routes
+from api.entities.routes import entity_routes
+from api.http.openapi import EXAMPLE_ID
 from domain.contact import Contact
 
 ROUTER = entity_routes(

@@ -6,13 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE
-from api.conditions import await_position
-from api.description import EXAMPLE_ID, ON_READ, problems, success
-from api.entity_routes import ServicesOf
-from api.parameters import Cursor, OneOf, invalid_parameter
+from api.entities.routes import ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.conditions import await_position
+from api.http.openapi import EXAMPLE_ID, ON_READ, problems, success
+from api.http.parameters import Cursor, OneOf, invalid_parameter
 from readmodels.duplicates import (
     GROUPS_PAGE_DEFAULT,
     GROUPS_PAGE_MAX,
@@ -21,6 +19,8 @@ from readmodels.duplicates import (
     DuplicatesQuery,
     duplicates_page,
 )
+from runtime import codes
+from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/duplicates", tags=["merge"])
 

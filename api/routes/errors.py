@@ -7,11 +7,11 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Path, Response
 
-from api import codes
-from api.bodies import JSON_TYPE
-from api.codes import CODES
-from api.description import problems, success
-from api.errors import ApiError, dictionary
+from api.http.openapi import problems, success
+from runtime import codes
+from runtime.codes import CODES
+from runtime.errors import ApiError, dictionary
+from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/errors", tags=["operation"])
 

@@ -12,12 +12,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from api import codes
-from api.bodies import JSON_TYPE
-from api.description import problems, success
-from api.entity_routes import ServicesOf
-from api.errors import ApiError
-from api.operations.lookout import View
+from api.entities.routes import ServicesOf
+from api.http.openapi import problems, success
+from runtime import codes
+from runtime.errors import ApiError
+from runtime.health import View
+from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(tags=["operation"])
 

@@ -11,11 +11,13 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, checked
-from api.conditions import POSITION, await_position, etag, on_versions, versioned
-from api.description import (
+from api.dependencies.idempotency import COMMAND, REPLAYED, OnceOf
+from api.dependencies.request import command_scope, room_for_writes
+from api.entities.routes import EntityId, ServicesOf, Versions
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of, checked
+from api.http.conditions import POSITION, await_position, etag, on_versions, versioned
+from api.http.openapi import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
@@ -25,9 +27,18 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import EntityId, ServicesOf, Versions
-from api.idempotency import COMMAND, REPLAYED, OnceOf
-from api.import_answers import (
+from api.http.parameters import OneOf
+from api.http.uploads import (
+    CSV_TYPE,
+    FILE_PART,
+    FORM_TYPE,
+    Received,
+    charset_of,
+    plain_name,
+    receive_file,
+)
+from api.jobs.answers import ACCEPTED, accepted
+from api.jobs.import_answers import (
     EXAMPLE_FAILED,
     EXAMPLE_FINDING,
     EXAMPLE_IMPORT,
@@ -40,24 +51,14 @@ from api.import_answers import (
     shown,
     shown_preview,
 )
-from api.job_answers import ACCEPTED, accepted
-from api.parameters import OneOf
-from api.request import command_scope, room_for_writes
 from api.routes.undo import WRITE_OF
-from api.uploads import (
-    CSV_TYPE,
-    FILE_PART,
-    FORM_TYPE,
-    Received,
-    charset_of,
-    plain_name,
-    receive_file,
-)
-from api.work.imports import READING
+from commands.importing.commands import Looked
 from commands.importing.options import IMPORTABLE
-from commands.imports import Looked
 from commands.jobs.requests import JobOutcome
 from eventlog.scope import Scope
+from runtime import codes
+from runtime.patches import JSON_TYPE
+from runtime.work.imports import READING
 
 LATEST = 100
 FINDINGS_PAGE_DEFAULT = 100

@@ -13,21 +13,18 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE
-from api.conditions import POSITION, await_position, reach
-from api.description import ON_READ, ON_WRITE, problems, success
-from api.entity_routes import EntityId, ServicesOf
-from api.idempotency import OnceOf
-from api.job_answers import EXAMPLE_BRIEF, EXAMPLE_ERROR, EXAMPLE_JOB, EXAMPLE_SUMMARY, brief
-from api.job_feed import PROGRESS, PROJECTION
-from api.parameters import Cursor, OneOf
-from api.request import room_for_writes
-from api.sse import MEDIA_TYPE, EventStream, frame
-from api.work import works
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.entities.routes import EntityId, ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.conditions import POSITION, await_position, reach
+from api.http.openapi import ON_READ, ON_WRITE, problems, success
+from api.http.parameters import Cursor, OneOf
+from api.http.sse import MEDIA_TYPE, EventStream, frame
+from api.jobs.answers import EXAMPLE_BRIEF, EXAMPLE_ERROR, EXAMPLE_JOB, EXAMPLE_SUMMARY, brief
+from api.jobs.feed import PROGRESS, PROJECTION
 from domain.job import Job, JobStatus
-from domain.refusals import NotFound
+from domain.shared.refusals import NotFound
 from eventlog.scope import Scope
 from readmodels.jobs import (
     ERRORS_PAGE_DEFAULT,
@@ -41,6 +38,9 @@ from readmodels.jobs import (
     jobs_page,
 )
 from readmodels.lists import InvalidCursor
+from runtime import codes
+from runtime.patches import JSON_TYPE
+from runtime.work import works
 
 VERSION_MAX_DIGITS = 9
 

@@ -13,10 +13,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
-from api.conditions import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.entities.routes import EntityId, ServicesOf, Versions
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of
+from api.http.conditions import (
     POSITION,
     await_position,
     on_versions,
@@ -24,7 +26,7 @@ from api.conditions import (
     reach,
     versioned,
 )
-from api.description import (
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -36,17 +38,15 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import EntityId, ServicesOf, Versions
-from api.errors import ApiError
-from api.idempotency import OnceOf
-from api.patches import without_nulls
-from api.request import room_for_writes
 from commands.keys import IssuedKey, issue_key
 from domain.api_key import ApiKey, Role
-from domain.fields import Instant, Name, field_errors
-from domain.refusals import InvalidFields
+from domain.shared.fields import Instant, Name, field_errors
+from domain.shared.refusals import InvalidFields
 from eventlog.scope import Scope
 from readmodels.keys import list_keys
+from runtime import codes
+from runtime.errors import ApiError
+from runtime.patches import JSON_TYPE, without_nulls
 
 PROJECTION = "workspaces"
 """The projection by which keys are known at the door."""

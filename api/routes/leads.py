@@ -10,11 +10,15 @@ import orjson
 from fastapi import Depends, Response
 from pydantic import Field, model_validator
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, checked
-from api.conditions import POSITION, etag, on_versions
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.dependencies.services import Services
+from api.entities.routes import EntityId, ServicesOf, Versions, entity_routes
+from api.entities.steps import Given
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of, checked
+from api.http.conditions import POSITION, etag, on_versions
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -25,17 +29,15 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import EntityId, ServicesOf, Versions, entity_routes
-from api.errors import SAYS_SUCCESS, ApiError, as_api_error
-from api.idempotency import OnceOf
-from api.request import room_for_writes
-from api.step_routes import Given
-from api.wiring import Services
+from api.http.problems import SAYS_SUCCESS
 from commands.leads import LEADS_AT_ONCE_MAX, Moves, NotAllMoved, Wishes
 from domain.lead import Lead, LeadStatus
-from domain.refusals import Refusal
+from domain.shared.refusals import Refusal
 from eventlog.scope import Scope
 from replay.as_of import representation
+from runtime import codes
+from runtime.errors import ApiError, as_api_error
+from runtime.patches import JSON_TYPE
 
 LEAD: dict[str, Any] = {
     "name": "Ada Lovelace",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api.auth import Permission
-from api.entity_routes import entity_routes
+from api.entities.routes import entity_routes
+from api.http.auth import Permission
 from domain.member import Member
 
 ROUTER = entity_routes(

@@ -12,11 +12,13 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, checked
-from api.conditions import on_versions, position_header, versioned
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.entities.routes import EntityId, ServicesOf, Versions
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of, checked
+from api.http.conditions import on_versions, position_header, versioned
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -27,15 +29,14 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import EntityId, ServicesOf, Versions
-from api.idempotency import OnceOf
-from api.request import room_for_writes
 from commands.merging import Merged
 from domain.account import Account
 from domain.contact import Contact
-from domain.entity import Entity
+from domain.shared.entity import Entity
 from eventlog.scope import Scope
 from replay.as_of import representation
+from runtime import codes
+from runtime.patches import JSON_TYPE
 
 CHOICES_MAX = 200
 CHOICE_NAME_MAX_CHARS = 200

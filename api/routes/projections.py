@@ -15,11 +15,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, checked
-from api.conditions import await_position
-from api.description import (
+from api.dependencies.request import room_for_writes
+from api.dependencies.services import Services
+from api.entities.routes import ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of, checked
+from api.http.conditions import await_position
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -29,15 +31,14 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import ServicesOf
-from api.errors import ApiError
-from api.operations import jobs
-from api.request import room_for_writes
-from api.wiring import Services
-from projections.engine.jobs import Kind
-from projections.engine.rebuild import Plan
+from projections.engine.rebuild.jobs import Kind
+from projections.engine.rebuild.rebuild import Plan
 from projections.engine.registry import PROJECTIONS
 from readmodels.checkpoints import parked_of_workspace, report
+from runtime import codes
+from runtime import projection_jobs as jobs
+from runtime.errors import ApiError
+from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/projections", tags=["operation"])
 

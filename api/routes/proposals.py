@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from api.description import EXAMPLE_ID, EXAMPLE_TIME
-from api.entity_routes import entity_routes
-from api.step_routes import Given, Nothing, Step, step_routes
-from domain.fields import Date, Email, Line, Money, Name, Text
+from api.entities.routes import entity_routes
+from api.entities.steps import Given, Nothing, Step, step_routes
+from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
 from domain.proposal import Proposal
+from domain.shared.fields import Date, Email, Line, Money, Name, Text
 
 EXAMPLE = {"title": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID}
 

@@ -11,17 +11,19 @@ from fastapi import APIRouter, Depends, Header, Query, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 from uuid_utils.compat import uuid7
 
-from api import codes, sse
-from api.auth import Caller, Permission, may, refused
-from api.conditions import await_position
-from api.description import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, headers, problems
-from api.entity_routes import ServicesOf
-from api.errors import ApiError, answer
+from api.dependencies.services import Services
+from api.entities.routes import ServicesOf
+from api.http import sse
+from api.http.auth import Caller, Permission, may, refused
+from api.http.conditions import await_position
+from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, headers, problems
+from api.http.problems import answer
 from api.realtime.asking import RealtimeParameters, interest_of, parse
 from api.realtime.hub import Hub
 from api.realtime.subscriber import Reason, Subscriber
 from api.realtime.wire import SOCKET, SSE
-from api.wiring import Services
+from runtime import codes
+from runtime.errors import ApiError
 
 SUBPROTOCOL = "annals"
 """What a browser names first, and its key second: it can send no headers with a WebSocket."""

@@ -13,11 +13,14 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
-from api.conditions import await_position, position_header
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.dependencies.services import Services
+from api.entities.routes import ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of
+from api.http.conditions import await_position, position_header
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -28,23 +31,22 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import ServicesOf
-from api.errors import SAYS_SUCCESS, ApiError
-from api.gateways.twilio import RECEIPTS_PATH, STATUS_OF, is_signed
-from api.idempotency import OnceOf
-from api.patches import without_nulls
-from api.request import room_for_writes
-from api.wiring import Services, new_id
-from commands.breakers import look
+from api.http.problems import SAYS_SUCCESS
+from commands.delivery.breakers import look
+from commands.delivery.sending import BREAKER
 from commands.entities import Outcome
-from commands.sending import BREAKER
-from domain.breaker import Breaker
-from domain.fields import field_errors
 from domain.lead import Lead
-from domain.refusals import InvalidFields, IsDeleted, NotFound
+from domain.shared.breaker import Breaker
+from domain.shared.fields import field_errors
+from domain.shared.refusals import InvalidFields, IsDeleted, NotFound
 from domain.sms import MESSAGE_MAX_CHARS, TemplateId
 from eventlog.scope import Actor, Scope
 from readmodels.sms import SMS_PAGE_DEFAULT, SMS_PAGE_MAX, sms_history, waiting_messages
+from runtime import codes
+from runtime.composition import new_id
+from runtime.errors import ApiError
+from runtime.gateways.twilio import RECEIPTS_PATH, STATUS_OF, is_signed
+from runtime.patches import JSON_TYPE, without_nulls
 
 PROJECTION = "sms"
 FORM_TYPE = "application/x-www-form-urlencoded"

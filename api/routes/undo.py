@@ -21,11 +21,14 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of, checked
-from api.conditions import POSITION, POSITION_MAX, await_position, reach
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import command_scope, room_for_writes
+from api.dependencies.services import Services
+from api.entities.routes import ServicesOf
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of, checked
+from api.http.conditions import POSITION, POSITION_MAX, await_position, reach
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -35,18 +38,14 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import ServicesOf
-from api.errors import ApiError, as_api_error, facts_of
-from api.idempotency import OnceOf
-from api.job_answers import ACCEPTED, accepted
-from api.parameters import invalid_parameter, plain
-from api.request import command_scope, room_for_writes
-from api.wiring import Services
-from api.work.undo import KIND
-from commands.undo import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Asked, Kinds
-from commands.undo_plan import Attempt, Plan, Step
-from commands.undo_work import UNDO_JOB_EVENTS_MAX
-from domain.entity import (
+from api.http.parameters import invalid_parameter, plain
+from api.jobs.answers import ACCEPTED, accepted
+from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Asked, Kinds
+from commands.undo.plan import Attempt, Plan, Step
+from commands.undo.work import UNDO_JOB_EVENTS_MAX
+from domain.job import Job
+from domain.member import Member
+from domain.shared.entity import (
     Change,
     EntityDeleted,
     EntityEvent,
@@ -54,10 +53,8 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.job import Job
-from domain.kinds import ENTITY_OF, KINDS
-from domain.member import Member
-from domain.refusals import Refusal, TooMuchToUndo, UndoConflict
+from domain.shared.kinds import ENTITY_OF, KINDS
+from domain.shared.refusals import Refusal, TooMuchToUndo, UndoConflict
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from projections.audit import action_of
@@ -68,6 +65,10 @@ from readmodels.audit import (
     positions_of_command,
     whole_of,
 )
+from runtime import codes
+from runtime.errors import ApiError, as_api_error, facts_of
+from runtime.patches import JSON_TYPE
+from runtime.work.undo import KIND
 
 PROJECTION = "audit"
 """By it the events of a command are found."""

@@ -6,11 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api import codes
-from api.auth import Caller, Permission, may
-from api.bodies import JSON_TYPE, Body, body_of
-from api.conditions import await_position, versioned
-from api.description import (
+from api.dependencies.idempotency import OnceOf
+from api.dependencies.request import room_for_writes
+from api.entities.routes import ServicesOf, Versions, changed_by_patch
+from api.http.auth import Caller, Permission, may
+from api.http.bodies import Body, body_of
+from api.http.conditions import await_position, versioned
+from api.http.openapi import (
     EXAMPLE_ID,
     EXAMPLE_TIME,
     ON_BODY,
@@ -25,14 +27,12 @@ from api.description import (
     problems,
     success,
 )
-from api.entity_routes import ServicesOf, Versions, changed_by_patch
-from api.idempotency import OnceOf
-from api.patches import JSON_PATCH_TYPE, MERGE_PATCH_TYPE, PATCH_TYPES
-from api.request import room_for_writes
-from domain.refusals import NotFound
+from domain.shared.refusals import NotFound
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from readmodels.keys import workspace_detail
+from runtime import codes
+from runtime.patches import JSON_PATCH_TYPE, JSON_TYPE, MERGE_PATCH_TYPE, PATCH_TYPES
 
 ROUTER = APIRouter(prefix="/api/workspace", tags=["workspace"])
 

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
 from commands.importing.lookup import normalised
-from domain.cells import restored
+from domain.shared.cells import restored
 
 _NUMERIC_DATE = re.compile(r"(\d{1,2})([/.\-])(\d{1,2})\2(\d{4})")
 _GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")

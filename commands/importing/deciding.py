@@ -24,10 +24,10 @@ from commands.importing.planning import (
 )
 from commands.links import PEOPLE
 from domain.contact import Contact
-from domain.entity import Entity
-from domain.fields import Facts
-from domain.kinds import KINDS
-from domain.refusals import AccountUnavailable, Refusal
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
+from domain.shared.kinds import KINDS
+from domain.shared.refusals import AccountUnavailable, Refusal
 
 TICK = timedelta(microseconds=1)
 

@@ -12,10 +12,10 @@ from commands.importing.findings import Fault, ImportRefused
 from commands.importing.lookup import Lookup
 from domain.account import Account
 from domain.contact import Contact
-from domain.entity import Entity
-from domain.fields import CUSTOM
-from domain.kinds import BY_PLURAL
 from domain.member import Member
+from domain.shared.entity import Entity
+from domain.shared.fields import CUSTOM
+from domain.shared.kinds import BY_PLURAL
 
 NOT_IMPORTED = frozenset({"workspaces", "keys"})
 IMPORTABLE: Mapping[str, type[Entity]] = {

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from domain.entity import Entity
-from domain.fields import Facts
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
 
 
 def canonical(kind: type[Entity], fields: Mapping[str, Any]) -> Facts:

@@ -35,9 +35,9 @@ from commands.importing.tables import CELL_MAX_CHARS, Row
 from commands.importing.timelines import Step, timeline
 from commands.links import PEOPLE
 from domain.contact import Contact
-from domain.entity import Entity
-from domain.fields import CUSTOM, Facts
-from domain.refusals import FieldError, InvalidFields, OccurredTooEarly, Refusal
+from domain.shared.entity import Entity
+from domain.shared.fields import CUSTOM, Facts
+from domain.shared.refusals import FieldError, InvalidFields, OccurredTooEarly, Refusal
 
 DAY = timedelta(days=1)
 

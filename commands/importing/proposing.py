@@ -30,8 +30,8 @@ from commands.importing.options import (
     fields_of,
 )
 from domain.account import Account
-from domain.entity import Entity
-from domain.kinds import KINDS
+from domain.shared.entity import Entity
+from domain.shared.kinds import KINDS
 
 FITTING_MIN = 0.8
 """So large a part of a column's values has to fit a field that goes by another name."""

@@ -29,8 +29,8 @@ from commands.links import PEOPLE
 from domain.account import Account
 from domain.member import Member
 from eventlog.connections import Connection
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 BATCH_ROWS = 500
 """Rows in one transaction; it takes some 100 ms, far from the 5 s that a writer may take."""

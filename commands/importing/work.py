@@ -33,11 +33,11 @@ from commands.importing.store import (
 )
 from commands.importing.tables import START, Place, Row, Table
 from commands.jobs.work import JobContext, Work
-from domain.cells import restored
-from domain.entity import Entity
 from domain.job import ItemError, Step
-from eventlog.log import EventLog
+from domain.shared.cells import restored
+from domain.shared.entity import Entity
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 KIND = "import"
 

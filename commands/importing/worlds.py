@@ -7,11 +7,11 @@ from uuid import UUID
 
 from commands.importing.deciding import Decided, World
 from commands.importing.options import Mode
-from domain.entity import Entity
-from domain.fields import Facts
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
 from eventlog.connections import Connection
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 MADE = """
 SELECT stream_id FROM events

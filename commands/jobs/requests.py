@@ -11,8 +11,8 @@ from uuid import UUID
 from commands.entities import again_where_outrun
 from commands.jobs.keeping import close, keep_items, keep_open
 from domain.job import Job
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from commands.entities import EntityCommands
 from commands.jobs.keeping import close, is_open, keep_errors, note_turn
 from commands.jobs.work import CannotGoOn, JobContext, OpenWork, Told, Work
 from domain.job import Job, Step
-from eventlog.log import EventLog, evolve
 from eventlog.scope import Scope
-from eventlog.streams import TracedEvent, Tracing
+from eventlog.store.log import EventLog, evolve
+from eventlog.store.streams import TracedEvent, Tracing
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What a kind of work has to do: one bounded step, within a transaction that is open already.
 
-A kind of work is a class below `Work`, and a module in api/work that names it (`KIND`) and makes it
-(`open_work`); modules are found by looking. A request for it is `JobCommands.request`.
+A kind of work is a subclass of `Work`, and a module in runtime/work that names it (`KIND`) and
+makes it (`open_work`); modules are found by looking. A request for it is `JobCommands.request`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from uuid import UUID
 from commands.entities import EntityCommands
 from commands.jobs.keeping import read_items
 from domain.job import ItemError, Step
-from eventlog.log import EventLog
 from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 STEP_ITEMS_MAX = 500
 """Items of one step where a kind of work says nothing else. Followers of the log wait for a step

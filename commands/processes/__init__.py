@@ -1,7 +1,8 @@
 """Process managers, found by looking: each module of this package may define one as PROCESS.
 
 A process is pure: an event in, commands out (`commands/process.py`). Following the log for it
-is `commands/inbox.py`, doing what it wants is `commands/outbox.py` and `commands/sending.py`.
+is `commands/delivery/inbox.py`, doing what it wants is `commands/delivery/outbox.py` and
+`commands/delivery/sending.py`.
 """
 
 from __future__ import annotations

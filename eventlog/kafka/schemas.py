@@ -13,7 +13,8 @@ import orjson
 from pydantic import TypeAdapter
 from pydantic.alias_generators import to_camel
 
-from domain.entity import (
+from domain.job import Job, JobEvent
+from domain.shared.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
@@ -23,9 +24,8 @@ from domain.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.fields import CUSTOM
-from domain.job import Job, JobEvent
-from domain.kinds import ENTITY_OF, EVENTS
+from domain.shared.fields import CUSTOM
+from domain.shared.kinds import ENTITY_OF, EVENTS
 from eventlog.kafka.message import MARK_TOPIC
 
 Schema = dict[str, Any]

@@ -74,7 +74,7 @@ CREATE TABLE projector_work (
     batches_by_seconds bigint[] NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN projector_work.source IS 'log or kafka.';
-COMMENT ON COLUMN projector_work.batches_by_events IS 'Counts by size; the bounds are in projections/engine/work.py.';
+COMMENT ON COLUMN projector_work.batches_by_events IS 'Counts by size; the bounds are in projections/engine/live/work.py.';
 
 -- How far each ledger was compared with the log, and where it differs.
 CREATE TABLE projection_checks (

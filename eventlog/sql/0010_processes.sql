@@ -3,7 +3,7 @@
 -- whoever reads history as anybody else (projectors, rebuilds, the API) can cause nothing.
 
 -- The sender follows the log of all workspaces, and acts in one at a time. Whoever may log in as it
--- gets a password where roles are prepared (api/roles.py).
+-- gets a password where roles are prepared (server/postgres/roles.py).
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'annals_sender') THEN
         CREATE ROLE annals_sender LOGIN;

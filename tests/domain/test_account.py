@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from domain.account import Account
-from domain.fields import Facts
-from tests.domain.examples import ACME
-from tests.domain.spec import NOON, created, given, moved, updated, when_created
-from tests.domain.transitions import check_move, every_move
+from domain.shared.fields import Facts
+from tests.support.examples import ACME
+from tests.support.spec import NOON, created, given, moved, updated, when_created
+from tests.support.transitions import check_move, every_move
 
 ANY = "prospect active on_hold inactive churned"
 MAY_BECOME = dict.fromkeys(ANY.split(), ANY)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from domain.api_key import ApiKey
-from domain.refusals import KeyRevoked
-from tests.domain.examples import NIGHTLY_SYNC
-from tests.domain.spec import ID, NOON, created, deleted, given, updated, when_created
+from domain.shared.refusals import KeyRevoked
+from tests.support.examples import NIGHTLY_SYNC
+from tests.support.spec import ID, NOON, created, deleted, given, updated, when_created
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "auditor", "analyst", "read-only"])

@@ -10,12 +10,12 @@ from uuid import UUID
 import pytest
 
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
-from domain.claims import Claim
-from domain.entity import EntityEvent
-from domain.fields import Facts
-from domain.refusals import AlreadyConfirmed, IsDeleted, TransitionRefused
-from tests.domain.examples import FIRST_CALL
-from tests.domain.spec import (
+from domain.shared.claims import Claim
+from domain.shared.entity import EntityEvent
+from domain.shared.fields import Facts
+from domain.shared.refusals import AlreadyConfirmed, IsDeleted, TransitionRefused
+from tests.support.examples import FIRST_CALL
+from tests.support.spec import (
     ADA,
     ID,
     NOON,

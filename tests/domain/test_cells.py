@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.cells import FORMULA_STARTS, neutralised, restored
+from domain.shared.cells import FORMULA_STARTS, neutralised, restored
 
 CELLS = st.text() | st.text(alphabet="'=+-@\t\r\na 1")
 

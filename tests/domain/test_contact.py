@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from domain.contact import Contact
-from tests.domain.examples import ADA_LOVELACE
-from tests.domain.spec import NOON, created, given, updated, when_created
+from tests.support.examples import ADA_LOVELACE
+from tests.support.spec import NOON, created, given, updated, when_created
 
 
 def test_a_contact_is_moved_to_another_address() -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from domain.account import Account
 from domain.api_key import ApiKey
-from domain.entity import Entity
-from domain.fields import CUSTOM_FIELDS_MAX
-from domain.kinds import KINDS
-from domain.refusals import AccountUnavailable, IsDeleted, OccurredTooEarly
-from tests.domain.examples import ACME, EXAMPLES, Example
-from tests.domain.spec import (
+from domain.shared.entity import Entity
+from domain.shared.fields import CUSTOM_FIELDS_MAX
+from domain.shared.kinds import KINDS
+from domain.shared.refusals import AccountUnavailable, IsDeleted, OccurredTooEarly
+from tests.support.examples import ACME, EXAMPLES, Example
+from tests.support.spec import (
     ACCOUNT,
     ADA,
     DAWN,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from domain.job import ERRORS_NAMED_MAX, ItemError, Job, JobEnded, JobStatus, Step
-from tests.domain.spec import DAWN, ID, MINUTE, NOON, WORKSPACE
+from tests.support.spec import DAWN, ID, MINUTE, NOON, WORKSPACE
 
 Decide = Callable[[Job], None]
 

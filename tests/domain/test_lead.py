@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from domain.lead import Lead
-from domain.refusals import AlreadyConverted, IsDeleted, StatusUnchanged, TransitionRefused
-from tests.domain.examples import WALK_IN
-from tests.domain.spec import (
+from domain.shared.refusals import AlreadyConverted, IsDeleted, StatusUnchanged, TransitionRefused
+from tests.support.examples import WALK_IN
+from tests.support.spec import (
     ACCOUNT,
     DAWN,
     ID,
@@ -26,7 +26,7 @@ from tests.domain.spec import (
     updated,
     when_created,
 )
-from tests.domain.transitions import check_move, every_move
+from tests.support.transitions import check_move, every_move
 
 MAY_BECOME = {
     "new": "contacted qualified proposal_sent negotiating won lost",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from domain.meeting import Meeting
-from tests.domain.examples import KICK_OFF
-from tests.domain.spec import NOON, created, given, when_created
-from tests.domain.transitions import check_move, every_move
+from tests.support.examples import KICK_OFF
+from tests.support.spec import NOON, created, given, when_created
+from tests.support.transitions import check_move, every_move
 
 MAY_BECOME = {"scheduled": "held cancelled", "held": "", "cancelled": "scheduled"}
 AT_TEN = {**KICK_OFF, "startsAt": "2026-02-01T10:00:00+00:00"}

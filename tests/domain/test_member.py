@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain.member import Member
-from tests.domain.spec import created, deleted, given, when_created
+from tests.support.spec import created, deleted, given, when_created
 
 
 def test_a_member_needs_a_name_and_nothing_else() -> None:

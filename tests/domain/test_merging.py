@@ -9,12 +9,12 @@ import pytest
 
 from domain.account import Account
 from domain.contact import Contact
-from domain.fields import Facts
-from domain.merging import merged_facts
 from domain.note import Note
-from domain.refusals import InvalidFields, IsDeleted, MergeRefused, WasMerged
-from tests.domain.examples import ACME
-from tests.domain.spec import ACCOUNT, ID, NOON, WORKSPACE, created, deleted, fact, given, moved
+from domain.shared.fields import Facts
+from domain.shared.merging import merged_facts
+from domain.shared.refusals import InvalidFields, IsDeleted, MergeRefused, WasMerged
+from tests.support.examples import ACME
+from tests.support.spec import ACCOUNT, ID, NOON, WORKSPACE, created, deleted, fact, given, moved
 
 OTHER = UUID(int=77)
 MINE: Facts = {"name": "Ada", "title": "CFO", "customFields": {"a": 1, "b": 2}}

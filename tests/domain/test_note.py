@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from domain.fields import TEXT_MAX_CHARS
 from domain.note import Note
-from tests.domain.spec import NOON, created, given, updated, when_created
+from domain.shared.fields import TEXT_MAX_CHARS
+from tests.support.spec import NOON, created, given, updated, when_created
 
 
 def test_a_note_needs_a_body_and_no_title() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from domain.opportunity import Opportunity
-from tests.domain.examples import RENEWAL
-from tests.domain.spec import NOON, created, deleted, given, restored, updated, when_created
-from tests.domain.transitions import check_move, every_move
+from tests.support.examples import RENEWAL
+from tests.support.spec import NOON, created, deleted, given, restored, updated, when_created
+from tests.support.transitions import check_move, every_move
 
 OPEN = "prospecting engaging proposal negotiating"
 MAY_BECOME = dict.fromkeys(OPEN.split(), f"{OPEN} won lost") | {"won": "", "lost": OPEN}

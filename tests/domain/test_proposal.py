@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from domain.entity import EntityEvent
-from domain.fields import Facts
 from domain.proposal import Proposal
-from domain.refusals import IsDeleted, TransitionRefused
-from tests.domain.spec import ADA, ID, NOON, Fact, created, deleted, fact, given, updated
+from domain.shared.entity import EntityEvent
+from domain.shared.fields import Facts
+from domain.shared.refusals import IsDeleted, TransitionRefused
+from tests.support.spec import ADA, ID, NOON, Fact, created, deleted, fact, given, updated
 
 OFFER: Facts = {"title": "Renewal", "status": "draft", "value": "1200.00"}
 THEN = NOON.isoformat()

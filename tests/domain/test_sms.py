@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given as example
 from hypothesis import strategies as st
 
-from domain.entity import EntityUpdated
-from domain.kinds import EVENTS
-from domain.phone import PhoneUnusable, to_e164
+from domain.shared.entity import EntityUpdated
+from domain.shared.kinds import EVENTS
+from domain.shared.phone import PhoneUnusable, to_e164
 from domain.sms import (
     TEMPLATES,
     Sms,
@@ -21,8 +21,8 @@ from domain.sms import (
     render,
     variables_of,
 )
-from tests.domain.examples import REMINDER
-from tests.domain.spec import NOON, created, given, moved, updated, when_created
+from tests.support.examples import REMINDER
+from tests.support.spec import NOON, created, given, moved, updated, when_created
 
 every_template = pytest.mark.parametrize("template_id", TemplateId)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from domain.task import Task
-from tests.domain.examples import CALL_BACK
-from tests.domain.spec import created, when_created
-from tests.domain.transitions import check_move, every_move
+from tests.support.examples import CALL_BACK
+from tests.support.spec import created, when_created
+from tests.support.transitions import check_move, every_move
 
 MAY_BECOME = {
     "todo": "in_progress done",

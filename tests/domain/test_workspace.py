@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain.workspace import Workspace
-from tests.domain.spec import NOON, created, given, updated, when_created
+from tests.support.spec import NOON, created, given, updated, when_created
 
 ACME_SALES = {"name": "Acme Sales"}
 

@@ -1,0 +1,54 @@
+"""What a route knows of the request besides its own parameters."""
+
+from __future__ import annotations
+
+from anyio import to_thread
+from fastapi import Request
+
+from api.dependencies.services import Services
+from api.http.auth import Caller
+from eventlog.scope import Scope
+from runtime import codes
+from runtime.composition import new_id
+from runtime.errors import ApiError
+from runtime.tracing import TRACEPARENT
+
+USER_AGENT_MAX_CHARS = 256
+
+
+async def services_of(request: Request) -> Services:
+    """A dependency: what this process works with."""
+    services: Services = request.app.state.services
+    return services
+
+
+def command_scope(request: Request, caller: Caller) -> Scope:
+    """The scope of the command that this request is; it becomes the metadata of the events."""
+    return Scope(
+        workspace_id=caller.workspace_id,
+        actor=caller.actor,
+        command=request.scope["route"].operation_id,
+        command_id=str(new_id()),
+        request_id=request.state.request_id,
+        ip=request.client.host if request.client else "",
+        user_agent=_user_agent(request),
+        extra=_trace(request),
+    )
+
+
+async def room_for_writes(request: Request) -> None:
+    """A dependency: refuse a write with 503 (E3002) where too many wait for their turn."""
+    waiting = to_thread.current_default_thread_limiter().statistics().tasks_waiting
+    if waiting >= request.app.state.settings.write_queue_max:
+        raise ApiError(codes.DATABASE_BUSY)
+
+
+def _trace(request: Request) -> dict[str, str]:
+    """The trace that the request belongs to, where one is kept."""
+    traceparent = getattr(request.state, TRACEPARENT, "")
+    return {TRACEPARENT: traceparent} if traceparent else {}
+
+
+def _user_agent(request: Request) -> str:
+    given = request.headers.get("User-Agent", "")[:USER_AGENT_MAX_CHARS]
+    return "".join(char for char in given if char.isprintable())

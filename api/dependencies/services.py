@@ -1,0 +1,144 @@
+"""What the routes of one process share, opened in order and closed in the opposite one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from anyio import CapacityLimiter
+from psycopg_pool import ConnectionPool
+
+from api.exports.streaming import ExportDesk, ExportLimits
+from api.http.auth import Authenticator
+from api.jobs.feed import JobFeed
+from api.realtime.hub import Hub
+from api.realtime.tables import Tables
+from commands.bulk import BulkCommands
+from commands.entities import EntityCommands
+from commands.importing.commands import ImportCommands
+from commands.jobs.requests import JobCommands
+from commands.leads import LeadCommands
+from commands.merging import MergeCommands
+from commands.sms import SmsCommands
+from commands.undo.commands import UndoCommands
+from eventlog.connections import Connection, write_pool
+from eventlog.store.log import EventLog
+from readmodels.checkpoints import Checkpoints
+from readmodels.pool import ReadPool
+from runtime.composition import app_url, new_id, now, open_writing, sms_limits
+from runtime.health import Lookout
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+
+AS_OF_CONNECTIONS = 2
+"""Lists as of a time are folded from history; no more of them at once than this."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that routes work with; one per process."""
+
+    settings: Settings
+    log: EventLog
+    commands: EntityCommands
+    leads: LeadCommands
+    merging: MergeCommands
+    undo: UndoCommands
+    sms: SmsCommands
+    writes: ConnectionPool[Connection]
+    """For what the API's role may write beside the log."""
+    reads: ReadPool
+    checkpoints: Checkpoints
+    authenticator: Authenticator
+    history: ConnectionPool[Connection]
+    """For lists as of a time, apart from what serves commands."""
+    history_limit: CapacityLimiter
+    lookout: Lookout
+    """For health and metrics."""
+    exports: ExportDesk
+    jobs: JobCommands
+    imports: ImportCommands
+    bulk: BulkCommands
+    job_feed: JobFeed
+    hub: Hub
+    """For who follows changes."""
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    """Everything, opened in order and closed in the opposite one."""
+    url = app_url(settings)
+    reads = ReadPool(url, max_size=settings.read_connections_max)
+    exports = export_desk(settings)
+    checkpoints = Checkpoints(url)
+    lookout = Lookout(url, stall_after_s=settings.stall_after_s)
+    told: list[Callable[[], None]] = []
+    with (
+        open_writing(settings, metrics, told) as writing,
+        write_pool(url, max_size=AS_OF_CONNECTIONS) as history,
+    ):
+        metrics.pools |= {
+            "read": reads.statistics,
+            "history": history.get_stats,
+            "export": exports.pool.statistics,
+        }
+        await reads.open()
+        await exports.pool.open()
+        authenticator = Authenticator(reads, writing.log, now)
+        hub = Hub(url, reads, Tables(checkpoints), authenticator, settings)
+        metrics.hub = hub.statistics
+        told.append(hub.hint)
+        await hub.start()
+        await checkpoints.start()
+        job_feed = JobFeed(reads, checkpoints)
+        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
+        try:
+            yield Services(
+                settings=settings,
+                log=writing.log,
+                commands=writing.commands,
+                leads=LeadCommands(writing.log, writing.commands, clock=now, new_id=new_id),
+                merging=MergeCommands(writing.log, clock=now),
+                undo=UndoCommands(writing.log, clock=now),
+                sms=SmsCommands(
+                    writing.log, writing.commands, clock=now, limits=sms_limits(settings)
+                ),
+                writes=writing.pool,
+                reads=reads,
+                checkpoints=checkpoints,
+                authenticator=authenticator,
+                history=history,
+                history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
+                lookout=lookout,
+                exports=exports,
+                jobs=jobs,
+                imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
+                bulk=BulkCommands(writing.log, clock=now),
+                job_feed=job_feed,
+                hub=hub,
+            )
+        finally:
+            await hub.stop()
+            await job_feed.close()
+            await lookout.close()
+            await checkpoints.stop()
+            await exports.pool.close()
+            await reads.close()
+
+
+def export_desk(settings: Settings) -> ExportDesk:
+    """What exports work with; its pool is opened and closed by whoever asks for it."""
+    limits = ExportLimits(
+        at_once=settings.exports_max,
+        per_workspace=settings.exports_per_workspace_max,
+        timeout_s=settings.export_timeout_s,
+        stall_timeout_s=settings.export_stall_timeout_s,
+    )
+    pool = ReadPool(
+        app_url(settings),
+        max_size=settings.exports_max,
+        statement_timeout_ms=int(settings.export_timeout_s * 1000),
+        name="annals-export",
+    )
+    return ExportDesk(pool, limits)

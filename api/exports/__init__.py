@@ -1,0 +1,1 @@
+"""Exports: streams of many rows from one point of the log."""

@@ -1,0 +1,1 @@
+"""HTTP without the CRM: authentication, conditions, bodies, problem documents, OpenAPI."""

@@ -1,0 +1,120 @@
+"""Problem documents (RFC 9457): how the API answers a request that fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+from eventsourcing.persistence import PersistenceError
+from fastapi import FastAPI, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from domain.shared.refusals import FieldError, Refusal
+from runtime import codes
+from runtime.codes.code import ErrorCode
+from runtime.errors import OF_FAILURE, ApiError, as_api_error, field_problem
+
+log = logging.getLogger(__name__)
+
+PROBLEM = "application/problem+json"
+
+
+RETRY_AFTER_S = 1
+
+
+TRY_AGAIN = frozenset(
+    {
+        codes.IDEMPOTENCY_KEY_IN_FLIGHT,
+        codes.TOO_MANY_EXPORTS_OF_WORKSPACE,
+        codes.TOO_MANY_OF_KEY,
+    }
+)
+"""What is worth asking again soon, besides everything that is 503."""
+
+
+SAYS_SUCCESS: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
+"""Marks a route (`openapi_extra`) whose answers carry `success`: false in those to failures."""
+
+
+OF_HTTP: Mapping[int, ErrorCode] = MappingProxyType(
+    {404: codes.NO_SUCH_ROUTE, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
+)
+
+
+def problem(error: ApiError, *, path: str, request_id: str) -> Response:
+    """The problem document that tells of the error."""
+    code = error.code
+    body: dict[str, Any] = {
+        "type": f"/api/errors/{code.code}",
+        "title": code.title,
+        "status": code.status,
+        "detail": error.detail or code.title,
+        "instance": path,
+        "code": code.known_as or code.code,
+        "requestId": request_id,
+    }
+    if code.known_as:
+        body["errorCode"] = code.code
+    if error.errors:
+        body["errors"] = [field_problem(each) for each in error.errors]
+    headers = dict(error.headers)
+    if code.status == 503 or code in TRY_AGAIN:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    if code.status == 401:
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="annals"')
+    content = orjson.dumps({**error.facts, **body}, default=str)
+    return Response(content, status_code=code.status, media_type=PROBLEM, headers=headers)
+
+
+async def answer(request: HTTPConnection, error: Exception) -> Response:
+    """Tell the client; log with its traceback what is ours to mend."""
+    told = _as_api_error(error)
+    if told.code.status >= 500 and not isinstance(error, ApiError):
+        log.error(
+            "%s %s: %s", told.code.code, request.url.path, type(error).__name__, exc_info=error
+        )
+    if _says_success(request):
+        told.facts["success"] = False
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return problem(told, path=request.url.path, request_id=request_id)
+
+
+def _says_success(request: HTTPConnection) -> bool:
+    """Whether the answers of this route say `success`, and so those to failures as well."""
+    extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
+    return SAYS_SUCCESS.keys() <= extra.keys()
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Have the app answer every foreseen error with a problem document."""
+    for kind in (ApiError, Refusal, RequestValidationError, HTTPException, PersistenceError):
+        app.add_exception_handler(kind, answer)
+    for failure, _ in OF_FAILURE:
+        app.add_exception_handler(failure, answer)
+
+
+def _invalid_parameters(error: RequestValidationError) -> ApiError:
+    faults = [
+        FieldError(".".join(str(part) for part in fault["loc"][1:]), fault["type"], fault["msg"])
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{each.field}: {each.message}" for each in faults)
+    return ApiError(codes.INVALID_PARAMETER, detail, errors=faults)
+
+
+def _from_framework(error: HTTPException) -> ApiError:
+    code = OF_HTTP.get(error.status_code, codes.HTTP_REFUSED)
+    return ApiError(code, headers=error.headers)
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    if isinstance(error, RequestValidationError):
+        return _invalid_parameters(error)
+    if isinstance(error, HTTPException):
+        return _from_framework(error)
+    return as_api_error(error)

@@ -1,0 +1,125 @@
+"""Files in the body of a request: taken as they arrive, so that none is held in memory whole."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from email.message import Message
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from commands.importing.store import PART_BYTES
+from runtime import codes
+from runtime.errors import ApiError
+
+CSV_TYPE = "text/csv"
+FORM_TYPE = "multipart/form-data"
+FILE_TYPES = (CSV_TYPE, FORM_TYPE)
+FILE_PART = "file"
+PARTS_AT_ONCE = 4
+NAME_MAX_CHARS = 200
+UNNAMED = "import.csv"
+
+Save = Callable[[int, list[bytes]], Awaitable[None]]
+"""Keeps parts of a file, given the number of the first."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A file that came whole: its length, its SHA-256, its name where the form gave one."""
+
+    size_bytes: int
+    digest: bytes
+    name: str | None
+
+
+def charset_of(request: Request) -> str | None:
+    """The encoding that Content-Type names."""
+    header = Message()
+    header["Content-Type"] = request.headers.get("Content-Type", "")
+    return header.get_content_charset()
+
+
+async def receive_file(request: Request, save: Save) -> Received:
+    """Take the file, as `text/csv` or as the part `file` of a form.
+
+    Raises 400 (E2066), 408 (E4002), 413 (E2061), 415 (E2025).
+    """
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type not in FILE_TYPES:
+        headers = {"Accept": ", ".join(FILE_TYPES)}
+        raise ApiError(codes.WRONG_MEDIA_TYPE, headers=headers, supported=list(FILE_TYPES))
+    try:
+        async with asyncio.timeout(request.app.state.settings.import_upload_timeout_s):
+            if media_type == CSV_TYPE:
+                return await _saved(_bounded(request), save, None)
+            return await _from_form(request, save)
+    except TimeoutError:
+        raise ApiError(codes.BODY_TOO_SLOW, headers={"Connection": "close"}) from None
+
+
+async def _from_form(request: Request, save: Save) -> Received:
+    try:
+        form = await MultiPartParser(request.headers, _bounded(request), max_files=1).parse()
+    except (MultiPartException, KeyError) as fault:
+        raise ApiError(codes.WRONG_FORM, str(getattr(fault, "message", fault))) from None
+    try:
+        file = form.get(FILE_PART)
+        if not isinstance(file, UploadFile):
+            raise ApiError(codes.WRONG_FORM)
+        return await _saved(_read(file), save, file.filename)
+    finally:
+        await form.close()
+
+
+async def _read(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(PART_BYTES):
+        yield chunk
+
+
+async def _bounded(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body, as long as it is no longer than it may be."""
+    most = request.app.state.settings.import_max_bytes
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            # The rest is not read, so the connection cannot serve another request.
+            headers = {"Connection": "close"}
+            raise ApiError(codes.IMPORT_TOO_LARGE, headers=headers, maxBytes=most)
+        yield chunk
+
+
+async def _saved(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> Received:
+    """Save the chunks as parts of one length, some at a time."""
+    digest, size, number = hashlib.sha256(), 0, 0
+    rest = bytearray()
+    async for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        rest += chunk
+        if len(rest) >= PART_BYTES * PARTS_AT_ONCE:
+            whole = len(rest) // PART_BYTES * PART_BYTES
+            number += await _save(save, number, rest[:whole])
+            del rest[:whole]
+    await _save(save, number, rest)
+    return Received(size, digest.digest(), name)
+
+
+async def _save(save: Save, number: int, content: bytearray) -> int:
+    starts = range(0, len(content), PART_BYTES)
+    parts = [bytes(content[start : start + PART_BYTES]) for start in starts]
+    if parts:
+        await save(number, parts)
+    return len(parts)
+
+
+def plain_name(name: str | None) -> str:
+    """What a file is called, without the folders and whatever else a client may put into it."""
+    last = (name or "").replace("\\", "/").rpartition("/")[2]
+    plain = "".join(char for char in last if char.isprintable()).strip()[:NAME_MAX_CHARS]
+    return plain or UNNAMED

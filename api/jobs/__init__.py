@@ -1,0 +1,1 @@
+"""Jobs and imports as the API shows them."""

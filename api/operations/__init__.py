@@ -1,1 +1,0 @@
-"""Running Annals: logs, health, metrics, traces, and jobs on projections."""

@@ -1,0 +1,1 @@
+"""Undo of an event or of a whole operation."""

@@ -1,0 +1,1 @@
+"""What the aggregates share: the entity, its fields, refusals, kinds."""

@@ -1,0 +1,104 @@
+"""Time that is claimed: kept in the transaction of the events from which it follows.
+
+What an entity claims is told by the entity (`Entity.claim`); here it is compared with what others
+claim, under a lock of whose time it is. The table can be made anew from the log at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+import orjson
+
+from domain.shared.claims import Claim
+from domain.shared.refusals import Taken, TimeTaken
+from eventlog.connections import Connection
+
+CLAIM = """
+SELECT entity_id, taken_by, taken_from, taken_until FROM claim_times(%s::uuid, %s::json)
+"""
+SELECT_CLAIMANTS = """
+SELECT stream_id, topic FROM events
+ WHERE workspace_id = %s AND stream_version = 1 AND topic = ANY(%s) ORDER BY position
+"""
+# Held until the end of the transaction. Who has claimed time but has not committed is waited for.
+HOLD = "LOCK TABLE claimed_times IN EXCLUSIVE MODE"
+FORGET = """
+DELETE FROM claimed_times AS t
+ USING json_to_recordset(%(batch)s::json) AS c(entity uuid, holder uuid)
+ WHERE t.workspace_id = %(workspace)s AND t.entity_id = c.entity AND c.holder IS NULL
+RETURNING t.entity_id
+"""
+STORE = """
+INSERT INTO claimed_times AS t (workspace_id, entity_id, holder_id, starts_at, ends_at, may_overlap)
+SELECT %(workspace)s, c.entity, c.holder, c.starts, c.ends, c.may_overlap
+  FROM json_to_recordset(%(batch)s::json)
+    AS c(entity uuid, holder uuid, starts timestamptz, ends timestamptz, may_overlap boolean)
+ WHERE c.holder IS NOT NULL
+    ON CONFLICT (workspace_id, entity_id) DO UPDATE
+   SET holder_id = excluded.holder_id, starts_at = excluded.starts_at,
+       ends_at = excluded.ends_at, may_overlap = excluded.may_overlap
+ WHERE (t.holder_id, t.starts_at, t.ends_at, t.may_overlap)
+       <> (excluded.holder_id, excluded.starts_at, excluded.ends_at, excluded.may_overlap)
+RETURNING t.entity_id
+"""
+SHOWN_MAX = 10
+"""So many of those that have the time already are named."""
+
+
+def keep_claims(
+    connection: Connection, workspace_id: UUID, claims: Mapping[UUID, Claim | None]
+) -> None:
+    """These entities claim this from now on, None is nothing any more. In a transaction.
+
+    Raises `TimeTaken`; the transaction (or savepoint) must be rolled back then.
+    """
+    rows = connection.execute(CLAIM, (workspace_id, _batch(claims))).fetchall()
+    if rows:
+        first = rows[0][0]
+        taken = [Taken(*row[1:]) for row in rows if row[0] == first]
+        claim = claims[first]
+        assert claim is not None
+        raise TimeTaken(first, claim.holder_id, taken[:SHOWN_MAX])
+
+
+def hold_claims(connection: Connection) -> None:
+    """Until the end of the transaction nobody else claims time."""
+    connection.execute(HOLD)
+
+
+def store_claims(
+    connection: Connection, workspace_id: UUID, claims: Mapping[UUID, Claim | None]
+) -> list[UUID]:
+    """Write these claims down without a question; the entities whose claim it was not."""
+    parameters = {"workspace": workspace_id, "batch": _batch(claims)}
+    return [
+        row[0]
+        for statement in (FORGET, STORE)
+        for row in connection.execute(statement, parameters).fetchall()
+    ]
+
+
+def select_claimants(
+    connection: Connection, workspace_id: UUID, topics: Collection[str]
+) -> list[tuple[UUID, str]]:
+    """Id and first topic of all that ever were and may claim time."""
+    rows = connection.execute(SELECT_CLAIMANTS, (workspace_id, list(topics))).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
+def _batch(claims: Mapping[UUID, Claim | None]) -> str:
+    return orjson.dumps([_row(entity_id, claim) for entity_id, claim in claims.items()]).decode()
+
+
+def _row(entity_id: UUID, claim: Claim | None) -> dict[str, object]:
+    if claim is None:
+        return {"entity": entity_id, "holder": None}
+    return {
+        "entity": entity_id,
+        "holder": claim.holder_id,
+        "starts": claim.starts_at,
+        "ends": claim.ends_at,
+        "may_overlap": claim.may_overlap,
+    }

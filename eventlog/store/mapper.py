@@ -1,0 +1,123 @@
+"""Between the domain's events and rows of the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from eventsourcing.domain import AggregateCreated
+from eventsourcing.persistence import (
+    Mapper,
+    MapperDeserialisationError,
+    Notification,
+    StoredEvent,
+    Transcoder,
+)
+from pydantic.alias_generators import to_camel, to_snake
+
+from domain.shared.entity import EntityEvent
+from domain.shared.kinds import AGGREGATE_OF, EVENTS
+from eventlog.upcast import upcast
+
+# What has a column of its own, and so is not repeated in `data`.
+COLUMNS = frozenset(
+    {
+        "originator_id",
+        "originator_version",
+        "originator_topic",
+        "timestamp",
+        "account_id",
+        "workspace_id",
+    }
+)
+
+IDS = frozenset({"deleted_with", "merged_into", "moved_to", "moved_from", "other"})
+"""What data holds ids in."""
+
+
+@dataclass(frozen=True)
+class LogEvent(StoredEvent):
+    """A stored event with the columns that the library's own does not have."""
+
+    occurred_at: datetime
+    account_id: UUID | None
+    workspace_id: UUID | None
+    """Set when read; when written it comes from the scope of the transaction."""
+
+
+@dataclass(frozen=True)
+class LogNotification(LogEvent, Notification):
+    """A stored event with its position, as the library's notification log hands it out."""
+
+
+class OrjsonTranscoder(Transcoder):
+    """JSON by orjson. Event data holds nothing but JSON, UUIDs excepted."""
+
+    def encode(self, obj: Any) -> bytes:
+        return orjson.dumps(obj)
+
+    def decode(self, data: bytes) -> Any:
+        return orjson.loads(data)
+
+
+class EventMapper(Mapper[UUID]):
+    """Maps domain events to rows and back, upcasting what was written in older versions."""
+
+    def to_stored_event(self, domain_event: Any) -> LogEvent:
+        event: EntityEvent = domain_event
+        data = {
+            _wire(name): value
+            for name, value in vars(event).items()
+            if name not in COLUMNS and not (value is None and name in event.OMITTED)
+        }
+        return LogEvent(
+            originator_id=event.originator_id,
+            originator_version=event.originator_version,
+            topic=event.TOPIC,
+            state=self.transcoder.encode(data),
+            occurred_at=event.timestamp,
+            account_id=event.account_id,
+            workspace_id=None,
+        )
+
+    def to_domain_event(self, stored_event: StoredEvent) -> EntityEvent:
+        assert isinstance(stored_event, LogEvent)
+        topic, data = upcast(stored_event.topic, self.transcoder.decode(stored_event.state))
+        event_class = EVENTS.get(topic)
+        if event_class is None:
+            raise MapperDeserialisationError(f"no event class for topic {topic!r}")
+        state = {_attribute(name): value for name, value in data.items()}
+        state["originator_id"] = stored_event.originator_id
+        state["originator_version"] = stored_event.originator_version
+        state["timestamp"] = stored_event.occurred_at
+        state["account_id"] = stored_event.account_id
+        if issubclass(event_class, AggregateCreated):
+            state["originator_topic"] = AGGREGATE_OF[topic].TOPIC
+            state["workspace_id"] = stored_event.workspace_id
+        for name in IDS & state.keys():
+            state[name] = state[name] and UUID(state[name])
+        event = object.__new__(event_class)
+        event.__dict__.update(state)
+        return event
+
+
+_WIRE: dict[str, str] = {}
+_ATTRIBUTE: dict[str, str] = {}
+
+
+def _wire(attribute: str) -> str:
+    name = _WIRE.get(attribute)
+    if name is None:
+        name = _WIRE[attribute] = to_camel(attribute)
+        _ATTRIBUTE[name] = attribute
+    return name
+
+
+def _attribute(wire: str) -> str:
+    name = _ATTRIBUTE.get(wire)
+    if name is None:
+        name = _ATTRIBUTE[wire] = to_snake(wire)
+    return name

@@ -1,0 +1,156 @@
+"""Reading events of the log with what is known of them: position, metadata, time of recording.
+
+Within a transaction of the log (`EventLog.transaction`), and so in one workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from eventsourcing.persistence import Mapper
+
+from domain.shared.entity import EntityEvent
+from eventlog.connections import Connection
+from eventlog.store.mapper import LogEvent
+
+AS_ONE = "asOne"
+"""In the metadata of events: no part of what the command did is undone without the rest."""
+
+COLUMNS = """
+e.position, e.workspace_id, e.stream_id, e.stream_version, e.topic, e.data, e.metadata,
+e.occurred_at, e.recorded_at, e.account_id
+"""
+
+AT_POSITIONS = f"""
+SELECT {COLUMNS} FROM events AS e
+ WHERE e.workspace_id = %(workspace)s AND e.position = ANY(%(positions)s::bigint[])
+ ORDER BY e.position
+"""
+
+WHOLE_STREAMS = f"""
+SELECT {COLUMNS} FROM events AS e
+ WHERE e.workspace_id = %(workspace)s AND e.stream_id = ANY(%(streams)s::uuid[])
+ ORDER BY e.stream_id, e.stream_version
+"""
+
+# Accounts, and those that ever were merged into one of them: what hangs on them was created on one
+# of all these.
+TAKEN_OVER = """
+taken_over(id) AS (
+    SELECT unnest(%(accounts)s::uuid[])
+    UNION
+    SELECT (m.data->>'other')::uuid FROM taken_over AS o JOIN events AS m ON m.stream_id = o.id
+     WHERE m.workspace_id = %(workspace)s AND m.topic = 'account.merged'
+)
+"""
+
+# What an account took along when it was deleted, and what came back with it. Its children are
+# deleted just before it and after its own last event, and restored just after it: while it is
+# deleted nothing happens to them.
+DELETED_ALONG = f"""
+WITH RECURSIVE {TAKEN_OVER}
+SELECT e.position FROM taken_over AS o
+  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
+  JOIN events AS e ON e.stream_id = c.stream_id
+ WHERE c.workspace_id = %(workspace)s
+   AND e.workspace_id = c.workspace_id AND e.position < %(position)s
+   AND e.data->>'deletedWith' = %(account)s::text
+   AND e.position > (SELECT position FROM events
+                      WHERE stream_id = %(account)s AND workspace_id = %(workspace)s
+                        AND stream_version = %(version)s - 1)
+"""
+RESTORED_ALONG = f"""
+WITH RECURSIVE {TAKEN_OVER}
+SELECT min(e.position) FROM taken_over AS o
+  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
+  JOIN events AS e ON e.stream_id = c.stream_id
+  JOIN events AS b ON b.stream_id = e.stream_id AND b.stream_version = e.stream_version - 1
+ WHERE c.workspace_id = %(workspace)s
+   AND e.workspace_id = c.workspace_id AND e.position > %(position)s
+   AND b.workspace_id = c.workspace_id AND b.position < %(position)s
+   AND b.data->>'deletedWith' = %(account)s::text
+ GROUP BY e.stream_id
+"""
+
+
+@dataclass(frozen=True)
+class TracedEvent:
+    """An event, and what the log knows of it besides."""
+
+    position: int
+    event: EntityEvent
+    metadata: dict[str, Any]
+    recorded_at: datetime
+
+    @property
+    def stream_id(self) -> UUID:
+        """The entity's id."""
+        return self.event.originator_id
+
+    @property
+    def version(self) -> int:
+        """The entity's version by this event."""
+        return self.event.originator_version
+
+
+class Tracing:
+    """Finds events of one workspace."""
+
+    def __init__(self, connection: Connection, mapper: Mapper[UUID], workspace_id: UUID) -> None:
+        self._connection = connection
+        self._mapper = mapper
+        self._workspace_id = workspace_id
+
+    def at(self, positions: Collection[int]) -> list[TracedEvent]:
+        """The events at these positions, in order; those that are not there are left out."""
+        return self._events(AT_POSITIONS, positions=list(positions))
+
+    def streams(self, ids: Collection[UUID]) -> dict[UUID, list[TracedEvent]]:
+        """All events of these entities, each entity's in order of version."""
+        found: dict[UUID, list[TracedEvent]] = {each: [] for each in ids}
+        for event in self._events(WHOLE_STREAMS, streams=list(ids)):
+            found[event.stream_id].append(event)
+        return found
+
+    def deleted_along(self, deletion: TracedEvent) -> list[int]:
+        """Positions of the events by which the deletion of an account took things along."""
+        return self._positions(DELETED_ALONG, deletion)
+
+    def restored_along(self, restoration: TracedEvent) -> list[int]:
+        """Positions of the events by which things came back with the account."""
+        return self._positions(RESTORED_ALONG, restoration)
+
+    def _positions(self, statement: str, of: TracedEvent) -> list[int]:
+        parameters = {
+            "workspace": self._workspace_id,
+            "account": of.stream_id,
+            "accounts": [of.stream_id],
+            "position": of.position,
+            "version": of.version,
+        }
+        return [row[0] for row in self._connection.execute(statement, parameters)]
+
+    def _events(self, statement: str, **parameters: Any) -> list[TracedEvent]:
+        rows = self._connection.execute(statement, {"workspace": self._workspace_id, **parameters})
+        return [self._traced(row) for row in rows]
+
+    def _traced(self, row: tuple[Any, ...]) -> TracedEvent:
+        position, workspace, stream, version, topic, data, metadata, occurred, recorded, account = (
+            row
+        )
+        stored = LogEvent(
+            originator_id=stream,
+            originator_version=version,
+            topic=topic,
+            state=data,
+            occurred_at=occurred,
+            account_id=account,
+            workspace_id=workspace,
+        )
+        event: Any = self._mapper.to_domain_event(stored)
+        return TracedEvent(position, event, orjson.loads(metadata), recorded)

@@ -1,0 +1,1 @@
+"""The live projector: it reads the log, folds batches and applies them in sets."""

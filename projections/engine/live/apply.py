@@ -1,0 +1,187 @@
+"""Apply folded changes: one statement a table, whatever the number of rows.
+
+The statement is made from the table as it is in the database, so that a table is described in one
+place, its SQL definition. Counters of a table are derived from the very rows that change, in the
+same statement: they cannot drift from what they count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from eventlog.connections import Connection
+from projections.changes import Counts, Key, Patch, Put, Table
+from projections.engine.live.fold import Dated
+
+VERSION = "version"
+"""The column of tables whose rows are entities."""
+
+SELECT_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod)
+  FROM pg_attribute a
+ WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped
+   AND a.attgenerated = ''
+ ORDER BY a.attnum
+"""
+
+INPUT = """
+WITH input AS MATERIALIZED (
+    SELECT (i->>'o') AS op, (i->>'w')::uuid AS workspace_id, (i->>'k')::{key_type} AS {key},
+           i->'r' AS row, i->'a' AS add, i->'m' AS merge, (i->>'v')::integer AS version
+      FROM jsonb_array_elements(%s::jsonb) AS i
+)"""
+
+REMOVE = """,
+removed AS (
+    DELETE FROM {table} AS t USING input AS i
+     WHERE i.op = 'remove' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
+)"""
+
+PATCH = """,
+patched AS (
+    UPDATE {table} AS t SET ({columns}) = (
+        SELECT {patched} FROM jsonb_populate_record(t, coalesce(i.row, '{{}}')) AS r)
+      FROM input AS i
+     WHERE i.op = 'patch' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
+    RETURNING {returning}
+)"""
+
+PUT = """,
+put AS (
+    INSERT INTO {table} AS t (workspace_id, {key}, {columns})
+    SELECT i.workspace_id, i.{key}, {fresh}
+      FROM input AS i, jsonb_populate_record(NULL::{table}, i.row) AS r
+     WHERE i.op = 'put'{not_older}
+    ON CONFLICT (workspace_id, {key}) DO UPDATE SET ({columns}) = ROW({excluded})
+    RETURNING {returning}
+)"""
+
+PARTS = {"remove": REMOVE, "patch": PATCH, "put": PUT}
+"""What stands in a statement for each kind of change: only those that there are cost anything."""
+AFTER = {
+    "patch": " UNION ALL SELECT *, 1 FROM patched",
+    "put": " UNION ALL SELECT *, 1 FROM put",
+}
+"""What of them is counted."""
+
+BEFORE = """,
+before AS (
+    SELECT {returning} FROM {table} AS t JOIN input AS i
+        ON t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
+)"""
+
+# What happened to an entity before it moved to another account may come after what happened there:
+# they are in two partitions of Kafka. The row knows by which version it is.
+NEWER = " AND (i.version IS NULL OR t.version < i.version)"
+NOT_OLDER = """
+       AND NOT EXISTS (SELECT FROM {table} AS t
+                        WHERE t.workspace_id = i.workspace_id AND t.{key} = i.{key}
+                          AND t.version >= i.version)"""
+
+COUNT = """
+INSERT INTO {counts} AS c (workspace_id, {by}, n{sums})
+SELECT workspace_id, {by}, sum(n) AS n{summed}
+  FROM (SELECT *, -1 AS n FROM before{after}) AS moved
+ GROUP BY workspace_id, {by}
+HAVING sum(n) <> 0{having}
+ ORDER BY workspace_id, {by}
+    ON CONFLICT (workspace_id, {by}) DO UPDATE SET n = c.n + excluded.n{added}
+"""
+
+
+@dataclass
+class Statement:
+    """The statement that applies changes to one table, composed for their kinds."""
+
+    table: Table
+    name: str
+    """Of the table, with its schema."""
+    counts: str
+    """The same of the table of its counters."""
+    types: dict[str, str]
+    """Of its columns."""
+    composed: dict[frozenset[str], bytes] = field(default_factory=dict)
+
+    def apply(self, connection: Connection, changes: dict[Key, Dated]) -> None:
+        """Apply one change for each row."""
+        if not changes:
+            return
+        encoded = [_encode(key, each) for (_, key), each in changes.items()]
+        operations = frozenset([each["o"] for each in encoded])
+        statement = self.composed.get(operations)
+        if statement is None:
+            statement = self.composed[operations] = self._compose(operations).encode()
+        connection.execute(statement, (orjson.dumps(encoded).decode(),), prepare=True)
+
+    def _compose(self, operations: frozenset[str]) -> str:
+        table, counts = self.table, self.table.counts
+        columns = [name for name in self.types if name not in {"workspace_id", table.key}]
+        returning = "t.workspace_id"
+        if counts:
+            returning = ", ".join(f"t.{c}" for c in ("workspace_id", *counts.by, *counts.sums))
+        is_versioned = VERSION in columns
+        text = INPUT + (BEFORE if counts else "")
+        text += "".join(part for name, part in PARTS.items() if name in operations)
+        return text.format(
+            table=self.name,
+            key=table.key,
+            key_type=self.types[table.key],
+            columns=", ".join(columns),
+            patched=", ".join(_patched(table, column) for column in columns),
+            fresh=", ".join(f"r.{column}" for column in columns),
+            excluded=", ".join(f"excluded.{column}" for column in columns),
+            returning=returning,
+            newer=NEWER if is_versioned else "",
+            not_older=NOT_OLDER.format(table=self.name, key=table.key) if is_versioned else "",
+        ) + (_count(self.counts, counts, operations) if counts else "SELECT 1")
+
+
+def prepare(connection: Connection, schema: str, table: Table) -> Statement:
+    """The statement for a table as it stands in this schema. Raises where the table is missing."""
+    name = f"{schema}.{table.name}"
+    types: dict[str, str] = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
+    return Statement(table, name, f"{schema}.{table.counts.table}" if table.counts else "", types)
+
+
+def _patched(table: Table, column: str) -> str:
+    if column in table.counters:
+        return f"r.{column} + coalesce((i.add->>'{column}')::bigint, 0)"
+    if column in table.maps:
+        return f"jsonb_strip_nulls(r.{column} || coalesce(i.merge->'{column}', '{{}}'))"
+    return f"r.{column}"
+
+
+def _count(counts_table: str, counts: Counts, operations: frozenset[str]) -> str:
+    total = "sum(n * coalesce({0}, 0))"
+    return COUNT.format(
+        counts=counts_table,
+        by=", ".join(counts.by),
+        after="".join(AFTER[each] for each in AFTER if each in operations),
+        sums="".join(f", {column}" for column in counts.sums),
+        summed="".join(f", {total.format(column)}" for column in counts.sums),
+        having="".join(f" OR {total.format(column)} <> 0" for column in counts.sums),
+        added="".join(f", {column} = c.{column} + excluded.{column}" for column in counts.sums),
+    )
+
+
+def _encode(key: str, dated: Dated) -> dict[str, Any]:
+    change = dated.change
+    encoded: dict[str, Any] = {"w": dated.workspace_id, "k": key, "v": dated.version}
+    if isinstance(change, Put):
+        encoded.update(o="put", r=change.row)
+    elif isinstance(change, Patch):
+        encoded.update(o="patch", r=change.row, a=change.add, m=change.merge)
+    else:
+        encoded["o"] = "remove"
+    return encoded
+
+
+def statements(
+    connection: Connection, schema: str, tables: Iterable[Table]
+) -> dict[str, Statement]:
+    """The statements of some tables, by table."""
+    return {table.name: prepare(connection, schema, table) for table in tables}

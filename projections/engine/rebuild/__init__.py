@@ -1,0 +1,1 @@
+"""Rebuild beside the live tables: bulk load, comparison, swap, rollback, retry."""

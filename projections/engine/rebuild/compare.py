@@ -1,0 +1,111 @@
+"""Compare rows: of one table with another, of an entity with a fresh fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+from psycopg import sql
+
+from eventlog.connections import Connection
+from projections.changes import Key, Projection, Row, Table
+from projections.engine.live.apply import SELECT_COLUMNS
+
+DIFFERENT_ROWS_MAX = 20
+"""How many differing rows are named."""
+
+CHECKSUM = """
+SELECT count(*), coalesce(sum(hash_record_extended({columns}, 0)), 0) FROM {table}
+"""
+
+DIFFERENCE = """
+SELECT coalesce(a.key, b.key), a.row, b.row
+  FROM (SELECT {key}::text AS key, ROW({columns})::text AS row FROM {first}) AS a
+  FULL JOIN (SELECT {key}::text AS key, ROW({columns})::text AS row FROM {second}) AS b USING (key)
+ WHERE a.row IS DISTINCT FROM b.row
+ ORDER BY 1 LIMIT %s
+"""
+
+SAME_ROW = """
+SELECT (SELECT ROW({columns})::text FROM {table} AS t WHERE workspace_id = %s AND {key} = %s)
+       IS NOT DISTINCT FROM
+       (SELECT ROW({columns})::text FROM jsonb_populate_record(NULL::{table}, %s::jsonb) AS t
+         WHERE %s)
+"""
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What a table comes to: the same number of rows with the same content, the same checksum."""
+
+    rows: int
+    digest: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row that two tables do not have alike; a side that has none is None."""
+
+    table: str
+    key: str
+    first: str | None
+    second: str | None
+
+
+def checksum(connection: Connection, schema: str, table: Table) -> Checksum:
+    """Rows and a digest of all their columns, whatever their order."""
+    columns = _columns(connection, schema, table)
+    statement = sql.SQL(CHECKSUM).format(
+        columns=sql.SQL("ROW({})").format(_list(columns)), table=sql.Identifier(schema, table.name)
+    )
+    row = connection.execute(statement).fetchone()
+    assert row is not None
+    return Checksum(row[0], int(row[1]))
+
+
+def differences(
+    connection: Connection, first_schema: str, second_schema: str, table: Table
+) -> list[Difference]:
+    """The first rows in which two schemas' tables differ."""
+    columns = _columns(connection, second_schema, table)
+    statement = sql.SQL(DIFFERENCE).format(
+        key=sql.Identifier(table.key),
+        columns=_list(columns),
+        first=sql.Identifier(first_schema, table.name),
+        second=sql.Identifier(second_schema, table.name),
+    )
+    rows = connection.execute(statement, (DIFFERENT_ROWS_MAX,)).fetchall()
+    return [Difference(table.name, *row) for row in rows]
+
+
+def unequal_rows(
+    connection: Connection, schema: str, projection: Projection, rows: dict[str, dict[Key, Row]]
+) -> list[tuple[str, Key]]:
+    """Which of these rows, by table and key, the schema does not hold just so.
+
+    A key without a row (an empty one) is expected not to be there.
+    """
+    unequal = []
+    for table in projection.tables:
+        columns = _columns(connection, schema, table)
+        statement = sql.SQL(SAME_ROW).format(
+            columns=_list(columns),
+            table=sql.Identifier(schema, table.name),
+            key=sql.Identifier(table.key),
+        )
+        for key, row in rows.get(table.name, {}).items():
+            document = orjson.dumps({**row, "workspace_id": key[0], table.key: key[1]}).decode()
+            same = connection.execute(statement, (*key, document, bool(row))).fetchone()
+            if not (same and same[0]):
+                unequal.append((table.name, key))
+    return unequal
+
+
+def _columns(connection: Connection, schema: str, table: Table) -> list[str]:
+    return [
+        row[0] for row in connection.execute(SELECT_COLUMNS, (f"{schema}.{table.name}",)).fetchall()
+    ]
+
+
+def _list(columns: list[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(column) for column in columns)

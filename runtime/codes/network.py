@@ -1,0 +1,24 @@
+"""E4xxx: network and time."""
+
+from __future__ import annotations
+
+from runtime.codes.code import ErrorCode
+
+TIMED_OUT = ErrorCode(
+    "E4001",
+    504,
+    "Request timed out.",
+    "The database did not answer within the statement timeout. Nothing was recorded.",
+)
+BODY_TOO_SLOW = ErrorCode(
+    "E4002",
+    408,
+    "The request did not arrive in time.",
+    "The body was not complete within ANNALS_BODY_TIMEOUT_S seconds.",
+)
+UNEXPECTED = ErrorCode(
+    "E4500",
+    500,
+    "Something went wrong on our side.",
+    "An error that nobody foresaw. The log has it, with its traceback, under the request id.",
+)

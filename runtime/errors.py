@@ -1,0 +1,296 @@
+"""From whatever went wrong to a problem document (RFC 9457): the one place where that is decided.
+
+`python -m runtime.errors` writes the dictionary as docs/errors.md has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from eventsourcing.persistence import (
+    IntegrityError,
+    MapperDeserialisationError,
+    OperationalError,
+    PersistenceError,
+)
+from psycopg_pool import PoolTimeout, TooManyRequests
+from pydantic.alias_generators import to_camel
+
+from commands.bulk import BulkRefused, ItemOutcome
+from commands.idempotency import KeyInFlight, KeyReused
+from commands.importing.commands import ImportStarted, ImportUnderWay, NothingToMend
+from commands.importing.findings import Fault, ImportRefused
+from commands.jobs.work import Told
+from domain import sms
+from domain.job import JobEnded
+from domain.shared import phone, refusals
+from domain.shared.refusals import FieldError, Refusal
+from readmodels.exports import HasHoles, TooManyColumns, Uneven
+from readmodels.lists import InvalidCursor
+from replay.as_of import TooMuchHistory
+from runtime import codes
+from runtime.codes import CODES
+from runtime.codes.code import ErrorCode
+
+log = logging.getLogger(__name__)
+
+NAMES = frozenset({"name", "company"})
+"""Fields by which a thing is called: without one it is E2001."""
+
+OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
+    {
+        refusals.InvalidFields: codes.INVALID_FIELDS,
+        refusals.NotFound: codes.NOT_FOUND,
+        refusals.IsDeleted: codes.IS_DELETED,
+        refusals.WasMerged: codes.WAS_MERGED,
+        refusals.MergeRefused: codes.MERGE_REFUSED,
+        refusals.TooMuchToMerge: codes.TOO_MUCH_TO_MERGE,
+        refusals.PartOfAWhole: codes.PART_OF_A_WHOLE,
+        refusals.TransitionRefused: codes.TRANSITION_REFUSED,
+        refusals.OpenOpportunities: codes.OPEN_OPPORTUNITIES,
+        refusals.AccountUnavailable: codes.ACCOUNT_UNAVAILABLE,
+        refusals.NotAMember: codes.NOT_A_MEMBER,
+        refusals.OccurredTooEarly: codes.OCCURRED_TOO_EARLY,
+        refusals.StaleVersion: codes.STALE_VERSION,
+        refusals.KeyRevoked: codes.KEY_REVOKED,
+        refusals.UndoConflict: codes.UNDO_CONFLICT,
+        refusals.AlreadyUndone: codes.ALREADY_UNDONE,
+        refusals.NotUndoable: codes.NOT_UNDOABLE,
+        refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
+        refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
+        JobEnded: codes.WORK_ENDED,
+        refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
+        refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
+        refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
+        refusals.TimeTaken: codes.TIME_TAKEN,
+        refusals.AlreadyConfirmed: codes.ALREADY_CONFIRMED,
+        phone.PhoneUnusable: codes.PHONE_UNUSABLE,
+        sms.VariableMissing: codes.TEMPLATE_VARIABLE_MISSING,
+        sms.VariableUnknown: codes.TEMPLATE_VARIABLE_UNKNOWN,
+        sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
+        sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
+        sms.NobodyToTell: codes.NOT_FOUND,
+        sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
+        sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
+        BulkRefused: codes.BULK_REFUSED,
+        ImportUnderWay: codes.IMPORT_UNDER_WAY,
+        ImportStarted: codes.IMPORT_STARTED,
+        NothingToMend: codes.NOTHING_TO_MEND,
+        KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
+        KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
+        Uneven: codes.NO_COMMON_POINT,
+        HasHoles: codes.EXPORT_HAS_HOLES,
+        TooManyColumns: codes.TOO_MANY_COLUMNS,
+    }
+)
+"""What the domain and the commands refuse, by code."""
+
+OF_FAULT: Mapping[Fault, ErrorCode] = MappingProxyType(
+    {
+        Fault.EMPTY: codes.IMPORT_EMPTY,
+        Fault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
+        Fault.NO_TABLE: codes.NOT_A_TABLE,
+        Fault.ENCODING: codes.WRONG_ENCODING,
+        Fault.OPTIONS: codes.IMPORT_OPTIONS,
+        Fault.KIND: codes.NOT_IMPORTABLE,
+        Fault.UNREADABLE: codes.IMPORT_GONE,
+    }
+)
+"""What is wrong with an import as a whole, by code."""
+
+
+OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
+    (InvalidCursor, codes.INVALID_CURSOR),
+    (TooMuchHistory, codes.TOO_MUCH_HISTORY),
+    (TooManyRequests, codes.DATABASE_BUSY),
+    (PoolTimeout, codes.DATABASE_UNREACHABLE),
+    (psycopg.errors.QueryCanceled, codes.TIMED_OUT),
+    (psycopg.errors.LockNotAvailable, codes.DATABASE_BUSY),
+    (psycopg.errors.DeadlockDetected, codes.DATABASE_BUSY),
+    (psycopg.errors.SerializationFailure, codes.DATABASE_BUSY),
+    (IntegrityError, codes.WRITE_CONTENTION),
+    (psycopg.OperationalError, codes.DATABASE_UNREACHABLE),
+    (psycopg.InterfaceError, codes.DATABASE_UNREACHABLE),
+    (OperationalError, codes.DATABASE_UNREACHABLE),
+    (MapperDeserialisationError, codes.STORED_DATA_UNUSABLE),
+    (PersistenceError, codes.STORED_DATA_UNUSABLE),
+    (psycopg.Error, codes.STORED_DATA_UNUSABLE),
+)
+"""What else is foreseen to fail; the first that fits holds."""
+
+OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
+    ("missing", codes.FIELD_REQUIRED),
+    ("string_too_short", codes.FIELD_REQUIRED),
+    ("extra_forbidden", codes.UNKNOWN_FIELD),
+    ("set_by_command", codes.SET_BY_COMMAND),
+    ("enum", codes.NOT_AN_OPTION),
+    ("literal_error", codes.NOT_AN_OPTION),
+    ("string_too_long", codes.TOO_LONG),
+    ("too_long", codes.TOO_LONG),
+    ("decimal_", codes.INVALID_NUMBER),
+    ("int_", codes.INVALID_NUMBER),
+    ("float_", codes.INVALID_NUMBER),
+    ("finite_number", codes.INVALID_NUMBER),
+    ("greater_than", codes.INVALID_NUMBER),
+    ("date_", codes.INVALID_TIME),
+    ("datetime_", codes.INVALID_TIME),
+    ("timezone_", codes.INVALID_TIME),
+)
+"""Kinds of fault as pydantic names them, by how they begin."""
+
+TOLD_BY_TITLE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
+"""Where the dictionary has the better sentence."""
+
+
+class ApiError(Exception):
+    """A request that fails with this code.
+
+    `facts` go into the problem document by their names on the wire, `errors` name fields.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(detail or code.title)
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+        self.facts = facts
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """The error as the API tells it. What nobody foresaw becomes E4500."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, refusals.InvalidFields):
+        return invalid_fields(error.errors)
+    if isinstance(error, BulkRefused):
+        outcomes = [failed_item(each) for each in error.outcomes]
+        return ApiError(OF_REFUSAL[BulkRefused], outcomes=outcomes)
+    if isinstance(error, ImportRefused):
+        return ApiError(OF_FAULT[error.fault], str(error))
+    if isinstance(error, Refusal):
+        return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
+    return ApiError(_code_of_failure(error))
+
+
+def told(error: Exception) -> Told:
+    """The error as a job names it: its code, and a sentence."""
+    as_told = as_api_error(error)
+    return Told(as_told.code.code, as_told.detail or as_told.code.title)
+
+
+def failed_item(item: ItemOutcome) -> dict[str, Any]:
+    """One of several things that could not be done: `{id, status, problem: {code, …}}`."""
+    assert item.error is not None
+    found = as_api_error(item.error)
+    problem: dict[str, Any] = {
+        **found.facts,
+        "code": found.code.code,
+        "title": found.code.title,
+        "detail": found.detail or found.code.title,
+    }
+    if found.errors:
+        problem["errors"] = [field_problem(each) for each in found.errors]
+    return {"id": str(item.entity_id), "status": found.code.status, "problem": problem}
+
+
+def invalid_fields(errors: Sequence[FieldError]) -> ApiError:
+    """Field errors under the code that all of them share, or E2003."""
+    shared = {code_of_field(each) for each in errors}
+    code = shared.pop() if len(shared) == 1 else codes.INVALID_FIELDS
+    detail = "; ".join(f"{each.field}: {field_problem(each)['message']}" for each in errors)
+    return ApiError(code, detail, errors=errors)
+
+
+def code_of_field(error: FieldError) -> ErrorCode:
+    """The code of one field's fault."""
+    name = error.field.rpartition(".")[2]
+    found = next(
+        (code for kind, code in OF_FIELD_FAULT if error.kind.startswith(kind)), codes.INVALID_VALUE
+    )
+    if name in NAMES and found is codes.FIELD_REQUIRED:
+        return codes.NAME_REQUIRED
+    if name == "email" and found is codes.INVALID_VALUE:
+        return codes.INVALID_EMAIL
+    return found
+
+
+def dictionary() -> list[dict[str, Any]]:
+    """All codes as GET /api/errors serves them."""
+    return [dataclasses.asdict(each) for each in CODES.values()]
+
+
+def documentation() -> str:
+    """docs/errors.md."""
+    lines = [
+        "# Error codes",
+        "",
+        "Every error is a problem document (RFC 9457, `application/problem+json`) with `type`,",
+        "`title`, `status`, `detail`, `instance`, `code`, `requestId`, where fields are at fault",
+        "`errors: [{field, code, message}]`, and the facts of the case. `GET /api/errors` serves",
+        "the dictionary. This page is made from runtime/codes by `python -m runtime.errors`.",
+        "",
+        "| code | status | for the user | for support |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.code} | {each.status} | {each.title} | {each.explanation} |"
+        for each in CODES.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def field_problem(error: FieldError) -> dict[str, str]:
+    """A field's fault as problem documents name it: `{field, code, message}`."""
+    code = code_of_field(error)
+    message = code.title if code in TOLD_BY_TITLE else error.message
+    return {"field": error.field, "code": code.code, "message": message}
+
+
+def facts_of(told: Any) -> dict[str, Any]:
+    """The attributes of a refusal, or of a part of one, by wire name as JSON has them."""
+    assert dataclasses.is_dataclass(told)
+    return {
+        to_camel(field.name): _wire(getattr(told, field.name)) for field in dataclasses.fields(told)
+    }
+
+
+def _wire(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wire(each) for each in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if dataclasses.is_dataclass(value):
+        return facts_of(value)
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _code_of_failure(error: Exception) -> ErrorCode:
+    # The log's errors are the library's; what PostgreSQL said is their cause.
+    is_told_by_cause = isinstance(error, PersistenceError) and not isinstance(error, IntegrityError)
+    for cause in (error.__cause__ if is_told_by_cause else None, error):
+        for failure, code in OF_FAILURE:
+            if isinstance(cause, failure):
+                return code
+    return codes.UNEXPECTED
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(documentation())

@@ -1,0 +1,147 @@
+"""Partial updates: JSON Patch (RFC 6902) and JSON Merge Patch (RFC 7396)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jsonpatch
+import jsonpointer
+
+from domain.shared.fields import CUSTOM, Facts, Fields
+from runtime import codes
+from runtime.errors import ApiError
+
+JSON_TYPE = "application/json"
+JSON_PATCH_TYPE = "application/json-patch+json"
+MERGE_PATCH_TYPE = "application/merge-patch+json"
+PATCH_TYPES = (MERGE_PATCH_TYPE, JSON_PATCH_TYPE, JSON_TYPE)
+
+PATCH_OPERATIONS_MAX = 100
+DOCUMENT_MAX_VALUES = 5_000
+"""`copy` could double the document with every operation; a whole one has some hundred values."""
+
+Change = Callable[[Facts], Mapping[str, Any]]
+
+
+def change_of(fields: type[Fields], media_type: str, patch: Any) -> Change:
+    """What the patch makes of the fields of a thing. Raises 400 (E2026, E2027).
+
+    The change raises 409 (E5010, E5011) where it does not fit what it is given.
+    """
+    if media_type == JSON_PATCH_TYPE:
+        operations = _operations(patch)
+        return lambda facts: _patched(document(fields, facts), operations)
+    merge = require_object(patch)
+    return lambda facts: without_nulls(merge_patch(document(fields, facts), merge))
+
+
+def document(fields: type[Fields], facts: Facts) -> dict[str, Any]:
+    """The fields as GET shows them: null where not set, so that `replace` and `test` find them."""
+    shown = {name: copy.deepcopy(facts.get(name)) for name in fields.wire_names()}
+    shown[CUSTOM] = shown[CUSTOM] or {}
+    return shown
+
+
+def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that have a value: null says that one is not set."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2: objects are merged, null takes away, everything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def require_object(value: Any) -> dict[str, Any]:
+    """The value, which is a JSON object. Raises 400 (E2026)."""
+    if not isinstance(value, dict):
+        raise ApiError(codes.WRONG_SHAPE, "A JSON object is expected.")
+    return value
+
+
+def _operations(patch: Any) -> list[jsonpatch.JsonPatch]:
+    if not isinstance(patch, list):
+        raise ApiError(codes.WRONG_SHAPE, "A JSON Patch is an array of operations.")
+    if len(patch) > PATCH_OPERATIONS_MAX:
+        raise ApiError(codes.MALFORMED_PATCH, f"At most {PATCH_OPERATIONS_MAX} operations.")
+    return [_operation(number, each) for number, each in enumerate(patch)]
+
+
+def _operation(number: int, operation: Any) -> jsonpatch.JsonPatch:
+    members = operation if isinstance(operation, dict) else {}
+    name = members.get("op")
+    required = {"path"}
+    if name in ("add", "replace", "test"):
+        required.add("value")
+    if name in ("move", "copy"):
+        required.add("from")
+    pointers: list[Any] = [members[each] for each in ("path", "from") if each in members]
+    if not required <= members.keys() or not all(isinstance(each, str) for each in pointers):
+        raise ApiError(codes.MALFORMED_PATCH, operation=number)
+    try:
+        for pointer in pointers:
+            jsonpointer.JsonPointer(pointer)
+        return jsonpatch.JsonPatch([operation])
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException):
+        raise ApiError(codes.MALFORMED_PATCH, operation=number) from None
+
+
+def _patched(shown: dict[str, Any], operations: list[jsonpatch.JsonPatch]) -> dict[str, Any]:
+    result: Any = shown
+    for number, operation in enumerate(operations):
+        result = _applied(result, number, operation)
+    return without_nulls(require_object(result))
+
+
+def _applied(value: Any, number: int, operation: jsonpatch.JsonPatch) -> Any:
+    (members,) = operation.patch
+    facts: dict[str, Any] = {"operation": number, "path": members["path"]}
+    try:
+        result = operation.apply(value)
+    except jsonpatch.JsonPatchTestFailed:
+        raise ApiError(codes.PATCH_TEST_FAILED, **facts) from None
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError):
+        raise ApiError(codes.PATCH_NOT_APPLICABLE, **facts) from None
+    if members["op"] == "test" and not _is_same(_at(value, members["path"]), members["value"]):
+        raise ApiError(codes.PATCH_TEST_FAILED, **facts)
+    if members["op"] == "copy" and _is_too_large(result):
+        raise ApiError(codes.MALFORMED_PATCH, "The document grows too large.", **facts)
+    return result
+
+
+def _at(value: Any, pointer: str) -> Any:
+    return jsonpointer.resolve_pointer(value, pointer)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Equal as RFC 6902, section 4.6, has it: in Python true equals 1 as well."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_is_same(a, b) for a, b in pairs)
+    return bool(one == other)
+
+
+def _is_too_large(value: Any) -> bool:
+    waiting, seen = [value], 0
+    while waiting and seen <= DOCUMENT_MAX_VALUES:
+        each = waiting.pop()
+        seen += 1
+        if isinstance(each, dict):
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+    return seen > DOCUMENT_MAX_VALUES

@@ -1,0 +1,39 @@
+"""Bulk changes as jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from commands.bulk import Action, BulkChange, BulkCommands, BulkWork
+from commands.jobs.work import JobContext
+from domain.shared.entity import Entity
+from domain.shared.kinds import KINDS
+from domain.shared.refusals import FieldError, InvalidFields
+from runtime.patches import MERGE_PATCH_TYPE, change_of
+
+KIND = "bulk"
+
+
+def open_work(context: JobContext) -> BulkWork:
+    """The work of a job with the parameters `{kind, change}`, as POST /api/bulk asks for it."""
+    kind = KINDS[context.parameters["kind"]]
+    change = bulk_change(kind, context.parameters["change"])
+    return BulkWork(context, BulkCommands(context.log, clock=context.clock), kind, change)
+
+
+def bulk_change(kind: type[Entity], given: Mapping[str, Any]) -> BulkChange:
+    """`{set: …}`, `{delete: true}` or `{restore: true}`. Raises `InvalidFields`."""
+    ((name, value),) = given.items()
+    action = Action(name)
+    if action is not Action.SET:
+        return BulkChange(action)
+    known = set(kind.FIELDS.wire_names())
+    unknown = [
+        FieldError(f"change.set.{field}", "extra_forbidden", "There is no such field")
+        for field in value
+        if field not in known
+    ]
+    if unknown:
+        raise InvalidFields(unknown)
+    return BulkChange(action, change_of(kind.FIELDS, MERGE_PATCH_TYPE, value))

@@ -1,0 +1,120 @@
+"""project --file and export: an analyst's own readings of history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from runtime.settings import Settings
+from server.cli import CommandError, say
+from server.cli.bars import bar
+from server.cli.exports import add_exports
+from server.postgres.databases import Database
+
+if TYPE_CHECKING:
+    from eventlog.connections import Connection
+    from projections.engine.rebuild.part import Part
+    from replay.analysis import Result, Store
+
+PARQUET = "parquet"
+
+
+File = Annotated[
+    Path | None, typer.Option(help="An analyst's projection to run, instead of following the log.")
+]
+First = Annotated[
+    int, typer.Option("--from", min=0, help="With --file: the position to begin at; 0 for all.")
+]
+AsOf = Annotated[
+    str | None,
+    typer.Option(help="A position, or a time such as 2026-03-31T12:00Z: nothing after it."),
+]
+Workspace = Annotated[UUID | None, typer.Option(help="One workspace; all of them by default.")]
+Target = Annotated[
+    tuple[str, Path] | None,
+    typer.Option(
+        "--to", metavar="parquet FOLDER", help="With --file: Parquet files instead of a schema."
+    ),
+]
+Folder = Annotated[Path, typer.Option("--to", help="A folder that is empty or not there yet.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(
+        help="Write lists, the audit trail or history to files.", no_args_is_help=True
+    )
+    group.callback()(lambda: None)
+    group.command("history")(export_history)
+    add_exports(group)
+    app.add_typer(group, name="export")
+
+
+def project_file(
+    file: Path,
+    first: int,
+    as_of: str | None,
+    workspace: UUID | None,
+    target: tuple[str, Path] | None,
+) -> None:
+    """Run an analyst's projection over history, into its own schema or into Parquet files."""
+    from replay.analysis import AnalysisError, load, run
+
+    store = _store(target)
+    choose = _choice(first, as_of, workspace)
+    try:
+        analysis = load(file.absolute())
+        with Database(Settings()) as database, bar("events") as report:
+            url = str(database.settings.projector_url)
+            result = run(url, analysis, choose, store, report)
+    except AnalysisError as error:
+        raise CommandError(str(error)) from None
+    _tell(result, None if target is None else target[1])
+
+
+def export_history(
+    folder: Folder, first: First = 0, as_of: AsOf = None, workspace: Workspace = None
+) -> None:
+    """Write the log as Parquet files, partitioned by the month in which events were recorded."""
+    from replay.folders import FolderInUse
+    from replay.parquet import export_history as export
+
+    choose = _choice(first, as_of, workspace)
+    try:
+        with Database(Settings()) as database, bar("events") as report:
+            events = export(str(database.settings.projector_url), choose, folder, report)
+    except FolderInUse as error:
+        raise CommandError(str(error)) from None
+    say(f"{events:,} events in {folder}.")
+
+
+def _choice(first: int, as_of: str | None, workspace: UUID | None) -> Callable[[Connection], Part]:
+    from replay.span import choose, parse_as_of
+
+    try:
+        until = None if as_of is None else parse_as_of(as_of)
+    except ValueError:
+        raise CommandError(f"--as-of {as_of} is neither a position nor a time.") from None
+    return lambda connection: choose(connection, first=first, as_of=until, workspace_id=workspace)
+
+
+def _store(target: tuple[str, Path] | None) -> Store:
+    from replay.analysis import into_schema
+
+    if target is None:
+        return into_schema
+    if target[0] != PARQUET:
+        raise CommandError(f"--to knows {PARQUET} and a folder, not {target[0]}.")
+    from replay.parquet import into_folder
+
+    return into_folder(target[1])
+
+
+def _tell(result: Result, folder: Path | None) -> None:
+    for name, table in result.tables.items():
+        place = f"{result.analysis.schema}.{name}" if folder is None else f"{folder / name}.parquet"
+        say(f"{len(table.rows):,} rows of {result.events:,} events in {place}")

@@ -1,0 +1,220 @@
+"""import: the rows of a CSV file become accounts, members, opportunities, …"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from commands.importing.cells import DateOrder
+from commands.importing.findings import Finding, ImportRefused, Severity
+from runtime.settings import Settings
+from server.cli import CommandError, say, warn
+from server.cli.bars import bar
+from server.postgres.databases import Database
+
+if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
+    from commands.importing.lookup import Lookup
+    from commands.importing.options import ImportOptions
+    from commands.importing.tables import Table
+    from server.cli.local.importing import ImportResult
+
+
+class ModeName(StrEnum):
+    """What becomes of a row that is there already; as commands.importing.options.Mode."""
+
+    SKIP = "skip"
+    UPDATE = "update"
+    CREATE = "create"
+
+
+EXIT_ROWS_FAILED = 1
+SHOWN_MAX = 10
+"""So many errors are shown; all of them are in the report."""
+
+Kind = Annotated[str, typer.Argument(help="What the rows are: accounts, members, opportunities, …")]
+File = Annotated[Path, typer.Argument(help="CSV; its first row names the columns.")]
+Maps = Annotated[
+    list[str],
+    typer.Option("--map", metavar="COLUMN=FIELD", help="accountId and assignedTo go by name."),
+]
+Keys = Annotated[
+    list[str],
+    typer.Option("--dedupe-by", metavar="FIELD", help="Rows are told apart by it."),
+]
+Defaults = Annotated[
+    list[str], typer.Option("--default", metavar="FIELD=VALUE", help="Where a cell is empty.")
+]
+Corrections = Annotated[
+    list[str], typer.Option("--correct", metavar="COLUMN:WRONG=RIGHT", help="Misspelt values.")
+]
+Known = Annotated[
+    list[str],
+    typer.Option("--known", metavar="COLUMN=FILE.csv:COLUMN", help="Values that are right."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("import")(import_file)
+
+
+def import_file(
+    kind: Kind,
+    file: File,
+    maps: Maps = [],  # noqa: B006 - typer copies it
+    dedupe_by: Keys = [],  # noqa: B006
+    defaults: Defaults = [],  # noqa: B006
+    corrections: Corrections = [],  # noqa: B006
+    known: Known = [],  # noqa: B006
+    dates: Annotated[DateOrder | None, typer.Option(help="How dates are written.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="UTF-8, else cp1252.")] = None,
+    mode: Annotated[ModeName, typer.Option(help="What is there already by --dedupe-by is …")] = (
+        ModeName.SKIP
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    report: Annotated[Path | None, typer.Option(help="CSV or JSON of all findings.")] = None,
+    workspace: Annotated[UUID | None, typer.Option(help="Not the one of the home.")] = None,
+) -> None:
+    """Read a CSV file into the workspace of this home; a second time adds only what is new.
+
+    Columns that are not mapped become the field of the same name, else a custom field. Bad rows are
+    reported and the others go on; the exit code is 1 where there were any.
+    """
+    from commands.importing.options import ImportOptions, Mode, kind_of
+    from commands.importing.tables import open_table
+
+    try:
+        options = ImportOptions(
+            kind=kind_of(kind),
+            mapping=_pairs("--map", maps),
+            dedupe_by=tuple(dedupe_by),
+            mode=Mode(mode),
+            defaults=_pairs("--default", defaults),
+            corrections=_corrections(corrections),
+            known={column: _known(source) for column, source in _pairs("--known", known).items()},
+            dates=dates,
+            rows_max=limit,
+        )
+        table = open_table(file, encoding=encoding)
+        result = _run(options, table, workspace, dry_run=dry_run)
+    except ImportRefused as refused:
+        raise CommandError(str(refused)) from None
+    _show(result, options, table, dry_run=dry_run)
+    if report is not None:
+        _write_report(report, result.findings)
+    if result.failed:
+        raise typer.Exit(EXIT_ROWS_FAILED)
+
+
+def _run(
+    options: ImportOptions, table: Table, workspace: UUID | None, *, dry_run: bool
+) -> ImportResult:
+    from eventlog.scope import SYSTEM, Actor
+    from server.cli.local.database import catch_up, workspace_of_home
+    from server.cli.local.importing import run_import
+
+    unit = "rows checked" if dry_run else "rows"
+    with Database(Settings()) as database, bar(unit) as progress:
+        settings = database.settings
+        actor = SYSTEM
+        if workspace is None:
+            catch_up(settings)
+            key_id, key = workspace_of_home(settings)
+            workspace, actor = key.workspace_id, Actor("api_key", str(key_id), key.name)
+        return run_import(
+            settings,
+            workspace,
+            options,
+            table,
+            dry_run=dry_run,
+            actor=actor,
+            progress=progress,
+        )
+
+
+def _show(result: ImportResult, options: ImportOptions, table: Table, *, dry_run: bool) -> None:
+    if table.encoding != "utf-8":
+        say(f"The file was read as {table.encoding}.")
+    would = "would be " if dry_run else ""
+    updated = f" {result.updated:,} {would}updated," if result.updated else ""
+    say(
+        f"{result.rows:,} rows of {table.name}: {result.created:,} {would}created,{updated}"
+        f" {result.skipped:,} {would}skipped (there already), {result.failed:,} failed."
+    )
+    _show_counts(result)
+    errors = [each for each in result.findings if each.severity is Severity.ERROR]
+    for each in errors[:SHOWN_MAX]:
+        warn(f"  {_example(each)}")
+    if len(errors) > SHOWN_MAX:
+        warn(f"  … and {len(errors) - SHOWN_MAX:,} more: --report FILE.csv has all of them.")
+    if not options.dedupe_by:
+        warn("Without --dedupe-by a second import would create all of it again.")
+
+
+def _show_counts(result: ImportResult) -> None:
+    counts = [("error", *each) for each in result.errors.most_common()]
+    counts += [("warning", *each) for each in result.warnings.most_common()]
+    if not counts:
+        return
+    width = max(len(code) for _, code, _ in counts)
+    for severity, code, count in counts:
+        shown = ""
+        if severity == Severity.WARNING:
+            example = next((each for each in result.findings if each.code == code), None)
+            shown = f"  as in {_example(example)}" if example else ""
+        say(f"  {severity:<7}  {code:<{width}}  {count:>7,}{shown}")
+
+
+def _example(finding: Finding) -> str:
+    cell = " ".join(filter(None, (finding.column, finding.value and repr(finding.value))))
+    return f"row {finding.row}: {cell and cell + ': '}{finding.message}"
+
+
+def _write_report(path: Path, findings: list[Finding]) -> None:
+    from server.cli.local.importing import write_report
+
+    try:
+        write_report(path, findings)
+    except OSError as failure:
+        raise CommandError(f"{path} cannot be written: {failure.strerror}.") from None
+    say(f"{len(findings):,} findings are in {path}.")
+
+
+def _pairs(option: str, given: list[str]) -> Mapping[str, str]:
+    """`name=value` by name; `--map` splits at the last equals sign, for columns may have some."""
+    pairs = {}
+    for text in given:
+        name, equals, value = text.rpartition("=") if option == "--map" else text.partition("=")
+        if not equals or not name:
+            raise ImportRefused(f"{option} {text!r} is not NAME=VALUE.")
+        if name in pairs:
+            raise ImportRefused(f"{option} names {name!r} twice.")
+        pairs[name] = value
+    return pairs
+
+
+def _corrections(given: list[str]) -> Mapping[str, Mapping[str, str]]:
+    corrections: dict[str, dict[str, str]] = defaultdict(dict)
+    for text in given:
+        column, colon, rest = text.partition(":")
+        wrong, equals, right = rest.partition("=")
+        if not (colon and equals and wrong):
+            raise ImportRefused(f"--correct {text!r} is not COLUMN:WRONG=RIGHT.")
+        corrections[column][wrong] = right
+    return corrections
+
+
+def _known(source: str) -> Lookup[str]:
+    from server.cli.local.importing import known_values
+
+    path, colon, column = source.rpartition(":")
+    if not colon:
+        raise ImportRefused(f"--known names FILE.csv:COLUMN and not {source!r}.")
+    return known_values(Path(path), column)

@@ -1,0 +1,469 @@
+"""Generated companies and what happened to them, by the rules of the domain itself.
+
+The same seed makes the same ids, fields and times, whatever the number of accounts. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, TypeVar
+from uuid import UUID
+
+from domain.account import Account, AccountStatus, AccountType, Priority
+from domain.appointment import Appointment
+from domain.contact import Contact
+from domain.lead import PATH, Lead, LeadStatus
+from domain.meeting import Meeting, MeetingStatus
+from domain.member import Member
+from domain.note import Note
+from domain.opportunity import Opportunity, Stage
+from domain.proposal import Proposal
+from domain.shared.entity import Entity
+from domain.task import Task, TaskStatus
+from domain.workspace import Workspace
+
+E = TypeVar("E", bound=Entity)
+
+STARTS_AT = datetime(2024, 1, 1, tzinfo=UTC)
+ENDS_AT = datetime(2025, 7, 1, tzinfo=UTC)
+"""Eighteen months, fixed, so that the same seed stays the same data next year."""
+MEMBERS = 24
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = _words("""
+    Ada Amara Anton Beatriz Bilal Chen Clara Dara Diego Elif Emeka Eva Farid Freya Gita Hana
+    Hugo Ines Ivan Jamal Joana Kai Keiko Lars Leila Lin Luca Maja Marco Mei Mila Nadia Niko Noor
+    Olga Omar Paula Priya Rafael Rosa Samir Sara Sofia Tariq Tess Uma Viktor Wanda Yara Zoe
+""")
+LAST_NAMES = _words("""
+    Abara Adler Almeida Bauer Berg Bianchi Brandt Castro Chopra Costa Dahl Diaz Dubois Eriksen
+    Fischer Fontaine Garcia Gupta Haddad Hansen Hoang Ivanova Jansen Kaya Keller Khan Kim
+    Kowalski Kumar Larsen Lopez Mensah Moreau Nakamura Novak Okafor Olsen Park Petrov Quinn
+    Rahman Rossi Santos Sato Silva Tanaka Toure Vargas Weber Yilmaz
+""")
+FRONTS = _words("""
+    Alpine Amber Arctic Atlas Aurora Birch Blue Bright Cedar Cobalt Copper Coral Crown Delta
+    Eagle Echo Ember Falcon Fern Granite Harbor Hazel Horizon Indigo Iron Juniper Lunar Maple
+    Meridian Nimbus Nova Oak Onyx Orchid Pine Quartz River Silver Summit Vega
+""")
+CORES = _words("""
+    Analytics Bakery Biotech Capital Ceramics Cloud Coffee Consulting Dairy Design Dynamics
+    Energy Farms Films Foods Forge Freight Games Glass Health Holdings Imports Labs Legal
+    Lighting Logistics Media Mining Motors Networks Optics Paper Partners Robotics Shipping
+    Software Solar Steel Systems Textiles
+""")
+FORMS = ("Ltd", "Inc", "GmbH", "SA", "BV", "AB", "Group", "Co")
+CITIES = _words("""
+    Accra Athens Bergen Bogota Boston Cairo Chennai Cork Dakar Delft Dublin Espoo Geneva Ghent
+    Hanoi Jakarta Kigali Krakow Kyoto Lagos Leeds Lima Lisbon Lyon Malmo Nairobi Oslo Porto
+    Quito Riga Rome Seoul Sofia Tallinn Tunis Turin Utrecht Vienna Vilnius Zagreb
+""")
+SECTORS = ("technology", "retail", "health", "finance", "energy", "education", "manufacturing")
+SOURCES = ("referral", "website", "trade fair", "cold call", "partner")
+TITLES = ("CEO", "CFO", "CTO", "Head of Sales", "Head of Purchasing", "Office Manager", "Counsel")
+ACTIONS = (
+    "Send the offer",
+    "Call back",
+    "Book a demonstration",
+    "Send the contract",
+    "Ask for news",
+)
+TASKS = ("Prepare the offer", "Call about the invoice", "Update the forecast", "Check the contract")
+MEETINGS = ("Kick-off", "Quarterly review", "Demonstration", "Contract talks", "Lunch")
+DEALS = ("Renewal", "Pilot", "Extension", "Rollout", "Support contract", "Licences")
+NOTES = (
+    "Prefers to be called in the morning.",
+    "Budget is decided in the autumn.",
+    "Compares us with two others; price is not the point.",
+    "Met at the fair, asked for references.",
+    "Wants one contact for everything.",
+)
+
+
+@dataclass(frozen=True)
+class Person:
+    """A member of the demo workspace."""
+
+    id: UUID
+    name: str
+
+
+def workspace_id(seed: int) -> UUID:
+    """The id of the workspace that this seed fills."""
+    return _id(_random(seed, "workspace"))
+
+
+def account_id(seed: int, index: int) -> UUID:
+    """The id of the account with this number, counted from 0."""
+    return _id(_random(seed, index))
+
+
+def people(seed: int) -> list[Person]:
+    """The members, in order."""
+    random = _random(seed, "people")
+    first = random.sample(FIRST_NAMES, MEMBERS)
+    last = random.sample(LAST_NAMES, MEMBERS)
+    return [Person(_id(random), f"{one} {other}") for one, other in zip(first, last, strict=True)]
+
+
+def founding(seed: int) -> list[Entity]:
+    """The workspace itself and its members, as new."""
+    workspace = workspace_id(seed)
+    entities: list[Entity] = [
+        Workspace.create(workspace, workspace, {"name": f"Demo {seed}"}, at=STARTS_AT)
+    ]
+    for person in people(seed):
+        email = f"{person.name.replace(' ', '.').lower()}@annals.example"
+        fields = {"name": person.name, "email": email, "title": "Account manager"}
+        entities.append(Member.create(person.id, workspace, fields, at=STARTS_AT))
+    return entities
+
+
+def company_name(index: int, shift: int) -> str:
+    """A name for each number, no two alike below half a million."""
+    round_, place = divmod(index, len(FRONTS) * len(CORES) * len(FORMS))
+    place = (place * 7_919 + shift) % (len(FRONTS) * len(CORES) * len(FORMS))
+    place, front = divmod(place, len(FRONTS))
+    form, core = divmod(place, len(CORES))
+    name = f"{FRONTS[front]} {CORES[core]} {FORMS[form]}"
+    return f"{name} {CITIES[(round_ - 1) % len(CITIES)]}" if round_ else name
+
+
+def account_story(seed: int, index: int, owner: Person) -> list[Entity]:
+    """An account and all that hangs on it, with their histories pending."""
+    random = _random(seed, index)
+    entity_id = _id(random)
+    name = company_name(index, seed)
+    sales = _random(seed, f"{index} sales")
+    story = Story(random, sales, workspace_id(seed), owner, entity_id, name)
+    story.tell()
+    return story.entities
+
+
+@dataclass
+class Story:
+    """What happens to one account. Times only ever move on."""
+
+    random: Random
+    sales: Random
+    """Of leads, appointments and proposals: the rest is the same without them."""
+    workspace: UUID
+    owner: Person
+    account_id: UUID
+    company: str
+    entities: list[Entity] = field(default_factory=list)
+
+    def tell(self) -> None:
+        """Live the account's life from its creation to the end of the eighteen months."""
+        account = self._account()
+        for _ in range(self.random.choice((1, 2, 2, 3, 3, 4))):
+            self._contact(account)
+        for _ in range(self.random.choice((0, 1, 1, 1, 2, 2))):
+            self._task(account)
+        if self.random.random() < 0.7:
+            self._meeting(account)
+        for _ in range(self.random.choice((0, 1, 1, 2))):
+            self._note(account)
+        for _ in range(self.random.choice((0, 1, 1, 2, 2, 3))):
+            self._opportunity(account)
+        self._sell(account)
+        if self.random.random() < 0.04:
+            self._leave(account)
+
+    def _account(self) -> Account:
+        random = self.random
+        type_ = random.choices(list(AccountType), (2, 6, 2))[0]
+        fields = {
+            "company": self.company,
+            "type": type_,
+            "status": random.choice((AccountStatus.PROSPECT, AccountStatus.ACTIVE)),
+            "priority": random.choice(list(Priority)),
+            "assignedTo": str(self.owner.id),
+            "customFields": {
+                "sector": random.choice(SECTORS),
+                "employees": random.randint(3, 5_000),
+                "source": random.choice(SOURCES),
+            },
+            **_of_type(type_, random),
+        }
+        born = STARTS_AT + timedelta(minutes=random.randrange(400 * 24 * 60))
+        account = self._new(Account, fields, born)
+        if random.random() < 0.6:
+            at = self._later(born, 120)
+            action = {"nextAction": random.choice(ACTIONS), "nextActionDate": self._day_after(at)}
+            account.revise({**account.facts, **action}, at=at)
+        if random.random() < 0.6:
+            status = random.choice([each for each in AccountStatus if each != account.status])
+            account.change_status(status, at=self._later(account.modified_on, 200))
+        return account
+
+    def _contact(self, account: Account) -> None:
+        random = self.random
+        name = _name(random)
+        host = self.company.lower().replace(" ", "-")
+        fields = {"name": name, "title": random.choice(TITLES)}
+        if random.random() < 0.7:
+            fields["email"] = f"{name.replace(' ', '.').lower()}@{host}.example"
+        if random.random() < 0.7:
+            fields["phone"] = f"+44 20 7946 {random.randint(0, 9_999):04}"
+        contact = self._new(Contact, fields, self._later(account.created_on, 60), account)
+        if random.random() < 0.2:
+            title = random.choice(TITLES)
+            at = self._later(contact.modified_on, 300)
+            contact.revise({**contact.facts, "title": title}, at=at)
+        if random.random() < 0.05:
+            contact.delete(at=self._later(contact.modified_on, 100))
+            if random.random() < 0.5:
+                contact.restore(at=self._later(contact.modified_on, 10))
+
+    def _task(self, account: Account) -> None:
+        born = self._later(account.created_on, 300)
+        fields = {
+            "title": self.random.choice(TASKS),
+            "dueDate": self._day_after(born),
+            "assignedTo": str(self.owner.id),
+        }
+        task = self._new(Task, fields, born, account)
+        for status in self.random.choice(_TASK_WAYS):
+            task.change_status(status, at=self._later(task.modified_on, 20))
+
+    def _meeting(self, account: Account) -> None:
+        planned = self._later(account.created_on, 200)
+        starts = (planned + timedelta(days=7)).replace(hour=9, minute=0, second=0, microsecond=0)
+        fields = {
+            "title": self.random.choice(MEETINGS),
+            "startsAt": starts,
+            "endsAt": starts + timedelta(hours=1),
+            "location": self.random.choice(CITIES),
+            "assignedTo": str(self.owner.id),
+        }
+        meeting = self._new(Meeting, fields, planned, account)
+        status = self.random.choices((MeetingStatus.HELD, MeetingStatus.CANCELLED, None), (6, 2, 2))
+        if status[0]:
+            meeting.change_status(status[0], at=max(planned, min(starts, ENDS_AT)))
+
+    def _note(self, account: Account) -> None:
+        body = self.random.choice(NOTES)
+        self._new(Note, {"body": body}, self._later(account.created_on, 300), account)
+
+    def _opportunity(self, account: Account) -> None:
+        random = self.random
+        born = self._later(account.created_on, 250)
+        fields: dict[str, Any] = {
+            "name": f"{random.choice(DEALS)} {born.year}",
+            "value": f"{random.randint(5, 900) * 100}.00",
+            "expectedCloseOn": (born + timedelta(days=random.randint(30, 180))).date(),
+            "assignedTo": str(self.owner.id),
+        }
+        deal = self._new(Opportunity, fields, born, account)
+        for stage in random.choices(_DEAL_WAYS, _DEAL_WEIGHTS)[0]:
+            at = self._later(deal.modified_on, 60)
+            known: dict[str, Any] = {"stage": stage}
+            if stage is Stage.ENGAGING and "engagedOn" not in deal.facts:
+                known["engagedOn"] = at.date()
+            if stage in (Stage.WON, Stage.LOST):
+                known |= {"closedOn": at.date(), "value": f"{random.randint(5, 900) * 100}.00"}
+            deal.revise({**deal.facts, **known}, at=at)
+
+    def _sell(self, account: Account) -> None:
+        """Those who asked, the appointments with them, and what was offered."""
+        deals = [each for each in self.entities if isinstance(each, Opportunity)]
+        known = [each for each in self.entities if isinstance(each, Contact)]
+        contacts = [each for each in known if not each.is_deleted]
+        if not contacts:
+            return
+        for deal in deals:
+            self._proposal(account, deal, contacts[0])
+        if self.sales.random() < 0.4:
+            self._appointment(account, contacts[0])
+        if deals and self.sales.random() < 0.25:
+            self._lead(contacts[0], converted_into=deals[0])
+        for _ in range(self.sales.choice((0, 0, 1))):
+            self._lead(contacts[-1])
+
+    def _proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
+        stage = deal.facts["stage"]
+        if stage not in _OFFERED:
+            return
+        fields = {
+            "title": deal.facts["name"],
+            "value": deal.facts["value"],
+            "opportunityId": str(deal.id),
+        }
+        proposal = self._beside(Proposal, fields, self._sold_at(deal.created_on, 20), account)
+        if stage == Stage.PROPOSAL and self.sales.random() < 0.3:
+            return  # a draft as yet
+        to = contact.facts.get("email", "office@example.com")
+        proposal.send(to, at=self._sold_at(proposal.modified_on, 5))
+        if stage == Stage.WON:
+            proposal.accept(at=self._sold_at(proposal.modified_on, 20))
+        elif stage == Stage.LOST:
+            reason = self.sales.choice(_REASONS)
+            proposal.decline(at=self._sold_at(proposal.modified_on, 20), reason=reason)
+
+    def _appointment(self, account: Account, contact: Contact) -> None:
+        sales = self.sales
+        planned = self._sold_at(contact.created_on, 200)
+        starts = (planned + timedelta(days=sales.randint(1, 20))).replace(
+            hour=sales.randint(8, 17), minute=sales.choice((0, 30)), second=0, microsecond=0
+        )
+        fields = {
+            "title": sales.choice(MEETINGS),
+            "memberId": str(self.owner.id),
+            "startsAt": starts,
+            "durationMinutes": sales.choice((30, 45, 60)),
+            "contactId": str(contact.id),
+            "allowOverlap": True,  # nobody compares the stories of two accounts
+        }
+        appointment = self._beside(Appointment, fields, planned, account)
+        if sales.random() < 0.7:
+            confirmed_at = self._sold_at(planned, 1)
+            appointment.confirm(contact.facts["name"], at=confirmed_at)
+        over = starts + timedelta(hours=1)
+        if over < ENDS_AT:
+            outcomes = (appointment.complete, appointment.miss, appointment.cancel)
+            sales.choices(outcomes, (7, 1, 2))[0](at=max(over, appointment.modified_on))
+
+    def _lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
+        """Somebody who asked: the contact of today before it was one, or a colleague of theirs."""
+        sales = self.sales
+        name = contact.facts["name"] if converted_into else _name(sales)
+        fields: dict[str, Any] = {
+            "name": name,
+            "company": self.company,
+            "source": sales.choice(SOURCES),
+            "value": f"{sales.randint(5, 900) * 100}.00",
+            "assignedTo": str(self.owner.id),
+        }
+        if sales.random() < 0.8:
+            fields["phone"] = f"+44 20 7946 {sales.randint(0, 9_999):04}"
+        until = converted_into.created_on if converted_into else ENDS_AT
+        born = STARTS_AT + (until - STARTS_AT) * sales.random()
+        lead = self._beside(Lead, fields, born)
+        for status in PATH[1 : sales.randint(1, len(PATH))]:
+            lead.update_status(status, at=lead.modified_on + (until - lead.modified_on) / 3)
+        if converted_into:
+            lead.convert(
+                account_id=self.account_id,
+                contact_id=contact.id,
+                opportunity_id=converted_into.id,
+                at=max(converted_into.created_on, contact.created_on),
+            )
+        elif sales.random() < 0.25:
+            at = lead.modified_on + (until - lead.modified_on) / 3
+            lead.update_status(LeadStatus.LOST, at=at)
+
+    def _leave(self, account: Account) -> None:
+        """The account is deleted with what hangs on it; some were deleted by mistake."""
+        children = [
+            each for each in self.entities if each.account_id == account.id and not each.is_deleted
+        ]
+        if any(isinstance(each, Opportunity) and each.is_open for each in children):
+            return
+        at = self._later(max(each.modified_on for each in (account, *children)), 30)
+        for child in children:
+            child.delete(at=at, deleted_with=account.id)
+        account.delete(at=at + _MOMENT)
+        if self.random.random() < 0.4:
+            at = self._later(account.modified_on, 5)
+            account.restore(at=at)
+            for child in children:
+                child.restore(at=at + _MOMENT)
+
+    def _new(
+        self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
+    ) -> E:
+        entity_id = _id(self.random) if account else self.account_id
+        return self._add(kind, entity_id, fields, at, account)
+
+    def _beside(
+        self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
+    ) -> E:
+        return self._add(kind, _id(self.sales), fields, at, account)
+
+    def _add(
+        self,
+        kind: type[E],
+        entity_id: UUID,
+        fields: dict[str, Any],
+        at: datetime,
+        account: Account | None,
+    ) -> E:
+        account_id = account.id if account else None
+        entity = kind.create(entity_id, self.workspace, fields, at=at, account_id=account_id)
+        self.entities.append(entity)
+        return entity
+
+    def _sold_at(self, after: datetime, days_max: int) -> datetime:
+        return _between(self.sales, after, days_max)
+
+    def _later(self, after: datetime, days_max: int) -> datetime:
+        return _between(self.random, after, days_max)
+
+    def _day_after(self, at: datetime) -> Any:
+        return (at + timedelta(days=self.random.randint(2, 40))).date()
+
+
+def _between(random: Random, after: datetime, days_max: int) -> datetime:
+    """Some time after, with the last possible one at the end of the eighteen months."""
+    wanted = after + timedelta(minutes=random.randrange(10, days_max * 24 * 60))
+    left = ENDS_AT - after
+    return wanted if wanted < ENDS_AT else after + left * random.uniform(0.1, 0.9)
+
+
+def _name(random: Random) -> str:
+    return f"{random.choice(FIRST_NAMES)} {random.choice(LAST_NAMES)}"
+
+
+_MOMENT = timedelta(milliseconds=1)
+_OFFERED = frozenset({Stage.PROPOSAL, Stage.NEGOTIATING, Stage.WON, Stage.LOST})
+_REASONS = ("Too dear", "Took another one", "No budget this year")
+_TASK_WAYS: Sequence[tuple[TaskStatus, ...]] = (
+    (),
+    (TaskStatus.IN_PROGRESS,),
+    (TaskStatus.DONE,),
+    (TaskStatus.IN_PROGRESS, TaskStatus.DONE),
+)
+_DEAL_WAYS: Sequence[tuple[Stage, ...]] = (
+    (),
+    (Stage.ENGAGING,),
+    (Stage.ENGAGING, Stage.PROPOSAL),
+    (Stage.ENGAGING, Stage.PROPOSAL, Stage.NEGOTIATING),
+    (Stage.ENGAGING, Stage.PROPOSAL, Stage.NEGOTIATING, Stage.WON),
+    (Stage.ENGAGING, Stage.PROPOSAL, Stage.WON),
+    (Stage.ENGAGING, Stage.LOST),
+    (Stage.ENGAGING, Stage.PROPOSAL, Stage.LOST),
+    (Stage.ENGAGING, Stage.LOST, Stage.ENGAGING),
+)
+_DEAL_WEIGHTS = (8, 16, 12, 8, 16, 14, 10, 12, 4)
+
+
+def _of_type(type_: AccountType, random: Random) -> dict[str, Any]:
+    amount = f"{random.randint(1, 500) * 1_000}.00"
+    if type_ is AccountType.INVESTOR:
+        return {"checkSize": amount}
+    if type_ is AccountType.CUSTOMER:
+        return {"dealValue": amount}
+    return {"opportunity": random.choice(("Resells our licences", "Joint offers", "Referrals"))}
+
+
+def _random(seed: int, what: object) -> Random:
+    """A source of its own for every part, so that no part depends on how many others there are."""
+    return Random(f"annals:{seed}:{what}")
+
+
+def _id(random: Random) -> UUID:
+    return UUID(int=random.getrandbits(128), version=4)
+
+
+def in_order(entities: Sequence[Entity]) -> Iterator[Any]:
+    """The pending events of these entities in the order in which they occurred."""
+    events = [event for entity in entities for event in entity.collect_events()]
+    return iter(sorted(events, key=lambda event: event.timestamp))

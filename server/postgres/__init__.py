@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL server, roles, backup, restore and upgrade."""

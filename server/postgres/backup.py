@@ -1,0 +1,240 @@
+"""A backup in a folder: a dump of one snapshot, and a manifest of what that snapshot comes to.
+
+The dump is PostgreSQL's own (pg_dump, directory format), so whatever knows that can read it. The
+manifest, backup.json, says what a restored database has to hold: the log by count and digest of
+each range of positions, and every read table by its checksum. Both are taken from one snapshot, so
+they agree to the event whatever is written meanwhile (docs/adr/0005-migrations-and-backup.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import psycopg
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eventlog.connections import Connection, follow_connection
+from eventlog.digest import DIGEST_SQL
+from eventlog.migrations import MIGRATION_LOCK, SELECT_APPLIED
+from projections.changes import Table
+from projections.engine.install import READ_SCHEMA
+from projections.engine.rebuild.compare import checksum
+from replay.folders import appearing
+from runtime.home import PRIVATE_FOLDER_MODE, write_private
+from server.postgres.clients import Clients
+
+MANIFEST = "backup.json"
+MANIFEST_DIGEST = "backup.json.sha256"
+DUMP = "dump"
+HOME_FILES = ("token", "demo.json")
+"""What belongs to the database and lies in the home: without its token, the next start would make
+a new workspace."""
+RANGE_POSITIONS = 10_000
+DUMP_JOBS = 2
+DUMP_COMPRESSION = "zstd:3"
+LOCK_WAIT_S = 60
+
+LOG_SIZE = "SELECT coalesce(max(position), 0), count(*) FROM events"
+LOG_RANGES = f"""
+SELECT position / {RANGE_POSITIONS} * {RANGE_POSITIONS}, count(*), sum(d)::text,
+       sum(d * (position % {RANGE_POSITIONS} + 1)::numeric)::text
+  FROM (SELECT position, {DIGEST_SQL} AS d FROM events) AS e
+ GROUP BY 1 ORDER BY 1
+"""
+READ_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY tablename"
+CHECKPOINTS = "SELECT name, version, position FROM projections ORDER BY name"
+
+
+class BackupError(Exception):
+    """There is no backup to be made, or none to be restored; the message is one sentence."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogRange(_Record):
+    """A range of positions of the log."""
+
+    first: int
+    events: int
+    digest: str
+    """Sum of the events' digests, a decimal number."""
+    weighted: str
+    """Sum of digest times place in the range, so that it matters which event is where."""
+
+
+class TableSum(_Record):
+    """What a read table comes to."""
+
+    rows: int
+    digest: str
+
+
+class Checkpoint(_Record):
+    """By which code, and up to which position, a projection's rows were made."""
+
+    version: str
+    position: int
+
+
+class Contents(_Record):
+    """What a database holds."""
+
+    migrations: list[str]
+    position: int
+    """Of the last event."""
+    events: int
+    ranges: list[LogRange]
+    projections: dict[str, Checkpoint]
+    tables: dict[str, TableSum]
+
+
+class Manifest(_Record):
+    """What backup.json says of a backup."""
+
+    format: Literal[1] = 1
+    made_at: datetime
+    contents: Contents
+    files: dict[str, str]
+    """SHA-256 by path within the folder."""
+
+
+def back_up(
+    superuser_url: str,
+    clients: Clients,
+    folder: Path,
+    made_at: datetime,
+    home_files: Mapping[str, Path] = MappingProxyType({}),
+) -> Manifest:
+    """Back up a running database into a folder, which appears once it is complete.
+
+    superuser_url: of the database; no other role reads all of the log. home_files: where those of
+    HOME_FILES are that belong to it; one that is missing is left out. Writers, readers and
+    projectors go on; a migration waits, and so does the swap of a rebuild. Raises `BackupError`,
+    `FolderInUse`, `ClientError`, `psycopg.Error`, `OSError`.
+    """
+    with appearing(folder, mode=PRIVATE_FOLDER_MODE) as unfinished:
+        with _snapshot(superuser_url) as (connection, snapshot):
+            clients.run(
+                superuser_url,
+                "pg_dump",
+                "--format=directory",
+                f"--jobs={DUMP_JOBS}",
+                f"--compress={DUMP_COMPRESSION}",
+                f"--snapshot={snapshot}",
+                f"--file={unfinished / DUMP}",
+            )
+            contents = contents_of(connection)
+        for name, path in home_files.items():
+            if path.exists():
+                write_private(unfinished / name, path.read_text("utf-8"))
+        files = {str(path): _sha256(unfinished / path) for path in _files(unfinished)}
+        manifest = Manifest(made_at=made_at, contents=contents, files=files)
+        write_manifest(unfinished, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write backup.json, and its own digest beside it (`sha256sum --check` reads that)."""
+    write_private(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_private(folder / MANIFEST_DIGEST, f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n")
+
+
+def read_backup(folder: Path) -> Manifest:
+    """The manifest of a backup whose files are all there, and as they were written.
+
+    Raises `BackupError`.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        expected = (folder / MANIFEST_DIGEST).read_text("ascii").split()[0]
+    except (OSError, UnicodeDecodeError, IndexError):
+        raise BackupError(f"{folder} holds no backup: there is no {MANIFEST} to read.") from None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise _damaged(folder, MANIFEST)
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError:
+        raise BackupError(
+            f"{folder} was made by a version of Annals that this one does not know: use that."
+        ) from None
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise _damaged(folder, name)
+    return manifest
+
+
+def contents_of(connection: Connection) -> Contents:
+    """What the database holds; in a transaction of one snapshot, as a role that sees all of it."""
+    position, events = _row(connection, LOG_SIZE)
+    tables = [row[0] for row in connection.execute(READ_TABLES, (READ_SCHEMA,)).fetchall()]
+    sums = {name: checksum(connection, READ_SCHEMA, Table(name)) for name in tables}
+    return Contents(
+        migrations=[row[0] for row in connection.execute(SELECT_APPLIED)],
+        position=position,
+        events=events,
+        ranges=[
+            LogRange(first=first, events=n, digest=digest, weighted=weighted)
+            for first, n, digest, weighted in connection.execute(LOG_RANGES.encode())
+        ],
+        projections={
+            name: Checkpoint(version=version, position=checkpoint)
+            for name, version, checkpoint in connection.execute(CHECKPOINTS)
+        },
+        tables={
+            name: TableSum(rows=each.rows, digest=str(each.digest)) for name, each in sums.items()
+        },
+    )
+
+
+@contextmanager
+def one_snapshot(superuser_url: str) -> Iterator[Connection]:
+    """A connection in a transaction that sees the database as it is now, until the block ends."""
+    with (
+        follow_connection(superuser_url, application_name="annals-backup") as connection,
+        connection.transaction(),
+    ):
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection
+
+
+@contextmanager
+def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str]]:
+    """One snapshot, and the name by which pg_dump shares it. No migration runs meanwhile."""
+    with (
+        follow_connection(superuser_url, application_name="annals-backup") as lock,
+        one_snapshot(superuser_url) as connection,
+    ):
+        lock.execute(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
+        try:
+            lock.execute("SELECT pg_advisory_lock_shared(%s, %s)", MIGRATION_LOCK)
+        except psycopg.errors.LockNotAvailable:
+            raise BackupError("A migration is running; back up when it is done.") from None
+        (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")
+        yield connection, snapshot
+
+
+def _row(connection: Connection, statement: str) -> tuple[Any, ...]:
+    row = connection.execute(statement.encode()).fetchone()
+    assert row is not None
+    return row
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, name: str) -> BackupError:
+    return BackupError(f"{folder} is damaged ({name} is not as it was written): use another one.")

@@ -1,0 +1,75 @@
+"""Rehearse an upgrade on a copy of the embedded database; the real one is only read.
+
+The copy is physical (pg_basebackup): the same pages, the same bloat, the same indexes, so that a
+migration takes there what it will take here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from runtime.home import PASSABLE_FOLDER_MODE
+from server.postgres.account import server_account, server_folder
+from server.postgres.clients import Clients
+from server.postgres.databases import DATABASE_NAME
+from server.postgres.embedded import EmbeddedPostgres, prepare_database, superuser_url_of_running
+from server.postgres.upgrade import Told, upgrade
+
+FREE_MIN_BYTES = 2 * 1024**3
+"""Left over beside the copy: for what the migrations write, and for everybody else."""
+PASSWORDS = "passwords.json"
+
+DATABASES_BYTES = "SELECT sum(pg_database_size(oid))::bigint FROM pg_database"
+
+
+class RehearsalError(Exception):
+    """There can be no rehearsal; the message is one sentence."""
+
+
+def rehearse(home: Path, told: Told = lambda step, seconds: None) -> list[str]:
+    """Copy the database of a home whose server runs, and upgrade the copy; what was done.
+
+    The copy is gone afterwards. Raises `RehearsalError`, and what `upgrade` raises.
+    """
+    clients = Clients.of_home(home)
+    superuser_url = superuser_url_of_running(home, "postgres")
+    with _folder(home, superuser_url) as copy:
+        shutil.copy(home / PASSWORDS, copy / PASSWORDS)
+        folder = server_folder(copy)
+        try:
+            clients.run(
+                superuser_url,
+                "pg_basebackup",
+                f"--pgdata={folder / 'data'}",
+                "--checkpoint=fast",
+                "--wal-method=stream",
+                "--no-sync",
+                **server_account(clients.folder / "data").popen_arguments(),
+            )
+            with EmbeddedPostgres(copy, binaries=clients.folder) as cluster:
+                urls = prepare_database(cluster, DATABASE_NAME)
+                return upgrade(urls.owner, urls.projector, told)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _folder(home: Path, superuser_url: str) -> Iterator[Path]:
+    """A folder within the home: the same disk, and as private."""
+    with psycopg.connect(superuser_url) as connection:
+        row = connection.execute(DATABASES_BYTES).fetchone()
+    assert row is not None
+    needed_bytes = row[0] + FREE_MIN_BYTES
+    if shutil.disk_usage(home).free < needed_bytes:
+        raise RehearsalError(
+            f"A copy needs {needed_bytes // 1024**2:,} MiB of disk below {home}: free some."
+        )
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=home) as folder:
+        Path(folder).chmod(PASSABLE_FOLDER_MODE)
+        yield Path(folder)

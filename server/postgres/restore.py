@@ -1,0 +1,192 @@
+"""Restore a backup into an empty home, and prove that it is what was backed up.
+
+First every file is compared with the manifest, before anything is written. Then the restored log
+and tables are, by the same counts and digests. Last the log is replayed: each projection is folded
+anew, up to its checkpoint, and its rows compared with those that were restored.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from eventlog.connections import Connection, follow_connection
+from projections.engine.install import READ_SCHEMA
+from projections.engine.rebuild.bulk import PARTITION_EVENTS, build_part
+from projections.engine.rebuild.compare import checksum
+from projections.engine.rebuild.part import Part
+from projections.engine.rebuild.shadow import Shadow
+from projections.engine.registry import PROJECTIONS
+from readmodels import table_definitions
+from runtime.home import write_private
+from server.postgres.account import PLACE_RECORD
+from server.postgres.backup import (
+    DUMP,
+    DUMP_JOBS,
+    HOME_FILES,
+    BackupError,
+    Contents,
+    Manifest,
+    contents_of,
+    one_snapshot,
+    read_backup,
+)
+from server.postgres.clients import Clients
+from server.postgres.databases import DATABASE_NAME
+from server.postgres.embedded import EmbeddedPostgres, prepare_database, superuser_url_of_running
+from server.postgres.upgrade import upgrade
+
+PART_EVENTS_MIN = 20_000
+"""Fewer events than this are not worth a process."""
+
+STANDING = """
+SELECT name, version, position, EXISTS (SELECT FROM projection_offsets WHERE projection = name)
+  FROM projections
+"""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What the replay of the restored log came to."""
+
+    equal: list[str]
+    different: list[str]
+    """Projections whose rows, as they were backed up, are not those that the log comes to."""
+    skipped: list[str]
+    """Projections whose rows were made by other code, or that stand at no single position."""
+
+
+def restore(folder: Path, home: Path, say: Say = lambda line: None) -> Replayed:
+    """Restore a backup into a home that is empty or not there.
+
+    The server of the home is stopped again afterwards. Where the backup is damaged, nothing stays
+    of the home; once its content is proved it stays, whatever the replay says. Raises
+    `BackupError`, `ClientError`, `EmbeddedPostgresError`, `psycopg.Error`, `OSError`.
+    """
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise BackupError(f"{home} is not empty: a backup is restored into a home of its own.")
+    manifest = read_backup(folder)
+    say(f"{len(manifest.files)} files are as they were written.")
+    server = EmbeddedPostgres(home)
+    try:
+        try:
+            urls = prepare_database(server.start(), DATABASE_NAME)
+            _load(folder, home)
+            _require_same(manifest, home)
+            for name in HOME_FILES:
+                if name in manifest.files:
+                    write_private(home / name, (folder / name).read_text("utf-8"))
+        except BaseException:
+            server.stop()
+            _remove(home)
+            raise
+        say(f"{manifest.contents.events:,} events and the read tables are those of the backup.")
+        for step in upgrade(urls.owner, urls.projector):
+            say(step)
+        return replay(urls.projector)
+    finally:
+        server.stop()
+
+
+def replay(projector_url: str, workers: int | None = None) -> Replayed:
+    """Fold the log anew, beside the live tables, and compare. No projector may be running."""
+    definitions = table_definitions()
+    equal: list[str] = []
+    different: list[str] = []
+    skipped: list[str] = []
+    by_position: dict[int, list[Shadow]] = defaultdict(list)
+    with follow_connection(projector_url, application_name="annals-replay") as connection:
+        for name, version, position, is_uneven in connection.execute(STANDING).fetchall():
+            if name not in PROJECTIONS:
+                continue
+            shadow = Shadow(name, definitions[name])
+            if is_uneven or shadow.version != version:
+                skipped.append(name)
+            else:
+                by_position[position].append(shadow)
+        for position, shadows in by_position.items():
+            for shadow in shadows:
+                shadow.prepare(connection)
+            _build(connection, projector_url, shadows, position, workers or os.cpu_count() or 1)
+            for shadow in shadows:
+                shadow.finish(connection, position)
+                (equal if _is_equal(connection, shadow) else different).append(shadow.name)
+                shadow.drop(connection)
+    return Replayed(sorted(equal), sorted(different), sorted(skipped))
+
+
+def _load(folder: Path, home: Path) -> None:
+    Clients.of_home(home).run(
+        superuser_url_of_running(home, DATABASE_NAME),
+        "pg_restore",
+        f"--jobs={DUMP_JOBS}",
+        "--exit-on-error",
+        f"--dbname={DATABASE_NAME}",
+        folder.absolute() / DUMP,
+    )
+
+
+def _require_same(manifest: Manifest, home: Path) -> None:
+    with one_snapshot(superuser_url_of_running(home, DATABASE_NAME)) as connection:
+        found = contents_of(connection)
+    if found != manifest.contents:
+        what = _difference(manifest.contents, found)
+        raise BackupError(f"The restored database is not what was backed up: {what}.")
+
+
+def _difference(expected: Contents, found: Contents) -> str:
+    """The first thing that differs, in words."""
+    ranges = {each.first: each for each in found.ranges}
+    for each in expected.ranges:
+        if ranges.get(each.first) != each:
+            return f"the log differs in the range of positions from {each.first} on"
+    for name, table in expected.tables.items():
+        if found.tables.get(name) != table:
+            return f"the table {name} has other rows"
+    return "its migrations, checkpoints or the length of its log are others"
+
+
+def _build(
+    connection: Connection, url: str, shadows: list[Shadow], position: int, workers: int
+) -> None:
+    row = connection.execute(
+        "SELECT count(*) FROM events WHERE position <= %s", (position,)
+    ).fetchone()
+    assert row is not None
+    events = int(row[0])
+    parts = max(min(workers, 1 + events // PART_EVENTS_MIN), -(-events // PARTITION_EVENTS))
+    schemas = {shadow.name: shadow.schema for shadow in shadows}
+    jobs = [(url, schemas, Part(position, number, parts)) for number in range(parts)]
+    if len(jobs) == 1:
+        _build_part(jobs[0])
+        return
+    with ProcessPoolExecutor(min(workers, parts), mp_context=get_context("spawn")) as pool:
+        list(pool.map(_build_part, jobs))
+
+
+def _build_part(job: tuple[str, dict[str, str], Part]) -> None:
+    url, schemas, part = job
+    build_part(url, [PROJECTIONS[name] for name in schemas], schemas, part, lambda events: None)
+
+
+def _is_equal(connection: Connection, shadow: Shadow) -> bool:
+    return all(
+        checksum(connection, READ_SCHEMA, table) == checksum(connection, shadow.schema, table)
+        for table in shadow.live.tables
+    )
+
+
+def _remove(home: Path) -> None:
+    """Remove a home that was empty before, and the server's folder where it lies elsewhere."""
+    record = home / PLACE_RECORD
+    if record.exists():
+        shutil.rmtree(Path(record.read_text("utf-8").strip()), ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)

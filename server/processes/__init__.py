@@ -1,0 +1,1 @@
+"""The processes that a running installation consists of, and what supervises them."""

@@ -1,0 +1,85 @@
+"""A process of its own for one job on a projection: `annals job ID`, started by the projector."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from types import FrameType
+
+import psycopg
+
+from eventlog.connections import follow_connection
+from projections.engine.rebuild import jobs
+from projections.engine.rebuild.jobs import Job
+from projections.engine.rebuild.progress import Cancelled
+from projections.engine.rebuild.rebuild import SWAPPED_IN, Rebuild, rollback, summary_of
+from projections.engine.rebuild.retry import retry
+from projections.engine.rebuild.swap import RebuildRefused
+from projections.engine.registry import PROJECTIONS, version
+from readmodels import table_definitions
+from runtime.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def end_with_the_group() -> None:
+    """On SIGTERM end at once, with the workers: a crash at any step harms no live table."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def perform(settings: Settings, job_id: int) -> bool:
+    """Do the job and write down how it ended; whether it succeeded. Needs `projector_url`."""
+    url = str(settings.projector_url)
+    with follow_connection(url, application_name="annals-job") as connection:
+        job = jobs.find(connection, job_id)
+        if job is None or job.projection not in PROJECTIONS:
+            raise LookupError(f"there is no job {job_id} on a projection of this version")
+        definition = table_definitions()[job.projection]
+        if not jobs.claim(connection, job_id, version(job.projection, definition)):
+            log.info("job %s is not to be begun any more", job_id)
+            return False
+        facts = {"job": job_id, "kind": job.kind, "projection": job.projection}
+        log.info("job begins", extra={"facts": facts})
+        state, summary, message = _outcome(url, job, definition)
+        jobs.end(connection, job_id, state, summary=summary, message=message)
+    level = logging.INFO if state != "failed" else logging.ERROR
+    told = {"state": state, "summary": summary, "detail": message}
+    log.log(level, "job ended", extra={"facts": facts | told})
+    return state == "done"
+
+
+def _outcome(url: str, job: Job, definition: str) -> tuple[str, str, str]:
+    """State, summary, and message for operators."""
+    try:
+        return "done", _do(url, job, definition), ""
+    except Cancelled:
+        return "cancelled", "", ""
+    except (RebuildRefused, psycopg.Error) as error:
+        return "failed", summary_of(error), str(error)
+
+
+def _do(url: str, job: Job, definition: str) -> str:
+    """Do it; what is to be said of it."""
+    if job.kind == "rebuild":
+        Rebuild(
+            url,
+            {job.projection: definition},
+            rebuild_ids={job.projection: job.id},
+            throttle_events_per_s=job.throttle_events_per_s,
+        ).run()
+        return SWAPPED_IN
+    if job.kind == "rollback":
+        rollback(url, job.projection, definition, job_id=job.id)
+        return "the tables from before are live again"
+    outcomes = retry(url, PROJECTIONS[job.projection])
+    parked = [each for each in outcomes if each.error is not None]
+    for each in parked:
+        log.warning("still parked: %s %s: %s", job.projection, each.parked.entity_id, each.error)
+    if parked:
+        raise RebuildRefused(f"{len(parked)} of {len(outcomes)} entities are still parked.")
+    return f"{len(outcomes)} entities are back, each equal to a fresh fold"

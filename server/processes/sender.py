@@ -1,0 +1,157 @@
+"""A sender process: process managers that follow the log, and what they want done, till a stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+from eventsourcing.persistence import PersistenceError
+from psycopg_pool import PoolTimeout
+
+from commands.delivery.gateway import SmsGateway
+from commands.delivery.inbox import begin, follow_once
+from commands.delivery.outbox import FORGET, Outbox, handlers
+from commands.delivery.sending import Patience, Sending
+from commands.entities import EntityCommands
+from commands.process import Process
+from commands.processes import PROCESSES
+from commands.sms import SmsCommands
+from domain.shared.breaker import Limits
+from eventlog.connections import Connection, follow_connection, write_pool
+from eventlog.hints import APPENDED, Hinter, wait_for_hint
+from eventlog.store.log import EventLog
+from runtime.composition import new_id, now, sms_limits
+from runtime.gateways import gateway_of
+from runtime.logs import configure_logging
+from runtime.process import stopped_by_signals
+from runtime.settings import Settings
+
+log = logging.getLogger("annals.sender")
+
+RETRY_DELAY_S = 0.5
+LEASE_MARGIN_S = 5.0
+FORGET_INTERVAL_S = 60.0
+STUCK_PAUSE_S = 5.0
+"""How long a process that raised is left alone before it is shown the same event again."""
+DATABASE_FAILURES = (psycopg.Error, PersistenceError, PoolTimeout)
+
+
+class Sender:
+    """One thread for the processes and what they want of the log, some for the gateway.
+
+    As many senders as you like may run; they share the work by locks on rows.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: SmsGateway,
+        processes: Iterable[Process[Any]] = tuple(PROCESSES.values()),
+    ) -> None:
+        if settings.sender_url is None:
+            raise LookupError("ANNALS_SENDER_URL is not set")
+        self._url = settings.sender_url
+        self._settings = settings
+        self._gateway = gateway
+        self._processes = tuple(processes)
+        self._stuck_until_s: dict[str, float] = {}
+        self._stopped = threading.Event()
+        self._asked = threading.Event()
+        """There may be something to send."""
+
+    def stop(self) -> None:
+        """Finish what is at hand and return from `run`."""
+        self._stopped.set()
+        self._asked.set()
+
+    def run(self) -> None:
+        """Work until stopped. A lost database is waited for, and said."""
+        hinter = Hinter(self._url)
+        with write_pool(self._url, max_size=self._settings.sms_threads + 1) as pool:
+            events = EventLog(pool, after_append=hinter.hint)
+            entities = EntityCommands(events, clock=now, new_id=new_id)
+            sms = SmsCommands(events, entities, clock=now, limits=sms_limits(self._settings))
+            outbox = Outbox(events, handlers(sms))
+            sending = Sending(events, sms, pool, self._gateway, patience_of(self._settings))
+            work: list[Callable[[], None]] = [lambda: self._follow(outbox)]
+            work += [lambda: self._send(sending)] * self._settings.sms_threads
+            threads = [threading.Thread(target=self._guarded, args=(each,)) for each in work]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        hinter.close()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        while not self._stopped.is_set():
+            try:
+                work()
+            except DATABASE_FAILURES as error:
+                log.warning("sending stopped and is tried again: %s", error)
+                self._stopped.wait(RETRY_DELAY_S)
+            except Exception:  # one message, or one event, must not end the process
+                log.exception("sending failed and is tried again")
+                self._stopped.wait(RETRY_DELAY_S)
+
+    def _follow(self, outbox: Outbox) -> None:
+        with follow_connection(self._url, application_name="annals-send") as connection:
+            connection.execute(f"LISTEN {APPENDED}")
+            begin(connection, self._processes)
+            forgot_at = -FORGET_INTERVAL_S
+            while not self._stopped.is_set():
+                if time.monotonic() - forgot_at >= FORGET_INTERVAL_S:
+                    forgot_at = time.monotonic()
+                    connection.execute(FORGET)
+                more = [self._react(connection, process) for process in self._processes]
+                self._asked.set()
+                if not outbox.do_next(connection) and not any(more):
+                    wait_for_hint(connection, self._settings.poll_interval_ms / 1000)
+
+    def _react(self, connection: Connection, process: Process[Any]) -> bool:
+        """One that is stuck at an event stays there, and the others go on."""
+        if time.monotonic() < self._stuck_until_s.get(process.name, 0.0):
+            return False
+        try:
+            return follow_once(connection, process)
+        except DATABASE_FAILURES:
+            raise
+        except Exception:
+            log.exception("process %s is stuck at an event", process.name)
+            self._stuck_until_s[process.name] = time.monotonic() + STUCK_PAUSE_S
+            return False
+
+    def _send(self, sending: Sending) -> None:
+        while not self._stopped.is_set():
+            if not sending.send_next():
+                self._asked.wait(self._settings.poll_interval_ms / 1000)
+                self._asked.clear()
+
+
+def run_sender(settings: Settings) -> None:
+    """Send until SIGTERM or SIGINT; what is at hand is finished.
+
+    Raises `GatewaySettingsError`, and `LookupError` where ANNALS_SENDER_URL is not set.
+    """
+    configure_logging(settings, "sender")
+    sender = Sender(settings, gateway_of(settings))
+    with stopped_by_signals(sender.stop):
+        log.info("sending by %s for %s", settings.sms_gateway, ", ".join(PROCESSES))
+        sender.run()
+
+
+def patience_of(settings: Settings) -> Patience:
+    """How often and for how long a message is tried, as the settings have it."""
+    lease_s = settings.sms_timeout_s + LEASE_MARGIN_S
+    return Patience(
+        attempts_max=settings.sms_attempts_max,
+        backoff_first_s=settings.sms_backoff_first_s,
+        backoff_max_s=settings.sms_backoff_max_s,
+        jitter_s=settings.sms_backoff_first_s / 2,
+        lease_s=lease_s,
+        expire_s=settings.sms_expire_s,
+        breaker=Limits(probe_s=lease_s),
+    )

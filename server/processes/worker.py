@@ -1,0 +1,35 @@
+"""A worker process: does the jobs of all workspaces until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+
+from commands.jobs.turns import Tools
+from commands.jobs.worker import Worker
+from runtime.composition import Writing, app_url, new_id, now, open_writing
+from runtime.errors import told
+from runtime.logs import configure_logging
+from runtime.process import stopped_by_signals
+from runtime.settings import Settings
+from runtime.work import works
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; the step at hand is finished.
+
+    Raises `LookupError` where ANNALS_APP_URL is not set.
+    """
+    configure_logging(settings, "worker")
+    with open_writing(settings) as writing:
+        worker = open_worker(settings, writing)
+        with stopped_by_signals(worker.stop):
+            log.info("working on jobs: %s", ", ".join(works()))
+            worker.run()
+
+
+def open_worker(settings: Settings, writing: Writing) -> Worker:
+    """A worker with all kinds of work there are."""
+    tools = Tools(writing.log, writing.commands, works(), told, clock=now, new_id=new_id)
+    return Worker(app_url(settings), tools)

@@ -1,0 +1,338 @@
+"""Rebuild, rollback and retry over HTTP: asked for in writing, done by a process of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from commands.entities import EntityCommands
+from commands.keys import issue_key
+from domain.account import Account
+from eventlog.connections import Connection, follow_connection, write_pool
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.ledger.coverage import verify_all
+from projections.engine.live.runner import Engine
+from projections.engine.rebuild import jobs
+from projections.engine.registry import PROJECTIONS
+from runtime.settings import REPOSITORY
+from tests.conftest import Urls
+from tests.projections.test_engine import failing_for
+from tests.support.processes import Projector, answering, projecting, until
+
+ENDED = {"done", "failed", "cancelled"}
+ACCOUNTS = 60
+
+
+@dataclass
+class Desk:
+    """The API, a projector process, and an admin of a workspace with accounts."""
+
+    urls: Urls
+    client: httpx.Client
+    commands: EntityCommands
+    scope: Scope
+    database: Connection
+
+    def role(self, role: str, workspace_id: UUID | None = None) -> dict[str, str]:
+        """Headers with a key of this role, in a workspace of its own if another is named."""
+        scope = Scope(workspace_id or self.scope.workspace_id)
+        key = issue_key(self.commands, scope, {"name": role, "role": role})
+        until(lambda: self.is_projected(key.outcome.position))
+        return {"Authorization": f"Bearer {key.token}"}
+
+    def is_projected(self, position: int) -> bool:
+        row = self.database.execute("SELECT min(position) FROM projections").fetchone()
+        return row is not None and row[0] >= position
+
+    def write(self, company: str) -> Any:
+        """A new account."""
+        return self.commands.create(self.scope, Account, {"company": company, "type": "customer"})
+
+    def ended(self, location: str) -> dict[str, Any]:
+        """The job, once it has ended."""
+        until(lambda: self.client.get(location).json()["state"] in ENDED)
+        found: dict[str, Any] = self.client.get(location).json()
+        return found
+
+    def ask(self, action: str, name: str = "accounts", **body: Any) -> httpx.Response:
+        """Ask for something to be done."""
+        given = body if action == "rebuild" else None
+        return self.client.post(f"/api/projections/{name}/{action}", json=given)
+
+
+@contextmanager
+def desk_on(urls: Urls) -> Iterator[Desk]:
+    """A desk, as long as the block lasts. Its projector has to be running."""
+    with (
+        answering(urls) as client,
+        write_pool(urls.app) as pool,
+        psycopg.connect(urls.superuser, autocommit=True) as database,
+    ):
+        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+        desk = Desk(urls, client, commands, Scope(uuid4()), database)
+        client.headers.update(desk.role("admin"))
+        yield desk
+
+
+@pytest.fixture
+def projector(urls: Urls, tmp_path: Path) -> Iterator[Projector]:
+    """A projector at work."""
+    with projecting(urls, tmp_path / "projector.log") as projector:
+        yield projector
+
+
+@pytest.fixture
+def desk(urls: Urls, projector: Projector) -> Iterator[Desk]:
+    """Everything at work, and some accounts."""
+    with desk_on(urls) as desk:
+        position = [desk.write(f"Company {number}").position for number in range(ACCOUNTS)][-1]
+        until(lambda: desk.is_projected(position))
+        yield desk
+
+
+class Reader(threading.Thread):
+    """Writes, and reads what it wrote, until it is stopped."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+        self._stopped = threading.Event()
+        self.reads = 0
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        """Each read has to show the write before it."""
+        while not self._stopped.is_set():
+            outcome = self._desk.write(f"Read {self.reads}")
+            answer = self._desk.client.get(
+                f"/api/accounts/{outcome.entity.id}",
+                headers={"Annals-Min-Position": str(outcome.position)},
+            )
+            if answer.status_code != 200:
+                self.faults.append(answer.text)
+            self.reads += 1
+
+    def stop(self) -> None:
+        """Finish what is at hand."""
+        self._stopped.set()
+        self.join()
+
+
+def test_a_rebuild_is_asked_for_followed_and_done_while_others_write_and_read(desk: Desk) -> None:
+    plan = desk.ask("rebuild", plan=True)
+    assert plan.status_code == 200
+    assert plan.json()["events"] >= ACCOUNTS
+    assert plan.json()["codeChanged"] is False
+    assert plan.json()["bytes"] > 0
+    reader = Reader(desk)
+    reader.start()
+    try:
+        accepted = desk.ask("rebuild")
+        assert accepted.status_code == 202
+        assert accepted.json()["state"] == "requested"
+        assert accepted.json()["startedAt"] is None
+        done = desk.ended(accepted.headers["Location"])
+    finally:
+        reader.stop()
+    assert done["state"] == "done", done
+    assert done["message"] == "rebuilt and swapped in; the tables from before are kept"
+    assert done["processed"] >= ACCOUNTS
+    assert done["secondsLeft"] is None
+    assert reader.reads > 5
+    assert reader.faults == []
+    listed = desk.client.get("/api/projections/accounts/rebuilds").json()["items"]
+    assert listed == [done]
+    back = desk.ask("rollback")
+    assert back.status_code == 202
+    ended = desk.ended(back.headers["Location"])
+    assert (ended["kind"], ended["state"]) == ("rollback", "done"), ended
+    assert verify_all(desk.database) == []
+
+
+def test_a_rebuild_is_cancelled_and_the_live_tables_stay(desk: Desk) -> None:
+    before = desk.database.execute("SELECT count(*), max(id::text) FROM read.accounts").fetchone()
+    location = desk.ask("rebuild", throttle=1).headers["Location"]
+    until(lambda: desk.client.get(location).json()["state"] == "building")
+    found = desk.client.get(location).json()
+    assert found["throttle"] == 1
+    second = desk.ask("rebuild")
+    assert (second.status_code, second.json()["code"]) == (409, "E5020")
+    asked = desk.client.post(f"{location}/cancel")
+    assert (asked.status_code, asked.json()["state"]) == (202, "cancelling")
+    assert desk.ended(location)["state"] == "cancelled"
+    again = desk.client.post(f"{location}/cancel")
+    assert (again.status_code, again.json()["code"]) == (409, "E5021")
+    after = desk.database.execute("SELECT count(*), max(id::text) FROM read.accounts").fetchone()
+    assert after == before
+
+
+def test_of_many_who_ask_at_once_one_is_heard(desk: Desk) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: desk.ask("rebuild", "notes"), range(8)))
+    assert sorted(each.status_code for each in answers) == [202] + [409] * 7
+    refused = next(each for each in answers if each.status_code == 409)
+    assert refused.json()["code"] == "E5020"
+    location = next(each.headers["Location"] for each in answers if each.status_code == 202)
+    assert desk.ended(location)["state"] == "done"
+
+
+def test_a_rebuild_that_dies_is_said_to_have_and_the_projector_lives(
+    desk: Desk, projector: Projector
+) -> None:
+    location = desk.ask("rebuild", throttle=1).headers["Location"]
+    until(lambda: desk.client.get(location).json()["state"] == "building")
+    (child,) = [
+        each for each in psutil.Process(projector.process.pid).children() if "job" in each.cmdline()
+    ]
+    child.kill()
+    died = desk.ended(location)
+    assert (died["state"], died["message"]) == ("failed", "its process ended with exit code -9")
+    assert projector.process.poll() is None
+    assert desk.ended(desk.ask("rebuild").headers["Location"])["state"] == "done"
+
+
+def test_a_rebuild_dies_with_its_projector_and_the_next_one_says_so(
+    urls: Urls, tmp_path: Path
+) -> None:
+    with projecting(urls, tmp_path / "first.log") as first, desk_on(urls) as desk:
+        for number in range(ACCOUNTS):
+            desk.write(f"Company {number}")
+        location = desk.ask("rebuild", throttle=1).headers["Location"]
+        until(lambda: desk.client.get(location).json()["state"] == "building")
+        children = psutil.Process(first.process.pid).children(recursive=True)
+        first.kill()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == []
+        with projecting(urls, tmp_path / "second.log"):
+            died = desk.ended(location)
+            assert (died["state"], died["message"]) == ("failed", "its process died")
+            assert desk.ask("rebuild").status_code == 202
+
+
+def test_what_is_parked_comes_back_by_a_retry_and_is_shown_to_its_workspace_alone(
+    urls: Urls, tmp_path: Path, commands: EntityCommands, scope: Scope
+) -> None:
+    made = commands.create(scope, Account, {"company": "Bluth", "type": "customer"})
+    Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
+    with projecting(urls, tmp_path / "projector.log"), desk_on(urls) as desk:
+        owner = desk.role("admin", scope.workspace_id)
+        url = "/api/projections/accounts"
+        mine = desk.client.get(url, headers=owner).json()
+        assert [each["entityId"] for each in mine["parkedEntities"]] == [str(made.entity.id)]
+        assert mine["parkedEntities"][0]["error"] == "ValueError: cannot digest Bluth"
+        stranger = desk.client.get(url)
+        assert (stranger.json()["parked"], stranger.json()["parkedEntities"]) == (1, [])
+        assert "Bluth" not in stranger.text
+        back = desk.ended(desk.ask("retry").headers["Location"])
+        assert (back["kind"], back["state"]) == ("retry", "done"), back
+        assert back["message"] == "1 entities are back, each equal to a fresh fold"
+        assert desk.client.get(url, headers=owner).json()["parkedEntities"] == []
+
+
+def test_a_difference_of_rows_is_told_without_the_rows(desk: Desk) -> None:
+    position = desk.write("Secretive").position
+    until(lambda: desk.is_projected(position))
+    desk.database.execute("UPDATE read.accounts SET company = 'forged' WHERE company = 'Secretive'")
+    location = desk.ask("rebuild").headers["Location"]
+    told = desk.ended(location)
+    assert told["state"] == "failed"
+    assert told["message"].startswith("1 rows differ though the code is the same")
+    assert "forged" not in desk.client.get(location).text
+    written = desk.database.execute("SELECT message FROM projection_rebuilds").fetchone()
+    assert written is not None
+    assert "forged" in written[0]
+
+
+def test_what_cannot_be_is_refused(desk: Desk) -> None:
+    for method, path, status, code in (
+        ("POST", "/api/projections/planets/rebuild", 404, "E5002"),
+        ("GET", "/api/projections/planets", 404, "E5002"),
+        ("POST", "/api/projections/accounts/rollback", 409, "E5022"),
+        ("GET", "/api/projections/accounts/rebuilds/99", 404, "E5002"),
+        ("GET", "/api/projections/accounts/rebuilds/x", 404, "E5002"),
+        ("POST", "/api/projections/accounts/rebuilds/99/cancel", 404, "E5002"),
+    ):
+        body: dict[str, Any] | None = {} if path.endswith("rebuild") else None
+        refused = desk.client.request(method, path, json=body)
+        assert (refused.status_code, refused.json()["code"]) == (status, code), path
+    for given in ({"throttle": 0}, {"throttle": "fast"}, {"plan": "yes"}, {"force": True}):
+        refused = desk.client.post("/api/projections/accounts/rebuild", json=given)
+        assert refused.status_code == 422, given
+    analyst = desk.role("analyst")
+    assert desk.client.get("/api/projections/accounts", headers=analyst).status_code == 200
+    for path in ("accounts/retry", "accounts/rollback", "accounts/rebuilds/1/cancel"):
+        refused = desk.client.post(f"/api/projections/{path}", headers=analyst)
+        assert (refused.status_code, refused.json()["code"]) == (403, "E1008")
+
+
+def test_a_request_waits_for_a_projector_and_can_be_taken_back(urls: Urls, engine: Engine) -> None:
+    with desk_with_engine(urls, engine) as desk:
+        location = desk.ask("rebuild").headers["Location"]
+        time.sleep(0.2)
+        assert desk.client.get(location).json()["state"] == "requested"
+        desk.client.post(f"{location}/cancel")
+        with follow_connection(urls.projector, application_name="test") as connection:
+            until(lambda: jobs.bury(connection, []) != [])
+        assert desk.client.get(location).json()["state"] == "cancelled"
+
+
+@contextmanager
+def desk_with_engine(urls: Urls, engine: Engine) -> Iterator[Desk]:
+    """A desk where the projections move, and nobody looks for jobs."""
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        with desk_on(urls) as desk:
+            yield desk
+    finally:
+        engine.stop()
+        thread.join()
+
+
+def test_the_commands_of_the_page_on_operating_work(desk: Desk) -> None:
+    page = (REPOSITORY / "docs" / "how-to" / "operate.md").read_text("utf-8")
+    given, *blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names = [line.partition("=")[0] for line in given.splitlines()]
+    token = desk.client.headers["Authorization"].removeprefix("Bearer ")
+    values = dict(zip(names, (str(desk.client.base_url), token), strict=True))
+    script = "set -eu\n" + "\n".join(blocks)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={**os.environ, **values},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in ('"status":"live"', '"status":"ready"', "lag_seconds{", '"codeChanged":false'):
+        assert said in done.stdout
+    assert '"kind" : "rollback"' in done.stdout
+    assert '"E5021"' in done.stdout, "what is done cannot be cancelled"
+
+
+def test_a_stopped_projector_ends_its_jobs(desk: Desk, projector: Projector) -> None:
+    location = desk.ask("rebuild", throttle=1).headers["Location"]
+    until(lambda: desk.client.get(location).json()["state"] == "building")
+    children = psutil.Process(projector.process.pid).children(recursive=True)
+    projector.signal(signal.SIGTERM)
+    assert projector.process.wait(20) == 0
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []

@@ -1,0 +1,173 @@
+"""The circuit breaker: as a rule of its own, and as senders share it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from commands.delivery.breakers import hold, keep, look
+from domain.shared.breaker import Breaker, Limits, State
+from tests.conftest import Urls
+
+START = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LIMITS = Limits()
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def opened() -> Breaker:
+    """One that opened at the start."""
+    breaker = Breaker()
+    for _ in range(LIMITS.failures):
+        breaker = breaker.failed(breaker.epoch, START, LIMITS)
+    return breaker
+
+
+def probing(breaker: Breaker, at: datetime) -> Breaker:
+    """The breaker after a probe was let through."""
+    admitted = breaker.admit(at, LIMITS)
+    assert admitted is not None
+    return admitted
+
+
+def test_five_failures_in_a_minute_open_it() -> None:
+    breaker = Breaker()
+    for second in (0, 15, 30, 45):
+        breaker = breaker.failed(0, after(second), LIMITS)
+        assert breaker.state is State.CLOSED
+    assert breaker.failed(0, after(59), LIMITS).state is State.OPEN
+
+
+def test_five_failures_in_more_than_a_minute_do_not() -> None:
+    breaker = Breaker()
+    for second in (0, 15, 30, 45, 60):
+        breaker = breaker.failed(0, after(second), LIMITS)
+    assert breaker.state is State.CLOSED
+    assert len(breaker.failures) == 4
+
+
+def test_after_thirty_seconds_one_probe_is_let_through() -> None:
+    breaker = opened()
+    assert breaker.admit(after(29.9), LIMITS) is None
+    probe = probing(breaker, after(30))
+    assert probe.state is State.HALF_OPEN
+    assert probe.admit(after(31), LIMITS) is None
+    assert probe.succeeded(probe.epoch) == Breaker(epoch=probe.epoch + 1)
+
+
+def test_probes_that_fail_double_the_wait_up_to_five_minutes() -> None:
+    breaker, now, waits = opened(), START, []
+    for _ in range(6):
+        waits.append(breaker.wait_s)
+        now += timedelta(seconds=breaker.wait_s)
+        probe = probing(breaker, now)
+        breaker = probe.failed(probe.epoch, now, LIMITS)
+    assert waits == [30, 60, 120, 240, 300, 300]
+
+
+def test_a_probe_whose_maker_died_is_followed_by_another() -> None:
+    probe = probing(opened(), after(30))
+    assert probe.admit(after(30 + LIMITS.probe_s - 1), LIMITS) is None
+    second = probing(probe, after(30 + LIMITS.probe_s))
+    assert second.succeeded(probe.epoch) is second, "the first one says nothing any more"
+    assert second.succeeded(second.epoch).state is State.CLOSED
+
+
+def test_a_probe_that_was_not_made_leaves_its_turn() -> None:
+    probe = probing(opened(), after(30))
+    left = probe.withdrawn(probe.epoch, after(31))
+    assert left.state is State.OPEN
+    assert left.admit(after(31), LIMITS) is not None
+
+
+class Life(RuleBasedStateMachine):
+    """Whatever is called, answered, lost and waited for, in whatever order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = Breaker()
+        self.now = START
+        self.calls: list[int] = []
+        """Epochs of the calls under way."""
+        self.probe_until = START
+
+    @rule(seconds=st.floats(0, 400))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule()
+    def somebody_calls(self) -> None:
+        before = self.breaker
+        admitted = before.admit(self.now, LIMITS)
+        if before.state is State.CLOSED:
+            assert admitted is before
+        elif admitted is not None:
+            assert self.now >= self.probe_until, "one probe at a time"
+            assert admitted.state is State.HALF_OPEN
+            assert admitted.until is not None
+            self.probe_until = admitted.until
+        if admitted is not None:
+            self.breaker = admitted
+            self.calls.append(admitted.epoch)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), outcome=st.sampled_from(["answered", "failed", "withdrawn"]))
+    def a_call_ends(self, data: st.DataObject, outcome: str) -> None:
+        epoch = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+        before = self.breaker
+        after_ = {
+            "answered": lambda: before.succeeded(epoch),
+            "failed": lambda: before.failed(epoch, self.now, LIMITS),
+            "withdrawn": lambda: before.withdrawn(epoch, self.now),
+        }[outcome]()
+        if epoch != before.epoch:
+            assert after_ is before, "a call from before says nothing"
+        if after_.state is not before.state:
+            assert after_.epoch == before.epoch + 1
+            assert after_.until is not None or after_.state is State.CLOSED
+            self.probe_until = after_.until or self.now
+        self.breaker = after_
+
+    @invariant()
+    def what_it_knows_is_bounded_and_agrees(self) -> None:
+        breaker = self.breaker
+        assert len(breaker.failures) <= LIMITS.failures
+        assert (breaker.until is None) == (breaker.state is State.CLOSED)
+        assert (breaker.wait_s == 0) == (breaker.state is State.CLOSED)
+        assert breaker.wait_s in (0, 30, 60, 120, 240, 300)
+        if breaker.state is State.CLOSED:
+            assert len(breaker.failures) < LIMITS.failures
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+
+
+def test_of_many_who_ask_at_once_one_makes_the_probe(urls: Urls) -> None:
+    due = datetime.now(UTC) - timedelta(seconds=1)
+    with psycopg.connect(urls.sender, autocommit=True) as connection:
+        before, _ = look(connection, "sms")
+        open_ = Breaker(State.OPEN, (due,) * 5, 30.0, due, 7)
+        keep(connection, "sms", before, open_)
+        assert look(connection, "sms")[0] == open_
+
+    def ask(_: int) -> bool:
+        with psycopg.connect(urls.sender) as connection:
+            breaker, now = hold(connection, "sms")
+            admitted = breaker.admit(now, LIMITS)
+            if admitted is None:
+                return False
+            keep(connection, "sms", breaker, admitted)
+            return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(ask, range(24))) == 1
+    with psycopg.connect(urls.app, autocommit=True) as connection:
+        assert look(connection, "sms")[0].state is State.HALF_OPEN, "over connections and restarts"

@@ -1,0 +1,150 @@
+"""A projection's version says what its projector does: rewording leaves it, changed rows do not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from projections.changes import Projection, Put, Table
+from projections.engine.meaning import meaning, sql_meaning
+from projections.engine.registry import PROJECTIONS, version, version_of
+from readmodels import table_definitions
+from runtime.settings import REPOSITORY
+
+PACKAGES = ("domain", "eventlog", "projections", "readmodels")
+PRINT_VERSIONS = """
+import orjson
+from projections.engine.registry import PROJECTIONS, version
+from readmodels import table_definitions
+definitions = table_definitions()
+print(orjson.dumps({name: version(name, definitions[name]) for name in PROJECTIONS}).decode())
+"""
+NOW = {name: version(name, definition) for name, definition in table_definitions().items()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the packages that versions are made from."""
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=ignored)
+    return tmp_path
+
+
+def edit(file: Path, pattern: str, replacement: str) -> None:
+    """Replace what the pattern finds, which has to be there."""
+    changed, count = re.subn(pattern, replacement, file.read_text("utf-8"))
+    assert count, f"{pattern!r} is not in {file.name}"
+    file.write_text(changed, "utf-8")
+
+
+def changed_versions(source: Path) -> set[str]:
+    """The projections whose version is another one in the edited copy."""
+    command = [sys.executable, "-P", "-c", PRINT_VERSIONS]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    ran = subprocess.run(command, cwd=source, env=environment, capture_output=True, check=True)
+    versions = orjson.loads(ran.stdout)
+    assert versions.keys() == NOW.keys()
+    return {name for name in NOW if versions[name] != NOW[name]}
+
+
+def test_an_untouched_copy_has_the_same_versions(source: Path) -> None:
+    assert changed_versions(source) == set()
+
+
+def test_rewording_docstrings_and_comments_changes_no_version(source: Path) -> None:
+    lifecycle = source / "projections" / "lifecycle.py"
+    edit(lifecycle, '"""The whole row of an entity[^"]*"""', '"""Reworded."""')
+    edit(lifecycle, '^"""[^"]*"""', '"""Reworded."""')
+    edit(lifecycle, r"(    def restored)", r"    # A comment.\n\1")
+    edit(source / "readmodels" / "tables" / "accounts.sql", "^", "-- A comment.\n\n")
+    assert changed_versions(source) == set()
+
+
+def test_renaming_locals_parameters_and_helpers_changes_no_version(source: Path) -> None:
+    lifecycle = source / "projections" / "lifecycle.py"
+    edit(lifecycle, r"\bcustom\b", "own_fields")
+    edit(lifecycle, r"def stamps\(event: RecordedEvent\)", "def stamps(recorded: RecordedEvent)")
+    edit(
+        lifecycle,
+        r'return \{"version": event.stream_version, "updated_at": event.occurred_at\}',
+        r'return {"version": recorded.stream_version, "updated_at": recorded.occurred_at}',
+    )
+    for file in (source / "projections").glob("*.py"):
+        file.write_text(re.sub(r"\bentity_row\b", "row_of", file.read_text("utf-8")), "utf-8")
+    assert changed_versions(source) == set()
+
+
+def test_changing_one_handler_changes_exactly_the_versions_that_use_it(source: Path) -> None:
+    lifecycle = source / "projections" / "lifecycle.py"
+    edit(lifecycle, r"assert status is not None", "assert status")
+    # Leads have a handler of their own for it; contacts, members and others have no status.
+    assert changed_versions(source) == {
+        name
+        for name, projection in PROJECTIONS.items()
+        if any(
+            getattr(handler, "__qualname__", "") == "lifecycle.<locals>.status_changed"
+            for handler in projection.handlers.values()
+        )
+    }
+
+
+def test_changing_a_helper_changes_all_that_reach_it(source: Path) -> None:
+    edit(source / "projections" / "lifecycle.py", r"int\(after\) - int\(before\)", "int(after)")
+    assert changed_versions(source) == {"accounts"}
+
+
+def test_changing_an_action_name_in_the_domain_changes_audit_alone(source: Path) -> None:
+    edit(source / "domain" / "entity.py", 'ACTION = "restore"', 'ACTION = "undelete"')
+    assert changed_versions(source) == {"audit"}
+
+
+def test_changing_a_table_changes_its_projection(source: Path) -> None:
+    edit(source / "readmodels" / "tables" / "notes.sql", r"title\s+text", "title varchar")
+    assert changed_versions(source) == {"notes"}
+
+
+def test_an_upcaster_changes_the_projections_that_take_its_topic(source: Path) -> None:
+    upcaster = '\n\n@upcaster("note.created.v0", "note.created")\ndef _(data): return data\n'
+    file = source / "eventlog" / "upcast.py"
+    file.write_text(file.read_text("utf-8") + upcaster, "utf-8")
+    assert changed_versions(source) == {"accounts", "audit", "notes"}
+
+
+def made(handler: Callable[..., object]) -> str:
+    """The version of a projection with this handler."""
+    projection = Projection("p", (Table("t"),), {"note.created": handler})  # type: ignore[dict-item]
+    return version_of(projection, "")
+
+
+def closed_over(table: str) -> Callable[..., Iterable[Put]]:
+    return lambda event: (Put(table, event.stream_id, {}),)
+
+
+def test_what_a_handler_encloses_counts() -> None:
+    assert made(closed_over("one")) == made(closed_over("one"))
+    assert made(closed_over("one")) != made(closed_over("two"))
+
+
+def test_lambdas_on_one_line_are_told_apart() -> None:
+    first, second, third = (lambda one: one + 1), (lambda one: one + 2), (lambda two: two + 1)
+    assert meaning(first) != meaning(second)
+    assert meaning(first) == meaning(third)
+
+
+def test_sql_is_compared_without_comments_and_layout() -> None:
+    assert sql_meaning("a  --  b\n  c") == sql_meaning("a\nc -- d")
+    assert sql_meaning("'a  --  b'") != sql_meaning("'a -- b'")
+
+
+def test_a_value_that_cannot_be_described_is_refused() -> None:
+    with pytest.raises(TypeError, match="no description"):
+        meaning(object.__new__(type("Opaque", (), {})))

@@ -1,0 +1,256 @@
+"""Duplicates: what is the same but for how it is written, kept as things come, change and go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+
+from commands.entities import EntityCommands
+from domain.account import Account
+from domain.contact import Contact
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.duplicates import PHONE_DIGITS_MIN, company_key, email_key, phone_key
+from projections.engine.live.runner import Engine
+from readmodels.duplicates import MEMBERS_SHOWN_MAX
+from tests.conftest import Urls
+from tests.support.api_server import Office, after
+from tests.support.undo_desk import Desk
+
+KEYS: dict[str, tuple[str, str, Callable[[str], str | None]]] = {
+    "email": ("contacts", "email", email_key),
+    "phone": ("contacts", "phone", phone_key),
+    "company": ("accounts", "company", company_key),
+}
+
+
+@pytest.fixture
+def desk(log: EventLog, commands: EntityCommands, scope: Scope) -> Desk:
+    return Desk(log, commands, scope)
+
+
+# The rules
+
+
+def test_an_email_is_the_same_in_any_case_and_nothing_else() -> None:
+    assert email_key("  Ada@Example.COM ") == email_key("ada@example.com")
+    assert email_key("a.da@example.com") != email_key("ada@example.com")
+    assert email_key("ada+crm@example.com") != email_key("ada@example.com")
+
+
+@pytest.mark.parametrize(
+    ("phone", "key"),
+    [
+        ("+44 20 7946 0000", "+442079460000"),
+        ("+44 (0)20 7946-0000", "+442079460000"),
+        ("0044 20 7946 0000", "+442079460000"),
+        ("(+44) 20 7946.0000 x12", "+442079460000"),
+        ("+44/20/79460000 #3", "+442079460000"),
+        ("020 7946 0000", "02079460000"),
+        ("(020) 7946 0000 X 4", "02079460000"),
+        ("112", None),
+        ("1" * PHONE_DIGITS_MIN, "1" * PHONE_DIGITS_MIN),
+    ],
+)
+def test_a_phone_is_its_digits(phone: str, key: str | None) -> None:
+    assert phone_key(phone) == key
+
+
+@pytest.mark.parametrize(
+    ("company", "same"),
+    [
+        ("Acme Inc.", "ACME"),
+        ("Acme, Inc", "acme corporation"),
+        ("Société Générale S.A.", "SOCIETE GENERALE"),
+        ("Müller GmbH & Co. KG", "muller"),
+        ("Straße AG", "STRASSE ag"),
+        ("Data-Works Ltd", "DataWorks Limited"),
+        ("東京電力", "東京電力"),
+        ("Turn e.V.", "Turn"),
+        ("The Co", "THE"),
+    ],
+)
+def test_a_company_is_the_same_without_its_legal_form(company: str, same: str) -> None:
+    assert company_key(company) == company_key(same)
+
+
+def test_a_company_that_is_nothing_else_keeps_what_it_has() -> None:
+    assert company_key("AG") == "ag"
+    assert company_key("Co. Ltd.") == "coltd"
+    assert company_key("!!!") == "!!!"
+    assert company_key("Inc. Magazine") == "incmagazine"
+    assert company_key("Acme Holding") != company_key("Acme")
+
+
+# The rows
+
+
+def expected_keys(database: Connection) -> dict[str, dict[UUID, tuple[UUID, str]]]:
+    """What the tables have to hold, workspace and key by id, told from the lists."""
+    found: dict[str, dict[UUID, tuple[UUID, str]]] = {reason: {} for reason in KEYS}
+    for reason, (table, column, normalise) in KEYS.items():
+        statement = f"SELECT id, workspace_id, {column} FROM read.{table}"
+        for entity_id, workspace_id, value in database.execute(statement.encode()).fetchall():
+            key = normalise(value) if value else None
+            if key:
+                found[reason][entity_id] = workspace_id, key
+    return found
+
+
+def assert_keys_tell_lists(database: Connection) -> None:
+    """Keys and how many have each are what the lists say."""
+    for reason, expected in expected_keys(database).items():
+        statement = f"SELECT id, workspace_id, key FROM read.{reason}_keys"
+        rows = database.execute(statement.encode()).fetchall()
+        assert {each[0]: each[1:] for each in rows} == expected
+        statement = f"SELECT workspace_id, key, n FROM read.{reason}_counts WHERE n <> 0"
+        counted = database.execute(statement.encode()).fetchall()
+        assert {each[:2]: each[2] for each in counted} == Counter(expected.values())
+
+
+def test_keys_come_change_and_go_with_what_they_are_of(
+    desk: Desk, engine: Engine, database: Connection
+) -> None:
+    accounts = [
+        desk.make(Account, company=name, type="customer")
+        for name in ("Acme", "ACME Inc.", "Bluth", "bluth LLC")
+    ]
+    contacts = [
+        desk.make(Contact, accounts[n % 4], name="Ada", email=email, phone=phone)
+        for n, (email, phone) in enumerate(
+            [
+                ("ada@example.com", "+44 20 7946 0000"),
+                ("Ada@Example.com", "0044 2079460000"),
+                ("ada@example.com", None),
+                (None, "112"),
+                ("grace@example.com", "+44 20 7946 0000"),
+            ]
+        )
+    ]
+    desk.set(Contact, contacts[3], email="grace@example.com", phone="020 7946 0000")
+    desk.set(Contact, contacts[4], phone=None)
+    desk.set(Account, accounts[2], company="Cyberdyne")
+    desk.delete(Contact, contacts[2])
+    gone = desk.delete(Account, accounts[3])
+    engine.catch_up()
+    assert_keys_tell_lists(database)
+    desk.undo(gone)
+    _, command = desk.merge(Account, accounts[0], accounts[1])
+    engine.catch_up()
+    assert_keys_tell_lists(database)
+    desk.undo_command(command)
+    desk.merge(Contact, contacts[0], contacts[1], {"phone": {"value": "+1 555 0100 200"}})
+    engine.catch_up()
+    assert_keys_tell_lists(database)
+
+
+def test_a_page_is_found_by_an_index(
+    desk: Desk, engine: Engine, database: Connection, urls: Urls
+) -> None:
+    workspace = desk.scope.workspace_id
+    for reason in KEYS:
+        database.execute(
+            f"INSERT INTO read.{reason}_counts SELECT %s, 'k' || i, 1 + (i %% 1000 = 0)::int"
+            " FROM generate_series(1, 20000) AS i".encode(),
+            (workspace,),
+        )
+        database.execute(f"ANALYZE read.{reason}_counts".encode())
+    with psycopg.connect(urls.app) as connection:
+        connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [str(workspace)])
+        for reason in KEYS:
+            plan = connection.execute(
+                f"EXPLAIN SELECT key, n FROM read.{reason}_counts WHERE workspace_id = %s"
+                " AND n > 1 AND key > 'k5' ORDER BY key LIMIT 21".encode(),
+                (workspace,),
+            ).fetchall()
+            assert any("Index" in line for (line,) in plan), plan
+            assert not any("Seq Scan" in line or "Sort" in line for (line,) in plan), plan
+
+
+# Over HTTP
+
+
+def duplicates(client: httpx.Client, kind: str, **query: Any) -> dict[str, Any]:
+    headers = query.pop("headers", {})
+    answer = client.get("/api/duplicates", params={"kind": kind, **query}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    page: dict[str, Any] = answer.json()
+    return page
+
+
+def test_groups_are_listed_with_what_it_takes_to_decide(office: Office) -> None:
+    client = office.client()
+    this, other = office.account(company="Acme"), office.account(company="ACME, Inc.")
+    last = office.account(company="Bluth")
+    made = [
+        office.make("contacts", name=name, accountId=this, email=email, phone="+44 20 7946 0000")
+        for name, email in (("Ada", "ada@example.com"), ("A. L.", "ADA@example.com"))
+    ]
+    page = duplicates(client, "contacts", headers=after(made[-1]))
+    assert [(each["reason"], each["key"], each["count"]) for each in page["items"]] == [
+        ("email", "ada@example.com", 2),
+        ("phone", "+442079460000", 2),
+    ]
+    members = page["items"][0]["members"]
+    assert [each["id"] for each in members] == [each.json()["id"] for each in made]
+    assert members[0]["accountName"] == "Acme"
+    (group,) = duplicates(client, "accounts", headers=after(made[-1]))["items"]
+    assert (group["reason"], group["key"], group["count"]) == ("company", "acme", 2)
+    assert {each["id"]: each["contactCount"] for each in group["members"]} == {this: 2, other: 0}
+    assert last not in {each["id"] for each in group["members"]}
+    merged = client.post(f"/api/accounts/{this}/merge", json={"with": other})
+    assert duplicates(client, "accounts", headers=after(merged))["items"] == []
+
+
+def test_groups_are_walked_by_cursor(office: Office) -> None:
+    client, account = office.client(), office.account()
+    for number in range(10):
+        contact = office.make(
+            "contacts",
+            name="Ada",
+            accountId=account,
+            email=f"ada{number % 3}@example.com",
+            phone=f"+44 20 7946 000{number % 4}",
+        )
+    whole = duplicates(client, "contacts", headers=after(contact))["items"]
+    assert [each["reason"] for each in whole] == ["email"] * 3 + ["phone"] * 4
+    walked: list[Any] = []
+    cursor = None
+    while cursor is not None or not walked:
+        query: dict[str, Any] = {"cursor": cursor} if cursor else {}
+        page = duplicates(client, "contacts", pageSize=2, **query)
+        walked += page["items"]
+        cursor = page["nextCursor"]
+    assert walked == whole
+    assert duplicates(client, "contacts", reason="phone")["items"] == whole[3:]
+
+
+def test_a_large_group_is_shown_in_part(office: Office) -> None:
+    client = office.client()
+    for _ in range(MEMBERS_SHOWN_MAX + 2):
+        account = office.make("accounts", company="Acme", type="customer")
+    (group,) = duplicates(client, "accounts", headers=after(account))["items"]
+    assert (group["count"], len(group["members"])) == (MEMBERS_SHOWN_MAX + 2, MEMBERS_SHOWN_MAX)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "kind=notes", "kind=accounts&reason=email", "kind=contacts&cursor=x", "kind=contacts&x=1"],
+)
+def test_what_is_not_asked_for_properly(office: Office, query: str) -> None:
+    assert office.client().get(f"/api/duplicates?{query}").status_code == 400
+
+
+def test_another_workspace_has_none_of_it(office: Office) -> None:
+    office.account()
+    account = office.make("accounts", company="ACME", type="customer")
+    office.api.until_projected(int(account.headers["Annals-Position"]))
+    stranger = office.api.office().client("read-only")
+    assert duplicates(stranger, "accounts")["items"] == []

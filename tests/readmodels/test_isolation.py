@@ -1,0 +1,196 @@
+"""Workspaces do not see each other's rows, even where a statement forgets to ask for its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+import pytest
+from psycopg import sql
+
+from eventlog.connections import Connection
+from readmodels.audit import AuditQuery, audit_page
+from readmodels.details import detail
+from readmodels.lists import LISTS
+from readmodels.pool import AsyncConnection
+from server.postgres.embedded import Cluster
+from tests.support.crowds import Crowded, crowded_database
+from tests.support.naive import Question
+from tests.support.oracle import COUNTS, TABLE_OF, assert_tables_tell_history
+from tests.support.pages import Pages
+
+SEED = 7
+KEYS_OF = ("company", "email", "phone")
+KEYS = [f"{reason}_{what}" for reason in KEYS_OF for what in ("keys", "counts")]
+TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs", *KEYS]
+
+every_table = pytest.mark.parametrize("table", TABLES)
+every_list = pytest.mark.parametrize("plural", sorted(LISTS))
+
+
+@pytest.fixture(scope="module")
+def crowded(cluster: Cluster, template: str) -> Iterator[Crowded]:
+    """Two workspaces; nobody changes anything in them."""
+    with crowded_database(cluster, template, SEED) as made:
+        yield made
+
+
+@pytest.fixture
+def api(crowded: Crowded) -> Iterator[Connection]:
+    """A connection of the API's role, in no workspace yet."""
+    with psycopg.connect(crowded.urls.app) as connection:
+        yield connection
+
+
+@pytest.fixture
+def superuser(crowded: Crowded) -> Iterator[Connection]:
+    with psycopg.connect(crowded.urls.superuser, autocommit=True) as connection:
+        yield connection
+
+
+def enter(connection: Connection, workspace_id: UUID) -> None:
+    connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [str(workspace_id)])
+
+
+def workspaces_in(connection: Connection, table: str) -> set[UUID]:
+    """The workspaces of the rows that the connection sees, asking for none in particular."""
+    query = sql.SQL("SELECT DISTINCT workspace_id FROM {}").format(sql.Identifier("read", table))
+    return {row[0] for row in connection.execute(query)}
+
+
+def test_the_test_knows_every_read_table(superuser: Connection) -> None:
+    rows = superuser.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'read'")
+    assert {row[0] for row in rows} == set(TABLES)
+
+
+def test_both_workspaces_are_what_the_log_says(superuser: Connection) -> None:
+    assert_tables_tell_history(superuser)
+
+
+@every_table
+def test_the_api_sees_the_workspace_that_it_is_in_and_no_other(
+    table: str, api: Connection, superuser: Connection, crowded: Crowded
+) -> None:
+    everything = workspaces_in(superuser, table)
+    for workspace_id in crowded.workspaces:
+        enter(api, workspace_id)
+        assert workspaces_in(api, table) == everything & {workspace_id}
+
+
+@every_table
+@pytest.mark.parametrize("workspace", ["", "00000000-0000-0000-0000-000000000000"])
+def test_in_no_workspace_there_is_nothing(table: str, workspace: str, api: Connection) -> None:
+    api.execute("SELECT set_config('annals.workspace_id', %s, true)", [workspace])
+    assert workspaces_in(api, table) == set()
+
+
+@every_table
+def test_row_level_security_cannot_be_switched_off(table: str, api: Connection) -> None:
+    api.execute("SET LOCAL row_security = off")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        workspaces_in(api, table)
+
+
+@every_table
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM {}",
+        "TRUNCATE {}",
+        "UPDATE {} SET workspace_id = workspace_id",
+        "INSERT INTO {} (workspace_id) VALUES (NULL)",
+        "DROP TABLE {}",
+        "ALTER TABLE {} DISABLE ROW LEVEL SECURITY",
+    ],
+)
+def test_the_api_changes_no_read_table(
+    table: str, statement: str, api: Connection, crowded: Crowded
+) -> None:
+    enter(api, crowded.workspaces[0])
+    name = sql.Identifier("read", table)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        api.execute(sql.SQL(statement).format(name))
+
+
+def test_row_level_security_is_forced_on_every_read_table(superuser: Connection) -> None:
+    unguarded = superuser.execute(
+        """SELECT relname FROM pg_class
+            WHERE relnamespace = 'read'::regnamespace AND relkind IN ('r', 'p', 'm', 'v')
+              AND NOT (relrowsecurity AND relforcerowsecurity)"""
+    )
+    assert unguarded.fetchall() == []
+
+
+def test_the_role_of_the_api_owns_nothing_and_bypasses_nothing(superuser: Connection) -> None:
+    owned = superuser.execute(
+        "SELECT oid::regclass FROM pg_class WHERE relowner = 'annals_app'::regrole"
+    )
+    assert owned.fetchall() == []
+    rights = superuser.execute(
+        """SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb
+             FROM pg_roles WHERE rolname = 'annals_app'"""
+    )
+    assert rights.fetchone() == (False, False, False, False)
+
+
+@every_list
+def test_a_search_in_another_workspace_finds_nothing(
+    plural: str, api: Connection, crowded: Crowded
+) -> None:
+    mine, theirs = crowded.workspaces
+    search = sql.SQL("SELECT count(*) FROM {}(%s, '%%')").format(
+        sql.Identifier(*LISTS[plural].search.split("."))
+    )
+    enter(api, mine)
+    own = api.execute(search, [mine]).fetchone()
+    assert own is not None
+    assert own[0] > 0
+    assert api.execute(search, [theirs]).fetchone() == (0,)
+
+
+@every_list
+def test_a_list_that_asks_for_another_workspace_is_empty(plural: str, crowded: Crowded) -> None:
+    """The statement says theirs, the connection is in mine: both have to agree."""
+    mine, theirs = crowded.workspaces
+    pages = Pages(crowded.urls.app, theirs)
+
+    async def ask(connection: AsyncConnection) -> list[int]:
+        await connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [str(mine)])
+        numbers = []
+        for search in (None, "a", "acme"):
+            page = await pages.page(connection, Question(plural, search=search))
+            numbers += [len(page["items"]), page["pagination"]["totalItems"]]
+        return numbers
+
+    assert pages.reading(ask) == [0] * 6
+
+
+@every_list
+def test_one_thing_of_another_workspace_is_not_there(plural: str, crowded: Crowded) -> None:
+    mine, theirs = crowded.workspaces
+    their_ids = [row["id"] for row in crowded.worlds[1].rows(plural)][:5]
+
+    async def look(connection: AsyncConnection) -> list[Any]:
+        return [await detail(connection, plural, mine, entity_id) for entity_id in their_ids] + [
+            await detail(connection, plural, theirs, entity_id) for entity_id in their_ids
+        ]
+
+    assert their_ids
+    assert Pages(crowded.urls.app, mine).reading(look) == [None] * 2 * len(their_ids)
+
+
+def test_the_audit_trail_of_another_workspace_is_empty(crowded: Crowded) -> None:
+    mine, theirs = crowded.workspaces
+    account = crowded.crowds[1].accounts[0]
+
+    async def ask(connection: AsyncConnection) -> list[bytes]:
+        return [
+            await audit_page(connection, AuditQuery(theirs)),
+            await audit_page(connection, AuditQuery(mine, entity_id=account)),
+        ]
+
+    for page in Pages(crowded.urls.app, mine).reading(ask):
+        assert orjson.loads(page) == {"items": [], "nextCursor": None}

@@ -1,0 +1,220 @@
+"""How PostgreSQL goes about lists: by indexes, for every order, every filter and every search.
+
+The statements are those that the API sends, the plans those that were carried out: auto_explain
+tells them, those within search functions included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from readmodels.audit import AuditQuery, audit_page
+from readmodels.lists import LISTS
+from readmodels.pool import AsyncConnection
+from server.postgres.embedded import Cluster, prepare_database
+from tests.support.kinds import TOLD
+from tests.support.naive import FILTERS, SEARCHED, Question
+from tests.support.pages import Pages
+
+DATABASE = "test_list_plans"
+ROWS = 4_000
+BIG = sorted({*LISTS} - {"members"})
+"""Lists with many rows; of members there are few."""
+WORKSPACES = [UUID(int=1), UUID(int=2)]
+
+every_list = pytest.mark.parametrize("plural", BIG)
+
+COMMON = """
+    custom_fields, created_at, updated_at, version, workspace_id, id, assigned_to, {columns})
+SELECT '{{}}', '2026-01-01Z'::timestamptz + i * interval '1 minute', '2026-01-01Z', 1,
+       lpad(to_hex(1 + i % 2), 32, '0')::uuid, lpad(to_hex(i), 32, '0')::uuid,
+       lpad(to_hex(i % 20), 32, '0')::uuid, {values}
+  FROM generate_series(1, {rows}) AS i
+"""
+NAME = "md5(i::text) || ' ' || md5((-i)::text)"
+ON_ACCOUNT = "lpad(to_hex(i), 32, '0')::uuid"
+STATUS = "(ARRAY['scheduled', 'held', 'cancelled'])[1 + i % 3]"
+CONTENTS = {
+    "accounts": (
+        """company, type, status, priority, contact_count, task_count, meeting_count, note_count,
+           open_opportunity_count""",
+        f"""{NAME}, (ARRAY['investor', 'customer', 'partner'])[1 + i % 3],
+           (ARRAY['prospect', 'active', 'churned'])[1 + i % 3],
+           (ARRAY['low', 'high'])[1 + i % 2], 1, 1, 1, 1, 1""",
+    ),
+    "appointments": (
+        "account_id, title, status, member_id, lead_id, starts_at, ends_at, allow_overlap",
+        f"""{ON_ACCOUNT}, {NAME}, {STATUS}, lpad(to_hex(i % 20), 32, '0')::uuid, {ON_ACCOUNT},
+           '2026-01-01Z'::timestamptz + i * interval '1 minute', '2027-01-01Z', false""",
+    ),
+    "contacts": ("account_id, name", f"{ON_ACCOUNT}, {NAME}"),
+    "leads": (
+        "name, company, email, status, status_changed_at, source, sms_opt_out",
+        f"""{NAME}, {NAME}, {NAME}, (ARRAY['new', 'contacted', 'won'])[1 + i % 3],
+           '2026-01-01Z'::timestamptz + i * interval '1 minute',
+           (ARRAY['fair', 'web'])[1 + i % 2], false""",
+    ),
+    "meetings": ("account_id, title, status", f"{ON_ACCOUNT}, {NAME}, {STATUS}"),
+    "notes": ("account_id, body", f"{ON_ACCOUNT}, {NAME}"),
+    "opportunities": (
+        "account_id, name, stage",
+        f"{ON_ACCOUNT}, {NAME}, (ARRAY['won', 'lost', 'engaging'])[1 + i % 3]",
+    ),
+    "tasks": (
+        "account_id, title, status",
+        f"{ON_ACCOUNT}, {NAME}, (ARRAY['todo', 'done'])[1 + i % 2]",
+    ),
+    **{
+        each.kind.PLURAL: (
+            each.many_rows[0],
+            each.many_rows[1].format(account=ON_ACCOUNT, name=NAME),
+        )
+        for each in TOLD
+    },
+}
+SOME = {
+    "type": "investor",
+    "priority": "high",
+    "source": "fair",
+    "stage": "engaging",
+    "assignedTo": str(UUID(int=3)),
+    "accountId": str(UUID(int=100)),
+    "leadId": str(UUID(int=100)),
+    "memberId": str(UUID(int=3)),
+}
+SOME_STATUS = {
+    "accounts": "active",
+    "appointments": "held",
+    "leads": "new",
+    "meetings": "held",
+    "tasks": "todo",
+}
+SOME_STATUS |= {each.kind.PLURAL: each.example.get("status", "") for each in TOLD}
+
+
+@pytest.fixture(scope="module")
+def app_url(cluster: Cluster, template: str) -> Iterator[str]:
+    """Two workspaces with thousands of rows, in a database that tells its plans."""
+    urls = prepare_database(cluster, DATABASE, template=template)
+    with psycopg.connect(cluster.url("postgres", DATABASE), autocommit=True) as connection:
+        for table, (columns, values) in CONTENTS.items():
+            statement = f"INSERT INTO read.{table} ({COMMON}".format(
+                columns=columns, values=values, rows=ROWS
+            )
+            connection.execute(statement.encode())
+        connection.execute("VACUUM ANALYZE")
+        for name, value in (
+            ("session_preload_libraries", "auto_explain"),
+            ("auto_explain.log_min_duration", "0"),
+            ("auto_explain.log_nested_statements", "on"),
+            ("client_min_messages", "log"),
+        ):
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+                    sql.Identifier(DATABASE), sql.SQL(name), sql.Literal(value)
+                )
+            )
+    yield urls.app
+    with psycopg.connect(cluster.superuser_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
+
+
+class Plans:
+    """Asks for pages and remembers how they were made."""
+
+    def __init__(self, app_url: str) -> None:
+        self._pages = Pages(app_url, WORKSPACES[0])
+
+    def of(self, question: Question, *, cursor: bool = False) -> str:
+        """The plans of a page; with `cursor`, of the page after the first."""
+
+        async def ask(connection: AsyncConnection) -> str:
+            start = None
+            if cursor:
+                first = await self._pages.page(connection, question, page_size=50)
+                start = first["pagination"]["nextCursor"]
+                assert start is not None
+            told: list[str] = []
+            connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+            await self._pages.page(connection, question, page_size=50, cursor=start)
+            return "\n".join(told)
+
+        return self._pages.reading(ask)
+
+    def of_audit(self, query: AuditQuery) -> str:
+        """The plan of a page of the audit trail."""
+
+        async def ask(connection: AsyncConnection) -> str:
+            told: list[str] = []
+            connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+            await audit_page(connection, query)
+            return "\n".join(told)
+
+        return self._pages.reading(ask)
+
+
+@pytest.fixture
+def plans(app_url: str) -> Plans:
+    return Plans(app_url)
+
+
+def assert_by_index(plan: str, plural: str) -> None:
+    """The table was reached by an index, and no big table was read from end to end."""
+    assert f"on {plural} t" in plan, plan
+    for table in BIG:
+        assert f"Seq Scan on {table}" not in plan, plan
+
+
+@every_list
+@pytest.mark.parametrize("descending", [True, False])
+def test_every_order_is_that_of_an_index(plural: str, descending: bool, plans: Plans) -> None:
+    for sort_by in LISTS[plural].sorts:
+        question = Question(plural, sort_by=sort_by, descending=descending)
+        for cursor in (False, True):
+            plan = plans.of(question, cursor=cursor)
+            assert_by_index(plan, plural)
+            sorted_by = set(re.findall("Sort Key: (.*)", plan))
+            # What is sorted is the page that was found, and the contacts of each item.
+            assert sorted_by <= {"t.ordinal", "c.created_at, c.id"}, plan
+
+
+@every_list
+def test_every_filter_goes_by_an_index(plural: str, plans: Plans) -> None:
+    for name in FILTERS[plural].split():
+        value = SOME_STATUS[plural] if name == "status" else SOME[name]
+        assert_by_index(plans.of(Question(plural, filters={name: value})), plural)
+
+
+@every_list
+@pytest.mark.parametrize("search", ["c4ca4", "4ca4238a0b9"])
+def test_a_search_goes_by_trigrams(plural: str, search: str, plans: Plans) -> None:
+    plan = plans.of(Question(plural, search=search))
+    assert_by_index(plan, plural)
+    for column in SEARCHED[plural].split():
+        assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_idx" in plan, plan
+    if plural == "accounts":
+        assert "Bitmap Index Scan on contacts_workspace_id_name_idx" in plan, plan
+
+
+@every_list
+def test_without_a_search_nothing_is_counted(plural: str, plans: Plans) -> None:
+    plan = plans.of(Question(plural))
+    assert "Aggregate" in plan
+    assert plan.count(f"on {plural} t") == 1, plan
+
+
+def test_the_audit_trail_goes_by_indexes(plans: Plans) -> None:
+    for query in (
+        AuditQuery(WORKSPACES[0]),
+        AuditQuery(WORKSPACES[0], cursor=100),
+        AuditQuery(WORKSPACES[0], entity_id=UUID(int=1)),
+    ):
+        plan = plans.of_audit(query)
+        assert "Seq Scan on audit" not in plan, plan
+        assert "Seq Scan on events" not in plan, plan

@@ -1,0 +1,308 @@
+"""An analyst's projection: run over history, into a schema or Parquet; and history as Parquet."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import duckdb
+import psycopg
+import pytest
+
+from benchmarks.generated import generate
+from eventlog.connections import Connection
+from eventlog.digest import DIGEST_SQL
+from replay import span
+from replay.analysis import AnalysisError, Result, into_schema, load, run
+from replay.folders import FolderInUse
+from replay.parquet import export_history, into_folder
+from replay.span import choose, parse_as_of
+from tests.conftest import Urls
+from tests.support.recorded_schemas import OCCURRED, append
+
+HERE, THERE = UUID(int=1), UUID(int=2)
+
+TOPICS = """
+from replay.analysis import Add
+
+TABLE = "CREATE TABLE topics (topic text, n bigint NOT NULL, PRIMARY KEY (workspace_id, topic))"
+
+def project(event):
+    yield Add("topics", event.topic, {"n": 1})
+"""
+
+COMPANIES = '''
+from replay.analysis import Patch, Put, Remove
+
+TABLE = """
+CREATE TABLE companies (
+    id uuid,
+    company text NOT NULL,
+    moves bigint NOT NULL,
+    worth numeric(18,2),
+    big boolean NOT NULL,
+    seen timestamptz NOT NULL,
+    facts jsonb NOT NULL,
+    PRIMARY KEY (workspace_id, id)
+);
+CREATE INDEX ON companies (company);
+"""
+
+def project(event):
+    if event.topic == "account.created":
+        fields = event.data["fields"]
+        row = {"company": fields["company"], "moves": 0, "worth": fields["dealValue"], "big": True}
+        return [Put("companies", event.stream_id,
+                    {**row, "seen": event.occurred_at, "facts": fields["customFields"]})]
+    if event.topic == "account.status_changed":
+        return [Patch("companies", event.stream_id, add={"moves": 1})]
+    if event.topic == "account.updated" and event.position % 20 < 10:
+        return [Remove("companies", event.stream_id)]
+'''
+
+
+@pytest.fixture
+def history(urls: Urls) -> list[Any]:
+    """A hundred events here, fifty there."""
+    found = []
+    with psycopg.connect(urls.app, autocommit=True) as connection:
+        for workspace, count in ((HERE, 100), (THERE, 50)):
+            events = list(itertools.islice(generate(workspace.int), count))
+            append(connection, workspace, events)
+            found += [(workspace, each) for each in events]
+    return found
+
+
+def analysed(urls: Urls, folder: Path, source: str, *, name: str = "mine", **chosen: Any) -> Result:
+    """Run a file of this source into its schema."""
+    path = folder / f"{name}.py"
+    path.write_text(source, "utf-8")
+    return run(
+        urls.projector, load(path), lambda connection: choose(connection, **chosen), into_schema
+    )
+
+
+def asked(statement: str) -> list[Any]:
+    """What DuckDB answers."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection.execute(statement).fetchall()
+
+
+def counted(database: Connection) -> dict[tuple[UUID, str], int]:
+    rows = database.execute("SELECT workspace_id, topic, n FROM analysis_mine.topics")
+    return {(workspace, topic): n for workspace, topic, n in rows}
+
+
+def topics(history: list[Any]) -> dict[tuple[UUID, str], int]:
+    return dict(Counter((workspace, topic) for workspace, (_, _, topic, _, _) in history))
+
+
+def test_rows_are_those_of_a_fold_over_all_of_history(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    result = analysed(urls, tmp_path, TOPICS)
+    assert result.events == 150
+    assert counted(database) == topics(history)
+
+
+def test_windows_do_not_show_in_the_result(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(span, "WINDOW_POSITIONS", 7)
+    analysed(urls, tmp_path, TOPICS)
+    assert counted(database) == topics(history)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "of"),
+    [
+        ({"first": 31}, slice(30, 150)),
+        ({"as_of": 42}, slice(0, 42)),
+        ({"first": 31, "as_of": 42}, slice(30, 42)),
+        ({"workspace_id": THERE}, slice(100, 150)),
+        ({"as_of": 10_000}, slice(0, 150)),
+    ],
+)
+def test_a_part_of_history_is_chosen(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path,
+    chosen: dict[str, Any], of: slice,
+) -> None:  # fmt: skip
+    analysed(urls, tmp_path, TOPICS, **chosen)
+    assert counted(database) == topics(history[of])
+
+
+def test_as_of_a_time_is_when_things_occurred(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    # Both workspaces began at the same time, one event a second.
+    analysed(urls, tmp_path, TOPICS, as_of=OCCURRED.replace(second=9))
+    assert counted(database) == topics(history[:10] + history[100:110])
+
+
+def test_a_position_or_a_time_is_understood() -> None:
+    assert parse_as_of("4711") == 4711
+    assert parse_as_of("2026-03-31") == datetime(2026, 3, 31, tzinfo=UTC)
+    assert parse_as_of("2026-03-31T12:00+02:00") == datetime(2026, 3, 31, 10, tzinfo=UTC)
+    with pytest.raises(ValueError, match="March"):
+        parse_as_of("March")
+
+
+def test_rows_are_put_patched_and_removed(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    analysed(urls, tmp_path, COMPANIES)
+    created = {each[0]: each[4]["fields"] for _, each in history if each[2] == "account.created"}
+    removed = {
+        each[0]
+        for position, (_, each) in enumerate(history, start=1)
+        if each[2] == "account.updated" and position % 20 < 10
+    }
+    assert removed
+    rows = database.execute("SELECT id::text, company, moves FROM analysis_mine.companies")
+    assert {row[0]: row[1:] for row in rows} == {
+        key: (fields["company"], 1) for key, fields in created.items() if key not in removed
+    }
+
+
+def test_a_second_run_takes_the_place_of_the_first_while_somebody_reads(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    analysed(urls, tmp_path, TOPICS, as_of=10)
+    with psycopg.connect(urls.projector) as reader:
+        reader.execute("SELECT count(*) FROM analysis_mine.topics")
+        with pytest.raises(AnalysisError, match="line 7: ZeroDivisionError"):
+            analysed(urls, tmp_path, TOPICS.replace("yield", "1 / 0\n   "))
+    assert counted(database) == topics(history[:10])
+    analysed(urls, tmp_path, TOPICS)
+    assert counted(database) == topics(history)
+    said = database.execute("SELECT obj_description('analysis_mine'::regnamespace)").fetchone()
+    assert said == ("Made by annals project from mine.py: 150 events after position 0 up to 150.",)
+    left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'analysis%new'")
+    assert left.fetchall() == []
+
+
+def test_what_others_built_on_a_result_is_not_dropped_with_it(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    analysed(urls, tmp_path, TOPICS)
+    database.execute("CREATE VIEW public.mine AS SELECT topic FROM analysis_mine.topics")
+    with pytest.raises(AnalysisError, match=r"in use \(view mine depends on"):
+        analysed(urls, tmp_path, TOPICS)
+
+
+def test_a_result_shows_the_api_one_workspace_at_a_time(
+    urls: Urls, history: list[Any], tmp_path: Path
+) -> None:
+    analysed(urls, tmp_path, TOPICS)
+    with psycopg.connect(urls.app, autocommit=True) as connection:
+        workspaces = "SELECT DISTINCT workspace_id FROM analysis_mine.topics"
+        assert connection.execute(workspaces).fetchall() == []
+        connection.execute("SELECT set_config('annals.workspace_id', %s, false)", (str(THERE),))
+        assert connection.execute(workspaces).fetchall() == [(THERE,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM analysis_mine.topics")
+
+
+TABLE = 'TABLE = "CREATE TABLE t (k text, n int NOT NULL, PRIMARY KEY (workspace_id, k))"\n'
+ADD = "from replay.analysis import Add, Patch, Put\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def project(event:\n", r"mine.py, line 1: .*never closed"),
+        ("import nowhere\n", r"mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("def project(event): ...\n", "TABLE has to be a CREATE TABLE statement"),
+        (TABLE, r"there is no function project\(event\)"),
+        (TABLE.replace("int NOT", "int3 NOT") + "def project(event): ...", '"int3" does not exist'),
+        (TABLE.replace("workspace_id, k", "k") + "def project(event): ...", "primary key of t has"),
+        (
+            TABLE + "def project(event):\n    event.data['x']",
+            r"line 3: KeyError: 'x', at position 1",
+        ),
+        (TABLE + "def project(event):\n    yield 7", r"gave 7, which is no change, at position 1 "),
+        (TABLE + ADD + "def project(e):\n  yield Add('u', 'k', {'n': 1})", "there is no table u"),
+        (TABLE + ADD + "def project(e):\n  yield Add('t', 1, {'n': 1})", "the key 1 is no text"),
+        (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {'m': 1})", "t has no column m"),
+        (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {})", r'null value in column "n"'),
+        (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {'n': 'x'})", "COPY t, line 1, col"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
+    urls: Urls, history: list[Any], tmp_path: Path, source: str, said: str
+) -> None:
+    with pytest.raises(AnalysisError, match=said) as error:
+        analysed(urls, tmp_path, source)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_no_schema_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="small letters"):
+        load(tmp_path / "Won-by-month.py")
+
+
+def test_a_file_is_run_once_at_a_time(urls: Urls, history: list[Any], tmp_path: Path) -> None:
+    with psycopg.connect(urls.projector) as other:
+        other.execute("SELECT pg_advisory_lock(72, hashtext('analysis_mine'))")
+        with pytest.raises(AnalysisError, match="mine is being run already"):
+            analysed(urls, tmp_path, TOPICS)
+
+
+def test_parquet_has_the_rows_and_types_of_the_table(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    analysed(urls, tmp_path, COMPANIES)
+    run(urls.projector, load(tmp_path / "mine.py"), choose, into_folder(tmp_path / "out"))
+    file = f"read_parquet('{tmp_path}/out/companies.parquet')"
+    columns = "id::text, company, moves, worth, big, seen::text, facts->>'sector'"
+    database.execute("SET TimeZone = 'UTC'")
+    in_schema = f"SELECT {columns} FROM analysis_mine.companies ORDER BY id"
+    expected = database.execute(in_schema.encode()).fetchall()
+    assert len(expected) > 3
+    assert asked(f"SELECT {columns} FROM {file} ORDER BY id") == expected
+    types = {row[0]: row[1] for row in asked(f"DESCRIBE SELECT * FROM {file}")}
+    assert types["worth"] == "DECIMAL(18,2)"
+    assert types["moves"] == "BIGINT"
+    assert types["seen"] == "TIMESTAMP WITH TIME ZONE"
+
+
+def test_history_goes_out_whole_by_month_of_recording(
+    urls: Urls, history: list[Any], database: Connection, tmp_path: Path
+) -> None:
+    late = """
+        INSERT INTO events (workspace_id, stream_id, stream_version, topic, data, metadata,
+                            occurred_at, recorded_at)
+        SELECT %s, gen_random_uuid(), 1, 'note.created', '{"fields": {}}', '{}', now(), at
+          FROM unnest(ARRAY['2026-01-31 23:59:59.9Z', '2026-02-01Z', '2026-01-31 23:59:59.95Z',
+                            '2026-03-01Z', '2026-04-01Z', '2026-01-31Z']::timestamptz[]) AS at
+    """
+    database.execute(late.encode(), (HERE,))
+    events = export_history(urls.projector, choose, tmp_path / "history")
+    assert events == 156
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("history/*2026-01/*")}
+    assert files == {f"history/month=2026-01/part-{number}.parquet" for number in (0, 1)}
+    source = f"read_parquet('{tmp_path}/history/*/*.parquet', hive_partitioning = true)"
+    columns = "position, workspace_id::uuid, topic, digest, strftime(recorded_at, '%Y-%m') = month"
+    exported = asked(f"SELECT {columns} FROM {source} ORDER BY position")
+    in_log = f"SELECT position, workspace_id, topic, {DIGEST_SQL}, true FROM events ORDER BY 1"
+    assert exported == database.execute(in_log.encode()).fetchall()
+
+
+def test_an_export_that_fails_leaves_nothing_and_nothing_is_overwritten(
+    urls: Urls, history: list[Any], tmp_path: Path
+) -> None:
+    def fail(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_history(urls.projector, choose, tmp_path / "history", fail)
+    assert list(tmp_path.iterdir()) == []
+    assert export_history(urls.projector, choose, tmp_path / "history") == 150
+    with pytest.raises(FolderInUse, match="history is not empty"):
+        export_history(urls.projector, choose, tmp_path / "history")

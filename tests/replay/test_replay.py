@@ -1,0 +1,380 @@
+"""Readings of history: how things looked, and what happened to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from commands.entities import EntityCommands
+from domain.account import Account
+from domain.api_key import ApiKey
+from domain.appointment import Appointment
+from domain.contact import Contact
+from domain.lead import Lead
+from domain.meeting import Meeting
+from domain.opportunity import Opportunity
+from domain.shared.entity import Entity
+from eventlog.connections import raw_json, write_pool
+from eventlog.scope import Actor, Scope
+from eventlog.store.log import EventLog
+from projections.engine.live.runner import Engine
+from readmodels.audit import AuditQuery, audit_page
+from readmodels.lists import LISTS
+from replay.as_of import AsOfQuery, entity_as_of, list_as_of
+from replay.history import entity_history
+from server.postgres.embedded import Cluster
+from tests.conftest import Urls
+from tests.support.crowds import SEARCHES, START, Crowded, crowded_database
+from tests.support.kinds import TOLD
+from tests.support.naive import FILTERS, SORTS, Question, World, column, comparable
+from tests.support.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, things
+from tests.support.pages import Pages
+
+SEED = 31
+QUESTIONS_PER_LIST = 25
+HOURS = [timedelta(hours=hours) for hours in (-1, 0, 3, 10, 21, 30, 41, 1_000_000)]
+YEAR_2026 = datetime(2026, 1, 1, tzinfo=UTC)
+ACME = {"company": "Acme", "type": "customer"}
+
+KINDS_COMPARED: list[type[Entity]] = [Account, Appointment, Contact, Lead, Opportunity, Meeting]
+KINDS_COMPARED += [each.kind for each in TOLD]
+
+every_list = pytest.mark.parametrize("plural", sorted(LISTS))
+
+
+@pytest.fixture(scope="module")
+def crowded(cluster: Cluster, template: str) -> Iterator[Crowded]:
+    """Two workspaces whose things came and changed within two days of 2024."""
+    with crowded_database(cluster, template, SEED) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def events(crowded: Crowded) -> list[Row]:
+    """All that ever happened there."""
+    with psycopg.connect(crowded.urls.superuser) as connection:
+        return recorded_events(connection)
+
+
+@every_list
+def test_a_list_as_of_a_time_is_that_of_what_had_occurred_by_then(
+    plural: str, crowded: Crowded, events: list[Row]
+) -> None:
+    random = Random(SEED)
+    with write_pool(crowded.urls.app) as pool:
+        for number in range(QUESTIONS_PER_LIST):
+            at = START + HOURS[number % len(HOURS)]
+            world = world_as_of(crowded, events, plural, at)
+            question = any_question(random, plural, world)
+            page, size = random.randint(1, 3), random.choice([1, 5, 50])
+            query = AsOfQuery(
+                crowded.workspaces[0],
+                plural,
+                at,
+                filters=question.filters,
+                search=question.search,
+                sort_by=question.sort_by,
+                descending=question.descending,
+                page=page,
+                page_size=size,
+                include_contacts=question.include_contacts,
+                include_stats=True,
+            )
+            answer = orjson.loads(list_as_of(pool, query))
+            wanted = world.items(question)
+            items = [comparable(item) for item in answer["items"]]
+            assert items == wanted[(page - 1) * size : page * size], (at, question)
+            assert answer["pagination"]["totalItems"] == len(wanted)
+            assert answer["pagination"]["totalPages"] == -(-len(wanted) // size)
+            assert answer["aggregations"] == world.aggregations(question)
+
+
+def world_as_of(crowded: Crowded, events: list[Row], plural: str, at: datetime) -> World:
+    """What there was by then. Names of other things are told as they are known now."""
+    workspace_id = crowded.workspaces[0]
+    occurred = [event for event in events if event["occurred_at"] <= at]
+    known = None if plural == "members" else crowded.worlds[0]
+    return World(occurred, workspace_id, known=known)
+
+
+def any_question(random: Random, plural: str, world: World) -> Question:
+    """A question with filters by what occurs in the list."""
+    filters = {}
+    for name in FILTERS[plural].split():
+        values = {row[column(name)] for row in world.rows(plural)} - {None}
+        if values and random.random() < 0.3:
+            filters[name] = str(random.choice(sorted(values)))
+    return Question(
+        plural,
+        filters=filters,
+        search=random.choice([None, *random.sample(SEARCHES, 1)]),
+        sort_by=random.choice(sorted(SORTS[plural])),
+        descending=random.random() < 0.5,
+        include_contacts=random.random() < 0.5,
+    )
+
+
+@every_list
+def test_a_list_as_of_now_is_the_list(plural: str, crowded: Crowded) -> None:
+    pages = Pages(crowded.urls.app, crowded.workspaces[0])
+    with write_pool(crowded.urls.app) as pool:
+        for sort_by in LISTS[plural].sorts:
+            live = pages.ask(Question(plural, sort_by=sort_by), page_size=500, include_stats=True)
+            query = AsOfQuery(
+                crowded.workspaces[0],
+                plural,
+                datetime.now(UTC),
+                sort_by=sort_by,
+                page_size=500,
+                include_stats=True,
+            )
+            answer = orjson.loads(list_as_of(pool, query))
+            assert [comparable(item) for item in answer["items"]] == [
+                comparable(item) for item in live["items"]
+            ]
+            assert answer["pagination"] == live["pagination"]
+            assert answer["aggregations"] == live["aggregations"]
+
+
+def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
+    crowded: Crowded, events: list[Row]
+) -> None:
+    mine = [event for event in events if event["workspace_id"] == crowded.workspaces[0]]
+    kinds = {kind.KIND: kind for kind in KINDS_COMPARED}
+    scope = Scope(crowded.workspaces[0])
+    compared = 0
+    with write_pool(crowded.urls.app) as pool:
+        log = EventLog(pool)
+        for event in mine:
+            kind = kinds.get(event["topic"].split(".")[0])
+            if kind is None or compared > 300:
+                continue
+            stream, version = event["stream_id"], event["stream_version"]
+            (thing,) = things(
+                e for e in mine if e["stream_id"] == stream and e["stream_version"] <= version
+            )
+            found = entity_as_of(log, scope, kind, stream, version=version)
+            assert found == (None if thing.is_gone else shown(thing))
+            compared += 1
+
+
+def shown(thing: Any) -> dict[str, Any]:
+    """A thing of the oracle as the API shows what it has of its own."""
+    return {
+        "id": thing.id,
+        **({} if thing.kind not in ON_ACCOUNTS else {"accountId": thing.account_id}),
+        **({"statusChangedAt": thing.status_since} if thing.kind in DATED else {}),
+        **dict.fromkeys(FIELDS_OF[thing.kind].split()),
+        **thing.fields,
+        "customFields": thing.custom,
+        "createdAt": thing.created_at,
+        "updatedAt": thing.updated_at,
+        "version": thing.version,
+    }
+
+
+FIELDS_OF = {
+    "account": """company type status priority nextAction nextActionDate checkSize dealValue
+                  opportunity assignedTo""",
+    "appointment": """title memberId startsAt endsAt status leadId contactId location notes
+                      allowOverlap confirmedAt confirmedBy confirmationNotes cancelReason
+                      assignedTo""",
+    "contact": "name email phone title assignedTo",
+    "lead": """name status company email phone source value nextAction nextActionDate notes
+               smsOptOut assignedTo convertedAccountId convertedContactId
+               convertedOpportunityId""",
+    "meeting": "title status startsAt endsAt location agenda assignedTo",
+    "opportunity": "name stage value engagedOn expectedCloseOn closedOn assignedTo",
+    **{each.kind.KIND: f"{each.columns} assignedTo" for each in TOLD},
+}
+
+
+@pytest.fixture
+def acme(commands: EntityCommands, scope: Scope) -> UUID:
+    """Created on New Year, renamed on the 2nd, made active on the 3rd, deleted and restored now."""
+    account = commands.create(scope, Account, ACME, occurred_at=YEAR_2026).entity.id
+    for day, change in ((2, {"company": "Acme Corp"}), (3, {"status": "active"})):
+        commands.revise(
+            scope,
+            Account,
+            account,
+            lambda facts, change=change: {**facts, **change},  # type: ignore[misc]
+            occurred_at=YEAR_2026 + timedelta(days=day - 1),
+        )
+    commands.delete(scope, Account, account)
+    commands.restore(scope, Account, account)
+    return account
+
+
+@pytest.mark.parametrize(
+    ("version", "company", "status"),
+    [
+        (0, None, None),
+        (1, "Acme", "prospect"),
+        (2, "Acme Corp", "prospect"),
+        (3, "Acme Corp", "active"),
+        (4, None, None),
+        (5, "Acme Corp", "active"),
+        (6, None, None),
+    ],
+)
+def test_an_account_as_of_a_version(
+    log: EventLog, scope: Scope, acme: UUID, version: int, company: str | None, status: str | None
+) -> None:
+    found = entity_as_of(log, scope, Account, acme, version=version)
+    if company is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found["company"], found["status"], found["version"]) == (company, status, version)
+
+
+@pytest.mark.parametrize(
+    ("day", "company"),
+    [(0.999, None), (1, "Acme"), (1.999, "Acme"), (2, "Acme Corp"), (9_000, "Acme Corp")],
+)
+def test_an_account_as_of_a_time(
+    log: EventLog, scope: Scope, acme: UUID, day: float, company: str | None
+) -> None:
+    at = YEAR_2026 + timedelta(days=day - 1)
+    found = entity_as_of(log, scope, Account, acme, at=at)
+    assert (found and found["company"]) == company
+
+
+def test_another_kind_or_another_workspace_has_no_such_thing(
+    log: EventLog, scope: Scope, acme: UUID
+) -> None:
+    assert entity_as_of(log, scope, Contact, acme, version=1) is None
+    assert entity_as_of(log, Scope(uuid4()), Account, acme, version=1) is None
+
+
+def history_of(
+    urls: Urls,
+    workspace_id: UUID,
+    entity_id: UUID,
+    kind: str = "account",
+    *,
+    after_version: int = 0,
+    limit: int = 100,
+) -> Any:
+    """The history of one thing, parsed; None where there is no such thing."""
+
+    async def ask() -> bytes | None:
+        async with await AsyncConnection.connect(urls.app) as connection:
+            raw_json(connection)
+            await connection.execute(
+                "SELECT set_config('annals.workspace_id', %s, true)", [str(workspace_id)]
+            )
+            return await entity_history(
+                connection,
+                workspace_id,
+                kind,
+                entity_id,
+                after=after_version,
+                limit=limit,
+                with_addresses=True,
+            )
+
+    answer = asyncio.run(ask())
+    return answer and orjson.loads(answer)
+
+
+def test_the_history_tells_who_did_what_before_and_after(
+    urls: Urls, commands: EntityCommands, workspace: UUID
+) -> None:
+    ada = Scope(
+        workspace,
+        Actor("member", "ada", "Ada"),
+        command="ReviseAccount",
+        command_id="c-1",
+        causation_id="e-1",
+        request_id="r-1",
+        ip="192.0.2.1",
+        user_agent="curl",
+    )
+    fields = {**ACME, "customFields": {"sector": "food", "vip": True}}
+    account = commands.create(ada, Account, fields, occurred_at=YEAR_2026).entity.id
+    revised = {"company": "Acme Corp", "status": "active", "customFields": {"vip": 1}}
+    commands.revise(ada, Account, account, lambda facts: {**facts, **revised})
+    commands.delete(ada, Account, account)
+    commands.restore(ada, Account, account)
+    items = history_of(urls, workspace, account)["items"]
+    assert [(item["version"], item["action"]) for item in items] == [
+        (1, "create"),
+        (2, "update"),
+        (3, "status_change"),
+        (4, "delete"),
+        (5, "restore"),
+    ]
+    before = {**ACME, "status": "prospect", "priority": "medium"}
+    whole = {**before, "customFields": {"sector": "food", "vip": True}}
+    after = {**before, "company": "Acme Corp", "status": "active", "customFields": {"vip": 1}}
+    assert changes(items[0]) == {name: (None, value) for name, value in whole.items()}
+    assert changes(items[1]) == {
+        "company": ("Acme", "Acme Corp"),
+        "customFields.sector": ("food", None),
+        "customFields.vip": (True, 1),
+    }
+    assert exact(changes(items[1])["customFields.vip"][0]) == exact(True)
+    assert changes(items[2]) == {"status": ("prospect", "active")}
+    assert changes(items[3]) == {name: (value, None) for name, value in after.items()}
+    assert changes(items[4]) == {name: (None, value) for name, value in after.items()}
+    for item in items:
+        assert item["actor"] == {"type": "member", "id": "ada", "name": "Ada"}
+        assert (item["command"], item["commandId"]) == ("ReviseAccount", "c-1")
+        assert (item["causationId"], item["requestId"]) == ("e-1", "r-1")
+        assert (item["ip"], item["userAgent"]) == ("192.0.2.1", "curl")
+    assert datetime.fromisoformat(items[0]["occurredAt"]) == YEAR_2026
+    assert datetime.fromisoformat(items[0]["recordedAt"]) > YEAR_2026
+
+
+def changes(item: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {each["field"]: (each["before"], each["after"]) for each in item["changes"]}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 5, 6])
+def test_a_history_is_paged_by_version(urls: Urls, workspace: UUID, acme: UUID, limit: int) -> None:
+    versions: list[int] = []
+    after: int | None = 0
+    while after is not None:
+        page = history_of(urls, workspace, acme, after_version=after, limit=limit)
+        versions += [item["version"] for item in page["items"]]
+        after = page["nextCursor"]
+    assert versions == [1, 2, 3, 4, 5]
+
+
+def test_what_never_was_has_no_history(urls: Urls, workspace: UUID, acme: UUID) -> None:
+    assert history_of(urls, workspace, uuid4()) is None
+    assert history_of(urls, uuid4(), acme) is None
+    assert history_of(urls, workspace, acme, "contact") is None
+    assert history_of(urls, workspace, acme, after_version=5) == {"items": [], "nextCursor": None}
+
+
+def test_the_secret_of_a_key_is_no_part_of_history(
+    urls: Urls, commands: EntityCommands, scope: Scope, engine: Engine
+) -> None:
+    fields = {"name": "sync", "role": "member", "secretSha256": "0" * 64}
+    key = commands.create(scope, ApiKey, fields).entity.id
+    renewed = {"secretSha256": "1" * 64, "name": "Sync"}
+    commands.revise(scope, ApiKey, key, lambda facts: {**facts, **renewed})
+    commands.delete(scope, ApiKey, key)
+    engine.catch_up()
+    items = history_of(urls, scope.workspace_id, key, "api_key")["items"]
+
+    async def audit(connection: Any) -> Any:
+        return orjson.loads(await audit_page(connection, AuditQuery(scope.workspace_id)))["items"]
+
+    trail = Pages(urls.app, scope.workspace_id).reading(audit)
+    assert [changes(item) for item in trail] == [changes(item) for item in reversed(items)]
+    for item in [*items, *trail]:
+        assert "secretSha256" not in changes(item)
+        assert "name" in changes(item)

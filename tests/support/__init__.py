@@ -1,0 +1,1 @@
+"""Helpers of the tests: servers, worlds, oracles. No test stands here."""

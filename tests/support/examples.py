@@ -1,0 +1,75 @@
+"""One entity of each kind, as recorded when it was created, and a change to one of its fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from domain.account import Account
+from domain.api_key import ApiKey
+from domain.appointment import Appointment
+from domain.contact import Contact
+from domain.lead import Lead
+from domain.meeting import Meeting
+from domain.member import Member
+from domain.note import Note
+from domain.opportunity import Opportunity
+from domain.shared.entity import Entity
+from domain.shared.fields import Facts
+from domain.sms import Sms
+from domain.task import Task
+from domain.workspace import Workspace
+from tests.support.kinds import TOLD
+
+ACME: Facts = {
+    "company": "Acme",
+    "type": "customer",
+    "status": "prospect",
+    "priority": "medium",
+}
+FIRST_CALL: Facts = {
+    "title": "First call",
+    "memberId": "00000000-0000-0000-0000-00000000000b",
+    "startsAt": "2026-02-01T10:00:00+00:00",
+    "endsAt": "2026-02-01T10:30:00+00:00",
+    "status": "scheduled",
+    "allowOverlap": False,
+}
+ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
+NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
+KICK_OFF: Facts = {"title": "Kick-off", "status": "scheduled"}
+WALK_IN: Facts = {"name": "Ada Lovelace", "status": "new", "smsOptOut": False}
+RENEWAL: Facts = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
+REMINDER: Facts = {
+    "leadId": "00000000-0000-0000-0000-00000000000b",
+    "phone": "+442079460000",
+    "message": "Your documents are ready.",
+    "status": "pending",
+}
+CALL_BACK: Facts = {"title": "Call back", "status": "todo"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An entity's first facts, and one field with the value that it is changed to."""
+
+    kind: type[Entity]
+    facts: Facts
+    field: str
+    value: str
+
+
+EXAMPLES = [
+    Example(Account, ACME, "company", "Acme Corporation"),
+    Example(ApiKey, NIGHTLY_SYNC, "name", "Hourly sync"),
+    Example(Appointment, FIRST_CALL, "title", "Second call"),
+    Example(Contact, ADA_LOVELACE, "name", "Ada King"),
+    Example(Lead, WALK_IN, "name", "Ada King"),
+    Example(Meeting, KICK_OFF, "title", "Kick-off, again"),
+    Example(Member, ADA_LOVELACE, "name", "Ada King"),
+    Example(Note, {"body": "Likes tea."}, "body", "Likes coffee."),
+    Example(Opportunity, RENEWAL, "name", "Renewal 2027"),
+    Example(Sms, REMINDER, "message", "Your documents are here."),
+    Example(Task, CALL_BACK, "title", "Write"),
+    Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
+    *(Example(each.kind, each.example, *each.changed) for each in TOLD),
+]

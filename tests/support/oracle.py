@@ -1,0 +1,470 @@
+"""What every read table must contain, told from the log alone and by other means.
+
+The projectors change rows event by event; this folds each stream into the thing that it describes
+and then looks at all things at once. It reads the table `events` as it is and shares no code with
+`projections/`, so that a mistake would have to be made twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.rows import dict_row
+from pydantic.alias_generators import to_snake
+
+from eventlog.connections import Connection
+from tests.support.kinds import TOLD
+
+Row = dict[str, Any]
+Tables = dict[str, dict[tuple[Any, ...], Row]]
+"""By table: rows by their key, workspace first."""
+
+EVENTS = """
+SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
+       data, metadata, occurred_at, recorded_at
+  FROM public.events WHERE %(all)s OR workspace_id = ANY(%(workspaces)s) ORDER BY position
+"""
+
+STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
+    *(each.topics for each in TOLD)
+)
+"""Changes that have a name of their own."""
+ENDINGS = {"deleted", "revoked"}
+BEGINNINGS = {"created", "issued"}
+
+TABLE_OF = {
+    "account": "accounts",
+    "appointment": "appointments",
+    "api_key": "api_keys",
+    "contact": "contacts",
+    "lead": "leads",
+    "meeting": "meetings",
+    "member": "members",
+    "note": "notes",
+    "opportunity": "opportunities",
+    "sms": "sms_messages",
+    "task": "tasks",
+    "workspace": "workspaces",
+    **{each.kind.KIND: each.kind.PLURAL for each in TOLD},
+}
+COLUMNS = {
+    "account": """company type status priority nextAction nextActionDate checkSize dealValue
+                  opportunity""",
+    "appointment": """title status memberId startsAt endsAt leadId contactId location notes
+                      allowOverlap confirmedAt confirmedBy confirmationNotes cancelReason""",
+    "api_key": "name role memberId expiresAt secretSha256",
+    "contact": "name email phone title",
+    "lead": """name status company email phone source value nextAction nextActionDate notes
+                smsOptOut convertedAccountId convertedContactId convertedOpportunityId""",
+    "meeting": "title status startsAt endsAt location agenda",
+    "member": "name email title",
+    "note": "title body",
+    "opportunity": "name stage value engagedOn expectedCloseOn closedOn",
+    "sms": "leadId phone message templateId status gatewayId error errorCode",
+    "task": "title status dueDate description",
+    "workspace": "name",
+    **{each.kind.KIND: each.columns for each in TOLD},
+}
+SNAKES = {
+    "allowOverlap": "allow_overlap",
+    "assignedTo": "assigned_to",
+    "cancelReason": "cancel_reason",
+    "checkSize": "check_size",
+    "closedOn": "closed_on",
+    "confirmationNotes": "confirmation_notes",
+    "confirmedAt": "confirmed_at",
+    "confirmedBy": "confirmed_by",
+    "contactId": "contact_id",
+    "convertedAccountId": "converted_account_id",
+    "convertedContactId": "converted_contact_id",
+    "convertedOpportunityId": "converted_opportunity_id",
+    "dealValue": "deal_value",
+    "dueDate": "due_date",
+    "endsAt": "ends_at",
+    "engagedOn": "engaged_on",
+    "errorCode": "error_code",
+    "expectedCloseOn": "expected_close_on",
+    "expiresAt": "expires_at",
+    "gatewayId": "gateway_id",
+    "leadId": "lead_id",
+    "memberId": "member_id",
+    "templateId": "template_id",
+    "nextAction": "next_action",
+    "nextActionDate": "next_action_date",
+    "secretSha256": "secret_sha256",
+    "smsOptOut": "sms_opt_out",
+    "startsAt": "starts_at",
+    **{name: to_snake(name) for each in TOLD for name in each.columns.split()},
+}
+CONVERSIONS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(
+        (
+            *("assignedTo", "memberId", "leadId", "contactId"),
+            *("convertedAccountId", "convertedContactId", "convertedOpportunityId"),
+        ),
+        UUID,
+    ),
+    **dict.fromkeys(("smsOptOut", "allowOverlap"), bool),
+    **dict.fromkeys(("checkSize", "dealValue", "value"), Decimal),
+    **dict.fromkeys(("startsAt", "endsAt", "expiresAt", "confirmedAt"), datetime.fromisoformat),
+    **dict.fromkeys(
+        ("nextActionDate", "dueDate", "engagedOn", "expectedCloseOn", "closedOn"),
+        date.fromisoformat,
+    ),
+    **{name: convert for each in TOLD for name, convert in each.conversions.items()},
+}
+COUNTS = {
+    "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
+    "appointments": ("appointment_counts", ("status", "member_id", "assigned_to")),
+    "contacts": ("contact_counts", ("assigned_to",)),
+    "leads": ("lead_counts", ("status", "source", "assigned_to")),
+    "meetings": ("meeting_counts", ("status", "assigned_to")),
+    "members": ("member_counts", ("is_deleted",)),
+    "notes": ("note_counts", ("assigned_to",)),
+    "opportunities": ("opportunity_counts", ("stage", "assigned_to")),
+    "tasks": ("task_counts", ("status", "assigned_to")),
+    **{each.kind.PLURAL: (f"{each.kind.KIND}_counts", each.counted) for each in TOLD},
+}
+ACTIONS = {
+    **dict.fromkeys(BEGINNINGS, "create"),
+    **dict.fromkeys(ENDINGS, "delete"),
+    "updated": "update",
+    "restored": "restore",
+    "status_changed": "status_change",
+    "stage_changed": "status_change",
+    **dict.fromkeys(STEPS, "status_change"),
+}
+ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
+    each.kind.KIND for each in TOLD if each.kind.BELONGS_TO_ACCOUNT
+}
+DATED = {"lead"}
+"""Kinds of which it is told since when the status is what it is."""
+
+
+@dataclass
+class Thing:
+    """One thing, as its stream describes it."""
+
+    kind: str
+    workspace_id: UUID
+    id: UUID
+    account_id: UUID | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+    fields: dict[str, Any]
+    custom: dict[str, Any] = field(default_factory=dict)
+    is_gone: bool = False
+    status_since: datetime | None = None
+
+    def hear(self, event: Row) -> None:
+        """Something happened to it."""
+        what, data = event["topic"].split(".")[1], event["data"]
+        self.version, self.updated_at = event["stream_version"], event["occurred_at"]
+        if what in BEGINNINGS or what == "restored":
+            self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
+            self.custom = dict(data["fields"].get("customFields", {}))
+            self.account_id = event["account_id"]
+            self.is_gone = False
+            since = data.get("statusChangedAt")
+            self.status_since = datetime.fromisoformat(since) if since else self.updated_at
+        elif what in ENDINGS:
+            self.is_gone = True
+        elif what in {"updated", "merged"} or what in STEPS:
+            if "status" in data["changes"]:
+                self.status_since = self.updated_at
+            for name, change in data["changes"].items():
+                self._set(name, change["after"])
+        elif what in {"status_changed", "stage_changed"}:
+            self.fields[what.removesuffix("_changed")] = data["after"]
+            self.status_since = self.updated_at
+        else:
+            raise AssertionError(f"the oracle has never heard of {event['topic']}")
+
+    def _set(self, name: str, value: Any) -> None:
+        head, dot, key = name.partition(".")
+        target = self.custom if dot else self.fields
+        assert head == "customFields" or not dot
+        target[key if dot else name] = value
+        if value is None:
+            del target[key if dot else name]
+
+    def row(self) -> Row:
+        """Its row, without what others contribute."""
+        names = [*COLUMNS[self.kind].split(), "assignedTo"]
+        row = {SNAKES.get(name, name): self._value(name) for name in names}
+        row |= {
+            "workspace_id": self.workspace_id,
+            "id": self.id,
+            "custom_fields": {key: exact(value) for key, value in self.custom.items()},
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "version": self.version,
+        }
+        if self.kind in ON_ACCOUNTS:
+            row["account_id"] = self.account_id
+        if self.kind in DATED:
+            row["status_changed_at"] = self.status_since
+        return row
+
+    def _value(self, name: str) -> Any:
+        value = self.fields.get(name)
+        return value if value is None else CONVERSIONS.get(name, str)(value)
+
+
+def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """The row of every job after these events."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for event in events:
+        kind, what = event["topic"].split(".")
+        if kind != "job":
+            continue
+        data, at = event["data"], event["occurred_at"]
+        if what == "requested":
+            found[event["workspace_id"], event["stream_id"]] = {
+                **dict.fromkeys(("failure", "started_at", "ended_at")),
+                **dict.fromkeys(("processed", "succeeded", "failed", "errors_total"), 0),
+                "workspace_id": event["workspace_id"],
+                "id": event["stream_id"],
+                "kind": data["work"],
+                "status": "waiting",
+                "parameters": data["parameters"],
+                "total": data["total"],
+                "counts": {},
+                "errors": {},
+                "command_id": event["metadata"].get("commandId"),
+                "requested_by": event["metadata"]["actor"],
+                "created_at": at,
+            }
+        row = found[event["workspace_id"], event["stream_id"]]
+        row |= {"version": event["stream_version"], "updated_at": at}
+        if what == "started":
+            row |= {"status": "running", "started_at": at}
+        elif what == "progressed":
+            for name in ("total", "processed", "succeeded", "failed", "counts"):
+                row[name] = data[name]
+            row["errors_total"] = data["errorsTotal"]
+            row["errors"] = {**row["errors"], **data["errors"]}
+        elif what in {"completed", "failed", "cancelled"}:
+            row |= {"status": what, "ended_at": at, "failure": data.get("error")}
+        else:
+            assert what == "requested", f"the oracle has never heard of {event['topic']}"
+    return found
+
+
+def recorded_events(connection: Connection, workspaces: Iterable[UUID] = ()) -> list[Row]:
+    """The events of these workspaces, or all there are, as they lie in the log."""
+    parameters = {"all": not workspaces, "workspaces": list(workspaces)}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(EVENTS, parameters).fetchall()
+
+
+def things(events: Iterable[Row]) -> list[Thing]:
+    """What there is and was after these events, in order of appearance."""
+    found: dict[UUID, Thing] = {}
+    for event in events:
+        if event["topic"].startswith("job."):
+            continue
+        thing = found.get(event["stream_id"])
+        if thing is None:
+            thing = found[event["stream_id"]] = Thing(
+                kind=event["topic"].split(".")[0],
+                workspace_id=event["workspace_id"],
+                id=event["stream_id"],
+                account_id=event["account_id"],
+                created_at=event["occurred_at"],
+                updated_at=event["occurred_at"],
+                version=0,
+                fields={},
+            )
+        assert event["stream_version"] == thing.version + 1
+        thing.hear(event)
+    return list(found.values())
+
+
+def expected_tables(events: list[Row]) -> Tables:
+    """Every read table after these events."""
+    everything = things(events)
+    tables: Tables = {table: {} for table in TABLE_OF.values()}
+    children = _children(everything)
+    for thing in everything:
+        row = thing.row()
+        if thing.kind == "member":
+            row["is_deleted"] = thing.is_gone
+        elif thing.is_gone:
+            continue
+        elif thing.kind == "account":
+            row |= _account_counters(children[thing.id])
+        tables[TABLE_OF[thing.kind]][(thing.workspace_id, thing.id)] = row
+    for table, (counts, by) in COUNTS.items():
+        tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
+    tables["jobs"] = job_rows(events)
+    tables["audit"] = {
+        (event["workspace_id"], event["position"]): _audit_row(event) for event in events
+    }
+    return tables
+
+
+def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
+    """The read tables as they are, in the form of `expected_tables`. Asks as a superuser."""
+    names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs")
+    return {name: _read(connection, name, list(workspaces)) for name in names}
+
+
+def differences(expected: Tables, actual: Tables) -> list[str]:
+    """A line for each row that is missing, too much or different; none where all is well."""
+    return [
+        f"{name} {key}:\n  not {actual[name].get(key)}\n  but {expected[name].get(key)}"
+        for name in expected
+        for key in sorted({*expected[name], *actual[name]}, key=str)
+        if expected[name].get(key) != actual[name].get(key)
+    ]
+
+
+def assert_tables_tell_history(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
+    """The read tables are what the log says, of these workspaces or all. Asks as a superuser."""
+    expected = expected_tables(recorded_events(connection, workspaces))
+    problems = differences(expected, actual_tables(connection, workspaces))
+    assert not problems, "\n".join(problems)
+    parked = connection.execute("SELECT * FROM projection_parked").fetchall()
+    assert not parked, "entities are parked"
+
+
+def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
+    """Whose time is taken by what after these events."""
+    return {
+        thing.id: (
+            thing.workspace_id,
+            UUID(thing.fields["memberId"]),
+            datetime.fromisoformat(thing.fields["startsAt"]),
+            datetime.fromisoformat(thing.fields["endsAt"]),
+            thing.fields.get("allowOverlap", False),
+        )
+        for thing in things(events)
+        if thing.kind == "appointment"
+        and not thing.is_gone
+        and thing.fields["status"] in {"scheduled", "confirmed", "completed"}
+    }
+
+
+def assert_claims_tell_history(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
+    """Time is taken by what the log says, and where two overlap, one of them may."""
+    expected = expected_claims(recorded_events(connection, workspaces))
+    rows = connection.execute(
+        """SELECT entity_id, workspace_id, holder_id, starts_at, ends_at, may_overlap
+             FROM claimed_times WHERE %(all)s OR workspace_id = ANY(%(workspaces)s)""",
+        {"all": not workspaces, "workspaces": list(workspaces)},
+    ).fetchall()
+    assert {row[0]: tuple(row[1:]) for row in rows} == expected
+    strict = [claim[:4] for claim in expected.values() if not claim[4]]
+    for number, (workspace, holder, starts, ends) in enumerate(strict):
+        for other in strict[:number]:
+            assert other[:2] != (workspace, holder) or other[2] >= ends or other[3] <= starts
+
+
+def exact(value: Any) -> tuple[str, Any]:
+    """A JSON value, told apart from those that only Python finds equal to it: True and 1.
+
+    Numbers are what JSON readers make of them, whether they are written 1e3 or 1000.
+    """
+    if isinstance(value, (str, bool)):
+        return type(value).__name__, value
+    return "number", float(value)
+
+
+def _children(everything: Iterable[Thing]) -> dict[UUID | None, list[Thing]]:
+    children: dict[UUID | None, list[Thing]] = defaultdict(list)
+    for thing in everything:
+        if not thing.is_gone:
+            children[thing.account_id].append(thing)
+    return children
+
+
+def _account_counters(children: list[Thing]) -> Row:
+    def count(kind: str, without: Iterable[str] = ()) -> int:
+        mine = [child.fields for child in children if child.kind == kind]
+        return sum(not {f.get("status"), f.get("stage")} & set(without) for f in mine)
+
+    return {
+        "contact_count": count("contact"),
+        "task_count": count("task", without=["done"]),
+        "meeting_count": count("meeting"),
+        "note_count": count("note"),
+        "open_opportunity_count": count("opportunity", without=["won", "lost"]),
+    }
+
+
+def _counted(rows: Iterable[Row], by: tuple[str, ...], *, summed: bool) -> dict[Any, Row]:
+    counts: dict[Any, Row] = {}
+    for row in rows:
+        key = (row["workspace_id"], *(row[column] for column in by))
+        counter = counts.setdefault(key, {"n": 0, "value": Decimal(0)} if summed else {"n": 0})
+        counter["n"] += 1
+        if summed:
+            counter["value"] += row["value"] or 0
+    return counts
+
+
+def _audit_row(event: Row) -> Row:
+    kind, what = event["topic"].split(".")
+    actor = event["metadata"].get("actor", {})
+    return {
+        "workspace_id": event["workspace_id"],
+        "position": event["position"],
+        "entity_type": kind,
+        "entity_id": event["stream_id"],
+        "action": _action(what, event),
+        "actor_type": actor.get("type"),
+        "actor_id": actor.get("id"),
+        "command_id": event["metadata"].get("commandId"),
+        "occurred_at": event["occurred_at"],
+        "recorded_at": event["recorded_at"],
+    }
+
+
+def _action(what: str, event: Row) -> str:
+    if "undoesPosition" in event["metadata"]:
+        return "undo"
+    if {"movedTo", "movedFrom"} & event["data"].keys():
+        return "move"
+    if event["topic"].startswith("job."):
+        return what
+    return "merge" if what == "merged" or "mergedInto" in event["data"] else ACTIONS[what]
+
+
+def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any, Row]:
+    table = sql.Identifier("read", name)
+    described = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(table)).description
+    # What ends in _key is generated, and may be infinite.
+    columns = [each.name for each in described or () if not each.name.endswith("_key")]
+    query = sql.SQL("SELECT {} FROM {} WHERE %s OR workspace_id = ANY(%s)").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), table
+    )
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(query, (not workspaces, workspaces)).fetchall()
+    rows = [_readable(row) for row in rows]
+    by = dict(COUNTS.values()).get(name)
+    if by is None:
+        key = "position" if name == "audit" else "id"
+        return {(row["workspace_id"], row[key]): row for row in rows}
+    return {
+        (row["workspace_id"], *(row[column] for column in by)): {
+            column: row[column] for column in ("n", "value") if column in row
+        }
+        for row in rows
+        if row["n"] or row.get("value")
+    }
+
+
+def _readable(row: Row) -> Row:
+    """Custom values as `exact` has them."""
+    if "custom_fields" in row:
+        row["custom_fields"] = {key: exact(value) for key, value in row["custom_fields"].items()}
+    return row
