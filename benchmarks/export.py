@@ -30,7 +30,7 @@ from commands.keys import issue_key
 from eventlog.connections import write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from server.postgres.embedded import DatabaseUrls
 
@@ -78,7 +78,7 @@ def fill(urls: DatabaseUrls, rows: int) -> str:
         commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
         scope = Scope(UUID(WORKSPACE))
         token = issue_key(commands, scope, {"name": "benchmark", "role": "admin"}).token
-    Engine(urls.projector, PROJECTIONS.values()).catch_up()
+    ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
     with psycopg.connect(urls.projector, autocommit=True) as connection:
         connection.execute(MEMBERS, (WORKSPACE,))
         connection.execute(ACCOUNTS, (WORKSPACE, rows))

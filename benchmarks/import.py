@@ -27,12 +27,12 @@ from uuid import UUID, uuid4
 import psycopg
 
 from benchmarks.generated import database
-from commands.importing.commands import Dated, ImportCommands
+from commands.importing.commands import DatedColumns, ImportCommands
 from commands.importing.tables import LocalFile
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
 from eventlog.scope import Scope
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.composition import Writing, new_id, now, open_writing
 from runtime.settings import REPOSITORY, Settings
@@ -119,7 +119,7 @@ def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float,
     scope = Scope(uuid4(), command="import", command_id=str(new_id()))
     jobs = JobCommands(writing.log, clock=now, new_id=new_id)
     imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
-    Engine(str(settings.projector_url), PROJECTIONS.values()).catch_up()
+    ProjectionEngine(str(settings.projector_url), PROJECTIONS.values()).catch_up()
     started = time.monotonic()
     import_id = imports.begin(scope, "accounts", path.name)
     size_bytes = hand_in(imports, scope, import_id, 1, LocalFile(path))
@@ -130,7 +130,7 @@ def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float,
     with worker(settings) as pid:
         _until_ready(settings)
         started = time.monotonic()
-        job_id = imports.start(scope, import_id, Dated({}, ())).job.id
+        job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
         while (job := _job(writing, scope, job_id)).is_open:
             if time.monotonic() - started > WAIT_S:
                 raise TimeoutError("the import has not ended")
@@ -179,7 +179,7 @@ def main() -> None:
                     flush=True,
                 )
         started = time.monotonic()
-        Engine(str(urls.projector), PROJECTIONS.values()).catch_up()
+        ProjectionEngine(str(urls.projector), PROJECTIONS.values()).catch_up()
         print(f"read tables of the last file: {time.monotonic() - started:.1f} s")
 
 

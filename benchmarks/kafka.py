@@ -22,13 +22,13 @@ import psycopg
 from benchmarks.generated import database, fill_log
 from eventlog.connections import follow_connection
 from eventlog.kafka.broker import Broker
-from eventlog.kafka.message import Origin, encode, headers, key_of
+from eventlog.kafka.message import Origin, encode, headers, partition_key
 from eventlog.kafka.relay import Relay
 from eventlog.kafka.tail import read_between
-from eventlog.kafka.topic import create
+from eventlog.kafka.topic import create_topic
 from eventlog.reading import read_rows_after
 from projections.engine.kafka.source import GroupEngine
-from projections.engine.live.runner import REBUILD_LOCK, Engine
+from projections.engine.live.runner import REBUILD_LOCK, ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from tests.support.kafka_broker import running_kafka
 
@@ -48,10 +48,10 @@ def bare(url: str, bootstrap: str, events: int) -> tuple[float, float]:
     with follow_connection(url, application_name="benchmark") as connection:
         rows = read_rows_after(connection, 0, events).rows
     with broker.admin() as admin:
-        create(admin, broker.topic, 1)
+        create_topic(admin, broker.topic, 1)
     origin = Origin("bare", 1, 1)
     messages = [
-        (key_of(row).encode(), encode(row), headers(row[4], row[0], origin)) for row in rows
+        (partition_key(row).encode(), encode(row), headers(row[4], row[0], origin)) for row in rows
     ]
     producer = broker.producer()
     started = time.monotonic()
@@ -71,7 +71,7 @@ def bare(url: str, bootstrap: str, events: int) -> tuple[float, float]:
 def follow_log(url: str, events: int) -> float:
     """Events a second of the engine that follows the log."""
     started = time.monotonic()
-    Engine(url, PROJECTIONS.values(), batch_events=BATCH_EVENTS).catch_up()
+    ProjectionEngine(url, PROJECTIONS.values(), batch_events=BATCH_EVENTS).catch_up()
     return events / (time.monotonic() - started)
 
 

@@ -28,7 +28,7 @@ from eventlog.connections import write_pool
 from eventlog.hints import Hinter
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 
 WARM_UP_S = 2.0
@@ -50,7 +50,7 @@ INSERT INTO bare_events (data) VALUES ('{"company": "Acme"}') RETURNING id
 
 def project(url: str, stop: Event) -> None:
     """The projector process."""
-    engine = Engine(url, PROJECTIONS.values())
+    engine = ProjectionEngine(url, PROJECTIONS.values())
 
     def end() -> None:
         stop.wait()

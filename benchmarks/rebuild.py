@@ -28,7 +28,7 @@ from benchmarks.stock_projection import stock_events_per_s
 from eventlog.connections import follow_connection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.live.apply import SELECT_COLUMNS
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.rebuild import Rebuild
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
@@ -125,7 +125,7 @@ def watched() -> Iterator[list[int]]:
 def live_catch_up(url: str) -> float:
     """Seconds of the live engine from nothing to the end of the log."""
     started = time.monotonic()
-    Engine(url, PROJECTIONS.values()).catch_up()
+    ProjectionEngine(url, PROJECTIONS.values()).catch_up()
     return time.monotonic() - started
 
 

@@ -17,11 +17,11 @@ from uuid import UUID
 from eventsourcing.domain import CanMutateAggregate
 from eventsourcing.persistence import IntegrityError
 
-from commands.entities import again_where_outrun
-from commands.jobs.work import CannotGoOn, JobContext, Work
+from commands.entities import retry_on_conflict
+from commands.jobs.work import CannotGoOn, JobContext, JobWork
 from commands.links import is_member, require_links
 from domain.account import Account
-from domain.job import Step
+from domain.job import JobStep
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
 from domain.shared.fields import Facts
@@ -47,7 +47,7 @@ ACCOUNTS_MAX = 100
 Revise = Callable[[Facts], Mapping[str, Any]]
 
 
-class Action(StrEnum):
+class BulkAction(StrEnum):
     SET = "set"
     DELETE = "delete"
     RESTORE = "restore"
@@ -57,7 +57,7 @@ class Action(StrEnum):
 class BulkChange:
     """What is to be done to each: fields set (status and assignee among them), or its life."""
 
-    action: Action
+    action: BulkAction
     revise: Revise | None = None
     """With `set`: the fields as they should be, made of those that there are."""
 
@@ -120,7 +120,7 @@ class BulkCommands:
             return self._together(scope, kind, ids, change, atomic=atomic)
 
         try:
-            return again_where_outrun(decide)
+            return retry_on_conflict(decide)
         except TimeTaken:
             if atomic:
                 raise
@@ -154,7 +154,7 @@ class BulkCommands:
             for entity_id in ids:
                 alone = partial(self._together, scope, kind, [entity_id], change, atomic=False)
                 try:
-                    done = again_where_outrun(alone)
+                    done = retry_on_conflict(alone)
                 except (IntegrityError, TimeTaken) as error:
                     items.append(ItemOutcome(entity_id, error=error))
                 else:
@@ -184,11 +184,11 @@ class _Batch:
     def decide(self, ids: Iterable[UUID]) -> list[ItemOutcome]:
         """The outcome of each."""
         ids = list(ids)
-        if self.kind is Account and self.change.action is not Action.SET:
+        if self.kind is Account and self.change.action is not BulkAction.SET:
             self.log.hold_accounts(ids, alone=True)
-            self._children = self.log.hanging_on(ids)
+            self._children = self.log.children_of(ids)
         entities = self.log.load_many(self.kind, ids)
-        if self.change.action is Action.RESTORE:
+        if self.change.action is BulkAction.RESTORE:
             self._hold_accounts(entities.values())
         return [self._decide(entity_id, entities.get(entity_id)) for entity_id in ids]
 
@@ -196,9 +196,9 @@ class _Batch:
         if entity is None:
             return ItemOutcome(entity_id, error=NotFound(self.kind.KIND, entity_id))
         act = {
-            Action.SET: self._set,
-            Action.DELETE: self._delete,
-            Action.RESTORE: self._restore,
+            BulkAction.SET: self._set,
+            BulkAction.DELETE: self._delete,
+            BulkAction.RESTORE: self._restore,
         }[self.change.action]
         try:
             changed = act(entity)
@@ -252,7 +252,7 @@ class _Batch:
         return max(self.now, entity.modified_on)
 
 
-class BulkWork(Work):
+class BulkWork(JobWork):
     """A bulk change as a job; its items are the ids."""
 
     def __init__(
@@ -263,10 +263,10 @@ class BulkWork(Work):
         self._kind = kind
         self._change = change
 
-    def step(self, cursor: Any, limit: int) -> Step:
+    def step(self, cursor: Any, limit: int) -> JobStep:
         """The next ids."""
         done = int(cursor or 0)
-        if self._kind is Account and self._change.action is not Action.SET:
+        if self._kind is Account and self._change.action is not BulkAction.SET:
             limit = min(limit, ACCOUNTS_MAX)
         ids = [UUID(each) for each in self.context.items(done, limit)]
         total = self.context.total or 0
@@ -279,4 +279,4 @@ class BulkWork(Work):
             if each.error is not None
         ]
         done += len(ids)
-        return Step(done, len(ids) - len(errors), len(errors), errors, done=done >= total)
+        return JobStep(done, len(ids) - len(errors), len(errors), errors, done=done >= total)

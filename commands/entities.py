@@ -42,7 +42,7 @@ MERGES_FOLLOWED_MAX = 100
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandOutcome:
     """The entity after the command, and the log position by which all of it is recorded."""
 
     entity: Entity
@@ -68,7 +68,7 @@ class EntityCommands:
         account_id: UUID | None = None,
         occurred_at: datetime | None = None,
         entity_id: UUID | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """A new entity.
 
         Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`, `ReferenceUnavailable`.
@@ -98,14 +98,14 @@ class EntityCommands:
         *,
         expected_version: int | None = None,
         occurred_at: datetime | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Make the fields be what `change` makes of those that there are.
 
         Raises `NotFound`, `IsDeleted`, `WasMerged`, `InvalidFields`, `TransitionRefused`,
         `NotAMember`, `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`.
         """
 
-        def decide() -> Outcome:
+        def decide() -> CommandOutcome:
             with self._log.scoped(scope):
                 entity = self._load(kind, entity_id, expected_version)
                 entity.require_alive()
@@ -114,7 +114,7 @@ class EntityCommands:
                 require_links(self._log, kind, before, entity.facts)
                 return self._append(entity)
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def act(
         self,
@@ -124,14 +124,14 @@ class EntityCommands:
         decide: Callable[[E, datetime], None],
         *,
         expected_version: int | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Have it decide something of its own: `decide` is given the entity and the time.
 
         Raises what `decide` raises, `NotFound`, `NotAMember`, `ReferenceUnavailable`,
         `StaleVersion`.
         """
 
-        def try_once() -> Outcome:
+        def try_once() -> CommandOutcome:
             with self._log.scoped(scope):
                 entity = self._load(kind, entity_id, expected_version)
                 before = entity.facts
@@ -139,7 +139,7 @@ class EntityCommands:
                 require_links(self._log, kind, before, entity.facts)
                 return self._append(entity)
 
-        return again_where_outrun(try_once)
+        return retry_on_conflict(try_once)
 
     def delete(
         self,
@@ -148,13 +148,13 @@ class EntityCommands:
         entity_id: UUID,
         *,
         expected_version: int | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Delete it; an account with all that hangs on it.
 
         Raises `NotFound`, `StaleVersion`, `OpenOpportunities`.
         """
 
-        def decide() -> Outcome:
+        def decide() -> CommandOutcome:
             if kind is Account:
                 return self._delete_account(scope, entity_id, expected_version)
             with self._log.scoped(scope):
@@ -162,7 +162,7 @@ class EntityCommands:
                 entity.delete(at=self._time(entity))
                 return self._append(entity)
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def restore(
         self,
@@ -171,14 +171,14 @@ class EntityCommands:
         entity_id: UUID,
         *,
         expected_version: int | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Bring it back; an account with all that was deleted with it.
 
         What hung on an account that was merged into another comes back on that one. Raises
         `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`, `WasMerged`.
         """
 
-        def decide() -> Outcome:
+        def decide() -> CommandOutcome:
             with self._log.transaction(scope):
                 entity = self._load(kind, entity_id, expected_version)
                 account_id = entity.account_id and self._survivor(entity.account_id)
@@ -187,22 +187,22 @@ class EntityCommands:
                 children: list[Entity] = []
                 if isinstance(entity, Account) and entity.is_deleted:
                     self._log.hold_account_alone(entity_id)
-                    hanging = self._log.hanging_on([entity_id])[entity_id]
+                    hanging = self._log.children_of([entity_id])[entity_id]
                     children = [each for each in hanging if each.deleted_with]
                 entity.restore(at=self._time(entity), account_id=account_id)
                 for child in children:
                     child.restore(at=self._time(child))
                 return self._append(entity, *children)
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def _delete_account(
         self, scope: Scope, account_id: UUID, expected_version: int | None
-    ) -> Outcome:
+    ) -> CommandOutcome:
         with self._log.transaction(scope):
             self._log.hold_account_alone(account_id)
             account = self._load(Account, account_id, expected_version)
-            hanging = self._log.hanging_on([account_id])[account_id]
+            hanging = self._log.children_of([account_id])[account_id]
             children = [each for each in hanging if not each.is_deleted]
             is_open = [
                 each.id for each in children if isinstance(each, Opportunity) and each.is_open
@@ -213,7 +213,7 @@ class EntityCommands:
                 child.delete(at=self._time(child), deleted_with=account_id)
             account.delete(at=self._time(account))
             outcome = self._append(*children, account)
-            return Outcome(account, outcome.position)
+            return CommandOutcome(account, outcome.position)
 
     def _load(self, kind: type[E], entity_id: UUID, expected_version: int | None) -> E:
         entity = self._log.load(kind, entity_id)
@@ -244,16 +244,16 @@ class EntityCommands:
             account_id = account.merged_into
         return account_id
 
-    def _append(self, *entities: Entity) -> Outcome:
+    def _append(self, *entities: Entity) -> CommandOutcome:
         position = self._log.append(*entities)
-        return Outcome(entities[0], position or self._log.taken_position())
+        return CommandOutcome(entities[0], position or self._log.taken_position())
 
     def _time(self, entity: Entity, occurred_at: datetime | None = None) -> datetime:
         """When it occurs: now, were it not for clocks that differ, never before what there is."""
         return occurred_at or max(self._clock(), entity.modified_on)
 
 
-def again_where_outrun(decide: Callable[[], R]) -> R:
+def retry_on_conflict(decide: Callable[[], R]) -> R:
     """Decide anew where somebody else was faster. Whoever asked for a version hears it then."""
     return Retrying(
         retry=retry_if_exception_type(IntegrityError),

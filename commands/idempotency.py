@@ -65,7 +65,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Key:
+class IdempotencyKey:
     """An idempotency key, and whose it is. The same one of another caller is another key."""
 
     workspace_id: UUID
@@ -76,7 +76,7 @@ class Key:
         return f"{self.workspace_id} {self.caller} {self.text}"
 
 
-class Memory:
+class IdempotencyStore:
     """The answer under one key. Lives as long as the transaction that it is made for.
 
     `token` is what the caller came in by: stored answers, which may hold what nobody else should
@@ -84,7 +84,13 @@ class Memory:
     """
 
     def __init__(
-        self, connection: Connection, key: Key, request: bytes, token: str, *, window_s: int
+        self,
+        connection: Connection,
+        key: IdempotencyKey,
+        request: bytes,
+        token: str,
+        *,
+        window_s: int,
     ) -> None:
         self._connection = connection
         self._key = key
@@ -93,7 +99,7 @@ class Memory:
         self._cipher = AESGCM(sealing_key)
         self._window_s = window_s
 
-    def recall(self) -> Answer | None:
+    def find(self) -> Answer | None:
         """The answer that was given, None where this is the first time; then it stays ours.
 
         Others who come with the key are refused until the transaction ends. Raises `KeyInFlight`,

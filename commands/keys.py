@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from commands.entities import EntityCommands, Outcome
+from commands.entities import CommandOutcome, EntityCommands
 from domain.api_key import ApiKey
 from eventlog.scope import Scope
 
@@ -26,7 +26,7 @@ SECRET_BYTES = 32
 class IssuedKey:
     """The outcome of issuing a key, and the token that is never shown again."""
 
-    outcome: Outcome
+    outcome: CommandOutcome
     token: str
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.entities import EntityCommands, again_where_outrun
+from commands.entities import EntityCommands, retry_on_conflict
 from commands.links import require_links
 from domain.account import Account, AccountStatus, AccountType
 from domain.contact import Contact
@@ -42,7 +42,7 @@ class NotAllMoved(Exception):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ConversionOverrides:
     """What a conversion should make otherwise than it would by itself.
 
     Fields of the account, the contact and the opportunity by wire name, None for none at all;
@@ -106,10 +106,15 @@ class LeadCommands:
                 moves.position = self._log.append(*moves.moved) or self._log.taken_position()
             return moves
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def convert(
-        self, scope: Scope, lead_id: UUID, wishes: Wishes, *, expected_version: int | None = None
+        self,
+        scope: Scope,
+        lead_id: UUID,
+        wishes: ConversionOverrides,
+        *,
+        expected_version: int | None = None,
     ) -> Converted:
         """Make an account, a contact and an opportunity of the lead, which is won by that.
 
@@ -124,9 +129,9 @@ class LeadCommands:
                     raise StaleVersion(lead_id, expected_version, lead.version)
                 return self._convert(scope, lead, wishes)
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
-    def _convert(self, scope: Scope, lead: Lead, wishes: Wishes) -> Converted:
+    def _convert(self, scope: Scope, lead: Lead, wishes: ConversionOverrides) -> Converted:
         at = self._time(lead)
         account_id = wishes.account_id or self._new_id()
         contact_id, opportunity_id = self._new_id(), self._new_id()

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from commands.entities import Outcome, again_where_outrun
+from commands.entities import CommandOutcome, retry_on_conflict
 from commands.links import PEOPLE, is_member, require_members
 from domain.account import Account
 from domain.shared.entity import Entity
@@ -34,7 +34,7 @@ one transaction."""
 class Merged:
     """The one that stayed, and how much came to it, by kind."""
 
-    outcome: Outcome
+    outcome: CommandOutcome
     moved: Mapping[str, int]
 
 
@@ -72,10 +72,10 @@ class MergeCommands:
                 entity = self._load(kind, entity_id, expected_version)
                 other = self._load(kind, other_id, other_version)
                 if other.merged_into == entity_id:
-                    return Merged(Outcome(entity, self._log.taken_position()), {})
+                    return Merged(CommandOutcome(entity, self._log.taken_position()), {})
                 return self._merge(entity, other, choices)
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> Merged:
         now = self._clock()
@@ -97,11 +97,11 @@ class MergeCommands:
             each.revise({**each.facts, **renamed}, at=max(now, each.modified_on))
         # What hangs on the other goes before it does: no row is ever without its account.
         position = self._log.append(*moving, *naming, other, entity)
-        return Merged(Outcome(entity, position or self._log.taken_position()), moved)
+        return Merged(CommandOutcome(entity, position or self._log.taken_position()), moved)
 
     def _on(self, account_id: UUID) -> list[Entity]:
         """What hangs on the account and is there."""
-        hanging = self._log.hanging_on([account_id])[account_id]
+        hanging = self._log.children_of([account_id])[account_id]
         return [each for each in hanging if not each.is_deleted]
 
     def _naming(self, other: Entity) -> list[Entity]:

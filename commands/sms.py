@@ -8,21 +8,21 @@ from datetime import UTC, date, datetime, tzinfo
 from typing import Any
 from uuid import UUID
 
-from commands.entities import EntityCommands, Outcome, again_where_outrun
+from commands.entities import CommandOutcome, EntityCommands, retry_on_conflict
 from domain.appointment import Appointment, AppointmentStatus
 from domain.lead import Lead, LeadStatus
 from domain.shared.fields import Facts
 from domain.shared.phone import to_e164
 from domain.shared.refusals import IsDeleted
 from domain.sms import (
+    LeadDailyLimitReached,
     LeadHasNoPhone,
     LeadOptedOut,
-    NobodyToTell,
+    NoRecipient,
     Sms,
     SmsStatus,
     TemplateId,
-    TooManyOfWorkspace,
-    TooManyToLead,
+    WorkspaceDailyLimitReached,
     render,
     variables_of,
 )
@@ -79,13 +79,13 @@ class SmsCommands:
         template_id: TemplateId | None = None,
         variables: Mapping[str, str] | None = None,
         sms_id: UUID | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Ask for a message to a lead; it is sent by a process that follows the log.
 
         The text is `message`; with variables, or where there is no message, it is the template's.
         `name` is the lead's where it is not given, `message` the message. Raises `NotFound`,
         `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`, `PhoneUnusable`, `VariableMissing`,
-        `VariableUnknown`, `InvalidFields`, `TooManyToLead`, `TooManyOfWorkspace`.
+        `VariableUnknown`, `InvalidFields`, `LeadDailyLimitReached`, `WorkspaceDailyLimitReached`.
         """
         with self._log.transaction(scope) as connection:
             lead = self._log.load(Lead, lead_id)
@@ -101,31 +101,33 @@ class SmsCommands:
             self._count(connection, scope.workspace_id, lead_id, self._clock().date())
             return self._entities.create(scope, Sms, fields, entity_id=sms_id)
 
-    def learn(self, scope: Scope, sms_id: UUID, status: SmsStatus, **facts: Any) -> Outcome:
-        """Take note of what is heard of a message; `facts` as `Sms.learn` has them.
+    def record_status(
+        self, scope: Scope, sms_id: UUID, status: SmsStatus, **facts: Any
+    ) -> CommandOutcome:
+        """Take note of what is heard of a message; `facts` as `Sms.record_status` has them.
 
         Raises `NotFound`, `IsDeleted`.
         """
 
-        def decide() -> Outcome:
+        def decide() -> CommandOutcome:
             with self._log.transaction(scope):
                 sms = self._log.load(Sms, sms_id)
-                sms.learn(status, at=max(self._clock(), sms.modified_on), **facts)
-                return Outcome(sms, self._log.append(sms) or self._log.taken_position())
+                sms.record_status(status, at=max(self._clock(), sms.modified_on), **facts)
+                return CommandOutcome(sms, self._log.append(sms) or self._log.taken_position())
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
-    def tell_confirmed(self, scope: Scope, appointment_id: UUID, *, sms_id: UUID) -> Outcome:
+    def tell_confirmed(self, scope: Scope, appointment_id: UUID, *, sms_id: UUID) -> CommandOutcome:
         """Ask for a message that tells the lead of an appointment that it is confirmed.
 
-        Raises `NobodyToTell` where it has no lead or is not confirmed any more, and as `request`.
+        Raises `NoRecipient` where it has no lead or is not confirmed any more, and as `request`.
         """
         with self._log.transaction(scope):
             appointment = self._log.load(Appointment, appointment_id)
             lead_id = appointment.facts.get("leadId")
             is_confirmed = appointment.status == AppointmentStatus.CONFIRMED
             if lead_id is None or appointment.is_deleted or not is_confirmed:
-                raise NobodyToTell(appointment_id)
+                raise NoRecipient(appointment_id)
             starts_at = datetime.fromisoformat(appointment.facts["startsAt"])
             return self.request(
                 scope,
@@ -135,7 +137,7 @@ class SmsCommands:
                 sms_id=sms_id,
             )
 
-    def contact_lead(self, scope: Scope, sms_id: UUID) -> Outcome:
+    def contact_lead(self, scope: Scope, sms_id: UUID) -> CommandOutcome:
         """The lead who got this message is contacted by that; one that is not new stays as it is.
 
         Raises `NotFound`, `IsDeleted`.
@@ -145,14 +147,17 @@ class SmsCommands:
         return self._entities.revise(scope, Lead, lead_id, _contacted)
 
     def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
-        """One more today. Raises `TooManyToLead`, `TooManyOfWorkspace`; then it is not counted."""
+        """Count one more message of today.
+
+        Raises `LeadDailyLimitReached` and `WorkspaceDailyLimitReached`, and counts nothing then.
+        """
         asked = {"workspace": workspace_id, "day": day}
         (of_lead,) = connection.execute(COUNT, {**asked, "lead": lead_id}).fetchone() or (0,)
         if of_lead > self._limits.lead_daily_max:
-            raise TooManyToLead(lead_id, self._limits.lead_daily_max)
+            raise LeadDailyLimitReached(lead_id, self._limits.lead_daily_max)
         (of_all,) = connection.execute(COUNT, {**asked, "lead": None}).fetchone() or (0,)
         if of_all > self._limits.workspace_daily_max:
-            raise TooManyOfWorkspace(self._limits.workspace_daily_max)
+            raise WorkspaceDailyLimitReached(self._limits.workspace_daily_max)
         if of_all == 1:
             connection.execute(FORGET_COUNTS, asked)
 

@@ -42,15 +42,15 @@ class ApiKey(Entity):
 
     class Created(Event, EntityCreated):
         TOPIC = "api_key.issued"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     class Updated(Event, EntityUpdated):
         TOPIC = "api_key.updated"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     class Deleted(Event, EntityDeleted):
         TOPIC = "api_key.revoked"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     def restore(self, *, at: datetime, account_id: UUID | None = None) -> None:
         """A revoked key never comes back. Raises `KeyRevoked`."""

@@ -10,7 +10,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from domain.shared.claims import Claim
+from domain.shared.claims import TimeClaim
 from domain.shared.entity import (
     Entity,
     EntityCreated,
@@ -204,11 +204,11 @@ class Appointment(Entity):
         """Nobody came; nothing is recorded where that is known."""
         self._move(self.Missed, AppointmentStatus.NO_SHOW, at)
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> TimeClaim | None:
         """The member's time, unless it is free again."""
         if self.is_deleted or self.status not in TAKES_TIME:
             return None
-        return Claim(
+        return TimeClaim(
             UUID(self.facts["memberId"]),
             datetime.fromisoformat(self.facts["startsAt"]),
             datetime.fromisoformat(self.facts["endsAt"]),

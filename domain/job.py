@@ -54,7 +54,7 @@ class ItemError:
 
 
 @dataclass(frozen=True)
-class Step:
+class JobStep:
     """What one step did: so many items more, and where to go on.
 
     `cursor` is JSON of the work's own making; `total` is set where it becomes known only now.
@@ -199,7 +199,7 @@ class Job(Recorded):
         if self.status is JobStatus.WAITING:
             self._record(self.Started, at)
 
-    def progress(self, step: Step, *, at: datetime) -> None:
+    def progress(self, step: JobStep, *, at: datetime) -> None:
         """A step was done, the last one where `step.done`. Raises `JobEnded`."""
         self._require_open()
         room = max(0, ERRORS_NAMED_MAX - self.errors_total)

@@ -39,7 +39,7 @@ class SmsStatus(StrEnum):
     DELIVERED = "delivered"
 
 
-SAYS_MORE = tuple(SmsStatus)
+STATUS_PRECEDENCE = tuple(SmsStatus)
 """News come late, twice and in any order. A status gives way to those after it and to no other, so
 all orders end alike. What was given up may have been taken, its answer lost: delivered last."""
 
@@ -100,14 +100,14 @@ class LeadHasNoPhone(Refusal):
 
 
 @dataclass
-class NobodyToTell(Refusal):
+class NoRecipient(Refusal):
     """The appointment has no lead, or is not confirmed any more."""
 
     appointment_id: UUID
 
 
 @dataclass
-class TooManyToLead(Refusal):
+class LeadDailyLimitReached(Refusal):
     """The lead has got as many messages as it may in a day."""
 
     lead_id: UUID
@@ -115,7 +115,7 @@ class TooManyToLead(Refusal):
 
 
 @dataclass
-class TooManyOfWorkspace(Refusal):
+class WorkspaceDailyLimitReached(Refusal):
     """The workspace has sent as many messages as it may in a day."""
 
     daily_max: int
@@ -156,22 +156,23 @@ class Sms(Entity):
     FIELDS = SmsFields
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Any] = {
-        status: frozenset(SAYS_MORE[place + 1 :]) for place, status in enumerate(SAYS_MORE)
+        status: frozenset(STATUS_PRECEDENCE[place + 1 :])
+        for place, status in enumerate(STATUS_PRECEDENCE)
     }
 
     class Event(AggregateEvent): ...
 
     class Created(Event, EntityCreated):
         TOPIC = "sms.created"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     class Updated(Event, EntityUpdated):
         TOPIC = "sms.updated"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     class StatusChanged(Event, EntityStatusChanged):
         TOPIC = "sms.status_changed"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     class Deleted(Event, EntityDeleted):
         TOPIC = "sms.deleted"
@@ -179,7 +180,7 @@ class Sms(Entity):
     class Restored(Event, EntityRestored):
         TOPIC = "sms.restored"
 
-    def learn(
+    def record_status(
         self,
         status: SmsStatus,
         *,

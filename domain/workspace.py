@@ -25,7 +25,7 @@ class Workspace(Entity):
 
     class Created(Event, EntityCreated):
         TOPIC = "workspace.created"
-        IS_FINAL = True
+        IS_IRREVERSIBLE = True
 
     class Updated(Event, EntityUpdated):
         TOPIC = "workspace.updated"

@@ -99,7 +99,7 @@ def write_pool(
     )
 
 
-def derive_quickly(connection: psycopg.Connection[Any]) -> None:
+def disable_synchronous_commit(connection: psycopg.Connection[Any]) -> None:
     """Commits of this connection do not wait for the disk.
 
     For what is derived from the log alone: a crash of the server takes the last moments of rows and

@@ -48,12 +48,12 @@ class Migration:
     """Whether it is applied whole or not at all; an index made concurrently cannot be."""
 
 
-Told = Callable[[Migration, float], None]
+OnMigration = Callable[[Migration, float], None]
 """Told of each migration applied, and the seconds that it took, waiting for locks included."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class LockWaits:
     """How a migration waits for the locks that it needs."""
 
     lock_wait_ms: int = LOCK_WAIT_MS
@@ -66,8 +66,8 @@ def migrate(
     *,
     folder: Path = SQL_FOLDER,
     upto: str | None = None,
-    patience: Patience = Patience(),
-    told: Told = lambda migration, seconds: None,
+    patience: LockWaits = LockWaits(),
+    told: OnMigration = lambda migration, seconds: None,
 ) -> list[str]:
     """Bring the schema to the newest version; returns the names of the migrations applied.
 
@@ -121,7 +121,7 @@ def _alone(owner_url: str) -> Iterator[None]:
         yield
 
 
-def _apply_patiently(backend: Any, migration: Any, patience: Patience) -> None:
+def _apply_patiently(backend: Any, migration: Any, patience: LockWaits) -> None:
     for attempt in range(patience.attempts_max):
         if attempt:
             time.sleep(patience.pause_s)

@@ -16,15 +16,15 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 Data = dict[str, Any]
-Step = Callable[[Data], Data]
+UpcastStep = Callable[[Data], Data]
 
-_STEPS: dict[str, tuple[str, Step]] = {}
+_STEPS: dict[str, tuple[str, UpcastStep]] = {}
 
 
-def upcaster(old: str, new: str) -> Callable[[Step], Step]:
+def upcaster(old: str, new: str) -> Callable[[UpcastStep], UpcastStep]:
     """Register how data of topic `old` becomes data of topic `new`. Raises where one exists."""
 
-    def register(step: Step) -> Step:
+    def register(step: UpcastStep) -> UpcastStep:
         if old in _STEPS:
             raise ValueError(f"{old} has an upcaster already")
         _STEPS[old] = (new, step)
@@ -41,7 +41,7 @@ def upcast(topic: str, data: Data) -> tuple[str, Data]:
     return topic, data
 
 
-def upcasters_to(topics: Collection[str] | None) -> dict[str, tuple[str, Step]]:
+def upcasters_to(topics: Collection[str] | None) -> dict[str, tuple[str, UpcastStep]]:
     """By old topic, the steps that end in one of these topics; all of them for None."""
     return {
         old: step

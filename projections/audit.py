@@ -10,7 +10,7 @@ import orjson
 
 from domain.shared.kinds import EVENTS
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Projection, Put, Table
+from projections.changes import Projection, Put, RowChange, Table
 
 ACTIONS = {topic: event.ACTION for topic, event in EVENTS.items() if hasattr(event, "ACTION")}
 """By topic: what its events do, where it is not their name."""
@@ -36,7 +36,7 @@ def action_of(topic: str, data: Mapping[str, Any] = NOTHING) -> str:
     return ACTIONS.get(topic) or topic.split(".")[1]
 
 
-def entry(event: RecordedEvent) -> Iterable[Change]:
+def entry(event: RecordedEvent) -> Iterable[RowChange]:
     """An entry for every event there is."""
     metadata = orjson.loads(event.metadata)
     actor = metadata.get("actor", {})

@@ -11,7 +11,7 @@ from typing import Any
 from eventlog.reading import RecordedEvent
 
 Row = dict[str, Any]
-Key = tuple[str, str]
+RowKey = tuple[str, str]
 """Workspace id and key within it, as text."""
 
 
@@ -46,8 +46,8 @@ class Remove:
     key: str
 
 
-Change = Put | Patch | Remove
-Handler = Callable[[RecordedEvent], Iterable[Change]]
+RowChange = Put | Patch | Remove
+Handler = Callable[[RecordedEvent], Iterable[RowChange]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Projection:
         """What is done with events of this topic; None where they are ignored."""
         return self.every or self.handlers.get(topic)
 
-    def changes(self, event: RecordedEvent) -> Iterable[Change]:
+    def changes(self, event: RecordedEvent) -> Iterable[RowChange]:
         """What this event changes in the tables. Pure."""
         handler = self.handler(event.topic)
         return handler(event) if handler else ()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Counts, Handler, Projection, Put, Remove, Table
+from projections.changes import Counts, Handler, Projection, Put, Remove, RowChange, Table
 
 PHONE_DIGITS_MIN = 7
 """Fewer are an extension or an emergency call, and nobody's own."""
@@ -75,20 +75,20 @@ def keyed(kind: str, keys: dict[str, tuple[str, Normaliser]]) -> dict[str, Handl
     `keys` says, for each table, of which field, and how it is normalised.
     """
 
-    def row(event: RecordedEvent, table: str, normalise: Normaliser, value: Any) -> Change:
+    def row(event: RecordedEvent, table: str, normalise: Normaliser, value: Any) -> RowChange:
         key = normalise(value) if value else None
         if key is None:
             return Remove(table, event.stream_id)
         return Put(table, event.stream_id, {"key": key, "version": event.stream_version})
 
-    def came(event: RecordedEvent) -> Iterable[Change]:
+    def came(event: RecordedEvent) -> Iterable[RowChange]:
         fields = event.data["fields"]
         return [
             row(event, table, normalise, fields.get(field))
             for table, (field, normalise) in keys.items()
         ]
 
-    def changed(event: RecordedEvent) -> Iterable[Change]:
+    def changed(event: RecordedEvent) -> Iterable[RowChange]:
         changes = event.data["changes"]
         return [
             row(event, table, normalise, changes[field]["after"])
@@ -96,7 +96,7 @@ def keyed(kind: str, keys: dict[str, tuple[str, Normaliser]]) -> dict[str, Handl
             if field in changes
         ]
 
-    def went(event: RecordedEvent) -> Iterable[Change]:
+    def went(event: RecordedEvent) -> Iterable[RowChange]:
         return [Remove(table, event.stream_id) for table in keys]
 
     return {

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Handler, Patch, Projection, Put, Table
+from projections.changes import Handler, Patch, Projection, Put, RowChange, Table
 from projections.lifecycle import stamps
 
 
-def requested(event: RecordedEvent) -> Iterable[Change]:
+def requested(event: RecordedEvent) -> Iterable[RowChange]:
     """It waits for a worker."""
     metadata = orjson.loads(event.metadata)
     row = {
@@ -30,12 +30,12 @@ def requested(event: RecordedEvent) -> Iterable[Change]:
     return (Put("jobs", event.stream_id, {**row, **stamps(event)}),)
 
 
-def started(event: RecordedEvent) -> Iterable[Change]:
+def started(event: RecordedEvent) -> Iterable[RowChange]:
     """A worker has it."""
     return _changed(event, {"status": "running", "started_at": event.occurred_at})
 
 
-def progressed(event: RecordedEvent) -> Iterable[Change]:
+def progressed(event: RecordedEvent) -> Iterable[RowChange]:
     """It is so far; errors come on top of those that are known."""
     names = ("total", "processed", "succeeded", "failed", "counts")
     row = {name: event.data[name] for name in names}
@@ -47,7 +47,7 @@ def progressed(event: RecordedEvent) -> Iterable[Change]:
 def ended(status: str) -> Handler:
     """It ended like this."""
 
-    def handler(event: RecordedEvent) -> Iterable[Change]:
+    def handler(event: RecordedEvent) -> Iterable[RowChange]:
         row = {"status": status, "ended_at": event.occurred_at}
         if status == "failed":
             row["failure"] = event.data["error"]
@@ -58,7 +58,7 @@ def ended(status: str) -> Handler:
 
 def _changed(
     event: RecordedEvent, row: dict[str, Any], merge: dict[str, Any] | None = None
-) -> Iterable[Change]:
+) -> Iterable[RowChange]:
     return (Patch("jobs", event.stream_id, {**row, **stamps(event)}, merge=merge or {}),)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Handler, Patch, Put, Remove, Row, column
+from projections.changes import Handler, Patch, Put, Remove, Row, RowChange, column
 
 CUSTOM = "customFields"
 CUSTOM_PREFIX = CUSTOM + "."
@@ -22,25 +22,25 @@ def lifecycle(
 ) -> dict[str, Handler]:
     """Handlers for the topics of one kind; `status` names the column of its status changes."""
 
-    def created(event: RecordedEvent) -> Iterable[Change]:
+    def created(event: RecordedEvent) -> Iterable[RowChange]:
         row = entity_row(event, event.data["fields"], event.occurred_at)
         return (Put(table, event.stream_id, {**(defaults or {}), **row}),)
 
-    def restored(event: RecordedEvent) -> Iterable[Change]:
+    def restored(event: RecordedEvent) -> Iterable[RowChange]:
         row = entity_row(event, event.data["fields"], event.data["createdAt"])
         return (Put(table, event.stream_id, {**(defaults or {}), **row}),)
 
-    def updated(event: RecordedEvent) -> Iterable[Change]:
+    def updated(event: RecordedEvent) -> Iterable[RowChange]:
         row, custom = changed_columns(event.data["changes"])
         merge = {CUSTOM_COLUMN: custom} if custom else {}
         return (Patch(table, event.stream_id, {**row, **stamps(event)}, merge=merge),)
 
-    def status_changed(event: RecordedEvent) -> Iterable[Change]:
+    def status_changed(event: RecordedEvent) -> Iterable[RowChange]:
         assert status is not None
         row = {status: event.data["after"], **stamps(event)}
         return (Patch(table, event.stream_id, row),)
 
-    def deleted(event: RecordedEvent) -> Iterable[Change]:
+    def deleted(event: RecordedEvent) -> Iterable[RowChange]:
         return (Remove(table, event.stream_id),)
 
     handlers: dict[str, Handler] = {
@@ -90,18 +90,18 @@ def counted(
     `counts` is given the fields; what it looks at must be the status or never change.
     """
 
-    def add(event: RecordedEvent, amount: int) -> Iterable[Change]:
+    def add(event: RecordedEvent, amount: int) -> Iterable[RowChange]:
         if event.account_id is None or amount == 0:
             return ()
         return (Patch(table, event.account_id, add={counter: amount}),)
 
-    def came(event: RecordedEvent) -> Iterable[Change]:
+    def came(event: RecordedEvent) -> Iterable[RowChange]:
         return add(event, int(counts(event.data["fields"])))
 
-    def went(event: RecordedEvent) -> Iterable[Change]:
+    def went(event: RecordedEvent) -> Iterable[RowChange]:
         return add(event, -int(counts(event.data["fields"])))
 
-    def moved(event: RecordedEvent) -> Iterable[Change]:
+    def moved(event: RecordedEvent) -> Iterable[RowChange]:
         before = counts({"status": event.data["before"], "stage": event.data["before"]})
         after = counts({"status": event.data["after"], "stage": event.data["after"]})
         return add(event, int(after) - int(before))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Counts, Patch, Projection, Table
+from projections.changes import Counts, Patch, Projection, RowChange, Table
 from projections.lifecycle import lifecycle, stamps
 
 
-def left(event: RecordedEvent) -> Iterable[Change]:
+def left(event: RecordedEvent) -> Iterable[RowChange]:
     """The member is gone; the name stays."""
     return (Patch("members", event.stream_id, {"is_deleted": True, **stamps(event)}),)
 

@@ -107,12 +107,12 @@ class Format(StrEnum):
 
 
 @dataclass
-class Uneven(Refusal):
+class NoConsistentSnapshot(Refusal):
     """The lists do not stand at one point of the log just now."""
 
 
 @dataclass
-class HasHoles(Refusal):
+class EntitiesParked(Refusal):
     """Some of what would be exported cannot be shown for now: entities are parked."""
 
     parked: int
@@ -149,8 +149,8 @@ async def one_point(
     """A snapshot in which the tables of all these projections stand at one point of the log.
 
     They mostly do, for projectors move them together; and they are not exchanged (by a rebuild)
-    before the transaction ends. Raises `Uneven` where that could not be had within `EVEN_WAIT_S`
-    seconds, `HasHoles`, and what the pool raises.
+    before the transaction ends. Raises `NoConsistentSnapshot` after `EVEN_WAIT_S` seconds
+    without success, `EntitiesParked`, and what the pool raises.
     """
     deadline_s = time.monotonic() + EVEN_WAIT_S
     while True:
@@ -160,7 +160,7 @@ async def one_point(
                 yield Point(connection, position)
                 return
         if time.monotonic() > deadline_s:
-            raise Uneven
+            raise NoConsistentSnapshot
         await asyncio.sleep(EVEN_POLL_S)
 
 
@@ -175,7 +175,7 @@ async def _standing(
     assert row is not None
     position, is_even, parked = row
     if parked:
-        raise HasHoles(parked)
+        raise EntitiesParked(parked)
     return int(position) if held[0] and is_even else None
 
 

@@ -23,7 +23,7 @@ from psycopg import sql
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Patch, Projection, Put, Remove, Row, Table
+from projections.changes import Patch, Projection, Put, Remove, Row, RowChange, Table
 from projections.engine.install import Definition, create_tables, guard_tables
 from projections.engine.live.memory import MemoryTables, Rows
 from projections.engine.rebuild.bulk import REPORT_EVENTS
@@ -64,7 +64,7 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod)
 OWN_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
 
 Number = int | float | Decimal
-Report = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told how many events were folded, of how many."""
 
 
@@ -88,7 +88,7 @@ class Analysis:
 
     path: Path
     definition: str
-    project: Callable[[RecordedEvent], Iterable[Change | Add] | None]
+    project: Callable[[RecordedEvent], Iterable[RowChange | Add] | None]
 
     @property
     def name(self) -> str:
@@ -102,7 +102,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Result:
+class AnalysisResult:
     """What a run came to, before it is stored somewhere."""
 
     analysis: Analysis
@@ -120,7 +120,7 @@ class ResultTable:
     rows: Rows
 
 
-Store = Callable[[Connection, Result, str], None]
+StoreResult = Callable[[Connection, AnalysisResult, str], None]
 """Keeps a result; is given the schema in which its empty tables are."""
 
 
@@ -150,9 +150,9 @@ def run(
     url: str,
     analysis: Analysis,
     choose: Callable[[Connection], Part],
-    store: Store,
-    report: Report = lambda done, total: None,
-) -> Result:
+    store: StoreResult,
+    report: OnProgress = lambda done, total: None,
+) -> AnalysisResult:
     """Fold the chosen part of history and store the result.
 
     url: the projector's. Nothing of an earlier result changes before the whole of the new one is
@@ -173,7 +173,7 @@ def run(
     return result
 
 
-def into_schema(connection: Connection, result: Result, scratch: str) -> None:
+def into_schema(connection: Connection, result: AnalysisResult, scratch: str) -> None:
     """Store a result in the file's schema, in place of the one before, in one transaction."""
     for each in result.tables.values():
         try:
@@ -231,8 +231,8 @@ def _fold(
     part: Part,
     tables: list[Table],
     schema: str,
-    report: Report,
-) -> Result:
+    report: OnProgress,
+) -> AnalysisResult:
     total, done = count_events(connection, part), 0
     fold = _Fold(analysis, tables)
     report(0, total)
@@ -250,7 +250,7 @@ def _fold(
         )
         results[table.name] = ResultTable(table, columns, fold.rows[table.name])
         _require_columns(analysis, results[table.name])
-    return Result(analysis, part, done, results)
+    return AnalysisResult(analysis, part, done, results)
 
 
 class _Fold:
@@ -280,7 +280,7 @@ class _Fold:
                 " folded in memory, so choose a coarser key."
             )
 
-    def _changes(self, event: RecordedEvent) -> Iterator[Change]:
+    def _changes(self, event: RecordedEvent) -> Iterator[RowChange]:
         for change in self._analysis.project(event) or ():
             if not isinstance(change, (Add, Put, Patch, Remove)):
                 raise TypeError(f"project() gave {change!r:.80}, which is no change")
@@ -353,7 +353,7 @@ def _alone(connection: Connection, analysis: Analysis) -> Iterator[None]:
     yield
 
 
-def _provenance(result: Result) -> str:
+def _provenance(result: AnalysisResult) -> str:
     part = result.part
     scope = f" in workspace {part.workspace_id}" if part.workspace_id else ""
     until = f", occurred until {part.occurred_until.isoformat()}" if part.occurred_until else ""

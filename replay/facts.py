@@ -101,7 +101,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactPage:
     """Some facts in order, and the position up to which the log was read by them."""
 
     facts: list[Fact]
@@ -110,7 +110,7 @@ class Facts:
 
 async def news(
     connection: AsyncConnection[TupleRow], followed: Sequence[UUID], known: int, most: int
-) -> Facts:
+) -> FactPage:
     """The facts of these workspaces among the next events, of which `most` are looked at.
 
     `upto` is the position of an event, and so durable; where it is `known`, there was nothing.
@@ -123,12 +123,12 @@ async def news(
         "actions": ACTIONS_JSON,
     }
     rows = await (await connection.execute(NEWS, parameters, prepare=True)).fetchall()
-    return Facts([to_fact(row[1:]) for row in rows[:-1]], rows[-1][0])
+    return FactPage([to_fact(row[1:]) for row in rows[:-1]], rows[-1][0])
 
 
 async def history(
     connection: AsyncConnection[TupleRow], wanted: Wanted, after: int, upto: int
-) -> Facts:
+) -> FactPage:
     """The next facts that are wanted, after one position and up to another.
 
     At most `HISTORY_PAGE` of them, out of at most `HISTORY_SPAN` positions. `upto` must be a
@@ -148,7 +148,7 @@ async def history(
     }
     rows = await (await connection.execute(HISTORY, parameters)).fetchall()
     facts = [to_fact(row) for row in rows]
-    return Facts(facts, facts[-1].position if len(facts) == HISTORY_PAGE else upto)
+    return FactPage(facts, facts[-1].position if len(facts) == HISTORY_PAGE else upto)
 
 
 async def last_position(connection: AsyncConnection[TupleRow]) -> int:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from projections.engine.rebuild.part import Part
-from replay.analysis import AnalysisError, Report, Result, ResultTable
+from replay.analysis import AnalysisError, AnalysisResult, OnProgress, ResultTable
 from replay.folders import appearing
 from replay.span import count_events, read_span
 
@@ -61,10 +61,10 @@ HISTORY = pa.schema(
 """An event as followers see it, in today's version; digest is that of the event as stored."""
 
 
-def into_folder(folder: Path) -> Callable[[Connection, Result, str], None]:
+def into_folder(folder: Path) -> Callable[[Connection, AnalysisResult, str], None]:
     """A way to store an analysis' result: one file a table. Raises `AnalysisError`."""
 
-    def store(_connection: Connection, result: Result, _scratch: str) -> None:
+    def store(_connection: Connection, result: AnalysisResult, _scratch: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for table in result.tables.values():
             path = folder / f"{table.table.name}.parquet"
@@ -85,7 +85,7 @@ def export_history(
     url: str,
     choose: Callable[[Connection], Part],
     folder: Path,
-    report: Report = lambda done, total: None,
+    report: OnProgress = lambda done, total: None,
 ) -> int:
     """Write the chosen part of history, partitioned by the month of recording; how many events.
 

@@ -25,14 +25,14 @@ from pydantic.alias_generators import to_camel
 
 from commands.bulk import BulkRefused, ItemOutcome
 from commands.idempotency import KeyInFlight, KeyReused
-from commands.importing.commands import ImportStarted, ImportUnderWay, NothingToMend
-from commands.importing.findings import Fault, ImportRefused
-from commands.jobs.work import Told
+from commands.importing.commands import ImportStarted, ImportUnderWay, NoFailedRows
+from commands.importing.findings import ImportFault, ImportRefused
+from commands.jobs.work import ErrorSummary
 from domain import sms
 from domain.job import JobEnded
 from domain.shared import phone, refusals
 from domain.shared.refusals import FieldError, Refusal
-from readmodels.exports import HasHoles, TooManyColumns, Uneven
+from readmodels.exports import EntitiesParked, NoConsistentSnapshot, TooManyColumns
 from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
 from runtime import codes
@@ -76,31 +76,31 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.VariableUnknown: codes.TEMPLATE_VARIABLE_UNKNOWN,
         sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
         sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
-        sms.NobodyToTell: codes.NOT_FOUND,
-        sms.TooManyToLead: codes.TOO_MANY_TO_LEAD,
-        sms.TooManyOfWorkspace: codes.TOO_MANY_OF_WORKSPACE,
+        sms.NoRecipient: codes.NOT_FOUND,
+        sms.LeadDailyLimitReached: codes.TOO_MANY_TO_LEAD,
+        sms.WorkspaceDailyLimitReached: codes.TOO_MANY_OF_WORKSPACE,
         BulkRefused: codes.BULK_REFUSED,
         ImportUnderWay: codes.IMPORT_UNDER_WAY,
         ImportStarted: codes.IMPORT_STARTED,
-        NothingToMend: codes.NOTHING_TO_MEND,
+        NoFailedRows: codes.NOTHING_TO_MEND,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
-        Uneven: codes.NO_COMMON_POINT,
-        HasHoles: codes.EXPORT_HAS_HOLES,
+        NoConsistentSnapshot: codes.NO_COMMON_POINT,
+        EntitiesParked: codes.EXPORT_HAS_HOLES,
         TooManyColumns: codes.TOO_MANY_COLUMNS,
     }
 )
 """What the domain and the commands refuse, by code."""
 
-OF_FAULT: Mapping[Fault, ErrorCode] = MappingProxyType(
+OF_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
     {
-        Fault.EMPTY: codes.IMPORT_EMPTY,
-        Fault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
-        Fault.NO_TABLE: codes.NOT_A_TABLE,
-        Fault.ENCODING: codes.WRONG_ENCODING,
-        Fault.OPTIONS: codes.IMPORT_OPTIONS,
-        Fault.KIND: codes.NOT_IMPORTABLE,
-        Fault.UNREADABLE: codes.IMPORT_GONE,
+        ImportFault.EMPTY: codes.IMPORT_EMPTY,
+        ImportFault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
+        ImportFault.NO_TABLE: codes.NOT_A_TABLE,
+        ImportFault.ENCODING: codes.WRONG_ENCODING,
+        ImportFault.OPTIONS: codes.IMPORT_OPTIONS,
+        ImportFault.KIND: codes.NOT_IMPORTABLE,
+        ImportFault.UNREADABLE: codes.IMPORT_GONE,
     }
 )
 """What is wrong with an import as a whole, by code."""
@@ -188,10 +188,10 @@ def as_api_error(error: Exception) -> ApiError:
     return ApiError(_code_of_failure(error))
 
 
-def told(error: Exception) -> Told:
+def summarise_error(error: Exception) -> ErrorSummary:
     """The error as a job names it: its code, and a sentence."""
     as_told = as_api_error(error)
-    return Told(as_told.code.code, as_told.detail or as_told.code.title)
+    return ErrorSummary(as_told.code.code, as_told.detail or as_told.code.title)
 
 
 def failed_item(item: ItemOutcome) -> dict[str, Any]:
@@ -262,11 +262,12 @@ def field_problem(error: FieldError) -> dict[str, str]:
     return {"field": error.field, "code": code.code, "message": message}
 
 
-def facts_of(told: Any) -> dict[str, Any]:
+def facts_of(refusal: Any) -> dict[str, Any]:
     """The attributes of a refusal, or of a part of one, by wire name as JSON has them."""
-    assert dataclasses.is_dataclass(told)
+    assert dataclasses.is_dataclass(refusal)
     return {
-        to_camel(field.name): _wire(getattr(told, field.name)) for field in dataclasses.fields(told)
+        to_camel(field.name): _wire(getattr(refusal, field.name))
+        for field in dataclasses.fields(refusal)
     }
 
 

@@ -82,7 +82,7 @@ URGENT = orjson.dumps(
     [{"process": each.name, "topics": sorted(each.urgent)} for each in PROCESSES.values()]
 ).decode()
 
-Status = Literal["ok", "degraded", "red"]
+HealthStatus = Literal["ok", "degraded", "red"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ProjectionState:
     """What somebody should see to, though it does its work."""
 
     @property
-    def status(self) -> Status:
+    def status(self) -> HealthStatus:
         """In one word."""
         return "red" if self.alarms else "degraded" if self.remarks else "ok"
 
@@ -144,7 +144,7 @@ class JobsState:
 
 
 @dataclass(frozen=True)
-class View:
+class HealthSnapshot:
     """One look at the database."""
 
     error: str = ""
@@ -165,7 +165,7 @@ class View:
     looked_at_s: float = field(default_factory=time.monotonic)
 
     @property
-    def status(self) -> Status:
+    def status(self) -> HealthStatus:
         """The worst of all."""
         if self.error or self.missing or self.process_alarms:
             return "red"
@@ -179,7 +179,7 @@ class View:
         return [each.told() for each in self.projections]
 
 
-class Lookout:
+class HealthMonitor:
     """Looks at the database, by a connection of its own: the pools may be what is stuck."""
 
     def __init__(self, app_url: str, *, stall_after_s: float) -> None:
@@ -187,9 +187,9 @@ class Lookout:
         self._stall_after_s = stall_after_s
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
-        self._view: View | None = None
+        self._view: HealthSnapshot | None = None
 
-    async def look(self) -> View:
+    async def look(self) -> HealthSnapshot:
         """The state of things, FRESH_S seconds old at the most. Never raises."""
         async with self._lock:
             view = self._view
@@ -203,7 +203,7 @@ class Lookout:
         if connection is not None:
             await connection.close()
 
-    async def _look_anew(self) -> View:
+    async def _look_anew(self) -> HealthSnapshot:
         had_connection = self._connection is not None
         try:
             connection = await self._connected()
@@ -216,11 +216,13 @@ class Lookout:
                 connection = await self._connected()
                 return await _bounded(connection, self._ask(connection))
         except UNKNOWN_TABLES:
-            return View(missing=("the tables of this version",))
+            return HealthSnapshot(missing=("the tables of this version",))
         except TimeoutError:
-            return View(error=f"the database does not answer within {LOOK_TIMEOUT_S:.0f} s")
+            return HealthSnapshot(
+                error=f"the database does not answer within {LOOK_TIMEOUT_S:.0f} s"
+            )
         except (psycopg.Error, OSError) as error:
-            return View(error=f"the database cannot be asked: {type(error).__name__}")
+            return HealthSnapshot(error=f"the database cannot be asked: {type(error).__name__}")
 
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
@@ -237,7 +239,7 @@ class Lookout:
             self._connection = connection
         return self._connection
 
-    async def _ask(self, connection: AsyncConnection) -> View:
+    async def _ask(self, connection: AsyncConnection) -> HealthSnapshot:
         facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
         holders = await _holders(connection)
         stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}
@@ -252,7 +254,7 @@ class Lookout:
         processes = await cursor.fetchall()
         known = {each.name for each in states}
         missing += [f"projection {name}" for name in PROJECTIONS if name not in known]
-        return View(
+        return HealthSnapshot(
             missing=tuple(missing),
             position=(await _rows(connection, SELECT_POSITION))[0][0],
             projections=tuple(states),
@@ -284,7 +286,9 @@ def _process_alarms(processes: list[tuple[Any, ...]], after_s: float) -> list[st
     ]
 
 
-async def _bounded(connection: AsyncConnection, asking: Coroutine[Any, Any, View]) -> View:
+async def _bounded(
+    connection: AsyncConnection, asking: Coroutine[Any, Any, HealthSnapshot]
+) -> HealthSnapshot:
     """Wait for the answer, and no longer. Raises `TimeoutError`."""
     task = asyncio.create_task(asking)
     try:

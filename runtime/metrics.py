@@ -20,7 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from domain.shared.breaker import State
 from projections.engine.live.work import EVENTS_BOUNDS, SECONDS_BOUNDS
-from runtime.health import ProjectionState, View
+from runtime.health import HealthSnapshot, ProjectionState
 
 REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 APPEND_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -134,7 +134,7 @@ class Metrics:
         """Something was appended to the log."""
         self._append_seconds.observe(seconds)
 
-    def exposition(self, view: View) -> bytes:
+    def exposition(self, view: HealthSnapshot) -> bytes:
         """All of it in Prometheus' text format."""
         counted = generate_latest(self._registry)
         return (
@@ -173,7 +173,7 @@ class _Families:
         return self._tell()
 
 
-def families(view: View) -> Iterator[Metric]:
+def families(view: HealthSnapshot) -> Iterator[Metric]:
     """What the database says, as metrics."""
     up = "Whether the database answered the last question."
     yield GaugeMetricFamily("annals_database_up", up, value=not view.error)
@@ -201,7 +201,7 @@ def families(view: View) -> Iterator[Metric]:
     yield from _jobs(view)
 
 
-def _sending(view: View) -> Iterator[Metric]:
+def _sending(view: HealthSnapshot) -> Iterator[Metric]:
     """Processes that follow the log, and the breaker of the gateway that they send by."""
     for column, (name, help_text) in enumerate(PROCESS_GAUGES.items(), start=1):
         gauge = GaugeMetricFamily(f"annals_process_{name}", help_text, labels=["process"])
@@ -221,7 +221,7 @@ def _sending(view: View) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"annals_{name}_gateway_wait_seconds", left, value=open_s)
 
 
-def _rebuilds(view: View) -> Iterator[Metric]:
+def _rebuilds(view: HealthSnapshot) -> Iterator[Metric]:
     processed = GaugeMetricFamily(
         "annals_rebuild_processed_events",
         "Events that its rebuild has read.",
@@ -238,7 +238,7 @@ def _rebuilds(view: View) -> Iterator[Metric]:
     yield total
 
 
-def _batches(view: View) -> Iterator[Metric]:
+def _batches(view: HealthSnapshot) -> Iterator[Metric]:
     by_events = HistogramMetricFamily(
         "annals_projector_batch_events", "Events in a batch of a projector.", labels=["source"]
     )
@@ -252,7 +252,7 @@ def _batches(view: View) -> Iterator[Metric]:
     yield by_seconds
 
 
-def _jobs(view: View) -> Iterator[Metric]:
+def _jobs(view: HealthSnapshot) -> Iterator[Metric]:
     jobs = view.jobs
     yield GaugeMetricFamily("annals_jobs_open", "Jobs that have not ended.", value=jobs.open)
     oldest = "Age of the oldest job that has not ended."

@@ -22,10 +22,10 @@ PATCH_OPERATIONS_MAX = 100
 DOCUMENT_MAX_VALUES = 5_000
 """`copy` could double the document with every operation; a whole one has some hundred values."""
 
-Change = Callable[[Facts], Mapping[str, Any]]
+PatchFunction = Callable[[Facts], Mapping[str, Any]]
 
 
-def change_of(fields: type[Fields], media_type: str, patch: Any) -> Change:
+def change_of(fields: type[Fields], media_type: str, patch: Any) -> PatchFunction:
     """What the patch makes of the fields of a thing. Raises 400 (E2026, E2027).
 
     The change raises 409 (E5010, E5011) where it does not fit what it is given.

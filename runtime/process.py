@@ -81,7 +81,7 @@ COLLECT_AFTER = (20_000, 20, 50)
 than a change may take to its reader; a projector's rows form no cycles."""
 
 
-def collect_seldom() -> None:
+def tune_gc() -> None:
     """From here on; what was loaded until now stays and is not looked at again."""
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from eventlog.connections import Connection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.rebuild.jobs import Kind
-from projections.engine.rebuild.rebuild import EVENTS_PER_S_DEFAULT, MEASURED_RATE, Plan
+from projections.engine.rebuild.jobs import ProjectionJobKind
+from projections.engine.rebuild.rebuild import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
 from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
@@ -55,7 +55,11 @@ HAS_PREVIOUS = "SELECT EXISTS (SELECT FROM projections WHERE name = %s)"
 
 
 def ask(
-    connection: Connection, projection: str, kind: Kind, key_id: UUID, throttle: float | None = None
+    connection: Connection,
+    projection: str,
+    kind: ProjectionJobKind,
+    key_id: UUID,
+    throttle: float | None = None,
 ) -> int | None:
     """Write down what is wanted; its id, or None where something is under way already."""
     wanted = version(projection, table_definitions()[projection])
@@ -77,20 +81,20 @@ def has_previous(connection: Connection, projection: str) -> bool:
     return bool(row and row[0])
 
 
-async def shown(connection: AsyncConnection, projection: str, job_id: int) -> bytes | None:
+async def job_as_json(connection: AsyncConnection, projection: str, job_id: int) -> bytes | None:
     """One job as JSON."""
     cursor = await connection.execute(SELECT_ONE, (projection, job_id))
     row = await cursor.fetchone()
     return bytes(row[0]) if row else None
 
 
-async def last_shown(connection: AsyncConnection, projection: str) -> bytes:
+async def last_jobs_as_json(connection: AsyncConnection, projection: str) -> bytes:
     """The newest jobs of a projection, the newest first, as a JSON array."""
     cursor = await connection.execute(SELECT_LAST, (projection,))
     return b"[" + b",".join([bytes(row[0]) for row in await cursor.fetchall()]) + b"]"
 
 
-async def plan(connection: AsyncConnection, projection: str) -> Plan:
+async def plan(connection: AsyncConnection, projection: str) -> RebuildPlan:
     """What a rebuild would do; the events are those that the projection has consumed."""
     events, live_version = await _row(connection, PLAN, projection)
     (rate,) = await _row(connection, MEASURED_RATE, projection, EVENTS_PER_S_DEFAULT)
@@ -99,7 +103,7 @@ async def plan(connection: AsyncConnection, projection: str) -> Plan:
         (size_bytes,) = await _row(connection, TABLE_BYTES, f"{READ_SCHEMA}.{table.name}")
         size += size_bytes
     wanted = version(projection, table_definitions()[projection])
-    return Plan(projection, events, events / rate, size, live_version, wanted)
+    return RebuildPlan(projection, events, events / rate, size, live_version, wanted)
 
 
 async def _row(connection: AsyncConnection, statement: str, *parameters: object) -> tuple[Any, ...]:

@@ -60,7 +60,7 @@ class RequestSpan:
             self._span.set_status(StatusCode.ERROR)
 
 
-class Tracing:
+class SpanExporter:
     """Makes the spans of one process."""
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -118,7 +118,7 @@ class Tracing:
             shutdown()
 
 
-def open_tracing(settings: Settings, service: str) -> Tracing | None:
+def open_tracing(settings: Settings, service: str) -> SpanExporter | None:
     """Tracing as the settings have it; None where nothing is to be traced."""
     if settings.otel_endpoint is None:
         return None
@@ -133,7 +133,7 @@ def open_tracing(settings: Settings, service: str) -> Tracing | None:
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     endpoint = f"{settings.otel_endpoint.rstrip('/')}/v1/traces"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
-    return Tracing(provider)
+    return SpanExporter(provider)
 
 
 def _traceparents(events: Sequence[RecordedEvent]) -> list[str]:

@@ -22,7 +22,7 @@ from eventlog.migrations import migrate
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from projections.engine.install import install
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from server.postgres.embedded import Cluster, prepare_database
@@ -135,9 +135,9 @@ def commands(log: EventLog) -> EntityCommands:
 
 
 @pytest.fixture
-def engine(urls: Urls) -> Engine:
+def engine(urls: Urls) -> ProjectionEngine:
     """All projections; `catch_up()` brings them to the end of the log."""
-    return Engine(urls.projector, PROJECTIONS.values())
+    return ProjectionEngine(urls.projector, PROJECTIONS.values())
 
 
 @pytest.fixture

@@ -19,7 +19,13 @@ from api.dependencies.request import command_scope, services_of
 from api.dependencies.services import Services
 from api.http.auth import BEARER, Caller, authenticate
 from api.http.bodies import Body
-from commands.idempotency import KEY_MAX_CHARS, Answer, Key, Memory, request_digest
+from commands.idempotency import (
+    KEY_MAX_CHARS,
+    Answer,
+    IdempotencyKey,
+    IdempotencyStore,
+    request_digest,
+)
 from eventlog.scope import Scope
 from runtime import codes
 from runtime.errors import ApiError
@@ -33,7 +39,7 @@ KEY_PATTERN = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{KEY_MAX_CHARS}}}")
 MADE_ANEW = frozenset({"content-length"})
 """Headers of an answer that are not remembered."""
 
-Act = Callable[[Scope], Response]
+Perform = Callable[[Scope], Response]
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Once:
     token: str
     key: str | None
 
-    def __call__(self, act: Act, given: Body | None = None) -> Response:
+    def __call__(self, act: Perform, given: Body | None = None) -> Response:
         """What `act` answers, or what it answered the first time. To be called in a worker thread.
 
         What `act` raises is not remembered, and nothing of what it did is recorded. Raises 409
@@ -57,14 +63,14 @@ class Once:
         if self.key is None:
             return _named(act(scope), scope)
         with self.services.log.transaction(scope) as connection:
-            memory = Memory(
+            memory = IdempotencyStore(
                 connection,
-                Key(self.caller.workspace_id, self.caller.key_id, self.key),
+                IdempotencyKey(self.caller.workspace_id, self.caller.key_id, self.key),
                 self._digest(given),
                 self.token,
                 window_s=self.services.settings.idempotency_window_s,
             )
-            known = memory.recall()
+            known = memory.find()
             if known is not None:
                 return _response(known)
             response = _named(act(scope), scope)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anyio import CapacityLimiter
 from psycopg_pool import ConnectionPool
 
-from api.exports.streaming import ExportDesk, ExportLimits
+from api.exports.streaming import ExportLimiter, ExportLimits
 from api.http.auth import Authenticator
 from api.jobs.feed import JobFeed
 from api.realtime.hub import Hub
@@ -27,7 +27,7 @@ from eventlog.store.log import EventLog
 from readmodels.checkpoints import Checkpoints
 from readmodels.pool import ReadPool
 from runtime.composition import app_url, new_id, now, open_writing, sms_limits
-from runtime.health import Lookout
+from runtime.health import HealthMonitor
 from runtime.metrics import Metrics
 from runtime.settings import Settings
 
@@ -54,9 +54,9 @@ class Services:
     history: ConnectionPool[Connection]
     """For lists as of a time, apart from what serves commands."""
     history_limit: CapacityLimiter
-    lookout: Lookout
+    lookout: HealthMonitor
     """For health and metrics."""
-    exports: ExportDesk
+    exports: ExportLimiter
     jobs: JobCommands
     imports: ImportCommands
     bulk: BulkCommands
@@ -70,9 +70,9 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     """Everything, opened in order and closed in the opposite one."""
     url = app_url(settings)
     reads = ReadPool(url, max_size=settings.read_connections_max)
-    exports = export_desk(settings)
+    exports = export_limiter(settings)
     checkpoints = Checkpoints(url)
-    lookout = Lookout(url, stall_after_s=settings.stall_after_s)
+    lookout = HealthMonitor(url, stall_after_s=settings.stall_after_s)
     told: list[Callable[[], None]] = []
     with (
         open_writing(settings, metrics, told) as writing,
@@ -127,7 +127,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             await reads.close()
 
 
-def export_desk(settings: Settings) -> ExportDesk:
+def export_limiter(settings: Settings) -> ExportLimiter:
     """What exports work with; its pool is opened and closed by whoever asks for it."""
     limits = ExportLimits(
         at_once=settings.exports_max,
@@ -141,4 +141,4 @@ def export_desk(settings: Settings) -> ExportDesk:
         statement_timeout_ms=int(settings.export_timeout_s * 1000),
         name="annals-export",
     )
-    return ExportDesk(pool, limits)
+    return ExportLimiter(pool, limits)

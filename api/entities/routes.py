@@ -17,7 +17,7 @@ from api.dependencies.request import room_for_writes, services_of
 from api.dependencies.services import Services
 from api.entities.shape import Shape
 from api.exports.routes import add_export
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import (
     POSITION_MAX,
@@ -51,12 +51,12 @@ from api.http.parameters import (
     invalid_parameter,
     list_parameters,
     page_size,
-    parse_as_of,
     parse_time,
+    parse_version_or_time,
     query_of,
 )
-from api.http.visibility import Sight, sight_of
-from commands.entities import Outcome
+from api.http.visibility import Visibility, sight_of
+from commands.entities import CommandOutcome
 from domain.shared.entity import Entity
 from domain.shared.refusals import FieldError, InvalidFields, NotFound
 from eventlog.scope import Scope
@@ -128,7 +128,7 @@ def _add_create(router: APIRouter, shape: Shape) -> None:
     )
     def create(
         services: ServicesOf,
-        _caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         given: Annotated[Body, Depends(body_of(JSON_TYPE))],
         once: OnceOf,
     ) -> Response:
@@ -159,7 +159,7 @@ def _add_list(router: APIRouter, shape: Shape) -> None:
     async def list_(
         request: Request,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(Permission.READ))],
+        caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
         asked: Annotated[ListParameters, Depends(parameters)],
         _: Annotated[None, Depends(await_position(*shape.reads))],
     ) -> Response:
@@ -184,7 +184,7 @@ def _add_get(router: APIRouter, shape: Shape) -> None:
     async def get(
         entity_id: EntityId,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(Permission.READ))],
+        caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
         _: Annotated[None, Depends(await_position(*shape.reads))],
         as_of: Annotated[
             When | None,
@@ -227,7 +227,7 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
     async def history(
         entity_id: EntityId,
         services: ServicesOf,
-        caller: Annotated[Caller, Depends(may(Permission.HISTORY))],
+        caller: Annotated[Caller, Depends(require_permission(Permission.HISTORY))],
         _: Annotated[None, Depends(await_position())],
         cursor: Annotated[int, Query(ge=0, le=POSITION_MAX, description="Go on after this.")] = 0,
         limit: Annotated[
@@ -247,7 +247,7 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
                 after=cursor,
                 limit=limit,
                 with_merged=with_merged,
-                with_addresses=sight_of(caller.role) is Sight.TRAIL,
+                with_addresses=sight_of(caller.role) is Visibility.TRAIL,
             )
         if content is None:
             raise NotFound(shape.kind.KIND, entity_id)
@@ -292,7 +292,7 @@ def _add_change(router: APIRouter, shape: Shape) -> None:
     def change(
         entity_id: EntityId,
         services: ServicesOf,
-        _caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
         once: OnceOf,
@@ -320,7 +320,7 @@ def _add_delete(router: APIRouter, shape: Shape) -> None:
     def delete(
         entity_id: EntityId,
         services: ServicesOf,
-        _caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         versions: Versions,
         once: OnceOf,
     ) -> Response:
@@ -356,7 +356,7 @@ def _add_restore(router: APIRouter, shape: Shape) -> None:
     def restore(
         entity_id: EntityId,
         services: ServicesOf,
-        _caller: Annotated[Caller, Depends(may(shape.write))],
+        _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         versions: Versions,
         once: OnceOf,
     ) -> Response:
@@ -381,7 +381,7 @@ def changed_by_patch(
     return written(on_versions(versions, lambda version: act(expected_version=version)))
 
 
-def written(outcome: Outcome, *, status: int = 200, **headers: str) -> Response:
+def written(outcome: CommandOutcome, *, status: int = 200, **headers: str) -> Response:
     """The entity after a write, with its ETag and the position reached."""
     content = orjson.dumps(representation(outcome.entity))
     return versioned(content, outcome.entity.version, status, **position_header(outcome), **headers)
@@ -460,7 +460,7 @@ async def _list_as_of(
 async def _entity_as_of(
     services: Services, caller: Caller, kind: type[Entity], entity_id: UUID, as_of: str
 ) -> Response:
-    point = parse_as_of(as_of)
+    point = parse_version_or_time(as_of)
     version, at = (point, None) if isinstance(point, int) else (None, point)
     scope = Scope(caller.workspace_id)
     load = partial(entity_as_of, services.log, scope, kind, entity_id, version=version, at=at)

@@ -56,10 +56,10 @@ class Shape:
 
     def shown(self) -> dict[str, Any]:
         """An example of one as answers show it."""
-        return shown(self.example)
+        return example_as_shown(self.example)
 
 
-def shown(example: Mapping[str, Any]) -> dict[str, Any]:
+def example_as_shown(example: Mapping[str, Any]) -> dict[str, Any]:
     """An example of one with these fields, as answers show it."""
     stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
     return {"id": EXAMPLE_ID, **example, **stamps}

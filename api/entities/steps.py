@@ -16,8 +16,8 @@ from pydantic.alias_generators import to_camel
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import EntityId, ServicesOf, Versions, written
-from api.entities.shape import shown
-from api.http.auth import Caller, Permission, may
+from api.entities.shape import example_as_shown
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked, read_body, require_media_type
 from api.http.conditions import on_versions
 from api.http.openapi import (
@@ -51,7 +51,7 @@ class Nothing(Given):
 
 
 @dataclass(frozen=True)
-class Step(Generic[E, G]):
+class StepRoute(Generic[E, G]):
     """A command of one kind: what it takes, and the aggregate's method that decides."""
 
     name: str
@@ -76,13 +76,13 @@ class Step(Generic[E, G]):
 def step_routes(
     router: APIRouter,
     kind: type[E],
-    *steps: Step[E, Any],
+    *steps: StepRoute[E, Any],
     example: dict[str, Any],
     write: Permission = Permission.WRITE,
 ) -> None:
     """Add a route for each of the steps to the router of the kind."""
     for each in steps:
-        _add_step(router, kind, each, shown({**example, **each.shows}), write)
+        _add_step(router, kind, each, example_as_shown({**example, **each.shows}), write)
 
 
 async def _maybe_body(request: Request) -> Body:
@@ -93,7 +93,7 @@ async def _maybe_body(request: Request) -> Body:
     return Body(require_media_type(request, (JSON_TYPE,)), content)
 
 
-def _description(step: Step[Any, Any]) -> dict[str, Any] | None:
+def _description(step: StepRoute[Any, Any]) -> dict[str, Any] | None:
     """The body as the API's description has it, None where there is nothing to be said."""
     if not step.given.model_fields:
         return None
@@ -103,7 +103,11 @@ def _description(step: Step[Any, Any]) -> dict[str, Any] | None:
 
 
 def _add_step(
-    router: APIRouter, kind: type[E], step: Step[E, G], example: dict[str, Any], write: Permission
+    router: APIRouter,
+    kind: type[E],
+    step: StepRoute[E, G],
+    example: dict[str, Any],
+    write: Permission,
 ) -> None:
     done = success("Done.", entity_model(kind), "ETag", "Annals-Position", example=example)
     possible = (codes.NOT_FOUND, codes.IS_DELETED, codes.TRANSITION_REFUSED, *step.refusals)
@@ -122,7 +126,7 @@ def _add_step(
     def act(
         entity_id: EntityId,
         services: ServicesOf,
-        _caller: Annotated[Caller, Depends(may(write))],
+        _caller: Annotated[Caller, Depends(require_permission(write))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(JSON_TYPE) if step.needs_body else _maybe_body)],
         once: OnceOf,

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from api.exports.streaming import Download, ExportDesk, Order
-from api.http.auth import Caller, Permission, may
+from api.exports.streaming import Download, ExportLimiter, Order
+from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import await_position
 from api.http.openapi import ON_READ, headers, problems
 from api.http.parameters import Selection, query_of, selection_of
@@ -81,7 +81,7 @@ def add_export(router: APIRouter, kind: type[Entity], spec: ListSpec, reads: Seq
 
     async def export(
         request: Request,
-        caller: Annotated[Caller, Depends(may(Permission.READ))],
+        caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
         asked: Annotated[ExportParameters, Depends(query_of(model))],
         form: Annotated[Format, Depends(format_of)],
         _: Annotated[None, Depends(await_position(*projections))],
@@ -149,9 +149,9 @@ def add_download(
     router.add_api_route("/export", endpoint, methods=["HEAD"], include_in_schema=False, **common)
 
 
-def desk_of(request: Request) -> ExportDesk:
+def desk_of(request: Request) -> ExportLimiter:
     """Where exports of this process are streamed."""
-    desk: ExportDesk = request.app.state.services.exports
+    desk: ExportLimiter = request.app.state.services.exports
     return desk
 
 

@@ -47,7 +47,7 @@ class CutOff(Exception):
     """An export is ended by us, for the reason in the message."""
 
 
-class ExportDesk:
+class ExportLimiter:
     """The exports of this process: their connections, and who has how many of them.
 
     Lives in the event loop.
@@ -87,7 +87,7 @@ class Order:
 class Download(Response):
     """An export as an answer; everything that it takes is taken when it is sent."""
 
-    def __init__(self, desk: ExportDesk, order: Order) -> None:
+    def __init__(self, desk: ExportLimiter, order: Order) -> None:
         super().__init__(media_type=MEDIA_TYPES[order.form])
         self._desk = desk
         self._order = order

@@ -178,7 +178,7 @@ async def authenticate(
     return caller
 
 
-def may(permission: Permission) -> Callable[[Caller], Awaitable[Caller]]:
+def require_permission(permission: Permission) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency: the caller, who has this permission. Raises 401 and 403."""
 
     async def allowed(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:

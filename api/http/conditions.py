@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Header, Request, Response
 
-from commands.entities import Outcome
+from commands.entities import CommandOutcome
 from domain.shared.refusals import StaleVersion
 from projections.engine.registry import PROJECTIONS
 from runtime import codes
@@ -68,7 +68,7 @@ def on_versions(versions: list[int] | None, act: Callable[[int | None], R]) -> R
         return act(stale.actual)
 
 
-def position_header(outcome: Outcome) -> dict[str, str]:
+def position_header(outcome: CommandOutcome) -> dict[str, str]:
     """What every answer to a write carries: the position by which it is recorded."""
     return {POSITION: str(outcome.position)}
 

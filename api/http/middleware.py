@@ -16,7 +16,7 @@ from api.http.problems import answer
 from api.http.sse import MEDIA_TYPE
 from runtime.logs import current_request_id
 from runtime.metrics import Metrics, route_of
-from runtime.tracing import RequestSpan, Tracing
+from runtime.tracing import RequestSpan, SpanExporter
 
 log = logging.getLogger("annals.request")
 
@@ -41,7 +41,7 @@ class RequestContext:
         *,
         access_log: bool = False,
         metrics: Metrics | None = None,
-        tracing: Tracing | None = None,
+        tracing: SpanExporter | None = None,
     ) -> None:
         self._app = app
         self._access_log = access_log

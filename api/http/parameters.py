@@ -31,7 +31,7 @@ START_OF_DAY = time(tzinfo=UTC)
 END_OF_DAY = time(23, 59, 59, 999_999, tzinfo=UTC)
 
 Names = Mapping[str, frozenset[str]]
-Chosen = TypeVar("Chosen", bound="Selection")
+AnySelection = TypeVar("AnySelection", bound="Selection")
 
 
 def plain(text: str) -> str:
@@ -108,8 +108,8 @@ def list_parameters(kind: type[Entity], spec: ListSpec) -> type[ListParameters]:
 
 
 def selection_of(
-    base: type[Chosen], name: str, kind: type[Entity], spec: ListSpec, **more: Any
-) -> type[Chosen]:
+    base: type[AnySelection], name: str, kind: type[Entity], spec: ListSpec, **more: Any
+) -> type[AnySelection]:
     """The model with the filters and orders of one list, and what else is given."""
     fields: dict[str, Any] = {
         to_snake(each): (_filter_type(kind, each), None) for each in spec.filters
@@ -132,10 +132,10 @@ def filter_model(kind: type[Entity], spec: ListSpec) -> type[BaseModel]:
     return create_model(f"{kind.__name__}Filter", __config__=config, **fields)
 
 
-def query_of(model: type[Chosen]) -> Callable[..., Awaitable[Chosen]]:
+def query_of(model: type[AnySelection]) -> Callable[..., Awaitable[AnySelection]]:
     """A dependency: the query parameters as this model has them."""
 
-    async def parameters(query: Chosen) -> Chosen:
+    async def parameters(query: AnySelection) -> AnySelection:
         return query
 
     # FastAPI reads the annotations, and a model made at runtime cannot be written into them.
@@ -171,7 +171,7 @@ def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> dat
     return when
 
 
-def parse_as_of(text: str) -> int | datetime:
+def parse_version_or_time(text: str) -> int | datetime:
     """A version or a time. Raises 400 (E2031)."""
     if text.isascii() and text.isdecimal() and 0 < len(text) <= VERSION_MAX_DIGITS:
         return int(text)

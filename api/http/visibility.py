@@ -17,7 +17,7 @@ from domain.workspace import Workspace
 from readmodels.lists import LISTS
 
 
-class Sight(StrEnum):
+class Visibility(StrEnum):
     """How much of an event is shown."""
 
     TRAIL = "trail"
@@ -41,24 +41,24 @@ READABLE_KINDS = frozenset(
 """Kinds that whoever may READ can list or get. Of others (API keys) only the trail tells."""
 
 
-def sight_of(role: Role) -> Sight:
+def sight_of(role: Role) -> Visibility:
     """How much this role sees."""
     if Permission.AUDIT in ROLES[role]:
-        return Sight.TRAIL
-    return Sight.HISTORY if Permission.HISTORY in ROLES[role] else Sight.NOTICE
+        return Visibility.TRAIL
+    return Visibility.HISTORY if Permission.HISTORY in ROLES[role] else Visibility.NOTICE
 
 
 def kinds_of(role: Role) -> frozenset[str]:
     """The kinds of entity of which this role hears."""
-    return frozenset(KINDS) if sight_of(role) is Sight.TRAIL else READABLE_KINDS
+    return frozenset(KINDS) if sight_of(role) is Visibility.TRAIL else READABLE_KINDS
 
 
-def seen(body: bytes, sight: Sight) -> bytes:
+def redact(body: bytes, sight: Visibility) -> bytes:
     """A fact, given with all that the trail has, as this sight shows it. JSON both."""
-    if sight is Sight.TRAIL:
+    if sight is Visibility.TRAIL:
         return body
     fact = orjson.loads(body)
-    if sight is Sight.HISTORY:
+    if sight is Visibility.HISTORY:
         return orjson.dumps({name: fact[name] for name in fact if name not in ADDRESSES})
     notice = {name: fact[name] for name in IN_NOTICE}
     notice["changes"] = [{"field": change["field"]} for change in fact["changes"]]

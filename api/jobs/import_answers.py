@@ -19,10 +19,10 @@ from api.http.uploads import CSV_TYPE
 from api.jobs.answers import brief
 from commands.importing.cells import DateOrder
 from commands.importing.commands import ImportCommands
-from commands.importing.deciding import Outcome, Result
+from commands.importing.deciding import RowOutcome, RowResult
 from commands.importing.options import RESERVED, ROW_COLUMN, Mode
 from commands.importing.running import Preview
-from commands.importing.store import Failure, StoredImport, told
+from commands.importing.store import Failure, StoredImport, finding_as_json
 from commands.importing.tables import CELL_MAX_CHARS, COLUMNS_MAX, ROWS_MAX
 from domain.job import Job
 from domain.shared.cells import neutralised
@@ -39,10 +39,10 @@ CODE_COLUMN = f"{RESERVED}code"
 ERROR_COLUMN = f"{RESERVED}error"
 
 WOULD = {
-    Result.CREATED: "create",
-    Result.UPDATED: "update",
-    Result.SKIPPED: "skip",
-    Result.FAILED: "fail",
+    RowResult.CREATED: "create",
+    RowResult.UPDATED: "update",
+    RowResult.SKIPPED: "skip",
+    RowResult.FAILED: "fail",
 }
 """What a preview calls the results."""
 
@@ -173,7 +173,7 @@ def changed(stored: StoredImport, asked: ImportChange) -> dict[str, Any]:
     return {**options, "mapping": {**options.get("mapping", {}), **mapping}}
 
 
-def shown(stored: StoredImport, job: Job | None, settings: Settings) -> dict[str, Any]:
+def import_as_shown(stored: StoredImport, job: Job | None, settings: Settings) -> dict[str, Any]:
     """The import as answers show it."""
     first, options = stored.files[0], stored.options
     kept_until = stored.handed_in_at + timedelta(seconds=settings.import_kept_s)
@@ -222,13 +222,13 @@ def shown_preview(found: Preview, stored: StoredImport) -> dict[str, Any]:
     }
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: RowOutcome) -> dict[str, Any]:
     return {
         "row": outcome.row.number,
         "result": WOULD[outcome.result],
         "fields": outcome.row.facts,
         "contact": outcome.row.contact,
-        "findings": [told(each) for each in outcome.findings],
+        "findings": [finding_as_json(each) for each in outcome.findings],
     }
 
 

@@ -15,12 +15,12 @@ from eventsourcing.persistence import PersistenceError
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from api.http.auth import Authenticator, Caller
-from api.realtime.reader import Listeners, Reader
-from api.realtime.subscriber import Interest, Reason, Subscriber
+from api.realtime.reader import Listeners, LogReader
+from api.realtime.subscriber import CloseReason, Interest, Subscriber
 from api.realtime.tables import Tables
 from api.realtime.wire import OPEN, Wire
 from readmodels.pool import ReadPool
-from replay.facts import Facts, history, taken_position
+from replay.facts import FactPage, history, taken_position
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.settings import Settings
@@ -32,7 +32,7 @@ JOIN_WAIT_S = 5.0
 HISTORY_READERS_MAX = 4
 """Subscribers that read history at the same moment; the others wait, and so do no requests."""
 
-Act = Callable[[], Awaitable[None]]
+OnEnd = Callable[[], Awaitable[None]]
 
 UNREACHABLE = (psycopg.Error, PoolTimeout, TooManyRequests, PersistenceError, OSError)
 
@@ -64,9 +64,9 @@ class Hub:
         self._history = asyncio.Semaphore(HISTORY_READERS_MAX)
         self._is_closed = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._reader = Reader(
+        self._reader = LogReader(
             app_url,
-            Listeners(self._workspaces, self._deliver, lambda: self._end_all(Reason.RESET)),
+            Listeners(self._workspaces, self._deliver, lambda: self._end_all(CloseReason.RESET)),
             poll_interval_s=settings.poll_interval_ms / 1000,
         )
         self._facts_told = 0
@@ -96,11 +96,11 @@ class Hub:
     def close(self) -> None:
         """The server stops: end all streams, begin no new ones."""
         self._is_closed = True
-        self._end_all(Reason.SHUTDOWN)
+        self._end_all(CloseReason.SHUTDOWN)
 
     def statistics(self) -> Mapping[str, int]:
         """Subscribers now; those cut off and facts told so far. For metrics."""
-        being_cut_off = sum(each.ended is Reason.SLOW for each in list(self._subscribers))
+        being_cut_off = sum(each.ended is CloseReason.SLOW for each in list(self._subscribers))
         return {
             "subscribers": len(self._subscribers),
             "cut_off": self._cut_off + being_cut_off,
@@ -122,7 +122,7 @@ class Hub:
         finally:
             self._subscribers.discard(subscriber)
             self._leave(workspace_id, subscriber)
-            self._cut_off += subscriber.ended is Reason.SLOW
+            self._cut_off += subscriber.ended is CloseReason.SLOW
             for counter, counted in ((self._followed, workspace_id), (self._by_key, key_id)):
                 counter[counted] -= 1
                 if not counter[counted]:
@@ -153,7 +153,7 @@ class Hub:
                 await self._read_history(subscriber)
         except UNREACHABLE as error:
             log.warning("history cannot be read for a subscriber: %s", error)
-            subscriber.end(Reason.UNAVAILABLE)
+            subscriber.end(CloseReason.UNAVAILABLE)
         while frames := await subscriber.take():
             yield frames
         assert subscriber.ended is not None
@@ -185,7 +185,7 @@ class Hub:
             if not live:
                 del self._live[workspace_id]
 
-    def _deliver(self, facts: Facts) -> None:
+    def _deliver(self, facts: FactPage) -> None:
         for fact in facts.facts:
             for subscriber in self._live.get(fact.workspace_id, ()):
                 subscriber.hear(fact)
@@ -209,11 +209,11 @@ class Hub:
         if self._by_key[caller.key_id] >= most_of_key:
             raise ApiError(codes.TOO_MANY_OF_KEY, max=most_of_key)
 
-    def _end_all(self, reason: Reason) -> None:
+    def _end_all(self, reason: CloseReason) -> None:
         for subscriber in self._subscribers:
             subscriber.end(reason)
 
-    async def _every(self, seconds: float, act: Act) -> None:
+    async def _every(self, seconds: float, act: OnEnd) -> None:
         while True:
             await asyncio.sleep(seconds)
             await act()
@@ -237,4 +237,4 @@ class Hub:
     def _end_of(self, caller: Caller) -> None:
         for subscriber in self._subscribers:
             if subscriber.interest.caller == caller:
-                subscriber.end(Reason.KEY)
+                subscriber.end(CloseReason.KEY)

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
 from eventlog.hints import APPENDED
-from replay.facts import Facts, last_position, news, taken_position
+from replay.facts import FactPage, last_position, news, taken_position
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class Listeners:
 
     followed: Callable[[], Sequence[UUID]]
     """The workspaces whose events are wanted; while there are none, nothing is read."""
-    deliver: Callable[[Facts], None]
+    deliver: Callable[[FactPage], None]
     reset: Callable[[], None]
     """The log is shorter than it was: not the same one."""
 
 
-class Reader:
+class LogReader:
     """Follows the log from the event that was last when somebody began to follow.
 
     Lives in the event loop. A lost connection is made anew, and reading goes on where it was.

@@ -9,12 +9,12 @@ from enum import StrEnum
 from uuid import UUID
 
 from api.http.auth import Caller
-from api.http.visibility import Sight
+from api.http.visibility import Visibility
 from api.realtime.wire import READY, Wire
 from replay.facts import Fact, Wanted
 
 
-class Reason(StrEnum):
+class CloseReason(StrEnum):
     """Why the server ends a stream."""
 
     SLOW = "slow"
@@ -34,7 +34,7 @@ class Interest:
 
     caller: Caller
     wanted: Wanted
-    sight: Sight
+    sight: Visibility
     facts: bool = True
     """Follow the facts."""
     ready: bool = False
@@ -65,7 +65,7 @@ class Subscriber:
         self.awaited: deque[Awaited] = deque()
         self.after = 0
         """It has heard all up to here."""
-        self.ended: Reason | None = None
+        self.ended: CloseReason | None = None
         self.is_live = False
         """It hears what the reader of the log reads, and reads no history any more."""
         self._queue: deque[bytes] = deque()
@@ -115,7 +115,7 @@ class Subscriber:
             return
         if self.is_live and len(self._queue) >= self._queue_max:
             self._queue.clear()
-            self.end(Reason.SLOW)
+            self.end(CloseReason.SLOW)
             return
         self._queue.append(frame)
         self._waken()
@@ -127,7 +127,7 @@ class Subscriber:
         is_told = self.is_live and (self.interest.facts or not self.awaited)
         self.offer(self.wire.heartbeat(max(position, self.after) if is_told else None))
 
-    def end(self, reason: Reason) -> None:
+    def end(self, reason: CloseReason) -> None:
         """Send what waits, then end the stream. The first reason holds."""
         if self.ended is None:
             self.ended = reason

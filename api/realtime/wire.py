@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from api.http import sse
-from api.http.visibility import Sight, seen
+from api.http.visibility import Visibility, redact
 from replay.facts import Fact
 
 FACT = "fact"
@@ -27,11 +27,11 @@ class Wire:
     """Of name, JSON and id; the id is where a client that heard this goes on."""
     heartbeat: Callable[[int | None], bytes]
 
-    def fact(self, fact: Fact, sight: Sight) -> bytes:
+    def fact(self, fact: Fact, sight: Visibility) -> bytes:
         """The fact as this sight shows it."""
         made = fact.told.get((self.name, sight))
         if made is None:
-            body = seen(fact.body, sight)
+            body = redact(fact.body, sight)
             made = fact.told[self.name, sight] = self.frame(FACT, body, fact.position)
         return made
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from api.entities.routes import entity_routes
-from api.entities.steps import Given, Nothing, Step, step_routes
+from api.entities.steps import Given, Nothing, StepRoute, step_routes
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
 from domain.shared.fields import Line, Text
@@ -66,7 +66,7 @@ ROUTER = entity_routes(Appointment, example=EXAMPLE, reads=("accounts",))
 step_routes(
     ROUTER,
     Appointment,
-    Step(
+    StepRoute(
         name="confirm",
         summary="Confirm an appointment",
         decide=confirm,
@@ -75,7 +75,7 @@ step_routes(
         refusals=(codes.ALREADY_CONFIRMED,),
         shows={"status": "confirmed", "confirmedAt": EXAMPLE_TIME, "confirmedBy": "Ada Lovelace"},
     ),
-    Step(
+    StepRoute(
         name="reschedule",
         summary="Move an appointment, which then has to be confirmed again",
         decide=_reschedule,
@@ -83,7 +83,7 @@ step_routes(
         example={"startsAt": EXAMPLE_TIME},
         refusals=(codes.TIME_TAKEN,),
     ),
-    Step(
+    StepRoute(
         name="cancel",
         summary="Cancel an appointment: the time is free again",
         decide=lambda appointment, given, at: appointment.cancel(at=at, reason=given.reason),
@@ -91,14 +91,14 @@ step_routes(
         example={"reason": "Ill"},
         shows={"status": "cancelled", "cancelReason": "Ill"},
     ),
-    Step(
+    StepRoute(
         name="complete",
         summary="Say that an appointment took place",
         decide=lambda appointment, given, at: appointment.complete(at=at),
         given=Nothing,
         shows={"status": "completed"},
     ),
-    Step(
+    StepRoute(
         name="miss",
         path="no-show",
         summary="Say that nobody came to an appointment",

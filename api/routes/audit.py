@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 from api.entities.routes import ServicesOf
 from api.exports.routes import ON_EXPORT, add_download, desk_of, format_of
 from api.exports.streaming import Download, Order
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import POSITION_MAX, await_position
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
 from api.http.parameters import OneOf, When, parse_time, plain
@@ -29,7 +29,7 @@ ACTOR_MAX_CHARS = 100
 ROUTER = APIRouter(prefix="/api/audit", tags=["audit"])
 
 EntityType = Annotated[str, OneOf(tuple(AGGREGATES))]
-Action = Annotated[str, OneOf(ACTION_NAMES)]
+ActionFilter = Annotated[str, OneOf(ACTION_NAMES)]
 ActorId = Annotated[
     str, StringConstraints(min_length=1, max_length=ACTOR_MAX_CHARS), AfterValidator(plain)
 ]
@@ -59,7 +59,7 @@ class AuditSelection(BaseModel):
 
     entity_type: EntityType | None = None
     entity_id: UUID | None = None
-    action: Action | None = None
+    action: ActionFilter | None = None
     actor_id: ActorId | None = None
     since: When | None = Field(default=None, description="From this time on.")
     until: When | None = Field(default=None, description="Before this time; a day is included.")
@@ -106,7 +106,7 @@ class AuditExportParameters(AuditSelection):
 )
 async def list_(
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.AUDIT))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.AUDIT))],
     asked: Annotated[AuditParameters, Query()],
     _: Annotated[None, Depends(await_position("audit"))],
 ) -> Response:
@@ -119,7 +119,7 @@ async def list_(
 
 async def export(
     request: Request,
-    caller: Annotated[Caller, Depends(may(Permission.AUDIT))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.AUDIT))],
     asked: Annotated[AuditExportParameters, Query()],
     form: Annotated[Format, Depends(format_of)],
     _: Annotated[None, Depends(await_position("audit"))],

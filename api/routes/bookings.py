@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Response
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import position_header
 from api.http.openapi import (
@@ -78,7 +78,7 @@ class BookingConfirmation(Confirmation):
 )
 def confirm_booking(
     services: ServicesOf,
-    _caller: Annotated[Caller, Depends(may(Permission.WRITE))],
+    _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
     once: OnceOf,
 ) -> Response:

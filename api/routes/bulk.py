@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import MIN_POSITION, POSITION, await_position, parse_position, reach
 from api.http.openapi import (
@@ -194,7 +194,7 @@ def _of_filter(faults: list[FieldError]) -> list[FieldError]:
 async def bulk(
     request: Request,
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.WRITE))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     given: Annotated[Body, Depends(body_of(JSON_TYPE, limit="bulk_body_max_bytes"))],
     _: Annotated[None, Depends(await_position())],
     once: OnceOf,

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.entities.routes import ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import await_position
 from api.http.openapi import EXAMPLE_ID, ON_READ, problems, success
 from api.http.parameters import Cursor, OneOf, invalid_parameter
@@ -24,8 +24,10 @@ from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/duplicates", tags=["merge"])
 
-Kind = Annotated[str, OneOf(tuple(REASONS))]
-Reason = Annotated[str, OneOf(tuple(sorted({each for many in REASONS.values() for each in many})))]
+DuplicateKind = Annotated[str, OneOf(tuple(REASONS))]
+DuplicateReason = Annotated[
+    str, OneOf(tuple(sorted({each for many in REASONS.values() for each in many})))
+]
 
 GROUP = {
     "reason": "email",
@@ -50,10 +52,12 @@ GROUP = {
 )
 async def list_(
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.READ))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position("duplicates", "contacts", "accounts", "members"))],
-    kind: Annotated[Kind, Query(description="Contacts by email and phone, accounts by company.")],
-    reason: Annotated[Reason | None, Query(description="Only groups of this.")] = None,
+    kind: Annotated[
+        DuplicateKind, Query(description="Contacts by email and phone, accounts by company.")
+    ],
+    reason: Annotated[DuplicateReason | None, Query(description="Only groups of this.")] = None,
     cursor: Annotated[Cursor | None, Query(description="`nextCursor` of the page before.")] = None,
     page_size: Annotated[
         int, Query(alias="pageSize", ge=1, le=GROUPS_PAGE_MAX, description="Groups.")

@@ -16,7 +16,7 @@ from api.entities.routes import ServicesOf
 from api.http.openapi import problems, success
 from runtime import codes
 from runtime.errors import ApiError
-from runtime.health import View
+from runtime.health import HealthSnapshot
 from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(tags=["operation"])
@@ -128,7 +128,7 @@ def _answer(content: dict[str, Any]) -> Response:
     return Response(orjson.dumps(content), media_type=JSON_TYPE)
 
 
-def _require_answer(view: View) -> None:
+def _require_answer(view: HealthSnapshot) -> None:
     if view.error:
         raise ApiError(codes.DATABASE_UNREACHABLE, f"{view.error[0].upper()}{view.error[1:]}.")
 

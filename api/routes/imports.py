@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.dependencies.idempotency import COMMAND, REPLAYED, OnceOf
 from api.dependencies.request import command_scope, room_for_writes
 from api.entities.routes import EntityId, ServicesOf, Versions
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import POSITION, await_position, etag, on_versions, versioned
 from api.http.openapi import (
@@ -48,7 +48,7 @@ from api.jobs.import_answers import (
     ImportChange,
     changed,
     failed_rows,
-    shown,
+    import_as_shown,
     shown_preview,
 )
 from api.routes.undo import WRITE_OF
@@ -67,7 +67,7 @@ READS = ("accounts", "contacts", "members")
 
 ROUTER = APIRouter(prefix="/api/imports", tags=["imports"])
 
-Writer = Annotated[Caller, Depends(may(Permission.WRITE))]
+Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
 Waits = Annotated[None, Depends(await_position())]
 """What is kept of an import is read as it is; nothing has to be waited for."""
 Delimiter = Annotated[str | None, Query(min_length=1, max_length=1)]
@@ -142,7 +142,9 @@ async def hand_in(
         def act(scope: Scope) -> Response:
             stored = imports.hand_in(scope, kind, looked)
             headers = {"Location": f"/api/imports/{import_id}", "ETag": etag(stored.version)}
-            return _answer(services, scope, shown(stored, None, services.settings), 201, headers)
+            return _answer(
+                services, scope, import_as_shown(stored, None, services.settings), 201, headers
+            )
 
         asked = [kind, name, encoding, delimiter, received.digest.hex()]
         response = await run_in_threadpool(once, act, Body(CSV_TYPE, orjson.dumps(asked)))
@@ -163,7 +165,7 @@ def list_(request: Request, services: ServicesOf, caller: Writer, _: Waits) -> R
     """As long as they are kept; without the state of their jobs, which `jobId` names."""
     scope = command_scope(request, caller)
     latest = services.imports.latest(scope, LATEST)
-    items = [shown(each, None, services.settings) for each in latest]
+    items = [import_as_shown(each, None, services.settings) for each in latest]
     return Response(orjson.dumps({"items": items}), media_type=JSON_TYPE)
 
 
@@ -181,7 +183,7 @@ def get(
 ) -> Response:
     """As long as it is kept."""
     stored, job = services.imports.get(command_scope(request, caller), entity_id)
-    return versioned(orjson.dumps(shown(stored, job, services.settings)), stored.version)
+    return versioned(orjson.dumps(import_as_shown(stored, job, services.settings)), stored.version)
 
 
 @ROUTER.patch(
@@ -233,7 +235,9 @@ async def change(
             ),
         )
         headers = {"ETag": etag(stored.version)}
-        return _answer(services, scope, shown(stored, None, services.settings), 200, headers)
+        return _answer(
+            services, scope, import_as_shown(stored, None, services.settings), 200, headers
+        )
 
     return await run_in_threadpool(once, act, given)
 
@@ -379,7 +383,7 @@ async def mend(
         )
 
         def act(scope: Scope) -> Response:
-            return _begun(imports.go_on(scope, looked), scope, entity_id)
+            return _begun(imports.resume(scope, looked), scope, entity_id)
 
         content = orjson.dumps([encoding, delimiter, received.digest.hex()])
         response = await run_in_threadpool(once, act, Body(CSV_TYPE, content))

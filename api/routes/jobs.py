@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import EntityId, ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import POSITION, await_position, reach
 from api.http.openapi import ON_READ, ON_WRITE, problems, success
 from api.http.parameters import Cursor, OneOf
@@ -48,10 +48,10 @@ EXAMPLE_FRAME = frame(PROGRESS, orjson.dumps(EXAMPLE_JOB), 5).decode()
 
 ROUTER = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
-Reader = Annotated[Caller, Depends(may(Permission.READ))]
+Reader = Annotated[Caller, Depends(require_permission(Permission.READ))]
 Waits = Annotated[None, Depends(await_position(PROJECTION))]
-Status = Annotated[str, OneOf(tuple(each.value for each in JobStatus))]
-Kind = Annotated[str, OneOf(tuple(sorted(works())))]
+StatusFilter = Annotated[str, OneOf(tuple(each.value for each in JobStatus))]
+JobKind = Annotated[str, OneOf(tuple(sorted(works())))]
 
 
 @ROUTER.get(
@@ -67,8 +67,8 @@ async def list_(
     services: ServicesOf,
     caller: Reader,
     _: Waits,
-    status: Status | None = None,
-    kind: Kind | None = None,
+    status: StatusFilter | None = None,
+    kind: JobKind | None = None,
     cursor: Cursor | None = None,
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=JOBS_PAGE_MAX)] = JOBS_PAGE_DEFAULT,
 ) -> Response:
@@ -173,7 +173,7 @@ async def follow(
 def cancel(
     job_id: EntityId,
     services: ServicesOf,
-    _caller: Annotated[Caller, Depends(may(Permission.WRITE))],
+    _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     once: OnceOf,
 ) -> Response:
     """A step that is being taken meanwhile is not kept."""

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import EntityId, ServicesOf, Versions
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import (
     POSITION,
@@ -52,7 +52,7 @@ PROJECTION = "workspaces"
 """The projection by which keys are known at the door."""
 
 ROUTER = APIRouter(prefix="/api/keys", tags=["keys"])
-Admin = Annotated[Caller, Depends(may(Permission.KEYS))]
+Admin = Annotated[Caller, Depends(require_permission(Permission.KEYS))]
 
 EXAMPLE = {"name": "Nightly sync", "role": "member"}
 EXAMPLE_SHOWN = {
@@ -76,7 +76,7 @@ class KeyCreate(BaseModel):
     expires_at: Instant | None = None
 
 
-class Key(KeyCreate):
+class ApiKeySummary(KeyCreate):
     """A key, without its secret."""
 
     id: UUID
@@ -84,16 +84,16 @@ class Key(KeyCreate):
     version: int
 
 
-class NewKey(Key):
+class NewKey(ApiKeySummary):
     """A key as it is shown once."""
 
     token: str = Field(examples=["annals_0199c0de00007000800000000000000a_…"])
 
 
-class Keys(BaseModel):
+class ApiKeys(BaseModel):
     """All keys that are not revoked."""
 
-    items: list[Key]
+    items: list[ApiKeySummary]
 
 
 @ROUTER.post(
@@ -140,7 +140,7 @@ async def issue(
     operation_id="listKeys",
     summary="List the API keys that are not revoked, newest first",
     responses={
-        200: success("The keys, without secrets.", Keys, example={"items": [EXAMPLE_SHOWN]}),
+        200: success("The keys, without secrets.", ApiKeys, example={"items": [EXAMPLE_SHOWN]}),
         **problems(*ON_READ),
     },
 )

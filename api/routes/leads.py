@@ -15,7 +15,7 @@ from api.dependencies.request import room_for_writes
 from api.dependencies.services import Services
 from api.entities.routes import EntityId, ServicesOf, Versions, entity_routes
 from api.entities.steps import Given
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import POSITION, etag, on_versions
 from api.http.openapi import (
@@ -30,7 +30,7 @@ from api.http.openapi import (
     success,
 )
 from api.http.problems import SAYS_SUCCESS
-from commands.leads import LEADS_AT_ONCE_MAX, Moves, NotAllMoved, Wishes
+from commands.leads import LEADS_AT_ONCE_MAX, ConversionOverrides, Moves, NotAllMoved
 from domain.lead import Lead, LeadStatus
 from domain.shared.refusals import Refusal
 from eventlog.scope import Scope
@@ -47,7 +47,7 @@ LEAD: dict[str, Any] = {
 
 ROUTER = entity_routes(Lead, example=LEAD)
 
-Writer = Annotated[Caller, Depends(may(Permission.WRITE))]
+Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
 Content = Annotated[Body, Depends(body_of(JSON_TYPE))]
 
 
@@ -153,7 +153,9 @@ def convert(
 
     def act(scope: Scope) -> Response:
         asked = checked(Conversion, given)
-        wishes = Wishes(asked.account, asked.contact, asked.opportunity, asked.account_id)
+        wishes = ConversionOverrides(
+            asked.account, asked.contact, asked.opportunity, asked.account_id
+        )
         convert = partial(services.leads.convert, scope, lead_id, wishes)
         done = on_versions(versions, lambda version: convert(expected_version=version))
         became = (done.lead, done.account, done.contact, done.opportunity)

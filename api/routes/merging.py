@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import EntityId, ServicesOf, Versions
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import on_versions, position_header, versioned
 from api.http.openapi import (
@@ -54,7 +54,7 @@ POSSIBLE = (
     *ON_VERSION,
 )
 
-Chosen = Annotated[str, Field(max_length=10)] | dict[str, Any]
+FieldChoice = Annotated[str, Field(max_length=10)] | dict[str, Any]
 FieldName = Annotated[str, Field(min_length=1, max_length=CHOICE_NAME_MAX_CHARS)]
 
 
@@ -67,7 +67,7 @@ class MergeRequest(BaseModel):
     with_version: int | None = Field(
         default=None, ge=1, strict=True, description="Of the other one, as If-Match is of this one."
     )
-    fields: dict[FieldName, Chosen] = Field(
+    fields: dict[FieldName, FieldChoice] = Field(
         default={},
         max_length=CHOICES_MAX,
         description='By wire name: "this", "other" or {"value": …}; custom fields as'
@@ -95,7 +95,7 @@ def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
     def merge(
         entity_id: EntityId,
         services: ServicesOf,
-        _caller: Annotated[Caller, Depends(may(Permission.WRITE))],
+        _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(JSON_TYPE))],
         once: OnceOf,

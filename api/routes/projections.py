@@ -18,7 +18,7 @@ from pydantic.alias_generators import to_camel
 from api.dependencies.request import room_for_writes
 from api.dependencies.services import Services
 from api.entities.routes import ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import await_position
 from api.http.openapi import (
@@ -31,8 +31,8 @@ from api.http.openapi import (
     problems,
     success,
 )
-from projections.engine.rebuild.jobs import Kind
-from projections.engine.rebuild.rebuild import Plan
+from projections.engine.rebuild.jobs import ProjectionJobKind
+from projections.engine.rebuild.rebuild import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels.checkpoints import parked_of_workspace, report
 from runtime import codes
@@ -104,7 +104,7 @@ class RebuildRequest(BaseModel):
     plan: bool = Field(default=False, description="Say what would be done, and do nothing.")
 
 
-class Job(BaseModel):
+class ProjectionJob(BaseModel):
     """Something that is done to a projection, or was."""
 
     model_config = ConfigDict(alias_generator=to_camel)
@@ -127,10 +127,10 @@ class Job(BaseModel):
     ended_at: str | None
 
 
-class Jobs(BaseModel):
+class ProjectionJobs(BaseModel):
     """The newest jobs of a projection."""
 
-    items: list[Job]
+    items: list[ProjectionJob]
 
 
 def _known(name: Annotated[str, Path(examples=["accounts"])]) -> str:
@@ -147,14 +147,17 @@ def _job_id(given: Annotated[str, Path(alias="id", examples=["7"])]) -> int:
     return int(given)
 
 
-Reader = Annotated[Caller, Depends(may(Permission.PROJECTIONS))]
-Operator = Annotated[Caller, Depends(may(Permission.OPERATE))]
+Reader = Annotated[Caller, Depends(require_permission(Permission.PROJECTIONS))]
+Operator = Annotated[Caller, Depends(require_permission(Permission.OPERATE))]
 Name = Annotated[str, Depends(_known)]
 JobId = Annotated[int, Depends(_job_id)]
 Waits = Annotated[None, Depends(await_position())]
 
 ACCEPTED = success(
-    "Written down; a projector begins within a second or two.", Job, "Location", example=EXAMPLE_JOB
+    "Written down; a projector begins within a second or two.",
+    ProjectionJob,
+    "Location",
+    example=EXAMPLE_JOB,
 )
 
 
@@ -262,14 +265,14 @@ async def retry(services: ServicesOf, caller: Operator, name: Name) -> Response:
     operation_id="listRebuilds",
     summary="The newest jobs on a projection, newest first",
     responses={
-        200: success("The jobs.", Jobs, example={"items": [EXAMPLE_JOB]}),
+        200: success("The jobs.", ProjectionJobs, example={"items": [EXAMPLE_JOB]}),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
 async def list_jobs(services: ServicesOf, _caller: Reader, name: Name, _: Waits) -> Response:
     """`{items}`, fifty at the most; rollbacks and retries among them."""
     async with services.reads.plain() as connection:
-        items = await jobs.last_shown(connection, name)
+        items = await jobs.last_jobs_as_json(connection, name)
     return _json({"items": orjson.Fragment(items)})
 
 
@@ -278,7 +281,7 @@ async def list_jobs(services: ServicesOf, _caller: Reader, name: Name, _: Waits)
     operation_id="getRebuild",
     summary="How far a job on a projection is",
     responses={
-        200: success("The job.", Job, example=EXAMPLE_JOB),
+        200: success("The job.", ProjectionJob, example=EXAMPLE_JOB),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
@@ -295,7 +298,9 @@ async def get_job(
     summary="Stop a rebuild; the live tables stay as they are",
     status_code=202,
     responses={
-        202: success("Asked to stop.", Job, example={**EXAMPLE_JOB, "state": "cancelling"}),
+        202: success(
+            "Asked to stop.", ProjectionJob, example={**EXAMPLE_JOB, "state": "cancelling"}
+        ),
         **problems(codes.NOT_FOUND, codes.JOB_ENDED),
     },
     dependencies=[Depends(room_for_writes)],
@@ -314,7 +319,11 @@ async def cancel(services: ServicesOf, _caller: Operator, name: Name, job_id: Jo
 
 
 async def _begun(
-    services: Services, name: str, kind: Kind, key_id: UUID, throttle: float | None = None
+    services: Services,
+    name: str,
+    kind: ProjectionJobKind,
+    key_id: UUID,
+    throttle: float | None = None,
 ) -> Response:
     """Write down what is wanted. Raises 409 (E5020) where something is under way already."""
 
@@ -335,13 +344,13 @@ async def _begun(
 
 async def _job(services: Services, name: str, job_id: int) -> bytes:
     async with services.reads.plain() as connection:
-        found = await jobs.shown(connection, name, job_id)
+        found = await jobs.job_as_json(connection, name, job_id)
     if found is None:
         raise ApiError(codes.NOT_FOUND)
     return found
 
 
-def _shown(plan: Plan) -> dict[str, Any]:
+def _shown(plan: RebuildPlan) -> dict[str, Any]:
     return {
         "projection": plan.projection,
         "events": plan.events,

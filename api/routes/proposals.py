@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from api.entities.routes import entity_routes
-from api.entities.steps import Given, Nothing, Step, step_routes
+from api.entities.steps import Given, Nothing, StepRoute, step_routes
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
 from domain.proposal import Proposal
 from domain.shared.fields import Date, Email, Line, Money, Name, Text
@@ -13,13 +13,13 @@ from domain.shared.fields import Date, Email, Line, Money, Name, Text
 EXAMPLE = {"title": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID}
 
 
-class Sending(Given):
+class SendProposal(Given):
     """To whom it goes."""
 
     to: Email
 
 
-class Refusal(Given):
+class DeclineProposal(Given):
     """Why they do not want it."""
 
     reason: Line | None = None
@@ -44,30 +44,30 @@ ROUTER = entity_routes(Proposal, example=EXAMPLE, reads=("accounts",))
 step_routes(
     ROUTER,
     Proposal,
-    Step(
+    StepRoute(
         name="send",
         summary="Send a proposal: what it says stays so until it is revised",
         decide=lambda proposal, given, at: proposal.send(given.to, at=at),
-        given=Sending,
+        given=SendProposal,
         example={"to": "ada@example.com"},
         shows={"status": "sent", "sentAt": EXAMPLE_TIME, "sentTo": "ada@example.com"},
     ),
-    Step(
+    StepRoute(
         name="accept",
         summary="Say that a proposal was accepted",
         decide=lambda proposal, given, at: proposal.accept(at=at),
         given=Nothing,
         shows={"status": "accepted", "answeredAt": EXAMPLE_TIME},
     ),
-    Step(
+    StepRoute(
         name="decline",
         summary="Say that a proposal was declined",
         decide=lambda proposal, given, at: proposal.decline(at=at, reason=given.reason),
-        given=Refusal,
+        given=DeclineProposal,
         example={"reason": "Too dear"},
         shows={"status": "declined", "answeredAt": EXAMPLE_TIME, "declineReason": "Too dear"},
     ),
-    Step(
+    StepRoute(
         name="revise",
         summary="Revise a proposal, which makes it a draft again",
         decide=_redraft,

@@ -14,13 +14,13 @@ from uuid_utils.compat import uuid7
 from api.dependencies.services import Services
 from api.entities.routes import ServicesOf
 from api.http import sse
-from api.http.auth import Caller, Permission, may, refused
+from api.http.auth import Caller, Permission, refused, require_permission
 from api.http.conditions import await_position
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, headers, problems
 from api.http.problems import answer
 from api.realtime.asking import RealtimeParameters, interest_of, parse
 from api.realtime.hub import Hub
-from api.realtime.subscriber import Reason, Subscriber
+from api.realtime.subscriber import CloseReason, Subscriber
 from api.realtime.wire import SOCKET, SSE
 from runtime import codes
 from runtime.errors import ApiError
@@ -28,11 +28,11 @@ from runtime.errors import ApiError
 SUBPROTOCOL = "annals"
 """What a browser names first, and its key second: it can send no headers with a WebSocket."""
 CLOSE_CODES = {
-    Reason.SLOW: 1013,
-    Reason.KEY: 1008,
-    Reason.SHUTDOWN: 1012,
-    Reason.UNAVAILABLE: 1013,
-    Reason.RESET: 1012,
+    CloseReason.SLOW: 1013,
+    CloseReason.KEY: 1008,
+    CloseReason.SHUTDOWN: 1012,
+    CloseReason.UNAVAILABLE: 1013,
+    CloseReason.RESET: 1012,
 }
 """RFC 6455 and the registry of IANA: try again later, policy violation, service restart."""
 
@@ -69,7 +69,7 @@ ON_FOLLOW = (
 )
 async def follow(
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.READ))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     asked: Annotated[RealtimeParameters, Query()],
     _: Annotated[None, Depends(await_position())],
     last_event_id: Annotated[
@@ -131,7 +131,7 @@ async def _until_gone(socket: WebSocket, subscriber: Subscriber) -> None:
     """Whoever only sends never notices that the client has gone."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
-    subscriber.end(Reason.SHUTDOWN)
+    subscriber.end(CloseReason.SHUTDOWN)
 
 
 def _token_of(socket: WebSocket) -> str:

@@ -17,7 +17,7 @@ from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.dependencies.services import Services
 from api.entities.routes import ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import await_position, position_header
 from api.http.openapi import (
@@ -34,7 +34,7 @@ from api.http.openapi import (
 from api.http.problems import SAYS_SUCCESS
 from commands.delivery.breakers import look
 from commands.delivery.sending import BREAKER
-from commands.entities import Outcome
+from commands.entities import CommandOutcome
 from domain.lead import Lead
 from domain.shared.breaker import Breaker
 from domain.shared.fields import field_errors
@@ -126,7 +126,7 @@ def _send_responses() -> dict[int | str, Any]:
 )
 def send_sms(
     services: ServicesOf,
-    _caller: Annotated[Caller, Depends(may(Permission.WRITE))],
+    _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
     once: OnceOf,
 ) -> Response:
@@ -163,7 +163,7 @@ def send_sms(
 async def history(
     lead_id: Annotated[UUID, Path(alias="leadId", examples=[EXAMPLE_ID])],
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.READ))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position(PROJECTION, "leads"))],
     cursor: Annotated[UUID | None, Query(description="Go on after this message.")] = None,
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=SMS_PAGE_MAX)] = SMS_PAGE_DEFAULT,
@@ -190,7 +190,7 @@ async def history(
 )
 async def gateway(
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.READ))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position(PROJECTION))],
 ) -> Response:
     """The gateway is everybody's; `waiting` are the messages of this workspace alone."""
@@ -254,7 +254,7 @@ def receive(
             facts |= {"error": f"the gateway reports error {code}", "error_code": code}
         scope = _receipt_scope(request, workspace_id)
         try:
-            services.sms.learn(scope, sms_id, status, **facts)
+            services.sms.record_status(scope, sms_id, status, **facts)
         except (NotFound, IsDeleted):
             raise ApiError(codes.NOT_FOUND) from None
     return Response(status_code=204)
@@ -307,7 +307,7 @@ def _checked(given: dict[str, Any]) -> SendSms:
         raise InvalidFields(field_errors(error)) from None
 
 
-def _shown(outcome: Outcome) -> dict[str, Any]:
+def _shown(outcome: CommandOutcome) -> dict[str, Any]:
     facts = outcome.entity.facts
     shown = {name: facts[name] for name in ("leadId", "message", "status")}
     return {"id": outcome.entity.id, **shown, "sentAt": outcome.entity.created_on}

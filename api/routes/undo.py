@@ -25,7 +25,7 @@ from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import command_scope, room_for_writes
 from api.dependencies.services import Services
 from api.entities.routes import ServicesOf
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import POSITION, POSITION_MAX, await_position, reach
 from api.http.openapi import (
@@ -41,17 +41,17 @@ from api.http.openapi import (
 from api.http.parameters import invalid_parameter, plain
 from api.jobs.answers import ACCEPTED, accepted
 from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Asked, Kinds
-from commands.undo.plan import Attempt, Plan, Step
+from commands.undo.plan import Attempt, UndoPlan, UndoStep
 from commands.undo.work import UNDO_JOB_EVENTS_MAX
 from domain.job import Job
 from domain.member import Member
 from domain.shared.entity import (
-    Change,
     EntityDeleted,
     EntityEvent,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
+    FieldChange,
 )
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, TooMuchToUndo, UndoConflict
@@ -85,7 +85,7 @@ WRITE_OF = {Member: Permission.MEMBERS, Workspace: Permission.WORKSPACE}
 
 ROUTER = APIRouter(prefix="/api/undo", tags=["undo"])
 
-Writer = Annotated[Caller, Depends(may(Permission.WRITE))]
+Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
 Position = Annotated[int, Field(ge=1, le=POSITION_MAX, strict=True)]
 CommandId = Annotated[
     str,
@@ -327,7 +327,7 @@ def _allow(caller: Caller) -> Callable[[Kinds], None]:
     return allow
 
 
-def _shown(plan: Plan) -> dict[str, Any]:
+def _shown(plan: UndoPlan) -> dict[str, Any]:
     return {
         "canUndo": not plan.conflicts and not plan.refusals,
         "positions": plan.positions,
@@ -363,11 +363,11 @@ def _obstacle(refusal: Refusal) -> dict[str, Any]:
     return {**told.facts, "code": told.code.code, "detail": told.detail or told.code.title}
 
 
-def _changes(plan: Plan) -> list[dict[str, Any]]:
+def _changes(plan: UndoPlan) -> list[dict[str, Any]]:
     return [_change(step, event) for step in plan.steps for event in step.events]
 
 
-def _change(step: Step, event: EntityEvent) -> dict[str, Any]:
+def _change(step: UndoStep, event: EntityEvent) -> dict[str, Any]:
     kind = ENTITY_OF[event.TOPIC]
     return {
         "position": step.target.position,
@@ -385,7 +385,7 @@ def _action(event: EntityEvent) -> str:
     return action_of(event.TOPIC, says)
 
 
-def _fields(event: EntityEvent) -> dict[str, Change]:
+def _fields(event: EntityEvent) -> dict[str, FieldChange]:
     """Before and after as histories show them."""
     if isinstance(event, EntityUpdated):
         return event.changes

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from api.dependencies.idempotency import OnceOf
 from api.dependencies.request import room_for_writes
 from api.entities.routes import ServicesOf, Versions, changed_by_patch
-from api.http.auth import Caller, Permission, may
+from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import await_position, versioned
 from api.http.openapi import (
@@ -60,7 +60,7 @@ PATCH = [{"op": "replace", "path": "/name", "value": "Acme Sales"}]
 )
 async def get(
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.READ))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position("workspaces"))],
 ) -> Response:
     """The workspace with its ETag."""
@@ -96,7 +96,7 @@ async def get(
 )
 def change(
     services: ServicesOf,
-    caller: Annotated[Caller, Depends(may(Permission.WORKSPACE))],
+    caller: Annotated[Caller, Depends(require_permission(Permission.WORKSPACE))],
     versions: Versions,
     given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
     once: OnceOf,

@@ -42,7 +42,7 @@ INSERT INTO process_commands (id, workspace_id, process, position, name, data, m
 VALUES (%s, %s, %s, %s, %s, %s, %s)
 """
 
-Key = tuple[str, str]
+ProcessKey = tuple[str, str]
 """Workspace, and what the process calls the thing."""
 
 
@@ -75,7 +75,7 @@ def follow_once(connection: Connection, process: Process[Any], limit: int = BATC
 def _react(connection: Connection, process: Process[Any], events: list[RecordedEvent]) -> None:
     keys = [(event.workspace_id, process.key(event)) for event in events]
     before = _remembered(connection, process, keys)
-    after: dict[Key, Any] = dict(before)
+    after: dict[ProcessKey, Any] = dict(before)
     with connection.pipeline():
         for key, event in zip(keys, events, strict=True):
             after[key], commands = process.react(after.get(key), event)
@@ -83,7 +83,9 @@ def _react(connection: Connection, process: Process[Any], events: list[RecordedE
         _remember(connection, process, before, after)
 
 
-def _remembered(connection: Connection, process: Process[Any], keys: list[Key]) -> dict[Key, Any]:
+def _remembered(
+    connection: Connection, process: Process[Any], keys: list[ProcessKey]
+) -> dict[ProcessKey, Any]:
     workspaces, names = zip(*keys, strict=True)
     asked = {"process": process.name, "workspaces": list(workspaces), "keys": list(names)}
     rows = connection.execute(REMEMBERED, asked)
@@ -93,8 +95,8 @@ def _remembered(connection: Connection, process: Process[Any], keys: list[Key]) 
 def _remember(
     connection: Connection,
     process: Process[Any],
-    before: Mapping[Key, Any],
-    after: Mapping[Key, Any],
+    before: Mapping[ProcessKey, Any],
+    after: Mapping[ProcessKey, Any],
 ) -> None:
     for key, memory in after.items():
         workspace, name = key

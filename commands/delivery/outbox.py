@@ -55,11 +55,11 @@ DELETE FROM process_commands WHERE id IN (
         LIMIT {FORGET_MAX})
 """
 
-Handler = Callable[[Scope, UUID, Mapping[str, Any]], object]
+CommandHandler = Callable[[Scope, UUID, Mapping[str, Any]], object]
 """Does a command; is given its id, by which what it makes can be called."""
 
 
-def handlers(sms: SmsCommands) -> dict[str, Handler]:
+def handlers(sms: SmsCommands) -> dict[str, CommandHandler]:
     """The commands that are done to the log alone, by name."""
 
     def tell_confirmed(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
@@ -76,7 +76,7 @@ class Outbox:
     """Does the commands that it has handlers for. Several may work side by side."""
 
     log: EventLog
-    handlers: Mapping[str, Handler]
+    handlers: Mapping[str, CommandHandler]
 
     def do_next(self, connection: Connection) -> bool:
         """Do the command that waits longest; False where none is due."""

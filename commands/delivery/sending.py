@@ -61,7 +61,7 @@ LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often and for how long a message is tried."""
 
     attempts_max: int = 5
@@ -86,7 +86,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimedMessage:
     """A message that is ours to send until the lease is over."""
 
     command: UUID
@@ -99,7 +99,7 @@ class Claim:
     """Why it is not to be tried again; empty where it is."""
 
 
-class Sending:
+class SmsDelivery:
     """Sends messages, one for each call of `send_next`. Thread-safe; several processes share."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Sending:
         sms: SmsCommands,
         pool: ConnectionPool[Connection],
         gateway: SmsGateway,
-        patience: Patience = Patience(),
+        patience: RetryPolicy = RetryPolicy(),
     ) -> None:
         self._log = log
         self._sms = sms
@@ -129,7 +129,7 @@ class Sending:
             self._call(claim, outgoing)
         return True
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> ClaimedMessage | None:
         """Take the next message, and leave to call. Both or none: a probe has something to send."""
         with self._pool.connection() as connection, connection.transaction():
             row = connection.execute(DUE, (COMMAND,)).fetchone()
@@ -145,13 +145,15 @@ class Sending:
             attempt = attempts if given_up else attempts + 1
             connection.execute(CLAIM, (attempt, self._patience.lease_s, command, workspace))
         scope = scope_of(command, workspace, COMMAND, metadata)
-        return Claim(command, UUID(sms_id), scope, attempt, admitted.epoch, given_up)
+        return ClaimedMessage(command, UUID(sms_id), scope, attempt, admitted.epoch, given_up)
 
-    def end(self, claim: Claim, state: str, status: SmsStatus, **facts: str | None) -> None:
+    def end(
+        self, claim: ClaimedMessage, state: str, status: SmsStatus, **facts: str | None
+    ) -> None:
         """Write down what became of the message, and that no more is to be done for it."""
         with self._log.transaction(claim.scope) as connection:
             with suppress(IsDeleted):
-                self._sms.learn(claim.scope, claim.sms_id, status, **facts)
+                self._sms.record_status(claim.scope, claim.sms_id, status, **facts)
             error = facts.get("error") or ""
             workspace = claim.scope.workspace_id
             connection.execute(END, (state, error, claim.command, workspace))
@@ -163,7 +165,7 @@ class Sending:
             return f"not sent within {self._patience.expire_s:.0f} s"
         return ""
 
-    def _outgoing(self, claim: Claim) -> OutgoingSms | None:
+    def _outgoing(self, claim: ClaimedMessage) -> OutgoingSms | None:
         """What is to be sent, as things are now; None where nothing is, any more."""
         with self._log.scoped(claim.scope):
             sms = self._log.load(Sms, claim.sms_id)
@@ -182,7 +184,7 @@ class Sending:
         facts = sms.facts
         return OutgoingSms(sms.id, sms.workspace_id, facts["phone"], facts["message"])
 
-    def _call(self, claim: Claim, outgoing: OutgoingSms) -> None:
+    def _call(self, claim: ClaimedMessage, outgoing: OutgoingSms) -> None:
         try:
             gateway_id = self._gateway.send(outgoing)
         except GatewayRefused as refused:
@@ -196,7 +198,7 @@ class Sending:
             self._answered(claim)
             self.end(claim, "done", SmsStatus.SENT, gateway_id=_line(gateway_id))
 
-    def _again(self, claim: Claim, unavailable: GatewayUnavailable) -> None:
+    def _again(self, claim: ClaimedMessage, unavailable: GatewayUnavailable) -> None:
         facts = {"sms": str(claim.sms_id), "attempt": claim.attempt, "error": str(unavailable)}
         log.warning("a message was not sent", extra={"facts": facts})
         if claim.attempt >= self._patience.attempts_max:
@@ -210,18 +212,18 @@ class Sending:
             parameters = (_line(str(unavailable)), pause_s, claim.command, workspace)
             connection.execute(LATER, (*parameters, claim.attempt))
 
-    def _end_quietly(self, claim: Claim) -> None:
+    def _end_quietly(self, claim: ClaimedMessage) -> None:
         with self._log.transaction(claim.scope) as connection:
             connection.execute(END, ("done", "", claim.command, claim.scope.workspace_id))
 
-    def _answered(self, claim: Claim) -> None:
+    def _answered(self, claim: ClaimedMessage) -> None:
         self._note(lambda breaker, now: breaker.succeeded(claim.epoch))
 
-    def _unanswered(self, claim: Claim) -> None:
+    def _unanswered(self, claim: ClaimedMessage) -> None:
         limits = self._patience.breaker
         self._note(lambda breaker, now: breaker.failed(claim.epoch, now, limits))
 
-    def _withdraw(self, claim: Claim) -> None:
+    def _withdraw(self, claim: ClaimedMessage) -> None:
         self._note(lambda breaker, now: breaker.withdrawn(claim.epoch, now))
 
     def _note(self, change: Callable[[Breaker, datetime], Breaker]) -> None:

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
 from commands.importing.lookup import normalised
-from domain.shared.cells import restored
+from domain.shared.cells import without_neutraliser
 
 _NUMERIC_DATE = re.compile(r"(\d{1,2})([/.\-])(\d{1,2})\2(\d{4})")
 _GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
@@ -165,7 +165,7 @@ def parse_choice(text: str, choices: tuple[str, ...]) -> str:
 
 def unescaped(text: str) -> str:
     """The cell without spaces around it and without the `'` that hides a formula."""
-    return restored(text.strip())
+    return without_neutraliser(text.strip())
 
 
 def _examples(order: DateOrder) -> str:

@@ -15,20 +15,20 @@ from uuid import UUID
 
 from commands.importing.cells import DateOrder
 from commands.importing.dates import with_orders
-from commands.importing.findings import Fault, Finding, ImportRefused
+from commands.importing.findings import Finding, ImportFault, ImportRefused
 from commands.importing.options import ROW_COLUMN, ImportOptions, columns_of, kind_of
-from commands.importing.proposing import Proposal, propose
-from commands.importing.running import Preview, Reading, dated_columns, open_engine, preview
+from commands.importing.proposing import ColumnProposal, propose
+from commands.importing.running import Preview, Reading, dated_columns, open_import_engine, preview
 from commands.importing.store import (
     Failure,
+    ImportStore,
     PartsOfFile,
-    Store,
     StoredFile,
     StoredImport,
     options_as_json,
     options_of,
 )
-from commands.importing.tables import Table, read_table
+from commands.importing.tables import SourceTable, read_table
 from commands.importing.work import KIND, table_of
 from commands.jobs.requests import JobCommands, JobOutcome
 from domain.job import Job
@@ -59,7 +59,7 @@ class ImportStarted(Refusal):
 
 
 @dataclass
-class NothingToMend(Refusal):
+class NoFailedRows(Refusal):
     """No row of this import failed, or it has not ended yet."""
 
     import_id: UUID
@@ -71,7 +71,7 @@ class Looked:
 
     import_id: UUID
     round: int
-    table: Table
+    table: SourceTable
     examples: Mapping[str, Sequence[str]]
 
     def stored(self) -> StoredFile:
@@ -89,7 +89,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Dated:
+class DatedColumns:
     """The order of the dates in each column of a file, and what is doubtful about it."""
 
     orders: Mapping[str, str]
@@ -124,13 +124,13 @@ class ImportCommands:
         kind_of(plural)
         import_id = self._new_id()
         with self._log.transaction(scope) as connection:
-            Store(connection, scope.workspace_id).begin(import_id, plural, file_name)
+            ImportStore(connection, scope.workspace_id).begin(import_id, plural, file_name)
         return import_id
 
     def begin_round(self, scope: Scope, import_id: UUID) -> int:
         """A file with mended rows is to be handed in; its round. Raises `NotFound`."""
         with self._log.transaction(scope) as connection:
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             store.hold(import_id)
             self._require(store, import_id)
             return store.begin_file(import_id)
@@ -140,7 +140,7 @@ class ImportCommands:
     ) -> None:
         """Parts of the file, `first` the number of the first. All but the last are full."""
         with self._log.transaction(scope) as connection:
-            Store(connection, scope.workspace_id).add_parts(import_id, round_, first, parts)
+            ImportStore(connection, scope.workspace_id).add_parts(import_id, round_, first, parts)
 
     def look(
         self,
@@ -157,7 +157,7 @@ class ImportCommands:
 
         def read_part(number: int) -> bytes:
             with self._log.transaction(scope) as connection:
-                return Store(connection, scope.workspace_id).part(import_id, round_, number)
+                return ImportStore(connection, scope.workspace_id).part(import_id, round_, number)
 
         source = PartsOfFile(name, size_bytes, read_part)
         table = read_table(source, encoding=encoding, delimiter=delimiter)
@@ -192,7 +192,7 @@ class ImportCommands:
             options = ImportOptions(kind, {name: each.field for name, each in proposals.items()})
         columns_of(options, looked.table.columns)
         with self._log.transaction(scope) as connection:
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             store.set_file(looked.import_id, looked.stored())
             store.set_name(looked.import_id, looked.table.name)
             columns = _columns(looked.examples, proposals)
@@ -214,7 +214,7 @@ class ImportCommands:
         `NotFound`, `StaleVersion`, `ImportStarted`, `ImportRefused`.
         """
         with self._log.transaction(scope) as connection:
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             store.hold(import_id)
             stored = self._require(store, import_id)
             _require_version(stored, expected_version)
@@ -239,7 +239,7 @@ class ImportCommands:
         Raises `NotFound`, `StaleVersion`, `ImportUnderWay`.
         """
         with self._log.transaction(scope) as connection:
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             store.hold(import_id)
             stored = self._require(store, import_id)
             _require_version(stored, expected_version)
@@ -251,32 +251,32 @@ class ImportCommands:
     def give_up(self, scope: Scope, import_id: UUID, round_: int) -> None:
         """A file that was being handed in is not wanted."""
         with self._log.transaction(scope) as connection:
-            Store(connection, scope.workspace_id).give_up(import_id, round_)
+            ImportStore(connection, scope.workspace_id).give_up(import_id, round_)
 
     # Reading
 
     def get(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, Job | None]:
         """The import, and the job that takes its last file. Raises `NotFound`."""
         with self._log.transaction(scope) as connection:
-            stored = self._require(Store(connection, scope.workspace_id), import_id)
+            stored = self._require(ImportStore(connection, scope.workspace_id), import_id)
             return stored, self._last_job(stored)
 
     def latest(self, scope: Scope, limit: int) -> list[StoredImport]:
         """The imports that were handed in last."""
         with self._log.transaction(scope) as connection:
-            return Store(connection, scope.workspace_id).latest(limit)
+            return ImportStore(connection, scope.workspace_id).latest(limit)
 
     def failures(self, scope: Scope, import_id: UUID, after_row: int, limit: int) -> list[Failure]:
         """Rows that failed and were not mended, in order, from the one behind this on."""
         with self._log.transaction(scope) as connection:
-            return Store(connection, scope.workspace_id).failures(import_id, after_row, limit)
+            return ImportStore(connection, scope.workspace_id).failures(import_id, after_row, limit)
 
     def findings(
         self, scope: Scope, import_id: UUID, after: int, limit: int
     ) -> list[tuple[int, dict[str, Any]]]:
         """What there was to say about rows, each with its number. Raises `NotFound`."""
         with self._log.transaction(scope) as connection:
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             self._require(store, import_id)
             return store.findings(import_id, after, limit)
 
@@ -288,13 +288,15 @@ class ImportCommands:
         options = options_of(stored.kind, stored.options)
         table = table_of(self._log, scope, stored, stored.files[0])
         columns = with_orders(columns_of(options, table.columns), dated.of_columns)
-        engine = open_engine(self._log, scope, reading, options, columns, import_id, self._clock)
+        engine = open_import_engine(
+            self._log, scope, reading, options, columns, import_id, self._clock
+        )
         rows = islice(table.rows(), min(rows_max, options.rows_max or rows_max))
         return preview(
             engine, options, rows, dated.doubts, self._clock, shown_max=shown_max, findings_max=0
         )
 
-    def dated(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, Dated]:
+    def dated(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, DatedColumns]:
         """The import, and the orders of its dates, for which the whole file may be read.
 
         Raises `NotFound`, `ImportRefused`.
@@ -303,18 +305,18 @@ class ImportCommands:
         options = options_of(stored.kind, stored.options)
         table = table_of(self._log, scope, stored, stored.files[0])
         _, orders, doubts = dated_columns(options, table)
-        return stored, Dated(orders, doubts)
+        return stored, DatedColumns(orders, doubts)
 
     # Going
 
-    def start(self, scope: Scope, import_id: UUID, dated: Dated) -> JobOutcome:
+    def start(self, scope: Scope, import_id: UUID, dated: DatedColumns) -> JobOutcome:
         """A job takes the rows of the first file.
 
         Raises `NotFound`, `ImportStarted`, `ImportUnderWay`.
         """
         with self._log.transaction(scope) as connection:
             connection.execute(HOLD_STARTS, (str(scope.workspace_id),))
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             store.hold(import_id)
             stored = self._require(store, import_id)
             _require_not_started(stored)
@@ -322,14 +324,14 @@ class ImportCommands:
             store.add_findings(import_id, dated.doubts)
             return self._request(store, scope, stored, stored.files[0], dated.orders)
 
-    def go_on(self, scope: Scope, looked: Looked) -> JobOutcome:
+    def resume(self, scope: Scope, looked: Looked) -> JobOutcome:
         """A job takes mended rows; those that succeeded before are not done again.
 
-        Raises `NotFound`, `NothingToMend`, `ImportUnderWay`, `ImportRefused`.
+        Raises `NotFound`, `NoFailedRows`, `ImportUnderWay`, `ImportRefused`.
         """
         with self._log.transaction(scope) as connection:
             connection.execute(HOLD_STARTS, (str(scope.workspace_id),))
-            store = Store(connection, scope.workspace_id)
+            store = ImportStore(connection, scope.workspace_id)
             store.hold(looked.import_id)
             stored = self._require(store, looked.import_id)
             self._require_mendable(stored)
@@ -340,7 +342,7 @@ class ImportCommands:
 
     def _request(
         self,
-        store: Store,
+        store: ImportStore,
         scope: Scope,
         stored: StoredImport,
         file: StoredFile,
@@ -366,7 +368,7 @@ class ImportCommands:
         store.set_job(stored.id, file.round, outcome.job.id)
         return outcome
 
-    def _require(self, store: Store, import_id: UUID) -> StoredImport:
+    def _require(self, store: ImportStore, import_id: UUID) -> StoredImport:
         stored = store.find(import_id)
         if stored is None:
             raise NotFound("import", import_id)
@@ -375,7 +377,7 @@ class ImportCommands:
     def _require_mendable(self, stored: StoredImport) -> None:
         job = self._last_job(stored)
         if job is None or job.is_open or not stored.failed_rows:
-            raise NothingToMend(stored.id)
+            raise NoFailedRows(stored.id)
 
     def _last_job(self, stored: StoredImport) -> Job | None:
         jobs = [file.job_id for file in stored.files if file.job_id is not None]
@@ -393,17 +395,17 @@ def _require_version(stored: StoredImport, expected: int | None) -> None:
         raise StaleVersion(stored.id, expected, stored.version)
 
 
-def _require_columns(stored: StoredImport, table: Table) -> None:
+def _require_columns(stored: StoredImport, table: SourceTable) -> None:
     missing = [name for name in (ROW_COLUMN, *stored.files[0].columns) if name not in table.columns]
     if missing:
         raise ImportRefused(
             f"The file of mended rows lacks {', '.join(missing)}: it has the columns of the failed"
             " rows as they were given out.",
-            Fault.NO_TABLE,
+            ImportFault.NO_TABLE,
         )
 
 
-def _examples(table: Table) -> dict[str, list[str]]:
+def _examples(table: SourceTable) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in table.columns}
     for row in islice(table.rows(), EXAMPLE_ROWS):
         for name, cell in row.cells.items():
@@ -413,7 +415,7 @@ def _examples(table: Table) -> dict[str, list[str]]:
 
 
 def _columns(
-    examples: Mapping[str, Sequence[str]], proposals: Mapping[str, Proposal]
+    examples: Mapping[str, Sequence[str]], proposals: Mapping[str, ColumnProposal]
 ) -> list[dict[str, Any]]:
     return [
         {

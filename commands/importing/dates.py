@@ -8,13 +8,13 @@ from dataclasses import replace
 from commands.importing.cells import DateOrder, DetectedOrder, OrderSeen
 from commands.importing.findings import Finding, warning
 from commands.importing.options import Column
-from commands.importing.tables import Table
+from commands.importing.tables import SourceTable
 
 HEADER_ROW = 1
 
 
 def detect_orders(
-    columns: Sequence[Column], table: Table, told: DateOrder | None
+    columns: Sequence[Column], table: SourceTable, told: DateOrder | None
 ) -> tuple[dict[str, DateOrder], list[Finding]]:
     """The order of each column of dates, and what is doubtful. Reads the whole file once.
 

@@ -1,7 +1,7 @@
 """From planned rows to entities with events pending: what is new, what changes, what is left alone.
 
-A batch of rows is decided on what there is at that time (`World`), in the order of the file.
-Nothing is written here. A preview asks the same of a world that remembers what would be there.
+A batch of rows is decided on what exists at that time (`ExistingRecords`), in the order of the
+file. Nothing is written here. A preview decides on an overlay that holds what would exist by then.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from commands.importing.findings import Finding
 from commands.importing.keyindex import Ids, KeyIndex
 from commands.importing.options import ACCOUNT, ImportOptions, Mode
 from commands.importing.planning import (
+    DedupeKey,
     ImportedRow,
-    Key,
-    key_of,
+    dedupe_key,
     key_of_contact,
 )
 from commands.links import PEOPLE
@@ -32,7 +32,7 @@ from domain.shared.refusals import AccountUnavailable, Refusal
 TICK = timedelta(microseconds=1)
 
 
-class Result(StrEnum):
+class RowResult(StrEnum):
     """What becomes of a row."""
 
     CREATED = "created"
@@ -42,11 +42,11 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowOutcome:
     """A row, what becomes of it, and what there is to say about it."""
 
     row: ImportedRow
-    result: Result
+    result: RowResult
     findings: tuple[Finding, ...]
 
 
@@ -54,11 +54,11 @@ class Outcome:
 class Decided:
     """The rows of a batch with their outcomes, and the entities in which events are pending."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[RowOutcome] = field(default_factory=list)
     entities: list[Entity] = field(default_factory=list)
 
 
-class World(Protocol):
+class ExistingRecords(Protocol):
     """What there is: asked once for a batch, so that each question is one statement."""
 
     def made(self, ids: Collection[UUID]) -> set[UUID]:
@@ -79,7 +79,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class _Aim:
+class _Candidate:
     """A good row, the id that it would get, and the id of what was there before by its key."""
 
     row: ImportedRow
@@ -103,7 +103,7 @@ class Decider:
         self._ids = ids
         self._known = known
 
-    def decide(self, rows: Sequence[ImportedRow], world: World, now: datetime) -> Decided:
+    def decide(self, rows: Sequence[ImportedRow], world: ExistingRecords, now: datetime) -> Decided:
         """What becomes of these rows."""
         aims = {row.number: aim for row in rows if row.is_good and (aim := self._aim(row))}
         deciding = _Deciding(self._options, self._workspace_id, self._ids, world, now)
@@ -112,24 +112,29 @@ class Decider:
             deciding.take(row, aims.get(row.number))
         return deciding.decided()
 
-    def _aim(self, row: ImportedRow) -> _Aim | None:
+    def _aim(self, row: ImportedRow) -> _Candidate | None:
         """None where the row has no key, and so cannot be told from others."""
         if not self._options.dedupe_by:
-            return _Aim(row, self._ids.of("row", str(row.number)), None)
-        key = key_of(row, self._options.dedupe_by)
+            return _Candidate(row, self._ids.of("row", str(row.number)), None)
+        key = dedupe_key(row, self._options.dedupe_by)
         if key is None:
             return None
         known = None if self._options.mode is Mode.CREATE else self._known.find(key)
         if known is not None and self._ids.has_made(known):
             known = None
-        return _Aim(row, self._ids.of("key", *key), known)
+        return _Candidate(row, self._ids.of("key", *key), known)
 
 
 class _Deciding:
     """One batch on its way."""
 
     def __init__(
-        self, options: ImportOptions, workspace_id: UUID, ids: Ids, world: World, now: datetime
+        self,
+        options: ImportOptions,
+        workspace_id: UUID,
+        ids: Ids,
+        world: ExistingRecords,
+        now: datetime,
     ) -> None:
         self._options = options
         self._workspace_id = workspace_id
@@ -137,14 +142,14 @@ class _Deciding:
         self._world = world
         self._now = now
         self._made: set[UUID] = set()
-        self._contacts: dict[tuple[UUID, Key], UUID] = {}
+        self._contacts: dict[tuple[UUID, DedupeKey], UUID] = {}
         self._contact_ids: dict[tuple[UUID, int], UUID] = {}
         self._entities: dict[UUID, Entity] = {}
         """What was there before this batch, as far as it matters."""
         self._changed: dict[UUID, Entity] = {}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[RowOutcome] = []
 
-    def look(self, aims: Sequence[_Aim]) -> None:
+    def look(self, aims: Sequence[_Candidate]) -> None:
         """Ask the world for all that these rows need."""
         with_contact = [(aim, parent) for aim in aims if aim.row.contact for parent in aim.parents]
         contacts = {self._contact_id(parent, aim.row) for aim, parent in with_contact}
@@ -172,22 +177,22 @@ class _Deciding:
             }
         self._entities = dict(self._world.entities(wanted))
 
-    def take(self, row: ImportedRow, aim: _Aim | None) -> None:
+    def take(self, row: ImportedRow, aim: _Candidate | None) -> None:
         """Decide one row. Each is a microsecond later, so that lists keep the order of the file."""
         self._now += TICK
         if not row.is_good:
-            self._say(row, Result.FAILED)
+            self._say(row, RowResult.FAILED)
         elif aim is None:
             names = " and ".join(self._options.dedupe_by)
             message = f"Without {names} the row cannot be told from others."
-            self._say(row, Result.FAILED, row.failure("", "no_key", message))
+            self._say(row, RowResult.FAILED, row.failure("", "no_key", message))
         elif missing := self._missing(row):
-            self._say(row, Result.FAILED, missing)
+            self._say(row, RowResult.FAILED, missing)
         else:
             try:
                 result = self._apply(aim)
             except Refusal as refusal:
-                self._say(row, Result.FAILED, *row.refused(refusal))
+                self._say(row, RowResult.FAILED, *row.refused(refusal))
             else:
                 self._say(row, result)
 
@@ -209,7 +214,7 @@ class _Deciding:
                 return row.failure(name, "reference_gone", f"There is no such {kind}.")
         return None
 
-    def _apply(self, aim: _Aim) -> Result:
+    def _apply(self, aim: _Candidate) -> RowResult:
         """Both or neither: what may refuse the contact is asked first."""
         target = self._target(aim)
         if aim.row.contact is None:
@@ -219,9 +224,9 @@ class _Deciding:
             Contact.FIELDS.facts(aim.row.revised_contact(contact))
         result = self._apply_row(aim.row, target)
         of_contact = self._apply_contact(aim.row, aim.row.contact, target, contact)
-        return of_contact if result is Result.SKIPPED else result
+        return of_contact if result is RowResult.SKIPPED else result
 
-    def _target(self, aim: _Aim) -> UUID:
+    def _target(self, aim: _Candidate) -> UUID:
         """The id of what the row is about, whether it is there or not."""
         known = aim.known
         if known is None or aim.own in self._changed or aim.own in self._made:
@@ -230,13 +235,13 @@ class _Deciding:
         # It was deleted since the keys were read: the row makes a new one.
         return aim.own if before is not None and before.is_deleted else known
 
-    def _apply_row(self, row: ImportedRow, target: UUID) -> Result:
+    def _apply_row(self, row: ImportedRow, target: UUID) -> RowResult:
         is_new = self._ids.has_made(target) and target not in self._made
         if is_new and target not in self._changed:
             self._changed[target] = row.create(target, self._workspace_id, self._now)
-            return Result.CREATED
+            return RowResult.CREATED
         if self._options.mode is not Mode.UPDATE:
-            return Result.SKIPPED
+            return RowResult.SKIPPED
         entity = self._changed.get(target) or self._entities[target]
         return self._revised(entity, row.revise)
 
@@ -249,7 +254,7 @@ class _Deciding:
 
     def _apply_contact(
         self, row: ImportedRow, facts: Facts, account_id: UUID, contact: Entity | None
-    ) -> Result:
+    ) -> RowResult:
         own = self._contact_id(account_id, row)
         if not self._is_made(own) and (account_id, _contact_key(row)) not in self._contacts:
             if not self._is_there(account_id):
@@ -258,18 +263,18 @@ class _Deciding:
             self._changed[own] = Contact.create(
                 own, self._workspace_id, facts, at=at, account_id=account_id
             )
-            return Result.CREATED
+            return RowResult.CREATED
         if contact is None or self._options.mode is not Mode.UPDATE:
-            return Result.SKIPPED
+            return RowResult.SKIPPED
         return self._revised(contact, row.revise_contact)
 
-    def _revised(self, entity: Entity, revise: Callable[[Entity, datetime], None]) -> Result:
+    def _revised(self, entity: Entity, revise: Callable[[Entity, datetime], None]) -> RowResult:
         before = len(entity.pending_events)
         revise(entity, self._now)
         if len(entity.pending_events) == before:
-            return Result.SKIPPED
+            return RowResult.SKIPPED
         self._changed[entity.id] = entity
-        return Result.UPDATED
+        return RowResult.UPDATED
 
     def _is_made(self, entity_id: UUID) -> bool:
         return entity_id in self._made or entity_id in self._changed
@@ -288,10 +293,10 @@ class _Deciding:
             self._contact_ids[account_id, row.number] = found
         return found
 
-    def _say(self, row: ImportedRow, result: Result, *more: Finding) -> None:
-        self._outcomes.append(Outcome(row, result, (*row.findings, *more)))
+    def _say(self, row: ImportedRow, result: RowResult, *more: Finding) -> None:
+        self._outcomes.append(RowOutcome(row, result, (*row.findings, *more)))
 
 
-def _contact_key(row: ImportedRow) -> Key:
+def _contact_key(row: ImportedRow) -> DedupeKey:
     assert row.contact is not None
     return key_of_contact(row.contact)

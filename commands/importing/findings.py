@@ -9,7 +9,7 @@ VALUE_SHOWN_MAX_CHARS = 200
 """A report shows no more of a cell than this."""
 
 
-class Fault(StrEnum):
+class ImportFault(StrEnum):
     """What is wrong with an import as a whole."""
 
     EMPTY = "empty"
@@ -24,7 +24,7 @@ class Fault(StrEnum):
 class ImportRefused(Exception):
     """The import as a whole cannot be done; the message is a sentence for the user."""
 
-    def __init__(self, message: str, fault: Fault = Fault.OPTIONS) -> None:
+    def __init__(self, message: str, fault: ImportFault = ImportFault.OPTIONS) -> None:
         super().__init__(message)
         self.fault = fault
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from uuid import UUID
 
-from commands.importing.planning import Key, key_part
+from commands.importing.planning import DedupeKey, key_part
 
 HASH_BYTES = 12
 ID_BITS = 128
@@ -31,7 +31,7 @@ class KeyIndex:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, key: Key) -> UUID | None:
+    def find(self, key: DedupeKey) -> UUID | None:
         """The id of what has this key."""
         hashed = _hash(key)
         at = bisect_left(self._entries, hashed << ID_BITS)
@@ -40,7 +40,7 @@ class KeyIndex:
         return UUID(int=self._entries[at] & (1 << ID_BITS) - 1)
 
 
-def _hash(key: Key) -> int:
+def _hash(key: DedupeKey) -> int:
     text = SEPARATOR.join(key)
     return int.from_bytes(blake2b(text.encode(), digest_size=HASH_BYTES).digest())
 

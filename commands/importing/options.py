@@ -8,7 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from commands.importing.cells import DateOrder, Form, form_of
-from commands.importing.findings import Fault, ImportRefused
+from commands.importing.findings import ImportFault, ImportRefused
 from commands.importing.lookup import Lookup
 from domain.account import Account
 from domain.contact import Contact
@@ -187,5 +187,5 @@ def kind_of(plural: str) -> type[Entity]:
     kind = IMPORTABLE.get(plural)
     if kind is None:
         message = f"{plural} cannot be imported; {', '.join(IMPORTABLE)} can."
-        raise ImportRefused(message, Fault.KIND)
+        raise ImportRefused(message, ImportFault.KIND)
     return kind

@@ -31,8 +31,8 @@ from commands.importing.options import (
     ImportOptions,
 )
 from commands.importing.partial import canonical
-from commands.importing.tables import CELL_MAX_CHARS, Row
-from commands.importing.timelines import Step, timeline
+from commands.importing.tables import CELL_MAX_CHARS, SourceRow
+from commands.importing.timelines import TimelineStep, timeline
 from commands.links import PEOPLE
 from domain.contact import Contact
 from domain.shared.entity import Entity
@@ -41,7 +41,7 @@ from domain.shared.refusals import FieldError, InvalidFields, OccurredTooEarly, 
 
 DAY = timedelta(days=1)
 
-Key = tuple[str, ...]
+DedupeKey = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ImportedRow:
     number: int
     kind: type[Entity]
     account_id: UUID | None
-    steps: tuple[Step, ...]
+    steps: tuple[TimelineStep, ...]
     findings: tuple[Finding, ...]
     columns: Mapping[str, str]
     """Columns by field, to say which cell a refusal is about."""
@@ -144,7 +144,7 @@ class RowPlanner:
         self._column_of = {column.field: column.name for column in self._columns}
         self._corrects = {*options.corrections, *options.known}
 
-    def plan_row(self, row: Row) -> ImportedRow:
+    def plan_row(self, row: SourceRow) -> ImportedRow:
         """What is to be recorded for this row, and all that there is to say about it."""
         draft = _Draft(row.number)
         if row.extra:
@@ -295,7 +295,7 @@ class RowPlanner:
         else:
             draft.fields[column.field] = value
 
-    def _timed(self, draft: _Draft, steps: list[Step]) -> tuple[Step, ...]:
+    def _timed(self, draft: _Draft, steps: list[TimelineStep]) -> tuple[TimelineStep, ...]:
         """The steps, none of them in the future; what there is to say of their times is said."""
         now = self._now()
         timed = []
@@ -312,13 +312,13 @@ class RowPlanner:
         return tuple(timed)
 
 
-def key_of(row: ImportedRow, dedupe_by: Iterable[str]) -> Key | None:
+def dedupe_key(row: ImportedRow, dedupe_by: Iterable[str]) -> DedupeKey | None:
     """What the row is told apart by; None where it has none of these fields."""
     parts = tuple(_key_part(row, name) for name in dedupe_by)
     return parts if any(parts) else None
 
 
-def key_of_contact(facts: Facts) -> Key:
+def key_of_contact(facts: Facts) -> DedupeKey:
     """What contacts of one account are told apart by: the e-mail, without one the name."""
     email = key_part(facts.get("email"))
     return ("email", email) if email else ("name", key_part(facts.get("name")))

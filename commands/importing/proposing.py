@@ -112,32 +112,32 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ColumnProposal:
     """The field that a column probably is; empty where it is left out."""
 
     field: str
     why: Why
 
 
-def propose(kind: type[Entity], columns: Mapping[str, Sequence[str]]) -> dict[str, Proposal]:
+def propose(kind: type[Entity], columns: Mapping[str, Sequence[str]]) -> dict[str, ColumnProposal]:
     """A field for every column, no field twice. `columns` are names with some of their values."""
     claims = sorted(
         (rank, order, field, column, why)
         for order, (column, values) in enumerate(columns.items())
         for rank, field, why in _claims(kind, column, values)
     )
-    found: dict[str, Proposal] = {}
+    found: dict[str, ColumnProposal] = {}
     for _, _, field, column, why in claims:
         if column not in found and field not in {each.field for each in found.values()}:
-            found[column] = Proposal(field, why)
+            found[column] = ColumnProposal(field, why)
     return {column: found.get(column) or _other(column) for column in columns}
 
 
-def _other(column: str) -> Proposal:
+def _other(column: str) -> ColumnProposal:
     if column.startswith(RESERVED) or column in NOT_OURS:
-        return Proposal("", Why.LEFT_OUT)
+        return ColumnProposal("", Why.LEFT_OUT)
     key = column.removeprefix(CUSTOM_PREFIX)
-    return Proposal(CUSTOM_PREFIX + key, Why.CUSTOM)
+    return ColumnProposal(CUSTOM_PREFIX + key, Why.CUSTOM)
 
 
 def _claims(

@@ -10,7 +10,7 @@ from itertools import islice
 from uuid import UUID
 
 from commands.importing.dates import detect_orders, with_orders
-from commands.importing.deciding import Decided, Decider, Outcome, Result
+from commands.importing.deciding import Decided, Decider, RowOutcome, RowResult
 from commands.importing.findings import Finding
 from commands.importing.keyindex import Ids, KeyIndex
 from commands.importing.lookup import Lookup
@@ -23,8 +23,8 @@ from commands.importing.options import (
     columns_of,
 )
 from commands.importing.planning import ImportedRow, RowPlanner
-from commands.importing.tables import Row, Table
-from commands.importing.worlds import ContactsOf, Imagined, LogWorld
+from commands.importing.tables import SourceRow, SourceTable
+from commands.importing.worlds import ContactsOf, LogWorld, PreviewOverlay
 from commands.links import PEOPLE
 from domain.account import Account
 from domain.member import Member
@@ -50,7 +50,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Engine:
+class ImportEngine:
     """What plans and decides the rows of one import, on what there was when it was made."""
 
     planner: RowPlanner
@@ -59,7 +59,7 @@ class Engine:
     scope: Scope
     contacts_of: ContactsOf
 
-    def plan(self, row: Row) -> ImportedRow:
+    def plan(self, row: SourceRow) -> ImportedRow:
         """The row as commands."""
         return self.planner.plan_row(row)
 
@@ -68,7 +68,7 @@ class Engine:
         return LogWorld(self.log, connection, self.scope, self.contacts_of)
 
 
-def open_engine(
+def open_import_engine(
     log: EventLog,
     scope: Scope,
     reading: Reading,
@@ -76,7 +76,7 @@ def open_engine(
     columns: Sequence[Column],
     import_id: UUID,
     clock: Callable[[], datetime],
-) -> Engine:
+) -> ImportEngine:
     """Reads names and keys of what there is: the read tables have to be as far as the log is."""
     with log.transaction(scope) as connection:
         directory = _directory(connection, scope.workspace_id, reading, columns)
@@ -86,7 +86,7 @@ def open_engine(
             known = KeyIndex(reading.keys(connection, scope.workspace_id, plural, by))
     planner = RowPlanner(options, columns, directory, clock)
     decider = Decider(options, scope.workspace_id, Ids(import_id), known)
-    return Engine(planner, decider, log, scope, reading.contacts_of)
+    return ImportEngine(planner, decider, log, scope, reading.contacts_of)
 
 
 def _directory(
@@ -107,17 +107,17 @@ def _directory(
 
 
 @dataclass
-class Tally:
+class ImportTally:
     """What came of rows, or what would."""
 
     rows: int = 0
-    results: Counter[Result] = field(default_factory=Counter)
+    results: Counter[RowResult] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     """How many errors there are, by code."""
     warnings: Counter[str] = field(default_factory=Counter)
     """How many warnings there are, by code; rows that were skipped give none."""
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Iterable[RowOutcome]) -> None:
         """Count these."""
         for each in outcomes:
             self.rows += 1
@@ -130,26 +130,26 @@ class Tally:
             (self.errors if each.is_error else self.warnings)[each.code] += 1
 
 
-def worth_saying(outcome: Outcome) -> tuple[Finding, ...]:
+def worth_saying(outcome: RowOutcome) -> tuple[Finding, ...]:
     """What is said of a row: nothing where it was skipped."""
-    return () if outcome.result is Result.SKIPPED else outcome.findings
+    return () if outcome.result is RowResult.SKIPPED else outcome.findings
 
 
 @dataclass
 class Preview:
     """What would come of the first rows, or of all of them."""
 
-    tally: Tally = field(default_factory=Tally)
-    outcomes: list[Outcome] = field(default_factory=list)
+    tally: ImportTally = field(default_factory=ImportTally)
+    outcomes: list[RowOutcome] = field(default_factory=list)
     """Of the very first rows."""
     findings: list[Finding] = field(default_factory=list)
     """As far as they are kept."""
 
 
 def preview(
-    engine: Engine,
+    engine: ImportEngine,
     options: ImportOptions,
-    rows: Iterator[Row],
+    rows: Iterator[SourceRow],
     doubts: Iterable[Finding],
     clock: Callable[[], datetime],
     *,
@@ -161,7 +161,7 @@ def preview(
     found = Preview()
     found.tally.say(doubts)
     found.findings += doubts
-    imagined = Imagined(options.mode)
+    imagined = PreviewOverlay(options.mode)
     while batch := list(islice(rows, BATCH_ROWS)):
         planned = [engine.plan(row) for row in batch]
         with engine.log.transaction(engine.scope) as connection:
@@ -181,7 +181,7 @@ def _note(found: Preview, decided: Decided, shown_max: int, findings_max: int) -
 
 
 def dated_columns(
-    options: ImportOptions, table: Table
+    options: ImportOptions, table: SourceTable
 ) -> tuple[list[Column], dict[str, str], list[Finding]]:
     """What becomes of the columns of this file, the orders of its dates, and what is doubtful.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from charset_normalizer import from_bytes
 
-from commands.importing.findings import Fault, ImportRefused
+from commands.importing.findings import ImportFault, ImportRefused
 
 SNIFF_BYTES = 65_536
 READ_BYTES = 262_144
@@ -57,7 +57,7 @@ def encoding_of(name: str) -> str:
     except LookupError:
         found = ""
     if found not in _KNOWN:
-        raise ImportRefused(f"{name!r} is no encoding that can be read here.", Fault.ENCODING)
+        raise ImportRefused(f"{name!r} is no encoding that can be read here.", ImportFault.ENCODING)
     return found
 
 

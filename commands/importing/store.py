@@ -156,7 +156,7 @@ class Failure:
     findings: Sequence[Mapping[str, str]]
 
 
-class Store:
+class ImportStore:
     """The tables of imports, in one workspace, on the connection of an open transaction."""
 
     def __init__(self, connection: Connection, workspace_id: UUID) -> None:
@@ -277,7 +277,7 @@ class Store:
             "workspace": self._workspace,
             "import": import_id,
             "n": len(findings),
-            "findings": _json([told(each) for each in findings]),
+            "findings": _json([finding_as_json(each) for each in findings]),
             "most": FINDINGS_MAX,
         }
         self._connection.execute(INSERT_FINDINGS, values)
@@ -349,7 +349,7 @@ class _Parts(io.RawIOBase):
         return n
 
 
-def told(finding: Finding) -> dict[str, Any]:
+def finding_as_json(finding: Finding) -> dict[str, Any]:
     """The finding as JSON."""
     return {
         "row": finding.row,

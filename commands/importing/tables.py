@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from commands.importing.findings import Fault, ImportRefused
+from commands.importing.findings import ImportFault, ImportRefused
 from commands.importing.sniffing import (
     SNIFF_BYTES,
     encoding_of,
@@ -26,7 +26,7 @@ CELL_MAX_CHARS = 20_000
 BUFFER_BYTES = 65_536
 
 
-class Source(Protocol):
+class SourceFile(Protocol):
     """Where a file's bytes are: a path, or the parts that were handed in."""
 
     @property
@@ -68,33 +68,33 @@ class LocalFile:
 
 
 @dataclass(frozen=True)
-class Place:
+class FilePlace:
     """Where reading goes on: at this byte, after so many records (the header is one)."""
 
     byte: int = 0
     record: int = 0
 
 
-START = Place()
+START = FilePlace()
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """A record of the table. `extra` holds cells beyond the last column."""
 
     number: int
     """As a spreadsheet counts: the header is row 1."""
     cells: Mapping[str, str]
     extra: tuple[str, ...] = ()
-    end: Place = START
+    end: FilePlace = START
     """Where the next one begins."""
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """A CSV file that was looked at: how it is to be read, its columns, how many rows it has."""
 
-    source: Source
+    source: SourceFile
     encoding: str
     delimiter: str
     columns: tuple[str, ...]
@@ -105,7 +105,7 @@ class Table:
         """What the file is called."""
         return self.source.name
 
-    def rows(self, place: Place = START) -> Iterator[Row]:
+    def rows(self, place: FilePlace = START) -> Iterator[SourceRow]:
         """The rows in order, empty lines left out. Raises `ImportRefused` where reading fails."""
         records = _records(self.source, self.encoding, self.delimiter, place)
         if place == START:
@@ -113,7 +113,7 @@ class Table:
         for end, record in records:
             cells = dict(zip(self.columns, record, strict=False))
             extra = tuple(cell for cell in record[len(self.columns) :] if cell.strip())
-            yield Row(end.record, cells, extra, end)
+            yield SourceRow(end.record, cells, extra, end)
 
     def values(self, column: str) -> Iterator[str]:
         """The cells of one column that hold something."""
@@ -123,14 +123,16 @@ class Table:
                 yield value
 
 
-def open_table(path: Path, *, encoding: str | None = None, delimiter: str | None = None) -> Table:
+def open_table(
+    path: Path, *, encoding: str | None = None, delimiter: str | None = None
+) -> SourceTable:
     """Look at a CSV file on this machine. Raises `ImportRefused`, as `read_table`."""
     return read_table(LocalFile(path), encoding=encoding, delimiter=delimiter)
 
 
 def read_table(
-    source: Source, *, encoding: str | None = None, delimiter: str | None = None
-) -> Table:
+    source: SourceFile, *, encoding: str | None = None, delimiter: str | None = None
+) -> SourceTable:
     """Look at a CSV file whose first row names the columns.
 
     Encoding and delimiter are found out where they are not given. Raises `ImportRefused`, among
@@ -140,10 +142,10 @@ def read_table(
         size_bytes = source.size_bytes
     except OSError as failure:
         message = f"{source.name} cannot be read: {failure.strerror}."
-        raise ImportRefused(message, Fault.UNREADABLE) from None
+        raise ImportRefused(message, ImportFault.UNREADABLE) from None
     if size_bytes > FILE_MAX_BYTES:
         message = f"{source.name} has more than {FILE_MAX_BYTES:,} bytes: split it."
-        raise ImportRefused(message, Fault.TOO_LARGE)
+        raise ImportRefused(message, ImportFault.TOO_LARGE)
     encoding = encoding_of(encoding) if encoding else sniff_encoding(source.open)
     delimiter = delimiter or sniff_delimiter(_head(source, encoding))
     records = _records(source, encoding, delimiter, START)
@@ -154,8 +156,8 @@ def read_table(
         rows_total += 1
         if rows_total > ROWS_MAX:
             message = f"{source.name} has more than {ROWS_MAX:,} rows: split it."
-            raise ImportRefused(message, Fault.TOO_LARGE)
-    return Table(source, encoding, delimiter, columns, rows_total)
+            raise ImportRefused(message, ImportFault.TOO_LARGE)
+    return SourceTable(source, encoding, delimiter, columns, rows_total)
 
 
 def _columns(name: str, header: list[str]) -> tuple[str, ...]:
@@ -163,16 +165,18 @@ def _columns(name: str, header: list[str]) -> tuple[str, ...]:
     while columns and not columns[-1]:
         columns = columns[:-1]
     if not columns:
-        raise ImportRefused(f"{name} is empty: its first row must name the columns.", Fault.EMPTY)
+        raise ImportRefused(
+            f"{name} is empty: its first row must name the columns.", ImportFault.EMPTY
+        )
     if len(columns) > COLUMNS_MAX:
-        raise ImportRefused(f"{name} has more than {COLUMNS_MAX} columns.", Fault.TOO_LARGE)
+        raise ImportRefused(f"{name} has more than {COLUMNS_MAX} columns.", ImportFault.TOO_LARGE)
     for number, column in enumerate(columns, start=1):
         if not column:
             message = f"Column {number} of {name} has no name in the first row."
-            raise ImportRefused(message, Fault.NO_TABLE)
+            raise ImportRefused(message, ImportFault.NO_TABLE)
         if columns.count(column) > 1:
             message = f"{name} has more than one column {column!r}."
-            raise ImportRefused(message, Fault.NO_TABLE)
+            raise ImportRefused(message, ImportFault.NO_TABLE)
     return columns
 
 
@@ -197,8 +201,8 @@ class _Lines:
 
 
 def _records(
-    source: Source, encoding: str, delimiter: str, place: Place
-) -> Iterator[tuple[Place, list[str]]]:
+    source: SourceFile, encoding: str, delimiter: str, place: FilePlace
+) -> Iterator[tuple[FilePlace, list[str]]]:
     """Records with something in them, each with where the next begins."""
     number = place.record
     try:
@@ -209,20 +213,20 @@ def _records(
             for record in csv.reader(lines, delimiter=delimiter):
                 number += 1
                 if any(cell.strip() for cell in record):
-                    yield Place(lines.byte, number), record
+                    yield FilePlace(lines.byte, number), record
                 last, lines.of_record = lines.of_record, []
         if not _is_closed(last, delimiter):
             message = f"{source.name} opens a quote in record {number:,} and never closes it."
-            raise ImportRefused(message, Fault.NO_TABLE)
+            raise ImportRefused(message, ImportFault.NO_TABLE)
     except UnicodeError:
         message = f"{source.name} is not {encoding} after record {number:,}: name its encoding."
-        raise ImportRefused(message, Fault.ENCODING) from None
+        raise ImportRefused(message, ImportFault.ENCODING) from None
     except csv.Error as failure:
         message = f"{source.name} cannot be read after record {number:,}: {failure}."
-        raise ImportRefused(message, Fault.NO_TABLE) from None
+        raise ImportRefused(message, ImportFault.NO_TABLE) from None
     except OSError as failure:
         message = f"{source.name} cannot be read: {failure.strerror}."
-        raise ImportRefused(message, Fault.UNREADABLE) from None
+        raise ImportRefused(message, ImportFault.UNREADABLE) from None
 
 
 def _is_closed(lines: list[str], delimiter: str) -> bool:
@@ -235,12 +239,12 @@ def _is_closed(lines: list[str], delimiter: str) -> bool:
     return True
 
 
-def _first_bytes(source: Source) -> bytes:
+def _first_bytes(source: SourceFile) -> bytes:
     with source.open() as file:
         return file.read(4) or b""
 
 
-def _head(source: Source, encoding: str) -> str:
+def _head(source: SourceFile, encoding: str) -> str:
     """The beginning of the file; a character that is cut in two at its end is left out."""
     try:
         start = mark_bytes(_first_bytes(source), encoding)
@@ -248,4 +252,4 @@ def _head(source: Source, encoding: str) -> str:
             return file.read(SNIFF_BYTES).decode(encoding, "ignore")
     except OSError as failure:
         message = f"{source.name} cannot be read: {failure.strerror}."
-        raise ImportRefused(message, Fault.UNREADABLE) from None
+        raise ImportRefused(message, ImportFault.UNREADABLE) from None

@@ -16,7 +16,7 @@ KNOWN_AT_CLOSE = frozenset({STAGE, CLOSED, "value"})
 
 
 @dataclass(frozen=True)
-class Step:
+class TimelineStep:
     """Fields that come to be set at one time; None is the time of the import.
 
     `dated_by` is the field that gave the time, `remark` a code and a sentence for the report.
@@ -28,26 +28,30 @@ class Step:
     remark: tuple[str, str] | None = None
 
 
-def timeline(kind: str, fields: Mapping[str, Any], occurred_at: datetime | None) -> list[Step]:
+def timeline(
+    kind: str, fields: Mapping[str, Any], occurred_at: datetime | None
+) -> list[TimelineStep]:
     """The steps in which an entity of this kind came to have these fields."""
     if kind == Opportunity.KIND:
         return _deal(fields, occurred_at)
-    return [Step(fields, occurred_at)]
+    return [TimelineStep(fields, occurred_at)]
 
 
-def _deal(fields: Mapping[str, Any], occurred_at: datetime | None) -> list[Step]:
+def _deal(fields: Mapping[str, Any], occurred_at: datetime | None) -> list[TimelineStep]:
     """A deal is created when it was engaged, and won or lost when it was closed (UTC midnight)."""
     engaged, closed = fields.get(ENGAGED), fields.get(CLOSED)
     start = occurred_at or _day(engaged)
     open_stage = Stage.ENGAGING if engaged else Stage.PROSPECTING
     stage = fields.get(STAGE, open_stage)
     if stage in OPEN_STAGES:
-        return [Step({**fields, STAGE: stage}, start, ENGAGED)]
+        return [TimelineStep({**fields, STAGE: stage}, start, ENGAGED)]
     first = {name: value for name, value in fields.items() if name not in KNOWN_AT_CLOSE}
     last = {name: value for name, value in fields.items() if name in KNOWN_AT_CLOSE}
     return [
-        Step({**first, STAGE: open_stage}, start or _day(closed), ENGAGED, _no_start(start)),
-        Step(last, _day(closed), CLOSED, _no_end(closed)),
+        TimelineStep(
+            {**first, STAGE: open_stage}, start or _day(closed), ENGAGED, _no_start(start)
+        ),
+        TimelineStep(last, _day(closed), CLOSED, _no_end(closed)),
     ]
 
 

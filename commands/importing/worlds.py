@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from uuid import UUID
 
-from commands.importing.deciding import Decided, World
+from commands.importing.deciding import Decided, ExistingRecords
 from commands.importing.options import Mode
 from domain.shared.entity import Entity
 from domain.shared.fields import Facts
@@ -21,7 +21,7 @@ ContactsOf = Callable[[Connection, UUID, Collection[UUID]], Iterable[tuple[UUID,
 """Reads the contacts of accounts in a workspace: account, id, name and e-mail."""
 
 
-class LogWorld(World):
+class LogWorld(ExistingRecords):
     """The log, within a transaction that is open."""
 
     def __init__(
@@ -55,7 +55,7 @@ class LogWorld(World):
             self._log.hold_accounts(account_ids)
 
 
-class Imagined:
+class PreviewOverlay:
     """What a preview would have made so far. It is laid over the log batch by batch."""
 
     def __init__(self, mode: Mode) -> None:
@@ -64,7 +64,7 @@ class Imagined:
         self._states: dict[UUID, Entity] = {}
         self._any: Entity | None = None
 
-    def over(self, world: World) -> World:
+    def over(self, world: ExistingRecords) -> ExistingRecords:
         """The world with what would have been made."""
         return _ImaginedWorld(world, self)
 
@@ -90,8 +90,8 @@ class Imagined:
         return {each: self._any for each in ids if each in self._made and self._any}
 
 
-class _ImaginedWorld(World):
-    def __init__(self, world: World, imagined: Imagined) -> None:
+class _ImaginedWorld(ExistingRecords):
+    def __init__(self, world: ExistingRecords, imagined: PreviewOverlay) -> None:
         self._world = world
         self._imagined = imagined
 

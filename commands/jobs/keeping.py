@@ -47,7 +47,7 @@ SELECT %s, %s, e.number, e.error, e.kept
 """
 
 
-def keep_open(connection: Connection, workspace_id: UUID, job_id: UUID, work: str) -> None:
+def enqueue(connection: Connection, workspace_id: UUID, job_id: UUID, work: str) -> None:
     """The job waits for workers from now on, and they are told."""
     connection.execute(OPEN, (workspace_id, job_id, work))
     connection.execute(f"NOTIFY {HINT}")
@@ -59,7 +59,7 @@ def close(connection: Connection, workspace_id: UUID, job_id: UUID) -> None:
     connection.execute(DROP_ITEMS, (workspace_id, job_id))
 
 
-def is_open(connection: Connection, workspace_id: UUID, job_id: UUID) -> bool:
+def is_waiting(connection: Connection, workspace_id: UUID, job_id: UUID) -> bool:
     """Whether the job still is to be worked on."""
     row = connection.execute(IS_OPEN, (workspace_id, job_id)).fetchone()
     return bool(row and row[0])

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.entities import again_where_outrun
-from commands.jobs.keeping import close, keep_items, keep_open
+from commands.entities import retry_on_conflict
+from commands.jobs.keeping import close, enqueue, keep_items
 from domain.job import Job
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -56,7 +56,7 @@ class JobCommands:
             job = Job.request(
                 job_id, scope.workspace_id, work, parameters, total=total, at=self._clock()
             )
-            keep_open(connection, scope.workspace_id, job_id, work)
+            enqueue(connection, scope.workspace_id, job_id, work)
             return self._append(job)
 
     def cancel(self, scope: Scope, job_id: UUID) -> JobOutcome:
@@ -71,7 +71,7 @@ class JobCommands:
                 close(connection, scope.workspace_id, job_id)
                 return outcome
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def _append(self, job: Job) -> JobOutcome:
         position = self._log.append(job)

@@ -20,12 +20,12 @@ from eventsourcing.persistence import IntegrityError, InterfaceError, Operationa
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from commands.entities import EntityCommands
-from commands.jobs.keeping import close, is_open, keep_errors, note_turn
-from commands.jobs.work import CannotGoOn, JobContext, OpenWork, Told, Work
-from domain.job import Job, Step
+from commands.jobs.keeping import close, is_waiting, keep_errors, note_turn
+from commands.jobs.work import CannotGoOn, ErrorSummary, JobContext, JobWork, OpenWork
+from domain.job import Job, JobStep
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
-from eventlog.store.streams import TracedEvent, Tracing
+from eventlog.store.streams import EventSearch, TracedEvent
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ class Tools:
     commands: EntityCommands
     works: Mapping[str, OpenWork]
     """What makes the work, by kind."""
-    tell: Callable[[Exception], Told]
+    tell: Callable[[Exception], ErrorSummary]
     clock: Callable[[], datetime]
     new_id: Callable[[], UUID]
 
 
-class Turn:
+class JobRun:
     """One turn on one job, which the caller has claimed."""
 
     def __init__(self, tools: Tools, workspace_id: UUID, job_id: UUID) -> None:
@@ -97,7 +97,7 @@ class Turn:
         except TurnOver:
             return
 
-    def _take(self, work: Work, until: float, stop: Callable[[], bool]) -> None:
+    def _take(self, work: JobWork, until: float, stop: Callable[[], bool]) -> None:
         limit, begun_at = work.LIMIT, self._job.version
         while self._job.is_open:
             try:
@@ -123,7 +123,7 @@ class Turn:
             note_turn(connection, self._scope.workspace_id, self._job_id)
         self._record(lambda job: job.start(at=self._tools.clock()))
 
-    def _open_work(self) -> Work | None:
+    def _open_work(self) -> JobWork | None:
         """The work; None where it cannot be begun, for which the job fails. Raises `TurnOver`."""
         context = JobContext(
             log=self._log,
@@ -145,10 +145,10 @@ class Turn:
             self._fail(error)
             return None
 
-    def _step(self, work: Work, limit: int) -> None:
+    def _step(self, work: JobWork, limit: int) -> None:
         self._keep(lambda: work.step(self._job.cursor, limit))
 
-    def _keep(self, act: Callable[[], Step]) -> None:
+    def _keep(self, act: Callable[[], JobStep]) -> None:
         """Act and record what came of it, in one transaction. Raises `TurnOver`."""
         job = copy.deepcopy(self._job)
         with self._log.transaction(self._scope) as connection:
@@ -164,7 +164,7 @@ class Turn:
                 close(connection, self._scope.workspace_id, self._job_id)
         self._job = job
 
-    def _fewer(self, work: Work, limit: int, error: Exception) -> int:
+    def _fewer(self, work: JobWork, limit: int, error: Exception) -> int:
         """The step failed as a whole: with how many items it is tried again.
 
         An item that fails alone is left out; where that happens again and again, the job fails.
@@ -189,7 +189,7 @@ class Turn:
                 self._leave_out(work, error)
         return 1
 
-    def _leave_out(self, work: Work, error: Exception) -> None:
+    def _leave_out(self, work: JobWork, error: Exception) -> None:
         try:
             self._keep(lambda: work.skip(self._job.cursor, error))
         except IntegrityError:
@@ -219,7 +219,7 @@ class Turn:
         self._job = job
 
     def _is_open(self, connection: Any) -> bool:
-        return is_open(connection, self._scope.workspace_id, self._job_id)
+        return is_waiting(connection, self._scope.workspace_id, self._job_id)
 
     def _is_outrun(self) -> bool:
         """Whether the job has gone on without us, or was cancelled."""
@@ -228,7 +228,7 @@ class Turn:
 
     def _history(self, workspace_id: UUID) -> list[TracedEvent]:
         with self._log.transaction(Scope(workspace_id)) as connection:
-            tracing = Tracing(connection, self._log.mapper, workspace_id)
+            tracing = EventSearch(connection, self._log.mapper, workspace_id)
             return tracing.streams({self._job_id})[self._job_id]
 
 

@@ -1,6 +1,6 @@
 """What a kind of work has to do: one bounded step, within a transaction that is open already.
 
-A kind of work is a subclass of `Work`, and a module in runtime/work that names it (`KIND`) and
+A kind of work is a subclass of `JobWork`, and a module in runtime/work that names it (`KIND`) and
 makes it (`open_work`); modules are found by looking. A request for it is `JobCommands.request`.
 """
 
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from commands.entities import EntityCommands
 from commands.jobs.keeping import read_items
-from domain.job import ItemError, Step
+from domain.job import ItemError, JobStep
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
@@ -25,7 +25,7 @@ from its first event to its end, so it should take some 100 ms and append at its
 
 
 @dataclass(frozen=True)
-class Told:
+class ErrorSummary:
     """A failure as it is told: a code of the dictionary, and a sentence."""
 
     code: str
@@ -51,7 +51,7 @@ class JobContext:
     total: int | None
     clock: Callable[[], datetime]
     new_id: Callable[[], UUID]
-    tell: Callable[[Exception], Told]
+    tell: Callable[[Exception], ErrorSummary]
     """How failures are told, refusals among them."""
 
     def items(self, first: int, limit: int) -> list[Any]:
@@ -69,7 +69,7 @@ class CannotGoOn(Exception):
     """Raised in a step, from what is the reason: the job fails, what was done stays."""
 
 
-class Work(ABC):
+class JobWork(ABC):
     """Work on one job, for one turn. What it keeps in memory nobody else changes in that time.
 
     Nobody else works on the job then; a turn that loses that is given up before it records more.
@@ -82,7 +82,7 @@ class Work(ABC):
         self.context = context
 
     @abstractmethod
-    def step(self, cursor: Any, limit: int) -> Step:
+    def step(self, cursor: Any, limit: int) -> JobStep:
         """Do the next `limit` items, or fewer. `cursor` is that of the step before, None at first.
 
         Called within an open transaction in `context.scope`; what it appends is committed together
@@ -93,14 +93,14 @@ class Work(ABC):
         `CannotGoOn` where nothing more can be done.
         """
 
-    def skip(self, cursor: Any, error: Exception) -> Step:
+    def skip(self, cursor: Any, error: Exception) -> JobStep:
         """The next item cannot be done: leave it out. Called in a transaction, as `step` is.
 
         To be overridden where the cursor is not the number of items that are done.
         """
         done = int(cursor or 0) + 1
         is_last = self.context.total is not None and done >= self.context.total
-        return Step(done, 0, 1, [self.context.failure(done, error)], done=is_last)
+        return JobStep(done, 0, 1, [self.context.failure(done, error)], done=is_last)
 
 
-OpenWork = Callable[[JobContext], Work]
+OpenWork = Callable[[JobContext], JobWork]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from commands.jobs.keeping import HINT
-from commands.jobs.turns import NO_CONNECTION, TURN_S, Tools, Turn
+from commands.jobs.turns import NO_CONNECTION, TURN_S, JobRun, Tools
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import wait_for_hint
 
@@ -71,7 +71,7 @@ class Worker:
                     claims.execute(f"LISTEN {HINT}")
                     while not self._stopped.is_set():
                         self._purge(claims)
-                        if not self.take_turn(claims):
+                        if not self.run_slice(claims):
                             wait_for_hint(claims, self._poll_interval_s)
             except NO_CONNECTION as error:
                 log.warning("working on jobs stopped and is tried again: %s", error)
@@ -80,10 +80,10 @@ class Worker:
     def run_once(self) -> None:
         """Work until there is nothing to do that nobody else does."""
         with follow_connection(self._url, application_name="annals-work") as claims:
-            while self.take_turn(claims):
+            while self.run_slice(claims):
                 pass
 
-    def take_turn(self, claims: Connection) -> bool:
+    def run_slice(self, claims: Connection) -> bool:
         """Take the job that waits longest a turn further; False where there is none to be had."""
         for workspace_id, job_id in self._to_do(claims):
             with claimed(claims, workspace_id, job_id) as is_ours:
@@ -94,7 +94,7 @@ class Worker:
 
     def _turn(self, workspace_id: UUID, job_id: UUID) -> None:
         try:
-            turn = Turn(self._tools, workspace_id, job_id)
+            turn = JobRun(self._tools, workspace_id, job_id)
             turn.take(turn_s=self._turn_s, stop=self._stopped.is_set)
         except NO_CONNECTION:
             raise

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from commands.entities import again_where_outrun
-from commands.undo.plan import Attempt, Plan, Undoing
+from commands.entities import retry_on_conflict
+from commands.undo.plan import Attempt, Undoing, UndoPlan
 from domain.account import Account
 from domain.shared.entity import (
     Entity,
@@ -26,7 +26,7 @@ from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import NothingToUndo, NotUndoable, PartOfAWhole, TooMuchToUndo
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from eventlog.store.streams import AS_ONE, TracedEvent, Tracing
+from eventlog.store.streams import AS_ONE, EventSearch, TracedEvent
 
 UNDO_EVENTS_MAX = 1_000
 """Most events that are undone at once; a job undoes more."""
@@ -52,7 +52,7 @@ class Asked:
 class Undone:
     """What was undone, and the log position by which all of it is recorded."""
 
-    plan: Plan
+    plan: UndoPlan
     position: int
 
 
@@ -65,7 +65,7 @@ class UndoCommands:
 
     def preview(
         self, scope: Scope, asked: Asked, *, allow: Callable[[Kinds], None] = lambda kinds: None
-    ) -> Plan:
+    ) -> UndoPlan:
         """What undoing would record, as if everything that can be forced were, and what hinders it.
 
         `allow` is told the kinds concerned, and raises where the caller may not. Raises
@@ -94,7 +94,7 @@ class UndoCommands:
                 plan.require_no_obstacle(force)
                 return Undone(plan, self._record(plan))
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def undo_each(
         self, scope: Scope, command_id: str, positions: Sequence[int], *, force: Iterable[str] = ()
@@ -118,12 +118,12 @@ class UndoCommands:
                 self._log.record_each(events)
                 return attempts
 
-        return again_where_outrun(decide)
+        return retry_on_conflict(decide)
 
     def ends_move(self, scope: Scope, position: int) -> bool:
         """Whether the event there brings something to an account that left another just before."""
         with self._log.transaction(scope) as connection:
-            tracing = Tracing(connection, self._log.mapper, scope.workspace_id)
+            tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
             return any(getattr(each.event, "moved_from", None) for each in tracing.at([position]))
 
     def preview_each(
@@ -143,7 +143,7 @@ class UndoCommands:
         hold: bool,
     ) -> list[Attempt]:
         with self._log.transaction(scope) as connection:
-            tracing = Tracing(connection, self._log.mapper, scope.workspace_id)
+            tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
             found = tracing.at(positions)
             targets = [each for each in found if _is_of(each, command_id)]
             if hold:
@@ -152,14 +152,14 @@ class UndoCommands:
 
     def _plan(
         self, scope: Scope, asked: Asked, allow: Callable[[Kinds], None], *, hold: bool
-    ) -> Plan:
+    ) -> UndoPlan:
         with self._log.transaction(scope) as connection:
-            tracing = Tracing(connection, self._log.mapper, scope.workspace_id)
+            tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
             targets = _targets(tracing, asked)
             allow({ENTITY_OF[each.event.TOPIC] for each in targets})
-            final = [each.position for each in targets if each.event.IS_FINAL]
+            final = [each.position for each in targets if each.event.IS_IRREVERSIBLE]
             if final:
-                return Plan(final, refusals=[NotUndoable(final)])
+                return UndoPlan(final, refusals=[NotUndoable(final)])
             if hold:
                 self._hold_accounts(targets)
             return Undoing(self._log, tracing, targets, self._clock()).plan()
@@ -177,7 +177,7 @@ class UndoCommands:
                 shared.update((event.account_id, *moved))
         self._log.hold_all(alone=alone, shared={*filter(None, shared)})
 
-    def _record(self, plan: Plan) -> int:
+    def _record(self, plan: UndoPlan) -> int:
         events = [(event, says(step.target)) for step in plan.steps for event in step.events]
         return self._log.record_each(events) or self._log.taken_position()
 
@@ -191,7 +191,7 @@ def says(target: TracedEvent) -> dict[str, str]:
     return {**undoes, AS_ONE: "true"} if AS_ONE in target.metadata else undoes
 
 
-def _targets(tracing: Tracing, asked: Asked) -> list[TracedEvent]:
+def _targets(tracing: EventSearch, asked: Asked) -> list[TracedEvent]:
     """The events asked for, with what an account took along or brought back; in order."""
     found = {
         each.position: each

@@ -34,7 +34,7 @@ from domain.shared.refusals import (
     UndoConflict,
 )
 from eventlog.store.log import EventLog, evolve
-from eventlog.store.streams import TracedEvent, Tracing
+from eventlog.store.streams import EventSearch, TracedEvent
 
 EXISTS = "exists"
 """Names in conflicts that the thing itself came or went."""
@@ -42,7 +42,7 @@ ACCOUNT = "accountId"
 
 
 @dataclass(frozen=True)
-class Step:
+class UndoStep:
     """What is recorded to undo one event."""
 
     target: TracedEvent
@@ -50,12 +50,12 @@ class Step:
 
 
 @dataclass
-class Plan:
+class UndoPlan:
     """What an undo would record, in order, and what stands in its way."""
 
     positions: list[int]
     """Of the events that are undone, in the order in which they are."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[UndoStep] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Attempt:
     """What came of undoing one event, or the two of a move, by itself."""
 
     targets: tuple[TracedEvent, ...]
-    plan: Plan
+    plan: UndoPlan
     refusal: Refusal | None = None
     """Why it stays as it is."""
 
@@ -94,7 +94,7 @@ class Undoing:
     """Decides what undoes the given events, the last of them first. Nothing is recorded here."""
 
     def __init__(
-        self, log: EventLog, tracing: Tracing, targets: Sequence[TracedEvent], now: datetime
+        self, log: EventLog, tracing: EventSearch, targets: Sequence[TracedEvent], now: datetime
     ) -> None:
         self._log = log
         self._tracing = tracing
@@ -109,12 +109,12 @@ class Undoing:
         self._conflicts: dict[tuple[UUID, str], Conflict] = {}
         self._refusals: list[Refusal] = []
 
-    def plan(self) -> Plan:
+    def plan(self) -> UndoPlan:
         """The plan for all of them; what is undone already is left as it is."""
         targets = self._open_targets()
         if not targets:
             return self._plan_of_undone()
-        plan = Plan([each.position for each in targets])
+        plan = UndoPlan([each.position for each in targets])
         plan.steps = [step for target in targets for step in self._steps(target)]
         plan.conflicts = list(self._conflicts.values())
         plan.refusals = self._refusals
@@ -127,7 +127,7 @@ class Undoing:
         """
         for target in reversed(self._targets):
             if _is_mere_note(target) or target.position in self._undone_of(target.stream_id):
-                yield Attempt((target,), Plan([target.position]))
+                yield Attempt((target,), UndoPlan([target.position]))
         moving: list[TracedEvent] = []
         for target in self._open_targets():
             moving.append(target)
@@ -139,8 +139,8 @@ class Undoing:
 
     def _attempt(self, targets: tuple[TracedEvent, ...], force: Iterable[str]) -> Attempt:
         self._conflicts, self._refusals = {}, []
-        plan = Plan([each.position for each in targets])
-        final = [each.position for each in targets if each.event.IS_FINAL]
+        plan = UndoPlan([each.position for each in targets])
+        final = [each.position for each in targets if each.event.IS_IRREVERSIBLE]
         if final:
             return Attempt(targets, plan, NotUndoable(final))
         plan.steps = [step for target in targets for step in self._steps(target)]
@@ -165,18 +165,18 @@ class Undoing:
             if each.position not in self._undone_of(each.stream_id) and not _is_mere_note(each)
         ]
 
-    def _steps(self, target: TracedEvent) -> Iterator[Step]:
+    def _steps(self, target: TracedEvent) -> Iterator[UndoStep]:
         entity = self._entity(target.stream_id)
         self._take_back(target, entity)
         events: Any = tuple(entity.collect_events())
         if events:
-            yield Step(target, events)
+            yield UndoStep(target, events)
 
-    def _plan_of_undone(self) -> Plan:
+    def _plan_of_undone(self) -> UndoPlan:
         undone = (self._undone_of(each.stream_id).get(each.position) for each in self._targets)
         by = next(filter(None, undone))
         refusal = AlreadyUndone(by.position, by.metadata.get("commandId", ""))
-        return Plan([each.position for each in self._targets], refusals=[refusal])
+        return UndoPlan([each.position for each in self._targets], refusals=[refusal])
 
     def _take_back(self, target: TracedEvent, entity: Entity) -> None:
         event = target.event
@@ -286,7 +286,7 @@ class Undoing:
                 if isinstance(each.event, EntityCreated | EntityRestored)
                 and ENTITY_OF[each.event.TOPIC] is Account
             }
-            self._hanging = self._log.hanging_on({*going, account_id})
+            self._hanging = self._log.children_of({*going, account_id})
         return self._hanging[account_id]
 
     def _require_members(self, wanted: dict[str, Any]) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from commands.jobs.work import JobContext, Work
+from commands.jobs.work import JobContext, JobWork
 from commands.undo.commands import UndoCommands
 from commands.undo.plan import Attempt
-from domain.job import ItemError, Step
+from domain.job import ItemError, JobStep
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import UndoConflict
 from eventlog.connections import Connection
@@ -29,7 +29,7 @@ PositionsBelow = Callable[[Connection, UUID, str, int, int], list[int]]
 """Of a command's events: the last ones below a position, in descending order."""
 
 
-class UndoWork(Work):
+class UndoWork(JobWork):
     """Takes back a command; parameters `{commandId, force, below}`. Items are its events."""
 
     LIMIT = UNDO_STEP_EVENTS
@@ -43,11 +43,11 @@ class UndoWork(Work):
         self._command_id: str = context.parameters["commandId"]
         self._force: list[str] = context.parameters["force"]
 
-    def step(self, cursor: Any, limit: int) -> Step:
+    def step(self, cursor: Any, limit: int) -> JobStep:
         """The next events. The cursor is the position of the last one, and how many are done."""
         positions, row = self._next(cursor, limit)
         if not positions:
-            return Step(cursor, 0, done=True)
+            return JobStep(cursor, 0, done=True)
         attempts = self._undo.undo_each(
             self.context.scope, self._command_id, positions, force=self._force
         )
@@ -56,7 +56,7 @@ class UndoWork(Work):
         errors = [self._failure(each, rows) for each in failed]
         count = sum(len(each.targets) for each in failed)
         undone = sum(len(each.plan.steps) > 0 for each in attempts if each.refusal is None)
-        return Step(
+        return JobStep(
             [positions[-1], row + len(positions)],
             len(positions) - count,
             count,
@@ -64,11 +64,11 @@ class UndoWork(Work):
             counts={"changed": undone},
         )
 
-    def skip(self, cursor: Any, error: Exception) -> Step:
+    def skip(self, cursor: Any, error: Exception) -> JobStep:
         """The next event stays as it is; where it ends a move, so does the one that begins it."""
         positions, row = self._next(cursor, 1)
         failure = self.context.failure(row + 1, error, position=positions[0])
-        return Step([positions[-1], row + len(positions)], 0, len(positions), [failure])
+        return JobStep([positions[-1], row + len(positions)], 0, len(positions), [failure])
 
     def _next(self, cursor: Any, limit: int) -> tuple[list[int], int]:
         """Positions, descending, and how many are done before them. A move is not divided."""

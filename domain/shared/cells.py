@@ -2,8 +2,8 @@
 
 A file that we hand out may be opened in a spreadsheet, which runs what a stranger typed into a
 name. The characters are those of OWASP's page "CSV Injection"; the remedy is its own too, a `'`
-before the cell. `restored(neutralised(text)) == text` for every text, so that what was exported
-can be imported again and is the same.
+before the cell. `without_neutraliser(neutralised(text)) == text` for every text: an exported
+cell can be imported again unchanged.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _HIDDEN_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
 def neutralised(text: str) -> str:
     """The cell as a spreadsheet may safely open it: what looks like a formula gets a `'`.
 
-    What looks like a formula made harmless gets one more, lest `restored` take the first away.
+    A text that already looks neutralised gets a second `'`, which `without_neutraliser` removes.
     """
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def restored(text: str) -> str:
+def without_neutraliser(text: str) -> str:
     """The cell as it was before `neutralised`; any other text stays as it is."""
     return text[1:] if _HIDDEN_FORMULA.match(text) else text

@@ -8,7 +8,7 @@ from uuid import UUID
 
 
 @dataclass(frozen=True)
-class Claim:
+class TimeClaim:
     """The holder's time from `starts_at` to before `ends_at`."""
 
     holder_id: UUID

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
-from domain.shared.claims import Claim
+from domain.shared.claims import TimeClaim
 from domain.shared.fields import CUSTOM, Facts, Fields
 from domain.shared.refusals import (
     AccountUnavailable,
@@ -26,7 +26,7 @@ from domain.shared.refusals import (
     WasMerged,
 )
 
-Change = dict[str, Any]
+FieldChange = dict[str, Any]
 """`{"before": …, "after": …}`; a side without a value is null."""
 
 
@@ -40,7 +40,7 @@ class EntityEvent(AggregateEvent):
     TOPIC: ClassVar[str]
     ACTION: ClassVar[str]
     """What the audit trail calls it."""
-    IS_FINAL: ClassVar[bool] = False
+    IS_IRREVERSIBLE: ClassVar[bool] = False
     """It has left the house: no later event makes it as if it had not been."""
 
     OMITTED: ClassVar[frozenset[str]] = frozenset({"merged_into", "moved_to", "moved_from"})
@@ -66,7 +66,7 @@ class EntityUpdated(EntityEvent):
 
     ACTION = "update"
 
-    changes: dict[str, Change]
+    changes: dict[str, FieldChange]
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_updated(self)
@@ -193,7 +193,7 @@ class Entity(Recorded):
         if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
             raise TypeError(f"a {cls.KIND} hangs on no account")
         facts = cls.FIELDS.facts(fields)
-        cls.FIELDS.require_by_hand(facts, cls.FIELDS.kept())
+        cls.FIELDS.reject_read_only(facts, cls.FIELDS.kept())
         return cls._create(
             cls.Created,
             id=entity_id,
@@ -210,7 +210,7 @@ class Entity(Recorded):
         """
         self.require_alive()
         changes = differences(self.facts, self.FIELDS.facts(fields))
-        self.FIELDS.require_by_hand(changes, self.kept())
+        self.FIELDS.reject_read_only(changes, self.kept())
         self._require_moves(changes)
         self._record_changes(changes, at)
 
@@ -302,7 +302,7 @@ class Entity(Recorded):
         """The fields, by wire name, that only commands of its own change as it is now."""
         return self.FIELDS.kept()
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> TimeClaim | None:
         """The time that it takes up, None where it takes none."""
         return None
 
@@ -329,7 +329,7 @@ class Entity(Recorded):
         if after not in allowed:
             raise TransitionRefused(self.KIND, self.id, before, after, sorted(allowed))
 
-    def _require_moves(self, changes: Mapping[str, Change]) -> None:
+    def _require_moves(self, changes: Mapping[str, FieldChange]) -> None:
         if self.STATUS_FIELD is not None and self.STATUS_FIELD in changes:
             status = changes[self.STATUS_FIELD]
             self._require_transition(status["before"], status["after"])
@@ -349,7 +349,7 @@ class Entity(Recorded):
         if changes:
             self._record(event, at, changes=changes, **facts)
 
-    def _record_changes(self, changes: dict[str, Change], at: datetime) -> None:
+    def _record_changes(self, changes: dict[str, FieldChange], at: datetime) -> None:
         status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
         if changes:
             self._record(self.Updated, at, changes=changes)
@@ -398,7 +398,7 @@ class Entity(Recorded):
         self.merged_into = None
 
 
-def differences(before: Facts, after: Facts) -> dict[str, Change]:
+def differences(before: Facts, after: Facts) -> dict[str, FieldChange]:
     """Before and after of every field that differs; custom fields as `customFields.<key>`."""
     old, new = flat(before), flat(after)
     names = [*old, *(name for name in new if name not in old)]
@@ -409,7 +409,7 @@ def differences(before: Facts, after: Facts) -> dict[str, Change]:
     }
 
 
-def apply_changes(facts: Facts, changes: Mapping[str, Change]) -> Facts:
+def apply_changes(facts: Facts, changes: Mapping[str, FieldChange]) -> Facts:
     """The facts with the after side of each change; a null after takes the field away."""
     result = dict(facts)
     custom = dict(facts.get(CUSTOM, {}))

@@ -210,7 +210,7 @@ class Fields(BaseModel):
         return frozenset(str(cls.model_fields[name].alias) for name in cls.SET_BY_COMMAND)
 
     @staticmethod
-    def require_by_hand(wire_names: Iterable[str], kept: Collection[str]) -> None:
+    def reject_read_only(wire_names: Iterable[str], kept: Collection[str]) -> None:
         """Raises `InvalidFields` for those of the fields that are kept from being set by hand."""
         faults = [
             FieldError(name, SET_BY_COMMAND, "is set by a command of its own and not by hand")

@@ -254,7 +254,7 @@ class AlreadyConverted(Refusal):
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakenTime:
     """What has the time already, and from when until when."""
 
     entity_id: UUID
@@ -268,7 +268,7 @@ class TimeTaken(Refusal):
 
     entity_id: UUID
     member_id: UUID
-    taken: list[Taken]
+    taken: list[TakenTime]
 
 
 @dataclass

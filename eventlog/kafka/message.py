@@ -26,7 +26,7 @@ KEYS_CACHED_MAX = 100_000
 RELAYS_CACHED_MAX = 100
 
 Headers = list[tuple[str, bytes]]
-Row = tuple[Any, ...]
+LogRow = tuple[Any, ...]
 
 
 class MalformedMessage(ValueError):
@@ -56,7 +56,7 @@ class Head:
         return self.topic == MARK_TOPIC
 
 
-def key_of(row: Row) -> str:
+def partition_key(row: LogRow) -> str:
     """The account that a row of the log belongs to; its own stream where it hangs on none."""
     return str(row[5] or row[2])
 
@@ -82,7 +82,7 @@ def headers(topic: str, position: int, origin: Origin) -> Headers:
     ]
 
 
-def encode(row: Row) -> bytes:
+def encode(row: LogRow) -> bytes:
     """A row of the columns of SELECT_AFTER as the value of a message."""
     position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = row
     whose = f'"{account}"' if account else "null"

@@ -16,7 +16,14 @@ from eventlog.digest import DIGEST_SQL
 from eventlog.kafka.broker import Broker, close_quietly
 from eventlog.kafka.message import MalformedMessage, digest_of, partition_of, read_head
 from eventlog.kafka.tail import read_between
-from eventlog.kafka.topic import Known, TopicRefused, find, known, log_id, require_same
+from eventlog.kafka.topic import (
+    RecordedTopic,
+    TopicRefused,
+    find_topic,
+    known,
+    log_id,
+    require_same,
+)
 
 RANGE_POSITIONS = 1_000
 NAMED_MAX = 100
@@ -34,12 +41,12 @@ SELECT position, {DIGEST_SQL} FROM events
  WHERE position / {RANGE_POSITIONS} = ANY(%s) AND position > %s AND position <= %s
 """
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told of messages read, and of messages in all."""
 
 
 @dataclass
-class Report:
+class ReconcileReport:
     """What came of it. Positions, at most `NAMED_MAX` of each sort."""
 
     after: int
@@ -82,16 +89,16 @@ class _Range:
 
 
 def reconcile(
-    url: str, broker: Broker, *, after: int = 0, progress: Progress = lambda done, total: None
-) -> Report:
+    url: str, broker: Broker, *, after: int = 0, progress: OnProgress = lambda done, total: None
+) -> ReconcileReport:
     """Compare all that was published after the position. Raises `TopicRefused`, `KafkaError`."""
     with follow_connection(url, application_name="annals-reconcile") as connection:
         topic = known(connection, broker.topic)
         if topic is None:
             raise TopicRefused(f"Nothing was ever published to topic {broker.topic}.")
         with broker.admin() as admin:
-            require_same(broker.topic, topic, find(admin, broker.topic))
-        report = Report(after, topic.position)
+            require_same(broker.topic, topic, find_topic(admin, broker.topic))
+        report = ReconcileReport(after, topic.position)
         reader = broker.reader()
         try:
             topic_side = _Topic(reader, broker, topic, log_id(connection), report, progress)
@@ -111,10 +118,10 @@ class _Topic:
         self,
         reader: Any,
         broker: Broker,
-        topic: Known,
+        topic: RecordedTopic,
         log_id: str,
-        report: Report,
-        progress: Progress,
+        report: ReconcileReport,
+        progress: OnProgress,
     ) -> None:
         self._reader = reader
         self._topic = topic
@@ -151,7 +158,7 @@ class _Topic:
                 found.setdefault(position, digest)
         return found
 
-    def _events(self, report: Report | None) -> Iterator[tuple[Any, int, int]]:
+    def _events(self, report: ReconcileReport | None) -> Iterator[tuple[Any, int, int]]:
         for number, message in enumerate(self._messages()):
             if number % REPORT_MESSAGES == 0:
                 self._progress(number, sum(self._ends.values()) - sum(self._begins.values()))
@@ -180,7 +187,9 @@ def _key(message: Any) -> str:
     return message.key.decode(errors="replace") if message.key else ""
 
 
-def _differing(connection: Connection, in_topic: dict[int, _Range], report: Report) -> set[int]:
+def _differing(
+    connection: Connection, in_topic: dict[int, _Range], report: ReconcileReport
+) -> set[int]:
     rows = connection.execute(LOG_RANGES, (report.after, report.upto)).fetchall()
     in_log = {number: (n, int(digest)) for number, n, digest in rows}
     report.events = sum(n for n, _ in in_log.values())
@@ -194,7 +203,7 @@ def _differing(connection: Connection, in_topic: dict[int, _Range], report: Repo
 
 
 def _name(
-    connection: Connection, in_topic: dict[int, int], numbers: set[int], report: Report
+    connection: Connection, in_topic: dict[int, int], numbers: set[int], report: ReconcileReport
 ) -> None:
     rows = connection.execute(LOG_DIGESTS, (sorted(numbers), report.after, report.upto))
     in_log: dict[int, int] = dict(rows.fetchall())

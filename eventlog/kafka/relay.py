@@ -24,22 +24,22 @@ from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.kafka.broker import DELIVERY_TIMEOUT_MS, Broker, close_quietly
 from eventlog.kafka.message import (
     MARK_TOPIC,
+    LogRow,
     MalformedMessage,
     Origin,
-    Row,
     encode,
     encode_mark,
     headers,
-    key_of,
+    partition_key,
     partition_of,
 )
 from eventlog.kafka.tail import Tail, read_tails
 from eventlog.kafka.topic import (
     PARTITIONS,
-    Known,
+    RecordedTopic,
     TopicRefused,
-    create,
-    find,
+    create_topic,
+    find_topic,
     known,
     log_id,
     next_epoch,
@@ -176,16 +176,16 @@ class Relay:
                 self._stopped.wait(PAUSE_S)
         return True
 
-    def _prepare(self, connection: Connection) -> Known:
+    def _prepare(self, connection: Connection) -> RecordedTopic:
         """The topic, made where it never was. Raises `TopicRefused`."""
         name = self._broker.topic
         before = known(connection, name)
         with self._broker.admin() as admin:
-            found = find(admin, name)
+            found = find_topic(admin, name)
             if self._anew and found is not None:
                 admin.delete_topics([name])
             if self._anew or (before is None and found is None):
-                found = create(admin, name, self._partitions)
+                found = create_topic(admin, name, self._partitions)
                 remember(connection, name, found)
                 self._anew = False
             elif before is None and found is not None:
@@ -201,7 +201,7 @@ class Relay:
     def _require_topic(self, connection: Connection) -> None:
         before = known(connection, self._broker.topic)
         with self._broker.admin() as admin:
-            found = find(admin, self._broker.topic)
+            found = find_topic(admin, self._broker.topic)
         if before is not None:
             require_same(self._broker.topic, before, found)
 
@@ -214,7 +214,7 @@ class Relay:
                     f" of (of log {origins}); choose another topic with ANNALS_KAFKA_TOPIC."
                 )
 
-    def _verify(self, connection: Connection, topic: Known) -> int:
+    def _verify(self, connection: Connection, topic: RecordedTopic) -> int:
         """The position from which to go on. Raises `TopicRefused`."""
         name, mine = self._broker.topic, log_id(connection)
         tails = self._tails(topic.partitions)
@@ -268,7 +268,7 @@ class Window:
         self.origin = origin
         self._reached = [-1] * partitions
 
-    def publish(self, rows: list[Row]) -> None:
+    def publish(self, rows: list[LogRow]) -> None:
         """Send events and wait until all are acknowledged."""
         send, topic, partitions, origin = (
             self._producer.send, self._topic, self._partitions, self.origin,
@@ -277,7 +277,7 @@ class Window:
             [
                 send(
                     topic,
-                    key=(key := key_of(row)).encode(),
+                    key=(key := partition_key(row)).encode(),
                     value=encode(row),
                     headers=headers(row[4], row[0], origin),
                     partition=partition_of(key, partitions),

@@ -54,7 +54,7 @@ class TopicRefused(Exception):
 
 
 @dataclass(frozen=True)
-class Known:
+class RecordedTopic:
     """What PostgreSQL knows of the topic."""
 
     topic_id: str
@@ -66,7 +66,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Found:
+class BrokerTopic:
     """What the broker knows of the topic."""
 
     topic_id: str
@@ -80,21 +80,21 @@ def log_id(connection: Connection) -> str:
     return str(row[0])
 
 
-def known(connection: Connection, topic: str) -> Known | None:
+def known(connection: Connection, topic: str) -> RecordedTopic | None:
     """The topic as it was published to; None where it never was."""
     row = connection.execute(SELECT_TOPIC, (topic,), prepare=True).fetchone()
-    return Known(*row) if row else None
+    return RecordedTopic(*row) if row else None
 
 
-def find(admin: Any, topic: str) -> Found | None:
+def find_topic(admin: Any, topic: str) -> BrokerTopic | None:
     """The topic as it is; None where there is none. Raises `KafkaError`."""
     for described in admin.describe_topics([topic]):
         if described["name"] == topic and described["error_code"] == 0:
-            return Found(described["topic_id"], len(described["partitions"]))
+            return BrokerTopic(described["topic_id"], len(described["partitions"]))
     return None
 
 
-def create(admin: Any, topic: str, partitions: int) -> Found:
+def create_topic(admin: Any, topic: str, partitions: int) -> BrokerTopic:
     """Make the topic; one that is being deleted is waited for. Raises `KafkaError`."""
     wanted = NewTopic(topic, partitions, REPLICATION, topic_configs=TOPIC_CONFIG)
     until = time.monotonic() + CREATE_WAIT_S
@@ -107,27 +107,27 @@ def create(admin: Any, topic: str, partitions: int) -> Found:
         else:
             break
         time.sleep(CREATE_PAUSE_S)
-    while (found := find(admin, topic)) is None or found.partitions < partitions:
+    while (found := find_topic(admin, topic)) is None or found.partitions < partitions:
         if time.monotonic() > until:
             raise KafkaError(f"{topic} was made and is not there")
         time.sleep(CREATE_PAUSE_S)
     return found
 
 
-def remember(connection: Connection, topic: str, found: Found) -> None:
+def remember(connection: Connection, topic: str, found: BrokerTopic) -> None:
     """From now on this is the topic, and nothing has been published to it."""
     parameters = {"topic": topic, "id": found.topic_id, "partitions": found.partitions}
     connection.execute(INSERT_TOPIC, parameters)
 
 
-def next_epoch(connection: Connection, topic: str) -> Known:
+def next_epoch(connection: Connection, topic: str) -> RecordedTopic:
     """A relay begins: what those before it send late counts no more."""
     row = connection.execute(NEXT_EPOCH, (topic,)).fetchone()
     assert row is not None
-    return Known(*row)
+    return RecordedTopic(*row)
 
 
-def require_same(topic: str, before: Known, found: Found | None) -> None:
+def require_same(topic: str, before: RecordedTopic, found: BrokerTopic | None) -> None:
     """The topic is the one that was published to. Raises `TopicRefused`."""
     if found is None:
         raise TopicRefused(
@@ -146,7 +146,9 @@ def require_same(topic: str, before: Known, found: Found | None) -> None:
         )
 
 
-def start_offsets(connection: Connection, topic: Known, name: str, position: int) -> list[int]:
+def start_offsets(
+    connection: Connection, topic: RecordedTopic, name: str, position: int
+) -> list[int]:
     """For each partition, an offset at or before all that lies after the position."""
     row = connection.execute(SELECT_MARK, (name, topic.generation, position)).fetchone()
     return list(row[0]) if row else [0] * topic.partitions

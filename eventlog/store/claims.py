@@ -11,8 +11,8 @@ from uuid import UUID
 
 import orjson
 
-from domain.shared.claims import Claim
-from domain.shared.refusals import Taken, TimeTaken
+from domain.shared.claims import TimeClaim
+from domain.shared.refusals import TakenTime, TimeTaken
 from eventlog.connections import Connection
 
 CLAIM = """
@@ -48,7 +48,7 @@ SHOWN_MAX = 10
 
 
 def keep_claims(
-    connection: Connection, workspace_id: UUID, claims: Mapping[UUID, Claim | None]
+    connection: Connection, workspace_id: UUID, claims: Mapping[UUID, TimeClaim | None]
 ) -> None:
     """These entities claim this from now on, None is nothing any more. In a transaction.
 
@@ -57,7 +57,7 @@ def keep_claims(
     rows = connection.execute(CLAIM, (workspace_id, _batch(claims))).fetchall()
     if rows:
         first = rows[0][0]
-        taken = [Taken(*row[1:]) for row in rows if row[0] == first]
+        taken = [TakenTime(*row[1:]) for row in rows if row[0] == first]
         claim = claims[first]
         assert claim is not None
         raise TimeTaken(first, claim.holder_id, taken[:SHOWN_MAX])
@@ -69,7 +69,7 @@ def hold_claims(connection: Connection) -> None:
 
 
 def store_claims(
-    connection: Connection, workspace_id: UUID, claims: Mapping[UUID, Claim | None]
+    connection: Connection, workspace_id: UUID, claims: Mapping[UUID, TimeClaim | None]
 ) -> list[UUID]:
     """Write these claims down without a question; the entities whose claim it was not."""
     parameters = {"workspace": workspace_id, "batch": _batch(claims)}
@@ -88,11 +88,11 @@ def select_claimants(
     return [(row[0], row[1]) for row in rows]
 
 
-def _batch(claims: Mapping[UUID, Claim | None]) -> str:
+def _batch(claims: Mapping[UUID, TimeClaim | None]) -> str:
     return orjson.dumps([_row(entity_id, claim) for entity_id, claim in claims.items()]).decode()
 
 
-def _row(entity_id: UUID, claim: Claim | None) -> dict[str, object]:
+def _row(entity_id: UUID, claim: TimeClaim | None) -> dict[str, object]:
     if claim is None:
         return {"entity": entity_id, "holder": None}
     return {

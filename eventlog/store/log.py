@@ -19,7 +19,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
-from domain.shared.claims import Claim
+from domain.shared.claims import TimeClaim
 from domain.shared.entity import Entity, Recorded
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import NotFound
@@ -189,7 +189,7 @@ class EventLog(Application[UUID]):
     def _write(
         self,
         events: list[Any],
-        claims: Mapping[UUID, Claim | None],
+        claims: Mapping[UUID, TimeClaim | None],
         extras: Sequence[Mapping[str, str]] | None = None,
     ) -> int | None:
         # As the library's save() does, without what it checks and returns beside: that costs more
@@ -214,7 +214,7 @@ class EventLog(Application[UUID]):
         extras = [extra for _, extra in pairs]
         return self._write(decided, self._claims_after(decided), extras)
 
-    def _claims_after(self, events: Iterable[Any]) -> dict[UUID, Claim | None]:
+    def _claims_after(self, events: Iterable[Any]) -> dict[UUID, TimeClaim | None]:
         """What those of the entities claim that may, after these events."""
         found: dict[UUID, Entity] = {}
         for event in events:
@@ -250,7 +250,7 @@ class EventLog(Application[UUID]):
         ids = sorted({*alone, *shared})
         self._in_transaction().execute(LOCK_ALL, (ids, [each in alone for each in ids]))
 
-    def hanging_on(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
+    def children_of(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
         """All that hangs on each of the accounts, deleted or not; in order of creation.
 
         What was created there or came with an account that was merged into it, and is there still.

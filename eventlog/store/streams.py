@@ -98,7 +98,7 @@ class TracedEvent:
         return self.event.originator_version
 
 
-class Tracing:
+class EventSearch:
     """Finds events of one workspace."""
 
     def __init__(self, connection: Connection, mapper: Mapper[UUID], workspace_id: UUID) -> None:

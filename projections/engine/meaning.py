@@ -30,7 +30,7 @@ SILENT = frozenset({"ctx", "kind", "type_comment", "type_ignores", "annotation",
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*DEFINITIONS, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-Scope = dict[str, int]
+LocalNames = dict[str, int]
 """The local names of a function, numbered in the order in which they appear."""
 _QUOTES_COMMENTS_SPACES = re.compile(r"('(?:[^']|'')*')|(?:--[^\n]*|\s)+")
 
@@ -138,7 +138,7 @@ class _Canonical:
         name = node.name if isinstance(node, (*DEFINITIONS, ast.ClassDef)) else ""
         return f"{name}:{self._node(node, [])}"
 
-    def _scoped(self, node: ast.AST, outer: list[Scope]) -> str:
+    def _scoped(self, node: ast.AST, outer: list[LocalNames]) -> str:
         names = list(dict.fromkeys(_bound_in(node)))
         number = sum(map(len, outer))
         scopes = [*outer, {name: number + place for place, name in enumerate(names)}]
@@ -147,7 +147,7 @@ class _Canonical:
         skipped = () if outer else ("decorator_list", "defaults", "kw_defaults")
         return self._fields(node, scopes, skipped)
 
-    def _node(self, node: Any, scopes: list[Scope]) -> str:
+    def _node(self, node: Any, scopes: list[LocalNames]) -> str:
         if isinstance(node, list):
             return f"[{','.join(self._node(each, scopes) for each in node)}]"
         if isinstance(node, ast.Name):
@@ -167,7 +167,9 @@ class _Canonical:
             return self._fields(node, scopes)
         return repr(node)
 
-    def _fields(self, node: ast.AST, scopes: list[Scope], skipped: tuple[str, ...] = ()) -> str:
+    def _fields(
+        self, node: ast.AST, scopes: list[LocalNames], skipped: tuple[str, ...] = ()
+    ) -> str:
         written = []
         for name, value in ast.iter_fields(node):
             if name in SILENT or name in skipped or value is None or value == []:
@@ -182,7 +184,7 @@ class _Canonical:
             written.append(f"{name}={text}")
         return f"{type(node).__name__}({','.join(written)})"
 
-    def _name(self, name: str, scopes: list[Scope]) -> str:
+    def _name(self, name: str, scopes: list[LocalNames]) -> str:
         for scope in reversed(scopes):
             if name in scope:
                 return f"local({scope[name]})"
@@ -194,7 +196,7 @@ class _Canonical:
             return f"builtin({name})"
         return f"attribute({name})"  # of a class body
 
-    def _of_module(self, node: ast.Attribute, scopes: list[Scope]) -> str | None:
+    def _of_module(self, node: ast.Attribute, scopes: list[LocalNames]) -> str | None:
         """What `module.name` stands for, where the module is one of ours."""
         if not isinstance(node.value, ast.Name) or any(node.value.id in each for each in scopes):
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from commands.bulk import Action, BulkChange, BulkCommands, BulkWork
+from commands.bulk import BulkAction, BulkChange, BulkCommands, BulkWork
 from commands.jobs.work import JobContext
 from domain.shared.entity import Entity
 from domain.shared.kinds import KINDS
@@ -25,8 +25,8 @@ def open_work(context: JobContext) -> BulkWork:
 def bulk_change(kind: type[Entity], given: Mapping[str, Any]) -> BulkChange:
     """`{set: …}`, `{delete: true}` or `{restore: true}`. Raises `InvalidFields`."""
     ((name, value),) = given.items()
-    action = Action(name)
-    if action is not Action.SET:
+    action = BulkAction(name)
+    if action is not BulkAction.SET:
         return BulkChange(action)
     known = set(kind.FIELDS.wire_names())
     unknown = [

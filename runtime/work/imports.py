@@ -11,7 +11,7 @@ from uuid import UUID
 from eventsourcing.persistence import OperationalError
 
 from commands.importing.running import Reading
-from commands.importing.work import KIND, ImportWork, Prepared, prepare
+from commands.importing.work import KIND, ImportWork, Prepared, prepare_import
 from commands.jobs.work import JobContext
 from domain.account import Account
 from domain.contact import Contact
@@ -58,7 +58,7 @@ def open_work(context: JobContext) -> ImportWork:
 def _prepare(context: JobContext) -> Prepared:
     plurals = (Account.PLURAL, Contact.PLURAL, Member.PLURAL, context.parameters["plural"])
     wait_until_projected(context.log, context.scope, plurals, context.parameters["seen"])
-    return prepare(context, READING)
+    return prepare_import(context, READING)
 
 
 def wait_until_projected(

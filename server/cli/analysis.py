@@ -18,29 +18,33 @@ from server.postgres.databases import Database
 if TYPE_CHECKING:
     from eventlog.connections import Connection
     from projections.engine.rebuild.part import Part
-    from replay.analysis import Result, Store
+    from replay.analysis import AnalysisResult, StoreResult
 
 PARQUET = "parquet"
 
 
-File = Annotated[
+FileOption = Annotated[
     Path | None, typer.Option(help="An analyst's projection to run, instead of following the log.")
 ]
 First = Annotated[
     int, typer.Option("--from", min=0, help="With --file: the position to begin at; 0 for all.")
 ]
-AsOf = Annotated[
+AsOfOption = Annotated[
     str | None,
     typer.Option(help="A position, or a time such as 2026-03-31T12:00Z: nothing after it."),
 ]
-Workspace = Annotated[UUID | None, typer.Option(help="One workspace; all of them by default.")]
-Target = Annotated[
+WorkspaceOption = Annotated[
+    UUID | None, typer.Option(help="One workspace; all of them by default.")
+]
+TargetOption = Annotated[
     tuple[str, Path] | None,
     typer.Option(
         "--to", metavar="parquet FOLDER", help="With --file: Parquet files instead of a schema."
     ),
 ]
-Folder = Annotated[Path, typer.Option("--to", help="A folder that is empty or not there yet.")]
+FolderOption = Annotated[
+    Path, typer.Option("--to", help="A folder that is empty or not there yet.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +81,10 @@ def project_file(
 
 
 def export_history(
-    folder: Folder, first: First = 0, as_of: AsOf = None, workspace: Workspace = None
+    folder: FolderOption,
+    first: First = 0,
+    as_of: AsOfOption = None,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Write the log as Parquet files, partitioned by the month in which events were recorded."""
     from replay.folders import FolderInUse
@@ -102,7 +109,7 @@ def _choice(first: int, as_of: str | None, workspace: UUID | None) -> Callable[[
     return lambda connection: choose(connection, first=first, as_of=until, workspace_id=workspace)
 
 
-def _store(target: tuple[str, Path] | None) -> Store:
+def _store(target: tuple[str, Path] | None) -> StoreResult:
     from replay.analysis import into_schema
 
     if target is None:
@@ -114,7 +121,7 @@ def _store(target: tuple[str, Path] | None) -> Store:
     return into_folder(target[1])
 
 
-def _tell(result: Result, folder: Path | None) -> None:
+def _tell(result: AnalysisResult, folder: Path | None) -> None:
     for name, table in result.tables.items():
         place = f"{result.analysis.schema}.{name}" if folder is None else f"{folder / name}.parquet"
         say(f"{len(table.rows):,} rows of {result.events:,} events in {place}")

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Report = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told how many are done, and of how many."""
 
 
@@ -30,7 +30,7 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def bar(unit: str) -> Iterator[Report]:
+def bar(unit: str) -> Iterator[OnProgress]:
     """A bar that counts these units: done, rate, time left."""
     with steps(unit) as report:
         yield lambda done, total: report("", done, total)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the rest is loaded by whoever exports, lest every command w
 AUDIT = "audit"
 FORMATS = ("csv", "ndjson")
 
-Form = Annotated[str, typer.Option("--format", help="csv or ndjson.")]
+FormatOption = Annotated[str, typer.Option("--format", help="csv or ndjson.")]
 Target = Annotated[
     Path | None, typer.Option("--to", metavar="FILE", help="Standard output where there is none.")
 ]
@@ -41,7 +41,7 @@ def add_exports(group: typer.Typer) -> None:
 
 
 def _command(plural: str) -> Callable[..., None]:
-    def export(form: Form = "csv", to: Target = None, workspace: Workspace = None) -> None:
+    def export(form: FormatOption = "csv", to: Target = None, workspace: Workspace = None) -> None:
         from server.cli.local.database import catch_up, workspace_of_home
 
         if form not in FORMATS:
@@ -66,13 +66,13 @@ async def _export(
     settings: Settings, workspace: UUID, plural: str, form: str, to: Path | None
 ) -> int:
     """Write the file, which is there whole or not at all; returns the position."""
-    from api.dependencies.services import export_desk
+    from api.dependencies.services import export_limiter
     from projections.engine.registry import PROJECTIONS
     from readmodels.exports import blocks, one_point
 
     # Of the trail a list shows nothing, and the trail nothing of lists.
     projections = {AUDIT} if plural == AUDIT else PROJECTIONS.keys() - {AUDIT}
-    pool = export_desk(settings).pool
+    pool = export_limiter(settings).pool
     await pool.open()
     try:
         with _whole(to) as target:

@@ -21,7 +21,7 @@ from server.postgres.databases import Database
 if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
     from commands.importing.lookup import Lookup
     from commands.importing.options import ImportOptions
-    from commands.importing.tables import Table
+    from commands.importing.tables import SourceTable
     from server.cli.local.importing import ImportResult
 
 
@@ -37,13 +37,15 @@ EXIT_ROWS_FAILED = 1
 SHOWN_MAX = 10
 """So many errors are shown; all of them are in the report."""
 
-Kind = Annotated[str, typer.Argument(help="What the rows are: accounts, members, opportunities, …")]
+KindArgument = Annotated[
+    str, typer.Argument(help="What the rows are: accounts, members, opportunities, …")
+]
 File = Annotated[Path, typer.Argument(help="CSV; its first row names the columns.")]
 Maps = Annotated[
     list[str],
     typer.Option("--map", metavar="COLUMN=FIELD", help="accountId and assignedTo go by name."),
 ]
-Keys = Annotated[
+DedupeByOption = Annotated[
     list[str],
     typer.Option("--dedupe-by", metavar="FIELD", help="Rows are told apart by it."),
 ]
@@ -53,7 +55,7 @@ Defaults = Annotated[
 Corrections = Annotated[
     list[str], typer.Option("--correct", metavar="COLUMN:WRONG=RIGHT", help="Misspelt values.")
 ]
-Known = Annotated[
+KnownOption = Annotated[
     list[str],
     typer.Option("--known", metavar="COLUMN=FILE.csv:COLUMN", help="Values that are right."),
 ]
@@ -65,13 +67,13 @@ def register(app: typer.Typer) -> None:
 
 
 def import_file(
-    kind: Kind,
+    kind: KindArgument,
     file: File,
     maps: Maps = [],  # noqa: B006 - typer copies it
-    dedupe_by: Keys = [],  # noqa: B006
+    dedupe_by: DedupeByOption = [],  # noqa: B006
     defaults: Defaults = [],  # noqa: B006
     corrections: Corrections = [],  # noqa: B006
-    known: Known = [],  # noqa: B006
+    known: KnownOption = [],  # noqa: B006
     dates: Annotated[DateOrder | None, typer.Option(help="How dates are written.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
     encoding: Annotated[str | None, typer.Option(help="UTF-8, else cp1252.")] = None,
@@ -114,7 +116,7 @@ def import_file(
 
 
 def _run(
-    options: ImportOptions, table: Table, workspace: UUID | None, *, dry_run: bool
+    options: ImportOptions, table: SourceTable, workspace: UUID | None, *, dry_run: bool
 ) -> ImportResult:
     from eventlog.scope import SYSTEM, Actor
     from server.cli.local.database import catch_up, workspace_of_home
@@ -139,7 +141,9 @@ def _run(
         )
 
 
-def _show(result: ImportResult, options: ImportOptions, table: Table, *, dry_run: bool) -> None:
+def _show(
+    result: ImportResult, options: ImportOptions, table: SourceTable, *, dry_run: bool
+) -> None:
     if table.encoding != "utf-8":
         say(f"The file was read as {table.encoding}.")
     would = "would be " if dry_run else ""

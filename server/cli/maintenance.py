@@ -21,7 +21,7 @@ Rehearse = Annotated[
     bool, typer.Option("--rehearse", help="Run it on a copy of the embedded database.")
 ]
 Folder = Annotated[Path, typer.Argument(help="A folder that is empty or not there yet.")]
-Source = Annotated[Path, typer.Argument(help="The folder of a backup.")]
+BackupArgument = Annotated[Path, typer.Argument(help="The folder of a backup.")]
 Workspace = Annotated[UUID | None, typer.Option(help="Not the one of the home.")]
 Into = Annotated[Path, typer.Option("--into", help="A home that is empty or not there yet.")]
 
@@ -65,7 +65,7 @@ def backup(folder: Folder) -> None:
     say(f"{contents.events:,} events up to position {contents.position} are in {folder}.")
 
 
-def restore(folder: Source, into: Into) -> None:
+def restore(folder: BackupArgument, into: Into) -> None:
     """Restore a backup into a new home, and prove it by replaying the log."""
     from server.postgres.restore import restore as restore_backup
 

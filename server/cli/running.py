@@ -11,14 +11,21 @@ from runtime.home import demo_file, read_json, token_file, write_private
 from runtime.process import end_with_supervisor
 from runtime.settings import Settings
 from server.cli import CommandError, say, warn
-from server.cli.analysis import AsOf, File, First, Target, Workspace, project_file
+from server.cli.analysis import (
+    AsOfOption,
+    FileOption,
+    First,
+    TargetOption,
+    WorkspaceOption,
+    project_file,
+)
 from server.cli.bars import bar
 from server.processes.supervisor import up as run_up
 
 ACCOUNTS_MAX = 10_000_000
 
 
-class Source(StrEnum):
+class SourceOption(StrEnum):
     """Where a projector reads."""
 
     LOG = "log"
@@ -75,13 +82,13 @@ def serve() -> None:
 
 def project(
     source: Annotated[
-        Source | None, typer.Option(help="Where it reads; ANNALS_SOURCE or the log.")
+        SourceOption | None, typer.Option(help="Where it reads; ANNALS_SOURCE or the log.")
     ] = None,
-    file: File = None,
+    file: FileOption = None,
     first: First = 0,
-    as_of: AsOf = None,
-    workspace: Workspace = None,
-    target: Target = None,
+    as_of: AsOfOption = None,
+    workspace: WorkspaceOption = None,
+    target: TargetOption = None,
 ) -> None:
     """Run a projector alone, on the database that ANNALS_PROJECTOR_URL names.
 

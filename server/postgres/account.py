@@ -24,7 +24,7 @@ class AccountError(Exception):
 
 
 @dataclass(frozen=True)
-class Account:
+class SystemAccount:
     """The user a server process runs as; `switch` says whether that needs a change of user."""
 
     name: str
@@ -44,14 +44,14 @@ class Account:
             os.chown(path, self.uid, self.gid)
 
 
-def server_account(data: Path) -> Account:
+def server_account(data: Path) -> SystemAccount:
     """The caller, or for root the owner of existing data or else the first unprivileged account.
 
     Raises AccountError where root finds no such account.
     """
     if os.geteuid() != 0:
         own = pwd.getpwuid(os.geteuid())
-        return Account(own.pw_name, own.pw_uid, own.pw_gid, switch=False)
+        return SystemAccount(own.pw_name, own.pw_uid, own.pw_gid, switch=False)
     if data.is_dir() and (owner_uid := data.stat().st_uid) != 0:
         return _account_of(pwd.getpwuid(owner_uid))
     for name in UNPRIVILEGED_ACCOUNTS:
@@ -90,11 +90,11 @@ def server_folder(home: Path) -> Path:
     return folder
 
 
-def _account_of(entry: pwd.struct_passwd) -> Account:
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, switch=True)
+def _account_of(entry: pwd.struct_passwd) -> SystemAccount:
+    return SystemAccount(entry.pw_name, entry.pw_uid, entry.pw_gid, switch=True)
 
 
-def _can_enter(account: Account, folder: Path) -> bool:
+def _can_enter(account: SystemAccount, folder: Path) -> bool:
     """Ask the system itself: mode bits alone say nothing of access lists and mounts."""
     if not account.switch:
         return True

@@ -19,7 +19,7 @@ from server.postgres.account import server_account, server_folder
 from server.postgres.clients import Clients
 from server.postgres.databases import DATABASE_NAME
 from server.postgres.embedded import EmbeddedPostgres, prepare_database, superuser_url_of_running
-from server.postgres.upgrade import Told, upgrade
+from server.postgres.upgrade import OnStep, upgrade
 
 FREE_MIN_BYTES = 2 * 1024**3
 """Left over beside the copy: for what the migrations write, and for everybody else."""
@@ -32,7 +32,7 @@ class RehearsalError(Exception):
     """There can be no rehearsal; the message is one sentence."""
 
 
-def rehearse(home: Path, told: Told = lambda step, seconds: None) -> list[str]:
+def rehearse(home: Path, told: OnStep = lambda step, seconds: None) -> list[str]:
     """Copy the database of a home whose server runs, and upgrade the copy; what was done.
 
     The copy is gone afterwards. Raises `RehearsalError`, and what `upgrade` raises.

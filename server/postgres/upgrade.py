@@ -13,7 +13,7 @@ from projections.engine.install import install
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 
-Told = Callable[[str, float], None]
+OnStep = Callable[[str, float], None]
 """Told of each step that was done, and the seconds that it took."""
 
 
@@ -29,7 +29,7 @@ class UpgradePlan:
 
 
 def upgrade(
-    owner_url: str, projector_url: str, told: Told = lambda step, seconds: None
+    owner_url: str, projector_url: str, told: OnStep = lambda step, seconds: None
 ) -> list[str]:
     """What was done, one line each; empty where nothing was to do.
 

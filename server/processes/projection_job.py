@@ -11,7 +11,7 @@ import psycopg
 
 from eventlog.connections import follow_connection
 from projections.engine.rebuild import jobs
-from projections.engine.rebuild.jobs import Job
+from projections.engine.rebuild.jobs import ProjectionJob
 from projections.engine.rebuild.progress import Cancelled
 from projections.engine.rebuild.rebuild import SWAPPED_IN, Rebuild, rollback, summary_of
 from projections.engine.rebuild.retry import retry
@@ -36,7 +36,7 @@ def perform(settings: Settings, job_id: int) -> bool:
     """Do the job and write down how it ended; whether it succeeded. Needs `projector_url`."""
     url = str(settings.projector_url)
     with follow_connection(url, application_name="annals-job") as connection:
-        job = jobs.find(connection, job_id)
+        job = jobs.find_job(connection, job_id)
         if job is None or job.projection not in PROJECTIONS:
             raise LookupError(f"there is no job {job_id} on a projection of this version")
         definition = table_definitions()[job.projection]
@@ -53,7 +53,7 @@ def perform(settings: Settings, job_id: int) -> bool:
     return state == "done"
 
 
-def _outcome(url: str, job: Job, definition: str) -> tuple[str, str, str]:
+def _outcome(url: str, job: ProjectionJob, definition: str) -> tuple[str, str, str]:
     """State, summary, and message for operators."""
     try:
         return "done", _do(url, job, definition), ""
@@ -63,7 +63,7 @@ def _outcome(url: str, job: Job, definition: str) -> tuple[str, str, str]:
         return "failed", summary_of(error), str(error)
 
 
-def _do(url: str, job: Job, definition: str) -> str:
+def _do(url: str, job: ProjectionJob, definition: str) -> str:
     """Do it; what is to be said of it."""
     if job.kind == "rebuild":
         Rebuild(

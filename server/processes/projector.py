@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from eventlog.reading import RecordedEvent
-from projections.engine.live.runner import Batch, Engine, Observe, unobserved
-from projections.engine.live.work import Work
+from projections.engine.live.runner import Batch, Observe, ProjectionEngine, unobserved
+from projections.engine.live.work import WorkStatistics
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 from runtime.logs import configure_logging
-from runtime.process import collect_seldom, stopped_by_signals
+from runtime.process import stopped_by_signals, tune_gc
 from runtime.settings import Settings
 from runtime.tracing import open_tracing
-from server.processes.projector_maintenance import Attendant
+from server.processes.projector_maintenance import ProjectorMaintenance
 
 log = logging.getLogger(__name__)
 
@@ -34,29 +34,29 @@ def run_projector(settings: Settings) -> None:
     Raises `LookupError` where ANNALS_PROJECTOR_URL is not set or a projection is not installed.
     """
     configure_logging(settings, "projector")
-    collect_seldom()
-    work, tracing = Work(settings.source), open_tracing(settings, "annals-projector")
+    tune_gc()
+    work, tracing = WorkStatistics(settings.source), open_tracing(settings, "annals-projector")
 
     def observe(batch: Batch, events: Sequence[RecordedEvent]) -> None:
         work.note(batch.events, batch.seconds)
         if tracing is not None:
             tracing.batch(settings.source, events, batch.seconds)
 
-    open_one = open_group if settings.source == "kafka" else open_engine
+    open_one = open_group if settings.source == "kafka" else open_projection_engine
     engine: Projector = open_one(settings, observe)
     try:
         with stopped_by_signals(engine.stop):
             log.info("projecting %s from %s", ", ".join(PROJECTIONS), settings.source)
-            with Attendant(settings, work):
+            with ProjectorMaintenance(settings, work):
                 engine.run()
     finally:
         if tracing is not None:
             tracing.close()
 
 
-def open_engine(settings: Settings, observe: Observe = unobserved) -> Engine:
+def open_projection_engine(settings: Settings, observe: Observe = unobserved) -> ProjectionEngine:
     """The engine with all projections, as the settings have it."""
-    return Engine(
+    return ProjectionEngine(
         _url(settings),
         PROJECTIONS.values(),
         versions=_versions(),

@@ -18,9 +18,9 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from projections.engine.ledger.checks import check
-from projections.engine.live.work import Sum, Work
+from projections.engine.live.work import Sum, WorkStatistics
 from projections.engine.rebuild import jobs
-from projections.engine.rebuild.jobs import Job
+from projections.engine.rebuild.jobs import ProjectionJob
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 
@@ -41,24 +41,28 @@ STOP_WAIT_S = 5.0
 SELECT_POSITIONS = "SELECT name, position FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
 
 
-class Attendant:
+class ProjectorMaintenance:
     """The threads beside a projector, from entering the `with` block to leaving it."""
 
     def __init__(
-        self, settings: Settings, work: Work, *, check_interval_s: float = CHECK_INTERVAL_S
+        self,
+        settings: Settings,
+        work: WorkStatistics,
+        *,
+        check_interval_s: float = CHECK_INTERVAL_S,
     ) -> None:
         self._url = str(settings.projector_url)
         self._work = work
         self._reported = Sum()
         self._reported_at = time.monotonic()
-        self._jobs = Jobs()
+        self._jobs = JobProcesses()
         self._stopped = threading.Event()
         self._threads = [
             self._thread("jobs", LOOK_INTERVAL_S, self._look),
             self._thread("checks", check_interval_s, self._check),
         ]
 
-    def __enter__(self) -> Attendant:
+    def __enter__(self) -> ProjectorMaintenance:
         for thread in self._threads:
             thread.start()
         return self
@@ -84,7 +88,7 @@ class Attendant:
             has_duty = False
             try:
                 while not self._stopped.is_set():
-                    has_duty = has_duty or jobs.on_duty(connection, duty)
+                    has_duty = has_duty or jobs.is_leader(connection, duty)
                     act(connection, has_duty)
                     self._stopped.wait(interval_s)
             finally:
@@ -124,16 +128,16 @@ class Attendant:
             log.info("coverage is in order again: %s", gap)
 
 
-class Jobs:
+class JobProcesses:
     """The processes of jobs under way. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._running: dict[int, tuple[ProjectionJob, subprocess.Popen[bytes]]] = {}
 
     def step(self, connection: Connection) -> None:
         """See to what has ended, and begin what waits."""
         self._reap(connection)
-        for job_id, projection, state in jobs.bury(connection, self._running):
+        for job_id, projection, state in jobs.fail_orphaned(connection, self._running):
             facts = {"job": job_id, "projection": projection, "state": state}
             log.warning("a job was found dead", extra={"facts": facts})
         for job in jobs.waiting(connection):
@@ -164,7 +168,7 @@ class Jobs:
                 jobs.end(connection, job_id, "failed", summary=summary)
                 log.error("job %s: %s", job_id, summary, extra={"facts": {"job": job.id}})
 
-    def _has_room(self, job: Job) -> bool:
+    def _has_room(self, job: ProjectionJob) -> bool:
         running = [other for other, _ in self._running.values()]
         is_second_rebuild = job.kind == "rebuild" and any(
             other.kind == "rebuild" for other in running
@@ -172,7 +176,7 @@ class Jobs:
         return len(running) < JOBS_MAX and not is_second_rebuild
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _start(job: ProjectionJob) -> subprocess.Popen[bytes]:
     """A process of its own group, which ends with this process."""
     environment = {
         **os.environ,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from eventlog.kafka.broker import Broker
-from eventlog.kafka.reconcile import Report, reconcile
+from eventlog.kafka.reconcile import ReconcileReport, reconcile
 from eventlog.kafka.relay import Relay
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
@@ -57,13 +57,15 @@ def run_relay(settings: Settings, *, anew: bool, once: bool) -> None:
         relay.run(once=once)
 
 
-def compare(settings: Settings, after: int, progress: Callable[[int, int], None]) -> Report:
+def compare(
+    settings: Settings, after: int, progress: Callable[[int, int], None]
+) -> ReconcileReport:
     """Compare log and topic after a position. Raises `TopicRefused`, `KafkaError`."""
     url, broker = str(settings.projector_url), broker_of(settings)
     return reconcile(url, broker, after=after, progress=progress)
 
 
-def sentences(report: Report) -> Iterator[str]:
+def sentences(report: ReconcileReport) -> Iterator[str]:
     """What a report says, a line for each sort of fault."""
     yield (
         f"Positions {report.after + 1} to {report.upto}: {report.events} events in the log,"

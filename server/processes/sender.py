@@ -15,7 +15,7 @@ from psycopg_pool import PoolTimeout
 from commands.delivery.gateway import SmsGateway
 from commands.delivery.inbox import begin, follow_once
 from commands.delivery.outbox import FORGET, Outbox, handlers
-from commands.delivery.sending import Patience, Sending
+from commands.delivery.sending import RetryPolicy, SmsDelivery
 from commands.entities import EntityCommands
 from commands.process import Process
 from commands.processes import PROCESSES
@@ -76,7 +76,7 @@ class Sender:
             entities = EntityCommands(events, clock=now, new_id=new_id)
             sms = SmsCommands(events, entities, clock=now, limits=sms_limits(self._settings))
             outbox = Outbox(events, handlers(sms))
-            sending = Sending(events, sms, pool, self._gateway, patience_of(self._settings))
+            sending = SmsDelivery(events, sms, pool, self._gateway, retry_policy(self._settings))
             work: list[Callable[[], None]] = [lambda: self._follow(outbox)]
             work += [lambda: self._send(sending)] * self._settings.sms_threads
             threads = [threading.Thread(target=self._guarded, args=(each,)) for each in work]
@@ -124,7 +124,7 @@ class Sender:
             self._stuck_until_s[process.name] = time.monotonic() + STUCK_PAUSE_S
             return False
 
-    def _send(self, sending: Sending) -> None:
+    def _send(self, sending: SmsDelivery) -> None:
         while not self._stopped.is_set():
             if not sending.send_next():
                 self._asked.wait(self._settings.poll_interval_ms / 1000)
@@ -143,10 +143,10 @@ def run_sender(settings: Settings) -> None:
         sender.run()
 
 
-def patience_of(settings: Settings) -> Patience:
+def retry_policy(settings: Settings) -> RetryPolicy:
     """How often and for how long a message is tried, as the settings have it."""
     lease_s = settings.sms_timeout_s + LEASE_MARGIN_S
-    return Patience(
+    return RetryPolicy(
         attempts_max=settings.sms_attempts_max,
         backoff_first_s=settings.sms_backoff_first_s,
         backoff_max_s=settings.sms_backoff_max_s,

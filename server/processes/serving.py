@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api.http.stopping import Stopping
 from runtime.logs import logging_config
-from runtime.process import collect_seldom
+from runtime.process import tune_gc
 from runtime.settings import Settings
 
 KEEP_ALIVE_TIMEOUT_S = 30
@@ -44,7 +44,7 @@ def serve_api(settings: Settings) -> None:
 
     allow_open_files(settings.realtime_subscribers_max + FILES_BESIDE)
     app = create_app(settings)
-    collect_seldom()
+    tune_gc()
     server = server_of(app, settings, log_config=logging_config(settings, "api"))
     server.run(sockets=[listening(server.config, settings.unread_timeout_s)])
 

@@ -7,7 +7,7 @@ import logging
 from commands.jobs.turns import Tools
 from commands.jobs.worker import Worker
 from runtime.composition import Writing, app_url, new_id, now, open_writing
-from runtime.errors import told
+from runtime.errors import summarise_error
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
 from runtime.settings import Settings
@@ -31,5 +31,5 @@ def run_worker(settings: Settings) -> None:
 
 def open_worker(settings: Settings, writing: Writing) -> Worker:
     """A worker with all kinds of work there are."""
-    tools = Tools(writing.log, writing.commands, works(), told, clock=now, new_id=new_id)
+    tools = Tools(writing.log, writing.commands, works(), summarise_error, clock=now, new_id=new_id)
     return Worker(app_url(settings), tools)

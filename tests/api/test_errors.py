@@ -20,7 +20,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from api.app import create_app
 from api.http.middleware import RequestContext
 from api.http.problems import handle_errors
-from commands.importing.findings import Fault
+from commands.importing.findings import ImportFault
 from domain.shared.refusals import KeyRevoked, OpenOpportunities, Refusal
 from readmodels import pool
 from runtime.codes import CODES
@@ -86,7 +86,7 @@ def test_the_dictionary_is_served_to_everybody(api: Api) -> None:
 
 def test_every_refusal_has_a_code() -> None:
     assert set(OF_REFUSAL) == set(Refusal.__subclasses__())
-    assert set(OF_FAULT) == set(Fault)
+    assert set(OF_FAULT) == set(ImportFault)
 
 
 def test_a_refusal_carries_its_facts() -> None:

@@ -29,7 +29,7 @@ from eventlog.connections import Connection, write_pool
 from eventlog.locks import EXPORT_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.rebuild import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import exports, table_definitions
@@ -117,7 +117,7 @@ def house(cluster: Cluster, template: str) -> Iterator[House]:
                 issue_key(commands, Scope(each), {"name": "k", "role": "admin"}).token
                 for each in workspaces
             )
-        Engine(urls.projector, PROJECTIONS.values()).catch_up()
+        ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
         with psycopg.connect(urls.superuser, autocommit=True) as connection:
             for workspace, number in zip(workspaces, (BIG_ROWS, SMALL_ROWS), strict=True):
                 connection.execute(GENERATE, (workspace, number))

@@ -18,7 +18,15 @@ import pytest
 from eventsourcing.persistence import IntegrityError
 
 from commands.entities import EntityCommands
-from commands.idempotency import KEEP, Answer, Key, KeyInFlight, KeyReused, Memory, request_digest
+from commands.idempotency import (
+    KEEP,
+    Answer,
+    IdempotencyKey,
+    IdempotencyStore,
+    KeyInFlight,
+    KeyReused,
+    request_digest,
+)
 from domain.account import Account
 from domain.contact import Contact
 from eventlog.connections import Connection
@@ -319,14 +327,14 @@ def memory(
     caller: UUID = SOMEBODY,
     request: bytes = REQUEST,
     window_s: int = DAY_S,
-) -> Memory:
-    key = Key(scope.workspace_id, caller, "k")
-    return Memory(connection, key, request, "token", window_s=window_s)
+) -> IdempotencyStore:
+    key = IdempotencyKey(scope.workspace_id, caller, "k")
+    return IdempotencyStore(connection, key, request, "token", window_s=window_s)
 
 
 def recalled(log: EventLog, scope: Scope, **given: Any) -> Answer | None:
     with log.transaction(scope) as connection:
-        return memory(connection, scope, **given).recall()
+        return memory(connection, scope, **given).find()
 
 
 def remembered(log: EventLog, scope: Scope) -> None:
@@ -345,7 +353,7 @@ def test_an_answer_is_remembered_as_it_was(log: EventLog, scope: Scope) -> None:
 
 def test_a_key_is_taken_until_its_transaction_ends(log: EventLog, scope: Scope) -> None:
     with log.transaction(scope) as connection:
-        assert memory(connection, scope).recall() is None
+        assert memory(connection, scope).find() is None
         with ThreadPoolExecutor(1) as other, pytest.raises(KeyInFlight):
             other.submit(recalled, log, scope).result()
     assert recalled(log, scope) is None
@@ -355,7 +363,7 @@ def test_what_is_in_flight_is_told(api: Api, office: Office) -> None:
     client, scope = office.client(), Scope(office.workspace_id)
     caller = UUID(client.headers["Authorization"].split("_")[1])
     with api.writing.log.transaction(scope) as connection:
-        memory(connection, scope, caller=caller).recall()
+        memory(connection, scope, caller=caller).find()
         refused = client.post("/api/accounts", headers=with_key("k"), json=ACME)
         assert (refused.status_code, refused.json()["code"]) == (409, "E5013")
         assert refused.headers["Retry-After"] == "1"
@@ -423,7 +431,7 @@ def test_purging_does_not_wait_for_those_at_work(
     before = partitions(database)
     with psycopg.connect(urls.app, autocommit=True) as app:
         with log.transaction(scope) as connection:
-            memory(connection, scope).recall()
+            memory(connection, scope).find()
             app.execute("SET statement_timeout = '30s'")
             assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 0)
         assert partitions(database) == before

@@ -16,7 +16,7 @@ import pytest
 from api.http import sse
 from api.jobs import feed as job_feed
 from commands.jobs.requests import JobCommands
-from domain.job import ItemError, Job, Step
+from domain.job import ItemError, Job, JobStep
 from eventlog.scope import Actor, Scope
 from runtime.composition import new_id, now
 from tests.conftest import Urls
@@ -48,7 +48,7 @@ def waiting(office: Office, kind: str = NOBODYS) -> str:
     return str(asked.job.id)
 
 
-def advance(office: Office, job_id: str, *steps: Step) -> int:
+def advance(office: Office, job_id: str, *steps: JobStep) -> int:
     """A step that nobody did; the position it reached."""
     log, position = office.api.writing.log, None
     with log.transaction(scope_of(office)):
@@ -68,14 +68,14 @@ def test_a_job_shows_how_far_it_is(office: Office) -> None:
     assert (shown["status"], shown["kind"], shown["total"]) == ("waiting", NOBODYS, 10)
     assert (shown["startedAt"], shown["endedAt"], shown["errors"]) == (None, None, [])
     errors = [ItemError(row, "No.", "E5003", {"id": str(row)}) for row in range(2, 5)]
-    advance(office, job_id, Step(4, 1, 3, errors, counts={"changed": 1}))
+    advance(office, job_id, JobStep(4, 1, 3, errors, counts={"changed": 1}))
     shown = office.client().get(f"/api/jobs/{job_id}").json()
     assert (shown["status"], shown["processed"]) == ("running", 4)
     assert (shown["succeeded"], shown["failed"], shown["errorsTotal"]) == (1, 3, 3)
     assert shown["errors"] == [each.shown() for each in errors]
     assert shown["counts"] == {"changed": 1}
     assert shown["requestedBy"] == {"type": "member", "id": "ada", "name": "Ada"}
-    advance(office, job_id, Step(10, 6, done=True))
+    advance(office, job_id, JobStep(10, 6, done=True))
     shown = office.client().get(f"/api/jobs/{job_id}").json()
     assert (shown["status"], shown["processed"], shown["endedAt"]) == (
         "completed",
@@ -86,7 +86,7 @@ def test_a_job_shows_how_far_it_is(office: Office) -> None:
 
 def test_jobs_are_listed_newest_first_and_filtered(office: Office) -> None:
     ids = [waiting(office) for _ in range(5)]
-    advance(office, ids[0], Step(10, 10, done=True))
+    advance(office, ids[0], JobStep(10, 10, done=True))
     client = office.client()
 
     def listed(**query: Any) -> list[str]:
@@ -143,7 +143,7 @@ def test_cancelling(office: Office) -> None:
     shown = client.get(f"/api/jobs/{job_id}", headers=after(cancelled)).json()
     assert (shown["status"], shown["version"]) == ("cancelled", 2)
     done = waiting(office)
-    advance(office, done, Step(10, 10, done=True))
+    advance(office, done, JobStep(10, 10, done=True))
     refused = client.post(f"/api/jobs/{done}/cancel")
     assert (refused.status_code, refused.json()["code"]) == (409, "E5030")
     assert (refused.json()["jobId"], refused.json()["endedAs"]) == (done, "completed")
@@ -212,10 +212,10 @@ def test_progress_is_told_until_the_end(office: Office) -> None:
     with streaming(office, f"/api/jobs/{job_id}") as events:
         first = next(events)
         assert (first.event, first.id, first.data["status"]) == ("progress", "1", "waiting")
-        advance(office, job_id, Step(3, 3))
+        advance(office, job_id, JobStep(3, 3))
         second = next(events)
         assert (second.event, second.id, second.data["processed"]) == ("progress", "3", 3)
-        advance(office, job_id, Step(10, 6, 1, done=True))
+        advance(office, job_id, JobStep(10, 6, 1, done=True))
         rest = list(events)
     assert [each.event for each in rest] == ["end"]
     assert (rest[0].id, rest[0].data["status"], rest[0].data["failed"]) == ("5", "completed", 1)
@@ -225,9 +225,9 @@ def test_progress_is_told_until_the_end(office: Office) -> None:
 
 def test_who_comes_back_is_not_told_again_what_was_seen(office: Office) -> None:
     job_id = waiting(office)
-    advance(office, job_id, Step(3, 3))
+    advance(office, job_id, JobStep(3, 3))
     with streaming(office, f"/api/jobs/{job_id}", "3") as events:
-        advance(office, job_id, Step(4, 1))
+        advance(office, job_id, JobStep(4, 1))
         assert next(events).id == "4"
     office.client().post(f"/api/jobs/{job_id}/cancel")
     ended = follow(office, f"/api/jobs/{job_id}", "4")
@@ -267,7 +267,7 @@ def test_many_follow_one_job(office: Office) -> None:
     for thread in threads:
         thread.start()
     begun.wait()
-    advance(office, job_id, Step(10, 10, done=True))
+    advance(office, job_id, JobStep(10, 10, done=True))
     for thread in threads:
         thread.join()
     assert [[each.event for each in events] for events in found] == [["progress", "end"]] * 10

@@ -29,7 +29,7 @@ from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.ledger.coverage import verify_all
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild import jobs
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
@@ -231,7 +231,7 @@ def test_what_is_parked_comes_back_by_a_retry_and_is_shown_to_its_workspace_alon
     urls: Urls, tmp_path: Path, commands: EntityCommands, scope: Scope
 ) -> None:
     made = commands.create(scope, Account, {"company": "Bluth", "type": "customer"})
-    Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
+    ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
     with projecting(urls, tmp_path / "projector.log"), desk_on(urls) as desk:
         owner = desk.role("admin", scope.workspace_id)
         url = "/api/projections/accounts"
@@ -283,19 +283,21 @@ def test_what_cannot_be_is_refused(desk: Desk) -> None:
         assert (refused.status_code, refused.json()["code"]) == (403, "E1008")
 
 
-def test_a_request_waits_for_a_projector_and_can_be_taken_back(urls: Urls, engine: Engine) -> None:
+def test_a_request_waits_for_a_projector_and_can_be_taken_back(
+    urls: Urls, engine: ProjectionEngine
+) -> None:
     with desk_with_engine(urls, engine) as desk:
         location = desk.ask("rebuild").headers["Location"]
         time.sleep(0.2)
         assert desk.client.get(location).json()["state"] == "requested"
         desk.client.post(f"{location}/cancel")
         with follow_connection(urls.projector, application_name="test") as connection:
-            until(lambda: jobs.bury(connection, []) != [])
+            until(lambda: jobs.fail_orphaned(connection, []) != [])
         assert desk.client.get(location).json()["state"] == "cancelled"
 
 
 @contextmanager
-def desk_with_engine(urls: Urls, engine: Engine) -> Iterator[Desk]:
+def desk_with_engine(urls: Urls, engine: ProjectionEngine) -> Iterator[Desk]:
     """A desk where the projections move, and nobody looks for jobs."""
     thread = threading.Thread(target=engine.run)
     thread.start()

@@ -13,7 +13,7 @@ import pytest
 from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection, raw_json
-from replay.facts import Facts, last_position, news
+from replay.facts import FactPage, last_position, news
 from tests.conftest import Urls
 
 HERE, THERE = uuid4(), uuid4()
@@ -60,10 +60,10 @@ def asked(urls: Urls, ask: Any) -> Any:
 def told(urls: Urls, known: int = 0, *followed: UUID, most: int = 100) -> tuple[list[int], int]:
     """The positions that are told after `known`, and how far the log was read."""
 
-    def ask(connection: psycopg.AsyncConnection[TupleRow]) -> Coroutine[Any, Any, Facts]:
+    def ask(connection: psycopg.AsyncConnection[TupleRow]) -> Coroutine[Any, Any, FactPage]:
         return news(connection, followed or (HERE,), known, most)
 
-    facts: Facts = asked(urls, ask)
+    facts: FactPage = asked(urls, ask)
     return [fact.position for fact in facts.facts], facts.upto
 
 

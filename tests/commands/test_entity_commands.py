@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from commands.entities import EntityCommands, Outcome
+from commands.entities import CommandOutcome, EntityCommands
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
@@ -32,7 +32,7 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from tests.conftest import Urls
 
-Ask = Callable[[], Outcome]
+Ask = Callable[[], CommandOutcome]
 
 ACME = {"company": "Acme", "type": "customer"}
 
@@ -219,7 +219,7 @@ def test_a_version_that_is_no_longer_the_last_is_stale(
 def test_whoever_is_outrun_decides_again_on_what_is_there_now(
     commands: EntityCommands, scope: Scope, acme: UUID
 ) -> None:
-    outran: list[Outcome] = []
+    outran: list[CommandOutcome] = []
 
     def change(facts: dict[str, Any]) -> dict[str, Any]:
         if not outran:

@@ -22,7 +22,7 @@ from psycopg_pool import ConnectionPool
 
 from commands.entities import EntityCommands
 from commands.importing.cells import DateOrder
-from commands.importing.commands import Dated, ImportCommands
+from commands.importing.commands import DatedColumns, ImportCommands
 from commands.importing.findings import ImportRefused
 from commands.importing.options import Mode
 from commands.importing.tables import open_table
@@ -456,7 +456,7 @@ def test_one_import_at_a_time_and_one_that_was_left_is_finished_first(desk: Desk
         size_bytes = hand_in(imports, scope, import_id, 1, table.source)
         looked = imports.look(scope, import_id, 1, "rows.csv", size_bytes)
         imports.hand_in(scope, "members", looked)
-        job_id = imports.start(scope, import_id, Dated({}, ())).job.id
+        job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
     with follow_connection(desk.settings.app_url or "", application_name="test") as claims:
         claims.execute(CLAIM, (f"{desk.workspace} {job_id}",))
         with pytest.raises(CommandError, match="under way"):

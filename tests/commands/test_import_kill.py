@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from commands.importing.commands import Dated, ImportCommands
+from commands.importing.commands import DatedColumns, ImportCommands
 from commands.importing.tables import LocalFile
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from runtime.composition import new_id, now, open_writing
 from runtime.settings import Settings
 from server.cli.local.importing import hand_in
@@ -51,7 +51,7 @@ def write(path: Path) -> None:
 
 def test_killed_workers_do_no_row_twice_and_lose_none(
     urls: Urls,
-    engine: Engine,
+    engine: ProjectionEngine,
     log: EventLog,
     workspace: UUID,
     database: Connection,
@@ -69,7 +69,7 @@ def test_killed_workers_do_no_row_twice_and_lose_none(
     looked = imports.look(scope, import_id, 1, path.name, size_bytes)
     imports.hand_in(scope, "accounts", looked)
     imports.change(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
-    job_id = imports.start(scope, import_id, Dated({}, ())).job.id
+    job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
 
     def job() -> Job:
         with log.scoped(scope):

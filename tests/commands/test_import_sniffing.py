@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.importing.findings import Fault, ImportRefused
+from commands.importing.findings import ImportFault, ImportRefused
 from commands.importing.keyindex import Ids, KeyIndex
 from commands.importing.proposing import Why, propose
 from commands.importing.store import PART_BYTES, PartsOfFile
-from commands.importing.tables import Table, open_table, read_table
+from commands.importing.tables import SourceTable, open_table, read_table
 from domain.shared.kinds import BY_PLURAL
 
 WESTERN = "name;city\nJosé Müller;Köln\nFrançois Lefèvre;Besançon\n"
@@ -25,7 +25,7 @@ JAPANESE = "会社,担当\n株式会社山田,山田太郎\n"
 CHINESE = "公司,联系人\n北京科技有限公司,王小明\n"
 
 
-def table_of(content: bytes, **told: str) -> Table:
+def table_of(content: bytes, **told: str) -> SourceTable:
     """The table in these bytes, read from parts as the store has them."""
 
     def part(number: int) -> bytes:
@@ -85,7 +85,7 @@ def test_a_quote_that_stays_open_is_told_and_one_within_a_cell_is_not() -> None:
     assert table_of(b'a,b\n5" pipe,x\n6" pipe,y\n').rows_total == 2
     with pytest.raises(ImportRefused, match="in record 3") as refused:
         table_of(b'a,b\n1,2\n3,"4\n5,6\n')
-    assert refused.value.fault is Fault.NO_TABLE
+    assert refused.value.fault is ImportFault.NO_TABLE
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\x1a"), max_size=20)
@@ -120,7 +120,7 @@ def test_a_file_of_this_machine_is_read_alike(tmp_path: Path) -> None:
     assert open_table(path).columns == ("name", "city")
     with pytest.raises(ImportRefused) as refused:
         open_table(tmp_path / "none.csv")
-    assert refused.value.fault is Fault.UNREADABLE
+    assert refused.value.fault is ImportFault.UNREADABLE
 
 
 @pytest.mark.parametrize(

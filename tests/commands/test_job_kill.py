@@ -23,7 +23,7 @@ from domain.shared.entity import Entity
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
 from tests.conftest import Urls
@@ -108,7 +108,7 @@ def test_a_job_goes_on_where_it_was_whenever_its_worker_died(
     log: EventLog,
     scope: Scope,
     database: Connection,
-    engine: Engine,
+    engine: ProjectionEngine,
     tmp_path: Path,
 ) -> None:
     job_id, ids = bulk(log, scope, ITEMS)

@@ -19,7 +19,7 @@ from domain.shared.refusals import NotFound
 from eventlog.connections import Connection, follow_connection
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.rebuild import Rebuild
 from readmodels import table_definitions
 from tests.conftest import Urls
@@ -39,7 +39,7 @@ def notes(count: int, name: str = "note") -> list[str]:
     return [f"{name} {number}" for number in range(count)]
 
 
-def test_a_job_is_done_in_steps_and_each_item_once(bench: Bench, engine: Engine) -> None:
+def test_a_job_is_done_in_steps_and_each_item_once(bench: Bench, engine: ProjectionEngine) -> None:
     items = notes(25)
     job_id = bench.ask(*items)
     assert bench.job(job_id).status is JobStatus.WAITING
@@ -172,7 +172,7 @@ def test_one_that_takes_too_long_alone_is_left_out_in_the_end(bench: Bench) -> N
     assert errors == [("E4001",), ("E4001",)]
 
 
-def test_what_cannot_go_on_fails_and_says_why(bench: Bench, engine: Engine) -> None:
+def test_what_cannot_go_on_fails_and_says_why(bench: Bench, engine: ProjectionEngine) -> None:
     job_id = bench.ask(*notes(10), "a", HOPELESS)
     bench.worker().run_once()
     job = bench.job(job_id)
@@ -264,7 +264,7 @@ def _is_free(bench: Bench, name: str) -> bool:
 
 def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(bench: Bench) -> None:
     """Should a claim ever be lost unnoticed, the version of the job's stream holds."""
-    from commands.jobs.turns import Turn
+    from commands.jobs.turns import JobRun
 
     job_id = bench.ask(*notes(30))
     steps = []
@@ -273,7 +273,7 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(bench: Bench) -> 
         steps.append(limit)
         if len(steps) == 2:
             tools = bench.worker()._tools
-            turn = Turn(tools, bench.scope.workspace_id, job_id)
+            turn = JobRun(tools, bench.scope.workspace_id, job_id)
             other = threading.Thread(target=turn.take)
             other.start()
             other.join()
@@ -327,7 +327,7 @@ def test_a_lost_connection_costs_a_step_and_no_item(bench: Bench) -> None:
 # What operators see
 
 
-def test_a_rebuild_gives_the_same_rows(bench: Bench, engine: Engine) -> None:
+def test_a_rebuild_gives_the_same_rows(bench: Bench, engine: ProjectionEngine) -> None:
     bench.ask(*notes(12), REFUSED, POISON, REFUSED)
     bench.ask(*notes(10), HOPELESS)
     bench.worker().run_once()

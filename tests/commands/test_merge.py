@@ -41,7 +41,7 @@ from domain.task import Task
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild import rebuild
 from projections.engine.rebuild.retry import retry
 from projections.engine.registry import PROJECTIONS
@@ -99,7 +99,7 @@ def everything(deal: Deal) -> dict[UUID, type[Entity]]:
 
 
 def test_all_that_hangs_on_the_other_comes_along(
-    desk: Desk, deal: Deal, engine: Engine, database: Connection
+    desk: Desk, deal: Deal, engine: ProjectionEngine, database: Connection
 ) -> None:
     this, other, children = deal
     merged, _ = desk.merge(Account, this, other)
@@ -228,7 +228,7 @@ def test_a_merge_moves_no_more_than_it_can(
 
 
 def test_what_came_goes_and_returns_with_its_new_account(
-    desk: Desk, deal: Deal, engine: Engine, database: Connection
+    desk: Desk, deal: Deal, engine: ProjectionEngine, database: Connection
 ) -> None:
     this, other, children = deal
     desk.merge(Account, this, other)
@@ -247,7 +247,7 @@ def test_what_came_goes_and_returns_with_its_new_account(
 
 
 def test_what_was_deleted_before_returns_to_whom_there_is(
-    desk: Desk, deal: Deal, engine: Engine, database: Connection
+    desk: Desk, deal: Deal, engine: ProjectionEngine, database: Connection
 ) -> None:
     this, other, children = deal
     gone = desk.delete(Note, children[Note])
@@ -265,7 +265,7 @@ def test_what_was_deleted_before_returns_to_whom_there_is(
 
 
 def test_undone_it_is_as_if_it_had_not_been(
-    desk: Desk, deal: Deal, engine: Engine, database: Connection
+    desk: Desk, deal: Deal, engine: ProjectionEngine, database: Connection
 ) -> None:
     this, _, _ = deal
     ids = everything(deal)
@@ -444,7 +444,7 @@ def test_what_is_added_meanwhile_comes_along_or_is_refused(desk: Desk) -> None:
 def test_a_rebuild_gives_the_rows_that_were_live(
     desk: Desk,
     deal: Deal,
-    engine: Engine,
+    engine: ProjectionEngine,
     database: Connection,
     urls: Urls,
     monkeypatch: pytest.MonkeyPatch,
@@ -465,9 +465,9 @@ def test_a_parked_account_comes_back_with_what_came_to_it(
 ) -> None:
     this, other, _ = deal
     broken = failing_for(PROJECTIONS["accounts"], "Acme")
-    Engine(urls.projector, {**PROJECTIONS, "accounts": broken}.values()).catch_up()
+    ProjectionEngine(urls.projector, {**PROJECTIONS, "accounts": broken}.values()).catch_up()
     desk.merge(Account, this, other)
-    Engine(urls.projector, {**PROJECTIONS, "accounts": broken}.values()).catch_up()
+    ProjectionEngine(urls.projector, {**PROJECTIONS, "accounts": broken}.values()).catch_up()
     assert [each.error for each in retry(urls.projector, PROJECTIONS["accounts"])] == [None]
     assert_tables_tell_history(database)
 

@@ -11,16 +11,16 @@ import pytest
 
 from commands.delivery.breakers import look
 from commands.delivery.gateway import OutgoingSms
-from commands.delivery.sending import BREAKER, Patience
+from commands.delivery.sending import BREAKER, RetryPolicy
 from domain.lead import Lead
 from domain.shared.breaker import Breaker, State
 from domain.sms import (
+    LeadDailyLimitReached,
     LeadHasNoPhone,
     LeadOptedOut,
     Sms,
     SmsStatus,
-    TooManyOfWorkspace,
-    TooManyToLead,
+    WorkspaceDailyLimitReached,
 )
 from runtime.gateways.twilio import signature
 from tests.conftest import Urls
@@ -35,7 +35,7 @@ from tests.support.twilio_server import (
     sign,
 )
 
-STRICT = Patience(backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001)
+STRICT = RetryPolicy(backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001)
 """With the breaker as it is for real."""
 
 
@@ -126,7 +126,7 @@ def test_what_the_gateway_refuses_is_not_tried_again(house: SmsHouse, twilio: Fa
 
 def test_pauses_are_one_two_and_four_seconds_and_a_little_more() -> None:
     for attempt, least_s in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 4.0), (20, 4.0)]:
-        pauses = [Patience().pause_s(attempt) for _ in range(50)]
+        pauses = [RetryPolicy().pause_s(attempt) for _ in range(50)]
         assert min(pauses) >= least_s
         assert max(pauses) <= least_s + 0.5
         assert len(set(pauses)) > 1, "not all at once"
@@ -285,7 +285,7 @@ def test_the_caps_hold_against_many_at_once(house: SmsHouse) -> None:
             try:
                 house.ask(lead)
                 came.append("asked")
-            except (TooManyToLead, TooManyOfWorkspace) as refused:
+            except (LeadDailyLimitReached, WorkspaceDailyLimitReached) as refused:
                 came.append(type(refused).__name__)
 
     threads = [threading.Thread(target=ask, args=(lead,)) for lead in leads]

@@ -26,7 +26,7 @@ from domain.sms import Sms
 from domain.workspace import Workspace
 from eventlog.connections import Connection
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from tests.support.oracle import assert_tables_tell_history
 from tests.support.strategies import (
     FIELDS,
@@ -84,7 +84,7 @@ State = dict[UUID, Known]
 
 
 def test_done_and_undone_is_as_if_it_had_not_been(
-    log: EventLog, commands: EntityCommands, engine: Engine, database: Connection
+    log: EventLog, commands: EntityCommands, engine: ProjectionEngine, database: Connection
 ) -> None:
     @settings(
         max_examples=EXAMPLES_MAX,

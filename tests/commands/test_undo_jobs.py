@@ -25,7 +25,7 @@ from domain.shared.entity import Entity
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from runtime.composition import now
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
@@ -77,7 +77,7 @@ def operation(log: EventLog, scope: Scope, accounts: int) -> list[Entity]:
 class Undoing:
     """Asks for undo jobs, and has them done."""
 
-    def __init__(self, bench: Bench, engine: Engine) -> None:
+    def __init__(self, bench: Bench, engine: ProjectionEngine) -> None:
         self.bench = bench
         self._engine = engine
 
@@ -117,7 +117,7 @@ class Undoing:
 
 
 @pytest.fixture
-def undoing(bench: Bench, engine: Engine) -> Undoing:
+def undoing(bench: Bench, engine: ProjectionEngine) -> Undoing:
     return Undoing(bench, engine)
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
-from domain.shared.claims import Claim
+from domain.shared.claims import TimeClaim
 from domain.shared.entity import EntityEvent
 from domain.shared.fields import Facts
 from domain.shared.refusals import AlreadyConfirmed, IsDeleted, TransitionRefused
@@ -197,7 +197,7 @@ def test_the_status_is_moved_by_commands_and_not_by_hand() -> None:
 def test_it_takes_the_members_time_until_it_is_cancelled_or_missed(status: str) -> None:
     one = given(Appointment, in_status(status)).entity
     start = datetime(2026, 2, 1, 10, tzinfo=UTC)
-    claim = Claim(MEMBER, start, start.replace(minute=30), may_overlap=False)
+    claim = TimeClaim(MEMBER, start, start.replace(minute=30), may_overlap=False)
     assert one.claim() == (None if status in {"cancelled", "no_show"} else claim)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.job import ERRORS_NAMED_MAX, ItemError, Job, JobEnded, JobStatus, Step
+from domain.job import ERRORS_NAMED_MAX, ItemError, Job, JobEnded, JobStatus, JobStep
 from tests.support.spec import DAWN, ID, MINUTE, NOON, WORKSPACE
 
 Decide = Callable[[Job], None]
@@ -43,7 +43,7 @@ def start(job: Job) -> None:
 
 
 def step(cursor: Any = 2, succeeded: int = 2, **facts: Any) -> Decide:
-    return lambda job: job.progress(Step(cursor, succeeded, **facts), at=NOON)
+    return lambda job: job.progress(JobStep(cursor, succeeded, **facts), at=NOON)
 
 
 def complete(job: Job) -> None:
@@ -138,7 +138,7 @@ def test_what_has_ended_does_not_go_on(end: Decide, decide: Decide) -> None:
 
 def test_a_clock_that_is_behind_does_not_hinder() -> None:
     job = given(start)
-    job.progress(Step(1, 1), at=DAWN - MINUTE)
+    job.progress(JobStep(1, 1), at=DAWN - MINUTE)
     assert job.pending_events[-1].timestamp == NOON
 
 

@@ -34,27 +34,29 @@ def test_one_that_is_asked_for_is_pending() -> None:
 
 def test_what_the_gateway_calls_it_is_recorded_with_the_status() -> None:
     given(Sms, created(Sms, REMINDER)).when(
-        lambda sms: sms.learn(SmsStatus.SENT, at=NOON, gateway_id="SM1")
+        lambda sms: sms.record_status(SmsStatus.SENT, at=NOON, gateway_id="SM1")
     ).then(updated(Sms, gatewayId=(None, "SM1")), moved(Sms, "pending", "sent"))
 
 
 def test_the_same_news_again_are_no_news() -> None:
     def twice(sms: Sms) -> None:
-        sms.learn(SmsStatus.DELIVERED, at=NOON)
-        sms.learn(SmsStatus.DELIVERED, at=NOON)
+        sms.record_status(SmsStatus.DELIVERED, at=NOON)
+        sms.record_status(SmsStatus.DELIVERED, at=NOON)
 
     given(Sms, created(Sms, REMINDER)).when(twice).then(moved(Sms, "pending", "delivered"))
 
 
 def test_a_receipt_that_is_late_changes_nothing() -> None:
     given(Sms, created(Sms, REMINDER), moved(Sms, "pending", "delivered")).when(
-        lambda sms: sms.learn(SmsStatus.SENT, at=NOON)
+        lambda sms: sms.record_status(SmsStatus.SENT, at=NOON)
     ).then_nothing()
 
 
 def test_one_that_was_given_up_and_is_delivered_all_the_same_has_no_error() -> None:
     failed = {**REMINDER, "status": "failed", "error": "given up", "errorCode": "1"}
-    given(Sms, created(Sms, failed)).when(lambda sms: sms.learn(SmsStatus.DELIVERED, at=NOON)).then(
+    given(Sms, created(Sms, failed)).when(
+        lambda sms: sms.record_status(SmsStatus.DELIVERED, at=NOON)
+    ).then(
         updated(Sms, error=("given up", None), errorCode=("1", None)),
         moved(Sms, "failed", "delivered"),
     )
@@ -65,7 +67,7 @@ def test_news_in_any_order_end_alike(news: list[SmsStatus], random: object) -> N
     def after(order: list[SmsStatus]) -> str | None:
         sms = given(Sms, created(Sms, REMINDER)).entity
         for status in order:
-            sms.learn(status, at=NOON)
+            sms.record_status(status, at=NOON)
         return sms.status
 
     shuffled = sorted(news, key=lambda _: random.random())  # type: ignore[attr-defined]
@@ -84,7 +86,9 @@ def test_statuses_only_ever_say_more() -> None:
 
 def test_what_is_sent_cannot_be_taken_back() -> None:
     final = {
-        topic for topic, event in EVENTS.items() if topic.startswith("sms.") and event.IS_FINAL
+        topic
+        for topic, event in EVENTS.items()
+        if topic.startswith("sms.") and event.IS_IRREVERSIBLE
     }
     assert final == {"sms.created", "sms.updated", "sms.status_changed"}
     assert issubclass(EVENTS["sms.updated"], EntityUpdated)

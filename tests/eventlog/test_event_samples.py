@@ -24,7 +24,7 @@ from domain.account import Account
 from domain.api_key import ApiKey
 from domain.appointment import Appointment
 from domain.contact import Contact
-from domain.job import ItemError, Job, Step
+from domain.job import ItemError, Job, JobStep
 from domain.lead import Lead
 from domain.meeting import Meeting
 from domain.member import Member
@@ -41,7 +41,7 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from runtime.settings import REPOSITORY
 from tests.support.kinds import TOLD
 from tests.support.oracle import assert_tables_tell_history
@@ -221,7 +221,7 @@ def test_a_sample_becomes_an_event_and_evolves_its_entity(sample: Sample) -> Non
 
 
 def test_a_log_of_nothing_but_samples_is_projected(
-    log: EventLog, engine: Engine, database: Connection
+    log: EventLog, engine: ProjectionEngine, database: Connection
 ) -> None:
     with log.scoped(Scope(WORKSPACE)):
         for sample in samples():
@@ -294,7 +294,7 @@ def lives_of_jobs(ids: Iterable[UUID]) -> Iterator[Job]:
     for job_id, end in zip(ids, ("complete", "fail", "cancel"), strict=False):
         job = Job.request(job_id, WORKSPACE, "bulk", parameters, total=2, at=at[0])
         job.start(at=at[1])
-        step = Step(2, 1, 1, [error], done=end == "complete", counts={"changed": 1})
+        step = JobStep(2, 1, 1, [error], done=end == "complete", counts={"changed": 1})
         job.progress(step, at=at[2])
         if end == "fail":
             job.fail({"code": "E4500", "error": "Something went wrong."}, at=at[3])

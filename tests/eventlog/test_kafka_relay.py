@@ -14,9 +14,9 @@ import pytest
 from benchmarks.generated import fill_log
 from eventlog.connections import Connection
 from eventlog.kafka.message import partition_of, read_head
-from eventlog.kafka.reconcile import Report, reconcile
+from eventlog.kafka.reconcile import ReconcileReport, reconcile
 from eventlog.kafka.relay import Relay
-from eventlog.kafka.topic import TopicRefused, create, known
+from eventlog.kafka.topic import TopicRefused, create_topic, known
 from tests.conftest import Urls
 from tests.support.kafka_world import PARTITIONS, Wire, append, eventually
 
@@ -32,7 +32,7 @@ def published(wire: Wire) -> Wire:
     return wire
 
 
-def compared(wire: Wire) -> Report:
+def compared(wire: Wire) -> ReconcileReport:
     """What the reconciliation finds."""
     return reconcile(wire.urls.projector, wire.broker)
 
@@ -149,7 +149,7 @@ def test_a_topic_that_was_deleted_or_made_by_somebody_else_is_refused_until_it_i
     with pytest.raises(TopicRefused, match="is gone, though events up to position 600"):
         published.relay()
     with published.broker.admin() as admin:
-        create(admin, published.topic, PARTITIONS)
+        create_topic(admin, published.topic, PARTITIONS)
     with pytest.raises(TopicRefused, match="was deleted and made anew by somebody else"):
         published.relay()
     published.relay(anew=True)

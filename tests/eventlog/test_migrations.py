@@ -23,15 +23,15 @@ from eventlog.connections import follow_connection
 from eventlog.digest import DIGEST_SQL
 from eventlog.migrations import (
     SQL_FOLDER,
+    LockWaits,
     Migration,
     MigrationBlocked,
-    Patience,
     applied,
     migrate,
     pending,
 )
 from projections.engine.ledger.coverage import verify_all
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster, DatabaseUrls, EmbeddedPostgres, prepare_database
@@ -44,7 +44,7 @@ from tests.support.servers import reachable_folder
 
 RECORDED = sorted(SCHEMAS.glob("*.sql.gz"))
 HOW_TO = REPOSITORY / "docs" / "how-to" / "migrate.md"
-IMPATIENT = Patience(lock_wait_ms=100, attempts_max=3, pause_s=0.05)
+IMPATIENT = LockWaits(lock_wait_ms=100, attempts_max=3, pause_s=0.05)
 WAIT_S = 120.0
 _numbers = itertools.count(1)
 
@@ -175,7 +175,7 @@ def test_every_released_version_is_upgraded_while_others_write_and_read(
             held = [row[0] for row in connection.execute("SELECT position FROM events ORDER BY 1")]
         assert held == [*range(1, EVENTS + 1), *sorted(traffic.positions)]
         assert traffic.followed == held[: len(traffic.followed)]
-        Engine(urls.projector, PROJECTIONS.values()).catch_up()
+        ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
         with follow_connection(urls.projector, application_name="test") as connection:
             assert verify_all(connection) == []
         assert replay(urls.projector).different == []
@@ -224,7 +224,7 @@ def test_a_migration_never_queues_for_long_before_writers(urls: Urls, tmp_path: 
         migrating = threading.Thread(
             target=migrate,
             args=(urls.owner,),
-            kwargs={"folder": folder, "patience": Patience(100, 1_000, 0.05)},
+            kwargs={"folder": folder, "patience": LockWaits(100, 1_000, 0.05)},
         )
         migrating.start()
         slowest_s = 0.0

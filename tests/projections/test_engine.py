@@ -17,11 +17,11 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent, readable_position
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.changes import Change, Projection
+from projections.changes import Projection, RowChange
 from projections.engine.ledger.coverage import Gap, gaps
 from projections.engine.live.follower import Digested, Follower
-from projections.engine.live.planning import plan_by_keys
-from projections.engine.live.runner import Engine
+from projections.engine.live.planning import force_index_plans
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.retry import retry
 from projections.engine.registry import PROJECTIONS
 from tests.conftest import Urls
@@ -41,14 +41,14 @@ def found(database: Connection, projection: str = "accounts") -> list[Gap]:
 
 
 def test_the_ledger_agrees_with_the_log(
-    accounts: list[Account], engine: Engine, database: Connection
+    accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     engine.catch_up()
     assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
 
 
 def test_an_event_removed_under_the_engines_feet_is_named(
-    accounts: list[Account], engine: Engine, database: Connection
+    accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     engine.catch_up()
     database.execute(f"ALTER TABLE events DISABLE TRIGGER {TRIGGER}")
@@ -57,7 +57,7 @@ def test_an_event_removed_under_the_engines_feet_is_named(
 
 
 def test_an_event_altered_under_the_engines_feet_is_named(
-    accounts: list[Account], engine: Engine, database: Connection
+    accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     engine.catch_up()
     database.execute(f"ALTER TABLE events DISABLE TRIGGER {TRIGGER}")
@@ -66,7 +66,7 @@ def test_an_event_altered_under_the_engines_feet_is_named(
 
 
 def test_a_doubled_and_a_skipped_event_are_named(
-    accounts: list[Account], engine: Engine, database: Connection, urls: Urls
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     engine.catch_up()
     database.execute("UPDATE projections SET position = 5 WHERE name = 'accounts'")
@@ -85,7 +85,7 @@ def test_a_doubled_and_a_skipped_event_are_named(
 def failing_for(projection: Projection, company: str) -> Projection:
     """The same projection, but for one company's account it raises."""
 
-    def changes(event: RecordedEvent) -> Iterable[Change]:
+    def changes(event: RecordedEvent) -> Iterable[RowChange]:
         if event.data.get("fields", {}).get("company") == company:
             raise ValueError(f"cannot digest {company}")
         return projection.changes(event)
@@ -105,7 +105,7 @@ def companies(database: Connection) -> list[tuple[str, int]]:
 def test_a_projector_that_raises_parks_that_entity_alone(
     accounts: list[Account], database: Connection, urls: Urls
 ) -> None:
-    Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
+    ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
     assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
     parked = database.execute("SELECT entity_id, position, events, error FROM projection_parked")
     assert parked.fetchall() == [(accounts[1].id, 3, 2, "ValueError: cannot digest Bluth")]
@@ -116,7 +116,7 @@ def test_a_row_that_the_database_refuses_parks_its_entity_alone(
     accounts: list[Account], database: Connection, urls: Urls
 ) -> None:
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Bluth')")
-    Engine(urls.projector, [PROJECTIONS["accounts"], PROJECTIONS["contacts"]]).catch_up()
+    ProjectionEngine(urls.projector, [PROJECTIONS["accounts"], PROJECTIONS["contacts"]]).catch_up()
     assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
     parked = database.execute(
         "SELECT projection, entity_id, position, events FROM projection_parked"
@@ -135,7 +135,7 @@ def test_an_entity_whose_projector_raises_waits_as_a_whole_beside_a_row_that_is_
     commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Acme')")
     broken = failing_for(PROJECTIONS["accounts"], "Bluth")
-    Engine(urls.projector, [broken]).catch_up()
+    ProjectionEngine(urls.projector, [broken]).catch_up()
     assert companies(database) == [("Cyberdyne", 1)]
     parked = database.execute("SELECT position, events FROM projection_parked ORDER BY position")
     assert parked.fetchall() == [(1, 2), (3, 3)]
@@ -153,13 +153,13 @@ def test_a_row_that_is_refused_does_not_let_later_events_of_a_failed_entity_thro
     commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Acme')")
 
-    def changes(event: RecordedEvent) -> Iterable[Change]:
+    def changes(event: RecordedEvent) -> Iterable[RowChange]:
         if event.position == outcome.position:
             raise ValueError("cannot digest poison")
         return PROJECTIONS["accounts"].changes(event)
 
     broken = replace(PROJECTIONS["accounts"], handlers={}, every=changes)
-    Engine(urls.projector, [broken]).catch_up()
+    ProjectionEngine(urls.projector, [broken]).catch_up()
     assert companies(database) == [("Bluth", 1), ("Cyberdyne", 1)]
     database.execute("ALTER TABLE read.accounts DROP CONSTRAINT accounts_company_check")
     assert [each.error for each in retry(urls.projector, PROJECTIONS["accounts"])] == [None, None]
@@ -186,7 +186,7 @@ def test_a_row_that_is_refused_among_many_events_costs_a_few_more_statements(
         write(self, connection, digested)
 
     monkeypatch.setattr(Follower, "write", counted)
-    Engine(urls.projector, [PROJECTIONS["accounts"]]).catch_up()
+    ProjectionEngine(urls.projector, [PROJECTIONS["accounts"]]).catch_up()
     assert len(companies(database)) == 63
     assert writes <= 2 * math.log2(64) + 3
 
@@ -198,7 +198,7 @@ def test_events_of_a_parked_entity_wait_with_it(
     database: Connection,
     urls: Urls,
 ) -> None:
-    engine = Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")])
+    engine = ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")])
     engine.catch_up()
     commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
     commands.create(scope, Contact, {"name": "late"}, account_id=accounts[0].id)
@@ -208,11 +208,11 @@ def test_events_of_a_parked_entity_wait_with_it(
 
 
 def test_two_engines_never_work_on_the_same_projection(
-    accounts: list[Account], database: Connection, urls: Urls, engine: Engine
+    accounts: list[Account], database: Connection, urls: Urls, engine: ProjectionEngine
 ) -> None:
     for _ in range(3):
         engine.catch_up()
-        Engine(urls.projector, PROJECTIONS.values(), batch_events=1).catch_up()
+        ProjectionEngine(urls.projector, PROJECTIONS.values(), batch_events=1).catch_up()
     assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
 
 
@@ -230,9 +230,9 @@ def test_a_table_that_grows_from_nothing_is_known_soon_and_its_rows_are_found_by
         )
     unknown = "SELECT reltuples < 0 FROM pg_class WHERE oid = 'read.accounts'::regclass"
     assert database.execute(unknown).fetchone() == (True,)
-    with running(Engine(urls.projector, PROJECTIONS.values())):
+    with running(ProjectionEngine(urls.projector, PROJECTIONS.values())):
         until(lambda: database.execute(unknown).fetchone() == (False,))
     with follow_connection(urls.projector, application_name="test") as connection:
-        plan_by_keys(connection)
+        force_index_plans(connection)
         plan = [str(line) for (line,) in connection.execute(LOOK_UP).fetchall()]
     assert [line for line in plan if "Scan using accounts_pkey" in line], plan

@@ -20,11 +20,11 @@ from eventlog.kafka.message import Headers, encode_mark, headers, read_head
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.kafka.lanes import Lane
+from projections.engine.kafka.lanes import PartitionBuffer
 from projections.engine.kafka.source import GroupEngine
 from projections.engine.ledger.coverage import gaps
 from projections.engine.live.partitions import reached
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.rebuild import Rebuild
 from projections.engine.rebuild.retry import retry
 from projections.engine.registry import PROJECTIONS
@@ -101,7 +101,7 @@ def made_by_the_log_engine(database: Connection, urls: Urls) -> dict[str, list[A
         database.execute(f"TRUNCATE read.{table}".encode())
     database.execute("TRUNCATE projection_coverage, projection_offsets, projection_parked")
     database.execute("UPDATE projections SET position = 0")
-    Engine(urls.projector, PROJECTIONS.values()).catch_up()
+    ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
     return rows(database)
 
 
@@ -212,7 +212,7 @@ def test_the_log_engine_waits_for_the_group_and_takes_over_where_each_partition_
 ) -> None:
     urls = published.urls
     consume_unevenly(published, database)
-    engine = Engine(urls.projector, PROJECTIONS.values())
+    engine = ProjectionEngine(urls.projector, PROJECTIONS.values())
     with running(published.group()):
         eventually(lambda: published.consumed(1))
         engine.catch_up()
@@ -232,17 +232,17 @@ def test_the_group_takes_over_from_the_log_engine_without_reading_all_again(
     monkeypatch.setattr(relay, "INDEX_EVENTS", HALF)
     fill_log(published.urls.app, HALF, seed=2)
     published.relay()
-    Engine(published.urls.projector, PROJECTIONS.values()).catch_up()
+    ProjectionEngine(published.urls.projector, PROJECTIONS.values()).catch_up()
     fill_log(published.urls.app, HALF, seed=3)
     published.relay()
     heard: list[int] = []
-    hear = Lane.hear
+    hear = PartitionBuffer.hear
 
-    def listening(lane: Lane, messages: list[Any]) -> None:
+    def listening(lane: PartitionBuffer, messages: list[Any]) -> None:
         heard.extend(read_head(each.headers).position for each in messages)
         hear(lane, messages)
 
-    monkeypatch.setattr(Lane, "hear", listening)
+    monkeypatch.setattr(PartitionBuffer, "hear", listening)
     consume(published, EVENTS + 2 * HALF)
     assert min(heard) == EVENTS + HALF, "a mark was near enough"
     assert_each_event_once(database)

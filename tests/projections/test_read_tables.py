@@ -19,7 +19,7 @@ from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from projections.changes import Projection
 from projections.engine.live.apply import Statement
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from tests.conftest import Urls
 from tests.readmodels.test_duplicates import assert_keys_tell_lists
@@ -84,7 +84,7 @@ def project(urls: Urls, step: Project) -> None:
     if step.dies_at_event is not None:
         projections = [dying(each, step.dies_at_event) for each in projections]
     with suppress(Killed), killed_at_table(step.dies_at_table):
-        Engine(urls.projector, projections, batch_events=step.batch_events).catch_up()
+        ProjectionEngine(urls.projector, projections, batch_events=step.batch_events).catch_up()
 
 
 def dying(projection: Projection, events: int) -> Projection:

@@ -16,7 +16,7 @@ from eventlog.connections import Connection
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from projections.engine.ledger.coverage import gaps
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.progress import Cancelled, cancel
 from projections.engine.rebuild.rebuild import Rebuild, plan, rollback
 from projections.engine.rebuild.retry import retry
@@ -62,7 +62,7 @@ def rows(database: Connection, table: str, schema: str = "read") -> list[tuple[o
 def test_a_rebuild_gives_the_rows_that_were_live(
     names: tuple[str, ...],
     accounts: list[Account],
-    engine: Engine,
+    engine: ProjectionEngine,
     database: Connection,
     urls: Urls,
 ) -> None:
@@ -77,7 +77,7 @@ def test_a_rebuild_gives_the_rows_that_were_live(
 
 
 def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
-    accounts: list[Account], engine: Engine, database: Connection, urls: Urls
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     engine.catch_up()
     database.execute("UPDATE read.accounts SET company = 'forged' WHERE company LIKE '%13%'")
@@ -89,7 +89,7 @@ def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
 
 
 def test_changed_code_is_swapped_in_and_rolled_back(
-    accounts: list[Account], engine: Engine, database: Connection, urls: Urls,
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls,
     commands: EntityCommands, scope: Scope,
 ) -> None:  # fmt: skip
     engine.catch_up()
@@ -106,7 +106,7 @@ def test_changed_code_is_swapped_in_and_rolled_back(
 
 
 def test_a_cancelled_rebuild_leaves_the_live_one_untouched(
-    accounts: list[Account], engine: Engine, database: Connection, urls: Urls
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     engine.catch_up()
     before = rows(database, "accounts")
@@ -126,7 +126,7 @@ def test_a_cancelled_rebuild_leaves_the_live_one_untouched(
 def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
     step: str,
     accounts: list[Account],
-    engine: Engine,
+    engine: ProjectionEngine,
     database: Connection,
     urls: Urls,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +148,7 @@ def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
 
 
 def test_a_swap_that_was_killed_does_not_keep_the_engine_from_its_work(
-    accounts: list[Account], engine: Engine, database: Connection
+    accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     database.execute("UPDATE projections SET state = 'handover'")  # its process cannot take it back
     engine.catch_up()
@@ -158,7 +158,7 @@ def test_a_swap_that_was_killed_does_not_keep_the_engine_from_its_work(
 
 def test_readers_and_writers_notice_nothing_of_swaps(
     accounts: list[Account],
-    engine: Engine,
+    engine: ProjectionEngine,
     urls: Urls,
     commands: EntityCommands,
     scope: Scope,
@@ -211,7 +211,7 @@ def test_retry_brings_parked_entities_back_and_proves_it(
     accounts: list[Account], database: Connection, urls: Urls
 ) -> None:
     company = "Company\t3\\"
-    Engine(urls.projector, [failing_for(PROJECTIONS["accounts"], company)]).catch_up()
+    ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], company)]).catch_up()
     assert company not in dict(companies(database))
     still = retry(urls.projector, failing_for(PROJECTIONS["accounts"], company))
     assert [bool(each.error) for each in still] == [True]

@@ -18,7 +18,7 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.duplicates import PHONE_DIGITS_MIN, company_key, email_key, phone_key
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from readmodels.duplicates import MEMBERS_SHOWN_MAX
 from tests.conftest import Urls
 from tests.support.api_server import Office, after
@@ -116,7 +116,7 @@ def assert_keys_tell_lists(database: Connection) -> None:
 
 
 def test_keys_come_change_and_go_with_what_they_are_of(
-    desk: Desk, engine: Engine, database: Connection
+    desk: Desk, engine: ProjectionEngine, database: Connection
 ) -> None:
     accounts = [
         desk.make(Account, company=name, type="customer")
@@ -152,7 +152,7 @@ def test_keys_come_change_and_go_with_what_they_are_of(
 
 
 def test_a_page_is_found_by_an_index(
-    desk: Desk, engine: Engine, database: Connection, urls: Urls
+    desk: Desk, engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     workspace = desk.scope.workspace_id
     for reason in KEYS:

@@ -11,7 +11,7 @@ import pytest
 
 from commands.entities import EntityCommands
 from eventlog.scope import Scope
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from readmodels.details import detail
 from readmodels.lists import LISTS, InvalidCursor
 from readmodels.pool import AsyncConnection
@@ -165,7 +165,7 @@ def test_the_page_of_an_account_shows_its_opportunities(pages: Pages, crowded: C
 @pytest.mark.parametrize("sort_by", ["company", "status", "created_at", "updated_at"])
 @pytest.mark.parametrize("descending", [True, False])
 def test_walking_by_cursor_while_others_write_repeats_and_misses_nothing(
-    urls: Urls, commands: EntityCommands, engine: Engine, sort_by: str, descending: bool
+    urls: Urls, commands: EntityCommands, engine: ProjectionEngine, sort_by: str, descending: bool
 ) -> None:
     scope = Scope(uuid4())
     crowd = Crowd(commands, scope, SEED)

@@ -17,7 +17,7 @@ from benchmarks.generated import generate
 from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
 from replay import span
-from replay.analysis import AnalysisError, Result, into_schema, load, run
+from replay.analysis import AnalysisError, AnalysisResult, into_schema, load, run
 from replay.folders import FolderInUse
 from replay.parquet import export_history, into_folder
 from replay.span import choose, parse_as_of
@@ -77,7 +77,9 @@ def history(urls: Urls) -> list[Any]:
     return found
 
 
-def analysed(urls: Urls, folder: Path, source: str, *, name: str = "mine", **chosen: Any) -> Result:
+def analysed(
+    urls: Urls, folder: Path, source: str, *, name: str = "mine", **chosen: Any
+) -> AnalysisResult:
     """Run a file of this source into its schema."""
     path = folder / f"{name}.py"
     path.write_text(source, "utf-8")

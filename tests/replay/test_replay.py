@@ -26,7 +26,7 @@ from domain.shared.entity import Entity
 from eventlog.connections import raw_json, write_pool
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
@@ -360,7 +360,7 @@ def test_what_never_was_has_no_history(urls: Urls, workspace: UUID, acme: UUID) 
 
 
 def test_the_secret_of_a_key_is_no_part_of_history(
-    urls: Urls, commands: EntityCommands, scope: Scope, engine: Engine
+    urls: Urls, commands: EntityCommands, scope: Scope, engine: ProjectionEngine
 ) -> None:
     fields = {"name": "sync", "role": "member", "secretSha256": "0" * 64}
     key = commands.create(scope, ApiKey, fields).entity.id

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from benchmarks.generated import generate
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from replay.folders import FolderInUse
 from server.cli import CommandError
@@ -94,7 +94,7 @@ def writing(house: House) -> Iterator[list[int]]:
     """A writer and the projector work as long as the block lasts; gives the positions written."""
     positions: list[int] = []
     stop = threading.Event()
-    engine = Engine(house.urls.projector, PROJECTIONS.values())
+    engine = ProjectionEngine(house.urls.projector, PROJECTIONS.values())
 
     def write() -> None:
         events = generate(99)
@@ -135,7 +135,7 @@ def test_a_backup_while_others_write_is_one_moment_and_restores_to_it(house: Hou
         with psycopg.connect(urls.app, autocommit=True) as connection:
             new = append(connection, UUID(int=9), list(itertools.islice(generate(98), 20)))
         assert new[0] > manifest.contents.position
-        Engine(urls.projector, PROJECTIONS.values()).catch_up()
+        ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
         with (
             psycopg.connect(urls.owner) as connection,
             pytest.raises(psycopg.errors.RestrictViolation),

@@ -19,7 +19,7 @@ from commands.entities import EntityCommands
 from domain.account import Account
 from eventlog.connections import Connection
 from eventlog.scope import Scope
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from tests.conftest import Urls
@@ -269,7 +269,7 @@ def rules(database: Connection, deeds: list[Deed]) -> set[str]:
 
 
 def test_a_database_in_which_all_is_well(
-    deeds: list[Deed], engine: Engine, database: Connection
+    deeds: list[Deed], engine: ProjectionEngine, database: Connection
 ) -> None:
     assert rules(database, deeds) == {"behind", "ledger", "row"}
     engine.catch_up()
@@ -287,7 +287,7 @@ def test_a_database_in_which_all_is_well(
     ],
 )
 def test_a_wrong_row_and_a_wrong_ledger(
-    deeds: list[Deed], engine: Engine, database: Connection, damage: str, rule: str
+    deeds: list[Deed], engine: ProjectionEngine, database: Connection, damage: str, rule: str
 ) -> None:
     engine.catch_up()
     database.execute(damage.encode())
@@ -298,7 +298,7 @@ def test_a_curse_parks_and_what_is_parked_is_told(
     deeds: list[Deed], urls: Urls, database: Connection
 ) -> None:
     curse = Curse(seed=1, per_mille=1_000, active=True)
-    Engine(urls.projector, map(curse.cast, PROJECTIONS.values())).catch_up()
+    ProjectionEngine(urls.projector, map(curse.cast, PROJECTIONS.values())).catch_up()
     errors = {row[0] for row in database.execute("SELECT error FROM projection_parked")}
     assert {error.split(":")[0] for error in errors} == {"Cursed", "InvalidDatetimeFormat"}
     assert rules(database, deeds) >= {"parked", "row"}

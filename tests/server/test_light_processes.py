@@ -1,4 +1,4 @@
-"""Workers, senders, projectors and relays start without the HTTP framework: less memory for each."""
+"""Workers, senders, projectors and relays start without the HTTP framework."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from commands.delivery.inbox import begin
 from commands.processes import PROCESSES
 from domain.sms import Sms
 from eventlog.connections import write_pool
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.rebuild import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
@@ -27,7 +27,7 @@ WHAT_READS_HISTORY = ("domain", "eventlog", "projections", "readmodels", "replay
 
 
 def test_rebuilding_and_replaying_all_of_history_calls_nobody(
-    house: SmsHouse, engine: Engine, urls: Urls
+    house: SmsHouse, engine: ProjectionEngine, urls: Urls
 ) -> None:
     gateway = CountingGateway()
     asked = [house.ask(message=f"number {number}") for number in range(3)]

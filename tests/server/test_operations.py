@@ -33,12 +33,12 @@ from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.reading import RecordedEvent
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.ledger.checks import Found, check
-from projections.engine.live.runner import Batch, Engine
+from projections.engine.ledger.checks import CheckResult, check
+from projections.engine.live.runner import Batch, ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.health import FRESH_S, is_stalled
 from runtime.settings import REPOSITORY, Settings
-from runtime.tracing import Tracing, open_tracing
+from runtime.tracing import SpanExporter, open_tracing
 from server.postgres.embedded import Cluster
 from tests.conftest import Urls, fresh_database
 from tests.support.api_server import Api, Office
@@ -257,7 +257,7 @@ def test_a_process_is_not_ready_for_tables_that_are_not_there(stack: Stack) -> N
 
 
 def test_a_process_is_not_ready_where_projections_lag(
-    urls: Urls, commands: EntityCommands, scope: Scope, engine: Engine
+    urls: Urls, commands: EntityCommands, scope: Scope, engine: ProjectionEngine
 ) -> None:
     with answering(urls, ready_lag_max_s=0.5) as client:
         assert client.get("/readyz").status_code == 200
@@ -298,19 +298,23 @@ def test_altered_history_is_an_alarm(own: Stack) -> None:
 
 
 def test_all_of_history_is_compared_bit_by_bit(
-    commands: EntityCommands, scope: Scope, database: Connection, engine: Engine, urls: Urls
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    engine: ProjectionEngine,
+    urls: Urls,
 ) -> None:
     written = [write(commands, scope) for _ in range(5)]
     database.execute("SELECT setval('events_position_seq', 2500)")
     written += [write(commands, scope) for _ in range(5)]
     engine.catch_up()
 
-    def look(round_interval_s: float = 3_600) -> Found:
+    def look(round_interval_s: float = 3_600) -> CheckResult:
         with follow_connection(urls.projector, application_name="test") as connection:
             return check(connection, chunk=1_000, round_interval_s=round_interval_s)
 
     for _ in range(4):
-        assert look() == Found([], [])
+        assert look() == CheckResult([], [])
     alter(database, written[0])
     assert look().new == [], "the round has ended, and what is new is not what was altered"
     found = [gap for _ in range(3) for gap in look(0).new]
@@ -327,7 +331,11 @@ def test_all_of_history_is_compared_bit_by_bit(
 
 
 def test_a_difference_that_is_gone_is_forgotten(
-    commands: EntityCommands, scope: Scope, database: Connection, engine: Engine, urls: Urls
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    engine: ProjectionEngine,
+    urls: Urls,
 ) -> None:
     write(commands, scope)
     engine.catch_up()
@@ -477,12 +485,12 @@ def test_the_line_of_a_write_has_its_position(
 
 
 @pytest.fixture
-def traced(urls: Urls) -> Iterator[tuple[httpx.Client, Tracing, InMemorySpanExporter]]:
+def traced(urls: Urls) -> Iterator[tuple[httpx.Client, SpanExporter, InMemorySpanExporter]]:
     """A client of an API that keeps traces, and where they go."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing = Tracing(provider)
+    tracing = SpanExporter(provider)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api.app.open_tracing", lambda settings, service: tracing)
         with answering(urls) as client:
@@ -490,14 +498,16 @@ def traced(urls: Urls) -> Iterator[tuple[httpx.Client, Tracing, InMemorySpanExpo
 
 
 def test_a_trace_leads_from_the_request_to_the_projection(
-    traced: tuple[httpx.Client, Tracing, InMemorySpanExporter], urls: Urls, database: Connection
+    traced: tuple[httpx.Client, SpanExporter, InMemorySpanExporter],
+    urls: Urls,
+    database: Connection,
 ) -> None:
     client, tracing, exporter = traced
 
     def observe(batch: Batch, events: Sequence[RecordedEvent]) -> None:
         tracing.batch("log", events, batch.seconds)
 
-    engine = Engine(urls.projector, PROJECTIONS.values(), observe=observe)
+    engine = ProjectionEngine(urls.projector, PROJECTIONS.values(), observe=observe)
     with write_pool(urls.app) as pool:
         commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
         key = issue_key(commands, Scope(uuid4()), {"name": "k", "role": "admin"})

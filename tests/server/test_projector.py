@@ -15,7 +15,7 @@ from domain.account import Account
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from runtime.settings import Settings
-from server.processes.projector import open_engine
+from server.processes.projector import open_projection_engine
 from tests.conftest import Urls
 
 RUN = """
@@ -52,4 +52,4 @@ def test_a_projector_works_until_it_is_stopped(
 
 def test_a_projector_needs_its_url() -> None:
     with pytest.raises(LookupError, match="ANNALS_PROJECTOR_URL"):
-        open_engine(Settings())
+        open_projection_engine(Settings())

@@ -20,10 +20,10 @@ from api.app import create_app
 from commands.keys import issue_key
 from domain.workspace import Workspace
 from eventlog.scope import Scope
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from runtime.composition import Writing, open_writing
 from runtime.settings import Settings
-from server.processes.projector import open_engine
+from server.processes.projector import open_projection_engine
 from server.processes.serving import listening, server_of
 from server.processes.worker import open_worker
 
@@ -75,7 +75,7 @@ class Api:
     writing: Writing
     settings: Settings
     app: FastAPI
-    engine: Engine
+    engine: ProjectionEngine
     clients: list[httpx.Client] = field(default_factory=list)
 
     def office(self) -> Office:
@@ -136,7 +136,7 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
     settings = Settings(
         owner_url=owner_url, app_url=app_url, projector_url=projector_url, **{**usual, **more}
     )
-    app, engine = create_app(settings), open_engine(settings)
+    app, engine = create_app(settings), open_projection_engine(settings)
     projector = threading.Thread(target=engine.run)
     with (
         open_writing(settings) as writing,

@@ -29,7 +29,7 @@ from domain.task import Task, TaskStatus
 from eventlog.connections import write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from server.postgres.embedded import Cluster, prepare_database
 from tests.conftest import Urls
@@ -189,7 +189,7 @@ def crowded_database(cluster: Cluster, template: str, seed: int) -> Iterator[Cro
         crowds = [Crowd(commands, scope, seed + n) for n, scope in enumerate(scopes)]
         for crowd in crowds:
             crowd.fill(accounts=40, others=160)
-    Engine(urls.projector, PROJECTIONS.values()).catch_up()
+    ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
     with psycopg.connect(urls.superuser) as connection:
         events = recorded_events(connection)
     workspaces = [scope.workspace_id for scope in scopes]

@@ -17,10 +17,10 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from commands.idempotency import Answer, Memory
+from commands.idempotency import Answer, IdempotencyStore
 from runtime.settings import Settings
 
-remember = Memory.remember
+remember = IdempotencyStore.remember
 
 
 def die() -> None:
@@ -43,7 +43,7 @@ class DiesBeforeAnswering:
         await self._app(scope, receive, send_or_die if scope["type"] == "http" else send)
 
 
-def remember_and_die(memory: Memory, answer: Answer) -> None:
+def remember_and_die(memory: IdempotencyStore, answer: Answer) -> None:
     """As Memory.remember; the commit never comes."""
     remember(memory, answer)
     die()
@@ -54,5 +54,5 @@ if __name__ == "__main__":
     if sys.argv[2] == "answer":
         app = DiesBeforeAnswering(app)
     else:
-        mock.patch.object(Memory, "remember", remember_and_die).start()
+        mock.patch.object(IdempotencyStore, "remember", remember_and_die).start()
     uvicorn.run(app, port=int(sys.argv[1]), log_config=None)

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from commands.delivery import inbox
-from commands.delivery.sending import Sending
+from commands.delivery.sending import SmsDelivery
 from commands.sms import SmsCommands
 from runtime.settings import Settings
 from server.processes import sender
@@ -43,10 +43,10 @@ def then_die(owner: Any, name: str) -> None:
 
 PLACES: dict[str, tuple[Any, str]] = {
     "react": (inbox, "_issue"),
-    "claim": (Sending, "claim"),
-    "call": (Sending, "_answered"),
+    "claim": (SmsDelivery, "claim"),
+    "call": (SmsDelivery, "_answered"),
     "record": (SmsCommands, "learn"),
-    "end": (Sending, "end"),
+    "end": (SmsDelivery, "end"),
 }
 
 

@@ -16,11 +16,11 @@ from unittest import mock
 from commands.bulk import BulkWork
 from commands.jobs import turns
 from commands.jobs.keeping import keep_errors
-from commands.jobs.turns import Turn
+from commands.jobs.turns import JobRun
 from runtime.settings import Settings
 from server.processes.worker import run_worker
 
-keep = Turn._keep
+keep = JobRun._keep
 
 
 def die_at(step: int) -> Any:
@@ -43,7 +43,7 @@ if __name__ == "__main__":
         keep_errors(*arguments)
         die()
 
-    def keep_and_die(turn: Turn, act: Any) -> None:
+    def keep_and_die(turn: JobRun, act: Any) -> None:
         """As Turn._keep; nobody hears of the commit."""
         keep(turn, act)
         die()
@@ -52,5 +52,5 @@ if __name__ == "__main__":
     if when == "writing":
         mock.patch.object(turns, "keep_errors", keep_errors_and_die).start()
     else:
-        mock.patch.object(Turn, "_keep", keep_and_die).start()
+        mock.patch.object(JobRun, "_keep", keep_and_die).start()
     run_worker(Settings())

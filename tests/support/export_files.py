@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from domain.shared.cells import restored
+from domain.shared.cells import without_neutraliser
 
 Item = dict[str, Any]
 
@@ -23,7 +23,7 @@ def objects(ndjson: str) -> list[Item]:
 def rows(table: str) -> list[dict[str, str]]:
     """The rows of CSV, the cells as they were before they were neutralised."""
     header, *records = csv.reader(io.StringIO(table, newline=""))
-    return [dict(zip(header, map(restored, record), strict=True)) for record in records]
+    return [dict(zip(header, map(without_neutraliser, record), strict=True)) for record in records]
 
 
 def as_rows(items: list[Item]) -> list[dict[str, str]]:

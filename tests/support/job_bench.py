@@ -15,14 +15,14 @@ import psycopg
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
 from commands.jobs.turns import Tools
-from commands.jobs.work import CannotGoOn, JobContext, OpenWork, Work
+from commands.jobs.work import CannotGoOn, JobContext, JobWork, OpenWork
 from commands.jobs.worker import Worker
-from domain.job import ItemError, Job, Step
+from domain.job import ItemError, Job, JobStep
 from domain.note import Note
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from runtime.errors import told
+from runtime.errors import summarise_error
 from tests.conftest import Urls
 
 WRITING = "writing"
@@ -31,7 +31,7 @@ REFUSED = "refused"
 HOPELESS = "hopeless"
 
 
-class WritingNotes(Work):
+class WritingNotes(JobWork):
     """Writes a note of each item, with some items that are not to be written.
 
     `before_step` is called in each step, with its number of items, before anything is written.
@@ -40,14 +40,14 @@ class WritingNotes(Work):
     LIMIT = 10
     before_step: Callable[[int], None] = staticmethod(lambda limit: None)
 
-    def step(self, cursor: Any, limit: int) -> Step:
+    def step(self, cursor: Any, limit: int) -> JobStep:
         """Writes the next notes."""
         self.before_step(limit)
         done = int(cursor or 0)
         items = self.context.items(done, limit)
         errors = [each for row, body in enumerate(items, done + 1) if (each := self._do(row, body))]
         done += len(items)
-        return Step(
+        return JobStep(
             done,
             len(items) - len(errors),
             len(errors),
@@ -97,7 +97,7 @@ class Bench:
             self.log,
             self.commands,
             works or self.works,
-            told,
+            summarise_error,
             clock=lambda: datetime.now(UTC),
             new_id=uuid4,
         )
@@ -133,7 +133,7 @@ class Bench:
 def hooked(before_step: Callable[[int], None]) -> OpenWork:
     """The work for tests, with something that happens in each step."""
 
-    def open_work(context: JobContext) -> Work:
+    def open_work(context: JobContext) -> JobWork:
         work = WritingNotes(context)
         work.before_step = before_step
         return work

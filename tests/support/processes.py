@@ -18,7 +18,7 @@ import httpx
 import psycopg
 
 from api.app import create_app
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from tests.conftest import Urls
@@ -117,7 +117,7 @@ def answering(urls: Urls, **settings: Any) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def running(engine: Engine) -> Iterator[Engine]:
+def running(engine: ProjectionEngine) -> Iterator[ProjectionEngine]:
     """The engine follows in a thread, as long as the block lasts."""
     thread = threading.Thread(target=engine.run)
     thread.start()

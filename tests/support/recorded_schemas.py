@@ -21,7 +21,7 @@ import psycopg
 
 from benchmarks.generated import generate
 from eventlog.migrations import applied
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster, prepare_database
@@ -65,7 +65,7 @@ def fill(app_url: str, projector_url: str) -> None:
         for seed, workspace in enumerate(WORKSPACES):
             events = list(itertools.islice(generate(seed), EVENTS // len(WORKSPACES)))
             append(connection, workspace, events)
-    Engine(projector_url, PROJECTIONS.values()).catch_up()
+    ProjectionEngine(projector_url, PROJECTIONS.values()).catch_up()
     with psycopg.connect(projector_url) as connection:
         connection.execute("UPDATE projections SET holder = NULL")
 

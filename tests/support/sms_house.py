@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 from commands.delivery.gateway import OutgoingSms, SmsGateway
 from commands.delivery.inbox import begin, follow_once
 from commands.delivery.outbox import Outbox, handlers
-from commands.delivery.sending import Patience, Sending
+from commands.delivery.sending import RetryPolicy, SmsDelivery
 from commands.entities import EntityCommands
 from commands.processes import PROCESSES
 from commands.sms import SmsCommands, SmsLimits
@@ -30,7 +30,7 @@ from tests.conftest import Urls
 from tests.support.twilio_server import ACCOUNT, NUMBER, TOKEN, FakeTwilio
 
 PHONE = "+44 20 7946 0000"
-QUICK = Patience(
+QUICK = RetryPolicy(
     backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001, breaker=Limits(failures=1_000)
 )
 """Does not make tests wait, and opens no breaker."""
@@ -116,11 +116,11 @@ class SmsHouse:
                 return
         raise AssertionError("the processes never come to an end")
 
-    def sending(self, gateway: SmsGateway, patience: Patience = QUICK) -> Sending:
+    def sending(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> SmsDelivery:
         """Who hands messages to this gateway."""
-        return Sending(self.own, self.own_sms, self.pool, gateway, patience)
+        return SmsDelivery(self.own, self.own_sms, self.pool, gateway, patience)
 
-    def send_all(self, gateway: SmsGateway, patience: Patience = QUICK) -> None:
+    def send_all(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> None:
         """Hand over all that is asked for, however many attempts it takes; nobody waits."""
         sending = self.sending(gateway, patience)
         for _ in range(STEPS_MAX):

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from hypothesis import strategies as st
 
 from commands.entities import EntityCommands
-from commands.leads import LeadCommands, Wishes
+from commands.leads import ConversionOverrides, LeadCommands
 from commands.merging import MergeCommands
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.api_key import ApiKey, Role
@@ -416,7 +416,7 @@ class Player:
         if one is None:
             return
         known = self.known[step.workspace]
-        done = self.leads.convert(self.scopes[step.workspace], one.id, Wishes())
+        done = self.leads.convert(self.scopes[step.workspace], one.id, ConversionOverrides())
         known[known.index(one)] = done.lead
         known += [done.account, done.contact, done.opportunity]
 

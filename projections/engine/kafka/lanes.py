@@ -22,7 +22,7 @@ class TopicMoved(Exception):
 
 
 @dataclass(slots=True)
-class Taken:
+class ReadyEvents:
     """Events of one partition that can be applied, and the place after them."""
 
     partition: int
@@ -33,7 +33,7 @@ class Taken:
 
 
 @dataclass(slots=True)
-class Lane:
+class PartitionBuffer:
     """One partition, read from an offset on. Holds what came after the last mark taken."""
 
     partition: int
@@ -72,14 +72,14 @@ class Lane:
         """Whether a mark was heard since the last `take`."""
         return self._mark is not None
 
-    def take(self) -> Taken:
+    def take(self) -> ReadyEvents:
         """The events up to the last mark, in order, decoded."""
         assert self._mark is not None
         next_offset, through = self._mark
         events = [decode(self._taken[position]) for position in sorted(self._taken)]
         self._taken, self._mark = {}, None
         self.above = max(self.above, through)
-        return Taken(self.partition, events, next_offset, through, self.origin.epoch)
+        return ReadyEvents(self.partition, events, next_offset, through, self.origin.epoch)
 
     def _is_late(self, origin: Origin) -> bool:
         """Whether the message counts no more; a later relay is noted. Raises `TopicMoved`."""

@@ -24,20 +24,20 @@ import psycopg
 from kafka import ConsumerRebalanceListener
 from kafka.errors import KafkaError
 
-from eventlog.connections import Connection, derive_quickly, follow_connection
+from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.hints import PROJECTED
 from eventlog.kafka.broker import Broker, close_quietly
 from eventlog.kafka.message import MalformedMessage, Origin
-from eventlog.kafka.topic import Known, known, log_id, start_offsets
+from eventlog.kafka.topic import RecordedTopic, known, log_id, start_offsets
 from eventlog.reading import RecordedEvent, read_rows_after
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.kafka.lanes import Lane, Taken, TopicMoved
-from projections.engine.kafka.turns import take_turns
+from projections.engine.kafka.lanes import PartitionBuffer, ReadyEvents, TopicMoved
+from projections.engine.kafka.turns import lock_workspaces
 from projections.engine.ledger.coverage import record, tally
 from projections.engine.live.follower import UNDIGESTED, CheckpointMoved, Digested, Follower
-from projections.engine.live.partitions import level
-from projections.engine.live.planning import make_known
+from projections.engine.live.partitions import align_partitions
+from projections.engine.live.planning import analyze_new_tables
 from projections.engine.live.runner import (
     HOLD,
     LEASE_INTERVAL_S,
@@ -139,7 +139,7 @@ LOST = (
 
 
 @dataclass(slots=True)
-class Place:
+class PartitionPlace:
     """Where one projection is in one partition."""
 
     next_offset: int
@@ -147,7 +147,7 @@ class Place:
     epoch: int
 
 
-Places = dict[str, dict[int, Place]]
+Places = dict[str, dict[int, PartitionPlace]]
 """By projection, by partition."""
 
 
@@ -189,8 +189,8 @@ class GroupEngine:
         self._holder = f"kafka:{broker.group}:{socket.gethostname()}:{os.getpid()}"
         self._followers: dict[str, Follower] = {}
         self._places: Places = {}
-        self._lanes: dict[int, Lane] = {}
-        self._topic = Known("", 0, 0, 0, 0)
+        self._lanes: dict[int, PartitionBuffer] = {}
+        self._topic = RecordedTopic("", 0, 0, 0, 0)
         self._least: tuple[Any, ...] | None = None
         self._observe = observe
 
@@ -203,7 +203,7 @@ class GroupEngine:
         while not self._stopped.is_set():
             try:
                 with follow_connection(self._url, application_name="annals-apply") as connection:
-                    derive_quickly(connection)
+                    disable_synchronous_commit(connection)
                     self._consume(connection)
             except LOST as error:
                 log.warning("consuming stopped and is tried again: %r", error)
@@ -241,7 +241,7 @@ class GroupEngine:
             if time.monotonic() - leased_at >= LEASE_INTERVAL_S:
                 leased_at = time.monotonic()
                 changed = self._lease(connection) or changed
-                make_known(connection, READ_SCHEMA, tables_of(self._followers.values()))
+                analyze_new_tables(connection, READ_SCHEMA, tables_of(self._followers.values()))
             polled = consumer.poll(timeout_ms=POLL_MS)
             if assignment.changed.is_set() or changed:
                 assignment.changed.clear()
@@ -327,17 +327,17 @@ class GroupEngine:
         consumer.pause(*idle)
         consumer.resume(*(assigned[number] for number in self._lanes))
 
-    def _lane(self, partition: int, origin: Origin) -> Lane:
+    def _lane(self, partition: int, origin: Origin) -> PartitionBuffer:
         places = [by_partition[partition] for by_partition in self._places.values()]
         first = min(places, key=lambda place: place.next_offset)
-        return Lane(
+        return PartitionBuffer(
             partition,
             first.next_offset,
             Origin(origin.log_id, origin.generation, first.epoch),
             min(place.position for place in places),
         )
 
-    def _enter(self, connection: Connection, projection: str) -> dict[int, Place]:
+    def _enter(self, connection: Connection, projection: str) -> dict[int, PartitionPlace]:
         """The projection's places; made where it was level, or stood in another topic."""
         name, topic = self._broker.topic, self._topic
         with connection.transaction():
@@ -345,13 +345,13 @@ class GroupEngine:
             rows = connection.execute(SELECT_OFFSETS, (projection,)).fetchall()
             expected = [(each, name, topic.generation) for each in range(topic.partitions)]
             if [row[:3] for row in rows] == expected:
-                return {row[0]: Place(row[4], row[5], row[3]) for row in rows}
+                return {row[0]: PartitionPlace(row[4], row[5], row[3]) for row in rows}
             follower = self._follower(connection, projection)
-            level(connection, follower)
+            align_partitions(connection, follower)
             position = follower.position
             offsets = start_offsets(connection, topic, name, position)
             connection.execute(ENTER, (projection, name, topic.generation, position, offsets))
-        return {each: Place(offset, position, 0) for each, offset in enumerate(offsets)}
+        return {each: PartitionPlace(offset, position, 0) for each, offset in enumerate(offsets)}
 
     # A batch
 
@@ -367,7 +367,7 @@ class GroupEngine:
             events = [event for each in taken for event in each.events]
             self._observe(Batch(len(events), time.monotonic() - started), events)
 
-    def _apply(self, connection: Connection, taken: list[Taken]) -> None:
+    def _apply(self, connection: Connection, taken: list[ReadyEvents]) -> None:
         groups = self._groups(taken)
         work = [
             (follower, follower.digest(events), events)
@@ -379,7 +379,7 @@ class GroupEngine:
         work.sort(key=lambda each: each[0].name)
         try:
             with connection.transaction():
-                take_turns(connection, (event for each in taken for event in each.events))
+                lock_workspaces(connection, (event for each in taken for event in each.events))
                 self._move(connection, taken)
                 with connection.pipeline():
                     for follower, digested, _ in work:
@@ -396,12 +396,12 @@ class GroupEngine:
     def _apply_carefully(
         self,
         connection: Connection,
-        taken: list[Taken],
+        taken: list[ReadyEvents],
         groups: list[tuple[list[str], list[RecordedEvent]]],
     ) -> list[tuple[Follower, Digested, list[RecordedEvent]]]:
         events_of = {name: events for names, events in groups for name in names}
         with connection.transaction():
-            take_turns(connection, (event for each in taken for event in each.events))
+            lock_workspaces(connection, (event for each in taken for event in each.events))
             self._move(connection, taken)
             work = [
                 (follower, follower.write_carefully(connection, events_of[name]), events_of[name])
@@ -412,7 +412,7 @@ class GroupEngine:
                 record(connection, names, tally(events))
         return work
 
-    def _groups(self, taken: list[Taken]) -> list[tuple[list[str], list[RecordedEvent]]]:
+    def _groups(self, taken: list[ReadyEvents]) -> list[tuple[list[str], list[RecordedEvent]]]:
         """Projections that are equally far, and the events that are new to them."""
         names_of: dict[tuple[int, ...], list[str]] = {}
         for name in sorted(self._followers):
@@ -432,7 +432,7 @@ class GroupEngine:
             for reached, names in names_of.items()
         ]
 
-    def _move(self, connection: Connection, taken: list[Taken]) -> None:
+    def _move(self, connection: Connection, taken: list[ReadyEvents]) -> None:
         """Move the places, on the condition that nobody else did. Raises `CheckpointMoved`."""
         names = sorted(self._followers)
         epochs: dict[str, int] = dict(
@@ -453,12 +453,12 @@ class GroupEngine:
         if connection.execute(MOVE, parameters, prepare=True).rowcount != len(moves):
             raise CheckpointMoved("somebody else consumed the same partition")
 
-    def _note_places(self, taken: list[Taken]) -> None:
+    def _note_places(self, taken: list[ReadyEvents]) -> None:
         for name in self._followers:
             for each in taken:
                 place = self._places[name][each.partition]
                 if each.next_offset > place.next_offset:
-                    self._places[name][each.partition] = Place(*_after(place, each))
+                    self._places[name][each.partition] = PartitionPlace(*_after(place, each))
 
     def _applied(self, follower: Follower, digested: Digested) -> None:
         follower.parked.update(digested.set_aside)
@@ -486,6 +486,6 @@ class GroupEngine:
                 connection.execute(f"NOTIFY {PROJECTED}")
 
 
-def _after(place: Place, taken: Taken) -> tuple[int, int, int]:
+def _after(place: PartitionPlace, taken: ReadyEvents) -> tuple[int, int, int]:
     """Next offset, position and epoch of a place once this is applied."""
     return taken.next_offset, max(place.position, taken.through), taken.epoch

@@ -22,7 +22,7 @@ TURNS = 64
 TAKE_TURNS = "SELECT pg_advisory_xact_lock(%s, n) FROM unnest(%s::integer[]) AS n"
 
 
-def take_turns(connection: Connection, events: Iterable[RecordedEvent]) -> None:
+def lock_workspaces(connection: Connection, events: Iterable[RecordedEvent]) -> None:
     """Until the end of the transaction nobody else applies events of these workspaces.
 
     The first statement of the transaction: whoever waits here has nothing that others wait for.

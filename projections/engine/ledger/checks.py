@@ -50,7 +50,7 @@ FORGET_FAULTS = "DELETE FROM projection_faults WHERE projection = %s"
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckResult:
     """What one check found out."""
 
     new: list[Gap]
@@ -84,7 +84,7 @@ def check(
     *,
     chunk: int = CHUNK_POSITIONS,
     round_interval_s: float = ROUND_INTERVAL_S,
-) -> Found:
+) -> CheckResult:
     """Compare the next bit of every ledger. One process at a time may do this."""
     with connection.transaction():
         # One snapshot: the checkpoints, the ledgers and the log are of the same moment.
@@ -101,7 +101,7 @@ def check(
         found = [_compare(connection, names, piece) for piece, names in work.items()]
         for each in standings:
             _note(connection, each, chunk)
-    return Found(
+    return CheckResult(
         [gap for one in found for gap in one.new], [gap for one in found for gap in one.gone]
     )
 
@@ -137,7 +137,7 @@ def _piece(after: int, upto: int, chunk: int) -> Range | None:
     return (first, min(first + chunk - 1, upto)) if upto >= first else None
 
 
-def _compare(connection: Connection, names: list[str], piece: Range) -> Found:
+def _compare(connection: Connection, names: list[str], piece: Range) -> CheckResult:
     first, upto = piece
     known = [Gap(*row) for row in connection.execute(SELECT_FAULTS, (names, first, upto))]
     there = compare(connection, names, first=first, upto=upto)
@@ -149,7 +149,7 @@ def _compare(connection: Connection, names: list[str], piece: Range) -> Found:
     for gap in new:
         row = (gap.projection, gap.first, gap.last, gap.fault, gap.position)
         connection.execute(ADD_FAULT, row)
-    return Found(new, gone)
+    return CheckResult(new, gone)
 
 
 def _note(connection: Connection, standing: _Standing, chunk: int) -> None:

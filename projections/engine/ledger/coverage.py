@@ -61,7 +61,7 @@ SELECT position, {DIGEST_SQL} FROM events
 
 SELECT_LIVE = "SELECT name, position FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
 
-Fault = Literal["skipped", "doubled", "removed", "altered", "several"]
+CoverageFault = Literal["skipped", "doubled", "removed", "altered", "several"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Gap:
     projection: str
     first: int
     last: int
-    fault: Fault
+    fault: CoverageFault
     position: int | None
     """Of the one event at fault; None where there are several."""
 
@@ -81,7 +81,7 @@ class Gap:
 
 
 @dataclass(slots=True)
-class Tally:
+class CoverageTally:
     """What some events add to the ledger."""
 
     n: int = 0
@@ -89,27 +89,29 @@ class Tally:
     weighted: int = 0
 
 
-def tally(events: Iterable[RecordedEvent]) -> dict[int, Tally]:
+def tally(events: Iterable[RecordedEvent]) -> dict[int, CoverageTally]:
     """By bucket, what these events add."""
-    buckets: dict[int, Tally] = {}
+    buckets: dict[int, CoverageTally] = {}
     for event in events:
         bucket, offset = divmod(event.position, BUCKET_POSITIONS)
         entry = buckets.get(bucket)
         if entry is None:
-            entry = buckets[bucket] = Tally()
+            entry = buckets[bucket] = CoverageTally()
         entry.n += 1
         entry.digest += event.digest
         entry.weighted += event.digest * (offset + 1)
     return buckets
 
 
-def record(connection: Connection, projections: list[str], buckets: dict[int, Tally]) -> None:
+def record(
+    connection: Connection, projections: list[str], buckets: dict[int, CoverageTally]
+) -> None:
     """Add to the ledger of each projection, in the transaction that moves their checkpoints."""
     if buckets:
         connection.execute(ADD, (array(projections), *entries(buckets)), prepare=True)
 
 
-def entries(buckets: dict[int, Tally]) -> tuple[str, str, str, str]:
+def entries(buckets: dict[int, CoverageTally]) -> tuple[str, str, str, str]:
     """The parameters by which the ledger is told of these."""
     tallies = buckets.values()
     return (
@@ -161,7 +163,7 @@ def _explain(
         return Gap(projection, first, last, "altered", position)
     if n < 0:
         return Gap(projection, first, last, "skipped", position)
-    fault: Fault = "doubled" if position in in_log else "removed"
+    fault: CoverageFault = "doubled" if position in in_log else "removed"
     return Gap(projection, first, last, fault, position)
 
 

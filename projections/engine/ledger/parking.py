@@ -24,7 +24,7 @@ UNPARK = """
 DELETE FROM projection_parked WHERE projection = %s AND workspace_id = %s AND entity_id = %s
 """
 
-Entity = tuple[str, str]
+EntityKey = tuple[str, str]
 """Workspace id and entity id, as text."""
 
 
@@ -41,12 +41,12 @@ class Parked:
     error: str
 
     @property
-    def entity(self) -> Entity:
+    def entity(self) -> EntityKey:
         """Which one it is."""
         return (self.workspace_id, self.entity_id)
 
 
-def parked(connection: Connection, projection: str) -> dict[Entity, Parked]:
+def parked(connection: Connection, projection: str) -> dict[EntityKey, Parked]:
     """What is parked in a projection."""
     rows = connection.execute(SELECT_PARKED, (projection,)).fetchall()
     return {(row[0], row[1]): Parked(*row) for row in rows}
@@ -67,6 +67,6 @@ def park(connection: Connection, projection: str, entry: Parked) -> None:
     )
 
 
-def unpark(connection: Connection, projection: str, entity: Entity) -> None:
+def unpark(connection: Connection, projection: str, entity: EntityKey) -> None:
     """The entity's rows hold all of its events again."""
     connection.execute(UNPARK, (projection, *entity))

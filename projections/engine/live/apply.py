@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from eventlog.connections import Connection
-from projections.changes import Counts, Key, Patch, Put, Table
-from projections.engine.live.fold import Dated
+from projections.changes import Counts, Patch, Put, RowKey, Table
+from projections.engine.live.fold import VersionedChange
 
 VERSION = "version"
 """The column of tables whose rows are entities."""
@@ -106,7 +106,7 @@ class Statement:
     """Of its columns."""
     composed: dict[frozenset[str], bytes] = field(default_factory=dict)
 
-    def apply(self, connection: Connection, changes: dict[Key, Dated]) -> None:
+    def apply(self, connection: Connection, changes: dict[RowKey, VersionedChange]) -> None:
         """Apply one change for each row."""
         if not changes:
             return
@@ -168,7 +168,7 @@ def _count(counts_table: str, counts: Counts, operations: frozenset[str]) -> str
     )
 
 
-def _encode(key: str, dated: Dated) -> dict[str, Any]:
+def _encode(key: str, dated: VersionedChange) -> dict[str, Any]:
     change = dated.change
     encoded: dict[str, Any] = {"w": dated.workspace_id, "k": key, "v": dated.version}
     if isinstance(change, Put):

@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Key, Patch, Put, Remove, Row, Table
+from projections.changes import Patch, Put, Remove, Row, RowChange, RowKey, Table
 from projections.engine.live.memory import patch
 
 
 @dataclass(frozen=True, slots=True)
-class Dated:
+class VersionedChange:
     """A change, and the version of the row's own entity by which it is; None where it is not one's
     own (a counter on the account of what came or went)."""
 
     workspace_id: str
-    change: Change
+    change: RowChange
     version: int | None
 
 
-Folded = dict[str, dict[Key, Dated]]
+Folded = dict[str, dict[RowKey, VersionedChange]]
 """By table, by key: what the batch comes to."""
 
 
-def dated(event: RecordedEvent, change: Change) -> Dated:
+def dated(event: RecordedEvent, change: RowChange) -> VersionedChange:
     """The change that a projector made of the event."""
     is_own = change.key == event.stream_id
-    return Dated(event.workspace_id, change, event.stream_version if is_own else None)
+    return VersionedChange(event.workspace_id, change, event.stream_version if is_own else None)
 
 
-def fold(changes: Iterable[Dated], tables: Iterable[Table]) -> Folded:
+def fold(changes: Iterable[VersionedChange], tables: Iterable[Table]) -> Folded:
     """One change for each row from changes in the order of the log.
 
     What an entity went through on one account and on the next may come in any order, from two
@@ -46,11 +46,11 @@ def fold(changes: Iterable[Dated], tables: Iterable[Table]) -> Folded:
             rows[key] = each
         elif not (each.version and earlier.version and each.version < earlier.version):
             both = then(earlier.change, each.change)
-            rows[key] = Dated(each.workspace_id, both, each.version or earlier.version)
+            rows[key] = VersionedChange(each.workspace_id, both, each.version or earlier.version)
     return folded
 
 
-def then(first: Change, second: Change) -> Change:
+def then(first: RowChange, second: RowChange) -> RowChange:
     """The one change that does what `first` and then `second` do."""
     if not isinstance(second, Patch) or isinstance(first, Remove):
         # A patch of a row that is gone changes nothing.

@@ -13,9 +13,9 @@ from eventlog.hints import PROJECTED
 from eventlog.reading import RecordedEvent
 from projections.changes import Projection
 from projections.engine.ledger.coverage import ADD_FOR, entries, tally
-from projections.engine.ledger.parking import Entity, Parked, park, parked
+from projections.engine.ledger.parking import EntityKey, Parked, park, parked
 from projections.engine.live.apply import Statement, statements
-from projections.engine.live.fold import Dated, Folded, dated, fold
+from projections.engine.live.fold import Folded, VersionedChange, dated, fold
 
 SELECT_STANDING = """
 SELECT position, epoch, version, state FROM projections WHERE name = %s
@@ -41,7 +41,7 @@ class Digested:
     """What a batch comes to in one projection, and the events that it could not take."""
 
     folded: Folded
-    set_aside: dict[Entity, Parked] = field(default_factory=dict)
+    set_aside: dict[EntityKey, Parked] = field(default_factory=dict)
 
 
 class Follower:
@@ -55,7 +55,7 @@ class Follower:
         self.position: int = row[0]
         self.epoch: int = row[1]
         self.version: str = row[2]
-        self.parked: dict[Entity, Parked] = parked(connection, projection.name)
+        self.parked: dict[EntityKey, Parked] = parked(connection, projection.name)
         self._statements: dict[str, Statement] = statements(connection, schema, projection.tables)
 
     @property
@@ -65,8 +65,8 @@ class Follower:
 
     def digest(self, events: Iterable[RecordedEvent]) -> Digested:
         """Fold the events; those of parked entities, and of one that fails now, are set aside."""
-        changes: list[Dated] = []
-        set_aside: dict[Entity, Parked] = {}
+        changes: list[VersionedChange] = []
+        set_aside: dict[EntityKey, Parked] = {}
         for event in events:
             handler = self.projection.handler(event.topic)
             if handler is None:
@@ -95,7 +95,7 @@ class Follower:
 
         The events are halved until those are found that fail, so a few among many cost little.
         """
-        set_aside: dict[Entity, Parked] = {}
+        set_aside: dict[EntityKey, Parked] = {}
         for digested in self._write_halved(connection, events):
             for entity, entry in digested.set_aside.items():
                 set_aside.setdefault(entity, entry)
@@ -124,7 +124,7 @@ class Follower:
         entity = self._entity(event)
         return Digested({}, {entity: Parked(*entity, event.position, 1, error)})
 
-    def _entity(self, event: RecordedEvent) -> Entity:
+    def _entity(self, event: RecordedEvent) -> EntityKey:
         return (event.workspace_id, self.projection.entity(event))
 
     def advanced(self, position: int, digested: Digested) -> None:
@@ -179,7 +179,7 @@ def _require_moved(moved: psycopg.Cursor[TupleRow], followers: list[Follower]) -
 
 
 def _set_aside(
-    entries: dict[Entity, Parked], event: RecordedEvent, entity: Entity, error: str
+    entries: dict[EntityKey, Parked], event: RecordedEvent, entity: EntityKey, error: str
 ) -> None:
     entry = entries.get(entity)
     if entry is None:

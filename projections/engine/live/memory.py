@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Handler, Key, Patch, Projection, Put, Row
+from projections.changes import Handler, Patch, Projection, Put, Row, RowChange, RowKey
 
-Rows = dict[Key, Row]
+Rows = dict[RowKey, Row]
 
 
 class MemoryTables:
@@ -29,7 +29,7 @@ class MemoryTables:
         for handler in handlers:
             self.change(event.workspace_id, handler(event))
 
-    def change(self, workspace_id: str, changes: Iterable[Change]) -> None:
+    def change(self, workspace_id: str, changes: Iterable[RowChange]) -> None:
         """Do what a projector says."""
         for change in changes:
             rows = self.tables[change.table]

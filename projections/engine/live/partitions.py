@@ -59,7 +59,7 @@ def reached(connection: Connection, projection: str) -> Reached:
     return Reached(tuple(position for _, position in rows))
 
 
-def level(connection: Connection, follower: Follower) -> None:
+def align_partitions(connection: Connection, follower: Follower) -> None:
     """Bring all partitions to where the furthest is; the projection goes on by the log then.
 
     Whoever calls works on the projection alone (the lease is theirs). Raises `CheckpointMoved`.

@@ -31,12 +31,12 @@ SELECT relname FROM pg_class
 """
 
 
-def plan_by_keys(connection: Connection) -> None:
+def force_index_plans(connection: Connection) -> None:
     """Statements of this connection are planned once, and look for rows by keys, one by one."""
     connection.execute(PLAN_BY_KEYS)
 
 
-def make_known(connection: Connection, schema: str, tables: Iterable[Table]) -> None:
+def analyze_new_tables(connection: Connection, schema: str, tables: Iterable[Table]) -> None:
     """Analyze those of the tables that nobody did yet and that are worth it.
 
     Later it is autovacuum's. Outside of a transaction, as the owner of the tables.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from eventlog.connections import Connection, derive_quickly, follow_connection
+from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.reading import Page, RecordedEvent, read_after
 from projections.changes import Projection, Table
@@ -30,8 +30,12 @@ from projections.engine.live.follower import (
     advance,
     write_all,
 )
-from projections.engine.live.partitions import level
-from projections.engine.live.planning import ANALYZE_INTERVAL_S, make_known, plan_by_keys
+from projections.engine.live.partitions import align_partitions
+from projections.engine.live.planning import (
+    ANALYZE_INTERVAL_S,
+    analyze_new_tables,
+    force_index_plans,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +86,7 @@ def unobserved(_batch: Batch, _events: Sequence[RecordedEvent]) -> None:
     """Nobody looks on."""
 
 
-class Engine:
+class ProjectionEngine:
     """Keeps some projections up to date over two connections: one reads, one writes.
 
     Not thread-safe but for `stop`. Where several engines run, each projection has one at work;
@@ -136,8 +140,8 @@ class Engine:
             follow_connection(self._url, application_name="annals-project") as reader,
             follow_connection(self._url, application_name="annals-apply") as writer,
         ):
-            derive_quickly(writer)
-            plan_by_keys(writer)
+            disable_synchronous_commit(writer)
+            force_index_plans(writer)
             yield reader, writer
 
     def _follow(self, reader: Connection, writer: Connection) -> None:
@@ -167,7 +171,7 @@ class Engine:
             row = writer.execute(TRY_LEASE, (LEASE_LOCK, name)).fetchone()
             if row and row[0]:
                 follower = Follower(writer, projection, READ_SCHEMA)
-                level(writer, follower)  # it may have been consumed from Kafka before
+                align_partitions(writer, follower)  # it may have been consumed from Kafka before
                 self._warn_if_changed(follower)
                 wanted = self._versions.get(name)
                 writer.execute(HOLD, (self._holder, wanted, name))
@@ -203,7 +207,7 @@ class Engine:
                 self._observe(Batch(len(page.events), seconds), page.events)
                 if started - self._known_at >= ANALYZE_INTERVAL_S:
                     self._known_at = started
-                    make_known(writer, READ_SCHEMA, tables_of(followers))
+                    analyze_new_tables(writer, READ_SCHEMA, tables_of(followers))
             more = more or page.more
         return more
 

@@ -54,7 +54,7 @@ class Sum:
         self.by_seconds = [a + b for a, b in zip(self.by_seconds, other.by_seconds, strict=True)]
 
 
-class Work:
+class WorkStatistics:
     """Collects batches as they are applied, and writes them down now and then. Thread-safe."""
 
     def __init__(self, source: str) -> None:

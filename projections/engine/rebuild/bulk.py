@@ -16,8 +16,8 @@ from itertools import islice
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from projections.changes import Handler, Projection, Table
-from projections.engine.ledger.coverage import Tally, record, tally
-from projections.engine.ledger.parking import Entity, Parked, park
+from projections.engine.ledger.coverage import CoverageTally, record, tally
+from projections.engine.ledger.parking import EntityKey, Parked, park
 from projections.engine.live.memory import MemoryTables
 from projections.engine.rebuild.copying import copy_rows
 from projections.engine.rebuild.part import Part, read_part
@@ -46,7 +46,7 @@ def build_part(
     ):
         builders = [_Builder(each, schemas[each.name]) for each in projections]
         folder = _Folder(builders)
-        buckets: dict[int, Tally] = {}
+        buckets: dict[int, CoverageTally] = {}
         for events in _blocks(read_part(source, part)):
             folder.take(events)
             for builder in builders:
@@ -83,7 +83,7 @@ class _Builder:
         self.projection = projection
         self._schema = schema
         self.memory = MemoryTables([projection])
-        self.parked: dict[Entity, Parked] = {}
+        self.parked: dict[EntityKey, Parked] = {}
 
     def passes_over(self, event: RecordedEvent) -> bool:
         """Whether the event's entity is parked; counts it then."""
@@ -147,9 +147,9 @@ def _blocks(events: Iterator[RecordedEvent]) -> Iterator[list[RecordedEvent]]:
         yield block
 
 
-def _merge(buckets: dict[int, Tally], more: dict[int, Tally]) -> None:
+def _merge(buckets: dict[int, CoverageTally], more: dict[int, CoverageTally]) -> None:
     for bucket, entry in more.items():
-        total = buckets.setdefault(bucket, Tally())
+        total = buckets.setdefault(bucket, CoverageTally())
         total.n += entry.n
         total.digest += entry.digest
         total.weighted += entry.weighted

@@ -8,7 +8,7 @@ import orjson
 from psycopg import sql
 
 from eventlog.connections import Connection
-from projections.changes import Key, Projection, Row, Table
+from projections.changes import Projection, Row, RowKey, Table
 from projections.engine.live.apply import SELECT_COLUMNS
 
 DIFFERENT_ROWS_MAX = 20
@@ -63,7 +63,7 @@ def checksum(connection: Connection, schema: str, table: Table) -> Checksum:
     return Checksum(row[0], int(row[1]))
 
 
-def differences(
+def row_differences(
     connection: Connection, first_schema: str, second_schema: str, table: Table
 ) -> list[Difference]:
     """The first rows in which two schemas' tables differ."""
@@ -79,8 +79,8 @@ def differences(
 
 
 def unequal_rows(
-    connection: Connection, schema: str, projection: Projection, rows: dict[str, dict[Key, Row]]
-) -> list[tuple[str, Key]]:
+    connection: Connection, schema: str, projection: Projection, rows: dict[str, dict[RowKey, Row]]
+) -> list[tuple[str, RowKey]]:
     """Which of these rows, by table and key, the schema does not hold just so.
 
     A key without a row (an empty one) is expected not to be there.

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from eventlog.connections import Connection
-from projections.changes import Counts, Key, Row, Table
+from projections.changes import Counts, Row, RowKey, Table
 from projections.engine.live.apply import SELECT_COLUMNS
 
 COPY_BLOCK_ROWS = 1_000
@@ -22,7 +22,7 @@ SELECT workspace_id, {by}, count(*){summed} FROM {table} GROUP BY workspace_id, 
 """
 
 
-def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[Key, Row]) -> None:
+def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[RowKey, Row]) -> None:
     """COPY rows into a table that has none with these keys."""
     if not rows:
         return
@@ -35,7 +35,7 @@ def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[Key,
             copy.write(block)
 
 
-def _blocks(rows: dict[Key, Row], names: list[str]) -> Iterator[str]:
+def _blocks(rows: dict[RowKey, Row], names: list[str]) -> Iterator[str]:
     left = iter(rows.items())
     tabs = len(names) + 1
     while taken := list(islice(left, COPY_BLOCK_ROWS)):

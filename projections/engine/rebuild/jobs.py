@@ -60,37 +60,37 @@ UPDATE projection_rebuilds AS r
 RETURNING id, projection, state
 """
 
-Kind = Literal["rebuild", "rollback", "retry"]
+ProjectionJobKind = Literal["rebuild", "rollback", "retry"]
 
 
 @dataclass(frozen=True)
-class Job:
+class ProjectionJob:
     """What was asked for."""
 
     id: int
     projection: str
-    kind: Kind
+    kind: ProjectionJobKind
     throttle_events_per_s: float | None
 
 
-def on_duty(connection: Connection, duty: str) -> bool:
+def is_leader(connection: Connection, duty: str) -> bool:
     """Whether this connection looks after the duty, from now on or already."""
     row = connection.execute(TRY_DUTY, (DUTY_LOCK, duty)).fetchone()
     return bool(row and row[0])
 
 
-def waiting(connection: Connection) -> list[Job]:
+def waiting(connection: Connection) -> list[ProjectionJob]:
     """What nobody has begun yet, the oldest first."""
-    return [Job(*row) for row in connection.execute(SELECT_WAITING)]
+    return [ProjectionJob(*row) for row in connection.execute(SELECT_WAITING)]
 
 
-def find(connection: Connection, job_id: int) -> Job | None:
+def find_job(connection: Connection, job_id: int) -> ProjectionJob | None:
     """The job with this id."""
     row = connection.execute(
         "SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds WHERE id = %s",
         (job_id,),
     ).fetchone()
-    return Job(*row) if row else None
+    return ProjectionJob(*row) if row else None
 
 
 def claim(connection: Connection, job_id: int, version: str) -> bool:
@@ -120,6 +120,6 @@ def is_open(connection: Connection, job_id: int) -> bool:
     return row is not None
 
 
-def bury(connection: Connection, alive: Collection[int]) -> list[tuple[int, str, str]]:
+def fail_orphaned(connection: Connection, alive: Collection[int]) -> list[tuple[int, str, str]]:
     """End what died without a word, `alive` excepted; id, projection and state of each."""
     return [(row[0], row[1], row[2]) for row in connection.execute(BURY, (list(alive),))]

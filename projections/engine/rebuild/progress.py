@@ -41,7 +41,7 @@ class Cancelled(Exception):
     """Whoever asked for the rebuild does not want it any more."""
 
 
-class Progress:
+class RebuildProgress:
     """The written progress of one rebuild of one or more projections."""
 
     def __init__(self, connection: Connection, ids: Mapping[str, int], say: Say) -> None:

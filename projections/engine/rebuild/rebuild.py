@@ -32,13 +32,13 @@ from projections.engine.live.follower import Follower
 from projections.engine.live.runner import REBUILD_LOCK
 from projections.engine.rebuild.bulk import PARTITION_EVENTS, build_part, throttled
 from projections.engine.rebuild.part import Part
-from projections.engine.rebuild.progress import Cancelled, Progress, Say, note, request
+from projections.engine.rebuild.progress import Cancelled, RebuildProgress, Say, note, request
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.rebuild.swap import (
     CATCH_UP_EVENTS,
     Exchange,
     RebuildRefused,
-    advance,
+    apply_page,
     previous_name,
     previous_schema,
     swap,
@@ -61,7 +61,7 @@ SELECT coalesce((
 
 
 @dataclass(frozen=True)
-class Plan:
+class RebuildPlan:
     """What a rebuild would do."""
 
     projection: str
@@ -77,7 +77,7 @@ class Plan:
         return self.live_version != self.new_version
 
 
-def plan(url: str, name: str, definition: str) -> Plan:
+def plan(url: str, name: str, definition: str) -> RebuildPlan:
     """How many events there are to read, and how long it will take by past experience."""
     with follow_connection(url, application_name="annals-rebuild") as connection:
         projection = PROJECTIONS[name]
@@ -88,7 +88,7 @@ def plan(url: str, name: str, definition: str) -> Plan:
             for table in projection.tables
         )
         live = _one(connection, "SELECT version FROM projections WHERE name = %s", name)
-    return Plan(name, events, events / rate, size, live, version(name, definition))
+    return RebuildPlan(name, events, events / rate, size, live, version(name, definition))
 
 
 class Rebuild:
@@ -136,15 +136,15 @@ class Rebuild:
                     progress.end("failed", str(error), summary=summary_of(error))
                 raise
 
-    def _begin(self, connection: Connection) -> Progress:
+    def _begin(self, connection: Connection) -> RebuildProgress:
         for shadow in self._shadows:
             if shadow.name not in self._ids:
                 self._ids[shadow.name] = request(connection, shadow.name, shadow.version)
-        progress = Progress(connection, self._ids, self._say)
+        progress = RebuildProgress(connection, self._ids, self._say)
         progress.begin(_one(connection, "SELECT count(*) FROM events"))
         return progress
 
-    def _build(self, connection: Connection, progress: Progress) -> None:
+    def _build(self, connection: Connection, progress: RebuildProgress) -> None:
         for shadow in self._shadows:
             shadow.prepare(connection)
         upto = readable_position(connection)
@@ -168,7 +168,7 @@ class Rebuild:
         self,
         work: Callable[[Any], None],
         items: list[Any],
-        progress: Progress,
+        progress: RebuildProgress,
         executor: Callable[[int], Executor],
     ) -> None:
         """Do the work on each item, on as many at a time as there are workers."""
@@ -187,24 +187,24 @@ class Rebuild:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _catch_up(self, connection: Connection, progress: Progress) -> None:
+    def _catch_up(self, connection: Connection, progress: RebuildProgress) -> None:
         progress.step("catching up")
         followers = [Follower(connection, each.projection, each.schema) for each in self._shadows]
         while True:
             position = followers[0].position
             page = read_after(connection, position, CATCH_UP_EVENTS)
             if page.upto > position:
-                advance(connection, followers, page)
+                apply_page(connection, followers, page)
                 progress.note(len(page.events), page.upto)
             if not page.more:
                 return
 
-    def _compare(self, connection: Connection, progress: Progress) -> None:
+    def _compare(self, connection: Connection, progress: RebuildProgress) -> None:
         progress.step("comparing")
         for shadow in self._shadows:
             shadow.compare(connection, self._url)
 
-    def _swap(self, connection: Connection, progress: Progress) -> None:
+    def _swap(self, connection: Connection, progress: RebuildProgress) -> None:
         progress.step("swapping")
         swap(connection, [shadow.exchange for shadow in self._shadows])
 

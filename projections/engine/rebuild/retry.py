@@ -10,7 +10,7 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.hints import PROJECTED
 from eventlog.reading import RecordedEvent, to_event
 from eventlog.store.streams import TAKEN_OVER
-from projections.changes import Key, Projection, Row
+from projections.changes import Projection, Row, RowKey
 from projections.engine.install import READ_SCHEMA
 from projections.engine.ledger.parking import Parked, unpark
 from projections.engine.live.follower import UNDIGESTED, Follower
@@ -101,7 +101,7 @@ def _prove(
     connection: Connection, projection: Projection, events: list[RecordedEvent], entry: Parked
 ) -> None:
     fresh = MemoryTables([projection])
-    touched: dict[str, dict[Key, Row]] = {table.name: {} for table in projection.tables}
+    touched: dict[str, dict[RowKey, Row]] = {table.name: {} for table in projection.tables}
     for event in events:
         for change in projection.changes(event):
             touched[change.table][event.workspace_id, change.key] = {}

@@ -20,13 +20,13 @@ from projections.engine.install import (
 from projections.engine.live.follower import Follower
 from projections.engine.live.partitions import follow_unevenly, reached
 from projections.engine.rebuild.bulk import shadow_name
-from projections.engine.rebuild.compare import Checksum, Difference, checksum, differences
+from projections.engine.rebuild.compare import Checksum, Difference, checksum, row_differences
 from projections.engine.rebuild.copying import fill_counts
 from projections.engine.rebuild.swap import (
     CATCH_UP_EVENTS,
     Exchange,
     RebuildRefused,
-    advance,
+    apply_page,
     shadow_schema,
 )
 from projections.engine.registry import PROJECTIONS, version
@@ -134,7 +134,7 @@ class Shadow:
         return [
             difference
             for table in self.live.tables
-            for difference in differences(connection, READ_SCHEMA, self.schema, table)
+            for difference in row_differences(connection, READ_SCHEMA, self.schema, table)
         ] or [Difference(self.live.tables[0].name, "unknown", None, None)]
 
     def _checksums(self, connection: Connection, schema: str) -> list[Checksum]:
@@ -157,4 +157,4 @@ class Shadow:
 def _bring_to(connection: Connection, shadow: Follower, position: int) -> None:
     while shadow.position < position:
         page = read_after(connection, shadow.position, CATCH_UP_EVENTS, upto=position)
-        advance(connection, [shadow], page)
+        apply_page(connection, [shadow], page)

@@ -22,7 +22,7 @@ from eventlog.reading import Page, read_after
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA, Definition, create_functions
 from projections.engine.live.follower import Follower, write_all
-from projections.engine.live.partitions import level
+from projections.engine.live.partitions import align_partitions
 from projections.engine.live.runner import LEASE_LOCK
 
 CATCH_UP_EVENTS = 2_000
@@ -76,13 +76,13 @@ def swap(connection: Connection, exchanges: list[Exchange]) -> None:
             )
         ]
         for follower in followers:
-            level(connection, follower)
+            align_partitions(connection, follower)
         _level(connection, followers)
         until = time.monotonic() + LOCKSTEP_S
         while time.monotonic() < until:
             page = read_after(connection, followers[0].position, CATCH_UP_EVENTS)
             if page.upto > followers[0].position:
-                advance(connection, followers, page)
+                apply_page(connection, followers, page)
             elif not page.more:
                 time.sleep(SWAP_PAUSE_S / 10)
         for exchange in exchanges:
@@ -169,10 +169,10 @@ def _level(connection: Connection, followers: list[Follower]) -> None:
         goal = max(each.position for each in followers)
         while follower.position < goal:
             page = read_after(connection, follower.position, CATCH_UP_EVENTS, upto=goal)
-            advance(connection, [follower], page)
+            apply_page(connection, [follower], page)
 
 
-def advance(connection: Connection, followers: list[Follower], page: Page) -> None:
+def apply_page(connection: Connection, followers: list[Follower], page: Page) -> None:
     """One page for followers at one position, in one transaction."""
     work = [(follower, follower.digest(page.events)) for follower in followers]
     write_all(connection, work, page.events, page.upto)

@@ -18,7 +18,7 @@ import psycopg
 from commands.keys import parse_token
 from eventlog.connections import Connection, raw_json
 from eventlog.reading import readable_position
-from projections.engine.live.runner import Engine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from readmodels.keys import KeyRow, find_key
 from readmodels.pool import SET_WORKSPACE, AsyncConnection
@@ -46,7 +46,7 @@ def catch_up(settings: Settings) -> int:
     """
     with _tables_required():
         if settings.source == "log":
-            Engine(
+            ProjectionEngine(
                 str(settings.projector_url),
                 PROJECTIONS.values(),
                 batch_events=CATCH_UP_BATCH_EVENTS,

@@ -32,7 +32,7 @@ BATCH_ACCOUNTS = 50
 IP = "192.0.2.1"  # RFC 5737: for documentation
 USER_AGENT = "annals-demo"
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def fill(
     settings: Settings,
     accounts: int,
     seed: int,
-    progress: Progress = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> DemoResult:
     """Fill the workspace of this seed; what an earlier call recorded is left as it is.
 

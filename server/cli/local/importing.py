@@ -19,24 +19,24 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import InterfaceError, OperationalError
 
-from commands.importing.commands import Dated, ImportCommands
-from commands.importing.deciding import Result
+from commands.importing.commands import DatedColumns, ImportCommands
+from commands.importing.deciding import RowResult
 from commands.importing.findings import Finding, ImportRefused, Severity
 from commands.importing.lookup import Lookup
 from commands.importing.options import ImportOptions
-from commands.importing.running import Preview, dated_columns, open_engine, preview
-from commands.importing.store import FINDINGS_MAX, PART_BYTES, Store
-from commands.importing.tables import Source, Table, open_table
+from commands.importing.running import Preview, dated_columns, open_import_engine, preview
+from commands.importing.store import FINDINGS_MAX, PART_BYTES, ImportStore
+from commands.importing.tables import SourceFile, SourceTable, open_table
 from commands.importing.work import KIND
 from commands.jobs.requests import JobCommands
-from commands.jobs.turns import Tools, Turn
+from commands.jobs.turns import JobRun, Tools
 from commands.jobs.worker import claimed
 from domain.job import Job, JobStatus
 from domain.shared.cells import neutralised
 from eventlog.connections import Connection, follow_connection
 from eventlog.scope import SYSTEM, Actor, Scope
 from runtime.composition import Writing, app_url, new_id, now, open_writing
-from runtime.errors import told
+from runtime.errors import summarise_error
 from runtime.settings import Settings
 from runtime.work import works
 from runtime.work.imports import READING
@@ -52,7 +52,7 @@ TURN_S = 0.3
 POLL_S = 0.1
 FINDINGS_PAGE = 5_000
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with the rows that are done and all there are."""
 
 
@@ -86,11 +86,11 @@ def run_import(
     settings: Settings,
     workspace_id: UUID,
     options: ImportOptions,
-    table: Table,
+    table: SourceTable,
     *,
     dry_run: bool = False,
     actor: Actor = SYSTEM,
-    progress: Progress = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> ImportResult:
     """Import a table into a workspace, of which one import at a time may be under way.
 
@@ -100,7 +100,7 @@ def run_import(
     scope = Scope(workspace_id, actor, command="import", command_id=str(new_id()))
     try:
         with open_writing(settings) as writing:
-            desk = LocalDesk(settings, writing, scope)
+            desk = LocalImport(settings, writing, scope)
             catch_up(settings)
             if dry_run:
                 return desk.preview(options, table, progress)
@@ -112,7 +112,7 @@ def run_import(
         ) from None
 
 
-class LocalDesk:
+class LocalImport:
     """Takes files of this machine into one workspace."""
 
     def __init__(self, settings: Settings, writing: Writing, scope: Scope) -> None:
@@ -122,9 +122,11 @@ class LocalDesk:
         jobs = JobCommands(writing.log, clock=now, new_id=new_id)
         self._jobs = jobs
         self._imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
-        self._tools = Tools(writing.log, writing.commands, works(), told, clock=now, new_id=new_id)
+        self._tools = Tools(
+            writing.log, writing.commands, works(), summarise_error, clock=now, new_id=new_id
+        )
 
-    def run(self, options: ImportOptions, table: Table, progress: Progress) -> ImportResult:
+    def run(self, options: ImportOptions, table: SourceTable, progress: OnProgress) -> ImportResult:
         """Hand in, start, and do what no worker does."""
         self._finish_others(progress)
         plural = options.kind.PLURAL
@@ -146,13 +148,17 @@ class LocalDesk:
         position = catch_up(self._settings)
         return self._result(import_id, job, position)
 
-    def preview(self, options: ImportOptions, table: Table, progress: Progress) -> ImportResult:
+    def preview(
+        self, options: ImportOptions, table: SourceTable, progress: OnProgress
+    ) -> ImportResult:
         """What `run` would do. Nothing is written, the file is not handed in."""
         total = table.rows_total
         if options.rows_max is not None:
             total = min(total, options.rows_max)
         columns, _, doubts = dated_columns(options, table)
-        engine = open_engine(self._log, self._scope, READING, options, columns, new_id(), now)
+        engine = open_import_engine(
+            self._log, self._scope, READING, options, columns, new_id(), now
+        )
         found = preview(
             engine,
             options,
@@ -165,10 +171,10 @@ class LocalDesk:
         )
         return _result_of(found)
 
-    def _finish_others(self, progress: Progress) -> None:
+    def _finish_others(self, progress: OnProgress) -> None:
         """An import that was cut off goes on; one that is at work is not waited for."""
         with self._log.transaction(self._scope) as connection:
-            job_id = Store(connection, self._scope.workspace_id).open_import(KIND)
+            job_id = ImportStore(connection, self._scope.workspace_id).open_import(KIND)
         if job_id is None:
             return
         with (
@@ -180,7 +186,7 @@ class LocalDesk:
         self._until_ended(job_id, progress)
         catch_up(self._settings)
 
-    def _until_ended(self, job_id: UUID, progress: Progress) -> Job:
+    def _until_ended(self, job_id: UUID, progress: OnProgress) -> Job:
         try:
             with follow_connection(
                 app_url(self._settings), application_name="annals-work"
@@ -200,7 +206,7 @@ class LocalDesk:
         workspace_id = self._scope.workspace_id
         with claimed(claims, workspace_id, job_id) as is_ours:
             if is_ours:
-                Turn(self._tools, workspace_id, job_id).take(turn_s=TURN_S)
+                JobRun(self._tools, workspace_id, job_id).take(turn_s=TURN_S)
                 return
         time.sleep(POLL_S)
 
@@ -216,12 +222,12 @@ class LocalDesk:
     def _result(self, import_id: UUID, job: Job, position: int) -> ImportResult:
         created, updated, skipped = (
             job.counts.get(each.value, 0)
-            for each in (Result.CREATED, Result.UPDATED, Result.SKIPPED)
+            for each in (RowResult.CREATED, RowResult.UPDATED, RowResult.SKIPPED)
         )
         result = ImportResult(job.processed, created, updated, skipped, job.failed)
         result.position = position if created or updated else 0
         with self._log.transaction(self._scope) as connection:
-            store = Store(connection, self._scope.workspace_id)
+            store = ImportStore(connection, self._scope.workspace_id)
             after = 0
             while page := store.findings(import_id, after, FINDINGS_PAGE):
                 result.report(_finding(each) for _, each in page)
@@ -230,7 +236,7 @@ class LocalDesk:
 
 
 def hand_in(
-    imports: ImportCommands, scope: Scope, import_id: UUID, round_: int, source: Source
+    imports: ImportCommands, scope: Scope, import_id: UUID, round_: int, source: SourceFile
 ) -> int:
     """Hand in a file of this machine; how long it is. Raises OSError."""
     size_bytes = 0
@@ -253,19 +259,19 @@ def _part(read: Callable[[int], bytes | None]) -> bytes:
     return part
 
 
-def _dated(options: ImportOptions, table: Table) -> Dated:
+def _dated(options: ImportOptions, table: SourceTable) -> DatedColumns:
     _, orders, doubts = dated_columns(options, table)
-    return Dated(orders, doubts)
+    return DatedColumns(orders, doubts)
 
 
 def _result_of(found: Preview) -> ImportResult:
     results = found.tally.results
     return ImportResult(
         found.tally.rows,
-        results[Result.CREATED],
-        results[Result.UPDATED],
-        results[Result.SKIPPED],
-        results[Result.FAILED],
+        results[RowResult.CREATED],
+        results[RowResult.UPDATED],
+        results[RowResult.SKIPPED],
+        results[RowResult.FAILED],
         found.tally.errors,
         found.tally.warnings,
         sorted(found.findings, key=lambda each: each.row),

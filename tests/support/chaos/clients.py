@@ -28,7 +28,7 @@ from eventsourcing.persistence import (
     PersistenceError,
 )
 
-from commands.entities import EntityCommands, Outcome
+from commands.entities import CommandOutcome, EntityCommands
 from domain.shared.refusals import Refusal
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
@@ -162,7 +162,7 @@ class DirectDoor:
         entity = outcome.entity
         return Answer(asked.op, "acknowledged", str(entity.id), entity.version, outcome.position)
 
-    def _command(self, request: Request, scope: Scope) -> Outcome:
+    def _command(self, request: Request, scope: Scope) -> CommandOutcome:
         asked, kind, commands = request.asked, request.kind, self._commands
         entity_id = UUID(asked.stream)
         if asked.command == "create":

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Change, Patch, Projection
+from projections.changes import Patch, Projection, RowChange
 
 VARIABLE = "ANNALS_CHAOS_CURSE"
 """Read by tests.support.chaos.projector alone."""
@@ -49,7 +49,7 @@ class Curse:
         if not self.active:
             return projection
 
-        def changes(event: RecordedEvent) -> Iterable[Change]:
+        def changes(event: RecordedEvent) -> Iterable[RowChange]:
             if projection.handler(event.topic) and self.is_on(projection.entity(event)):
                 lot = zlib.crc32(f"{projection.name}/{event.position}".encode()) % LOTS
                 if lot in RAISES:
@@ -63,7 +63,7 @@ class Curse:
         )
 
 
-def _poison(projection: Projection, event: RecordedEvent) -> Change:
+def _poison(projection: Projection, event: RecordedEvent) -> RowChange:
     """A change that the database refuses, of a column that later events leave as it is."""
     table = projection.tables[0]
     if table.key == "position":
