@@ -24,7 +24,7 @@ from domain.account import Account
 from domain.job import JobStep
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import (
     AccountUnavailable,
     NotFound,
@@ -44,7 +44,7 @@ ATOMIC_ITEMS_MAX = 1_000
 ACCOUNTS_MAX = 100
 """Accounts that come or go in one step: all that hangs on them comes and goes along."""
 
-Revise = Callable[[Facts], Mapping[str, Any]]
+Revise = Callable[[FieldValues], Mapping[str, Any]]
 
 
 class BulkAction(StrEnum):
@@ -210,9 +210,9 @@ class _Batch:
     def _set(self, entity: Entity) -> list[Entity]:
         assert self.change.revise is not None
         entity.require_alive()
-        before = entity.facts
+        before = entity.values
         entity.revise(self.change.revise(before), at=self._time(entity))
-        require_links(self.log, self.kind, before, entity.facts, known=self._known)
+        require_links(self.log, self.kind, before, entity.values, known=self._known)
         return [entity]
 
     def _delete(self, entity: Entity) -> list[Entity]:

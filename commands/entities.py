@@ -19,7 +19,7 @@ from commands.links import require_links
 from domain.account import Account
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import (
     AccountUnavailable,
     NotFound,
@@ -82,11 +82,11 @@ class EntityCommands:
         )
         if account_id is None:
             with self._log.scoped(scope):
-                require_links(self._log, kind, None, entity.facts)
+                require_links(self._log, kind, None, entity.values)
                 return self._append(entity)
         with self._log.transaction(scope):
             self.require_account(account_id)
-            require_links(self._log, kind, None, entity.facts)
+            require_links(self._log, kind, None, entity.values)
             return self._append(entity)
 
     def revise(
@@ -94,7 +94,7 @@ class EntityCommands:
         scope: Scope,
         kind: type[Entity],
         entity_id: UUID,
-        change: Callable[[Facts], Mapping[str, Any]],
+        change: Callable[[FieldValues], Mapping[str, Any]],
         *,
         expected_version: int | None = None,
         occurred_at: datetime | None = None,
@@ -109,9 +109,9 @@ class EntityCommands:
             with self._log.scoped(scope):
                 entity = self._load(kind, entity_id, expected_version)
                 entity.require_alive()
-                before = entity.facts
+                before = entity.values
                 entity.revise(change(before), at=self._time(entity, occurred_at))
-                require_links(self._log, kind, before, entity.facts)
+                require_links(self._log, kind, before, entity.values)
                 return self._append(entity)
 
         return retry_on_conflict(decide)
@@ -134,9 +134,9 @@ class EntityCommands:
         def try_once() -> CommandOutcome:
             with self._log.scoped(scope):
                 entity = self._load(kind, entity_id, expected_version)
-                before = entity.facts
+                before = entity.values
                 decide(entity, self._time(entity))
-                require_links(self._log, kind, before, entity.facts)
+                require_links(self._log, kind, before, entity.values)
                 return self._append(entity)
 
         return retry_on_conflict(try_once)

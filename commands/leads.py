@@ -15,7 +15,7 @@ from domain.account import Account, AccountStatus, AccountType
 from domain.contact import Contact
 from domain.lead import Lead
 from domain.opportunity import Opportunity
-from domain.shared.fields import CUSTOM, Facts
+from domain.shared.fields import CUSTOM, FieldValues
 from domain.shared.refusals import InvalidFields, Refusal, StaleVersion
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -135,7 +135,7 @@ class LeadCommands:
         at = self._time(lead)
         account_id = wishes.account_id or self._new_id()
         contact_id, opportunity_id = self._new_id(), self._new_id()
-        facts = lead.facts
+        facts = lead.values
         lead.convert(
             account_id=account_id, contact_id=contact_id, opportunity_id=opportunity_id, at=at
         )
@@ -144,7 +144,7 @@ class LeadCommands:
             with _faults_of("account"):
                 fields = account_fields(facts, wishes.account)
                 account = Account.create(account_id, workspace, fields, at=at)
-            require_links(self._log, Account, None, account.facts)
+            require_links(self._log, Account, None, account.values)
         else:
             self._entities.require_account(account_id)
             account = self._log.load(Account, account_id)
@@ -156,8 +156,8 @@ class LeadCommands:
             opportunity = Opportunity.create(
                 opportunity_id, workspace, fields, at=at, account_id=account_id
             )
-        require_links(self._log, Contact, None, contact.facts)
-        require_links(self._log, Opportunity, None, opportunity.facts)
+        require_links(self._log, Contact, None, contact.values)
+        require_links(self._log, Opportunity, None, opportunity.values)
         position = self._log.append(account, contact, opportunity, lead)
         assert position is not None, "a conversion records something"
         return Converted(lead, account, contact, opportunity, position)
@@ -166,7 +166,7 @@ class LeadCommands:
         return max(self._clock(), lead.modified_on)
 
 
-def account_fields(lead: Facts, wishes: Mapping[str, Any]) -> dict[str, Any]:
+def account_fields(lead: FieldValues, wishes: Mapping[str, Any]) -> dict[str, Any]:
     """The account that becomes of a lead: a customer, unless it is wished otherwise."""
     made = {
         "company": lead.get("company", lead["name"]),
@@ -179,12 +179,12 @@ def account_fields(lead: Facts, wishes: Mapping[str, Any]) -> dict[str, Any]:
     return _with(made, wishes)
 
 
-def contact_fields(lead: Facts, wishes: Mapping[str, Any]) -> dict[str, Any]:
+def contact_fields(lead: FieldValues, wishes: Mapping[str, Any]) -> dict[str, Any]:
     """The contact that becomes of a lead."""
     return _with(_same(lead, "name", "email", "phone", "assignedTo"), wishes)
 
 
-def opportunity_fields(lead: Facts, wishes: Mapping[str, Any]) -> dict[str, Any]:
+def opportunity_fields(lead: FieldValues, wishes: Mapping[str, Any]) -> dict[str, Any]:
     """The opportunity that becomes of a lead."""
     name = {"name": lead.get("company", lead["name"])}
     return _with({**name, **_same(lead, "value", "assignedTo")}, wishes)
@@ -200,7 +200,7 @@ def _faults_of(what: str) -> Iterator[None]:
         raise InvalidFields(faults) from None
 
 
-def _same(lead: Facts, *names: str) -> dict[str, Any]:
+def _same(lead: FieldValues, *names: str) -> dict[str, Any]:
     return {name: lead[name] for name in names if name in lead}
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.member import Member
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.kinds import KINDS
 from domain.shared.refusals import NotAMember, NotFound, ReferenceUnavailable
 from eventlog.store.log import EventLog
@@ -20,8 +20,8 @@ PEOPLE = ("assignedTo", "memberId")
 def require_links(
     log: EventLog,
     kind: type[Entity],
-    before: Facts | None,
-    after: Facts,
+    before: FieldValues | None,
+    after: FieldValues,
     *,
     known: Callable[[UUID], bool] | None = None,
 ) -> None:
@@ -38,8 +38,8 @@ def require_links(
 
 def require_members(
     log: EventLog,
-    before: Facts | None,
-    after: Facts,
+    before: FieldValues | None,
+    after: FieldValues,
     *,
     known: Callable[[UUID], bool] | None = None,
 ) -> None:
@@ -59,7 +59,7 @@ def is_member(log: EventLog, member_id: UUID) -> bool:
         return False
 
 
-def _newly_named(name: str, before: Facts | None, after: Facts) -> UUID | None:
+def _newly_named(name: str, before: FieldValues | None, after: FieldValues) -> UUID | None:
     named = after.get(name)
     return UUID(named) if named is not None and (before or {}).get(name) != named else None
 

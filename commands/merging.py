@@ -16,8 +16,8 @@ from commands.entities import CommandOutcome, retry_on_conflict
 from commands.links import PEOPLE, is_member, require_members
 from domain.account import Account
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
-from domain.shared.merging import Choice, merged_facts
+from domain.shared.fields import FieldValues
+from domain.shared.merging import Choice, merged_values
 from domain.shared.refusals import MergeRefused, StaleVersion, TooMuchToMerge
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -83,18 +83,18 @@ class MergeCommands:
         naming = self._naming(other)
         if len(moving) + len(naming) > MERGE_MOVED_MAX:
             raise TooMuchToMerge(other.id, len(moving) + len(naming), MERGE_MOVED_MAX)
-        before = entity.facts
-        fields = self._without_leavers(before, merged_facts(entity, other, choices), choices)
+        before = entity.values
+        fields = self._without_leavers(before, merged_values(entity, other, choices), choices)
         moved = dict(sorted(Counter(each.KIND for each in [*moving, *naming]).items()))
         entity.take_over(other, fields, at=max(now, entity.modified_on), moved=moved)
-        require_members(self._log, before, entity.facts)
+        require_members(self._log, before, entity.values)
         for each in moving:
             at = max(now, each.modified_on)
             each.leave(entity.id, at=at)
             each.arrive(entity.id, at=at)
         for each in naming:
             renamed = dict.fromkeys(_names(each, other.id), str(entity.id))
-            each.revise({**each.facts, **renamed}, at=max(now, each.modified_on))
+            each.revise({**each.values, **renamed}, at=max(now, each.modified_on))
         # What hangs on the other goes before it does: no row is ever without its account.
         position = self._log.append(*moving, *naming, other, entity)
         return Merged(CommandOutcome(entity, position or self._log.taken_position()), moved)
@@ -110,7 +110,9 @@ class MergeCommands:
             return []
         return [each for each in self._on(other.account_id) if _names(each, other.id)]
 
-    def _without_leavers(self, before: Facts, after: Facts, choices: Mapping[str, Choice]) -> Facts:
+    def _without_leavers(
+        self, before: FieldValues, after: FieldValues, choices: Mapping[str, Choice]
+    ) -> FieldValues:
         """Without people who have left since the other one was assigned to them, and whom nobody
         asked for."""
         return {
@@ -131,7 +133,7 @@ class MergeCommands:
 
 def _names(entity: Entity, other_id: UUID) -> list[str]:
     """The fields in which the entity names the other one."""
-    return [name for name in entity.REFERENCES if entity.facts.get(name) == str(other_id)]
+    return [name for name in entity.REFERENCES if entity.values.get(name) == str(other_id)]
 
 
 def as_one(scope: Scope) -> Scope:

@@ -11,7 +11,7 @@ from uuid import UUID
 from commands.entities import CommandOutcome, EntityCommands, retry_on_conflict
 from domain.appointment import Appointment, AppointmentStatus
 from domain.lead import Lead, LeadStatus
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.phone import to_e164
 from domain.shared.refusals import IsDeleted
 from domain.sms import (
@@ -92,7 +92,7 @@ class SmsCommands:
             require_reachable(lead)
             given = {
                 "leadId": str(lead_id),
-                "phone": to_e164(lead.facts["phone"], self._limits.region),
+                "phone": to_e164(lead.values["phone"], self._limits.region),
                 "message": _text(lead, message, template_id, variables),
                 "templateId": template_id,
             }
@@ -124,11 +124,11 @@ class SmsCommands:
         """
         with self._log.transaction(scope):
             appointment = self._log.load(Appointment, appointment_id)
-            lead_id = appointment.facts.get("leadId")
+            lead_id = appointment.values.get("leadId")
             is_confirmed = appointment.status == AppointmentStatus.CONFIRMED
             if lead_id is None or appointment.is_deleted or not is_confirmed:
                 raise NoRecipient(appointment_id)
-            starts_at = datetime.fromisoformat(appointment.facts["startsAt"])
+            starts_at = datetime.fromisoformat(appointment.values["startsAt"])
             return self.request(
                 scope,
                 UUID(lead_id),
@@ -143,7 +143,7 @@ class SmsCommands:
         Raises `NotFound`, `IsDeleted`.
         """
         with self._log.scoped(scope):
-            lead_id = UUID(self._log.load(Sms, sms_id).facts["leadId"])
+            lead_id = UUID(self._log.load(Sms, sms_id).values["leadId"])
         return self._entities.revise(scope, Lead, lead_id, _contacted)
 
     def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
@@ -166,9 +166,9 @@ def require_reachable(lead: Lead) -> None:
     """Raises `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`."""
     if lead.is_deleted:
         raise IsDeleted(Lead.KIND, lead.id)
-    if lead.facts.get("smsOptOut"):
+    if lead.values.get("smsOptOut"):
         raise LeadOptedOut(lead.id)
-    if not lead.facts.get("phone"):
+    if not lead.values.get("phone"):
         raise LeadHasNoPhone(lead.id)
 
 
@@ -180,7 +180,7 @@ def day_and_time(starts_at: datetime) -> dict[str, str]:
     }
 
 
-def _contacted(facts: Facts) -> Facts:
+def _contacted(facts: FieldValues) -> FieldValues:
     is_new = facts["status"] == LeadStatus.NEW
     return {**facts, "status": LeadStatus.CONTACTED} if is_new else facts
 
@@ -194,7 +194,7 @@ def _text(
     """What the message says; None where nothing was given, which the fields refuse."""
     if template_id is None or (message is not None and variables is None):
         return message
-    known = {"name": lead.facts["name"], "message": message}
+    known = {"name": lead.values["name"], "message": message}
     wanted = variables_of(template_id)
     filled = {name: text for name, text in known.items() if text and name in wanted}
     return render(template_id, {**filled, **(variables or {})})

@@ -104,11 +104,11 @@ class Account(Entity):
 
     def _require_mergeable(self, other: Self) -> None:
         super()._require_mergeable(other)
-        if self.facts["type"] != other.facts["type"]:
+        if self.values["type"] != other.values["type"]:
             raise MergeRefused(
                 self.KIND,
                 self.id,
                 other.id,
-                f"one is {self.facts['type']}, the other"
-                f" {other.facts['type']}; change the type of one first",
+                f"one is {self.values['type']}, the other"
+                f" {other.values['type']}; change the type of one first",
             )

@@ -23,8 +23,8 @@ from domain.shared.entity import (
 )
 from domain.shared.fields import (
     READ_ONLY,
-    Facts,
     Fields,
+    FieldValues,
     Instant,
     Line,
     Name,
@@ -93,7 +93,7 @@ class AppointmentFields(Fields):
         return self
 
 
-def end_after(starts_at: datetime, given: Facts) -> datetime:
+def end_after(starts_at: datetime, given: FieldValues) -> datetime:
     """When it ends that lasts `durationMinutes`. Raises ValueError."""
     minutes = given["durationMinutes"]
     if type(minutes) is not int or not 0 < minutes <= DURATION_MAX_MINUTES:
@@ -171,11 +171,11 @@ class Appointment(Entity):
         """Somebody confirms it. Raises `AlreadyConfirmed`, and as every step."""
         self.require_alive()
         if self.status == AppointmentStatus.CONFIRMED:
-            raise AlreadyConfirmed(self.id, self.facts["confirmedAt"], self.facts["confirmedBy"])
+            raise AlreadyConfirmed(self.id, self.values["confirmedAt"], self.values["confirmedBy"])
         confirmed = {"confirmedAt": at.isoformat(), "confirmedBy": by, "confirmationNotes": notes}
         self._move(self.Confirmed, AppointmentStatus.CONFIRMED, at, confirmed, notify=notify)
 
-    def reschedule(self, fields: Facts, *, at: datetime) -> None:
+    def reschedule(self, fields: FieldValues, *, at: datetime) -> None:
         """Move it to the times, the member and so on in `fields`, where None changes nothing.
 
         It lasts as long as before where neither `endsAt` nor `durationMinutes` says otherwise.
@@ -183,11 +183,13 @@ class Appointment(Entity):
         self.require_alive()
         self._require_move(AppointmentStatus.SCHEDULED)
         given = {name: value for name, value in fields.items() if value is not None}
-        moved = self.FIELDS.facts({**self.facts, "endsAt": self._end(given), **given})
+        moved = self.FIELDS.values({**self.values, "endsAt": self._end(given), **given})
         unconfirmed = dict.fromkeys(
             ("confirmedAt", "confirmedBy", "confirmationNotes", "cancelReason")
         )
-        changed = {name: change["after"] for name, change in differences(self.facts, moved).items()}
+        changed = {
+            name: change["after"] for name, change in differences(self.values, moved).items()
+        }
         if changed or self.status not in OPEN:
             status = {"status": AppointmentStatus.SCHEDULED.value}
             self._step(self.Rescheduled, {**changed, **unconfirmed, **status}, at)
@@ -209,10 +211,10 @@ class Appointment(Entity):
         if self.is_deleted or self.status not in TAKES_TIME:
             return None
         return TimeClaim(
-            UUID(self.facts["memberId"]),
-            datetime.fromisoformat(self.facts["startsAt"]),
-            datetime.fromisoformat(self.facts["endsAt"]),
-            self.facts.get("allowOverlap", False),
+            UUID(self.values["memberId"]),
+            datetime.fromisoformat(self.values["startsAt"]),
+            datetime.fromisoformat(self.values["endsAt"]),
+            self.values.get("allowOverlap", False),
         )
 
     def _move(
@@ -220,7 +222,7 @@ class Appointment(Entity):
         event: type[EntityStep],
         status: AppointmentStatus,
         at: datetime,
-        fields: Facts | None = None,
+        fields: FieldValues | None = None,
         **facts: Any,
     ) -> None:
         self.require_alive()
@@ -231,11 +233,11 @@ class Appointment(Entity):
         if self.status not in OPEN:
             self._require_transition(str(self.status), status)
 
-    def _end(self, given: Facts) -> str:
+    def _end(self, given: FieldValues) -> str:
         """The end that keeps the duration."""
-        starts_at = datetime.fromisoformat(self.facts["startsAt"])
-        lasts = datetime.fromisoformat(self.facts["endsAt"]) - starts_at
+        starts_at = datetime.fromisoformat(self.values["startsAt"])
+        lasts = datetime.fromisoformat(self.values["endsAt"]) - starts_at
         try:
             return (INSTANT.validate_python(given.get("startsAt", starts_at)) + lasts).isoformat()
         except ValidationError:
-            return str(self.facts["endsAt"])  # startsAt is at fault, and is told so
+            return str(self.values["endsAt"])  # startsAt is at fault, and is told so

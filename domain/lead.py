@@ -135,10 +135,10 @@ class Lead(Entity):
 
     def require_unconverted(self) -> None:
         """Raises `AlreadyConverted`, which names what it became."""
-        if "convertedAccountId" in self.facts:
+        if "convertedAccountId" in self.values:
             raise AlreadyConverted(
                 self.id,
-                UUID(self.facts["convertedAccountId"]),
-                UUID(self.facts["convertedContactId"]),
-                UUID(self.facts["convertedOpportunityId"]),
+                UUID(self.values["convertedAccountId"]),
+                UUID(self.values["convertedContactId"]),
+                UUID(self.values["convertedOpportunityId"]),
             )

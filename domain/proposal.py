@@ -24,8 +24,8 @@ from domain.shared.fields import (
     READ_ONLY,
     Date,
     Email,
-    Facts,
     Fields,
+    FieldValues,
     Instant,
     Line,
     Money,
@@ -134,5 +134,5 @@ class Proposal(Entity):
         self, event: type[EntityStep], status: ProposalStatus, at: datetime, **facts: Any
     ) -> None:
         if self.status != status:
-            answered: Facts = {"status": status.value, "answeredAt": at.isoformat(), **facts}
+            answered: FieldValues = {"status": status.value, "answeredAt": at.isoformat(), **facts}
             self._step(event, answered, at)

@@ -193,7 +193,7 @@ class Sms(Entity):
 
         Raises `IsDeleted`.
         """
-        fields = {"gatewayId": gateway_id, **self.facts}
-        if status in self.TRANSITIONS[SmsStatus(self.facts["status"])]:
+        fields = {"gatewayId": gateway_id, **self.values}
+        if status in self.TRANSITIONS[SmsStatus(self.values["status"])]:
             fields |= {"status": status, "error": error, "errorCode": error_code}
         self.revise(fields, at=at)

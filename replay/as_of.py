@@ -102,7 +102,7 @@ def entity_as_of(
 def representation(entity: Entity) -> dict[str, Any]:
     """An entity as the wire shows it, from its own history alone."""
     account = {"accountId": entity.account_id} if entity.BELONGS_TO_ACCOUNT else {}
-    fields = {name: entity.facts.get(name) for name in entity.FIELDS.wire_names()}
+    fields = {name: entity.values.get(name) for name in entity.FIELDS.wire_names()}
     fields["customFields"] = fields.get("customFields") or {}
     dated = {"statusChangedAt": entity.status_changed_at} if entity.STATUS_DATED else {}
     return {

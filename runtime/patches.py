@@ -9,7 +9,7 @@ from typing import Any
 import jsonpatch
 import jsonpointer
 
-from domain.shared.fields import CUSTOM, Facts, Fields
+from domain.shared.fields import CUSTOM, Fields, FieldValues
 from runtime import codes
 from runtime.errors import ApiError
 
@@ -22,7 +22,7 @@ PATCH_OPERATIONS_MAX = 100
 DOCUMENT_MAX_VALUES = 5_000
 """`copy` could double the document with every operation; a whole one has some hundred values."""
 
-PatchFunction = Callable[[Facts], Mapping[str, Any]]
+PatchFunction = Callable[[FieldValues], Mapping[str, Any]]
 
 
 def change_of(fields: type[Fields], media_type: str, patch: Any) -> PatchFunction:
@@ -37,7 +37,7 @@ def change_of(fields: type[Fields], media_type: str, patch: Any) -> PatchFunctio
     return lambda facts: without_nulls(merge_patch(document(fields, facts), merge))
 
 
-def document(fields: type[Fields], facts: Facts) -> dict[str, Any]:
+def document(fields: type[Fields], facts: FieldValues) -> dict[str, Any]:
     """The fields as GET shows them: null where not set, so that `replace` and `test` find them."""
     shown = {name: copy.deepcopy(facts.get(name)) for name in fields.wire_names()}
     shown[CUSTOM] = shown[CUSTOM] or {}

@@ -411,7 +411,7 @@ def fields_and_account(
 
 def _faults(kind: type[Entity], fields: Mapping[str, Any]) -> list[FieldError]:
     try:
-        kind.FIELDS.facts(fields)
+        kind.FIELDS.values(fields)
     except InvalidFields as invalid:
         return invalid.errors
     return []

@@ -226,7 +226,7 @@ def _row(outcome: RowOutcome) -> dict[str, Any]:
     return {
         "row": outcome.row.number,
         "result": WOULD[outcome.result],
-        "fields": outcome.row.facts,
+        "fields": outcome.row.values,
         "contact": outcome.row.contact,
         "findings": [finding_as_json(each) for each in outcome.findings],
     }

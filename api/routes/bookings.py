@@ -89,7 +89,7 @@ def confirm_booking(
         outcome = services.commands.act(
             scope, Appointment, asked.appointment_id, lambda one, at: confirm(one, asked, at)
         )
-        facts = outcome.entity.facts
+        facts = outcome.entity.values
         content = {
             "success": True,
             "appointment": {

@@ -204,6 +204,6 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(issued: IssuedKey) -> dict[str, Any]:
     key = issued.outcome.entity
-    fields = {name: key.facts.get(name) for name in ("name", "role", "memberId", "expiresAt")}
+    fields = {name: key.values.get(name) for name in ("name", "role", "memberId", "expiresAt")}
     stamps = {"createdAt": key.created_on, "version": key.version}
     return {"id": key.id, **fields, **stamps, "token": issued.token}

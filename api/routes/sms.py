@@ -308,7 +308,7 @@ def _checked(given: dict[str, Any]) -> SendSms:
 
 
 def _shown(outcome: CommandOutcome) -> dict[str, Any]:
-    facts = outcome.entity.facts
+    facts = outcome.entity.values
     shown = {name: facts[name] for name in ("leadId", "message", "status")}
     return {"id": outcome.entity.id, **shown, "sentAt": outcome.entity.created_on}
 

@@ -169,7 +169,7 @@ class SmsDelivery:
         """What is to be sent, as things are now; None where nothing is, any more."""
         with self._log.scoped(claim.scope):
             sms = self._log.load(Sms, claim.sms_id)
-            lead = self._log.load(Lead, UUID(sms.facts["leadId"]))
+            lead = self._log.load(Lead, UUID(sms.values["leadId"]))
         if sms.is_deleted or sms.status != SmsStatus.PENDING:
             # A receipt told what a lost answer did not.
             self._withdraw(claim)
@@ -181,7 +181,7 @@ class SmsDelivery:
             self._withdraw(claim)
             self.end(claim, "refused", SmsStatus.FAILED, error=str(refusal))
             return None
-        facts = sms.facts
+        facts = sms.values
         return OutgoingSms(sms.id, sms.workspace_id, facts["phone"], facts["message"])
 
     def _call(self, claim: ClaimedMessage, outgoing: OutgoingSms) -> None:

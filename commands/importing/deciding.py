@@ -25,7 +25,7 @@ from commands.importing.planning import (
 from commands.links import PEOPLE
 from domain.contact import Contact
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.kinds import KINDS
 from domain.shared.refusals import AccountUnavailable, Refusal
 
@@ -69,7 +69,7 @@ class ExistingRecords(Protocol):
         """The entities with these ids, deleted or not."""
         ...
 
-    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, Facts]]:
+    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
         """Account, id, and name and e-mail of the contacts of these accounts."""
         ...
 
@@ -166,7 +166,7 @@ class _Deciding:
             UUID(id_)
             for aim in aims
             for name in (*PEOPLE, *self._options.kind.REFERENCES)
-            if (id_ := aim.row.facts.get(name))
+            if (id_ := aim.row.values.get(name))
         }
         if self._options.mode is Mode.UPDATE:
             wanted |= self._made | {aim.known for aim in aims if aim.known}
@@ -205,11 +205,11 @@ class _Deciding:
         if row.account_id is not None and not self._is_there(row.account_id):
             return row.failure(ACCOUNT, "account_gone", "The account was deleted meanwhile.")
         for name in PEOPLE:
-            member = row.facts.get(name)
+            member = row.values.get(name)
             if member is not None and not self._is_there(UUID(member)):
                 return row.failure(name, "member_gone", "The member was deleted meanwhile.")
         for name, kind in self._options.kind.REFERENCES.items():
-            named = row.facts.get(name)
+            named = row.values.get(name)
             if named is not None and not self._is_there(UUID(named), KINDS[kind]):
                 return row.failure(name, "reference_gone", f"There is no such {kind}.")
         return None
@@ -221,7 +221,7 @@ class _Deciding:
             return self._apply_row(aim.row, target)
         contact = self._contact_of(target, aim.row)
         if contact is not None:
-            Contact.FIELDS.facts(aim.row.revised_contact(contact))
+            Contact.FIELDS.values(aim.row.revised_contact(contact))
         result = self._apply_row(aim.row, target)
         of_contact = self._apply_contact(aim.row, aim.row.contact, target, contact)
         return of_contact if result is RowResult.SKIPPED else result
@@ -253,7 +253,7 @@ class _Deciding:
         return None if contact is None or contact.is_deleted else contact
 
     def _apply_contact(
-        self, row: ImportedRow, facts: Facts, account_id: UUID, contact: Entity | None
+        self, row: ImportedRow, facts: FieldValues, account_id: UUID, contact: Entity | None
     ) -> RowResult:
         own = self._contact_id(account_id, row)
         if not self._is_made(own) and (account_id, _contact_key(row)) not in self._contacts:

@@ -10,10 +10,10 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 
 
-def canonical(kind: type[Entity], fields: Mapping[str, Any]) -> Facts:
+def canonical(kind: type[Entity], fields: Mapping[str, Any]) -> FieldValues:
     """These fields as they would be recorded. They have been found valid before."""
     adapters = _adapters(kind)
     return {

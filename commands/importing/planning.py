@@ -36,7 +36,7 @@ from commands.importing.timelines import TimelineStep, timeline
 from commands.links import PEOPLE
 from domain.contact import Contact
 from domain.shared.entity import Entity
-from domain.shared.fields import CUSTOM, Facts
+from domain.shared.fields import CUSTOM, FieldValues
 from domain.shared.refusals import FieldError, InvalidFields, OccurredTooEarly, Refusal
 
 DAY = timedelta(days=1)
@@ -56,11 +56,11 @@ class ImportedRow:
     columns: Mapping[str, str]
     """Columns by field, to say which cell a refusal is about."""
     cells: Mapping[str, str]
-    facts: Facts = field(default_factory=dict)
+    values: FieldValues = field(default_factory=dict)
     """The fields of all steps in canonical form."""
     given: frozenset[str] = frozenset()
     """Fields for which the row has something of its own; the others are for a new thing only."""
-    contact: Facts | None = None
+    contact: FieldValues | None = None
     """The contact of the account that the row has as well, in canonical form."""
     contact_given: frozenset[str] = frozenset()
     """Fields of the contact for which the row has something of its own."""
@@ -81,28 +81,28 @@ class ImportedRow:
             account_id=self.account_id,
         )
         for step in later:
-            entity.revise({**entity.facts, **step.fields}, at=step.at or now)
+            entity.revise({**entity.values, **step.fields}, at=step.at or now)
         return entity
 
     def revise(self, entity: Entity, now: datetime) -> None:
         """Set the fields that the row has something for. Raises `Refusal`."""
-        facts = {name: value for name, value in self.facts.items() if name in self.given}
+        values = {name: value for name, value in self.values.items() if name in self.given}
         own = {
             key: value
-            for key, value in self.facts.get(CUSTOM, {}).items()
+            for key, value in self.values.get(CUSTOM, {}).items()
             if CUSTOM_PREFIX + key in self.given
         }
-        facts = {**facts, CUSTOM: own} if own else facts
-        entity.revise(merged(entity.facts, facts), at=max(now, entity.modified_on))
+        values = {**values, CUSTOM: own} if own else values
+        entity.revise(merged(entity.values, values), at=max(now, entity.modified_on))
 
     def revise_contact(self, contact: Entity, now: datetime) -> None:
         """Set the fields of the contact that the row has something for. Raises `Refusal`."""
         contact.revise(self.revised_contact(contact), at=max(now, contact.modified_on))
 
-    def revised_contact(self, contact: Entity) -> Facts:
+    def revised_contact(self, contact: Entity) -> FieldValues:
         """The fields of the contact with those that the row has something for."""
-        facts = self.contact or {}
-        return {**contact.facts, **{name: facts[name] for name in self.contact_given}}
+        values = self.contact or {}
+        return {**contact.values, **{name: values[name] for name in self.contact_given}}
 
     def refused(self, refusal: Refusal) -> list[Finding]:
         """What the domain refused, cell by cell."""
@@ -121,7 +121,7 @@ class ImportedRow:
         return error(self.number, column, self.cells.get(column, ""), code, message)
 
 
-def merged(before: Facts, given: Facts) -> Facts:
+def merged(before: FieldValues, given: FieldValues) -> FieldValues:
     """The fields before with those that are given; custom fields one by one."""
     custom = {**before.get(CUSTOM, {}), **given.get(CUSTOM, {})}
     return {**before, **given, CUSTOM: custom} if custom else {**before, **given}
@@ -169,14 +169,14 @@ class RowPlanner:
         if not planned.is_good:
             return planned
         found: list[Finding] = []
-        facts: Facts = {}
-        contact: Facts | None = None
+        values: FieldValues = {}
+        contact: FieldValues | None = None
         fields = {name: value for step in planned.steps for name, value in step.fields.items()}
         try:
-            facts = planned.kind.FIELDS.checked(fields)
+            values = planned.kind.FIELDS.checked(fields)
         except InvalidFields as invalid:
             if self._may_lack(invalid):
-                facts = canonical(planned.kind, fields)
+                values = canonical(planned.kind, fields)
             else:
                 found += planned.refused(invalid)
         if draft.contact:
@@ -186,13 +186,13 @@ class RowPlanner:
                 found += planned.refused(InvalidFields(list(map(_of_contact, invalid.errors))))
         findings = (*planned.findings, *found)
         steps = planned.steps
-        if len(steps) == 1 and facts:
-            steps = (replace(steps[0], fields=facts),)
+        if len(steps) == 1 and values:
+            steps = (replace(steps[0], fields=values),)
         return replace(
             planned,
             steps=steps,
             findings=findings,
-            facts=facts,
+            values=values,
             contact=contact,
             contact_given=frozenset(draft.contact),
         )
@@ -318,10 +318,10 @@ def dedupe_key(row: ImportedRow, dedupe_by: Iterable[str]) -> DedupeKey | None:
     return parts if any(parts) else None
 
 
-def key_of_contact(facts: Facts) -> DedupeKey:
+def key_of_contact(values: FieldValues) -> DedupeKey:
     """What contacts of one account are told apart by: the e-mail, without one the name."""
-    email = key_part(facts.get("email"))
-    return ("email", email) if email else ("name", key_part(facts.get("name")))
+    email = key_part(values.get("email"))
+    return ("email", email) if email else ("name", key_part(values.get("name")))
 
 
 def key_part(text: str | None) -> str:
@@ -333,8 +333,8 @@ def _key_part(row: ImportedRow, name: str) -> str:
     if name == ACCOUNT:
         return str(row.account_id or "")
     if name.startswith(CUSTOM_PREFIX):
-        return key_part(row.facts.get(CUSTOM, {}).get(name[len(CUSTOM_PREFIX) :]))
-    return key_part(row.facts.get(name))
+        return key_part(row.values.get(CUSTOM, {}).get(name[len(CUSTOM_PREFIX) :]))
+    return key_part(row.values.get(name))
 
 
 @dataclass

@@ -8,7 +8,7 @@ from uuid import UUID
 from commands.importing.deciding import Decided, ExistingRecords
 from commands.importing.options import Mode
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -17,7 +17,9 @@ MADE = """
 SELECT stream_id FROM events
  WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[]) AND stream_version = 1
 """
-ContactsOf = Callable[[Connection, UUID, Collection[UUID]], Iterable[tuple[UUID, UUID, Facts]]]
+ContactsOf = Callable[
+    [Connection, UUID, Collection[UUID]], Iterable[tuple[UUID, UUID, FieldValues]]
+]
 """Reads the contacts of accounts in a workspace: account, id, name and e-mail."""
 
 
@@ -43,7 +45,7 @@ class LogWorld(ExistingRecords):
         """The entities with these ids, deleted or not."""
         return self._log.load_many(Entity, ids) if ids else {}
 
-    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, Facts]]:
+    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
         """Account, id, and name and e-mail of the contacts of these accounts."""
         if not account_ids:
             return ()
@@ -101,7 +103,7 @@ class _ImaginedWorld(ExistingRecords):
     def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
         return {**self._world.entities(ids), **self._imagined.entities(ids)}
 
-    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, Facts]]:
+    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
         return self._world.contacts(account_ids)
 
     def hold(self, account_ids: Collection[UUID]) -> None:

@@ -248,7 +248,7 @@ class Undoing:
             self._conflict(self._history(account_id)[-1], ACCOUNT, can_force=False)
 
     def _set_back(self, target: TracedEvent, entity: Entity, before: dict[str, Any]) -> None:
-        now = flat(entity.facts)
+        now = flat(entity.values)
         wanted = {name: value for name, value in before.items() if not same(now.get(name), value)}
         if not wanted:
             return

@@ -16,7 +16,7 @@ from uuid import UUID
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
 from domain.shared.claims import TimeClaim
-from domain.shared.fields import CUSTOM, Facts, Fields
+from domain.shared.fields import CUSTOM, Fields, FieldValues
 from domain.shared.refusals import (
     AccountUnavailable,
     IsDeleted,
@@ -44,7 +44,7 @@ class EntityEvent(AggregateEvent):
     """It has left the house: no later event makes it as if it had not been."""
 
     OMITTED: ClassVar[frozenset[str]] = frozenset({"merged_into", "moved_to", "moved_from"})
-    """Facts that are left out of what is stored where they are None."""
+    """FieldValues that are left out of what is stored where they are None."""
 
     account_id: UUID | None
 
@@ -55,7 +55,7 @@ class EntityCreated(AggregateCreated, EntityEvent):
     ACTION = "create"
 
     workspace_id: UUID
-    fields: Facts
+    fields: FieldValues
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_created(self)
@@ -111,7 +111,7 @@ class EntityDeleted(EntityEvent):
 
     ACTION = "delete"
 
-    fields: Facts
+    fields: FieldValues
     deleted_with: UUID | None
     merged_into: UUID | None = None
     moved_to: UUID | None = None
@@ -128,7 +128,7 @@ class EntityRestored(EntityEvent):
 
     ACTION = "restore"
 
-    fields: Facts
+    fields: FieldValues
     created_at: str
     moved_from: UUID | None = field(default=None, kw_only=True)
 
@@ -151,7 +151,7 @@ class Recorded(Aggregate):
 
 
 class Entity(Recorded):
-    """Base of the CRM's aggregates. Its state is `facts`: the fields by wire name, as recorded."""
+    """Base of the CRM's aggregates. Its state is `values`: the fields by wire name, as recorded."""
 
     FIELDS: ClassVar[type[Fields]]
     STATUS_FIELD: ClassVar[str | None] = None
@@ -192,7 +192,7 @@ class Entity(Recorded):
             raise AccountUnavailable(UUID(int=0))
         if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
             raise TypeError(f"a {cls.KIND} hangs on no account")
-        facts = cls.FIELDS.facts(fields)
+        facts = cls.FIELDS.values(fields)
         cls.FIELDS.reject_read_only(facts, cls.FIELDS.kept())
         return cls._create(
             cls.Created,
@@ -209,7 +209,7 @@ class Entity(Recorded):
         Raises `InvalidFields`, `IsDeleted`, `TransitionRefused`, `OccurredTooEarly`.
         """
         self.require_alive()
-        changes = differences(self.facts, self.FIELDS.facts(fields))
+        changes = differences(self.values, self.FIELDS.values(fields))
         self.FIELDS.reject_read_only(changes, self.kept())
         self._require_moves(changes)
         self._record_changes(changes, at)
@@ -223,14 +223,14 @@ class Entity(Recorded):
         """
         self.require_alive()
         changes = {name: {"before": None, "after": value} for name, value in fields.items()}
-        target = apply_changes(self.facts, changes)
-        self.FIELDS.facts(target)
-        self._record_changes(differences(self.facts, target), at)
+        target = apply_changes(self.values, changes)
+        self.FIELDS.values(target)
+        self._record_changes(differences(self.values, target), at)
 
     def change_status(self, status: str, *, at: datetime) -> None:
         """Move to this status. Raises `InvalidFields`, `IsDeleted`, `TransitionRefused`."""
         assert self.STATUS_FIELD is not None, f"a {self.KIND} has no status"
-        self.revise({**self.facts, self.STATUS_FIELD: status}, at=at)
+        self.revise({**self.values, self.STATUS_FIELD: status}, at=at)
 
     def delete(
         self,
@@ -244,7 +244,7 @@ class Entity(Recorded):
             self._record(
                 self.Deleted,
                 at,
-                fields=self.facts,
+                fields=self.values,
                 deleted_with=deleted_with,
                 merged_into=merged_into,
             )
@@ -269,7 +269,7 @@ class Entity(Recorded):
         self.require_alive()
         other.require_alive()
         self._require_mergeable(other)
-        changes = differences(self.facts, self.FIELDS.facts(fields))
+        changes = differences(self.values, self.FIELDS.values(fields))
         status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
         if status:
             self._require_transition(status["before"], status["after"])
@@ -286,7 +286,7 @@ class Entity(Recorded):
     def leave(self, account_id: UUID, *, at: datetime) -> None:
         """Go from its account, to `arrive` at this one at once."""
         self.require_alive()
-        self._record(self.Deleted, at, fields=self.facts, deleted_with=None, moved_to=account_id)
+        self._record(self.Deleted, at, fields=self.values, deleted_with=None, moved_to=account_id)
 
     def arrive(self, account_id: UUID, *, at: datetime) -> None:
         """Be there again, at this account."""
@@ -296,7 +296,7 @@ class Entity(Recorded):
     @property
     def status(self) -> str | None:
         """The status now, None for kinds without one."""
-        return self.facts.get(self.STATUS_FIELD) if self.STATUS_FIELD else None
+        return self.values.get(self.STATUS_FIELD) if self.STATUS_FIELD else None
 
     def kept(self) -> frozenset[str]:
         """The fields, by wire name, that only commands of its own change as it is now."""
@@ -322,7 +322,7 @@ class Entity(Recorded):
         created_at = self.created_on.isoformat()
         if self.STATUS_DATED:
             facts["status_changed_at"] = self.status_changed_at.isoformat()
-        self._record(self.Restored, at, account, fields=self.facts, created_at=created_at, **facts)
+        self._record(self.Restored, at, account, fields=self.values, created_at=created_at, **facts)
 
     def _require_transition(self, before: str, after: str) -> None:
         allowed = self.TRANSITIONS.get(before, frozenset())
@@ -343,8 +343,8 @@ class Entity(Recorded):
         """
         self.require_alive()
         wanted = {name: {"before": None, "after": value} for name, value in fields.items()}
-        target = self.FIELDS.facts(apply_changes(self.facts, wanted))
-        changes = differences(self.facts, target)
+        target = self.FIELDS.values(apply_changes(self.values, wanted))
+        changes = differences(self.values, target)
         self._require_moves(changes)
         if changes:
             self._record(event, at, changes=changes, **facts)
@@ -369,20 +369,20 @@ class Entity(Recorded):
     def _evolve_created(self, event: EntityCreated) -> None:
         self.workspace_id: UUID = event.workspace_id
         self.account_id: UUID | None = event.account_id
-        self.facts: Facts = event.fields
+        self.values: FieldValues = event.fields
         self.status_changed_at: datetime = event.timestamp
         self.is_deleted: bool = False
         self.deleted_with: UUID | None = None
         self.merged_into: UUID | None = None
 
     def _evolve_updated(self, event: EntityUpdated) -> None:
-        self.facts = apply_changes(self.facts, event.changes)
+        self.values = apply_changes(self.values, event.changes)
         if self.STATUS_FIELD in event.changes:
             self.status_changed_at = event.timestamp
 
     def _evolve_status(self, event: EntityStatusChanged) -> None:
         assert self.STATUS_FIELD is not None
-        self.facts = {**self.facts, self.STATUS_FIELD: event.after}
+        self.values = {**self.values, self.STATUS_FIELD: event.after}
         self.status_changed_at = event.timestamp
 
     def _evolve_deleted(self, event: EntityDeleted) -> None:
@@ -391,14 +391,14 @@ class Entity(Recorded):
         self.merged_into = event.merged_into
 
     def _evolve_restored(self, event: EntityRestored) -> None:
-        self.facts = event.fields
+        self.values = event.fields
         self.account_id = event.account_id
         self.is_deleted = False
         self.deleted_with = None
         self.merged_into = None
 
 
-def differences(before: Facts, after: Facts) -> dict[str, FieldChange]:
+def differences(before: FieldValues, after: FieldValues) -> dict[str, FieldChange]:
     """Before and after of every field that differs; custom fields as `customFields.<key>`."""
     old, new = flat(before), flat(after)
     names = [*old, *(name for name in new if name not in old)]
@@ -409,7 +409,7 @@ def differences(before: Facts, after: Facts) -> dict[str, FieldChange]:
     }
 
 
-def apply_changes(facts: Facts, changes: Mapping[str, FieldChange]) -> Facts:
+def apply_changes(facts: FieldValues, changes: Mapping[str, FieldChange]) -> FieldValues:
     """The facts with the after side of each change; a null after takes the field away."""
     result = dict(facts)
     custom = dict(facts.get(CUSTOM, {}))
@@ -423,7 +423,7 @@ def apply_changes(facts: Facts, changes: Mapping[str, FieldChange]) -> Facts:
     return {**result, CUSTOM: custom} if custom else result
 
 
-def flat(facts: Facts) -> Facts:
+def flat(facts: FieldValues) -> FieldValues:
     """The facts with custom fields one by one, as `customFields.<key>`."""
     flat = {name: value for name, value in facts.items() if name != CUSTOM}
     flat.update((f"{CUSTOM}.{key}", value) for key, value in facts.get(CUSTOM, {}).items())

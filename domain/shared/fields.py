@@ -33,7 +33,7 @@ from pydantic_core import PydanticCustomError
 from domain.shared.refusals import FieldError, InvalidFields
 
 Json = str | int | float | bool | None | dict[str, Any] | list[Any]
-Facts = dict[str, Any]
+FieldValues = dict[str, Any]
 """Fields by wire name, as JSON has them: dates and money as strings. Absent means not set."""
 
 NAME_MAX_CHARS = 200
@@ -152,14 +152,14 @@ SET_BY_COMMAND = "set_by_command"
 """The kind of fault where a field is given that only commands set."""
 
 
-class CheckedFacts(dict[str, Any]):
-    """Facts that one field model has found valid and made canonical; not to be changed.
+class CheckedValues(dict[str, Any]):
+    """FieldValues that one field model has found valid and made canonical; not to be changed.
 
     Whoever has to look at many before deciding on them (an import) need not have each checked again
     by the decision.
     """
 
-    def __init__(self, model: type[Fields], facts: Facts) -> None:
+    def __init__(self, model: type[Fields], facts: FieldValues) -> None:
         super().__init__(facts)
         self.model = model
 
@@ -187,22 +187,22 @@ class Fields(BaseModel):
         return [field.alias or name for name, field in cls.model_fields.items()]
 
     @classmethod
-    def facts(cls, given: Mapping[str, Any]) -> Facts:
+    def values(cls, given: Mapping[str, Any]) -> FieldValues:
         """The given fields, validated and in canonical JSON form; those without a value left out.
 
         Raises `InvalidFields`, naming every fault at once.
         """
-        if isinstance(given, CheckedFacts) and given.model is cls:
+        if isinstance(given, CheckedValues) and given.model is cls:
             return dict(given)
         try:
-            return cls.model_validate(given).as_facts()
+            return cls.model_validate(given).as_values()
         except ValidationError as error:
             raise InvalidFields(field_errors(error)) from None
 
     @classmethod
-    def checked(cls, given: Mapping[str, Any]) -> CheckedFacts:
+    def checked(cls, given: Mapping[str, Any]) -> CheckedValues:
         """The same, so that a decision need not check them again. Raises `InvalidFields`."""
-        return CheckedFacts(cls, cls.facts(given))
+        return CheckedValues(cls, cls.values(given))
 
     @classmethod
     def kept(cls) -> frozenset[str]:
@@ -220,7 +220,7 @@ class Fields(BaseModel):
         if faults:
             raise InvalidFields(faults)
 
-    def as_facts(self) -> Facts:
+    def as_values(self) -> FieldValues:
         """These fields in canonical JSON form, without those that have no value."""
         facts = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         if not facts.get(CUSTOM, True):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from domain.shared.entity import Entity, flat
-from domain.shared.fields import CUSTOM, Facts
+from domain.shared.fields import CUSTOM, FieldValues
 from domain.shared.refusals import FieldError, InvalidFields
 
 THIS = "this"
@@ -17,14 +17,14 @@ Choice = str | Mapping[str, Any]
 """`this`, `other`, or `{"value": …}`."""
 
 
-def merged_facts(this: Entity, other: Entity, choices: Mapping[str, Choice]) -> Facts:
+def merged_values(this: Entity, other: Entity, choices: Mapping[str, Choice]) -> FieldValues:
     """What this one has, and what it lacks of the other, unless a choice says otherwise.
 
     Choices go by wire name: custom fields by `customFields.<key>`, or all at once. The result is
     still to be validated. Raises `InvalidFields` where a choice is not one.
     """
     _require_choices(type(this), choices)
-    mine, theirs = flat(this.facts), flat(other.facts)
+    mine, theirs = flat(this.values), flat(other.values)
     merged = {**theirs, **mine}
     for name, choice in sorted(
         choices.items()
@@ -58,21 +58,21 @@ def _is_value(choice: Choice) -> bool:
     return isinstance(choice, Mapping) and choice.keys() == {VALUE}
 
 
-def _chosen(name: str, choice: Choice, mine: Facts, theirs: Facts) -> Any:
+def _chosen(name: str, choice: Choice, mine: FieldValues, theirs: FieldValues) -> Any:
     if isinstance(choice, Mapping):
         return choice[VALUE]
     return (mine if choice == THIS else theirs).get(name)
 
 
-def _all_custom(choice: Choice, this: Entity, other: Entity) -> Facts:
-    chosen = _chosen(CUSTOM, choice, this.facts, other.facts)
+def _all_custom(choice: Choice, this: Entity, other: Entity) -> FieldValues:
+    chosen = _chosen(CUSTOM, choice, this.values, other.values)
     if not isinstance(chosen, Mapping | None):
         message = "must be an object"
         raise InvalidFields([FieldError(f"fields.{CUSTOM}", "dict_type", message)])
     return {f"{CUSTOM}.{key}": value for key, value in (chosen or {}).items()}
 
 
-def _nested(fields: Facts) -> Facts:
+def _nested(fields: FieldValues) -> FieldValues:
     nested = {name: value for name, value in fields.items() if not _is_custom(name)}
     custom = {name[len(CUSTOM) + 1 :]: value for name, value in fields.items() if _is_custom(name)}
     return {**nested, CUSTOM: custom} if custom else nested

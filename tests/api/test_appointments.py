@@ -19,7 +19,7 @@ from domain.account import Account
 from domain.appointment import Appointment
 from domain.member import Member
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import TimeTaken
 from eventlog.connections import Connection
 from eventlog.scope import Scope
@@ -235,7 +235,7 @@ def grace(commands: EntityCommands, scope: Scope) -> UUID:
     return commands.create(scope, Member, {"name": "Grace"}).entity.id
 
 
-def appointment(grace: UUID, starts_at: str = TEN, **fields: Any) -> Facts:
+def appointment(grace: UUID, starts_at: str = TEN, **fields: Any) -> FieldValues:
     return {
         "title": "x",
         "memberId": str(grace),

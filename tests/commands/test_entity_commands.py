@@ -226,7 +226,7 @@ def test_whoever_is_outrun_decides_again_on_what_is_there_now(
             outran.append(commands.revise(scope, Account, acme, named("Acme Corp")))
         return {**facts, "priority": "high"}
 
-    facts = commands.revise(scope, Account, acme, change).entity.facts
+    facts = commands.revise(scope, Account, acme, change).entity.values
     assert (facts["company"], facts["priority"]) == ("Acme Corp", "high")
 
 

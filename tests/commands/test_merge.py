@@ -85,7 +85,13 @@ def whole_state(desk: Desk, ids: dict[UUID, type[Entity]]) -> dict[UUID, Any]:
     """What there is to know of these, but for how often they changed."""
     loaded = [desk.load(kind, each) for each, kind in ids.items()]
     return {
-        each.id: (each.facts, each.is_deleted, each.deleted_with, each.merged_into, each.account_id)
+        each.id: (
+            each.values,
+            each.is_deleted,
+            each.deleted_with,
+            each.merged_into,
+            each.account_id,
+        )
         for each in loaded
     }
 
@@ -135,7 +141,7 @@ def test_what_one_lacks_is_taken_from_the_other(desk: Desk) -> None:
         other,
         {"title": "other", "phone": "this", "customFields.seat": {"value": 4}},
     )
-    assert merged.outcome.entity.facts == {
+    assert merged.outcome.entity.values == {
         "name": "Ada",
         "title": "CEO",
         "email": "ada@example.com",
@@ -160,7 +166,7 @@ def test_who_left_is_not_taken_over_unasked(desk: Desk) -> None:
     with pytest.raises(NotAMember):
         desk.merge(Account, this, other, {"assignedTo": "other"})
     desk.merge(Account, this, other)
-    assert "assignedTo" not in desk.load(Account, this).facts
+    assert "assignedTo" not in desk.load(Account, this).values
 
 
 def test_asked_again_it_is_done_once(desk: Desk, deal: Deal) -> None:
@@ -315,9 +321,9 @@ def test_changes_of_other_fields_stay_and_stand_in_no_way(desk: Desk, deal: Deal
     for kind, child in children.items():
         now = desk.load(kind, child)
         assert now.account_id == other
-        assert now.facts["customFields"] == {"later": True}
-    assert "dealValue" not in desk.load(Account, this).facts
-    assert desk.load(Account, this).facts["priority"] == "high"
+        assert now.values["customFields"] == {"later": True}
+    assert "dealValue" not in desk.load(Account, this).values
+    assert desk.load(Account, this).values["priority"] == "high"
     assert desk.load(Note, late).account_id == this
 
 
@@ -364,7 +370,7 @@ def test_contacts_are_parted_again_where_each_was(desk: Desk) -> None:
     ids: dict[UUID, type[Entity]] = {this: Contact, other: Contact}
     before = whole_state(desk, ids)
     merged, command = desk.merge(Contact, this, other)
-    assert merged.outcome.entity.facts["email"] == "ada@example.com"
+    assert merged.outcome.entity.values["email"] == "ada@example.com"
     assert merged.outcome.entity.account_id == here
     desk.undo_command(command)
     assert whole_state(desk, ids) == before
@@ -386,7 +392,7 @@ def test_appointments_with_a_contact_are_those_of_the_one_that_stays(desk: Desk)
     merged, command = desk.merge(Contact, this, other)
     assert merged.moved == {"appointment": 1}
     named = [
-        desk.load(Appointment, each).facts.get("contactId")
+        desk.load(Appointment, each).values.get("contactId")
         for each in (with_other, with_this, with_nobody, gone)
     ]
     assert named == [str(this), str(this), None, str(other)]

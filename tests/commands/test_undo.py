@@ -47,8 +47,8 @@ def test_a_change_is_taken_back_and_says_what_it_takes_back(desk: Desk) -> None:
     position = desk.set(Account, account, scope, nextAction="Write", customFields={"vip": True})
     undone = desk.undo(position)
     now = desk.load(Account, account)
-    assert now.facts["nextAction"] == "Call"
-    assert "customFields" not in now.facts
+    assert now.values["nextAction"] == "Call"
+    assert "customFields" not in now.values
     with desk.log.transaction(desk.scope) as connection:
         row = connection.execute(
             "SELECT topic, metadata->>'undoes', metadata->>'undoesPosition', stream_version"
@@ -77,7 +77,7 @@ def test_an_assignment_is_taken_back_as_long_as_there_is_somebody_to_take_it(des
     assert str(refused.value.member_id) == ada
     desk.undo(gone)
     desk.undo(position)
-    assert desk.load(Account, account).facts["assignedTo"] == ada
+    assert desk.load(Account, account).values["assignedTo"] == ada
 
 
 def test_a_deletion_comes_back_with_what_went_along_and_nothing_else(desk: Desk) -> None:
@@ -133,7 +133,7 @@ def test_later_changes_of_the_same_field_are_named_and_can_be_forced(desk: Desk)
     left = conflicts(lambda: desk.undo(position, force=("nextAction",)))
     assert left == [("account", "priority", True)]
     desk.undo(position, force=("nextAction", f"{account}/priority"))
-    facts = desk.load(Account, account).facts
+    facts = desk.load(Account, account).values
     assert (facts["nextAction"], facts["priority"]) == ("Call", "low")
     assert facts["customFields"] == {"vip": True}
 
@@ -152,7 +152,7 @@ def test_what_was_undone_itself_is_no_conflict(desk: Desk) -> None:
     first = desk.set(Account, account, priority="high")
     desk.undo(desk.set(Account, account, priority="urgent"))
     desk.undo(first)
-    assert desk.load(Account, account).facts["priority"] == "low"
+    assert desk.load(Account, account).values["priority"] == "low"
 
 
 def test_what_was_created_and_changed_since_goes_only_by_force(desk: Desk) -> None:
@@ -231,7 +231,7 @@ def test_a_command_is_undone_where_it_is_not_yet(desk: Desk) -> None:
     updated, moved = desk.positions(scope.command_id)
     desk.undo(moved)
     desk.undo_command(scope.command_id)
-    assert "nextAction" not in desk.load(Account, account).facts
+    assert "nextAction" not in desk.load(Account, account).values
     with pytest.raises(AlreadyUndone):
         desk.undo(updated)
 

@@ -123,7 +123,7 @@ def make_twin(player: Player, step: Merge) -> None:
     one = player.whom(step)
     assert one is not None
     player.play(Restore(0, step.kind, step.whom))
-    same = {"company": "Twin", "type": one.facts["type"]} if step.kind is Account else {}
+    same = {"company": "Twin", "type": one.values["type"]} if step.kind is Account else {}
     fields = {"name": "Twin", "email": "a@example.com"} if step.kind is Contact else same
     player.play(Create(0, step.kind, fields, 0, None))
     twin = player.known[0][-1]
@@ -174,7 +174,7 @@ def states(desk: Desk, player: Player, workspace: int) -> State:
     loaded = [desk.load(type(each), each.id) for each in player.known[workspace]]
     return {
         each.id: (
-            each.facts,
+            each.values,
             each.is_deleted,
             each.deleted_with,
             each.merged_into,

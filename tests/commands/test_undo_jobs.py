@@ -191,7 +191,7 @@ def test_changes_are_taken_back_with_what_the_same_command_made_of_them(
     job, _ = undoing.done(scope.command_id)
     assert job.failed == 0
     now_ = desk.load(Account, account)
-    assert (now_.facts["nextAction"], now_.status, now_.is_deleted) == ("Call", "prospect", False)
+    assert (now_.values["nextAction"], now_.status, now_.is_deleted) == ("Call", "prospect", False)
     assert desk.load(Note, note).is_deleted
 
 

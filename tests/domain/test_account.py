@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.account import Account
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from tests.support.examples import ACME
 from tests.support.spec import NOON, created, given, moved, updated, when_created
 from tests.support.transitions import check_move, every_move
@@ -60,8 +60,8 @@ def test_some_fields_are_for_one_type_only(field: str, type_: str) -> None:
 
 
 def test_an_account_changes_its_type_together_with_the_fields_of_the_type() -> None:
-    customer: Facts = {**ACME, "dealValue": "1200.00"}
-    investor: Facts = {**ACME, "type": "investor", "checkSize": "1200.00"}
+    customer: FieldValues = {**ACME, "dealValue": "1200.00"}
+    investor: FieldValues = {**ACME, "type": "investor", "checkSize": "1200.00"}
     known = given(Account, created(Account, customer))
     known.when(
         lambda account: account.revise({**customer, "type": "investor"}, at=NOON)

@@ -12,7 +12,7 @@ import pytest
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
 from domain.shared.claims import TimeClaim
 from domain.shared.entity import EntityEvent
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import AlreadyConfirmed, IsDeleted, TransitionRefused
 from tests.support.examples import FIRST_CALL
 from tests.support.spec import (
@@ -28,7 +28,7 @@ from tests.support.spec import (
     when_created,
 )
 
-CONFIRMED: Facts = {
+CONFIRMED: FieldValues = {
     **FIRST_CALL,
     "status": "confirmed",
     "confirmedAt": "2026-01-31T09:00:00+00:00",
@@ -38,7 +38,7 @@ LATER = "2026-02-01T11:00:00+00:00"
 MEMBER = UUID(FIRST_CALL["memberId"])
 
 
-def step(event: type[EntityEvent], /, *, own: Facts | None = None, **changes: Any) -> Fact:
+def step(event: type[EntityEvent], /, *, own: FieldValues | None = None, **changes: Any) -> Fact:
     """A step that changed fields, each from the first of the pair to the second."""
     told = {name: {"before": before, "after": after} for name, (before, after) in changes.items()}
     return fact(event, changes=told, **(own or {}))
@@ -130,11 +130,11 @@ def test_rescheduling_to_what_is_so_records_nothing() -> None:
         ({"startsAt": LATER, "endsAt": "2026-02-01T12:00:00Z"}, "2026-02-01T12:00:00+00:00"),
     ],
 )
-def test_it_can_be_given_another_length(fields: Facts, ends_at: str) -> None:
+def test_it_can_be_given_another_length(fields: FieldValues, ends_at: str) -> None:
     outcome = given(Appointment, in_status("cancelled")).when(
         lambda one: one.reschedule({**fields, "memberId": ADA}, at=NOON)
     )
-    facts = outcome.entity.facts
+    facts = outcome.entity.values
     assert (facts["endsAt"], facts["memberId"], facts["status"]) == (ends_at, ADA, "scheduled")
     assert "durationMinutes" not in facts
 
@@ -179,17 +179,17 @@ def test_a_duration_makes_the_end() -> None:
         ({"confirmedBy": "Ada"}, "confirmedBy"),
     ],
 )
-def test_what_makes_no_sense_is_refused(fields: Facts, fault: str) -> None:
+def test_what_makes_no_sense_is_refused(fields: FieldValues, fault: str) -> None:
     outcome = when_created(Appointment, {**FIRST_CALL, **fields})
     outcome.then_invalid(*fault.split())
 
 
 def test_the_status_is_moved_by_commands_and_not_by_hand() -> None:
     given(Appointment, in_status("scheduled")).when(
-        lambda one: one.revise({**one.facts, "status": "confirmed"}, at=NOON)
+        lambda one: one.revise({**one.values, "status": "confirmed"}, at=NOON)
     ).then_invalid("status")
     given(Appointment, in_status("scheduled")).when(
-        lambda one: one.revise({**one.facts, "location": "Room 4"}, at=NOON)
+        lambda one: one.revise({**one.values, "location": "Room 4"}, at=NOON)
     ).then(updated(Appointment, location=(None, "Room 4")))
 
 

@@ -128,13 +128,13 @@ def test_what_it_became_is_not_written_by_hand() -> None:
     by_hand = {"convertedAccountId": str(ACCOUNT)}
     when_created(Lead, {**WALK_IN, **by_hand}).then_invalid("convertedAccountId")
     given(Lead, created(Lead, WALK_IN)).when(
-        lambda lead: lead.revise({**lead.facts, **by_hand}, at=NOON)
+        lambda lead: lead.revise({**lead.values, **by_hand}, at=NOON)
     ).then_invalid("convertedAccountId")
 
 
 def test_a_converted_lead_can_still_be_described() -> None:
     given(Lead, created(Lead, WALK_IN), converted(before="new")).when(
-        lambda lead: lead.revise({**lead.facts, "notes": "Kind."}, at=NOON)
+        lambda lead: lead.revise({**lead.values, "notes": "Kind."}, at=NOON)
     ).then(updated(Lead, notes=(None, "Kind.")))
 
 
@@ -155,4 +155,4 @@ def test_a_conversion_can_be_reverted() -> None:
 
 def test_restored_it_is_as_it_was() -> None:
     history = [created(Lead, WALK_IN), deleted(Lead, WALK_IN), restored(Lead, WALK_IN)]
-    assert given(Lead, *history).entity.facts == WALK_IN
+    assert given(Lead, *history).entity.values == WALK_IN

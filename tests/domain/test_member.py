@@ -15,4 +15,4 @@ def test_one_who_left_keeps_the_name() -> None:
     grace = {"name": "Grace Hopper"}
     left = given(Member, created(Member, grace), deleted(Member, grace)).entity
     assert left.is_deleted
-    assert left.facts == grace
+    assert left.values == grace

@@ -10,18 +10,18 @@ import pytest
 from domain.account import Account
 from domain.contact import Contact
 from domain.note import Note
-from domain.shared.fields import Facts
-from domain.shared.merging import merged_facts
+from domain.shared.fields import FieldValues
+from domain.shared.merging import merged_values
 from domain.shared.refusals import InvalidFields, IsDeleted, MergeRefused, WasMerged
 from tests.support.examples import ACME
 from tests.support.spec import ACCOUNT, ID, NOON, WORKSPACE, created, deleted, fact, given, moved
 
 OTHER = UUID(int=77)
-MINE: Facts = {"name": "Ada", "title": "CFO", "customFields": {"a": 1, "b": 2}}
-THEIRS: Facts = {"name": "A.", "email": "ada@example.com", "customFields": {"b": 3, "c": 4}}
+MINE: FieldValues = {"name": "Ada", "title": "CFO", "customFields": {"a": 1, "b": 2}}
+THEIRS: FieldValues = {"name": "A.", "email": "ada@example.com", "customFields": {"b": 3, "c": 4}}
 
 
-def contact(facts: Facts, entity_id: UUID = ID) -> Contact:
+def contact(facts: FieldValues, entity_id: UUID = ID) -> Contact:
     return Contact.create(entity_id, WORKSPACE, facts, at=NOON, account_id=ACCOUNT)
 
 
@@ -41,9 +41,9 @@ def contact(facts: Facts, entity_id: UUID = ID) -> Contact:
     ],
 )  # fmt: skip
 def test_what_one_lacks_is_the_others_unless_chosen(
-    choices: dict[str, Any], expected: Facts
+    choices: dict[str, Any], expected: FieldValues
 ) -> None:
-    assert merged_facts(contact(MINE), contact(THEIRS, OTHER), choices) == expected
+    assert merged_values(contact(MINE), contact(THEIRS, OTHER), choices) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_one_lacks_is_the_others_unless_chosen(
 )
 def test_a_choice_that_is_none(choices: dict[str, Any]) -> None:
     with pytest.raises(InvalidFields):
-        merged_facts(contact(MINE), contact(THEIRS, OTHER), choices)
+        merged_values(contact(MINE), contact(THEIRS, OTHER), choices)
 
 
 def test_both_say_what_became_of_them() -> None:
@@ -123,7 +123,7 @@ def test_what_leaves_arrives_as_it_was() -> None:
     note.leave(OTHER, at=NOON)
     assert (note.is_deleted, note.account_id) == (True, ACCOUNT)
     note.arrive(OTHER, at=NOON)
-    assert (note.is_deleted, note.account_id, note.facts) == (False, OTHER, {"body": "x"})
+    assert (note.is_deleted, note.account_id, note.values) == (False, OTHER, {"body": "x"})
     _, gone, come = note.collect_events()
     assert (gone.account_id, gone.moved_to) == (ACCOUNT, OTHER)  # type: ignore[attr-defined]
     assert (come.account_id, come.moved_from) == (OTHER, ACCOUNT)  # type: ignore[attr-defined]

@@ -9,11 +9,11 @@ import pytest
 
 from domain.proposal import Proposal
 from domain.shared.entity import EntityEvent
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import IsDeleted, TransitionRefused
 from tests.support.spec import ADA, ID, NOON, Fact, created, deleted, fact, given, updated
 
-OFFER: Facts = {"title": "Renewal", "status": "draft", "value": "1200.00"}
+OFFER: FieldValues = {"title": "Renewal", "status": "draft", "value": "1200.00"}
 THEN = NOON.isoformat()
 MOVES: dict[str, Callable[[Proposal], None]] = {
     "draft": lambda one: one.redraft({"value": "1100.00"}, at=NOON),
@@ -97,7 +97,7 @@ def test_a_revision_takes_back_what_was_answered() -> None:
 
 def test_a_draft_can_be_patched() -> None:
     given(Proposal, in_status("draft")).when(
-        lambda one: one.revise({**one.facts, "body": "So."}, at=NOON)
+        lambda one: one.revise({**one.values, "body": "So."}, at=NOON)
     ).then(updated(Proposal, body=(None, "So.")))
 
 
@@ -105,14 +105,14 @@ def test_a_draft_can_be_patched() -> None:
 def test_what_was_sent_is_kept_and_what_was_not_is_free(status: str) -> None:
     known = given(Proposal, in_status(status))
     known.when(
-        lambda one: one.revise({**one.facts, "body": "So.", "value": "1"}, at=NOON)
+        lambda one: one.revise({**one.values, "body": "So.", "value": "1"}, at=NOON)
     ).then_invalid("body", "value")
-    known.when(lambda one: one.revise({**one.facts, "assignedTo": ADA}, at=NOON)).then(
+    known.when(lambda one: one.revise({**one.values, "assignedTo": ADA}, at=NOON)).then(
         updated(Proposal, assignedTo=(None, ADA))
     )
 
 
 def test_the_status_is_moved_by_steps_and_not_by_hand() -> None:
     given(Proposal, in_status("draft")).when(
-        lambda one: one.revise({**one.facts, "status": "sent"}, at=NOON)
+        lambda one: one.revise({**one.values, "status": "sent"}, at=NOON)
     ).then_invalid("status")

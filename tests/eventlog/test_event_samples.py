@@ -217,7 +217,7 @@ def test_a_sample_becomes_an_event_and_evolves_its_entity(sample: Sample) -> Non
         sample["occurredAt"],
     )
     if entity.version == 1 and isinstance(entity, Entity):
-        assert entity.facts == sample["expected"]["data"]["fields"]
+        assert entity.values == sample["expected"]["data"]["fields"]
 
 
 def test_a_log_of_nothing_but_samples_is_projected(
@@ -264,7 +264,7 @@ def life_of(kind: type[Entity], entity_id: UUID) -> Entity:
     entity = kind.create(entity_id, WORKSPACE, fields, at=START, account_id=account_id)
     minutes = (START + timedelta(minutes=number) for number in range(1, 20))
     custom = {"sector": "drinks", "seats": 6, "size": "L"}
-    entity.revise({**entity.facts, **REVISED[kind], "customFields": custom}, at=next(minutes))
+    entity.revise({**entity.values, **REVISED[kind], "customFields": custom}, at=next(minutes))
     if kind in NEW_STATUS:
         entity.change_status(NEW_STATUS[kind], at=next(minutes))
     for step in STEPS.get(kind, ()):
@@ -279,9 +279,11 @@ def life_of(kind: type[Entity], entity_id: UUID) -> Entity:
         entity.leave(OTHER, at=next(minutes))
         entity.arrive(OTHER, at=next(minutes))
     if hasattr(kind, "Merged"):
-        other = kind.create(OTHER, WORKSPACE, entity.facts, at=START, account_id=account_id)
+        other = kind.create(OTHER, WORKSPACE, entity.values, at=START, account_id=account_id)
         moved = {"contact": 2} if kind is Account else {}
-        entity.take_over(other, {**entity.facts, "assignedTo": None}, at=next(minutes), moved=moved)
+        entity.take_over(
+            other, {**entity.values, "assignedTo": None}, at=next(minutes), moved=moved
+        )
         entity.delete(at=next(minutes), merged_into=OTHER)
     return entity
 

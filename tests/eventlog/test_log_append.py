@@ -72,7 +72,7 @@ def test_what_was_appended_is_loaded_again(log: EventLog, scope: Scope, workspac
         last = log.append(acme)
         again = log.load(Account, acme.id)
     assert last == 3
-    assert (again.facts, again.version, again.workspace_id) == (acme.facts, 3, workspace)
+    assert (again.values, again.version, again.workspace_id) == (acme.values, 3, workspace)
     assert again.modified_on == NOW
 
 
@@ -264,10 +264,10 @@ def test_old_versions_are_read_as_the_newest(
     with log.scoped(scope):
         log.recorder.insert_events([old])
         loaded = log.load(Account, stream)
-    assert loaded.facts == {"company": "Acme", "type": "customer"}
+    assert loaded.values == {"company": "Acme", "type": "customer"}
     with follow_connection(urls.projector, application_name="test") as follower:
         (event,) = read_after(follower, 0, 10).events
-    assert (event.topic, event.data["fields"]) == ("account.created", loaded.facts)
+    assert (event.topic, event.data["fields"]) == ("account.created", loaded.values)
     register = upcast.upcaster("account.sketched", "other")
     with pytest.raises(ValueError, match="has an upcaster already"):
         register(lambda data: data)
@@ -290,7 +290,7 @@ def test_a_large_append_is_one_transaction(
     accounts = [account(workspace, f"Company {number}") for number in range(LARGE)]
     with log.scoped(scope):
         assert log.append(*accounts) == LARGE
-        assert log.load(Account, accounts[-1].id).facts["company"] == f"Company {LARGE - 1}"
+        assert log.load(Account, accounts[-1].id).values["company"] == f"Company {LARGE - 1}"
     with follow_connection(urls.projector, application_name="test") as follower:
         page = read_after(follower, 0, LARGE)
     assert [event.stream_id for event in page.events] == [str(one.id) for one in accounts]

@@ -103,7 +103,7 @@ def test_changing_a_helper_changes_all_that_reach_it(source: Path) -> None:
 
 
 def test_changing_an_action_name_in_the_domain_changes_audit_alone(source: Path) -> None:
-    edit(source / "domain" / "entity.py", 'ACTION = "restore"', 'ACTION = "undelete"')
+    edit(source / "domain" / "shared" / "entity.py", 'ACTION = "restore"', 'ACTION = "undelete"')
     assert changed_versions(source) == {"audit"}
 
 

@@ -14,19 +14,19 @@ from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.sms import Sms
 from domain.task import Task
 from domain.workspace import Workspace
 from tests.support.kinds import TOLD
 
-ACME: Facts = {
+ACME: FieldValues = {
     "company": "Acme",
     "type": "customer",
     "status": "prospect",
     "priority": "medium",
 }
-FIRST_CALL: Facts = {
+FIRST_CALL: FieldValues = {
     "title": "First call",
     "memberId": "00000000-0000-0000-0000-00000000000b",
     "startsAt": "2026-02-01T10:00:00+00:00",
@@ -34,18 +34,18 @@ FIRST_CALL: Facts = {
     "status": "scheduled",
     "allowOverlap": False,
 }
-ADA_LOVELACE: Facts = {"name": "Ada Lovelace", "email": "ada@example.com"}
-NIGHTLY_SYNC: Facts = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
-KICK_OFF: Facts = {"title": "Kick-off", "status": "scheduled"}
-WALK_IN: Facts = {"name": "Ada Lovelace", "status": "new", "smsOptOut": False}
-RENEWAL: Facts = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
-REMINDER: Facts = {
+ADA_LOVELACE: FieldValues = {"name": "Ada Lovelace", "email": "ada@example.com"}
+NIGHTLY_SYNC: FieldValues = {"name": "Nightly sync", "role": "member", "secretSha256": "0" * 64}
+KICK_OFF: FieldValues = {"title": "Kick-off", "status": "scheduled"}
+WALK_IN: FieldValues = {"name": "Ada Lovelace", "status": "new", "smsOptOut": False}
+RENEWAL: FieldValues = {"name": "Renewal", "stage": "prospecting", "value": "1200.00"}
+REMINDER: FieldValues = {
     "leadId": "00000000-0000-0000-0000-00000000000b",
     "phone": "+442079460000",
     "message": "Your documents are ready.",
     "status": "pending",
 }
-CALL_BACK: Facts = {"title": "Call back", "status": "todo"}
+CALL_BACK: FieldValues = {"title": "Call back", "status": "todo"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Example:
     """An entity's first facts, and one field with the value that it is changed to."""
 
     kind: type[Entity]
-    facts: Facts
+    values: FieldValues
     field: str
     value: str
 

@@ -100,12 +100,12 @@ class SmsHouse:
     def facts(self, sms: UUID) -> dict[str, Any]:
         """What is known of a message."""
         with self.log.scoped(self.scope):
-            return self.log.load(Sms, sms).facts
+            return self.log.load(Sms, sms).values
 
     def lead_facts(self, lead: UUID) -> dict[str, Any]:
         """What is known of a lead."""
         with self.log.scoped(self.scope):
-            return self.log.load(Lead, lead).facts
+            return self.log.load(Lead, lead).values
 
     def react(self) -> None:
         """Have the processes read all that there is, and do what they want of the log."""

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from domain.shared.entity import Entity, EntityCreated, EntityEvent
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import InvalidFields, Refusal
 
 E = TypeVar("E", bound=Entity)
@@ -44,7 +44,7 @@ def fact(event: type[EntityEvent], **facts: Any) -> Fact:
     return Fact(event, facts)
 
 
-def created(kind: type[Entity], fields: Facts) -> Fact:
+def created(kind: type[Entity], fields: FieldValues) -> Fact:
     """An entity of the kind came to be."""
     return fact(kind.Created, fields=fields)
 
@@ -65,12 +65,12 @@ def moved(kind: type[Entity], before: str, after: str) -> Fact:
     return fact(kind.StatusChanged, before=before, after=after)
 
 
-def deleted(kind: type[Entity], fields: Facts, *, along_with: UUID | None = None) -> Fact:
+def deleted(kind: type[Entity], fields: FieldValues, *, along_with: UUID | None = None) -> Fact:
     """It was deleted, maybe along with its account."""
     return fact(kind.Deleted, fields=fields, deleted_with=along_with)
 
 
-def restored(kind: type[Entity], fields: Facts) -> Fact:
+def restored(kind: type[Entity], fields: FieldValues) -> Fact:
     """It was restored; when it first came to be stays known, and since when its status is so."""
     dated = {"status_changed_at": DAWN.isoformat()} if kind.STATUS_DATED else {}
     return fact(kind.Restored, fields=fields, created_at=DAWN.isoformat(), **dated)

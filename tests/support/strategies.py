@@ -28,7 +28,7 @@ from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity, Stage
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import Refusal
 from domain.sms import Sms, SmsStatus, TemplateId
 from domain.task import Task, TaskStatus
@@ -427,7 +427,7 @@ class Player:
             found = [each for each in found if each.is_deleted] or found
         return found[step.whom % len(found)] if found else None
 
-    def _revision(self, step: Revise) -> Callable[[Facts], Fields]:
+    def _revision(self, step: Revise) -> Callable[[FieldValues], Fields]:
         fields = self._assigned(step.workspace, step.fields)
         return lambda facts: fields if step.is_whole else {**facts, **fields}
 
@@ -459,4 +459,4 @@ def _days_ago(number: int | None) -> datetime | None:
 
 
 def _alike(one: Entity, other: Entity) -> bool:
-    return type(one) is type(other) and one.facts.get("type") == other.facts.get("type")
+    return type(one) is type(other) and one.values.get("type") == other.values.get("type")

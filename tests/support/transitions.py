@@ -8,7 +8,7 @@ import pytest
 from _pytest.mark import MarkDecorator
 
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 from domain.shared.refusals import TransitionRefused
 from tests.support.spec import ID, NOON, created, given, moved
 
@@ -22,7 +22,9 @@ def every_move(table: Table) -> MarkDecorator:
     return pytest.mark.parametrize(("before", "after"), moves)
 
 
-def check_move(kind: type[Entity], facts: Facts, before: str, after: str, table: Table) -> None:
+def check_move(
+    kind: type[Entity], facts: FieldValues, before: str, after: str, table: Table
+) -> None:
     """The move is recorded where the table allows it, and refused with what would be allowed."""
     assert kind.STATUS_FIELD is not None
     outcome = given(kind, created(kind, {**facts, kind.STATUS_FIELD: before})).when(

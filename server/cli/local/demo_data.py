@@ -198,7 +198,7 @@ class Story:
         if random.random() < 0.6:
             at = self._later(born, 120)
             action = {"nextAction": random.choice(ACTIONS), "nextActionDate": self._day_after(at)}
-            account.revise({**account.facts, **action}, at=at)
+            account.revise({**account.values, **action}, at=at)
         if random.random() < 0.6:
             status = random.choice([each for each in AccountStatus if each != account.status])
             account.change_status(status, at=self._later(account.modified_on, 200))
@@ -217,7 +217,7 @@ class Story:
         if random.random() < 0.2:
             title = random.choice(TITLES)
             at = self._later(contact.modified_on, 300)
-            contact.revise({**contact.facts, "title": title}, at=at)
+            contact.revise({**contact.values, "title": title}, at=at)
         if random.random() < 0.05:
             contact.delete(at=self._later(contact.modified_on, 100))
             if random.random() < 0.5:
@@ -266,11 +266,11 @@ class Story:
         for stage in random.choices(_DEAL_WAYS, _DEAL_WEIGHTS)[0]:
             at = self._later(deal.modified_on, 60)
             known: dict[str, Any] = {"stage": stage}
-            if stage is Stage.ENGAGING and "engagedOn" not in deal.facts:
+            if stage is Stage.ENGAGING and "engagedOn" not in deal.values:
                 known["engagedOn"] = at.date()
             if stage in (Stage.WON, Stage.LOST):
                 known |= {"closedOn": at.date(), "value": f"{random.randint(5, 900) * 100}.00"}
-            deal.revise({**deal.facts, **known}, at=at)
+            deal.revise({**deal.values, **known}, at=at)
 
     def _sell(self, account: Account) -> None:
         """Those who asked, the appointments with them, and what was offered."""
@@ -289,18 +289,18 @@ class Story:
             self._lead(contacts[-1])
 
     def _proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
-        stage = deal.facts["stage"]
+        stage = deal.values["stage"]
         if stage not in _OFFERED:
             return
         fields = {
-            "title": deal.facts["name"],
-            "value": deal.facts["value"],
+            "title": deal.values["name"],
+            "value": deal.values["value"],
             "opportunityId": str(deal.id),
         }
         proposal = self._beside(Proposal, fields, self._sold_at(deal.created_on, 20), account)
         if stage == Stage.PROPOSAL and self.sales.random() < 0.3:
             return  # a draft as yet
-        to = contact.facts.get("email", "office@example.com")
+        to = contact.values.get("email", "office@example.com")
         proposal.send(to, at=self._sold_at(proposal.modified_on, 5))
         if stage == Stage.WON:
             proposal.accept(at=self._sold_at(proposal.modified_on, 20))
@@ -325,7 +325,7 @@ class Story:
         appointment = self._beside(Appointment, fields, planned, account)
         if sales.random() < 0.7:
             confirmed_at = self._sold_at(planned, 1)
-            appointment.confirm(contact.facts["name"], at=confirmed_at)
+            appointment.confirm(contact.values["name"], at=confirmed_at)
         over = starts + timedelta(hours=1)
         if over < ENDS_AT:
             outcomes = (appointment.complete, appointment.miss, appointment.cancel)
@@ -334,7 +334,7 @@ class Story:
     def _lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
         """Somebody who asked: the contact of today before it was one, or a colleague of theirs."""
         sales = self.sales
-        name = contact.facts["name"] if converted_into else _name(sales)
+        name = contact.values["name"] if converted_into else _name(sales)
         fields: dict[str, Any] = {
             "name": name,
             "company": self.company,

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.shared.entity import Entity
-from domain.shared.fields import Facts
+from domain.shared.fields import FieldValues
 
 Act = Callable[[Any, datetime], None]
 """Has an entity do something of its own."""
@@ -26,13 +26,13 @@ class Told:
     """One kind, as whoever writes its tests knows it."""
 
     kind: type[Entity]
-    example: Facts
+    example: FieldValues
     """The facts of a plain one, as they are recorded."""
     changed: tuple[str, str]
     """One of its fields, and another value for it."""
-    full: Facts
+    full: FieldValues
     """Every field that can be set by hand, with a value."""
-    revised: Facts
+    revised: FieldValues
     """Other values for some of them, and none for others."""
     steps: list[Act]
     """What happens to one in the life of which samples are kept: each topic once."""
@@ -46,7 +46,7 @@ class Told:
     """Orders by name, besides those by time of creation and of change: columns without nulls."""
     any_fields: Callable[[Any], Any]
     """A strategy for its fields, made of those in `tests.support.strategies`."""
-    any_life: Callable[[Callable[[Any], Any], str], Facts]
+    any_life: Callable[[Callable[[Any], Any], str], FieldValues]
     """Fields of one of a crowd: given how to choose among some, and a name."""
     many_rows: tuple[str, str]
     """Columns and SQL values of thousands of rows; `{name}`, `{account}` and a row's number `i`."""
