@@ -48,7 +48,7 @@ SELECT a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
 @contextmanager
 def worker(urls: Urls, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker as a process: `annals work`, or a module with arguments."""
-    command = arguments or ("api", "work")
+    command = arguments or ("server.cli", "work")
     environment = {
         **os.environ,
         "ANNALS_APP_URL": urls.app,

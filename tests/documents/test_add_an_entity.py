@@ -19,7 +19,10 @@ LAYERS = ("domain", "projections", "readmodels/tables", "readmodels/kinds", "api
 OF_PROPOSALS = re.compile(
     r"""domain\.proposal\b|["'/]proposals["'/]|read\.proposals|["']proposal\."""
 )
-FOLDERS = ("domain", "eventlog", "commands", "projections", "readmodels", "replay", "api")
+FOLDERS = (
+    *("domain", "eventlog", "commands", "projections", "readmodels", "replay"),
+    *("runtime", "api", "server"),
+)
 LEFT_OUT = "…"
 
 

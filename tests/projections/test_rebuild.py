@@ -93,7 +93,7 @@ def test_changed_code_is_swapped_in_and_rolled_back(
     commands: EntityCommands, scope: Scope,
 ) -> None:  # fmt: skip
     engine.catch_up()
-    definition = DEFINITIONS["accounts"] + "\n-- another version\n"
+    definition = DEFINITIONS["accounts"] + "\nSELECT 'another version';\n"
     assert plan(urls.projector, "accounts", definition).code_changed
     with running(engine):
         Rebuild(urls.projector, {"accounts": definition}).run()

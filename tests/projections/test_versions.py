@@ -7,13 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import orjson
 import pytest
 
-from projections.changes import Projection, Put, Table
+from projections.changes import Handler, Projection, Put, Table
 from projections.engine.meaning import meaning, sql_meaning
 from projections.engine.registry import PROJECTIONS, version, version_of
 from readmodels import table_definitions
@@ -119,13 +118,12 @@ def test_an_upcaster_changes_the_projections_that_take_its_topic(source: Path) -
     assert changed_versions(source) == {"accounts", "audit", "notes"}
 
 
-def made(handler: Callable[..., object]) -> str:
+def made(handler: Handler) -> str:
     """The version of a projection with this handler."""
-    projection = Projection("p", (Table("t"),), {"note.created": handler})  # type: ignore[dict-item]
-    return version_of(projection, "")
+    return version_of(Projection("p", (Table("t"),), {"note.created": handler}), "")
 
 
-def closed_over(table: str) -> Callable[..., Iterable[Put]]:
+def closed_over(table: str) -> Handler:
     return lambda event: (Put(table, event.stream_id, {}),)
 
 

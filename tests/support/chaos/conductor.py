@@ -219,7 +219,7 @@ class Conductor:
         elif act.verb == "retry":
             house.start("retry")
         else:
-            house.launch("rebuild", "api", "rebuild", target, "--workers", "1")
+            house.launch("rebuild", "server.cli", "rebuild", target, "--workers", "1")
 
     def _settle(self) -> None:
         """Everything runs again, the clients have left, and all is projected and un-parked."""

@@ -39,12 +39,12 @@ POLL_S = 0.02
 STOP_WAIT_S = 30.0
 
 COMMANDS = {
-    "api": ("api", "serve"),
+    "api": ("server.cli", "serve"),
     "projector-1": ("tests.support.chaos.projector",),
     "projector-2": ("tests.support.chaos.projector",),
-    "relay": ("api", "relay"),
-    "retry": ("api", "retry", "all"),
-    "reconcile": ("api", "reconcile"),
+    "relay": ("server.cli", "relay"),
+    "retry": ("server.cli", "retry", "all"),
+    "reconcile": ("server.cli", "reconcile"),
 }
 PROJECTORS = ("projector-1", "projector-2")
 
