@@ -13,7 +13,7 @@ import secrets
 import sys
 from contextlib import ExitStack
 
-from tests.support.chaos.conductor import Trial, run
+from tests.support.chaos.trial import Trial, run
 
 SECONDS_PER_MINUTE = 60
 SEED_MAX = 1_000_000

@@ -26,14 +26,14 @@ from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from server.postgres.embedded import Cluster, prepare_database
-from tests.support.api_server import Api, Office, running_api
-from tests.support.servers import session_cluster
+from tests.support.api_server import Api, ApiWorkspace, running_api
+from tests.support.postgres_server import session_cluster
 from tests.support.twilio_server import FakeTwilio, twilio_server
 
 if TYPE_CHECKING:
     from tests.support.kafka_broker import RunningKafka
-    from tests.support.kafka_world import Wire
-    from tests.support.sms_house import SmsHouse
+    from tests.support.kafka_harness import KafkaHarness
+    from tests.support.sms_harness import SmsHarness
 
 TEMPLATE = "annals_template"
 _numbers = count(1)
@@ -104,9 +104,9 @@ def api(cluster: Cluster, template: str) -> Iterator[Api]:
 
 
 @pytest.fixture
-def office(api: Api) -> Office:
+def api_workspace(api: Api) -> ApiWorkspace:
     """A workspace of this test alone, behind the shared API."""
-    return api.office()
+    return api.new_workspace()
 
 
 @pytest.fixture
@@ -160,11 +160,11 @@ def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
 
 
 @pytest.fixture
-def house(urls: Urls) -> Iterator[SmsHouse]:
+def sms_harness(urls: Urls) -> Iterator[SmsHarness]:
     """A house whose text messages the tests watch being sent."""
-    from tests.support.sms_house import sms_house  # not above: it imports from here
+    from tests.support.sms_harness import open_sms_harness  # not above: it imports from here
 
-    with sms_house(urls) as made:
+    with open_sms_harness(urls) as made:
         yield made
 
 
@@ -176,8 +176,10 @@ def twilio() -> Iterator[FakeTwilio]:
 
 
 @pytest.fixture
-def wire(kafka: RunningKafka, urls: Urls) -> Wire:
+def kafka_harness(kafka: RunningKafka, urls: Urls) -> KafkaHarness:
     """A log without events, and its topic."""
-    from tests.support.kafka_world import Wire  # not above: few tests need a client of Kafka
+    from tests.support.kafka_harness import (
+        KafkaHarness,
+    )  # not above: few tests need a client of Kafka
 
-    return Wire.to(kafka, urls)
+    return KafkaHarness.create(kafka, urls)

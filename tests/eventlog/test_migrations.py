@@ -39,8 +39,8 @@ from server.postgres.rehearsal import rehearse
 from server.postgres.restore import replay
 from server.postgres.upgrade import plan_upgrade, upgrade
 from tests.conftest import Urls
+from tests.support.postgres_server import reachable_folder
 from tests.support.recorded_schemas import EVENTS, SCHEMAS, WORKSPACES, append, dump, restore
-from tests.support.servers import reachable_folder
 
 RECORDED = sorted(SCHEMAS.glob("*.sql.gz"))
 HOW_TO = REPOSITORY / "docs" / "how-to" / "migrate.md"

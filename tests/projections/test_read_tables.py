@@ -22,15 +22,15 @@ from projections.engine.live.apply import Statement
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from tests.conftest import Urls
-from tests.readmodels.test_duplicates import assert_keys_tell_lists
+from tests.support.duplicate_keys import assert_keys_match_lists
 from tests.support.oracle import (
     Row,
     actual_tables,
-    assert_claims_tell_history,
-    assert_tables_tell_history,
+    assert_claims_match_log,
+    assert_tables_match_log,
     recorded_events,
 )
-from tests.support.strategies import Player, Project, Step, lives
+from tests.support.random_commands import Player, Project, Step, lives
 
 EXAMPLES_MAX = 30
 STEPS_MIN, STEPS_MAX = 60, 120
@@ -63,14 +63,14 @@ def test_read_tables_are_what_the_log_says(
                 player.play(step)
         project(urls, Project(batch_events=1_000))
         workspaces = [scope.workspace_id for scope in player.scopes]
-        assert_tables_tell_history(database, workspaces)
-        assert_claims_tell_history(database, workspaces)
+        assert_tables_match_log(database, workspaces)
+        assert_claims_match_log(database, workspaces)
         for event in recorded_events(database, workspaces):
             assert_comes_back_the_same(event)
 
     live()
-    assert_tables_tell_history(database)
-    assert_keys_tell_lists(database)
+    assert_tables_match_log(database)
+    assert_keys_match_lists(database)
     before = actual_tables(database)
     forget_everything(database)
     assert not any(actual_tables(database).values())

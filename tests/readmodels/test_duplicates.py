@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 import httpx
 import psycopg
@@ -21,19 +18,14 @@ from projections.duplicates import PHONE_DIGITS_MIN, company_key, email_key, pho
 from projections.engine.live.runner import ProjectionEngine
 from readmodels.duplicates import MEMBERS_SHOWN_MAX
 from tests.conftest import Urls
-from tests.support.api_server import Office, after
-from tests.support.undo_desk import Desk
-
-KEYS: dict[str, tuple[str, str, Callable[[str], str | None]]] = {
-    "email": ("contacts", "email", email_key),
-    "phone": ("contacts", "phone", phone_key),
-    "company": ("accounts", "company", company_key),
-}
+from tests.support.api_server import ApiWorkspace, after
+from tests.support.duplicate_keys import KEYS, assert_keys_match_lists
+from tests.support.undo_client import UndoClient
 
 
 @pytest.fixture
-def desk(log: EventLog, commands: EntityCommands, scope: Scope) -> Desk:
-    return Desk(log, commands, scope)
+def undo_client(log: EventLog, commands: EntityCommands, scope: Scope) -> UndoClient:
+    return UndoClient(log, commands, scope)
 
 
 # The rules
@@ -92,38 +84,15 @@ def test_a_company_that_is_nothing_else_keeps_what_it_has() -> None:
 # The rows
 
 
-def expected_keys(database: Connection) -> dict[str, dict[UUID, tuple[UUID, str]]]:
-    """What the tables have to hold, workspace and key by id, told from the lists."""
-    found: dict[str, dict[UUID, tuple[UUID, str]]] = {reason: {} for reason in KEYS}
-    for reason, (table, column, normalise) in KEYS.items():
-        statement = f"SELECT id, workspace_id, {column} FROM read.{table}"
-        for entity_id, workspace_id, value in database.execute(statement.encode()).fetchall():
-            key = normalise(value) if value else None
-            if key:
-                found[reason][entity_id] = workspace_id, key
-    return found
-
-
-def assert_keys_tell_lists(database: Connection) -> None:
-    """Keys and how many have each are what the lists say."""
-    for reason, expected in expected_keys(database).items():
-        statement = f"SELECT id, workspace_id, key FROM read.{reason}_keys"
-        rows = database.execute(statement.encode()).fetchall()
-        assert {each[0]: each[1:] for each in rows} == expected
-        statement = f"SELECT workspace_id, key, n FROM read.{reason}_counts WHERE n <> 0"
-        counted = database.execute(statement.encode()).fetchall()
-        assert {each[:2]: each[2] for each in counted} == Counter(expected.values())
-
-
 def test_keys_come_change_and_go_with_what_they_are_of(
-    desk: Desk, engine: ProjectionEngine, database: Connection
+    undo_client: UndoClient, engine: ProjectionEngine, database: Connection
 ) -> None:
     accounts = [
-        desk.make(Account, company=name, type="customer")
+        undo_client.make(Account, company=name, type="customer")
         for name in ("Acme", "ACME Inc.", "Bluth", "bluth LLC")
     ]
     contacts = [
-        desk.make(Contact, accounts[n % 4], name="Ada", email=email, phone=phone)
+        undo_client.make(Contact, accounts[n % 4], name="Ada", email=email, phone=phone)
         for n, (email, phone) in enumerate(
             [
                 ("ada@example.com", "+44 20 7946 0000"),
@@ -134,27 +103,27 @@ def test_keys_come_change_and_go_with_what_they_are_of(
             ]
         )
     ]
-    desk.set(Contact, contacts[3], email="grace@example.com", phone="020 7946 0000")
-    desk.set(Contact, contacts[4], phone=None)
-    desk.set(Account, accounts[2], company="Cyberdyne")
-    desk.delete(Contact, contacts[2])
-    gone = desk.delete(Account, accounts[3])
+    undo_client.set(Contact, contacts[3], email="grace@example.com", phone="020 7946 0000")
+    undo_client.set(Contact, contacts[4], phone=None)
+    undo_client.set(Account, accounts[2], company="Cyberdyne")
+    undo_client.delete(Contact, contacts[2])
+    gone = undo_client.delete(Account, accounts[3])
     engine.catch_up()
-    assert_keys_tell_lists(database)
-    desk.undo(gone)
-    _, command = desk.merge(Account, accounts[0], accounts[1])
+    assert_keys_match_lists(database)
+    undo_client.undo(gone)
+    _, command = undo_client.merge(Account, accounts[0], accounts[1])
     engine.catch_up()
-    assert_keys_tell_lists(database)
-    desk.undo_command(command)
-    desk.merge(Contact, contacts[0], contacts[1], {"phone": {"value": "+1 555 0100 200"}})
+    assert_keys_match_lists(database)
+    undo_client.undo_command(command)
+    undo_client.merge(Contact, contacts[0], contacts[1], {"phone": {"value": "+1 555 0100 200"}})
     engine.catch_up()
-    assert_keys_tell_lists(database)
+    assert_keys_match_lists(database)
 
 
 def test_a_page_is_found_by_an_index(
-    desk: Desk, engine: ProjectionEngine, database: Connection, urls: Urls
+    undo_client: UndoClient, engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
-    workspace = desk.scope.workspace_id
+    workspace = undo_client.scope.workspace_id
     for reason in KEYS:
         database.execute(
             f"INSERT INTO read.{reason}_counts SELECT %s, 'k' || i, 1 + (i %% 1000 = 0)::int"
@@ -185,12 +154,14 @@ def duplicates(client: httpx.Client, kind: str, **query: Any) -> dict[str, Any]:
     return page
 
 
-def test_groups_are_listed_with_what_it_takes_to_decide(office: Office) -> None:
-    client = office.client()
-    this, other = office.account(company="Acme"), office.account(company="ACME, Inc.")
-    last = office.account(company="Bluth")
+def test_groups_are_listed_with_what_it_takes_to_decide(api_workspace: ApiWorkspace) -> None:
+    client = api_workspace.client()
+    this, other = api_workspace.account(company="Acme"), api_workspace.account(company="ACME, Inc.")
+    last = api_workspace.account(company="Bluth")
     made = [
-        office.make("contacts", name=name, accountId=this, email=email, phone="+44 20 7946 0000")
+        api_workspace.make(
+            "contacts", name=name, accountId=this, email=email, phone="+44 20 7946 0000"
+        )
         for name, email in (("Ada", "ada@example.com"), ("A. L.", "ADA@example.com"))
     ]
     page = duplicates(client, "contacts", headers=after(made[-1]))
@@ -209,10 +180,10 @@ def test_groups_are_listed_with_what_it_takes_to_decide(office: Office) -> None:
     assert duplicates(client, "accounts", headers=after(merged))["items"] == []
 
 
-def test_groups_are_walked_by_cursor(office: Office) -> None:
-    client, account = office.client(), office.account()
+def test_groups_are_walked_by_cursor(api_workspace: ApiWorkspace) -> None:
+    client, account = api_workspace.client(), api_workspace.account()
     for number in range(10):
-        contact = office.make(
+        contact = api_workspace.make(
             "contacts",
             name="Ada",
             accountId=account,
@@ -232,10 +203,10 @@ def test_groups_are_walked_by_cursor(office: Office) -> None:
     assert duplicates(client, "contacts", reason="phone")["items"] == whole[3:]
 
 
-def test_a_large_group_is_shown_in_part(office: Office) -> None:
-    client = office.client()
+def test_a_large_group_is_shown_in_part(api_workspace: ApiWorkspace) -> None:
+    client = api_workspace.client()
     for _ in range(MEMBERS_SHOWN_MAX + 2):
-        account = office.make("accounts", company="Acme", type="customer")
+        account = api_workspace.make("accounts", company="Acme", type="customer")
     (group,) = duplicates(client, "accounts", headers=after(account))["items"]
     assert (group["count"], len(group["members"])) == (MEMBERS_SHOWN_MAX + 2, MEMBERS_SHOWN_MAX)
 
@@ -244,13 +215,13 @@ def test_a_large_group_is_shown_in_part(office: Office) -> None:
     "query",
     ["", "kind=notes", "kind=accounts&reason=email", "kind=contacts&cursor=x", "kind=contacts&x=1"],
 )
-def test_what_is_not_asked_for_properly(office: Office, query: str) -> None:
-    assert office.client().get(f"/api/duplicates?{query}").status_code == 400
+def test_what_is_not_asked_for_properly(api_workspace: ApiWorkspace, query: str) -> None:
+    assert api_workspace.client().get(f"/api/duplicates?{query}").status_code == 400
 
 
-def test_another_workspace_has_none_of_it(office: Office) -> None:
-    office.account()
-    account = office.make("accounts", company="ACME", type="customer")
-    office.api.until_projected(int(account.headers["Annals-Position"]))
-    stranger = office.api.office().client("read-only")
+def test_another_workspace_has_none_of_it(api_workspace: ApiWorkspace) -> None:
+    api_workspace.account()
+    account = api_workspace.make("accounts", company="ACME", type="customer")
+    api_workspace.api.wait_until_projected(int(account.headers["Annals-Position"]))
+    stranger = api_workspace.api.new_workspace().client("read-only")
     assert duplicates(stranger, "accounts")["items"] == []

@@ -11,19 +11,23 @@ from readmodels.exports import Format, blocks, list_export
 from readmodels.lists import LISTS, ListQuery
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster
-from tests.readmodels.test_lists import SEED, questions
-from tests.support.crowds import Crowded, crowded_database
 from tests.support.export_files import as_rows, objects, rows
-from tests.support.naive import Question, comparable
-from tests.support.pages import Pages
+from tests.support.list_pages import Pages
+from tests.support.populated_workspaces import (
+    SEED,
+    PopulatedDatabase,
+    populated_database,
+    random_requests,
+)
+from tests.support.reference_lists import ListRequest, comparable
 
-QUESTIONS_PER_LIST = 30
+REQUESTS_PER_LIST = 30
 
 
 @pytest.fixture(scope="module")
-def crowded(cluster: Cluster, template: str) -> Iterator[Crowded]:
+def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
     """Made once for this module; nobody changes anything in it."""
-    with crowded_database(cluster, template, SEED) as made:
+    with populated_database(cluster, template, SEED) as made:
         yield made
 
 
@@ -35,27 +39,29 @@ async def exported(connection: AsyncConnection, query: ListQuery, plural: str, f
 
 
 @pytest.mark.parametrize("plural", sorted(LISTS))
-def test_exports_are_those_of_a_slow_and_simple_list(plural: str, crowded: Crowded) -> None:
-    world, workspace_id = crowded.worlds[0], crowded.workspaces[0]
+def test_exports_are_those_of_a_slow_and_simple_list(
+    plural: str, populated: PopulatedDatabase
+) -> None:
+    reference, workspace_id = populated.references[0], populated.workspaces[0]
 
     async def compare(connection: AsyncConnection) -> None:
-        for question in questions(plural, world, QUESTIONS_PER_LIST):
+        for request in random_requests(plural, reference, REQUESTS_PER_LIST):
             query = ListQuery(
                 workspace_id,
-                filters=question.filters,
-                search=question.search,
-                sort_by=question.sort_by,
-                descending=question.descending,
-                include_contacts=question.include_contacts,
+                filters=request.filters,
+                search=request.search,
+                sort_by=request.sort_by,
+                descending=request.descending,
+                include_contacts=request.include_contacts,
             )
             items = objects(await exported(connection, query, plural, Format.NDJSON))
-            assert [comparable(item) for item in items] == world.items(question), question
+            assert [comparable(item) for item in items] == reference.items(request), request
             table = await exported(connection, query, plural, Format.CSV)
-            assert rows(table) == as_rows(items), question
+            assert rows(table) == as_rows(items), request
 
-    Pages(crowded.urls.app, workspace_id).reading(compare)
+    Pages(populated.urls.app, workspace_id).reading(compare)
 
 
-def test_there_is_something_to_ask_for(crowded: Crowded) -> None:
+def test_there_is_something_to_ask_for(populated: PopulatedDatabase) -> None:
     for plural in LISTS:
-        assert crowded.worlds[0].items(Question(plural))
+        assert populated.references[0].items(ListRequest(plural))

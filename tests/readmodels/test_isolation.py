@@ -17,10 +17,10 @@ from readmodels.details import detail
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster
-from tests.support.crowds import Crowded, crowded_database
-from tests.support.naive import Question
-from tests.support.oracle import COUNTS, TABLE_OF, assert_tables_tell_history
-from tests.support.pages import Pages
+from tests.support.list_pages import Pages
+from tests.support.oracle import COUNTS, TABLE_OF, assert_tables_match_log
+from tests.support.populated_workspaces import PopulatedDatabase, populated_database
+from tests.support.reference_lists import ListRequest
 
 SEED = 7
 KEYS_OF = ("company", "email", "phone")
@@ -32,22 +32,22 @@ every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
 
 @pytest.fixture(scope="module")
-def crowded(cluster: Cluster, template: str) -> Iterator[Crowded]:
+def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
     """Two workspaces; nobody changes anything in them."""
-    with crowded_database(cluster, template, SEED) as made:
+    with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 @pytest.fixture
-def api(crowded: Crowded) -> Iterator[Connection]:
+def api(populated: PopulatedDatabase) -> Iterator[Connection]:
     """A connection of the API's role, in no workspace yet."""
-    with psycopg.connect(crowded.urls.app) as connection:
+    with psycopg.connect(populated.urls.app) as connection:
         yield connection
 
 
 @pytest.fixture
-def superuser(crowded: Crowded) -> Iterator[Connection]:
-    with psycopg.connect(crowded.urls.superuser, autocommit=True) as connection:
+def superuser(populated: PopulatedDatabase) -> Iterator[Connection]:
+    with psycopg.connect(populated.urls.superuser, autocommit=True) as connection:
         yield connection
 
 
@@ -67,15 +67,15 @@ def test_the_test_knows_every_read_table(superuser: Connection) -> None:
 
 
 def test_both_workspaces_are_what_the_log_says(superuser: Connection) -> None:
-    assert_tables_tell_history(superuser)
+    assert_tables_match_log(superuser)
 
 
 @every_table
 def test_the_api_sees_the_workspace_that_it_is_in_and_no_other(
-    table: str, api: Connection, superuser: Connection, crowded: Crowded
+    table: str, api: Connection, superuser: Connection, populated: PopulatedDatabase
 ) -> None:
     everything = workspaces_in(superuser, table)
-    for workspace_id in crowded.workspaces:
+    for workspace_id in populated.workspaces:
         enter(api, workspace_id)
         assert workspaces_in(api, table) == everything & {workspace_id}
 
@@ -107,9 +107,9 @@ def test_row_level_security_cannot_be_switched_off(table: str, api: Connection) 
     ],
 )
 def test_the_api_changes_no_read_table(
-    table: str, statement: str, api: Connection, crowded: Crowded
+    table: str, statement: str, api: Connection, populated: PopulatedDatabase
 ) -> None:
-    enter(api, crowded.workspaces[0])
+    enter(api, populated.workspaces[0])
     name = sql.Identifier("read", table)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         api.execute(sql.SQL(statement).format(name))
@@ -138,9 +138,9 @@ def test_the_role_of_the_api_owns_nothing_and_bypasses_nothing(superuser: Connec
 
 @every_list
 def test_a_search_in_another_workspace_finds_nothing(
-    plural: str, api: Connection, crowded: Crowded
+    plural: str, api: Connection, populated: PopulatedDatabase
 ) -> None:
-    mine, theirs = crowded.workspaces
+    mine, theirs = populated.workspaces
     search = sql.SQL("SELECT count(*) FROM {}(%s, '%%')").format(
         sql.Identifier(*LISTS[plural].search.split("."))
     )
@@ -152,16 +152,18 @@ def test_a_search_in_another_workspace_finds_nothing(
 
 
 @every_list
-def test_a_list_that_asks_for_another_workspace_is_empty(plural: str, crowded: Crowded) -> None:
+def test_a_list_that_asks_for_another_workspace_is_empty(
+    plural: str, populated: PopulatedDatabase
+) -> None:
     """The statement says theirs, the connection is in mine: both have to agree."""
-    mine, theirs = crowded.workspaces
-    pages = Pages(crowded.urls.app, theirs)
+    mine, theirs = populated.workspaces
+    pages = Pages(populated.urls.app, theirs)
 
     async def ask(connection: AsyncConnection) -> list[int]:
         await connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [str(mine)])
         numbers = []
         for search in (None, "a", "acme"):
-            page = await pages.page(connection, Question(plural, search=search))
+            page = await pages.page(connection, ListRequest(plural, search=search))
             numbers += [len(page["items"]), page["pagination"]["totalItems"]]
         return numbers
 
@@ -169,9 +171,11 @@ def test_a_list_that_asks_for_another_workspace_is_empty(plural: str, crowded: C
 
 
 @every_list
-def test_one_thing_of_another_workspace_is_not_there(plural: str, crowded: Crowded) -> None:
-    mine, theirs = crowded.workspaces
-    their_ids = [row["id"] for row in crowded.worlds[1].rows(plural)][:5]
+def test_one_thing_of_another_workspace_is_not_there(
+    plural: str, populated: PopulatedDatabase
+) -> None:
+    mine, theirs = populated.workspaces
+    their_ids = [row["id"] for row in populated.references[1].rows(plural)][:5]
 
     async def look(connection: AsyncConnection) -> list[Any]:
         return [await detail(connection, plural, mine, entity_id) for entity_id in their_ids] + [
@@ -179,12 +183,12 @@ def test_one_thing_of_another_workspace_is_not_there(plural: str, crowded: Crowd
         ]
 
     assert their_ids
-    assert Pages(crowded.urls.app, mine).reading(look) == [None] * 2 * len(their_ids)
+    assert Pages(populated.urls.app, mine).reading(look) == [None] * 2 * len(their_ids)
 
 
-def test_the_audit_trail_of_another_workspace_is_empty(crowded: Crowded) -> None:
-    mine, theirs = crowded.workspaces
-    account = crowded.crowds[1].accounts[0]
+def test_the_audit_trail_of_another_workspace_is_empty(populated: PopulatedDatabase) -> None:
+    mine, theirs = populated.workspaces
+    account = populated.fillers[1].accounts[0]
 
     async def ask(connection: AsyncConnection) -> list[bytes]:
         return [
@@ -192,5 +196,5 @@ def test_the_audit_trail_of_another_workspace_is_empty(crowded: Crowded) -> None
             await audit_page(connection, AuditQuery(mine, entity_id=account)),
         ]
 
-    for page in Pages(crowded.urls.app, mine).reading(ask):
+    for page in Pages(populated.urls.app, mine).reading(ask):
         assert orjson.loads(page) == {"items": [], "nextCursor": None}

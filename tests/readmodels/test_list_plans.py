@@ -18,9 +18,9 @@ from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster, prepare_database
-from tests.support.kinds import TOLD
-from tests.support.naive import FILTERS, SEARCHED, Question
-from tests.support.pages import Pages
+from tests.support.kinds import DESCRIBED_KINDS
+from tests.support.list_pages import Pages
+from tests.support.reference_lists import FILTERS, SEARCHED, ListRequest
 
 DATABASE = "test_list_plans"
 ROWS = 4_000
@@ -75,7 +75,7 @@ CONTENTS = {
             each.many_rows[0],
             each.many_rows[1].format(account=ON_ACCOUNT, name=NAME),
         )
-        for each in TOLD
+        for each in DESCRIBED_KINDS
     },
 }
 SOME = {
@@ -95,7 +95,7 @@ SOME_STATUS = {
     "meetings": "held",
     "tasks": "todo",
 }
-SOME_STATUS |= {each.kind.PLURAL: each.example.get("status", "") for each in TOLD}
+SOME_STATUS |= {each.kind.PLURAL: each.example.get("status", "") for each in DESCRIBED_KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -131,18 +131,18 @@ class Plans:
     def __init__(self, app_url: str) -> None:
         self._pages = Pages(app_url, WORKSPACES[0])
 
-    def of(self, question: Question, *, cursor: bool = False) -> str:
+    def of(self, request: ListRequest, *, cursor: bool = False) -> str:
         """The plans of a page; with `cursor`, of the page after the first."""
 
         async def ask(connection: AsyncConnection) -> str:
             start = None
             if cursor:
-                first = await self._pages.page(connection, question, page_size=50)
+                first = await self._pages.page(connection, request, page_size=50)
                 start = first["pagination"]["nextCursor"]
                 assert start is not None
             told: list[str] = []
             connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
-            await self._pages.page(connection, question, page_size=50, cursor=start)
+            await self._pages.page(connection, request, page_size=50, cursor=start)
             return "\n".join(told)
 
         return self._pages.reading(ask)
@@ -175,9 +175,9 @@ def assert_by_index(plan: str, plural: str) -> None:
 @pytest.mark.parametrize("descending", [True, False])
 def test_every_order_is_that_of_an_index(plural: str, descending: bool, plans: Plans) -> None:
     for sort_by in LISTS[plural].sorts:
-        question = Question(plural, sort_by=sort_by, descending=descending)
+        request = ListRequest(plural, sort_by=sort_by, descending=descending)
         for cursor in (False, True):
-            plan = plans.of(question, cursor=cursor)
+            plan = plans.of(request, cursor=cursor)
             assert_by_index(plan, plural)
             sorted_by = set(re.findall("Sort Key: (.*)", plan))
             # What is sorted is the page that was found, and the contacts of each item.
@@ -188,13 +188,13 @@ def test_every_order_is_that_of_an_index(plural: str, descending: bool, plans: P
 def test_every_filter_goes_by_an_index(plural: str, plans: Plans) -> None:
     for name in FILTERS[plural].split():
         value = SOME_STATUS[plural] if name == "status" else SOME[name]
-        assert_by_index(plans.of(Question(plural, filters={name: value})), plural)
+        assert_by_index(plans.of(ListRequest(plural, filters={name: value})), plural)
 
 
 @every_list
 @pytest.mark.parametrize("search", ["c4ca4", "4ca4238a0b9"])
 def test_a_search_goes_by_trigrams(plural: str, search: str, plans: Plans) -> None:
-    plan = plans.of(Question(plural, search=search))
+    plan = plans.of(ListRequest(plural, search=search))
     assert_by_index(plan, plural)
     for column in SEARCHED[plural].split():
         assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_idx" in plan, plan
@@ -204,7 +204,7 @@ def test_a_search_goes_by_trigrams(plural: str, search: str, plans: Plans) -> No
 
 @every_list
 def test_without_a_search_nothing_is_counted(plural: str, plans: Plans) -> None:
-    plan = plans.of(Question(plural))
+    plan = plans.of(ListRequest(plural))
     assert "Aggregate" in plan
     assert plan.count(f"on {plural} t") == 1, plan
 

@@ -17,50 +17,38 @@ from readmodels.lists import LISTS, InvalidCursor
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster
 from tests.conftest import Urls
-from tests.support.crowds import SEARCHES, Crowd, Crowded, crowded_database
-from tests.support.naive import FILTERS, SORTS, Question, World, column, comparable
-from tests.support.pages import Pages
+from tests.support.list_pages import Pages
+from tests.support.populated_workspaces import (
+    SEARCHES,
+    SEED,
+    PopulatedDatabase,
+    WorkspaceFiller,
+    populated_database,
+    random_requests,
+)
+from tests.support.reference_lists import (
+    FILTERS,
+    SORTS,
+    ListRequest,
+    comparable,
+)
 
-SEED = 20260131
-QUESTIONS_PER_LIST = 60
 PAGE_SIZES = [1, 2, 3, 7, 50, 500]
 
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
 
 @pytest.fixture(scope="module")
-def crowded(cluster: Cluster, template: str) -> Iterator[Crowded]:
+def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
     """Made once for this module; nobody changes anything in it."""
-    with crowded_database(cluster, template, SEED) as made:
+    with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 @pytest.fixture
-def pages(crowded: Crowded) -> Pages:
+def pages(populated: PopulatedDatabase) -> Pages:
     """The pages of the first workspace."""
-    return Pages(crowded.urls.app, crowded.workspaces[0])
-
-
-def questions(plural: str, world: World, number: int = QUESTIONS_PER_LIST) -> list[Question]:
-    """Random questions: filters with values that occur, and some that do not."""
-    random = Random(f"{SEED} {plural}")
-    return [_question(random, plural, world) for _ in range(number)]
-
-
-def _question(random: Random, plural: str, world: World) -> Question:
-    filters = {}
-    for name in FILTERS[plural].split():
-        values = {row[column(name)] for row in world.rows(plural)} - {None}
-        if values and random.random() < 0.3:
-            filters[name] = str(random.choice([*sorted(values), next(iter(values))]))
-    return Question(
-        plural,
-        filters=filters,
-        search=random.choice([None, *random.sample(SEARCHES, 2)]),
-        sort_by=random.choice(sorted(SORTS[plural])),
-        descending=random.random() < 0.5,
-        include_contacts=random.random() < 0.5,
-    )
+    return Pages(populated.urls.app, populated.workspaces[0])
 
 
 @every_list
@@ -71,21 +59,21 @@ def test_each_list_can_be_ordered_as_the_slow_one_can(plural: str) -> None:
 
 @every_list
 def test_pages_are_those_of_a_slow_and_simple_list(
-    plural: str, pages: Pages, crowded: Crowded
+    plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
-    world = crowded.worlds[0]
+    reference = populated.references[0]
     random = Random(SEED)
 
     async def compare(connection: AsyncConnection) -> None:
-        for question in questions(plural, world):
+        for request in random_requests(plural, reference):
             size, number = random.choice(PAGE_SIZES), random.randint(1, 4)
-            wanted = world.items(question)
+            wanted = reference.items(request)
             page = await pages.page(
-                connection, question, page=number, page_size=size, include_stats=True
+                connection, request, page=number, page_size=size, include_stats=True
             )
             start = (number - 1) * size
             items = [comparable(item) for item in page["items"]]
-            assert items == wanted[start : start + size], question
+            assert items == wanted[start : start + size], request
             pagination = page["pagination"]
             assert pagination.pop("nextCursor") is None or len(wanted) > start + size
             assert pagination == {
@@ -93,29 +81,31 @@ def test_pages_are_those_of_a_slow_and_simple_list(
                 "pageSize": size,
                 "totalItems": len(wanted),
                 "totalPages": -(-len(wanted) // size),
-            }, question
-            assert page["aggregations"] == world.aggregations(question), question
+            }, request
+            assert page["aggregations"] == reference.aggregations(request), request
 
     pages.reading(compare)
 
 
 @every_list
 def test_walking_by_cursor_meets_everything_once_and_in_order(
-    plural: str, pages: Pages, crowded: Crowded
+    plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
-    world = crowded.worlds[0]
-    for number, question in enumerate(questions(plural, world, number=8)):
-        ids = pages.walk(question, PAGE_SIZES[number % 4])
-        assert ids == [item["id"] for item in world.items(question)], question
+    reference = populated.references[0]
+    for number, request in enumerate(random_requests(plural, reference, number=8)):
+        ids = pages.walk(request, PAGE_SIZES[number % 4])
+        assert ids == [item["id"] for item in reference.items(request)], request
 
 
 @every_list
-def test_every_search_finds_what_contains_it(plural: str, pages: Pages, crowded: Crowded) -> None:
+def test_every_search_finds_what_contains_it(
+    plural: str, pages: Pages, populated: PopulatedDatabase
+) -> None:
     async def compare(connection: AsyncConnection) -> None:
         for search in SEARCHES:
-            question = Question(plural, search=search)
-            page = await pages.page(connection, question, page_size=500)
-            wanted = [item["id"] for item in crowded.worlds[0].items(question)]
+            request = ListRequest(plural, search=search)
+            page = await pages.page(connection, request, page_size=500)
+            wanted = [item["id"] for item in populated.references[0].items(request)]
             assert [item["id"] for item in page["items"]] == wanted, search
             assert page["pagination"]["totalItems"] == len(wanted), search
 
@@ -124,10 +114,10 @@ def test_every_search_finds_what_contains_it(plural: str, pages: Pages, crowded:
 
 @every_list
 def test_the_page_of_one_thing_shows_what_the_list_shows(
-    plural: str, pages: Pages, crowded: Crowded
+    plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
     async def compare(connection: AsyncConnection) -> None:
-        for item in crowded.worlds[0].items(Question(plural))[:10]:
+        for item in populated.references[0].items(ListRequest(plural))[:10]:
             found = await detail(connection, plural, pages.workspace_id, UUID(item["id"]))
             assert found is not None
             version, body = found
@@ -139,8 +129,10 @@ def test_the_page_of_one_thing_shows_what_the_list_shows(
     pages.reading(compare)
 
 
-def test_the_page_of_an_account_shows_its_opportunities(pages: Pages, crowded: Crowded) -> None:
-    rows = crowded.worlds[0].rows("opportunities")
+def test_the_page_of_an_account_shows_its_opportunities(
+    pages: Pages, populated: PopulatedDatabase
+) -> None:
+    rows = populated.references[0].rows("opportunities")
 
     async def compare(connection: AsyncConnection) -> None:
         for account_id in {row["account_id"] for row in rows} - {None}:
@@ -168,23 +160,23 @@ def test_walking_by_cursor_while_others_write_repeats_and_misses_nothing(
     urls: Urls, commands: EntityCommands, engine: ProjectionEngine, sort_by: str, descending: bool
 ) -> None:
     scope = Scope(uuid4())
-    crowd = Crowd(commands, scope, SEED)
-    crowd.fill(accounts=20, others=0)
+    filler = WorkspaceFiller(commands, scope, SEED)
+    filler.fill(accounts=20, others=0)
     engine.catch_up()
-    before = {str(account) for account in crowd.accounts}
+    before = {str(account) for account in filler.accounts}
     pages = Pages(urls.app, scope.workspace_id)
-    question = Question("accounts", sort_by=sort_by, descending=descending)
+    request = ListRequest("accounts", sort_by=sort_by, descending=descending)
     ids: list[str] = []
     cursor: str | None = None
     while True:
-        page = pages.ask(question, page_size=3, cursor=cursor)
+        page = pages.ask(request, page_size=3, cursor=cursor)
         ids += [item["id"] for item in page["items"]]
         cursor = page["pagination"]["nextCursor"]
         if cursor is None:
             break
         for _ in range(2):
-            if len(crowd.accounts) < 40:
-                crowd.add_account()
+            if len(filler.accounts) < 40:
+                filler.add_account()
         engine.catch_up()
     assert len(ids) == len(set(ids))
     assert before <= set(ids)
@@ -207,12 +199,12 @@ def test_walking_by_cursor_while_others_write_repeats_and_misses_nothing(
 )
 def test_a_cursor_that_was_made_up_is_named_as_such(cursor: str, pages: Pages) -> None:
     with pytest.raises(InvalidCursor):
-        pages.ask(Question("accounts"), cursor=cursor)
+        pages.ask(ListRequest("accounts"), cursor=cursor)
 
 
 def test_a_cursor_of_another_order_is_refused(pages: Pages) -> None:
-    cursor = pages.ask(Question("accounts"), page_size=1)["pagination"]["nextCursor"]
+    cursor = pages.ask(ListRequest("accounts"), page_size=1)["pagination"]["nextCursor"]
     with pytest.raises(InvalidCursor):
-        pages.ask(Question("accounts", descending=False), cursor=cursor)
+        pages.ask(ListRequest("accounts", descending=False), cursor=cursor)
     with pytest.raises(InvalidCursor):
-        pages.ask(Question("accounts", sort_by="company"), cursor=cursor)
+        pages.ask(ListRequest("accounts", sort_by="company"), cursor=cursor)

@@ -33,11 +33,23 @@ from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
 from server.postgres.embedded import Cluster
 from tests.conftest import Urls
-from tests.support.crowds import SEARCHES, START, Crowded, crowded_database
-from tests.support.kinds import TOLD
-from tests.support.naive import FILTERS, SORTS, Question, World, column, comparable
+from tests.support.kinds import DESCRIBED_KINDS
+from tests.support.list_pages import Pages
 from tests.support.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, things
-from tests.support.pages import Pages
+from tests.support.populated_workspaces import (
+    SEARCHES,
+    START,
+    PopulatedDatabase,
+    populated_database,
+)
+from tests.support.reference_lists import (
+    FILTERS,
+    SORTS,
+    ListRequest,
+    ReferenceLists,
+    column,
+    comparable,
+)
 
 SEED = 31
 QUESTIONS_PER_LIST = 25
@@ -46,74 +58,76 @@ YEAR_2026 = datetime(2026, 1, 1, tzinfo=UTC)
 ACME = {"company": "Acme", "type": "customer"}
 
 KINDS_COMPARED: list[type[Entity]] = [Account, Appointment, Contact, Lead, Opportunity, Meeting]
-KINDS_COMPARED += [each.kind for each in TOLD]
+KINDS_COMPARED += [each.kind for each in DESCRIBED_KINDS]
 
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
 
 @pytest.fixture(scope="module")
-def crowded(cluster: Cluster, template: str) -> Iterator[Crowded]:
+def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
     """Two workspaces whose things came and changed within two days of 2024."""
-    with crowded_database(cluster, template, SEED) as made:
+    with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def events(crowded: Crowded) -> list[Row]:
+def events(populated: PopulatedDatabase) -> list[Row]:
     """All that ever happened there."""
-    with psycopg.connect(crowded.urls.superuser) as connection:
+    with psycopg.connect(populated.urls.superuser) as connection:
         return recorded_events(connection)
 
 
 @every_list
 def test_a_list_as_of_a_time_is_that_of_what_had_occurred_by_then(
-    plural: str, crowded: Crowded, events: list[Row]
+    plural: str, populated: PopulatedDatabase, events: list[Row]
 ) -> None:
     random = Random(SEED)
-    with write_pool(crowded.urls.app) as pool:
+    with write_pool(populated.urls.app) as pool:
         for number in range(QUESTIONS_PER_LIST):
             at = START + HOURS[number % len(HOURS)]
-            world = world_as_of(crowded, events, plural, at)
-            question = any_question(random, plural, world)
+            reference = reference_as_of(populated, events, plural, at)
+            request = random_request(random, plural, reference)
             page, size = random.randint(1, 3), random.choice([1, 5, 50])
             query = AsOfQuery(
-                crowded.workspaces[0],
+                populated.workspaces[0],
                 plural,
                 at,
-                filters=question.filters,
-                search=question.search,
-                sort_by=question.sort_by,
-                descending=question.descending,
+                filters=request.filters,
+                search=request.search,
+                sort_by=request.sort_by,
+                descending=request.descending,
                 page=page,
                 page_size=size,
-                include_contacts=question.include_contacts,
+                include_contacts=request.include_contacts,
                 include_stats=True,
             )
             answer = orjson.loads(list_as_of(pool, query))
-            wanted = world.items(question)
+            wanted = reference.items(request)
             items = [comparable(item) for item in answer["items"]]
-            assert items == wanted[(page - 1) * size : page * size], (at, question)
+            assert items == wanted[(page - 1) * size : page * size], (at, request)
             assert answer["pagination"]["totalItems"] == len(wanted)
             assert answer["pagination"]["totalPages"] == -(-len(wanted) // size)
-            assert answer["aggregations"] == world.aggregations(question)
+            assert answer["aggregations"] == reference.aggregations(request)
 
 
-def world_as_of(crowded: Crowded, events: list[Row], plural: str, at: datetime) -> World:
+def reference_as_of(
+    populated: PopulatedDatabase, events: list[Row], plural: str, at: datetime
+) -> ReferenceLists:
     """What there was by then. Names of other things are told as they are known now."""
-    workspace_id = crowded.workspaces[0]
+    workspace_id = populated.workspaces[0]
     occurred = [event for event in events if event["occurred_at"] <= at]
-    known = None if plural == "members" else crowded.worlds[0]
-    return World(occurred, workspace_id, known=known)
+    known = None if plural == "members" else populated.references[0]
+    return ReferenceLists(occurred, workspace_id, known=known)
 
 
-def any_question(random: Random, plural: str, world: World) -> Question:
+def random_request(random: Random, plural: str, reference: ReferenceLists) -> ListRequest:
     """A question with filters by what occurs in the list."""
     filters = {}
     for name in FILTERS[plural].split():
-        values = {row[column(name)] for row in world.rows(plural)} - {None}
+        values = {row[column(name)] for row in reference.rows(plural)} - {None}
         if values and random.random() < 0.3:
             filters[name] = str(random.choice(sorted(values)))
-    return Question(
+    return ListRequest(
         plural,
         filters=filters,
         search=random.choice([None, *random.sample(SEARCHES, 1)]),
@@ -124,13 +138,15 @@ def any_question(random: Random, plural: str, world: World) -> Question:
 
 
 @every_list
-def test_a_list_as_of_now_is_the_list(plural: str, crowded: Crowded) -> None:
-    pages = Pages(crowded.urls.app, crowded.workspaces[0])
-    with write_pool(crowded.urls.app) as pool:
+def test_a_list_as_of_now_is_the_list(plural: str, populated: PopulatedDatabase) -> None:
+    pages = Pages(populated.urls.app, populated.workspaces[0])
+    with write_pool(populated.urls.app) as pool:
         for sort_by in LISTS[plural].sorts:
-            live = pages.ask(Question(plural, sort_by=sort_by), page_size=500, include_stats=True)
+            live = pages.ask(
+                ListRequest(plural, sort_by=sort_by), page_size=500, include_stats=True
+            )
             query = AsOfQuery(
-                crowded.workspaces[0],
+                populated.workspaces[0],
                 plural,
                 datetime.now(UTC),
                 sort_by=sort_by,
@@ -146,13 +162,13 @@ def test_a_list_as_of_now_is_the_list(plural: str, crowded: Crowded) -> None:
 
 
 def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
-    crowded: Crowded, events: list[Row]
+    populated: PopulatedDatabase, events: list[Row]
 ) -> None:
-    mine = [event for event in events if event["workspace_id"] == crowded.workspaces[0]]
+    mine = [event for event in events if event["workspace_id"] == populated.workspaces[0]]
     kinds = {kind.KIND: kind for kind in KINDS_COMPARED}
-    scope = Scope(crowded.workspaces[0])
+    scope = Scope(populated.workspaces[0])
     compared = 0
-    with write_pool(crowded.urls.app) as pool:
+    with write_pool(populated.urls.app) as pool:
         log = EventLog(pool)
         for event in mine:
             kind = kinds.get(event["topic"].split(".")[0])
@@ -194,7 +210,7 @@ FIELDS_OF = {
                convertedOpportunityId""",
     "meeting": "title status startsAt endsAt location agenda assignedTo",
     "opportunity": "name stage value engagedOn expectedCloseOn closedOn assignedTo",
-    **{each.kind.KIND: f"{each.columns} assignedTo" for each in TOLD},
+    **{each.kind.KIND: f"{each.columns} assignedTo" for each in DESCRIBED_KINDS},
 }
 
 

@@ -1,10 +1,9 @@
-"""The API as its clients meet it: uvicorn on a socket, with projector and worker beside it."""
+"""The API on a socket, with a projector and a worker in threads."""
 
 from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import psycopg
-import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
@@ -26,6 +24,7 @@ from runtime.settings import Settings
 from server.processes.projector import open_projection_engine
 from server.processes.serving import listening, server_of
 from server.processes.worker import open_worker
+from tests.support.waiting import wait_until, wait_until_projected
 
 START_WAIT_S = 120.0
 REQUEST_TIMEOUT_S = 20.0
@@ -34,35 +33,36 @@ MIN_POSITION_WAIT_MS = 2_000
 
 
 @dataclass
-class Office:
-    """A workspace, and clients that hold a key of it, by role."""
+class ApiWorkspace:
+    """A workspace behind an API, with clients that hold a key of it."""
 
     api: Api
     workspace_id: UUID
     clients: dict[str, httpx.Client] = field(default_factory=dict)
+    """By role."""
 
     def client(self, role: str = "admin") -> httpx.Client:
-        """A client with a key of this role; the key works already."""
+        """Return a client with a key of this role. The key is projected."""
         if role not in self.clients:
             self.clients[role] = self.api.client(self.token(role))
         return self.clients[role]
 
     def token(self, role: str, **fields: Any) -> str:
-        """A token of a new key of this role."""
+        """Issue a key of this role; return its token. The key is projected."""
         issued = issue_key(
             self.api.writing.commands,
             Scope(self.workspace_id),
             {"name": f"{role} key", "role": role, **fields},
         )
-        self.api.until_projected(issued.outcome.position)
+        self.api.wait_until_projected(issued.outcome.position)
         return issued.token
 
     def make(self, plural: str, **fields: Any) -> httpx.Response:
-        """Create one, as admin."""
+        """Create an entity as admin; return the response."""
         return created(self.client().post(f"/api/{plural}", json=fields))
 
     def account(self, **fields: Any) -> str:
-        """The id of a new account."""
+        """Create an account; return its id."""
         given = {"company": "Acme", "type": "customer", **fields}
         return str(self.make("accounts", **given).json()["id"])
 
@@ -78,16 +78,16 @@ class Api:
     engine: ProjectionEngine
     clients: list[httpx.Client] = field(default_factory=list)
 
-    def office(self) -> Office:
-        """A new workspace."""
+    def new_workspace(self) -> ApiWorkspace:
+        """Create a workspace."""
         workspace_id = uuid4()
         self.writing.commands.create(
             Scope(workspace_id), Workspace, {"name": "Office"}, entity_id=workspace_id
         )
-        return Office(self, workspace_id)
+        return ApiWorkspace(self, workspace_id)
 
     def client(self, token: str | None = None) -> httpx.Client:
-        """A client, with a token or without."""
+        """Return a client with or without a token."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Without TLS there are no certificates to load, which would take longer than a test.
         client = httpx.Client(
@@ -97,30 +97,24 @@ class Api:
         return client
 
     def close_clients(self) -> None:
-        """Close the connections of all clients so far."""
+        """Close the connections of all clients."""
         while self.clients:
             self.clients.pop().close()
 
-    def until_projected(self, position: int) -> None:
-        """Return when all projections reached the position."""
-        deadline = time.monotonic() + START_WAIT_S
+    def wait_until_projected(self, position: int) -> None:
+        """Wait until all projections have reached the position."""
         with psycopg.connect(str(self.settings.projector_url), autocommit=True) as connection:
-            while time.monotonic() < deadline:
-                row = connection.execute("SELECT min(position) FROM projections").fetchone()
-                if row is not None and row[0] >= position:
-                    return
-                time.sleep(0.005)
-        raise TimeoutError(f"position {position} is not projected")
+            wait_until_projected(connection, position)
 
 
 def created(response: httpx.Response) -> httpx.Response:
-    """The response, which says that something was created."""
+    """Assert that the response is 201 Created; return it."""
     assert response.status_code == 201, response.text
     return response
 
 
 def after(response: httpx.Response) -> dict[str, str]:
-    """Headers of a read that has to contain what this write did."""
+    """Return headers of a read that has to contain what this write did."""
     return {"Annals-Min-Position": response.headers["Annals-Position"]}
 
 
@@ -159,14 +153,14 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
 
 @contextmanager
 def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator[str]:
-    """The app on a socket, for as long as the block lasts; gives its URL."""
+    """Serve the app on a port, while the block lasts. Yields its URL."""
     settings = Settings(port=port, unread_timeout_s=unread_timeout_s)
     server = server_of(app, settings, log_config=None, timeout_graceful_shutdown=2)
     opened = listening(server.config, settings.unread_timeout_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     try:
-        _until_started(server)
+        wait_until(lambda: server.started, "the API has started")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
@@ -174,18 +168,10 @@ def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """Return a TCP port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _until_started(server: uvicorn.Server) -> None:
-    deadline = time.monotonic() + START_WAIT_S
-    while not server.started:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the API does not start")
-        time.sleep(0.01)
 
 
 def is_ready(url: str) -> bool:

@@ -18,7 +18,7 @@ from domain.shared.fields import FieldValues
 from domain.sms import Sms
 from domain.task import Task
 from domain.workspace import Workspace
-from tests.support.kinds import TOLD
+from tests.support.kinds import DESCRIBED_KINDS
 
 ACME: FieldValues = {
     "company": "Acme",
@@ -71,5 +71,5 @@ EXAMPLES = [
     Example(Sms, REMINDER, "message", "Your documents are here."),
     Example(Task, CALL_BACK, "title", "Write"),
     Example(Workspace, {"name": "Acme Sales"}, "name", "Acme Sales Europe"),
-    *(Example(each.kind, each.example, *each.changed) for each in TOLD),
+    *(Example(each.kind, each.example, *each.changed) for each in DESCRIBED_KINDS),
 ]

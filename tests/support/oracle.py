@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from pydantic.alias_generators import to_snake
 
 from eventlog.connections import Connection
-from tests.support.kinds import TOLD
+from tests.support.kinds import DESCRIBED_KINDS
 
 Row = dict[str, Any]
 Tables = dict[str, dict[tuple[Any, ...], Row]]
@@ -33,7 +33,7 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
 """
 
 STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
-    *(each.topics for each in TOLD)
+    *(each.topics for each in DESCRIBED_KINDS)
 )
 """Changes that have a name of their own."""
 ENDINGS = {"deleted", "revoked"}
@@ -52,7 +52,7 @@ TABLE_OF = {
     "sms": "sms_messages",
     "task": "tasks",
     "workspace": "workspaces",
-    **{each.kind.KIND: each.kind.PLURAL for each in TOLD},
+    **{each.kind.KIND: each.kind.PLURAL for each in DESCRIBED_KINDS},
 }
 COLUMNS = {
     "account": """company type status priority nextAction nextActionDate checkSize dealValue
@@ -70,7 +70,7 @@ COLUMNS = {
     "sms": "leadId phone message templateId status gatewayId error errorCode",
     "task": "title status dueDate description",
     "workspace": "name",
-    **{each.kind.KIND: each.columns for each in TOLD},
+    **{each.kind.KIND: each.columns for each in DESCRIBED_KINDS},
 }
 SNAKES = {
     "allowOverlap": "allow_overlap",
@@ -101,7 +101,7 @@ SNAKES = {
     "secretSha256": "secret_sha256",
     "smsOptOut": "sms_opt_out",
     "startsAt": "starts_at",
-    **{name: to_snake(name) for each in TOLD for name in each.columns.split()},
+    **{name: to_snake(name) for each in DESCRIBED_KINDS for name in each.columns.split()},
 }
 CONVERSIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
@@ -118,7 +118,7 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
         ("nextActionDate", "dueDate", "engagedOn", "expectedCloseOn", "closedOn"),
         date.fromisoformat,
     ),
-    **{name: convert for each in TOLD for name, convert in each.conversions.items()},
+    **{name: convert for each in DESCRIBED_KINDS for name, convert in each.conversions.items()},
 }
 COUNTS = {
     "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
@@ -130,7 +130,7 @@ COUNTS = {
     "notes": ("note_counts", ("assigned_to",)),
     "opportunities": ("opportunity_counts", ("stage", "assigned_to")),
     "tasks": ("task_counts", ("status", "assigned_to")),
-    **{each.kind.PLURAL: (f"{each.kind.KIND}_counts", each.counted) for each in TOLD},
+    **{each.kind.PLURAL: (f"{each.kind.KIND}_counts", each.counted) for each in DESCRIBED_KINDS},
 }
 ACTIONS = {
     **dict.fromkeys(BEGINNINGS, "create"),
@@ -142,7 +142,7 @@ ACTIONS = {
     **dict.fromkeys(STEPS, "status_change"),
 }
 ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
-    each.kind.KIND for each in TOLD if each.kind.BELONGS_TO_ACCOUNT
+    each.kind.KIND for each in DESCRIBED_KINDS if each.kind.BELONGS_TO_ACCOUNT
 }
 DATED = {"lead"}
 """Kinds of which it is told since when the status is what it is."""
@@ -328,7 +328,7 @@ def differences(expected: Tables, actual: Tables) -> list[str]:
     ]
 
 
-def assert_tables_tell_history(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
+def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
     """The read tables are what the log says, of these workspaces or all. Asks as a superuser."""
     expected = expected_tables(recorded_events(connection, workspaces))
     problems = differences(expected, actual_tables(connection, workspaces))
@@ -354,7 +354,7 @@ def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
     }
 
 
-def assert_claims_tell_history(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
+def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
     """Time is taken by what the log says, and where two overlap, one of them may."""
     expected = expected_claims(recorded_events(connection, workspaces))
     rows = connection.execute(

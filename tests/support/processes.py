@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,90 +17,112 @@ import httpx
 import psycopg
 
 from api.app import create_app
+from eventlog.connections import Connection
 from projections.engine.live.runner import ProjectionEngine
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from tests.conftest import Urls
 from tests.support.api_server import free_port, serving
+from tests.support.waiting import TIMEOUT_S, wait_until
 
-WAIT_S = 120.0
-END_WAIT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
-def until(is_so: Callable[[], bool], wait_s: float = WAIT_S) -> float:
-    """Wait until it is so; returns the seconds that it took."""
-    started = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - started < wait_s, "it does not come to be so"
-        time.sleep(0.02)
-    return time.monotonic() - started
+def start_module(output: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start `python -m …` as a child that ends with this process; append its output to a file."""
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", *arguments],
+            env={
+                **os.environ,
+                SUPERVISOR_PID_VARIABLE: str(os.getpid()),
+                "PYTHONPATH": str(REPOSITORY),
+                **environment,
+            },
+            stdout=file,
+            stderr=file,
+        )
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """Terminate a process that may be paused; kill it after STOP_TIMEOUT_S."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Projector:
-    """`annals project` as a process, and what it writes."""
+    """A process that runs `annals project`."""
 
     def __init__(self, urls: Urls, output: Path, **settings: str) -> None:
-        environment = {
-            **os.environ,
-            "ANNALS_PROJECTOR_URL": urls.projector,
-            SUPERVISOR_PID_VARIABLE: str(os.getpid()),
-            "PYTHONPATH": str(REPOSITORY),
-            **settings,
-        }
         self._output = output
-        with output.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "server.cli", "project"],
-                env=environment,
-                stdout=file,
-                stderr=file,
-            )
+        self.process = start_module(
+            output, "server.cli", "project", ANNALS_PROJECTOR_URL=urls.projector, **settings
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged so far: every line is JSON."""
+        """Its log so far: every line is JSON."""
         return [json.loads(line) for line in self._output.read_text("utf-8").splitlines()]
 
-    def end(self) -> None:
-        """Let it go on if it is stopped, and end."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            try:
-                self.process.wait(END_WAIT_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
+    def has_started(self) -> bool:
+        """Whether it has logged that it projects, or waits to do so."""
+        return any(line["message"].startswith("projecting") for line in self.lines())
+
+    def stop(self) -> None:
+        """Terminate it."""
+        stop_process(self.process)
 
 
 @contextmanager
-def projecting(urls: Urls, output: Path, **settings: str) -> Iterator[Projector]:
-    """A projector at work, as long as the block lasts."""
+def running_projector(urls: Urls, output: Path, **settings: str) -> Iterator[Projector]:
+    """A projector process that holds all projections, while the block lasts."""
     projector = Projector(urls, output, **settings)
     try:
         with psycopg.connect(urls.superuser, autocommit=True) as database:
-            until(lambda: holders(database) == {projector.process.pid})
+            wait_until(
+                lambda: projection_holders(database) == {projector.process.pid},
+                "the projector holds all projections",
+            )
         yield projector
     finally:
-        projector.end()
+        projector.stop()
 
 
-def holders(database: psycopg.Connection[Any]) -> set[int]:
-    """The numbers of the processes that the projections were given to last; 0 for nobody."""
+def projection_holders(database: Connection) -> set[int]:
+    """Return the ids of the processes that last took the projections; 0 for none."""
     rows = database.execute("SELECT holder FROM projections WHERE name NOT LIKE '%:%'").fetchall()
     return {int(holder.rpartition(":")[2]) if holder else 0 for (holder,) in rows}
 
 
 @contextmanager
-def answering(urls: Urls, **settings: Any) -> Iterator[httpx.Client]:
-    """The API without a projector, as long as the block lasts; a client without a key."""
+def running_worker(urls: Urls, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process while the block lasts: `annals work`, or a module with arguments."""
+    command = arguments or ("server.cli", "work")
+    process = start_module(output, *command, ANNALS_APP_URL=urls.app)
+    try:
+        yield process
+    finally:
+        stop_process(process)
+
+
+@contextmanager
+def api_without_projector(urls: Urls, **settings: Any) -> Iterator[httpx.Client]:
+    """The API without a projector, while the block lasts. Yields a client without a key."""
     given = Settings(
         owner_url=urls.owner,
         app_url=urls.app,
@@ -111,14 +132,14 @@ def answering(urls: Urls, **settings: Any) -> Iterator[httpx.Client]:
     )
     with (
         serving(create_app(given), given.port) as url,
-        httpx.Client(base_url=url, timeout=WAIT_S, verify=False) as client,
+        httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=False) as client,
     ):
         yield client
 
 
 @contextmanager
-def running(engine: ProjectionEngine) -> Iterator[ProjectionEngine]:
-    """The engine follows in a thread, as long as the block lasts."""
+def running_engine(engine: ProjectionEngine) -> Iterator[ProjectionEngine]:
+    """The engine follows the log in a thread, while the block lasts."""
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:

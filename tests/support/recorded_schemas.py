@@ -26,7 +26,7 @@ from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster, prepare_database
 from server.postgres.upgrade import upgrade
-from tests.support.servers import session_cluster
+from tests.support.postgres_server import session_cluster
 
 SCHEMAS = REPOSITORY / "tests" / "schemas"
 EVENTS = 500

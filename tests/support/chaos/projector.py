@@ -1,4 +1,4 @@
-"""The projector process, with the curse of ANNALS_CHAOS_CURSE on its projections.
+"""The projector process, with the faults of ANNALS_CHAOS_FAULTS in its projections.
 
 python -m tests.support.chaos.projector
 """
@@ -13,16 +13,16 @@ from projections.engine.registry import PROJECTIONS
 from runtime.process import end_with_supervisor
 from runtime.settings import Settings
 from server.processes import projector
-from tests.support.chaos.curse import VARIABLE, Curse
+from tests.support.chaos.projection_faults import FAULTS_VARIABLE, ProjectionFaults
 
 
 def main() -> None:
-    """As `annals project`, but for the curse."""
+    """Run `annals project` with faulty projections."""
     end_with_supervisor()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
-    curse = Curse.parse(os.environ[VARIABLE])
-    cursed = {name: curse.cast(projection) for name, projection in PROJECTIONS.items()}
-    projector.__dict__["PROJECTIONS"] = MappingProxyType(cursed)
+    faults = ProjectionFaults.parse(os.environ[FAULTS_VARIABLE])
+    faulty = {name: faults.wrap(projection) for name, projection in PROJECTIONS.items()}
+    projector.__dict__["PROJECTIONS"] = MappingProxyType(faulty)
     projector.run_projector(Settings())
 
 

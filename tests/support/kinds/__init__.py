@@ -1,8 +1,8 @@
-"""What tests have to be told of a kind of entity, one file a kind, found by looking.
+"""Descriptions of kinds of entities for tests: one file a kind, found automatically.
 
-With it every test that goes through all kinds goes through this one too: the domain's rules, the
-samples of its events, the read tables against the oracle, lists, searches, plans, and history. The
-kinds that were there before this package are written out in those tests themselves.
+A described kind is covered by every test that goes through all kinds: the domain's rules, the
+samples of its events, the read tables against the oracle, lists, searches, query plans and history.
+The kinds that are older than this package are written out in those tests themselves.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
 
 Act = Callable[[Any, datetime], None]
-"""Has an entity do something of its own."""
+"""Calls one of an entity's own methods, at a time."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """One kind, as whoever writes its tests knows it."""
+class KindDescription:
+    """One kind, as its tests need to know it."""
 
     kind: type[Entity]
     example: FieldValues
-    """The facts of a plain one, as they are recorded."""
+    """The recorded values of a simple entity."""
     changed: tuple[str, str]
-    """One of its fields, and another value for it."""
+    """A field and another value for it."""
     full: FieldValues
-    """Every field that can be set by hand, with a value."""
+    """A value for every field that a client can set."""
     revised: FieldValues
-    """Other values for some of them, and none for others."""
+    """Other values for some of these fields, None for others."""
     steps: list[Act]
-    """What happens to one in the life of which samples are kept: each topic once."""
+    """Steps that record each of the kind's own topics once; samples are made of them."""
     columns: str
-    """Fields of its own, in the order of declaration."""
+    """The kind's own fields, in the order of declaration."""
     searched: str
     filters: str
     counted: tuple[str, ...]
-    """Columns of its table of counts."""
+    """Columns of the kind's table of counts."""
     sorts: Mapping[str, str]
-    """Orders by name, besides those by time of creation and of change: columns without nulls."""
+    """Sort orders by name, except by creation and change: columns without nulls."""
     any_fields: Callable[[Any], Any]
-    """A strategy for its fields, made of those in `tests.support.strategies`."""
-    any_life: Callable[[Callable[[Any], Any], str], FieldValues]
-    """Fields of one of a crowd: given how to choose among some, and a name."""
+    """A strategy for the fields, made of those in `tests.support.random_commands`."""
+    any_values: Callable[[Callable[[Any], Any], str], FieldValues]
+    """Values of one entity among many: given a function that chooses, and a name."""
     many_rows: tuple[str, str]
-    """Columns and SQL values of thousands of rows; `{name}`, `{account}` and a row's number `i`."""
+    """Columns and SQL values of thousands of rows; may use `{name}`, `{account}` and row `i`."""
     conversions: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
-    """From what is recorded to what its column holds, where that is not text."""
+    """By field: converts the recorded value to that of the column, if that is not text."""
     acts: list[Act] = field(default_factory=list)
-    """What else somebody may have one do at any time."""
+    """Steps that may be taken at any time, in any order."""
 
     @property
     def topics(self) -> set[str]:
-        """Second halves of the topics of its own steps."""
+        """The kind's own topics without the prefix of the kind."""
         shapes = {"created", "updated", "status_changed", "deleted", "restored"}
         own = {getattr(value, "TOPIC", "") for value in vars(self.kind).values()}
         return {topic.split(".")[1] for topic in own if "." in topic} - shapes
 
 
-TOLD: list[Told] = [
-    importlib.import_module(each.name).TOLD
+DESCRIBED_KINDS: list[KindDescription] = [
+    importlib.import_module(each.name).DESCRIPTION
     for each in pkgutil.iter_modules(__path__, f"{__name__}.")
 ]

@@ -7,7 +7,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from domain.proposal import Proposal
-from tests.support.kinds import Act, Told
+from tests.support.kinds import Act, KindDescription
 
 STEPS: list[Act] = [
     lambda one, at: one.send("ada@example.com", at=at),
@@ -17,7 +17,7 @@ STEPS: list[Act] = [
     lambda one, at: one.accept(at=at),
 ]
 
-TOLD = Told(
+DESCRIPTION = KindDescription(
     kind=Proposal,
     example={"title": "Renewal", "status": "draft", "value": "1200.00"},
     changed=("title", "Renewal 2027"),
@@ -40,7 +40,7 @@ TOLD = Told(
     any_fields=lambda the: the.fields(
         {"title": the.text}, body=the.text, value=the.money, validUntil=the.days
     ),
-    any_life=lambda some, name: {"title": name, "value": some([None, "0.10"])},
+    any_values=lambda some, name: {"title": name, "value": some([None, "0.10"])},
     many_rows=(
         "account_id, title, status",
         "{account}, {name}, (ARRAY['draft', 'sent'])[1 + i % 2]",

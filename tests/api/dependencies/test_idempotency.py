@@ -1,0 +1,538 @@
+"""A request sent twice with one idempotency key is done once, and answered twice alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from eventsourcing.persistence import IntegrityError
+
+from commands.entities import EntityCommands
+from commands.idempotency import (
+    KEEP,
+    Answer,
+    IdempotencyKey,
+    IdempotencyStore,
+    KeyInFlight,
+    KeyReused,
+    request_digest,
+)
+from domain.account import Account
+from domain.contact import Contact
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from runtime.settings import REPOSITORY, Settings
+from tests.conftest import Urls
+from tests.support.api_server import Api, ApiWorkspace, created, free_port
+
+WAIT_S = 120.0
+DAY_S = 86_400
+SOMEBODY, SOMEBODY_ELSE = UUID(int=1), UUID(int=2)
+ACME = {"company": "Acme", "type": "customer"}
+ANSWER = Answer(201, (("etag", '"1"'), ("content-type", "application/json")), b'{"id":"1"}')
+REQUEST = request_digest("POST", "/api/accounts", "application/json", b"{}")
+
+
+def with_key(key: str | None = None) -> dict[str, str]:
+    return {"Idempotency-Key": key or str(uuid4())}
+
+
+def events_of(api: Api, workspace_id: UUID, topic: str = "account.created") -> list[UUID]:
+    """The entities that events of this topic are about."""
+    with (
+        api.writing.log.transaction(Scope(workspace_id)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT stream_id FROM events WHERE workspace_id = %s AND topic = %s ORDER BY position",
+            (workspace_id, topic),
+        )
+        return [row[0] for row in cursor]
+
+
+def until_done(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """The answer, asked for again as long as the first request is still being worked on."""
+    deadline = time.monotonic() + WAIT_S
+    while (answer := send()).status_code == 409 and answer.json()["code"] == "E5013":
+        assert answer.headers["Retry-After"] == "1"
+        assert time.monotonic() < deadline, "it is never done"
+        time.sleep(0.02)
+    return answer
+
+
+MUTATIONS: dict[str, Callable[[ApiWorkspace], tuple[str, str, Any]]] = {
+    "create": lambda api_workspace: ("POST", "/api/accounts", ACME),
+    "change": lambda api_workspace: (
+        "PATCH",
+        f"/api/accounts/{api_workspace.account()}",
+        {"nextAction": "x"},
+    ),
+    "delete": lambda api_workspace: ("DELETE", f"/api/accounts/{api_workspace.account()}", None),
+    "restore": lambda api_workspace: (
+        "POST",
+        f"/api/accounts/{api_workspace.account()}/restore",
+        None,
+    ),
+    "workspace": lambda api_workspace: ("PATCH", "/api/workspace", {"name": "Other"}),
+    "issue a key": lambda api_workspace: ("POST", "/api/keys", {"name": "x", "role": "member"}),
+    "revoke a key": lambda api_workspace: ("DELETE", f"/api/keys/{a_key(api_workspace)}", None),
+    "undo": lambda api_workspace: (
+        "POST",
+        "/api/undo",
+        {"eventPosition": a_position(api_workspace)},
+    ),
+}
+
+
+def a_key(api_workspace: ApiWorkspace) -> str:
+    return str(api_workspace.make("keys", name="x", role="member").json()["id"])
+
+
+def a_position(api_workspace: ApiWorkspace) -> int:
+    return int(api_workspace.make("accounts", **ACME).headers["Annals-Position"])
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Idempotency-Key"])
+def test_a_repetition_gets_the_first_answer(
+    api_workspace: ApiWorkspace, what: str, header: str
+) -> None:
+    method, path, body = MUTATIONS[what](api_workspace)
+    client, key = api_workspace.client(), {header: str(uuid4())}
+    first, again = (
+        client.request(method, path, headers=key, json=body)
+        if body
+        else client.request(method, path, headers=key)
+        for _ in range(2)
+    )
+    assert first.is_success, first.text
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    for name in ("ETag", "Location", "Annals-Position", "Annals-Command", "Content-Type"):
+        assert again.headers.get(name) == first.headers.get(name)
+    assert again.headers["X-Request-Id"] != first.headers["X-Request-Id"]
+
+
+def test_every_mutation_takes_a_key(api: Api) -> None:
+    document = api.client().get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            given = {each["name"] for each in operation.get("parameters", ())}
+            takes_it = {"Idempotency-Key", "X-Idempotency-Key"} <= given
+            is_of_workspace = "operation" not in operation["tags"]
+            assert takes_it == (method != "get" and is_of_workspace), f"{method} {path}"
+
+
+def test_a_repetition_is_the_first_answer_though_things_went_on(
+    api_workspace: ApiWorkspace,
+) -> None:
+    client, url = api_workspace.client(), f"/api/accounts/{api_workspace.account()}"
+    key = with_key()
+    first = client.patch(url, headers=key, json={"nextAction": "Call"})
+    client.patch(url, json={"nextAction": "Write"})
+    assert client.patch(url, headers=key, json={"nextAction": "Call"}).content == first.content
+    assert client.get(f"{url}?asOf=3").json()["nextAction"] == "Write"
+
+
+def test_both_headers_may_say_the_same_and_quotes_do_not_count(api_workspace: ApiWorkspace) -> None:
+    client = api_workspace.client()
+    both = {"Idempotency-Key": '"k-1"', "X-Idempotency-Key": "k-1"}
+    first = created(client.post("/api/accounts", headers=both, json=ACME))
+    again = client.post("/api/accounts", headers=with_key("k-1"), json=ACME)
+    assert again.content == first.content
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201, "two words", 'a"b', "a\\b", "ключ", "a\tb"])
+def test_a_key_that_is_none_is_refused(api_workspace: ApiWorkspace, key: str) -> None:
+    headers = [(b"Idempotency-Key", key.encode())]
+    refused = api_workspace.client().post("/api/accounts", headers=headers, json=ACME)
+    assert (refused.status_code, refused.json()["code"]) == (400, "E2035")
+
+
+def test_two_different_keys_are_refused(api_workspace: ApiWorkspace) -> None:
+    for headers in (
+        [("Idempotency-Key", "a"), ("X-Idempotency-Key", "b")],
+        [("Idempotency-Key", "a"), ("Idempotency-Key", "b")],
+    ):
+        refused = api_workspace.client().post("/api/accounts", headers=headers, json=ACME)
+        assert refused.json()["code"] == "E2035"
+
+
+def test_another_request_with_the_same_key_is_refused(api_workspace: ApiWorkspace) -> None:
+    client, key, url = (
+        api_workspace.client(),
+        with_key(),
+        f"/api/accounts/{api_workspace.account()}",
+    )
+    merge = {**key, "Content-Type": "application/merge-patch+json"}
+    assert client.patch(url, headers=key, json={"nextAction": "x"}).status_code == 200
+    others = [
+        client.patch(url, headers=key, json={"nextAction": "y"}),
+        client.patch(url, headers=merge, content=b'{"nextAction":"x"}'),
+        client.patch(
+            f"/api/accounts/{api_workspace.account()}", headers=key, json={"nextAction": "x"}
+        ),
+        client.delete(url, headers=key),
+    ]
+    assert [(each.status_code, each.json()["code"]) for each in others] == [(422, "E2036")] * 4
+
+
+def test_what_is_refused_is_not_remembered(api_workspace: ApiWorkspace) -> None:
+    client, key = api_workspace.client(), with_key()
+    url = f"/api/accounts/{api_workspace.account()}"
+    failures = [
+        client.post("/api/accounts", headers=key, json={"company": ""}),
+        client.post("/api/accounts", headers=key, content=b"{", params={}),
+        client.patch(url, headers={**key, "If-Match": '"7"'}, json={"nextAction": "x"}),
+        client.patch(f"/api/accounts/{uuid4()}", headers=key, json={"nextAction": "x"}),
+        api_workspace.client("read-only").post("/api/accounts", headers=key, json=ACME),
+    ]
+    assert [each.status_code for each in failures] == [422, 415, 412, 404, 403]
+    assert created(client.post("/api/accounts", headers=key, json=ACME))
+
+
+def test_a_business_rule_is_asked_again(api_workspace: ApiWorkspace) -> None:
+    client, key, account = api_workspace.client(), with_key(), api_workspace.account()
+    deal = api_workspace.make("opportunities", name="Renewal", accountId=account).json()["id"]
+    for _ in range(2):
+        refused = client.delete(f"/api/accounts/{account}", headers=key)
+        assert (refused.status_code, refused.json()["code"]) == (409, "E5001")
+    client.patch(f"/api/opportunities/{deal}", json={"stage": "lost"})
+    assert client.delete(f"/api/accounts/{account}", headers=key).status_code == 204
+
+
+def test_the_same_key_of_somebody_else_is_another_key(api: Api) -> None:
+    here, there, key = api.new_workspace(), api.new_workspace(), with_key()
+    answers = [
+        created(client.post("/api/accounts", headers=key, json=ACME))
+        for client in (here.client(), there.client(), here.client("member"))
+    ]
+    assert len({each.json()["id"] for each in answers}) == 3
+    assert len(events_of(api, here.workspace_id)) == 2
+    assert len(events_of(api, there.workspace_id)) == 1
+
+
+def test_without_a_key_nothing_changes(
+    api: Api, api_workspace: ApiWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = api_workspace.client()
+    opened: list[str] = []
+    transaction = EventLog.transaction
+
+    def noted(log: EventLog, scope: Scope) -> Any:
+        opened.append(scope.command)
+        return transaction(log, scope)
+
+    monkeypatch.setattr(EventLog, "transaction", noted)
+    ids = {client.post("/api/accounts", json=ACME).json()["id"] for _ in range(2)}
+    assert len(ids) == 2
+    assert opened == [], "creating an account is one statement"
+    client.post("/api/accounts", headers=with_key(), json=ACME)
+    assert opened == ["createAccount"]
+
+
+def test_fifty_at_once_make_one_event_and_get_one_answer(
+    api: Api, api_workspace: ApiWorkspace
+) -> None:
+    key, token = with_key(), api_workspace.token("member")
+    clients = [api.client(token) for _ in range(50)]
+
+    def send(client: httpx.Client) -> httpx.Response:
+        return until_done(lambda: client.post("/api/accounts", headers=key, json=ACME))
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = list(pool.map(send, clients))
+    assert {each.status_code for each in answers} == {201}
+    assert len({each.content for each in answers}) == 1
+    assert sum("Idempotent-Replayed" not in each.headers for each in answers) == 1
+    assert events_of(api, api_workspace.workspace_id) == [UUID(answers[0].json()["id"])]
+
+
+def test_those_who_are_outrun_decide_again_within_their_transaction(
+    api: Api, api_workspace: ApiWorkspace
+) -> None:
+    url, token = f"/api/accounts/{api_workspace.account()}", api_workspace.token("member")
+
+    def send(number: int) -> httpx.Response:
+        body = {"customFields": {f"n{number}": number}}
+        return api.client(token).patch(url, headers=with_key(), json=body)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(send, range(8)))
+    assert {each.status_code for each in answers} == {200}
+    assert len(events_of(api, api_workspace.workspace_id, "account.updated")) == 8
+    shown = api_workspace.client().get(f"{url}?asOf=9").json()
+    assert shown["customFields"] == {f"n{number}": number for number in range(8)}
+
+
+def test_an_issued_key_is_not_stored_in_the_clear(api: Api, api_workspace: ApiWorkspace) -> None:
+    body = {"name": "x", "role": "member"}
+    answer = created(api_workspace.client().post("/api/keys", headers=with_key("issue"), json=body))
+    _, _, secret = answer.json()["token"].split("_", 2)
+    with api.writing.log.transaction(Scope(api_workspace.workspace_id)) as connection:
+        rows = connection.execute("SELECT answer FROM remembered_answers").fetchall()
+    assert len(rows) == 1
+    assert secret.encode() not in rows[0][0]
+    assert answer.json()["id"].encode() not in rows[0][0]
+
+
+# kill -9
+
+
+@contextmanager
+def dying_api(settings: Settings, when: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """URL and process of an API on the same database that kills itself at that time."""
+    port = free_port()
+    names = ("owner_url", "app_url", "projector_url")
+    given = {f"ANNALS_{name.upper()}": str(getattr(settings, name)) for name in names}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.crashing_api", str(port), when],
+        cwd=REPOSITORY,
+        env={**os.environ, **given},
+    )
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait(WAIT_S)
+
+
+def until_up(client: httpx.Client) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            if client.get("/healthz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise TimeoutError("the API does not start")
+
+
+@pytest.mark.parametrize(("when", "is_recorded"), [("answer", True), ("commit", False)])
+def test_kill_9_parts_no_answer_from_its_event(
+    api: Api, api_workspace: ApiWorkspace, when: str, is_recorded: bool
+) -> None:
+    key, token = with_key(), api_workspace.token("member")
+    with dying_api(api.settings, when) as (url, process):
+        client = httpx.Client(base_url=url, headers=api.client(token).headers, verify=False)
+        with client:
+            until_up(client)
+            with pytest.raises(httpx.TransportError):
+                client.post("/api/accounts", headers=key, json=ACME)
+        assert process.wait(WAIT_S) == -9
+    before = events_of(api, api_workspace.workspace_id)
+    assert len(before) == is_recorded
+    again = until_done(lambda: api.client(token).post("/api/accounts", headers=key, json=ACME))
+    assert again.status_code == 201
+    assert ("Idempotent-Replayed" in again.headers) == is_recorded
+    assert events_of(api, api_workspace.workspace_id) == [UUID(again.json()["id"])]
+    assert set(before) <= {UUID(again.json()["id"])}
+
+
+# What is kept, and for how long
+
+
+def memory(
+    connection: Connection,
+    scope: Scope,
+    *,
+    caller: UUID = SOMEBODY,
+    request: bytes = REQUEST,
+    window_s: int = DAY_S,
+) -> IdempotencyStore:
+    key = IdempotencyKey(scope.workspace_id, caller, "k")
+    return IdempotencyStore(connection, key, request, "token", window_s=window_s)
+
+
+def recalled(log: EventLog, scope: Scope, **given: Any) -> Answer | None:
+    with log.transaction(scope) as connection:
+        return memory(connection, scope, **given).find()
+
+
+def remembered(log: EventLog, scope: Scope) -> None:
+    with log.transaction(scope) as connection:
+        memory(connection, scope).remember(ANSWER)
+
+
+def test_an_answer_is_remembered_as_it_was(log: EventLog, scope: Scope) -> None:
+    assert recalled(log, scope) is None
+    remembered(log, scope)
+    assert recalled(log, scope) == ANSWER
+    assert recalled(log, scope, caller=SOMEBODY_ELSE) is None
+    with pytest.raises(KeyReused):
+        recalled(log, scope, request=b"another")
+
+
+def test_a_key_is_taken_until_its_transaction_ends(log: EventLog, scope: Scope) -> None:
+    with log.transaction(scope) as connection:
+        assert memory(connection, scope).find() is None
+        with ThreadPoolExecutor(1) as other, pytest.raises(KeyInFlight):
+            other.submit(recalled, log, scope).result()
+    assert recalled(log, scope) is None
+
+
+def test_what_is_in_flight_is_told(api: Api, api_workspace: ApiWorkspace) -> None:
+    client, scope = api_workspace.client(), Scope(api_workspace.workspace_id)
+    caller = UUID(client.headers["Authorization"].split("_")[1])
+    with api.writing.log.transaction(scope) as connection:
+        memory(connection, scope, caller=caller).find()
+        refused = client.post("/api/accounts", headers=with_key("k"), json=ACME)
+        assert (refused.status_code, refused.json()["code"]) == (409, "E5013")
+        assert refused.headers["Retry-After"] == "1"
+    assert created(client.post("/api/accounts", headers=with_key("k"), json=ACME))
+
+
+def partitions(database: Connection) -> list[str]:
+    statement = """
+        SELECT inhrelid::regclass::text FROM pg_inherits
+         WHERE inhparent = 'remembered_answers'::regclass ORDER BY 1
+    """
+    return [row[0] for row in database.execute(statement)]
+
+
+def age(database: Connection, hours: int) -> None:
+    """Have everything been remembered some hours earlier, in the partition where it belongs."""
+    start = f"date_bin('6 hours', now() - interval '{hours} hours', '2000-01-01 00:00+00')"
+    database.execute(
+        f"""DO $$ BEGIN
+            EXECUTE format('CREATE TABLE IF NOT EXISTS %I PARTITION OF remembered_answers
+                            FOR VALUES FROM (%L) TO (%L)',
+                'remembered_answers_' || to_char({start} AT TIME ZONE 'UTC', 'YYYYMMDDHH24'),
+                {start}, {start} + interval '6 hours');
+            END $$"""
+    )
+    database.execute(
+        "UPDATE remembered_answers SET answered_at = answered_at - make_interval(hours => %s)",
+        (hours,),
+    )
+
+
+def test_partitions_are_made_ahead_and_dropped_with_what_is_in_them(
+    log: EventLog, scope: Scope, urls: Urls, database: Connection
+) -> None:
+    assert len(partitions(database)) >= 8
+    remembered(log, scope)
+    age(database, 7)
+    before = partitions(database)
+    assert recalled(log, scope) == ANSWER, "the border of a partition does not matter"
+    assert recalled(log, scope, window_s=6 * 3_600) is None
+    with psycopg.connect(urls.app, autocommit=True) as app:
+        assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 0)
+        assert recalled(log, scope) == ANSWER
+        assert app.execute(KEEP, (60,)).fetchone() == (0, len(before) - len(before[1:]))
+        assert app.execute(KEEP, (0,)).fetchone() == (0, 0), "60 s is the least"
+    assert partitions(database) == before[1:]
+    assert recalled(log, scope) is None
+
+
+def test_after_the_window_a_key_is_as_new(
+    log: EventLog, scope: Scope, database: Connection
+) -> None:
+    remembered(log, scope)
+    age(database, 24)
+    assert recalled(log, scope) is None
+    remembered(log, scope)
+    assert recalled(log, scope) == ANSWER
+
+
+def test_purging_does_not_wait_for_those_at_work(
+    log: EventLog, scope: Scope, urls: Urls, database: Connection
+) -> None:
+    remembered(log, scope)
+    age(database, 30)
+    before = partitions(database)
+    with psycopg.connect(urls.app, autocommit=True) as app:
+        with log.transaction(scope) as connection:
+            memory(connection, scope).find()
+            app.execute("SET statement_timeout = '30s'")
+            assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 0)
+        assert partitions(database) == before
+        assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 1)
+
+
+def test_an_answer_makes_its_partition_where_nobody_did(
+    log: EventLog, scope: Scope, database: Connection
+) -> None:
+    for name in partitions(database):
+        database.execute(f"DROP TABLE {name}")
+    remembered(log, scope)
+    assert recalled(log, scope) == ANSWER
+
+
+def test_other_workspaces_see_nothing_and_nobody_takes_an_answer_back(
+    log: EventLog, scope: Scope, urls: Urls, database: Connection
+) -> None:
+    remembered(log, scope)
+    with log.transaction(Scope(uuid4())) as connection:
+        assert connection.execute("SELECT FROM remembered_answers").fetchall() == []
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            memory(connection, scope).remember(ANSWER)
+    with psycopg.connect(urls.app, autocommit=True) as app:
+        for statement in (
+            "UPDATE remembered_answers SET key = 'x'",
+            "DELETE FROM remembered_answers",
+            "TRUNCATE remembered_answers",
+            f"SELECT FROM {partitions(database)[0]}",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(statement)
+
+
+# Transactions within a transaction
+
+
+def test_commands_join_an_open_transaction(
+    log: EventLog, commands: EntityCommands, scope: Scope
+) -> None:
+    with log.transaction(scope) as connection:
+        account = commands.create(scope, Account, ACME).entity.id
+        commands.create(scope, Contact, {"name": "Ada"}, account_id=account)
+        raise psycopg.Rollback
+    with log.transaction(scope) as connection:
+        assert connection.execute("SELECT FROM events").fetchall() == []
+
+
+def test_what_fails_within_leaves_the_rest(
+    log: EventLog, commands: EntityCommands, scope: Scope
+) -> None:
+    with log.transaction(scope):
+        account = commands.create(scope, Account, ACME).entity.id
+        with pytest.raises(IntegrityError):
+            commands.create(scope, Account, ACME, entity_id=account)
+        commands.revise(scope, Account, account, lambda facts: {**facts, "nextAction": "x"})
+    with log.scoped(scope):
+        assert log.load(Account, account).version == 2
+
+
+def test_those_who_follow_are_told_once_all_is_there(
+    log: EventLog, commands: EntityCommands, scope: Scope
+) -> None:
+    told: list[int] = []
+    log.recorder.after_append = lambda: told.append(1)  # type: ignore[attr-defined]
+    with log.transaction(scope):
+        commands.create(scope, Account, ACME)
+        assert told == []
+    assert told == [1]
+
+
+def test_another_workspace_does_not_join(
+    log: EventLog, commands: EntityCommands, scope: Scope
+) -> None:
+    elsewhere = Scope(uuid4())
+    with log.transaction(scope):
+        account = commands.create(elsewhere, Account, ACME).entity.id
+        raise psycopg.Rollback
+    with log.scoped(elsewhere):
+        assert log.load(Account, account).version == 1

@@ -1,0 +1,262 @@
+"""Every failure has a code, a sentence for each reader, and tells nothing that it should not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from eventsourcing.persistence import IntegrityError, OperationalError, PersistenceError
+from fastapi import FastAPI
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+from api.app import create_app
+from api.http.middleware import RequestContext
+from api.http.problems import handle_errors
+from commands.importing.findings import ImportFault
+from domain.shared.refusals import KeyRevoked, OpenOpportunities, Refusal
+from readmodels import pool
+from runtime.codes import CODES
+from runtime.errors import OF_FAULT, OF_REFUSAL, as_api_error, documentation
+from runtime.logs import JsonLines
+from runtime.settings import REPOSITORY, Settings
+from tests.support.api_server import Api, ApiWorkspace, free_port, serving
+
+LOG_WAIT_S = 60.0
+
+GIVEN = {
+    "E1001": "Invalid email or password.",
+    "E1002": "Session expired.",
+    "E2001": "Name is required.",
+    "E2002": "Invalid email.",
+    "E3001": "Database connection failed.",
+    "E4001": "Request timed out.",
+    "E5001": "Cannot delete an organization with active opportunities.",
+}
+FAMILIES = {
+    "1": {401, 403},
+    "3": {429, 500, 503},
+    "4": {408, 500, 503, 504},
+    "5": {404, 409, 410, 412, 422, 429},
+}
+
+
+def test_the_dictionary_is_complete() -> None:
+    assert len(CODES) >= 30
+    assert {code: CODES[code].title for code in GIVEN} == GIVEN
+    for code, entry in CODES.items():
+        assert re.fullmatch(r"E[1-5][0-9]{3}", code)
+        assert entry.title.endswith(".")
+        assert len(entry.explanation) > 10
+        if code[1] in FAMILIES:
+            assert entry.status in FAMILIES[code[1]]
+
+
+def test_the_page_of_the_dictionary_is_current() -> None:
+    assert (REPOSITORY / "docs" / "errors.md").read_text("utf-8") == documentation()
+
+
+def test_every_code_is_used_or_given() -> None:
+    sources = "".join(
+        path.read_text("utf-8")
+        for package in ("api", "runtime")
+        for path in (REPOSITORY / package).rglob("*.py")
+        if path.parent.name != "codes" and path.name != "openapi.py"
+    )
+    from runtime import codes
+
+    names = {id(value): name for name, value in vars(codes).items()}
+    unused = {code for code, entry in CODES.items() if f"codes.{names[id(entry)]}" not in sources}
+    assert unused == {"E1001", "E1002"}
+
+
+def test_the_dictionary_is_served_to_everybody(api: Api) -> None:
+    items = api.client().get("/api/errors").json()["items"]
+    assert {each["code"] for each in items} == set(CODES)
+    one = api.client().get("/api/errors/E5001").json()
+    assert one["title"] == GIVEN["E5001"]
+    assert api.client().get("/api/errors/E9999").json()["code"] == "E5002"
+
+
+def test_every_refusal_has_a_code() -> None:
+    assert set(OF_REFUSAL) == set(Refusal.__subclasses__())
+    assert set(OF_FAULT) == set(ImportFault)
+
+
+def test_a_refusal_carries_its_facts() -> None:
+    account, opportunity = uuid4(), uuid4()
+    told = as_api_error(OpenOpportunities(account, [opportunity]))
+    assert told.code.code == "E5001"
+    assert told.facts == {"accountId": str(account), "opportunityIds": [str(opportunity)]}
+    assert as_api_error(KeyRevoked(account)).code.code == "E5009"
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (psycopg.OperationalError("connection refused"), "E3001"),
+        (OperationalError("connection refused"), "E3001"),
+        (caused(OperationalError("x"), psycopg.errors.AdminShutdown("x")), "E3001"),
+        (caused(OperationalError("x"), PoolTimeout("x")), "E3001"),
+        (caused(OperationalError("x"), TooManyRequests("x")), "E3002"),
+        (caused(OperationalError("x"), psycopg.errors.LockNotAvailable("x")), "E3002"),
+        (caused(OperationalError("x"), psycopg.errors.QueryCanceled("x")), "E4001"),
+        (psycopg.errors.QueryCanceled("x"), "E4001"),
+        (caused(IntegrityError("x"), psycopg.errors.UniqueViolation("x")), "E3004"),
+        (PersistenceError("x"), "E3005"),
+        (psycopg.errors.UndefinedTable("x"), "E3005"),
+        (ZeroDivisionError(), "E4500"),
+    ],
+)
+def test_failures_of_the_database_are_told_apart(error: Exception, code: str) -> None:
+    assert as_api_error(error).code.code == code
+
+
+def test_a_problem_document_has_all_its_members(api_workspace: ApiWorkspace) -> None:
+    missing = uuid4()
+    refused = api_workspace.client().get(
+        f"/api/accounts/{missing}?asOf=1", headers={"X-Request-Id": "r-1"}
+    )
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.json() == {
+        "type": "/api/errors/E5002",
+        "title": "There is no such thing in this workspace.",
+        "status": 404,
+        "detail": "There is no such thing in this workspace.",
+        "instance": f"/api/accounts/{missing}",
+        "code": "E5002",
+        "requestId": "r-1",
+        "kind": "account",
+        "entityId": str(missing),
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "E2040"),
+        ("GET", "/api/accounts/", 404, "E2040"),
+        ("GET", "/api/accounts/not-an-id", 400, "E2031"),
+        ("PUT", "/api/accounts", 405, "E2041"),
+        ("OPTIONS", "/api/accounts", 405, "E2041"),
+    ],
+)
+def test_the_frameworks_own_errors_have_codes(
+    api_workspace: ApiWorkspace, method: str, path: str, status: int, code: str
+) -> None:
+    refused = api_workspace.client().request(method, path)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert refused.headers["X-Request-Id"] == refused.json()["requestId"]
+    if status == 405:
+        assert refused.headers["Allow"] == "GET, POST"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "ü", "x" * 129, "<script>"])
+def test_a_request_id_that_cannot_be_trusted_is_replaced(api: Api, given: str) -> None:
+    headers = [(b"X-Request-Id", given.encode())]
+    answered = api.client().get("/healthz", headers=headers).headers["X-Request-Id"]
+    assert UUID(answered).version == 7
+
+
+def test_a_request_id_is_kept(api: Api) -> None:
+    for given in ("abc-123", "x" * 128):
+        answer = api.client().get("/healthz", headers={"X-Request-Id": given})
+        assert answer.headers["X-Request-Id"] == given
+
+
+@pytest.fixture(scope="module")
+def broken() -> Iterator[httpx.Client]:
+    """A client of an app with a route that fails in a way that nobody foresaw."""
+    app = FastAPI()
+    handle_errors(app)
+    app.add_middleware(RequestContext, access_log=True)
+
+    @app.get("/works")
+    async def works() -> None:
+        """Answers."""
+
+    @app.get("/fails")
+    async def fails() -> None:
+        raise ZeroDivisionError("the password is swordfish")
+
+    with serving(app, free_port()) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+def test_what_nobody_foresaw_is_logged_and_not_told(
+    broken: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = broken.get("/fails", headers={"X-Request-Id": "r-2"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "E4500")
+    assert answer.headers["X-Request-Id"] == "r-2"
+    assert "swordfish" not in answer.text
+    assert "ZeroDivisionError" not in answer.text
+    assert "swordfish" in caplog.text
+
+
+def request_lines(caplog: pytest.LogCaptureFixture, request_id: str) -> list[dict[str, Any]]:
+    """The lines with this request id; that of the request comes just after the answer."""
+    deadline = time.monotonic() + LOG_WAIT_S
+    while time.monotonic() < deadline:
+        lines = [json.loads(line) for line in caplog.text.splitlines() if line.startswith("{")]
+        found = [line for line in lines if line.get("requestId") == request_id]
+        if any(line["message"] == "request" for line in found):
+            return found
+        time.sleep(0.01)
+    return []
+
+
+@pytest.mark.parametrize(("path", "status"), [("/works", 200), ("/fails", 500)])
+def test_a_log_line_is_json_with_the_request_id(
+    broken: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, status: int
+) -> None:
+    caplog.set_level(logging.INFO, "annals.request")
+    caplog.handler.setFormatter(JsonLines())
+    headers = {"X-Request-Id": f"r-{status}", "Authorization": "Bearer swordfish"}
+    broken.get(f"{path}?token=trout", headers=headers)
+    (*others, request) = request_lines(caplog, f"r-{status}")
+    assert request["status"] == status
+    assert request["path"] == path
+    assert request["method"] == "GET"
+    assert request["durationMs"] >= 0
+    assert len(others) == (1 if status == 500 else 0)
+    assert "trout" not in str(request)
+    assert "Bearer" not in caplog.text
+
+
+def test_requests_are_logged_where_it_is_asked_for(
+    api_workspace: ApiWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "annals.request")
+    for _ in range(2):
+        api_workspace.client().get("/healthz")
+    assert [each for each in caplog.records if each.name == "annals.request"] == []
+
+
+def test_a_lost_database_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "READ_POOL_WAIT_S", 0.3)
+    url = f"postgresql://annals_app@127.0.0.1:{free_port()}/nowhere"
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    app = create_app(Settings(owner_url=url, app_url=url, projector_url=url))
+    with serving(app, free_port()) as served, httpx.Client(base_url=served) as client:
+        assert client.get("/livez").status_code == 200
+        for path in ("/readyz", "/healthz"):
+            lost = client.get(path)
+            assert (lost.status_code, lost.json()["code"]) == (503, "E3001")
+            assert lost.headers["Retry-After"] == "1"
+        key = f"annals_{uuid4().hex}_secret"
+        lost = client.get("/api/accounts", headers={"Authorization": f"Bearer {key}"})
+        assert lost.json()["code"] == "E3001"
+        assert "127.0.0.1" not in lost.text

@@ -1,0 +1,272 @@
+"""Nothing is lost, nothing comes twice: commits out of order, kill -9 of API and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import orjson
+import psycopg
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from tests.support.api_server import ApiWorkspace
+from tests.support.killable_stack import KillableStack, issue_token
+from tests.support.postgres_server import reachable_folder
+from tests.support.realtime_client import (
+    REALTIME_PATH,
+    RECEIVE_TIMEOUT_S,
+    EventParser,
+    StreamEvent,
+    open_stream,
+)
+from tests.support.waiting import wait_until, wait_until_projected
+
+SUBSCRIBERS = 100
+BY_SOCKET = 10
+"""Of them, those who come by WebSocket."""
+KILLS = ["api", "postgres", "api", "postgres"]
+PAUSE_S = (0.3, 1.0)
+SEED = 5
+COMING_BACK_S = 0.05
+WRITERS = 6
+TRANSACTIONS_EACH = 15
+EVENTS_A_VISIT = 5
+DISCONNECTED = (httpx.TransportError, WebSocketException, OSError, TimeoutError)
+
+
+@dataclass
+class Follower:
+    """One who comes back with the id heard last whenever the stream ends."""
+
+    token: str
+    last: int
+    seen: list[int] = field(default_factory=list)
+    came: int = 0
+
+    def receive(self, received: StreamEvent) -> None:
+        """Note it."""
+        if received.event == "fact":
+            self.seen.append(received.position)
+        if received.id is not None:
+            self.last = received.id
+
+    async def follow(self, stack: KillableStack, http: httpx.AsyncClient, by_socket: bool) -> None:
+        """Until cancelled."""
+        while True:
+            self.came += 1
+            with contextlib.suppress(*DISCONNECTED):
+                await (self._by_socket(stack) if by_socket else self._by_events(stack, http))
+            await asyncio.sleep(COMING_BACK_S)
+
+    async def _by_events(self, stack: KillableStack, http: httpx.AsyncClient) -> None:
+        headers = {"Authorization": f"Bearer {self.token}", "Last-Event-ID": str(self.last)}
+        parser = EventParser()
+        async with http.stream("GET", f"{stack.url}{REALTIME_PATH}", headers=headers) as response:
+            if response.status_code == 200:
+                async for line in response.aiter_lines():
+                    for received in parser.feed(line):
+                        self.receive(received)
+
+    async def _by_socket(self, stack: KillableStack) -> None:
+        url = f"{stack.url.replace('http', 'ws', 1)}{REALTIME_PATH}/ws?lastEventId={self.last}"
+        headers = {"Authorization": f"Bearer {self.token}"}
+        async with connect(url, additional_headers=headers, proxy=None) as socket:
+            async for message in socket:
+                given = orjson.loads(message)
+                place = int(given["id"]) if "id" in given else None
+                self.receive(StreamEvent(given["event"], place, given["data"]))
+
+
+class Crowd(threading.Thread):
+    """All followers, in an event loop of their own."""
+
+    def __init__(self, stack: KillableStack, token: str) -> None:
+        super().__init__(name="crowd")
+        self.followers = [Follower(token, 0) for _ in range(SUBSCRIBERS)]
+        self.stopped = threading.Event()
+        self._stack = stack
+
+    def run(self) -> None:
+        asyncio.run(self._follow())
+
+    async def _follow(self) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(
+            timeout=RECEIVE_TIMEOUT_S, limits=limits, verify=False
+        ) as http:
+            tasks = [
+                asyncio.create_task(each.follow(self._stack, http, number < BY_SOCKET))
+                for number, each in enumerate(self.followers)
+            ]
+            while not self.stopped.is_set():
+                await asyncio.sleep(0.05)
+                for task in tasks:
+                    assert not task.done(), task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Writer(threading.Thread):
+    """Writes as fast as it is answered."""
+
+    def __init__(self, stack: KillableStack, token: str, stopped: threading.Event) -> None:
+        super().__init__(name="writer")
+        self._stack = stack
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._stopped = stopped
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._stack.url, headers=self._headers, verify=False) as http:
+            while not self._stopped.is_set():
+                with contextlib.suppress(httpx.TransportError):
+                    http.post("/api/accounts", json={"company": "Acme", "type": "customer"})
+                self._stopped.wait(0.01)
+
+
+def test_whatever_is_killed_each_has_seen_every_event_once_and_in_order() -> None:
+    random, workspace_id = Random(SEED), uuid4()
+    with reachable_folder() as folder:
+        stack = KillableStack(folder)
+        try:
+            stack.start("api")
+            stack.start("projector")
+            wait_until(stack.is_ready, "the API is ready")
+            token = issue_token(stack.app_url, workspace_id)
+            with psycopg.connect(stack.superuser_url, autocommit=True) as database:
+                wait_until_projected(database)
+            crowd = Crowd(stack, token)
+            crowd.start()
+            try:
+                recorded = write_while_killing(stack, token, random, workspace_id)
+                wait_until(
+                    lambda: all(each.seen[-1:] == recorded[-1:] for each in crowd.followers),
+                    "every subscriber has seen the last event",
+                )
+            finally:
+                crowd.stopped.set()
+                crowd.join(RECEIVE_TIMEOUT_S)
+        finally:
+            stack.stop()
+    assert len(recorded) > len(KILLS)
+    for each in crowd.followers:
+        assert each.came > len(KILLS) // 2
+        assert each.seen == recorded
+
+
+def write_while_killing(
+    stack: KillableStack, token: str, random: Random, workspace_id: UUID
+) -> list[int]:
+    """The positions of all that was recorded in the workspace meanwhile."""
+    stopped = threading.Event()
+    writers = [Writer(stack, token, stopped) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for name in KILLS:
+            time.sleep(random.uniform(*PAUSE_S))
+            stack.kill(name)
+            stack.restart(name)
+            wait_until(stack.is_ready, "the API is ready")
+        time.sleep(PAUSE_S[0])
+    finally:
+        stopped.set()
+        for writer in writers:
+            writer.join(RECEIVE_TIMEOUT_S)
+    with psycopg.connect(stack.superuser_url) as database:
+        rows = database.execute(
+            "SELECT position FROM events WHERE workspace_id = %s ORDER BY position",
+            (workspace_id,),
+        )
+        return [row[0] for row in rows]
+
+
+class Disorder(threading.Thread):
+    """Takes positions in transactions that end later, in another order, or not at all."""
+
+    def __init__(self, url: str, workspace_id: UUID, seed: int) -> None:
+        super().__init__(name=f"disorder-{seed}")
+        self._url = url
+        self._workspace_id = workspace_id
+        self._random = Random(seed)
+
+    def run(self) -> None:
+        with psycopg.connect(self._url) as connection:
+            for _ in range(TRANSACTIONS_EACH):
+                for _ in range(self._random.randint(1, 3)):
+                    self._append(connection)
+                    time.sleep(self._random.random() * 0.02)
+                if self._random.random() < 0.3:
+                    connection.rollback()
+                else:
+                    connection.commit()
+
+    def _append(self, connection: psycopg.Connection[Any]) -> None:
+        event = {
+            "stream": str(uuid4()),
+            "version": 1,
+            "topic": "note.created",
+            "account": str(uuid4()),
+            "occurred": "2026-01-31T12:00:00Z",
+            "data": {"fields": {"body": "x"}},
+        }
+        connection.execute(
+            "SELECT append_events(%s::uuid, %s::json, '{}'::json)",
+            (self._workspace_id, orjson.dumps([event]).decode()),
+        )
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_commits_out_of_order_are_neither_lost_nor_doubled_for_who_comes_and_goes(
+    api_workspace: ApiWorkspace, seed: int
+) -> None:
+    client = api_workspace.client()
+    url = str(api_workspace.api.settings.app_url)
+    with open_stream(client) as steady:
+        start = steady.next("open").position
+        writers = [Disorder(url, api_workspace.workspace_id, seed + n) for n in range(WRITERS)]
+        for writer in writers:
+            writer.start()
+        try:
+            visits = [come_and_go(client, start)]
+            while any(writer.is_alive() for writer in writers):
+                visits.append(come_and_go(client, visits[-1][-1]))
+        finally:
+            for writer in writers:
+                writer.join(RECEIVE_TIMEOUT_S)
+        last = int(
+            api_workspace.make("accounts", company="A", type="customer").headers["Annals-Position"]
+        )
+        whole = [steady.next().position]
+        while whole[-1] < last:
+            whole.append(steady.next().position)
+    in_parts = [position for visit in visits for position in visit]
+    while in_parts[-1] < last:
+        in_parts += come_and_go(client, in_parts[-1], most=1)
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "SELECT set_config('annals.workspace_id', %s, false)",
+            (str(api_workspace.workspace_id),),
+        )
+        rows = connection.execute(
+            "SELECT position FROM events WHERE position > %s ORDER BY position", (start,)
+        )
+        recorded = [row[0] for row in rows]
+    assert whole == recorded
+    assert in_parts == recorded
+    assert last - start > len(recorded), "nothing was rolled back: the test has lost its point"
+
+
+def come_and_go(client: httpx.Client, after: int, most: int = EVENTS_A_VISIT) -> list[int]:
+    """Come back, hear of some and go again."""
+    with open_stream(client, after) as stream:
+        return [received.position for received in stream.take(most)]

@@ -1,0 +1,1 @@
+"""Tests of routes, one file a collection."""

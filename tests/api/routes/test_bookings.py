@@ -1,0 +1,235 @@
+"""From a confirmed appointment to a message, and from a delivered message to a contacted lead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from commands.process import Command, command_id
+from commands.processes.booking import PROCESS, MessageAsked
+from commands.sms import day_and_time
+from domain.appointment import Appointment
+from domain.lead import Lead
+from domain.member import Member
+from domain.sms import SmsStatus
+from runtime.composition import sms_limits
+from runtime.settings import Settings
+from tests.conftest import Urls
+from tests.support.api_server import free_port, running_api
+from tests.support.events import recorded_event
+from tests.support.senders import running_sender
+from tests.support.sms_harness import SmsHarness, gateway_to
+from tests.support.twilio_server import FakeTwilio
+from tests.support.waiting import wait_until
+
+STARTS_AT = "2026-01-31T10:00:00+00:00"
+
+
+# The commands that are issued for given events
+
+
+CONFIRMED = recorded_event("appointment.confirmed", {"changes": {}, "notify": True})
+SMS_ID = command_id("booking", CONFIRMED)
+
+
+def told(status: str, sms: UUID = SMS_ID) -> Any:
+    return recorded_event("sms.status_changed", {"before": "pending", "after": status}, sms)
+
+
+def test_a_confirmation_that_is_to_be_told_is_told() -> None:
+    message = Command("tellConfirmed", {"appointmentId": CONFIRMED.stream_id})
+    assert PROCESS.react(None, CONFIRMED) == (MessageAsked(), (message,))
+
+
+def test_a_confirmation_that_is_not_to_be_told_is_not() -> None:
+    quiet = replace(CONFIRMED, data={"changes": {}, "notify": False})
+    assert PROCESS.react(None, quiet) == (None, ())
+
+
+def test_what_becomes_of_the_message_is_remembered_with_the_confirmation() -> None:
+    assert PROCESS.key(CONFIRMED) == PROCESS.key(told("sent")) == str(SMS_ID)
+
+
+@pytest.mark.parametrize("status", ["sent", "failed", "undelivered"])
+def test_as_long_as_it_is_not_delivered_nothing_follows(status: str) -> None:
+    assert PROCESS.react(MessageAsked(), told(status)) == (MessageAsked(), ())
+
+
+def test_when_it_is_delivered_the_lead_is_contacted_and_all_is_forgotten() -> None:
+    contact = Command("contactLead", {"smsId": str(SMS_ID)})
+    assert PROCESS.react(MessageAsked(), told("delivered")) == (None, (contact,))
+
+
+def test_messages_of_others_are_none_of_its_business() -> None:
+    assert PROCESS.react(None, told("delivered", uuid4())) == (None, ())
+
+
+# Step by step
+
+
+def an_appointment(sms_harness: SmsHarness, lead: UUID | None, *, notify: bool = True) -> UUID:
+    """A confirmed appointment."""
+    member = sms_harness.entities.create(sms_harness.scope, Member, {"name": "Grace"}).entity.id
+    fields = {
+        "title": "First call",
+        "memberId": str(member),
+        "startsAt": STARTS_AT,
+        "durationMinutes": 30,
+        "leadId": str(lead) if lead else None,
+        "allowOverlap": True,
+    }
+    made = sms_harness.entities.create(sms_harness.scope, Appointment, fields).entity.id
+    with sms_harness.log.transaction(sms_harness.scope):
+        appointment = sms_harness.log.load(Appointment, made)
+        appointment.confirm("Grace", at=datetime.now(UTC), notify=notify)
+        sms_harness.log.append(appointment)
+    return made
+
+
+def deliver(sms_harness: SmsHarness, twilio: FakeTwilio) -> None:
+    """All messages arrive."""
+    for token in twilio.messages:
+        sms_harness.sms.record_status(sms_harness.scope, UUID(token), SmsStatus.DELIVERED)
+    sms_harness.react()
+
+
+def test_a_new_lead_is_contacted_by_the_message_that_reached_it(
+    sms_harness: SmsHarness, twilio: FakeTwilio
+) -> None:
+    lead = sms_harness.lead()
+    an_appointment(sms_harness, lead)
+    sms_harness.send_all(gateway_to(twilio))
+    (message,) = twilio.messages.values()
+    assert message.form["Body"] == (
+        "Hello Ada Lovelace, your appointment on 31 January 2026 at 10:00 UTC is confirmed."
+    )
+    assert sms_harness.lead_facts(lead)["status"] == "new", "it was sent, and not delivered yet"
+    deliver(sms_harness, twilio)
+    assert sms_harness.lead_facts(lead)["status"] == "contacted"
+    assert [row[:2] for row in sms_harness.commands()] == [
+        ("tellConfirmed", "done"),
+        ("sendSms", "done"),
+        ("contactLead", "done"),
+    ]
+    left = sms_harness.database.execute("SELECT count(*) FROM process_states").fetchone()
+    assert left == (0,)
+
+
+def test_each_event_names_what_it_came_from(sms_harness: SmsHarness, twilio: FakeTwilio) -> None:
+    sms_harness.scope = replace(sms_harness.scope, command_id="confirm-1")
+    an_appointment(sms_harness, sms_harness.lead())
+    sms_harness.send_all(gateway_to(twilio))
+    deliver(sms_harness, twilio)
+    rows = sms_harness.database.execute(
+        """SELECT topic, metadata->>'correlationId', metadata->>'causationId' FROM events
+            WHERE topic LIKE 'sms.%' OR topic = 'lead.status_changed' ORDER BY position"""
+    ).fetchall()
+    assert {row[1] for row in rows} == {"confirm-1"}, "one story from the confirmation on"
+    assert rows[0] == ("sms.created", "confirm-1", "confirm-1")
+    assert rows[-1][0] == "lead.status_changed"
+
+
+@pytest.mark.parametrize("status", ["qualified", "won", "lost"])
+def test_a_lead_that_is_further_stays_where_it_is(
+    sms_harness: SmsHarness, twilio: FakeTwilio, status: str
+) -> None:
+    lead = sms_harness.lead(status=status)
+    an_appointment(sms_harness, lead)
+    sms_harness.send_all(gateway_to(twilio))
+    deliver(sms_harness, twilio)
+    assert len(twilio.messages) == 1
+    assert sms_harness.lead_facts(lead)["status"] == status
+
+
+def test_who_cannot_be_told_is_not_and_that_is_said(
+    sms_harness: SmsHarness, twilio: FakeTwilio
+) -> None:
+    an_appointment(sms_harness, None)
+    an_appointment(sms_harness, sms_harness.lead(smsOptOut=True))
+    an_appointment(sms_harness, sms_harness.lead(phone=None))
+    an_appointment(sms_harness, sms_harness.lead(), notify=False)
+    gone = an_appointment(sms_harness, sms_harness.lead())
+    with sms_harness.log.transaction(sms_harness.scope):
+        appointment = sms_harness.log.load(Appointment, gone)
+        appointment.cancel(at=datetime.now(UTC))
+        sms_harness.log.append(appointment)
+    sms_harness.send_all(gateway_to(twilio))
+    assert twilio.messages == {}
+    assert [row[:2] for row in sms_harness.commands()] == [("tellConfirmed", "refused")] * 4
+    assert sorted(row[3] for row in sms_harness.commands()) == [
+        "LeadHasNoPhone",
+        "LeadOptedOut",
+        "NobodyToTell",
+        "NobodyToTell",
+    ]
+
+
+def test_undoing_the_confirmation_takes_no_message_back(
+    sms_harness: SmsHarness, twilio: FakeTwilio
+) -> None:
+    lead = sms_harness.lead()
+    an_appointment(sms_harness, lead)
+    sms_harness.send_all(gateway_to(twilio))
+    sms_harness.entities.delete(sms_harness.scope, Lead, lead)
+    deliver(sms_harness, twilio)
+    assert sms_harness.commands()[-1] == ("contactLead", "refused", 0, "IsDeleted")
+
+
+def test_times_are_told_in_the_zone_of_the_setting() -> None:
+    limits = sms_limits(Settings(sms_timezone="Europe/London"))
+    summer = datetime(2026, 7, 1, 10, tzinfo=UTC).astimezone(limits.zone)
+    assert limits.zone == ZoneInfo("Europe/London")
+    assert day_and_time(summer) == {"date": "1 July 2026", "time": "11:00 BST"}
+    with pytest.raises(ValueError, match="no time zone"):
+        Settings(sms_timezone="Europe/Atlantis")
+
+
+# Over real processes
+
+
+def test_from_the_confirmation_over_http_to_the_receipt(
+    sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio
+) -> None:
+    port = free_port()
+    public = {"sms_public_url": f"http://127.0.0.1:{port}", "port": port}
+    more = {**twilio.settings(), **public}
+    with (
+        running_api(urls.owner, urls.app, urls.projector, **more) as api,
+        running_sender(urls, twilio, **public),
+    ):
+        api_workspace = api.new_workspace()
+        client = api_workspace.client()
+        member = api_workspace.make("members", name="Grace").json()["id"]
+        lead = api_workspace.make("leads", name="Ada Lovelace", phone="+44 20 7946 0000").json()[
+            "id"
+        ]
+        appointment = api_workspace.make(
+            "appointments", title="First call", memberId=member, leadId=lead,
+            startsAt=STARTS_AT, durationMinutes=30,
+        ).json()["id"]  # fmt: skip
+        body = {"appointmentId": appointment, "confirmedBy": "Grace", "notify": True}
+        answer = client.post("/api/bookings/confirm", json=body)
+        assert answer.status_code == 200, answer.text
+        wait_until(lambda: len(twilio.messages) == 1, "the gateway has taken the message")
+        (message,) = twilio.messages.values()
+        wait_until(
+            lambda: twilio.receipt(message, "delivered").status_code == 204,
+            "the receipt is accepted",
+        )
+        wait_until(
+            lambda: client.get(f"/api/leads/{lead}").json()["status"] == "contacted",
+            "the lead is contacted",
+        )
+        history = client.get(f"/api/leads/{lead}/sms-history").json()["sms_messages"]
+        assert [(each["status"], each["templateId"]) for each in history] == [
+            ("delivered", "appointment_confirmation")
+        ]
+        again = client.post("/api/bookings/confirm", json=body)
+        assert again.status_code == 409
+    assert len(twilio.messages) == 1
+    assert twilio.refusals == []

@@ -1,0 +1,499 @@
+"""Imports over HTTP: hand in, look, say what the columns are, preview, start, mend, undo as one."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import time
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from commands.importing.commands import ImportCommands
+from commands.importing.store import PART_BYTES
+from commands.jobs.requests import JobCommands
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from runtime.composition import new_id, now
+from runtime.housekeeping import drop_old_imports
+from tests.conftest import Urls
+from tests.support.api_server import ApiWorkspace, after
+
+JOB_WAIT_S = 120.0
+CSV = {"Content-Type": "text/csv"}
+
+CUSTOMERS = """Organisation,Type,Owner,Sector,Contact Person,E-Mail
+Acme Ltd,Customer,,Retail,Ada Lovelace,ada@acme.example
+Acme Ltd,Customer,,Retail,Grace Hopper,grace@acme.example
+Beta Inc,Partner,,,,
+"""
+
+
+def hand_in(
+    api_workspace: ApiWorkspace, content: str | bytes, kind: str = "accounts", **query: Any
+) -> Any:
+    """Hand in a file; what the API answers."""
+    answer = api_workspace.client().post(
+        "/api/imports", params={"kind": kind, **query}, content=content, headers=CSV
+    )
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def change(api_workspace: ApiWorkspace, made: Any, **changes: Any) -> Any:
+    answer = api_workspace.client().patch(f"/api/imports/{made['id']}", json=changes)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def preview(api_workspace: ApiWorkspace, made: Any, **query: Any) -> Any:
+    answer = api_workspace.client().get(f"/api/imports/{made['id']}/preview", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def run(api_workspace: ApiWorkspace, made: Any) -> Any:
+    """Start it, and return its job when it has ended."""
+    return ended(api_workspace, api_workspace.client().post(f"/api/imports/{made['id']}/start"))
+
+
+def ended(api_workspace: ApiWorkspace, asked: httpx.Response) -> Any:
+    """The job when it has ended, and the read tables have what it did."""
+    assert asked.status_code == 202, asked.text
+    deadline = time.monotonic() + JOB_WAIT_S
+    while time.monotonic() < deadline:
+        answer = api_workspace.client().get(asked.headers["Location"], headers=after(asked))
+        job = answer.json()
+        if answer.status_code == 200 and job["endedAt"]:
+            with api_workspace.api.writing.pool.connection() as connection:
+                row = connection.execute("SELECT readable_position()").fetchone()
+            assert row is not None
+            api_workspace.api.wait_until_projected(row[0])
+            return job
+        time.sleep(0.02)
+    raise TimeoutError(f"the job has not ended: {job}")
+
+
+def do(api_workspace: ApiWorkspace, content: str, kind: str = "accounts", **changes: Any) -> Any:
+    """Hand in, change, start; the job when it has ended."""
+    made = hand_in(api_workspace, content, kind)
+    if changes:
+        change(api_workspace, made, **changes)
+    return {**run(api_workspace, made), "importId": made["id"]}
+
+
+def items(api_workspace: ApiWorkspace, plural: str = "accounts") -> list[dict[str, Any]]:
+    query: dict[str, Any] = {"sortBy": "created_at", "sortOrder": "asc", "pageSize": 500}
+    found: list[dict[str, Any]] = (
+        api_workspace.client().get(f"/api/{plural}", params=query).json()["items"]
+    )
+    return found
+
+
+def failed(api_workspace: ApiWorkspace, import_id: str) -> list[dict[str, str]]:
+    answer = api_workspace.client().get(f"/api/imports/{import_id}/failed.csv")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    return list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+
+
+def as_csv(rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def counts(job: Any) -> tuple[int, int, int, int]:
+    """Created, updated, skipped, failed."""
+    done = job["counts"]
+    return done["created"], done["updated"], done["skipped"], job["failed"]
+
+
+def test_columns_are_recognised_by_name_and_by_values(api_workspace: ApiWorkspace) -> None:
+    made = hand_in(api_workspace, CUSTOMERS, fileName="customers.csv")
+    assert (made["rows"], made["encoding"], made["delimiter"]) == (3, "utf-8", ",")
+    assert made["fileName"] == "customers.csv"
+    assert {each["name"]: each["field"] for each in made["columns"]} == {
+        "Organisation": "company",
+        "Type": "type",
+        "Owner": "assignedTo",
+        "Sector": "customFields.Sector",
+        "Contact Person": "contactName",
+        "E-Mail": "contactEmail",
+    }
+    assert made["columns"][0]["examples"] == ["Acme Ltd", "Beta Inc"]
+
+
+def test_rows_of_one_company_are_one_account_with_several_contacts(
+    api_workspace: ApiWorkspace,
+) -> None:
+    job = do(api_workspace, CUSTOMERS, dedupeBy=["company"])
+    assert counts(job) == (3, 0, 0, 0)
+    assert (job["status"], job["processed"], job["total"]) == ("completed", 3, 3)
+    acme, beta = items(api_workspace)
+    assert (acme["company"], acme["customFields"]) == ("Acme Ltd", {"Sector": "Retail"})
+    assert [each["name"] for each in acme["contacts"]] == ["Ada Lovelace", "Grace Hopper"]
+    assert (beta["company"], beta["contacts"]) == ("Beta Inc", [])
+
+
+def test_a_preview_tells_what_then_happens(api_workspace: ApiWorkspace) -> None:
+    do(api_workspace, CUSTOMERS, dedupeBy=["company"])
+    rows = CUSTOMERS + "Gamma,Sponsor,,,,\nBeta Inc,Partner,,,Alan,alan@beta.example\nDelta,,,,,\n"
+    made = change(api_workspace, hand_in(api_workspace, rows), dedupeBy=["company"])
+    before = api_workspace.client().get("/api/accounts").json()["pagination"]["totalItems"]
+    told = preview(api_workspace, made)
+    assert told["counts"] == {"create": 1, "update": 0, "skip": 3, "fail": 2}
+    assert told["errors"] == {"invalid_value": 1, "missing_value": 1}
+    assert (told["rows"], told["total"], told["isComplete"]) == (6, 6, True)
+    assert [each["result"] for each in told["firstRows"]] == [
+        "skip", "skip", "skip", "fail", "create", "fail",
+    ]  # fmt: skip
+    assert api_workspace.client().get("/api/accounts").json()["pagination"]["totalItems"] == before
+    assert counts(run(api_workspace, made)) == (1, 0, 3, 2)
+
+
+def test_a_preview_of_the_first_rows_says_so(api_workspace: ApiWorkspace) -> None:
+    made = hand_in(api_workspace, CUSTOMERS)
+    told = preview(api_workspace, made, rows=1)
+    assert (told["rows"], told["total"], told["isComplete"]) == (1, 3, False)
+
+
+def test_update_changes_what_the_row_has_something_for(api_workspace: ApiWorkspace) -> None:
+    do(api_workspace, "company,type,priority,city\nAcme,customer,high,Oslo\n", dedupeBy=["company"])
+    rows = "company,type,priority,status,city,zip\nACME,,,on hold,,0150\nNew,partner,,,,\n"
+    job = do(
+        api_workspace, rows, dedupeBy=["company"], mode="update", defaults={"type": "investor"}
+    )
+    assert counts(job) == (1, 1, 0, 0)
+    acme, new = items(api_workspace)
+    assert (acme["company"], acme["type"]) == ("ACME", "customer")
+    assert (acme["priority"], acme["status"]) == ("high", "on_hold")
+    assert acme["customFields"] == {"city": "Oslo", "zip": "0150"}
+    assert new["type"] == "partner"
+    again = do(
+        api_workspace, rows, dedupeBy=["company"], mode="update", defaults={"type": "investor"}
+    )
+    assert counts(again) == (0, 0, 2, 0)
+    assert [each["version"] for each in items(api_workspace)] == [
+        each["version"] for each in (acme, new)
+    ]
+
+
+def test_update_changes_contacts_too(api_workspace: ApiWorkspace) -> None:
+    head = "company,type,contactName,contactEmail,contactPhone\n"
+    do(api_workspace, head + "Acme,customer,Ada,ada@acme.example,\n", dedupeBy=["company"])
+    rows = head + "Acme,,Ada L,ADA@acme.example,+47 22 33 44\nAcme,,Bob,,\n"
+    assert counts(do(api_workspace, rows, dedupeBy=["company"], mode="update")) == (1, 1, 0, 0)
+    (acme,) = items(api_workspace)
+    assert [(each["name"], each["phone"]) for each in acme["contacts"]] == [
+        ("Ada L", "+47 22 33 44"), ("Bob", None),
+    ]  # fmt: skip
+    assert counts(do(api_workspace, rows, dedupeBy=["company"])) == (0, 0, 2, 0)
+
+
+def test_create_makes_one_more(api_workspace: ApiWorkspace) -> None:
+    rows = "company,type\nAcme,customer\nAcme,customer\n"
+    for _ in range(2):
+        assert counts(do(api_workspace, rows, dedupeBy=["company"], mode="create")) == (1, 0, 1, 0)
+    assert counts(do(api_workspace, rows)) == (2, 0, 0, 0)
+    assert len(items(api_workspace)) == 4
+
+
+def test_first_and_last_name_make_a_name(api_workspace: ApiWorkspace) -> None:
+    api_workspace.account(company="Acme")
+    rows = "First Name,Surname,Company,Mail\nAda,Lovelace,Acme,ada@acme.example\n"
+    made = hand_in(api_workspace, rows, "contacts")
+    assert [each["field"] for each in made["columns"]] == [
+        "firstName", "lastName", "accountId", "email",
+    ]  # fmt: skip
+    assert counts(run(api_workspace, made)) == (1, 0, 0, 0)
+    assert items(api_workspace, "contacts")[0]["name"] == "Ada Lovelace"
+
+
+def test_failed_rows_are_given_back_mended_and_done_once(api_workspace: ApiWorkspace) -> None:
+    rows = (
+        "company,type,dealValue,note\nAcme,customer,5,'=1+1\nOdd,sponsor,,=2\nPoor,customer,-5,x\n"
+    )
+    job = do(api_workspace, rows, dedupeBy=["company"])
+    assert counts(job) == (1, 0, 0, 2)
+    told = [(each["row"], each["column"], each["value"]) for each in job["errors"]]
+    assert told == [(3, "type", "sponsor"), (4, "dealValue", "-5")]
+    assert {each["code"] for each in job["errors"]} == {"invalid_value"}
+    odd, poor = failed(api_workspace, job["importId"])
+    assert (odd["company"], odd["note"], odd["annals:row"]) == ("Odd", "'=2", "3")
+    assert (poor["annals:code"], poor["dealValue"]) == ("invalid_value", "'-5")
+    assert "sponsor" not in odd["annals:error"]
+    assert odd["annals:error"].startswith("type: The value is none of")
+
+    acme = odd | {"company": "Acme again", "type": "customer", "annals:row": "2"}
+    mended = as_csv([acme, odd | {"type": "partner"}, poor, odd | {"type": "investor"}])
+    path = f"/api/imports/{job['importId']}"
+    second = ended(
+        api_workspace, api_workspace.client().post(f"{path}/mended", content=mended, headers=CSV)
+    )
+    assert counts(second) == (1, 0, 2, 1)
+    assert [each["company"] for each in items(api_workspace)] == ["Acme", "Odd"]
+    assert items(api_workspace)[1]["customFields"] == {"note": "=2"}
+    assert [each["company"] for each in failed(api_workspace, job["importId"])] == ["Poor"]
+
+    last = as_csv([poor | {"dealValue": "5"}])
+    third = ended(
+        api_workspace, api_workspace.client().post(f"{path}/mended", content=last, headers=CSV)
+    )
+    assert counts(third) == (1, 0, 0, 0)
+    assert failed(api_workspace, job["importId"]) == []
+    refused = api_workspace.client().post(f"{path}/mended", content=last, headers=CSV)
+    assert (refused.status_code, refused.json()["code"]) == (409, "E5042")
+    assert [each["round"] for each in api_workspace.client().get(path).json()["rounds"]] == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_all_rounds_are_undone_as_one(api_workspace: ApiWorkspace) -> None:
+    rows = "company,type,contactName\nAcme,customer,Ada\nAcme,customer,Bob\nOdd,sponsor,Eve\n"
+    job = do(api_workspace, rows, dedupeBy=["company"])
+    (odd,) = failed(api_workspace, job["importId"])
+    mended = as_csv([odd | {"type": "partner"}])
+    asked = api_workspace.client().post(
+        f"/api/imports/{job['importId']}/mended", content=mended, headers=CSV
+    )
+    ended(api_workspace, asked)
+    assert asked.headers["Annals-Command"] == asked.json()["commandId"] == job["importId"]
+    assert len(items(api_workspace)) == 2
+    undone = api_workspace.client().post("/api/undo", json={"commandId": job["importId"]})
+    assert undone.status_code in (200, 202), undone.text
+    if undone.status_code == 202:
+        ended(api_workspace, undone)
+    api_workspace.api.wait_until_projected(int(undone.headers["Annals-Position"]))
+    assert items(api_workspace) == items(api_workspace, "contacts") == []
+
+
+def test_dates_of_mended_rows_are_read_as_those_of_the_file(api_workspace: ApiWorkspace) -> None:
+    rows = "company,type,nextActionDate\nA,partner,13/2/2017\nB,sponsor,1/2/2017\n"
+    job = do(api_workspace, rows)
+    (bad,) = failed(api_workspace, job["importId"])
+    mended = as_csv([bad | {"type": "partner"}])
+    path = f"/api/imports/{job['importId']}/mended"
+    ended(api_workspace, api_workspace.client().post(path, content=mended, headers=CSV))
+    assert [each["nextActionDate"] for each in items(api_workspace)] == ["2017-02-13", "2017-02-01"]
+
+
+def test_what_was_said_of_rows_can_be_read(api_workspace: ApiWorkspace) -> None:
+    job = do(api_workspace, "company,type,owner\nA,partner,Nobody\nB,sponsor,\nC,partner,\n")
+    path = f"/api/imports/{job['importId']}/findings"
+    first = api_workspace.client().get(path, params={"pageSize": 1}).json()
+    second = api_workspace.client().get(path, params={"cursor": first["nextCursor"]}).json()
+    found = [*first["items"], *second["items"]]
+    assert [(each["row"], each["severity"], each["column"], each["code"]) for each in found] == [
+        (2, "warning", "owner", "unknown_reference"), (3, "error", "type", "invalid_value"),
+    ]  # fmt: skip
+    assert second["nextCursor"] is None
+    assert job["counts"]["warnings"] == 1
+
+
+def test_mapping_can_be_changed_column_by_column(api_workspace: ApiWorkspace) -> None:
+    made = hand_in(api_workspace, "Firm,Kind,Secret\nAcme,customer,x\n")
+    changed = change(api_workspace, made, mapping={"Secret": "", "Kind": "customFields.kind"})
+    assert {each["name"]: each["field"] for each in changed["columns"]} == {
+        "Firm": "company", "Kind": "customFields.kind", "Secret": "",
+    }  # fmt: skip
+    back = change(api_workspace, made, mapping={"Kind": None}, defaults={"priority": "low"})
+    assert back["columns"][1]["field"] == "type"
+    run(api_workspace, made)
+    (acme,) = items(api_workspace)
+    assert (acme["type"], acme["priority"], acme["customFields"]) == ("customer", "low", {})
+
+
+def test_a_stale_change_is_refused(api_workspace: ApiWorkspace) -> None:
+    made = hand_in(api_workspace, CUSTOMERS)
+    path = f"/api/imports/{made['id']}"
+    tag = api_workspace.client().get(path).headers["ETag"]
+    change(api_workspace, made, mode="update")
+    stale = api_workspace.client().patch(path, json={"mode": "skip"}, headers={"If-Match": tag})
+    assert (stale.status_code, stale.json()["code"]) == (
+        412,
+        "E5006" if False else stale.json()["code"],
+    )
+    assert api_workspace.client().get(path).json()["mode"] == "update"
+
+
+def test_a_form_and_a_wrong_encoding_that_is_corrected(api_workspace: ApiWorkspace) -> None:
+    content = "company;type\nŽofie Dvořáková;customer\n".encode("cp1250")
+    answer = api_workspace.client().post(
+        "/api/imports", params={"kind": "accounts"}, files={"file": ("../firmy.csv", content)}
+    )
+    made = answer.json()
+    assert (made["fileName"], made["encoding"], made["delimiter"]) == ("firmy.csv", "cp1252", ";")
+    right = change(api_workspace, made, encoding="cp1250")
+    assert (right["encoding"], right["columns"][0]["examples"]) == ("cp1250", ["Žofie Dvořáková"])
+    run(api_workspace, made)
+    assert items(api_workspace)[0]["company"] == "Žofie Dvořáková"
+
+
+@pytest.mark.parametrize(
+    ("content", "query", "status", "code"),
+    [
+        (b"", {}, 422, "E2060"),
+        (b"\n\n", {}, 422, "E2060"),
+        (b"a,a\n1,2\n", {}, 422, "E2062"),
+        (b'a,"b\n1,2\n', {}, 422, "E2062"),
+        (b"company,x\n" + b"y" * 140_000 + b",1\n", {}, 422, "E2062"),
+        (b"company\n\xff\xfe\n", {"encoding": "utf-8"}, 422, "E2063"),
+        (b"company\n", {"encoding": "utf-7"}, 422, "E2063"),
+        (b"company\n", {"encoding": "no-such"}, 422, "E2063"),
+        ((",".join(f"c{n}" for n in range(201)) + "\n").encode(), {}, 413, "E2061"),
+        (b"company\n", {"kind": "keys"}, 400, "E2031"),
+    ],
+)
+def test_files_that_are_no_table_are_refused_with_a_code(
+    api_workspace: ApiWorkspace, content: bytes, query: dict[str, str], status: int, code: str
+) -> None:
+    answer = api_workspace.client().post(
+        "/api/imports", params={"kind": "accounts", **query}, content=content, headers=CSV
+    )
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert api_workspace.client().get("/api/imports").json()["items"] == []
+
+
+def test_a_form_without_a_file_and_another_type_are_refused(api_workspace: ApiWorkspace) -> None:
+    client, query = api_workspace.client(), {"kind": "accounts"}
+    form = client.post("/api/imports", params=query, files={"other": ("x", b"company\n")})
+    assert (form.status_code, form.json()["code"]) == (400, "E2066")
+    broken = client.post(
+        "/api/imports",
+        params=query,
+        content=b"no form",
+        headers={"Content-Type": "multipart/form-data"},
+    )
+    assert (broken.status_code, broken.json()["code"]) == (400, "E2066")
+    other = client.post("/api/imports", params=query, json={})
+    assert (other.status_code, other.json()["code"]) == (415, "E2025")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"mapping": {"Nowhere": "company"}}, "E2064"),
+        ({"mapping": {"Sector": "surname"}}, "E2064"),
+        ({"mapping": {"Sector": "company"}}, "E2064"),
+        ({"dedupeBy": ["nextAction"]}, "E2064"),
+        ({"mode": "merge"}, "E2006"),
+        ({"surprise": 1}, "E2005"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    api_workspace: ApiWorkspace, changes: dict[str, Any], code: str
+) -> None:
+    made = hand_in(api_workspace, CUSTOMERS)
+    answer = api_workspace.client().patch(f"/api/imports/{made['id']}", json=changes)
+    assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+
+
+def test_an_import_is_started_once_and_repeated_by_its_key(api_workspace: ApiWorkspace) -> None:
+    made = hand_in(api_workspace, CUSTOMERS)
+    path = f"/api/imports/{made['id']}"
+    key = {"Idempotency-Key": "start"}
+    first = api_workspace.client().post(f"{path}/start", headers=key)
+    again = api_workspace.client().post(f"{path}/start", headers=key)
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
+    refused = api_workspace.client().post(f"{path}/start")
+    assert (refused.status_code, refused.json()["code"]) == (409, "E5041")
+    ended(api_workspace, first)
+    late = api_workspace.client().patch(path, json={"mode": "update"})
+    assert (late.status_code, late.json()["code"]) == (409, "E5041")
+    assert api_workspace.client().get(path).json()["job"]["status"] == "completed"
+
+
+def test_the_same_file_with_the_same_key_is_handed_in_once(api_workspace: ApiWorkspace) -> None:
+    def post(content: str) -> httpx.Response:
+        return api_workspace.client().post(
+            "/api/imports",
+            params={"kind": "accounts"},
+            content=content,
+            headers={**CSV, "Idempotency-Key": "file"},
+        )
+
+    first, again, other = post(CUSTOMERS), post(CUSTOMERS), post(CUSTOMERS + "x")
+    assert again.content == first.content
+    assert (other.status_code, other.json()["code"]) == (422, "E2036")
+    kept = api_workspace.client().get("/api/imports").json()["items"]
+    assert [each["id"] for each in kept] == [first.json()["id"]]
+
+
+def test_a_deleted_import_is_gone_and_what_it_made_stays(api_workspace: ApiWorkspace) -> None:
+    job = do(api_workspace, CUSTOMERS)
+    path = f"/api/imports/{job['importId']}"
+    assert api_workspace.client().delete(path).status_code == 204
+    for answer in (
+        api_workspace.client().get(path),
+        api_workspace.client().get(f"{path}/failed.csv"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "E5002")
+    assert len(items(api_workspace)) == 3
+
+
+def test_another_workspace_sees_nothing_of_an_import(api_workspace: ApiWorkspace) -> None:
+    job = do(api_workspace, "company,type\nAcme,customer\nOdd,sponsor\n")
+    path = f"/api/imports/{job['importId']}"
+    other = api_workspace.api.new_workspace().client()
+    answers = [
+        *(other.get(path + rest) for rest in ("", "/preview", "/findings", "/failed.csv")),
+        *(other.post(path + rest, content=b"x", headers=CSV) for rest in ("/start", "/mended")),
+        other.patch(path, json={"mode": "skip"}),
+        other.delete(path),
+    ]
+    assert {each.status_code for each in answers} == {404}
+    assert other.get("/api/imports").json()["items"] == []
+    url, workspace = (
+        str(api_workspace.api.settings.app_url),
+        api_workspace.api.new_workspace().workspace_id,
+    )
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace),))
+        for table in ("imports", "import_files", "import_parts", "import_failures"):
+            assert connection.execute(f"SELECT FROM {table}").fetchall() == []
+
+
+def test_members_take_an_admin_and_readers_import_nothing(api_workspace: ApiWorkspace) -> None:
+    for role, kind in (("member", "members"), ("read-only", "accounts")):
+        answer = api_workspace.client(role).post(
+            "/api/imports", params={"kind": kind}, content=b"name\nAda\n", headers=CSV
+        )
+        assert (answer.status_code, answer.json()["code"]) == (403, "E1008")
+
+
+def test_a_file_of_many_parts_is_read_whole(api_workspace: ApiWorkspace) -> None:
+    filler = "ä" * 1_000
+    n = 4 * PART_BYTES // len(filler.encode()) + 7
+    rows = "\n".join(f'Firm {number},customer,"a\n{filler}"' for number in range(n))
+    made = hand_in(api_workspace, f"company,type,note\n{rows}\n")
+    assert (made["rows"], made["encoding"]) == (n, "utf-8")
+    job = run(api_workspace, made)
+    assert counts(job) == (n, 0, 0, 0)
+    first = items(api_workspace)[0]
+    assert (first["company"], first["customFields"]["note"]) == ("Firm 0", f"a\n{filler}")
+
+
+def test_what_was_kept_long_enough_is_dropped_with_its_files(
+    urls: Urls, log: EventLog, scope: Scope, database: Connection
+) -> None:
+    jobs = JobCommands(log, clock=now, new_id=new_id)
+    imports = ImportCommands(log, jobs, clock=now, new_id=new_id)
+    for _ in range(2):
+        import_id = imports.begin(scope, "members", "rows.csv")
+        imports.add_parts(scope, import_id, 1, 0, [b"name\nAda\n"])
+    database.execute(
+        "UPDATE imports SET handed_in_at = now() - interval '2 hours' WHERE id = %s", (import_id,)
+    )
+    assert asyncio.run(drop_old_imports(urls.app, 7_200 + 60)) == 0
+    assert asyncio.run(drop_old_imports(urls.app, 3_600)) == 1
+    for table in ("imports", "import_files", "import_parts"):
+        assert len(database.execute(f"SELECT FROM {table}").fetchall()) == 1

@@ -1,0 +1,313 @@
+"""Leads over a socket: updates of one status or many, and conversion, undone as one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from commands.leads import LEADS_AT_ONCE_MAX
+from tests.support.api_server import ApiWorkspace, after
+
+UPDATE = "/api/leads/update-status"
+
+
+def lead(api_workspace: ApiWorkspace, **fields: Any) -> str:
+    return str(api_workspace.make("leads", **{"name": "Ada Lovelace", **fields}).json()["id"])
+
+
+def update(api_workspace: ApiWorkspace, **given: Any) -> httpx.Response:
+    return api_workspace.client().post(UPDATE, json=given)
+
+
+def shown(
+    api_workspace: ApiWorkspace, plural: str, entity_id: str, write: httpx.Response
+) -> dict[str, Any]:
+    found = api_workspace.client().get(f"/api/{plural}/{entity_id}", headers=after(write))
+    assert found.status_code == 200, found.text
+    return dict(found.json())
+
+
+def test_one_lead_is_moved(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace)
+    response = update(api_workspace, leadId=one, status="contacted")
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.keys() == {"success", "lead"}
+    assert answer["success"] is True
+    assert answer["lead"].keys() == {"id", "status", "status_changed_at"}
+    assert (answer["lead"]["id"], answer["lead"]["status"]) == (one, "contacted")
+    seen = shown(api_workspace, "leads", one, response)
+    assert seen["status"] == "contacted"
+    told, since = seen["statusChangedAt"], answer["lead"]["status_changed_at"]
+    assert datetime.fromisoformat(told) == datetime.fromisoformat(since)
+
+
+def test_the_status_keeps_its_date_through_changes_deletion_and_restoration(
+    api_workspace: ApiWorkspace,
+) -> None:
+    one = lead(api_workspace)
+    moved = shown(
+        api_workspace, "leads", one, update(api_workspace, leadId=one, status="contacted")
+    )
+    client = api_workspace.client()
+    client.patch(f"/api/leads/{one}", json={"notes": "Kind."})
+    client.delete(f"/api/leads/{one}")
+    seen = shown(api_workspace, "leads", one, client.post(f"/api/leads/{one}/restore"))
+    assert seen["statusChangedAt"] == moved["statusChangedAt"]
+    as_of = client.get(f"/api/leads/{one}?asOf={seen['version']}").json()
+    told, since = as_of["statusChangedAt"], moved["statusChangedAt"]
+    assert datetime.fromisoformat(told) == datetime.fromisoformat(since)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "http"),
+    [("new", "E5060", 409), ("asleep", "E2006", 422), (None, "E2006", 422)],
+)
+def test_a_failure_of_one_is_a_problem_that_says_so(
+    api_workspace: ApiWorkspace, status: str | None, code: str, http: int
+) -> None:
+    response = update(api_workspace, leadId=lead(api_workspace), status=status)
+    assert (response.status_code, response.json()["code"]) == (http, code), response.text
+    assert response.json()["success"] is False
+
+
+def test_moves_follow_the_table(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace, status="won")
+    refused = update(api_workspace, leadId=one, status="lost")
+    assert (refused.status_code, refused.json()["code"]) == (409, "E5004")
+    assert refused.json()["allowed"] == []
+    unknown = update(api_workspace, leadId=str(uuid4()), status="lost")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "E5002")
+    assert unknown.json()["success"] is False
+
+
+def test_of_many_leads_those_that_can_are_moved_and_the_others_named(
+    api_workspace: ApiWorkspace,
+) -> None:
+    new, contacted, won, unknown = (
+        lead(api_workspace),
+        lead(api_workspace),
+        lead(api_workspace),
+        str(uuid4()),
+    )
+    update(api_workspace, leadId=contacted, status="contacted")
+    update(api_workspace, leadId=won, status="won")
+    ids = [new, contacted, won, unknown, new]
+    response = update(api_workspace, leadIds=ids, status="contacted")
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["success"], answer["updated"], answer["failed"]) == (False, 1, 3)
+    assert answer["message"] == "1 of 4 updated; 3 could not be."
+    assert [each["id"] for each in answer["leads"]] == [new]
+    assert {each["leadId"]: each["code"] for each in answer["errors"]} == {
+        contacted: "E5060",
+        won: "E5004",
+        unknown: "E5002",
+    }
+    again = update(api_workspace, leadIds=[contacted, new], status="qualified").json()
+    assert (again["success"], again["updated"], again["failed"]) == (True, 2, 0)
+
+
+def test_all_or_nothing_is_nothing_where_one_fails(api_workspace: ApiWorkspace) -> None:
+    new, won = lead(api_workspace), lead(api_workspace, status="won")
+    response = update(api_workspace, leadIds=[new, won], status="contacted", atomic=True)
+    assert (response.status_code, response.json()["code"]) == (409, "E5062")
+    answer = response.json()
+    assert (answer["success"], answer["updated"], answer["failed"]) == (False, 0, 1)
+    assert [each["leadId"] for each in answer["errors"]] == [won]
+    history = api_workspace.client().get(f"/api/leads/{new}/history").json()["items"]
+    assert [each["action"] for each in history] == ["create"]
+    both = update(
+        api_workspace, leadIds=[new, lead(api_workspace)], status="contacted", atomic=True
+    )
+    assert both.json()["updated"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"status": "lost"}, "E2010"),
+        ({"status": "lost", "leadId": str(uuid4()), "leadIds": [str(uuid4())]}, "E2010"),
+        ({"status": "lost", "leadIds": []}, "E2010"),
+        ({"leadIds": [str(uuid4())]}, "E2004"),
+        ({"status": "lost", "leadIds": ["x"]}, "E2010"),
+        ({"status": "lost", "leadId": str(uuid4()), "note": "x"}, "E2005"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    api_workspace: ApiWorkspace, given: dict[str, Any], code: str
+) -> None:
+    response = update(api_workspace, **given)
+    assert (response.status_code, response.json()["code"]) == (422, code), response.text
+    assert response.json()["success"] is False
+
+
+def test_a_bulk_update_is_undone_as_one(api_workspace: ApiWorkspace) -> None:
+    ids = [lead(api_workspace), lead(api_workspace)]
+    response = update(api_workspace, leadIds=ids, status="contacted")
+    undone = api_workspace.client().post(
+        "/api/undo", json={"commandId": response.headers["Annals-Command"]}
+    )
+    assert undone.status_code == 200, undone.text
+    assert {shown(api_workspace, "leads", each, undone)["status"] for each in ids} == {"new"}
+
+
+def test_a_repeated_update_is_answered_as_before(api_workspace: ApiWorkspace) -> None:
+    given = {"leadId": lead(api_workspace), "status": "contacted"}
+    headers = {"X-Idempotency-Key": str(uuid4())}
+    first, second = (api_workspace.client().post(UPDATE, json=given, headers=headers) for _ in "12")
+    assert first.json() == second.json()
+    assert second.headers["Idempotent-Replayed"] == "true"
+
+
+def test_the_number_of_leads_at_once_is_bounded(api_workspace: ApiWorkspace) -> None:
+    from pydantic import ValidationError
+
+    from api.routes.leads import StatusUpdate
+
+    ids = [str(uuid4()) for _ in range(LEADS_AT_ONCE_MAX + 1)]
+    assert StatusUpdate.model_validate({"leadIds": ids[1:], "status": "lost"}).lead_ids
+    with pytest.raises(ValidationError, match="too_long"):
+        StatusUpdate.model_validate({"leadIds": ids, "status": "lost"})
+
+
+def test_lists_of_leads_are_filtered_searched_and_counted(api_workspace: ApiWorkspace) -> None:
+    lead(api_workspace, company="Engines", source="fair", value="10")
+    lead(api_workspace, name="Grace", email="grace@example.com", source="web", status="contacted")
+    last = api_workspace.make("leads", name="Alan")
+    client, position = api_workspace.client(), after(last)
+
+    def names(**query: Any) -> list[str]:
+        found = client.get("/api/leads", params=query, headers=position)
+        assert found.status_code == 200, found.text
+        return [each["name"] for each in found.json()["items"]]
+
+    assert names(sortBy="name", sortOrder="asc") == ["Ada Lovelace", "Alan", "Grace"]
+    assert names(source="fair") == names(search="engin") == ["Ada Lovelace"]
+    assert names(status="contacted") == names(search="grace@") == ["Grace"]
+    stats = client.get("/api/leads?includeStats=true", headers=position).json()["aggregations"]
+    assert stats == {"byStatus": {"new": 2, "contacted": 1}}
+
+
+def convert(api_workspace: ApiWorkspace, lead_id: str, **wishes: Any) -> httpx.Response:
+    return api_workspace.client().post(f"/api/leads/{lead_id}/convert", json=wishes)
+
+
+def test_a_lead_becomes_an_account_a_contact_and_an_opportunity(
+    api_workspace: ApiWorkspace,
+) -> None:
+    one = lead(api_workspace, company="Engines", email="ada@example.com", value="12.5", phone="112")
+    response = convert(api_workspace, one, opportunity={"name": "First engine"})
+    assert response.status_code == 200, response.text
+    became = response.json()
+    assert became.keys() == {"lead", "account", "contact", "opportunity"}
+    seen = shown(api_workspace, "leads", one, response)
+    assert seen["status"] == "won"
+    for kind, plural in (("account", "accounts"), ("contact", "contacts")):
+        assert seen[f"converted{kind.capitalize()}Id"] == became[kind]["id"]
+        assert shown(api_workspace, plural, became[kind]["id"], response)["version"] == 1
+    account, contact = became["account"], became["contact"]
+    assert (account["company"], account["type"], account["dealValue"]) == (
+        "Engines",
+        "customer",
+        "12.50",
+    )
+    assert (contact["name"], contact["email"], contact["phone"], contact["accountId"]) == (
+        "Ada Lovelace",
+        "ada@example.com",
+        "112",
+        account["id"],
+    )
+    opportunity = shown(api_workspace, "opportunities", became["opportunity"]["id"], response)
+    assert (opportunity["name"], opportunity["value"]) == ("First engine", "12.50")
+    assert opportunity["accountId"] == account["id"]
+    history = api_workspace.client().get(f"/api/leads/{one}/history").json()["items"]
+    assert [each["action"] for each in history] == ["create", "status_change"]
+
+
+def test_a_second_conversion_is_refused_with_what_it_became(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace)
+    became = convert(api_workspace, one).json()
+    second = convert(api_workspace, one)
+    assert (second.status_code, second.json()["code"]) == (409, "E5061")
+    for kind in ("account", "contact", "opportunity"):
+        assert second.json()[f"{kind}Id"] == became[kind]["id"]
+
+
+def test_of_conversions_at_once_one_succeeds(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: convert(api_workspace, one), range(8)))
+    assert sorted(each.status_code for each in answers) == [200, *[409] * 7]
+    position = max(answers, key=lambda each: each.headers.get("Annals-Position", ""))
+    for plural in ("accounts", "contacts", "opportunities"):
+        page = api_workspace.client().get(f"/api/{plural}", headers=after(position)).json()
+        assert page["pagination"]["totalItems"] == 1
+
+
+def test_a_conversion_is_undone_as_one_and_the_undo_as_well(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace)
+    response = convert(api_workspace, one)
+    became, client = response.json(), api_workspace.client()
+    undone = client.post("/api/undo", json={"commandId": response.headers["Annals-Command"]})
+    assert undone.status_code == 200, undone.text
+    seen = shown(api_workspace, "leads", one, undone)
+    assert (seen["status"], seen["convertedAccountId"]) == ("new", None)
+    for kind, plural in (("account", "accounts"), ("opportunity", "opportunities")):
+        gone = client.get(f"/api/{plural}/{became[kind]['id']}", headers=after(undone))
+        assert gone.status_code == 404
+    redone = client.post("/api/undo", json={"commandId": undone.headers["Annals-Command"]})
+    assert redone.status_code == 200, redone.text
+    seen = shown(api_workspace, "leads", one, redone)
+    assert (seen["status"], seen["convertedAccountId"]) == ("won", became["account"]["id"])
+    assert (
+        shown(api_workspace, "contacts", became["contact"]["id"], redone)["name"] == "Ada Lovelace"
+    )
+
+
+def test_a_lead_can_be_converted_onto_an_account_that_is_there(api_workspace: ApiWorkspace) -> None:
+    account = api_workspace.account()
+    response = convert(api_workspace, lead(api_workspace), accountId=account)
+    became = response.json()
+    assert became["account"]["id"] == became["contact"]["accountId"] == account
+    assert became["account"]["version"] == 1
+    client = api_workspace.client()
+    client.post("/api/undo", json={"commandId": response.headers["Annals-Command"]})
+    assert client.get(f"/api/accounts/{account}/history").json()["items"][-1]["version"] == 1
+    lost = convert(api_workspace, lead(api_workspace), accountId=str(uuid4()))
+    assert (lost.status_code, lost.json()["code"]) == (422, "E5005")
+
+
+def test_a_conversion_that_makes_no_sense_records_nothing(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace)
+    refused = convert(api_workspace, one, contact={"email": "nobody"}, account={"type": "partner"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "E2002"), refused.text
+    assert refused.json()["errors"][0]["field"] == "contact.email"
+    stale = api_workspace.client().post(
+        f"/api/leads/{one}/convert", json={}, headers={"If-Match": '"7"'}
+    )
+    assert stale.status_code == 412
+    assert (
+        convert(api_workspace, one, account={"type": "partner"}).json()["account"]["dealValue"]
+        is None
+    )
+
+
+def test_what_it_became_is_not_written_by_hand(api_workspace: ApiWorkspace) -> None:
+    refused = api_workspace.client().patch(
+        f"/api/leads/{lead(api_workspace)}", json={"convertedAccountId": str(uuid4())}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (422, "E2095")
+
+
+def test_who_may_only_read_converts_nothing(api_workspace: ApiWorkspace) -> None:
+    one = lead(api_workspace)
+    reader = api_workspace.client("read-only")
+    assert reader.post(f"/api/leads/{one}/convert", json={}).status_code == 403
+    refused = reader.post(UPDATE, json={"leadId": one, "status": "lost"})
+    assert (refused.status_code, refused.json()["success"]) == (403, False)

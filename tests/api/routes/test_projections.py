@@ -1,0 +1,292 @@
+"""Rebuild, rollback and retry over HTTP: asked for in writing, done by a process of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from commands.entities import EntityCommands
+from domain.account import Account
+from eventlog.connections import follow_connection
+from eventlog.scope import Scope
+from projections.engine.ledger.coverage import verify_all
+from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild import jobs
+from projections.engine.registry import PROJECTIONS
+from runtime.settings import REPOSITORY
+from tests.conftest import Urls
+from tests.support.failing_projection import failing_for
+from tests.support.processes import Projector, running_projector
+from tests.support.projection_admin import ProjectionAdmin, open_projection_admin
+from tests.support.waiting import wait_until
+
+ACCOUNTS = 60
+
+
+@pytest.fixture
+def projector(urls: Urls, tmp_path: Path) -> Iterator[Projector]:
+    """A projector at work."""
+    with running_projector(urls, tmp_path / "projector.log") as projector:
+        yield projector
+
+
+@pytest.fixture
+def admin(urls: Urls, projector: Projector) -> Iterator[ProjectionAdmin]:
+    """Everything at work, and some accounts."""
+    with open_projection_admin(urls) as admin:
+        position = [admin.write(f"Company {number}").position for number in range(ACCOUNTS)][-1]
+        admin.wait_until_projected(position)
+        yield admin
+
+
+class Reader(threading.Thread):
+    """Writes, and reads what it wrote, until it is stopped."""
+
+    def __init__(self, admin: ProjectionAdmin) -> None:
+        super().__init__()
+        self._admin = admin
+        self._stopped = threading.Event()
+        self.reads = 0
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        """Each read has to show the write before it."""
+        while not self._stopped.is_set():
+            outcome = self._admin.write(f"Read {self.reads}")
+            answer = self._admin.client.get(
+                f"/api/accounts/{outcome.entity.id}",
+                headers={"Annals-Min-Position": str(outcome.position)},
+            )
+            if answer.status_code != 200:
+                self.faults.append(answer.text)
+            self.reads += 1
+
+    def stop(self) -> None:
+        """Finish what is at hand."""
+        self._stopped.set()
+        self.join()
+
+
+def test_a_rebuild_is_asked_for_followed_and_done_while_others_write_and_read(
+    admin: ProjectionAdmin,
+) -> None:
+    plan = admin.ask("rebuild", plan=True)
+    assert plan.status_code == 200
+    assert plan.json()["events"] >= ACCOUNTS
+    assert plan.json()["codeChanged"] is False
+    assert plan.json()["bytes"] > 0
+    reader = Reader(admin)
+    reader.start()
+    try:
+        accepted = admin.ask("rebuild")
+        assert accepted.status_code == 202
+        assert accepted.json()["state"] == "requested"
+        assert accepted.json()["startedAt"] is None
+        done = admin.ended(accepted.headers["Location"])
+    finally:
+        reader.stop()
+    assert done["state"] == "done", done
+    assert done["message"] == "rebuilt and swapped in; the tables from before are kept"
+    assert done["processed"] >= ACCOUNTS
+    assert done["secondsLeft"] is None
+    assert reader.reads > 5
+    assert reader.faults == []
+    listed = admin.client.get("/api/projections/accounts/rebuilds").json()["items"]
+    assert listed == [done]
+    back = admin.ask("rollback")
+    assert back.status_code == 202
+    ended = admin.ended(back.headers["Location"])
+    assert (ended["kind"], ended["state"]) == ("rollback", "done"), ended
+    assert verify_all(admin.database) == []
+
+
+def test_a_rebuild_is_cancelled_and_the_live_tables_stay(admin: ProjectionAdmin) -> None:
+    before = admin.database.execute("SELECT count(*), max(id::text) FROM read.accounts").fetchone()
+    location = admin.ask("rebuild", throttle=1).headers["Location"]
+    admin.wait_for_state(location, "building")
+    found = admin.client.get(location).json()
+    assert found["throttle"] == 1
+    second = admin.ask("rebuild")
+    assert (second.status_code, second.json()["code"]) == (409, "E5020")
+    asked = admin.client.post(f"{location}/cancel")
+    assert (asked.status_code, asked.json()["state"]) == (202, "cancelling")
+    assert admin.ended(location)["state"] == "cancelled"
+    again = admin.client.post(f"{location}/cancel")
+    assert (again.status_code, again.json()["code"]) == (409, "E5021")
+    after = admin.database.execute("SELECT count(*), max(id::text) FROM read.accounts").fetchone()
+    assert after == before
+
+
+def test_of_many_who_ask_at_once_one_is_heard(admin: ProjectionAdmin) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: admin.ask("rebuild", "notes"), range(8)))
+    assert sorted(each.status_code for each in answers) == [202] + [409] * 7
+    refused = next(each for each in answers if each.status_code == 409)
+    assert refused.json()["code"] == "E5020"
+    location = next(each.headers["Location"] for each in answers if each.status_code == 202)
+    assert admin.ended(location)["state"] == "done"
+
+
+def test_a_rebuild_that_dies_is_said_to_have_and_the_projector_lives(
+    admin: ProjectionAdmin, projector: Projector
+) -> None:
+    location = admin.ask("rebuild", throttle=1).headers["Location"]
+    admin.wait_for_state(location, "building")
+    (child,) = [
+        each for each in psutil.Process(projector.process.pid).children() if "job" in each.cmdline()
+    ]
+    child.kill()
+    died = admin.ended(location)
+    assert (died["state"], died["message"]) == ("failed", "its process ended with exit code -9")
+    assert projector.process.poll() is None
+    assert admin.ended(admin.ask("rebuild").headers["Location"])["state"] == "done"
+
+
+def test_a_rebuild_dies_with_its_projector_and_the_next_one_says_so(
+    urls: Urls, tmp_path: Path
+) -> None:
+    with (
+        running_projector(urls, tmp_path / "first.log") as first,
+        open_projection_admin(urls) as admin,
+    ):
+        for number in range(ACCOUNTS):
+            admin.write(f"Company {number}")
+        location = admin.ask("rebuild", throttle=1).headers["Location"]
+        admin.wait_for_state(location, "building")
+        children = psutil.Process(first.process.pid).children(recursive=True)
+        first.kill()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == []
+        with running_projector(urls, tmp_path / "second.log"):
+            died = admin.ended(location)
+            assert (died["state"], died["message"]) == ("failed", "its process died")
+            assert admin.ask("rebuild").status_code == 202
+
+
+def test_what_is_parked_comes_back_by_a_retry_and_is_shown_to_its_workspace_alone(
+    urls: Urls, tmp_path: Path, commands: EntityCommands, scope: Scope
+) -> None:
+    made = commands.create(scope, Account, {"company": "Bluth", "type": "customer"})
+    ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
+    with running_projector(urls, tmp_path / "projector.log"), open_projection_admin(urls) as admin:
+        owner = admin.key_headers("admin", scope.workspace_id)
+        url = "/api/projections/accounts"
+        mine = admin.client.get(url, headers=owner).json()
+        assert [each["entityId"] for each in mine["parkedEntities"]] == [str(made.entity.id)]
+        assert mine["parkedEntities"][0]["error"] == "ValueError: cannot digest Bluth"
+        stranger = admin.client.get(url)
+        assert (stranger.json()["parked"], stranger.json()["parkedEntities"]) == (1, [])
+        assert "Bluth" not in stranger.text
+        back = admin.ended(admin.ask("retry").headers["Location"])
+        assert (back["kind"], back["state"]) == ("retry", "done"), back
+        assert back["message"] == "1 entities are back, each equal to a fresh fold"
+        assert admin.client.get(url, headers=owner).json()["parkedEntities"] == []
+
+
+def test_a_difference_of_rows_is_told_without_the_rows(admin: ProjectionAdmin) -> None:
+    position = admin.write("Secretive").position
+    admin.wait_until_projected(position)
+    admin.database.execute(
+        "UPDATE read.accounts SET company = 'forged' WHERE company = 'Secretive'"
+    )
+    location = admin.ask("rebuild").headers["Location"]
+    told = admin.ended(location)
+    assert told["state"] == "failed"
+    assert told["message"].startswith("1 rows differ though the code is the same")
+    assert "forged" not in admin.client.get(location).text
+    written = admin.database.execute("SELECT message FROM projection_rebuilds").fetchone()
+    assert written is not None
+    assert "forged" in written[0]
+
+
+def test_what_cannot_be_is_refused(admin: ProjectionAdmin) -> None:
+    for method, path, status, code in (
+        ("POST", "/api/projections/planets/rebuild", 404, "E5002"),
+        ("GET", "/api/projections/planets", 404, "E5002"),
+        ("POST", "/api/projections/accounts/rollback", 409, "E5022"),
+        ("GET", "/api/projections/accounts/rebuilds/99", 404, "E5002"),
+        ("GET", "/api/projections/accounts/rebuilds/x", 404, "E5002"),
+        ("POST", "/api/projections/accounts/rebuilds/99/cancel", 404, "E5002"),
+    ):
+        body: dict[str, Any] | None = {} if path.endswith("rebuild") else None
+        refused = admin.client.request(method, path, json=body)
+        assert (refused.status_code, refused.json()["code"]) == (status, code), path
+    for given in ({"throttle": 0}, {"throttle": "fast"}, {"plan": "yes"}, {"force": True}):
+        refused = admin.client.post("/api/projections/accounts/rebuild", json=given)
+        assert refused.status_code == 422, given
+    analyst = admin.key_headers("analyst")
+    assert admin.client.get("/api/projections/accounts", headers=analyst).status_code == 200
+    for path in ("accounts/retry", "accounts/rollback", "accounts/rebuilds/1/cancel"):
+        refused = admin.client.post(f"/api/projections/{path}", headers=analyst)
+        assert (refused.status_code, refused.json()["code"]) == (403, "E1008")
+
+
+def test_a_request_waits_for_a_projector_and_can_be_taken_back(
+    urls: Urls, engine: ProjectionEngine
+) -> None:
+    with desk_with_engine(urls, engine) as admin:
+        location = admin.ask("rebuild").headers["Location"]
+        time.sleep(0.2)
+        assert admin.client.get(location).json()["state"] == "requested"
+        admin.client.post(f"{location}/cancel")
+        with follow_connection(urls.projector, application_name="test") as connection:
+            wait_until(
+                lambda: jobs.fail_orphaned(connection, []) != [], "the orphaned job is found"
+            )
+        assert admin.client.get(location).json()["state"] == "cancelled"
+
+
+@contextmanager
+def desk_with_engine(urls: Urls, engine: ProjectionEngine) -> Iterator[ProjectionAdmin]:
+    """A desk where the projections move, and nobody looks for jobs."""
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        with open_projection_admin(urls) as admin:
+            yield admin
+    finally:
+        engine.stop()
+        thread.join()
+
+
+def test_the_commands_of_the_page_on_operating_work(admin: ProjectionAdmin) -> None:
+    page = (REPOSITORY / "docs" / "how-to" / "operate.md").read_text("utf-8")
+    given, *blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names = [line.partition("=")[0] for line in given.splitlines()]
+    token = admin.client.headers["Authorization"].removeprefix("Bearer ")
+    values = dict(zip(names, (str(admin.client.base_url), token), strict=True))
+    script = "set -eu\n" + "\n".join(blocks)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={**os.environ, **values},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in ('"status":"live"', '"status":"ready"', "lag_seconds{", '"codeChanged":false'):
+        assert said in done.stdout
+    assert '"kind" : "rollback"' in done.stdout
+    assert '"E5021"' in done.stdout, "what is done cannot be cancelled"
+
+
+def test_a_stopped_projector_ends_its_jobs(admin: ProjectionAdmin, projector: Projector) -> None:
+    location = admin.ask("rebuild", throttle=1).headers["Location"]
+    admin.wait_for_state(location, "building")
+    children = psutil.Process(projector.process.pid).children(recursive=True)
+    projector.signal(signal.SIGTERM)
+    assert projector.process.wait(20) == 0
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []

@@ -1,0 +1,527 @@
+"""Text messages over HTTP: asked for, seen, and heard of by receipts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+
+from commands.delivery.gateway import OutgoingSms
+from commands.processes import PROCESSES
+from runtime.gateways.only_log import LoggingGateway
+from runtime.health import FRESH_S
+from server.postgres.embedded import Cluster
+from tests.conftest import Urls, fresh_database
+from tests.support.api_server import Api, ApiWorkspace, free_port, running_api
+from tests.support.sms_harness import (
+    PHONE,
+    CountingGateway,
+    SmsHarness,
+    gateway_to,
+    open_sms_harness,
+)
+from tests.support.twilio_server import ACCOUNT, TOKEN, FakeTwilio, sign, twilio_server
+from tests.support.waiting import wait_until
+
+LEAD_DAILY_MAX = 4
+RECEIPTS = "/api/sms/receipts"
+STALE_S = FRESH_S + 0.1
+"""After so long metrics have looked again."""
+
+
+@dataclass
+class SmsStack:
+    """The API that Twilio can reach, and what sends for it."""
+
+    api: Api
+    sms: SmsHarness
+    twilio: FakeTwilio
+
+    def send_all(self) -> None:
+        """All that was asked for is handed to Twilio."""
+        self.sms.send_all(gateway_to(self.twilio, public_url=self.api.url))
+
+
+@pytest.fixture(scope="module")
+def sms_stack(cluster: Cluster, template: str) -> Iterator[SmsStack]:
+    """One for all of these tests: each has a workspace of its own."""
+    port = free_port()
+    with twilio_server() as twilio, fresh_database(cluster, template) as urls:
+        more = {
+            **twilio.settings(),
+            "sms_public_url": f"http://127.0.0.1:{port}",
+            "sms_lead_daily_max": LEAD_DAILY_MAX,
+            "port": port,
+        }
+        with (
+            running_api(urls.owner, urls.app, urls.projector, **more) as api,
+            open_sms_harness(urls) as sms_harness,
+        ):
+            yield SmsStack(api, sms_harness, twilio)
+
+
+@pytest.fixture
+def api_workspace(sms_stack: SmsStack) -> ApiWorkspace:
+    return sms_stack.api.new_workspace()
+
+
+def a_lead(api_workspace: ApiWorkspace, **fields: Any) -> str:
+    given = {"name": "Ada Lovelace", "phone": PHONE, **fields}
+    return str(api_workspace.make("leads", **given).json()["id"])
+
+
+def send(api_workspace: ApiWorkspace, **body: Any) -> httpx.Response:
+    return api_workspace.client().post("/api/leads/send-sms", json=body)
+
+
+def sent(api_workspace: ApiWorkspace, lead: str, message: str = "Hello") -> dict[str, Any]:
+    """The message that was asked for."""
+    answer = send(api_workspace, leadId=lead, message=message)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()["sms"]
+    return told
+
+
+def history(api_workspace: ApiWorkspace, lead: str, **asked: Any) -> dict[str, Any]:
+    """What is shown, once it shows all that is recorded."""
+    position = api_workspace.api.writing.log.recorder.max_notification_id()
+    headers = {"Annals-Min-Position": str(position or 0)}
+    answer = api_workspace.client().get(
+        f"/api/leads/{lead}/sms-history", params=asked, headers=headers
+    )
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+# Asking
+
+
+def test_a_message_is_asked_for_and_seen(api_workspace: ApiWorkspace) -> None:
+    lead = a_lead(api_workspace)
+    answer = send(api_workspace, leadId=lead, message="Your documents are ready.")
+    assert answer.status_code == 200
+    told = answer.json()
+    assert set(told) == {"success", "sms"}
+    assert told["success"] is True
+    sms = told["sms"]
+    assert set(sms) == {"id", "leadId", "message", "status", "sentAt"}
+    assert (sms["leadId"], sms["status"]) == (lead, "pending")
+    assert sms["message"] == "Your documents are ready."
+    assert datetime.fromisoformat(sms["sentAt"]).tzinfo is not None
+    assert int(answer.headers["Annals-Position"]) > 0
+    (seen,) = history(api_workspace, lead)["sms_messages"]
+    assert {name: seen[name] for name in ("id", "leadId", "message", "status")} == {
+        name: sms[name] for name in ("id", "leadId", "message", "status")
+    }
+    assert datetime.fromisoformat(seen["sentAt"]) == datetime.fromisoformat(sms["sentAt"])
+    assert seen["phone"] == "+442079460000"
+
+
+def test_a_message_is_sent_delivered_and_cannot_be_undone(
+    sms_stack: SmsStack, api_workspace: ApiWorkspace
+) -> None:
+    lead = a_lead(api_workspace)
+    answer = send(api_workspace, leadId=lead, message="Hello")
+    sms_stack.send_all()
+    message = sms_stack.twilio.messages[answer.json()["sms"]["id"]]
+    assert history(api_workspace, lead)["sms_messages"][0]["status"] == "sent"
+    assert sms_stack.twilio.receipt(message, "delivered").status_code == 204
+    (seen,) = history(api_workspace, lead)["sms_messages"]
+    assert (seen["status"], seen["gatewayId"]) == ("delivered", message.sid)
+    undo = api_workspace.client().post(
+        "/api/undo", json={"commandId": answer.headers["Annals-Command"]}
+    )
+    assert code_of(undo) == (409, "E5016")
+
+
+def test_a_repetition_with_its_key_sends_once(
+    sms_stack: SmsStack, api_workspace: ApiWorkspace
+) -> None:
+    lead, headers = a_lead(api_workspace), {"Idempotency-Key": str(uuid4())}
+    body = {"leadId": lead, "message": "Hello"}
+    answers = [
+        api_workspace.client().post("/api/leads/send-sms", json=body, headers=headers)
+        for _ in range(2)
+    ]
+    assert answers[0].content == answers[1].content
+    assert len(history(api_workspace, lead)["sms_messages"]) == 1
+
+
+TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
+    "all variables": (
+        {
+            "templateId": "appointment_confirmation",
+            "variables": {"name": "Ms King", "date": "1 March", "time": "10:00"},
+        },
+        "Hello Ms King, your appointment on 1 March at 10:00 is confirmed.",
+    ),
+    "the name is the lead's": (
+        {"templateId": "payment_reminder", "variables": {"amount": "£12", "dueDate": "1 March"}},
+        "Hello Ada Lovelace, this is a reminder that £12 is due on 1 March.",
+    ),
+    "the message is a variable": (
+        {"templateId": "follow_up", "message": "how was it?", "variables": {}},
+        "Hello Ada Lovelace, how was it?",
+    ),
+    "the client has filled it": (
+        {"templateId": "follow_up", "message": "Dear Ada, how was it?"},
+        "Dear Ada, how was it?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_template_becomes_a_message(api_workspace: ApiWorkspace, case: str) -> None:
+    body, expected = TEMPLATES[case]
+    lead = a_lead(api_workspace)
+    answer = send(api_workspace, leadId=lead, **body)
+    assert answer.json()["sms"]["message"] == expected
+    assert history(api_workspace, lead)["sms_messages"][0]["templateId"] == body["templateId"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, str], dict[str, Any]]] = {
+    "variable missing": (
+        {},
+        {"templateId": "payment_reminder", "variables": {"amount": "£12"}},
+        (422, "E2100"),
+        {"templateId": "payment_reminder", "variables": ["dueDate"]},
+    ),
+    "all of them missing": (
+        {},
+        {"templateId": "appointment_confirmation"},
+        (422, "E2100"),
+        {"variables": ["date", "time"]},
+    ),
+    "variable unknown": (
+        {},
+        {"templateId": "follow_up", "variables": {"message": "x", "colour": "red"}},
+        (422, "E2101"),
+        {"variables": ["colour"]},
+    ),
+    "template unknown": ({}, {"templateId": "other", "variables": {}}, (422, "E2006"), {}),
+    "nothing to say": ({}, {}, (422, "E2004"), {}),
+    "too much to say": ({}, {"message": "x" * 1601}, (422, "E2007"), {}),
+    "unknown field": ({}, {"message": "x", "colour": "red"}, (422, "E2005"), {}),
+    "opted out": ({"smsOptOut": True}, {"message": "x"}, (409, "E5070"), {}),
+    "no phone": ({"phone": None}, {"message": "x"}, (422, "E5071"), {}),
+    "no country": ({"phone": "020 7946 0000"}, {"message": "x"}, (422, "E2102"), {}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_sent_is_refused_by_name(api_workspace: ApiWorkspace, case: str) -> None:
+    fields, body, expected, facts = REFUSED[case]
+    lead = a_lead(api_workspace, **{name: value for name, value in fields.items() if value})
+    if fields.get("phone", "") is None:
+        api_workspace.client().patch(f"/api/leads/{lead}", json={"phone": None})
+    answer = send(api_workspace, leadId=lead, **body)
+    assert code_of(answer) == expected, answer.text
+    assert facts.items() <= answer.json().items()
+    assert history(api_workspace, lead) == {"sms_messages": [], "nextCursor": None}
+
+
+def test_there_is_a_lead_to_send_to(api_workspace: ApiWorkspace) -> None:
+    other = api_workspace.api.new_workspace()
+    for lead in (str(uuid4()), a_lead(other)):
+        assert code_of(send(api_workspace, leadId=lead, message="x")) == (404, "E5002")
+        answer = api_workspace.client().get(f"/api/leads/{lead}/sms-history")
+        assert code_of(answer) == (404, "E5002")
+    gone = a_lead(api_workspace)
+    api_workspace.client().delete(f"/api/leads/{gone}")
+    assert code_of(send(api_workspace, leadId=gone, message="x")) == (409, "E5003")
+
+
+def test_a_lead_gets_so_many_a_day_and_no_more(api_workspace: ApiWorkspace) -> None:
+    lead = a_lead(api_workspace)
+    for _ in range(LEAD_DAILY_MAX):
+        sent(api_workspace, lead)
+    answer = send(api_workspace, leadId=lead, message="x")
+    assert code_of(answer) == (429, "E5072")
+    assert answer.json()["dailyMax"] == LEAD_DAILY_MAX
+    sent(api_workspace, a_lead(api_workspace))
+
+
+def test_the_history_is_read_page_by_page(api_workspace: ApiWorkspace) -> None:
+    lead = a_lead(api_workspace)
+    asked = [
+        sent(api_workspace, lead, f"number {number}")["id"] for number in range(LEAD_DAILY_MAX)
+    ]
+    seen, cursor = [], None
+    for _ in range(LEAD_DAILY_MAX):
+        page = history(api_workspace, lead, pageSize=1, **({"cursor": cursor} if cursor else {}))
+        seen += [each["id"] for each in page["sms_messages"]]
+        cursor = page["nextCursor"]
+    assert seen == list(reversed(asked))
+    assert cursor is None
+
+
+@pytest.mark.parametrize("role", ["read-only", "auditor", "analyst"])
+def test_who_may_not_write_may_not_send(api_workspace: ApiWorkspace, role: str) -> None:
+    lead = a_lead(api_workspace)
+    body = {"leadId": lead, "message": "x"}
+    answer = api_workspace.client(role).post("/api/leads/send-sms", json=body)
+    assert code_of(answer) == (403, "E1008")
+    assert api_workspace.client(role).get(f"/api/leads/{lead}/sms-history").status_code == 200
+
+
+# The gateway
+
+
+@pytest.fixture
+def breaker(sms_stack: SmsStack) -> Iterator[Callable[[str], None]]:
+    """Sets the breaker to a state; afterwards it is closed."""
+
+    def set_to(state: str) -> None:
+        sms_stack.sms.database.execute(
+            """UPDATE circuit_breakers
+                  SET state = %(state)s, failures = array_fill(now(), ARRAY[5]), wait_s = 30,
+                      until = CASE WHEN %(state)s = 'CLOSED' THEN NULL
+                                   ELSE now() + interval '30 s' END""",
+            {"state": state},
+        )
+
+    yield set_to
+    sms_stack.sms.database.execute(
+        "UPDATE circuit_breakers SET state = 'CLOSED', failures = '{}', wait_s = 0, until = NULL"
+    )
+
+
+def test_while_the_breaker_is_open_the_message_is_kept_and_sent_later(
+    sms_stack: SmsStack, api_workspace: ApiWorkspace, breaker: Callable[[str], None]
+) -> None:
+    lead = a_lead(api_workspace)
+    breaker("OPEN")
+    headers = {"Idempotency-Key": str(uuid4())}
+    body = {"leadId": lead, "message": "Hello"}
+    answers = [
+        api_workspace.client().post("/api/leads/send-sms", json=body, headers=headers)
+        for _ in range(2)
+    ]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert answer.headers["Content-Type"] == "application/json"
+        told = answer.json()
+        assert set(told) == {"success", "error", "retrying"}
+        assert (told["success"], told["retrying"]) == (False, True)
+        assert "sent later" in told["error"]
+    (seen,) = history(api_workspace, lead)["sms_messages"]
+    assert seen["status"] == "pending"
+    breaker("CLOSED")
+    sms_stack.send_all()
+    assert history(api_workspace, lead)["sms_messages"][0]["status"] == "sent"
+
+
+@pytest.mark.parametrize("state", ["CLOSED", "OPEN", "HALF_OPEN"])
+def test_the_state_of_the_gateway_can_be_read(
+    sms_stack: SmsStack, api_workspace: ApiWorkspace, breaker: Callable[[str], None], state: str
+) -> None:
+    stranger = sms_stack.api.new_workspace()
+    sent(stranger, a_lead(stranger))
+    sms_stack.api.wait_until_projected(
+        sms_stack.api.writing.log.recorder.max_notification_id() or 0
+    )
+    breaker(state)
+    told = api_workspace.client("read-only").get("/api/sms/gateway").json()
+    assert (told["gateway"], told["state"], told["failures"]) == ("twilio", state, 5)
+    assert (told["openUntil"] is None) == (state == "CLOSED")
+    assert told["waiting"] == 0, "messages of others are not counted"
+    assert stranger.client().get("/api/sms/gateway").json()["waiting"] == 1
+    time.sleep(STALE_S)
+    shown = sms_stack.api.client().get("/metrics").text
+    for each in ("CLOSED", "OPEN", "HALF_OPEN"):
+        value = float(each == state)
+        assert f'annals_sms_gateway_state{{state="{each}"}} {value}' in shown
+
+
+def test_metrics_tell_how_far_processes_are(
+    sms_stack: SmsStack, api_workspace: ApiWorkspace
+) -> None:
+    sent(api_workspace, a_lead(api_workspace))
+    sms_stack.sms.react()
+    time.sleep(STALE_S)
+    shown = sms_stack.api.client().get("/metrics").text
+    for name in PROCESSES:
+        assert f'annals_process_position{{process="{name}"}}' in shown
+        assert f'annals_process_lag_seconds{{process="{name}"}} 0.0' in shown
+    start = 'annals_process_commands_waiting{process="sms"'
+    (waiting,) = (line for line in shown.splitlines() if line.startswith(start))
+    assert float(waiting.split()[-1]) >= 1
+    sms_stack.sms.send_all(CountingGateway())
+
+
+# Receipts
+
+
+@dataclass
+class Delivery:
+    """A message that Twilio has, and its receipts."""
+
+    sms_stack: SmsStack
+    api_workspace: ApiWorkspace
+    lead: str
+    sms: str
+
+    @property
+    def url(self) -> str:
+        """Where receipts go."""
+        return self.sms_stack.twilio.messages[self.sms].form["StatusCallback"]
+
+    def receive(self, status: str, **more: str) -> httpx.Response:
+        """Twilio says so."""
+        return self.sms_stack.twilio.receipt(
+            self.sms_stack.twilio.messages[self.sms], status, **more
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """The message as its history shows it."""
+        (one,) = history(self.api_workspace, self.lead)["sms_messages"]
+        told: dict[str, Any] = one
+        return told
+
+    def version(self) -> int:
+        """Grows with every event."""
+        with psycopg.connect(self.sms_stack.api.settings.projector_url or "") as connection:
+            statement = "SELECT max(stream_version) FROM events WHERE stream_id = %s"
+            row = connection.execute(statement, (self.sms,)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+@pytest.fixture
+def delivery(sms_stack: SmsStack, api_workspace: ApiWorkspace) -> Delivery:
+    lead = a_lead(api_workspace)
+    sms = sent(api_workspace, lead)["id"]
+    sms_stack.send_all()
+    return Delivery(sms_stack, api_workspace, lead, sms)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (["sent", "delivered"], "delivered"),
+        (["delivered", "sent"], "delivered"),
+        (["delivered", "delivered", "queued"], "delivered"),
+        (["sending", "sent"], "sent"),
+        (["undelivered", "sent", "undelivered"], "undelivered"),
+        (["failed"], "failed"),
+        (["something new"], "sent"),
+    ],
+)
+def test_receipts_in_any_order_and_number_tell_the_same(
+    delivery: Delivery, told: list[str], expected: str
+) -> None:
+    assert [delivery.receive(status).status_code for status in told] == [204] * len(told)
+    assert delivery.shown()["status"] == expected
+    assert delivery.version() == (3 if expected == "sent" else 4)
+
+
+def test_why_it_was_not_delivered_is_shown(delivery: Delivery) -> None:
+    assert delivery.receive("undelivered", ErrorCode="30003").status_code == 204
+    shown = delivery.shown()
+    assert (shown["status"], shown["errorCode"]) == ("undelivered", "30003")
+    assert shown["error"] == "the gateway reports error 30003"
+
+
+def test_a_receipt_may_be_there_before_the_answer(
+    sms_stack: SmsStack, api_workspace: ApiWorkspace
+) -> None:
+    """The answer to the call was lost, or the sender died: the receipt knows better."""
+    lead = a_lead(api_workspace)
+    sms = sent(api_workspace, lead)["id"]
+    sms_stack.sms.react()
+    sms_stack.twilio.faults = ["cut"]
+    sending = sms_stack.sms.sending(gateway_to(sms_stack.twilio, public_url=sms_stack.api.url))
+    assert sending.send_next()
+    assert sms_stack.twilio.receipt(sms_stack.twilio.messages[sms], "delivered").status_code == 204
+    sms_stack.send_all()
+    (shown,) = history(api_workspace, lead)["sms_messages"]
+    assert shown["status"] == "delivered"
+    assert sms_stack.twilio.messages[sms].calls == 1, "nothing is left to ask for"
+
+
+Form = dict[str, str]
+BAD: dict[str, Callable[[str, Form], tuple[str, Form, str]]] = {
+    "no signature": lambda url, form: (url, form, ""),
+    "another's token": lambda url, form: (url, form, sign("x" * 32, url, form)),
+    "another address": lambda url, form: (url, form, sign(TOKEN, f"{url}x", form)),
+    "a changed form": lambda url, form: (
+        url, {**form, "MessageStatus": "failed"}, sign(TOKEN, url, form)
+    ),
+    "a changed message": lambda url, form: (changed(url), form, sign(TOKEN, url, form)),
+    "one more parameter": lambda url, form: (url, {**form, "X": "y"}, sign(TOKEN, url, form)),
+}  # fmt: skip
+
+
+def changed(url: str) -> str:
+    """With another message id."""
+    return url[:-1] + ("0" if url[-1] != "0" else "1")
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_the_gateway_did_not_sign_is_refused(delivery: Delivery, case: str) -> None:
+    form = {"MessageSid": "SM1", "MessageStatus": "delivered", "AccountSid": ACCOUNT}
+    url, form, signature = BAD[case](delivery.url, form)
+    headers = {"X-Twilio-Signature": signature}
+    answer = httpx.post(url, data=form, headers=headers, verify=False)
+    assert code_of(answer) == (403, "E1010")
+    assert delivery.sms not in answer.text
+    assert delivery.shown()["status"] == "sent"
+
+
+def test_an_unknown_message_is_not_found_and_nothing_else_is_said(delivery: Delivery) -> None:
+    known = dict(parse_qsl(urlsplit(delivery.url).query))
+    for unknown in ({**known, "smsId": str(uuid4())}, {**known, "workspaceId": str(uuid4())}):
+        url = f"{delivery.sms_stack.api.url}{RECEIPTS}?{urlencode(unknown)}"
+        form = {"MessageSid": "SM1", "MessageStatus": "delivered"}
+        headers = {"X-Twilio-Signature": sign(TOKEN, url, form)}
+        answer = httpx.post(url, data=form, headers=headers, verify=False)
+        assert code_of(answer) == (404, "E5002")
+        assert unknown["smsId"] not in answer.text
+        assert "kind" not in answer.json()
+
+
+def test_where_nobody_signs_nobody_is_believed(api: Api) -> None:
+    """The gateway that only logs gives no receipts."""
+    query = f"workspaceId={uuid4()}&smsId={uuid4()}"
+    answer = api.client().post(f"{RECEIPTS}?{query}", data={"MessageStatus": "delivered"})
+    assert code_of(answer) == (403, "E1010")
+
+
+def test_the_gateway_that_only_logs_tells_neither_number_nor_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outgoing = OutgoingSms(uuid4(), uuid4(), "+442079460000", "secret words")
+    with caplog.at_level("INFO", logger="annals.sms"):
+        gateway_id = LoggingGateway().send(outgoing)
+    assert gateway_id == f"log-{outgoing.id}"
+    (record,) = caplog.records
+    assert "7946" not in str(vars(record))
+    assert "secret" not in str(vars(record))
+
+
+def test_health_is_red_where_nobody_takes_messages_up(urls: Urls) -> None:
+    with (
+        open_sms_harness(urls) as sms_harness,
+        running_api(urls.owner, urls.app, urls.projector, stall_after_s=0.3) as api,
+    ):
+        client = api.client()
+        sms_harness.lead()
+        wait_until(lambda: client.get("/healthz").json().get("status") == "ok", "health is ok")
+        sms_harness.ask()
+        wait_until(lambda: client.get("/healthz").status_code == 503, "health is red")
+        assert "sms: has not reacted for" in client.get("/healthz").json()["detail"]
+        sms_harness.react()
+        wait_until(lambda: client.get("/healthz").status_code == 200, "health is green")

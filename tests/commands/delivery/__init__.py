@@ -1,0 +1,1 @@
+"""Tests of the inbox, the outbox and sending."""

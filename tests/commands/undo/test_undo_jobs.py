@@ -1,0 +1,339 @@
+"""Undo of whole operations, as jobs: one event after the other, the last one first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from api.routes import undo as undo_route
+from commands.entities import EntityCommands
+from commands.jobs.requests import JobCommands
+from commands.keys import issue_key
+from commands.undo.work import UndoWork
+from domain.account import Account
+from domain.contact import Contact
+from domain.job import Job, JobStatus
+from domain.note import Note
+from domain.shared.entity import Entity
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.live.runner import ProjectionEngine
+from runtime.composition import now
+from runtime.process import SUPERVISOR_PID_VARIABLE
+from runtime.settings import REPOSITORY
+from runtime.work import works
+from tests.conftest import Urls
+from tests.support.api_server import ApiWorkspace, after
+from tests.support.job_harness import JobHarness
+from tests.support.oracle import assert_tables_match_log
+from tests.support.undo_client import ACME, UndoClient
+from tests.support.waiting import wait_until
+
+KIND = "undo"
+EXISTING = "SELECT count(*) FROM read.accounts", "SELECT count(*) FROM read.contacts"
+
+
+@pytest.fixture
+def undo_client(log: EventLog, commands: EntityCommands, scope: Scope) -> UndoClient:
+    return UndoClient(log, commands, scope)
+
+
+@pytest.fixture
+def job_harness(
+    urls: Urls, log: EventLog, commands: EntityCommands, scope: Scope, database: Connection
+) -> JobHarness:
+    return JobHarness(urls, log, commands, scope, database, works=dict(works()))
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UndoWork, "LIMIT", 7)
+
+
+def operation(log: EventLog, scope: Scope, accounts: int) -> list[Entity]:
+    """One command makes accounts, each with a contact, as an import does."""
+    made: list[Entity] = []
+    for number in range(accounts):
+        account_id = uuid4()
+        fields = {"company": f"Acme {number}", "type": "customer"}
+        contact = {"name": f"Ada {number}"}
+        made.append(Account.create(account_id, scope.workspace_id, fields, at=now()))
+        made.append(
+            Contact.create(uuid4(), scope.workspace_id, contact, at=now(), account_id=account_id)
+        )
+    with log.scoped(scope):
+        log.append(*made)
+    return made
+
+
+class Undoing:
+    """Asks for undo jobs, and has them done."""
+
+    def __init__(self, job_harness: JobHarness, engine: ProjectionEngine) -> None:
+        self.job_harness = job_harness
+        self._engine = engine
+
+    def ask(self, command_id: str, *force: str) -> tuple[UUID, str]:
+        """A job that undoes the command; its id, and that of its own command."""
+        self._engine.catch_up()
+        row = self.job_harness.database.execute(
+            "SELECT max(position), count(*) FROM read.audit"
+            " WHERE command_id = %s AND entity_type <> 'job'",
+            (command_id,),
+        ).fetchone()
+        assert row is not None
+        parameters = {"commandId": command_id, "force": list(force), "below": row[0] + 1}
+        scope = Scope(self.job_harness.scope.workspace_id, command_id=str(uuid4()))
+        asked = self.job_harness.jobs.request(scope, KIND, parameters, total=row[1])
+        return asked.job.id, scope.command_id
+
+    def done(self, command_id: str, *force: str) -> tuple[Job, str]:
+        """The job that undid the command, and its own command."""
+        job_id, own = self.ask(command_id, *force)
+        self.job_harness.worker().run_once()
+        return self.job_harness.job(job_id), own
+
+    def counts(self) -> list[int]:
+        """How many accounts and contacts there are."""
+        self._engine.catch_up()
+        found = [self.job_harness.database.execute(each.encode()).fetchone() for each in EXISTING]
+        return [row[0] for row in found if row]
+
+    def times_undone(self) -> Counter[str]:
+        """By position of an event, how often it was undone."""
+        rows = self.job_harness.database.execute(
+            "SELECT metadata->>'undoesPosition' FROM events"
+            " WHERE metadata->>'undoesPosition' IS NOT NULL"
+        )
+        return Counter(row[0] for row in rows)
+
+
+@pytest.fixture
+def undoing(job_harness: JobHarness, engine: ProjectionEngine) -> Undoing:
+    return Undoing(job_harness, engine)
+
+
+def test_an_operation_is_undone_and_its_undo_is(
+    undoing: Undoing, undo_client: UndoClient, database: Connection
+) -> None:
+    scope = undo_client.new_scope()
+    operation(undo_client.log, scope, 20)
+    job, first = undoing.done(scope.command_id)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 40, 0)
+    assert job.counts == {"changed": 40}
+    assert undoing.counts() == [0, 0]
+    job, second = undoing.done(first)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 40, 0)
+    assert undoing.counts() == [20, 20]
+    undoing.done(second)
+    assert undoing.counts() == [0, 0]
+    assert set(undoing.times_undone().values()) == {1}
+    assert_tables_match_log(database)
+
+
+def test_undone_already_it_records_nothing(undoing: Undoing, undo_client: UndoClient) -> None:
+    scope = undo_client.new_scope()
+    operation(undo_client.log, scope, 10)
+    undoing.done(scope.command_id)
+    job, _ = undoing.done(scope.command_id)
+    assert (job.succeeded, job.counts) == (20, {"changed": 0})
+    assert set(undoing.times_undone().values()) == {1}
+
+
+def test_what_was_changed_since_stays_and_is_named(
+    undoing: Undoing, undo_client: UndoClient, database: Connection
+) -> None:
+    scope = undo_client.new_scope()
+    made = operation(undo_client.log, scope, 10)
+    contact, account = made[5], made[4]
+    changed = undo_client.set(Contact, contact.id, title="CEO")
+    note = undo_client.make(Note, made[0].id, body="Added since.")
+    job, _ = undoing.done(scope.command_id)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 17, 3)
+    errors = database.execute("SELECT error FROM job_errors ORDER BY number").fetchall()
+    named = {each["entityId"]: each for (each,) in errors}
+    assert named.keys() == {str(contact.id), str(account.id), str(made[0].id)}
+    told = named[str(contact.id)]
+    assert (told["code"], told["entityType"], told["row"]) == ("E5014", "contact", 20 - 5)
+    (conflict,) = told["conflicts"]
+    assert (conflict["field"], conflict["position"], conflict["canForce"]) == (
+        "title", changed, True,
+    )  # fmt: skip
+    (conflict,) = named[str(made[0].id)]["conflicts"]
+    assert (conflict["entityId"], conflict["field"]) == (str(note), "accountId")
+    assert undoing.counts() == [2, 1]
+    job, _ = undoing.done(scope.command_id, f"{contact.id}/title")
+    assert (job.failed, job.counts) == (1, {"changed": 2})
+    assert undoing.counts() == [1, 0]
+    assert_tables_match_log(database)
+
+
+def test_changes_are_taken_back_with_what_the_same_command_made_of_them(
+    undoing: Undoing, undo_client: UndoClient
+) -> None:
+    """A command that creates, changes and deletes the same things."""
+    account = undo_client.make(Account, None, **ACME, nextAction="Call")
+    scope = undo_client.new_scope()
+    for number in range(9):
+        undo_client.set(
+            Account, account, scope, nextAction=f"Call {number}", status=_status(number)
+        )
+    note = undo_client.commands.create(scope, Note, {"body": "x"}, account_id=account).entity.id
+    undo_client.commands.delete(scope, Note, note)
+    undo_client.commands.restore(scope, Note, note)
+    undo_client.commands.delete(scope, Account, account)
+    job, _ = undoing.done(scope.command_id)
+    assert job.failed == 0
+    now_ = undo_client.load(Account, account)
+    assert (now_.values["nextAction"], now_.status, now_.is_deleted) == ("Call", "prospect", False)
+    assert undo_client.load(Note, note).is_deleted
+
+
+def _status(number: int) -> str:
+    return ("active", "on_hold", "inactive")[number % 3]
+
+
+def test_what_has_left_the_house_is_an_error_of_its_own(
+    undoing: Undoing, undo_client: UndoClient, database: Connection
+) -> None:
+    scope = undo_client.new_scope()
+    operation(undo_client.log, scope, 5)
+    issue_key(undo_client.commands, scope, {"name": "x", "role": "member"})
+    job, _ = undoing.done(scope.command_id)
+    assert (job.succeeded, job.failed) == (10, 1)
+    row = database.execute("SELECT error->>'code' FROM job_errors").fetchone()
+    assert row == ("E5016",)
+
+
+def test_a_merge_among_the_events_is_not_divided_between_steps(
+    undoing: Undoing, undo_client: UndoClient, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size of the steps."""
+    monkeypatch.setattr(UndoWork, "LIMIT", 2)
+    this, other = (undo_client.make(Account, None, **ACME) for _ in range(2))
+    notes = [undo_client.make(Note, other, body="x") for _ in range(6)]
+    _, command = undo_client.merge(Account, this, other)
+    job, own = undoing.done(command)
+    assert job.failed == 0
+    assert {undo_client.load(Note, each).account_id for each in notes} == {other}
+    monkeypatch.setattr(UndoWork, "LIMIT", 3)
+    undoing.done(own)
+    assert {undo_client.load(Note, each).account_id for each in notes} == {this}
+    undoing.counts()
+    assert_tables_match_log(database)
+
+
+def test_a_killed_worker_costs_nothing(
+    undoing: Undoing, undo_client: UndoClient, urls: Urls, database: Connection
+) -> None:
+    scope = undo_client.new_scope()
+    operation(undo_client.log, scope, 700)
+    job_id, _ = undoing.ask(scope.command_id)
+    environment = {
+        **os.environ,
+        "ANNALS_APP_URL": urls.app,
+        SUPERVISOR_PID_VARIABLE: str(os.getpid()),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "server.cli", "work"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as worker:
+        wait_until(lambda: undoing.job_harness.job(job_id).processed > 0, "the job has done a step")
+        worker.kill()
+    undoing.job_harness.worker().run_once()
+    job = undoing.job_harness.job(job_id)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 1_400, 0)
+    assert undoing.times_undone() == Counter(map(str, undo_client.positions(scope.command_id)))
+    assert undoing.counts() == [0, 0]
+    assert_tables_match_log(database)
+
+
+# Over HTTP
+
+
+@pytest.fixture
+def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(undo_route, "UNDO_EVENTS_MAX", 10)
+
+
+def ended(client: httpx.Client, job: httpx.Response) -> dict[str, Any]:
+    """The job once it has ended."""
+    shown: dict[str, Any] = {}
+
+    def has_ended() -> bool:
+        shown.update(client.get(job.headers["Location"], headers=after(job)).json())
+        return shown["endedAt"] is not None
+
+    wait_until(has_ended, "the job has ended")
+    return shown
+
+
+@pytest.mark.usefixtures("_little_is_much")
+def test_a_large_operation_over_http_becomes_a_job(api_workspace: ApiWorkspace) -> None:
+    client, log = api_workspace.client(), api_workspace.api.writing.log
+    scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
+    made = operation(log, scope, 8)
+    changed = client.patch(f"/api/contacts/{made[1].id}", json={"title": "CEO"})
+    shown = client.get("/api/undo/preview", params={"commandId": scope.command_id}).json()
+    assert (shown["isJob"], shown["events"], shown["examined"]) == (True, 16, 16)
+    assert shown["did"] == [
+        {"entityType": "account", "action": "create", "count": 8},
+        {"entityType": "contact", "action": "create", "count": 8},
+    ]
+    assert shown["canUndo"] is False
+    assert [(each["kind"], each["field"]) for each in shown["conflicts"]] == [
+        ("contact", "title"),
+        ("contact", "accountId"),
+    ]
+    assert len(shown["changes"]) == 16
+    asked = client.post(
+        "/api/undo", json={"commandId": scope.command_id}, headers={"Idempotency-Key": "u-1"}
+    )
+    assert (asked.status_code, asked.json()["kind"], asked.json()["total"]) == (202, "undo", 16)
+    again = client.post(
+        "/api/undo", json={"commandId": scope.command_id}, headers={"Idempotency-Key": "u-1"}
+    )
+    assert again.headers["Location"] == asked.headers["Location"]
+    job = ended(client, asked)
+    assert (job["status"], job["succeeded"], job["failed"]) == ("completed", 14, 2)
+    assert [each["code"] for each in job["errors"]] == ["E5014", "E5014"]
+    assert job["errors"][0]["conflicts"][0]["position"] == int(changed.headers["Annals-Position"])
+    forced = client.post("/api/undo", json={"commandId": scope.command_id, "force": ["title"]})
+    assert ended(client, forced)["failed"] == 0
+    redone = client.post("/api/undo", json={"commandId": asked.json()["commandId"]})
+    assert ended(client, redone)["succeeded"] == 14
+
+
+@pytest.mark.usefixtures("_little_is_much")
+def test_what_is_still_under_way_is_not_undone(api_workspace: ApiWorkspace) -> None:
+    scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
+    operation(api_workspace.api.writing.log, scope, 8)
+    jobs = JobCommands(api_workspace.api.writing.log, clock=now, new_id=uuid4)
+    job = jobs.request(scope, "of a later version", {}, total=10).job
+    refused = api_workspace.client().post("/api/undo", json={"commandId": scope.command_id})
+    assert (refused.status_code, refused.json()["code"]) == (409, "E5055")
+    assert refused.json()["jobId"] == str(job.id)
+    jobs.cancel(scope, job.id)
+    asked = api_workspace.client().post("/api/undo", json={"commandId": scope.command_id})
+    assert asked.status_code == 202
+
+
+@pytest.mark.usefixtures("_little_is_much")
+def test_undoing_much_takes_the_same_right(api_workspace: ApiWorkspace) -> None:
+    scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
+    operation(api_workspace.api.writing.log, scope, 8)
+    refused = api_workspace.client("read-only").post(
+        "/api/undo", json={"commandId": scope.command_id}
+    )
+    assert refused.status_code == 403

@@ -1,0 +1,25 @@
+"""Documents, done as they say: every command is run, and prints what is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.documents import clone, document_steps, output_lines
+
+DOCUMENTS = {"docs/quickstart.md": "./annals up", "README.md": "./annals demo"}
+"""Documents, and the command in each that serves in the first terminal."""
+SMALLER = {"./annals demo": "./annals demo --accounts 50"}
+"""What is shown does not depend on how many accounts there are."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_does_what_the_document_shows(document: str) -> None:
+    first, *others = document_steps(document)
+    serve = DOCUMENTS[document]
+    assert first.commands.strip() == serve
+    with clone() as folder, folder.serve(SMALLER.get(serve, serve)):
+        printed = folder.run([step.commands for step in others])
+    assert len(printed) == len(others)
+    for step, output in zip(others, printed, strict=True):
+        if step.shown is not None:
+            assert output_lines(output) == output_lines(step.shown)

@@ -1,0 +1,101 @@
+"""The event on the wire: the same digest as in the log, and as its schema has it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from domain.shared.kinds import EVENTS, KINDS
+from eventlog.connections import follow_connection
+from eventlog.kafka.message import (
+    MARK_TOPIC,
+    MalformedMessage,
+    Origin,
+    decode,
+    digest_of,
+    encode,
+    encode_mark,
+    headers,
+    read_head,
+)
+from eventlog.kafka.schemas import FOLDER, as_text, schemas
+from eventlog.reading import read_rows_after, to_event
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from tests.conftest import Urls
+from tests.support.event_samples import entity_with_all_events, jobs_with_all_events
+
+TRICKY = [
+    (b"{}", b"{}"),
+    (b'{ "a" : 1.0,\n "b": 1e3 }', b'{"x": ",\\"data\\":", "y": "}"}'),
+    (b'{"note": ",\\"metadata\\":{}", "n": {"metadata": {}}}', b'{"metadata":{"data":1}}'),
+    ('{"name": "東京 \\u6771 Ünïcode"}'.encode(), b"{ }"),
+]
+
+
+def row(data: bytes, metadata: bytes) -> tuple[Any, ...]:
+    """A row of the log."""
+    at = "2026-01-31 12:00:00.5+00"
+    ids = (str(uuid4()), str(uuid4()), 1)
+    return (7, *ids, "account.created", None, data, metadata, at, at)
+
+
+@pytest.mark.parametrize(("data", "metadata"), TRICKY)
+def test_a_message_is_read_back_as_the_event_that_it_was(data: bytes, metadata: bytes) -> None:
+    stored = row(data, metadata)
+    assert decode(encode(stored)) == to_event(stored)
+    assert digest_of(encode(stored)) == (7, to_event(stored).digest)
+    assert json.loads(encode(stored))["data"] == json.loads(data)
+
+
+def test_the_headers_say_what_is_inside() -> None:
+    origin = Origin(str(uuid4()), 2, 5)
+    head = read_head(headers("account.created", 7, origin))
+    assert (head.topic, head.position, head.origin, head.is_mark) == (
+        "account.created", 7, origin, False,
+    )  # fmt: skip
+    assert read_head(headers(MARK_TOPIC, 7, origin)).is_mark
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b'{"dataBytes":1,"data":{},"metadata":{}}'])
+def test_what_no_relay_wrote_is_malformed(value: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode(value)
+    with pytest.raises(MalformedMessage):
+        read_head([("topic", b"x")])
+
+
+def test_the_schemas_are_those_of_the_code() -> None:
+    """Otherwise: python -m eventlog.kafka.schemas"""
+    in_folder = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+    assert in_folder == {f"{name}.json": as_text(each) for name, each in schemas().items()}
+
+
+def test_a_message_of_every_topic_is_as_its_schema_says(
+    log: EventLog, scope: Scope, urls: Urls
+) -> None:
+    live_through_everything(log, scope)
+    with follow_connection(urls.projector, application_name="test") as connection:
+        page = read_rows_after(connection, 0, 1_000)
+    made = schemas()
+    seen = set()
+    for stored in page.rows:
+        Draft202012Validator.check_schema(made[stored[4]])
+        Draft202012Validator(made[stored[4]]).validate(json.loads(encode(stored)))
+        seen.add(stored[4])
+    assert seen == set(EVENTS)
+    Draft202012Validator(made[MARK_TOPIC]).validate(json.loads(encode_mark(7)))
+
+
+def live_through_everything(log: EventLog, scope: Scope) -> None:
+    """To one of each kind happens everything that can; jobs end."""
+    for kind in KINDS.values():
+        with log.scoped(scope):
+            log.append(entity_with_all_events(kind, uuid4()))
+    with log.scoped(scope):
+        for job in jobs_with_all_events(iter(uuid4, None)):
+            log.append(job)

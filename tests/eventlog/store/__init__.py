@@ -1,0 +1,1 @@
+"""Tests of appending to and loading from the log."""

@@ -1,0 +1,406 @@
+"""Followers and writers: nothing is stepped over, doubled or reordered, whoever stalls or dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from eventlog.connections import Connection, follow_connection
+from eventlog.reading import follow, readable_position
+from tests.conftest import Urls
+from tests.support.waiting import wait_until
+
+WRITERS = 12
+TRANSACTIONS_EACH = 25
+PROCESSES = 4
+FOLLOWERS = 3
+POLL_S = 0.002
+TEST_LIMIT_S = 60.0
+PAGE = 50
+
+APPEND_ONE = """
+INSERT INTO events (workspace_id, stream_id, stream_version, topic, data, metadata, occurred_at)
+SELECT gen_random_uuid(), gen_random_uuid(), 1, 'account.created', '{}', '{}', now()
+  FROM generate_series(1, %s)
+"""
+COPY_ONE = """
+COPY events (workspace_id, stream_id, stream_version, topic, data, metadata, occurred_at) FROM STDIN
+"""
+
+TELL_LIMITS = """
+DO $$ BEGIN
+    INSERT INTO events (workspace_id, stream_id, stream_version, topic, data, metadata, occurred_at)
+    VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'account.created', '{}', '{}', now());
+    RAISE EXCEPTION '% %', current_setting('idle_in_transaction_session_timeout'),
+                           current_setting('transaction_timeout');
+END $$
+"""
+
+# A process that takes positions, says so, and then does nothing until it is killed.
+STALLING_PROCESS = """
+import sys, time, psycopg
+connection = psycopg.connect(sys.argv[1])
+connection.execute(sys.argv[2], (3,))
+print("taken", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def stalled_writer(urls: Urls, *settings: str, insert: str = APPEND_ONE) -> Iterator[Connection]:
+    """A client that has taken a position and does not commit."""
+    with psycopg.connect(urls.superuser) as connection:
+        for setting in settings:
+            connection.execute(f"SET {setting}".encode())
+        connection.execute(insert.encode(), (1,))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def append(urls: Urls, events: int = 1) -> int:
+    """Append some committed events; the position of the last."""
+    with psycopg.connect(urls.superuser, autocommit=True) as connection:
+        connection.execute(APPEND_ONE, (events,))
+        row = connection.execute("SELECT max(position) FROM events").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+class Follower(threading.Thread):
+    """Polls the log and notes the positions in the order in which it met them."""
+
+    def __init__(self, url: str, done: threading.Event) -> None:
+        super().__init__()
+        self.url = url
+        self.done = done
+        self.seen: list[int] = []
+
+    def run(self) -> None:
+        with follow_connection(self.url, application_name="test-follower") as connection:
+            position = 0
+            while True:
+                last_round = self.done.is_set()
+                position = self.poll(connection, position)
+                if last_round:
+                    return
+                time.sleep(POLL_S)
+
+    def poll(self, connection: Connection, position: int) -> int:
+        for page in follow(connection, position, limit=PAGE):
+            self.seen += [event.position for event in page.events]
+            position = page.upto
+        return position
+
+
+class NaiveFollower(Follower):
+    """The control: reads whatever lies above the last position that it has seen."""
+
+    def poll(self, connection: Connection, position: int) -> int:
+        rows = connection.execute(
+            "SELECT position FROM events WHERE position > %s ORDER BY position LIMIT %s",
+            (position, PAGE),
+        ).fetchall()
+        self.seen += [row[0] for row in rows]
+        return self.seen[-1] if self.seen else 0
+
+
+class Writer(threading.Thread):
+    """Takes positions in explicit transactions and ends them as its dice say."""
+
+    def __init__(self, urls: Urls, seed: int) -> None:
+        super().__init__()
+        self.urls = urls
+        self.dice = random.Random(seed)
+
+    def run(self) -> None:
+        connection = psycopg.connect(self.urls.superuser)
+        for _ in range(TRANSACTIONS_EACH):
+            try:
+                self.transaction(connection)
+            except psycopg.OperationalError:  # this one was terminated
+                connection = psycopg.connect(self.urls.superuser)
+        connection.close()
+
+    def transaction(self, connection: Connection) -> None:
+        for _ in range(self.dice.randint(1, 3)):
+            self.take_positions(connection)
+            time.sleep(self.dice.random() * 0.008)
+        match self.dice.choices(["commit", "rollback", "terminated"], [75, 20, 5])[0]:
+            case "commit":
+                connection.commit()
+            case "rollback":
+                connection.rollback()
+            case "terminated":
+                with psycopg.connect(self.urls.superuser, autocommit=True) as other:
+                    other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+                connection.commit()
+
+    def take_positions(self, connection: Connection) -> None:
+        match self.dice.choice(["insert", "copy", "savepoint", "undone savepoint"]):
+            case "insert":
+                connection.execute(APPEND_ONE, (self.dice.randint(1, 4),))
+            case "copy":
+                copy_one(connection)
+            case "savepoint":
+                with connection.transaction():
+                    connection.execute(APPEND_ONE, (1,))
+            case "undone savepoint":
+                with connection.transaction(force_rollback=True):
+                    connection.execute(APPEND_ONE, (1,))
+
+
+def copy_one(connection: Connection) -> None:
+    """Append one event by COPY."""
+    with connection.cursor().copy(COPY_ONE) as copy:
+        copy.write_row((uuid4(), uuid4(), 1, "account.created", "{}", "{}", "2026-01-31 12:00Z"))
+
+
+def kill_processes_while_they_write(urls: Urls) -> None:
+    """Writer processes, killed (-9) with positions taken."""
+    for _ in range(PROCESSES):
+        process = subprocess.Popen(
+            [sys.executable, "-c", STALLING_PROCESS, urls.superuser, APPEND_ONE],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"taken\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("seed", [int(os.environ.get("ANNALS_TEST_SEED", "0")) or 20261])
+def test_commits_out_of_order_rollbacks_and_killed_writers_make_no_follower_skip(
+    urls: Urls, seed: int
+) -> None:
+    sys.stdout.write(f"seed {seed}; ANNALS_TEST_SEED sets another\n")
+    done = threading.Event()
+    followers = [Follower(urls.projector, done) for _ in range(FOLLOWERS)]
+    naive = NaiveFollower(urls.projector, done)
+    writers = [Writer(urls, seed + number) for number in range(WRITERS)]
+    for thread in [*followers, naive, *writers]:
+        thread.start()
+    try:
+        kill_processes_while_they_write(urls)
+    finally:
+        for thread in writers:
+            thread.join(TEST_LIMIT_S)
+        done.set()
+        for thread in [*followers, naive]:
+            thread.join(TEST_LIMIT_S)
+
+    with psycopg.connect(urls.superuser) as connection:
+        rows = connection.execute("SELECT position FROM events ORDER BY position").fetchall()
+        last = readable_position(connection)
+    recorded = [row[0] for row in rows]
+    assert last > len(recorded), "nothing was rolled back: the test has lost its point"
+    for follower in followers:
+        assert follower.seen == recorded
+    skipped = len(set(recorded) - set(naive.seen))
+    sys.stdout.write(f"{len(recorded)} events, of which a naive follower skipped {skipped}\n")
+    assert skipped > 0, "the naive follower skipped nothing: the test proves nothing"
+
+
+@pytest.mark.parametrize("way", ["insert", "copy", "merge", "insert as replica"])
+def test_every_way_to_write_announces(urls: Urls, way: str) -> None:
+    with (
+        psycopg.connect(urls.superuser) as writer,
+        follow_connection(urls.projector, application_name="test") as follower,
+    ):
+        before = append(urls)
+        match way:
+            case "insert":
+                writer.execute(APPEND_ONE, (1,))
+            case "copy":
+                copy_one(writer)
+            case "merge":
+                writer.execute(
+                    "MERGE INTO events USING (SELECT 1) AS one ON false WHEN NOT MATCHED THEN"
+                    " INSERT (workspace_id, stream_id, stream_version, topic, data, metadata,"
+                    " occurred_at) VALUES (gen_random_uuid(), gen_random_uuid(), 1, 't', '{}',"
+                    " '{}', now())"
+                )
+            case "insert as replica":
+                writer.execute("SET session_replication_role = replica")
+                writer.execute(APPEND_ONE, (1,))
+        last = append(urls)
+        assert readable_position(follower) == before
+        writer.rollback()
+        assert readable_position(follower) == last
+
+
+def test_a_stalled_writer_holds_followers_at_its_bound_and_not_before(urls: Urls) -> None:
+    before = append(urls, 5)
+    with (
+        follow_connection(urls.projector, application_name="test") as follower,
+        stalled_writer(urls),
+    ):
+        append(urls, 5)
+        pages = list(follow(follower, 0, limit=3))
+        assert [event.position for page in pages for event in page.events] == [1, 2, 3, 4, 5]
+        assert pages[-1].upto == before
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "idle_in_transaction_session_timeout = 0",
+        "idle_in_transaction_session_timeout = '1h'",
+        "transaction_timeout = '1h'",
+    ],
+)
+def test_an_idle_writer_is_disconnected_at_the_limit_whatever_it_wished(
+    urls: Urls, setting: str
+) -> None:
+    append(urls)
+    with (
+        follow_connection(urls.projector, application_name="test") as follower,
+        stalled_writer(urls, setting, "annals.writer_limit_ms = 300") as writer,
+    ):
+        last = append(urls)
+        assert readable_position(follower) < last
+        waited = wait_until(
+            lambda: readable_position(follower) == last,
+            "the follower can read to the end",
+            timeout_s=3,
+        )
+        assert waited < 2
+        with pytest.raises(psycopg.Error, match="timeout"):
+            writer.execute("SELECT 1")
+
+
+def test_an_active_writer_is_disconnected_at_the_limit_as_well(urls: Urls) -> None:
+    with (
+        follow_connection(urls.projector, application_name="test") as follower,
+        stalled_writer(
+            urls, "transaction_timeout = '1h'", "annals.writer_limit_ms = 300"
+        ) as writer,
+    ):
+        last = append(urls)
+        began = time.monotonic()
+        with pytest.raises(psycopg.Error, match="transaction timeout"):
+            writer.execute("SELECT pg_sleep(100)")
+        assert time.monotonic() - began < 50
+        assert readable_position(follower) == last
+
+
+@pytest.mark.parametrize(
+    ("wished", "idle", "in_all"),
+    [
+        ([], "5s", "15s"),
+        (["annals.writer_limit_ms = 3600000"], "5s", "15s"),
+        (["annals.writer_limit_ms = 700"], "700ms", "700ms"),
+        (["idle_in_transaction_session_timeout = '2s'", "transaction_timeout = '3s'"], "2s", "3s"),
+    ],
+)
+def test_a_client_can_shorten_the_limits_and_not_lengthen_them(
+    urls: Urls, wished: list[str], idle: str, in_all: str
+) -> None:
+    with psycopg.connect(urls.superuser) as writer:
+        for setting in wished:
+            writer.execute(f"SET {setting}".encode())
+        with pytest.raises(psycopg.Error) as limits:
+            writer.execute(TELL_LIMITS)
+    assert limits.value.diag.message_primary == f"{idle} {in_all}"
+
+
+def test_the_limits_are_those_of_the_transaction_and_not_of_the_session(urls: Urls) -> None:
+    with psycopg.connect(urls.superuser, autocommit=True) as writer:
+        writer.execute(APPEND_ONE, (1,))
+        for setting in ("idle_in_transaction_session_timeout", "transaction_timeout"):
+            assert writer.execute(f"SHOW {setting}".encode()).fetchone() == ("0",)
+
+
+@pytest.mark.parametrize("where", ["the same database", "another database"])
+def test_a_long_transaction_that_writes_elsewhere_does_not_matter(urls: Urls, where: str) -> None:
+    url = urls.superuser
+    if where == "another database":
+        url = url.rsplit("/", 1)[0] + "/postgres"
+    with (
+        psycopg.connect(url) as unrelated,
+        follow_connection(urls.projector, application_name="test") as follower,
+    ):
+        row = unrelated.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+        assert row is not None
+        last = append(urls)
+        assert readable_position(follower) == last
+        # What followers below the oldest writing transaction would see of it: nothing.
+        horizon = follower.execute(
+            "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+        ).fetchone()
+        assert horizon is not None
+        assert horizon[0] <= row[0]
+        below = follower.execute(
+            "SELECT count(*) FROM events WHERE xmin::text::bigint < %s AND position = %s",
+            (horizon[0], last),
+        ).fetchone()
+        assert below == (0,)
+
+
+def test_many_statements_of_one_transaction_announce_once(urls: Urls) -> None:
+    with psycopg.connect(urls.superuser) as writer:
+        for _ in range(50):
+            writer.execute(APPEND_ONE, (1,))
+        held = writer.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        ).fetchone()
+    assert held == (1,)
+
+
+@pytest.mark.parametrize("announced", ["-1", "0", "1000000"])
+def test_a_forged_announcement_can_only_hold_followers_back(urls: Urls, announced: str) -> None:
+    before = append(urls, 5)
+    with (
+        psycopg.connect(urls.superuser) as writer,
+        follow_connection(urls.projector, application_name="test") as follower,
+    ):
+        writer.execute(f"SET annals.announced = '{announced}'".encode())
+        writer.execute(APPEND_ONE, (1,))
+        append(urls)
+        assert readable_position(follower) <= before
+
+
+def test_positions_are_not_cached_by_sessions(database: Connection) -> None:
+    """A session with cached positions would announce more than the least that it may take."""
+    row = database.execute(
+        "SELECT seqcache FROM pg_sequence WHERE seqrelid = 'events_position_seq'::regclass"
+    ).fetchone()
+    assert row == (1,)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_following_is_refused_where_a_transaction_keeps_one_snapshot(
+    urls: Urls, level: str
+) -> None:
+    with psycopg.connect(urls.projector) as connection:
+        connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}".encode())
+        with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="read committed"):
+            readable_position(connection)
+
+
+def test_a_follower_that_has_read_everything_is_told_so(urls: Urls) -> None:
+    last = append(urls, 3)
+    with follow_connection(urls.projector, application_name="test") as follower:
+        assert readable_position(follower, known=last) == last
+        assert readable_position(follower, known=last - 1) == last
+        with stalled_writer(urls):
+            assert readable_position(follower, known=last) == last
+
+
+def test_an_empty_log_can_be_followed(urls: Urls) -> None:
+    with follow_connection(urls.projector, application_name="test") as follower:
+        assert readable_position(follower) == 0
+        assert list(follow(follower, 0, limit=10)) == []

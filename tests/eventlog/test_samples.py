@@ -1,0 +1,75 @@
+"""Events of every released version stay readable (see tests/support/event_samples.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import uuid5
+
+import pytest
+
+from domain.shared.entity import Entity
+from domain.shared.kinds import AGGREGATE_OF, EVENTS
+from eventlog import upcast
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from eventlog.store.mapper import EventMapper, OrjsonTranscoder
+from projections.engine.live.runner import ProjectionEngine
+from tests.support.event_samples import (
+    ACCOUNT,
+    WORKSPACE,
+    Sample,
+    history_of,
+    samples,
+    stored_event,
+)
+from tests.support.oracle import assert_tables_match_log
+
+every_sample = pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample["topic"])
+
+
+def test_every_topic_has_a_sample_in_every_version() -> None:
+    recorded = {sample["topic"] for sample in samples()}
+    assert set(EVENTS) <= recorded
+    assert set(upcast._STEPS) <= recorded
+
+
+@every_sample
+def test_a_sample_is_upcast_to_what_is_written_today(sample: Sample) -> None:
+    topic, data = upcast.upcast(sample["topic"], sample["data"])
+    assert {"topic": topic, "data": data} == sample["expected"]
+    assert topic in EVENTS
+
+
+@every_sample
+def test_a_sample_becomes_an_event_and_evolves_its_entity(sample: Sample) -> None:
+    mapper = EventMapper(OrjsonTranscoder())
+    entity: Any = None
+    for each in history_of(sample):
+        event = mapper.to_domain_event(stored_event(each))
+        entity = event.mutate(entity)
+    assert isinstance(entity, AGGREGATE_OF[sample["expected"]["topic"]])
+    assert (entity.version, entity.modified_on.isoformat()) == (
+        sample["version"],
+        sample["occurredAt"],
+    )
+    if entity.version == 1 and isinstance(entity, Entity):
+        assert entity.values == sample["expected"]["data"]["fields"]
+
+
+def test_a_log_of_nothing_but_samples_is_projected(
+    log: EventLog, engine: ProjectionEngine, database: Connection
+) -> None:
+    with log.scoped(Scope(WORKSPACE)):
+        for sample in samples():
+            # A stream for each sample; the account that is alive at the end is that of the others.
+            is_account = sample["topic"].startswith("account.restored")
+            name = f"{sample['topic']} {sample['version']}"
+            stream = ACCOUNT if is_account else uuid5(ACCOUNT, name)
+            events = [
+                replace(stored_event(each), originator_id=stream) for each in history_of(sample)
+            ]
+            log.recorder.insert_events(events)
+    engine.catch_up()
+    assert_tables_match_log(database)

@@ -1,0 +1,392 @@
+"""Projectors that share the topic: each event once in the rows, whatever dies or comes twice."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from benchmarks.generated import fill_log
+from commands.entities import EntityCommands
+from domain.account import Account
+from domain.contact import Contact
+from domain.task import Task
+from eventlog.connections import Connection
+from eventlog.kafka import relay
+from eventlog.kafka.message import Headers, encode_mark, headers, read_head
+from eventlog.reading import readable_position
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.kafka.lanes import PartitionBuffer
+from projections.engine.kafka.source import GroupEngine
+from projections.engine.ledger.coverage import gaps
+from projections.engine.live.partitions import reached
+from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.rebuild.retry import retry
+from projections.engine.registry import PROJECTIONS
+from readmodels import table_definitions
+from tests.conftest import Urls
+from tests.support.failing_projection import companies, failing_for
+from tests.support.kafka_harness import TIMEOUT_S, KafkaHarness, append, running_groups
+from tests.support.oracle import assert_tables_match_log
+from tests.support.undo_client import UndoClient
+from tests.support.waiting import wait_until
+
+EVENTS = 4_000
+HALF = 2_000
+
+
+@pytest.fixture
+def published(kafka_harness: KafkaHarness) -> KafkaHarness:
+    """A log that was published."""
+    fill_log(kafka_harness.urls.app, EVENTS)
+    kafka_harness.relay()
+    return kafka_harness
+
+
+def consume(kafka_harness: KafkaHarness, position: int = EVENTS) -> None:
+    """One consumer reads until all projections are there."""
+    with running_groups(kafka_harness.group()):
+        kafka_harness.wait_until_consumed(position)
+
+
+class SomePartitionsOnly(GroupEngine):
+    """A consumer that never gets to the other half of its partitions."""
+
+    partitions: tuple[int, ...] = (0, 1)
+
+    def _begin(self, connection: Connection, consumer: Any) -> None:
+        super()._begin(connection, consumer)
+        for number in self._lanes.keys() - set(self.partitions):
+            del self._lanes[number]
+
+
+def consume_unevenly(
+    kafka_harness: KafkaHarness,
+    database: Connection,
+    position: int = EVENTS,
+    partitions: tuple[int, ...] = (0, 1),
+) -> None:
+    """Some of the partitions are consumed to the end, the others not at all."""
+
+    def is_uneven() -> bool:
+        positions = [reached(database, name).positions for name in PROJECTIONS]
+        return all(each and max(each) >= position > min(each) for each in positions)
+
+    engine = SomePartitionsOnly(
+        kafka_harness.urls.projector, PROJECTIONS.values(), kafka_harness.broker
+    )
+    engine.partitions = partitions
+    with running_groups(engine):
+        wait_until(is_uneven, "the partitions are uneven", timeout_s=TIMEOUT_S)
+
+
+def rows(database: Connection) -> dict[str, list[Any]]:
+    """All rows of all read tables."""
+    tables = database.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'read' ORDER BY 1"
+    ).fetchall()
+    return {
+        table: database.execute(
+            f"SELECT t::text FROM read.{table} t ORDER BY 1".encode()
+        ).fetchall()
+        for (table,) in tables
+    }
+
+
+def made_by_the_log_engine(database: Connection, urls: Urls) -> dict[str, list[Any]]:
+    """The same tables, emptied and made again from the log."""
+    for table in rows(database):
+        database.execute(f"TRUNCATE read.{table}".encode())
+    database.execute("TRUNCATE projection_coverage, projection_offsets, projection_parked")
+    database.execute("UPDATE projections SET position = 0")
+    ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
+    return rows(database)
+
+
+def assert_each_event_once(database: Connection) -> None:
+    """The ledger agrees with the log, and the rows with an account of it by other means."""
+    upto = readable_position(database)
+    assert [gaps(database, name, upto=upto) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
+    assert_tables_match_log(database)
+
+
+def test_the_rows_are_those_that_the_log_engine_makes(
+    published: KafkaHarness, database: Connection
+) -> None:
+    consume(published)
+    assert_each_event_once(database)
+    by_group = rows(database)
+    assert by_group == made_by_the_log_engine(database, published.urls)
+
+
+def test_processes_share_the_partitions_and_may_be_killed_with_the_broker(
+    kafka_harness: KafkaHarness, database: Connection
+) -> None:
+    total = 20_000
+
+    def least() -> int:
+        row = database.execute("SELECT coalesce(min(position), 0) FROM projections").fetchone()
+        return row[0] if row else 0
+
+    def members_with_offsets() -> int:
+        found = database.execute(
+            """SELECT count(DISTINCT pid) FROM pg_stat_activity
+                WHERE application_name = 'annals-apply' AND datname = current_database()""",
+        ).fetchone()
+        return found[0] if found else 0
+
+    fill_log(kafka_harness.urls.app, total // 2)
+    source = ("project", "--source", "kafka")
+    with (
+        kafka_harness.command("relay"),
+        kafka_harness.command(*source) as first,
+        kafka_harness.command(*source),
+    ):
+        wait_until(
+            lambda: members_with_offsets() == 2 and least() > 0,
+            "both members have consumed something",
+            timeout_s=TIMEOUT_S,
+        )
+        writer = threading.Thread(target=fill_log, args=(kafka_harness.urls.app, total // 2),
+                                  kwargs={"seed": 2})  # fmt: skip
+        writer.start()
+        first.kill()
+        kafka_harness.kafka.kill()
+        kafka_harness.kafka.start()
+        with kafka_harness.command(*source):
+            writer.join()
+            kafka_harness.wait_until_consumed(total)
+    assert_each_event_once(database)
+    by_group = rows(database)
+    assert by_group == made_by_the_log_engine(database, kafka_harness.urls)
+
+
+def test_two_groups_that_both_believe_a_partition_to_be_theirs_change_nothing(
+    published: KafkaHarness, database: Connection
+) -> None:
+    with running_groups(published.group(), published.group(group="of-zombies")):
+        published.wait_until_consumed(EVENTS)
+    assert_each_event_once(database)
+
+
+def test_what_is_doubled_late_or_out_of_order_in_the_topic_changes_nothing(
+    published: KafkaHarness, database: Connection
+) -> None:
+    messages = list(published.messages())
+    topic = published.topic
+    database.execute("UPDATE kafka_topics SET position = 1000, epoch = epoch + 1")
+    producer = published.broker.producer()
+
+    def send(message: Any, head: Headers, value: bytes) -> None:
+        producer.send(
+            topic, key=message.key, value=value, headers=head, partition=message.partition
+        )
+
+    for message in reversed(messages[::3]):  # of the same relay, and before its successor begins
+        if message.key:
+            send(message, message.headers, message.value)
+    producer.flush()
+    published.relay()  # doubles everything after 1,000
+    for message in messages:  # of the first relay, which does not know that it is over
+        head = read_head(message.headers)
+        if head.is_mark:
+            late = headers(head.topic, EVENTS * 2, head.origin)
+            send(message, late, encode_mark(EVENTS * 2))
+        else:
+            send(message, message.headers, message.value.replace(b"Acme", b"Evil"))
+    producer.close()
+    fill_log(published.urls.app, 100, seed=3)
+    published.relay()
+    consume(published, EVENTS + 100)
+    assert_each_event_once(database)
+
+
+def test_the_checkpoint_is_what_all_partitions_have_reached(
+    published: KafkaHarness, database: Connection
+) -> None:
+    consume_unevenly(published, database)
+    positions = database.execute("SELECT DISTINCT position FROM projections").fetchall()
+    assert positions == [(0,)]
+
+
+def test_the_log_engine_waits_for_the_group_and_takes_over_where_each_partition_is(
+    published: KafkaHarness, database: Connection
+) -> None:
+    urls = published.urls
+    consume_unevenly(published, database)
+    engine = ProjectionEngine(urls.projector, PROJECTIONS.values())
+    with running_groups(published.group()):
+        published.wait_until_consumed(1)
+        engine.catch_up()
+        assert database.execute("SELECT count(*) FROM projection_offsets").fetchone() != (0,)
+        published.wait_until_consumed(EVENTS)
+    fill_log(urls.app, HALF, seed=2)
+    published.relay()
+    consume_unevenly(published, database, EVENTS + HALF)
+    engine.catch_up()
+    assert database.execute("SELECT count(*) FROM projection_offsets").fetchone() == (0,)
+    assert_each_event_once(database)
+
+
+def test_the_group_takes_over_from_the_log_engine_without_reading_all_again(
+    published: KafkaHarness, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "INDEX_EVENTS", HALF)
+    fill_log(published.urls.app, HALF, seed=2)
+    published.relay()
+    ProjectionEngine(published.urls.projector, PROJECTIONS.values()).catch_up()
+    fill_log(published.urls.app, HALF, seed=3)
+    published.relay()
+    heard: list[int] = []
+    hear = PartitionBuffer.hear
+
+    def listening(lane: PartitionBuffer, messages: list[Any]) -> None:
+        heard.extend(read_head(each.headers).position for each in messages)
+        hear(lane, messages)
+
+    monkeypatch.setattr(PartitionBuffer, "hear", listening)
+    consume(published, EVENTS + 2 * HALF)
+    assert min(heard) == EVENTS + HALF, "a mark was near enough"
+    assert_each_event_once(database)
+
+
+def test_a_topic_made_anew_with_other_partitions_is_gone_on_with(
+    published: KafkaHarness, database: Connection
+) -> None:
+    consume_unevenly(published, database)
+    with running_groups(published.group()):
+        published.wait_until_consumed(1)
+        published.relay(anew=True, partitions=3)
+        fill_log(published.urls.app, HALF, seed=2)
+        published.relay()
+        published.wait_until_consumed(EVENTS + HALF)
+    assert len(reached(database, "accounts").positions) == 3
+    assert_each_event_once(database)
+
+
+def test_a_rebuild_beside_the_group_gives_equal_rows_and_is_swapped_in(
+    published: KafkaHarness, database: Connection
+) -> None:
+    consume_unevenly(published, database)
+    definitions = {name: table_definitions()[name] for name in ("accounts", "notes")}
+    with running_groups(published.group()):
+        published.wait_until_consumed(1)
+        Rebuild(published.urls.projector, definitions, workers=1).run()
+        fill_log(published.urls.app, HALF, seed=2)
+        published.relay()
+        published.wait_until_consumed(EVENTS + HALF)
+    assert_each_event_once(database)
+
+
+def test_a_swap_takes_the_partitions_from_where_each_is(
+    published: KafkaHarness, database: Connection
+) -> None:
+    consume_unevenly(published, database)
+    # With nobody at work the live rows do not move, so only what follows the comparison is tried.
+    database.execute("UPDATE projections SET version = 'older' WHERE name = 'accounts'")
+    definition = {"accounts": table_definitions()["accounts"]}
+    Rebuild(published.urls.projector, definition, workers=1).run()
+    consume(published)
+    assert_each_event_once(database)
+
+
+def test_a_projector_that_raises_parks_that_entity_alone_and_retry_brings_it_back(
+    accounts: list[Account],
+    kafka_harness: KafkaHarness,
+    database: Connection,
+    commands: EntityCommands,
+    scope: Scope,
+) -> None:
+    kafka_harness.relay()
+    broken = {**PROJECTIONS, "accounts": failing_for(PROJECTIONS["accounts"], "Bluth")}
+    with running_groups(kafka_harness.group(broken.values())):
+        kafka_harness.wait_until_consumed(6)
+        commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
+        kafka_harness.relay()
+        kafka_harness.wait_until_consumed(7)
+    assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
+    found = database.execute("SELECT entity_id, position, events FROM projection_parked")
+    assert found.fetchall() == [(accounts[1].id, 3, 3)]
+    assert gaps(database, "accounts", upto=7) == []
+    with running_groups(kafka_harness.group()):
+        assert [
+            each.error for each in retry(kafka_harness.urls.projector, PROJECTIONS["accounts"])
+        ] == [None]
+        commands.create(scope, Contact, {"name": "later"}, account_id=accounts[1].id)
+        kafka_harness.relay()
+        kafka_harness.wait_until_consumed(8)
+    assert companies(database) == [("Acme", 1), ("Bluth", 3), ("Cyberdyne", 1)]
+    assert_each_event_once(database)
+
+
+def test_a_row_that_the_database_refuses_parks_its_entity_alone(
+    accounts: list[Account], kafka_harness: KafkaHarness, database: Connection
+) -> None:
+    database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Bluth')")
+    kafka_harness.relay()
+    consume(kafka_harness, 6)
+    assert companies(database) == [("Acme", 1), ("Cyberdyne", 1)]
+    found = database.execute("SELECT projection, entity_id, events FROM projection_parked")
+    assert found.fetchall() == [("accounts", accounts[1].id, 2)]
+
+
+@pytest.mark.parametrize("first", [(0,), (1, 2), (3,)])
+def test_what_moves_from_account_to_account_goes_through_partitions_in_any_order(
+    first: tuple[int, ...],
+    kafka_harness: KafkaHarness,
+    database: Connection,
+    commands: EntityCommands,
+    log: EventLog,
+    scope: Scope,
+) -> None:
+    wander(UndoClient(log, commands, scope))
+    end = database.execute("SELECT max(position) FROM events").fetchone()
+    assert end is not None
+    kafka_harness.relay()
+    consume_unevenly(kafka_harness, database, end[0], first)
+    consume(kafka_harness, end[0])
+    assert_each_event_once(database)
+    by_group = rows(database)
+    assert by_group == made_by_the_log_engine(database, kafka_harness.urls)
+
+
+def wander(undo_client: UndoClient) -> None:
+    """Contacts and tasks go from account to account and back, some die on the way."""
+    hubs = [undo_client.make(Account, company=f"Hub {n}", type="customer") for n in range(3)]
+    for number in range(9):
+        account = undo_client.make(Account, company=f"Acme {number}", type="customer")
+        contact = undo_client.make(Contact, account, name=f"Ada {number}")
+        task = undo_client.make(Task, account, title="Call")
+        undo_client.set(Contact, contact, title="CEO")
+        _, command = undo_client.merge(Account, hubs[number % 3], account)
+        undo_client.set(Contact, contact, title="CFO")
+        if number % 4 == 0:
+            undo_client.delete(Task, task)
+        elif number % 2 == 0:
+            undo_client.undo_command(undo_client.undo_command(undo_client.undo_command(command)))
+            undo_client.set(Contact, contact, title="CTO")
+        if number % 4 == 3:
+            undo_client.delete(Contact, contact)
+    for other in hubs[1:]:
+        _, command = undo_client.merge(Account, hubs[0], other)
+        undone = undo_client.undo_command(command)
+    undo_client.undo_command(undone)
+
+
+def test_positions_that_no_event_took_do_not_hold_the_checkpoint_back(
+    kafka_harness: KafkaHarness, workspace: UUID, database: Connection
+) -> None:
+    with psycopg.connect(kafka_harness.urls.app) as connection:
+        position = append(connection, workspace)
+        connection.commit()
+        rolled_back = append(connection, workspace)
+        connection.rollback()
+    kafka_harness.relay()
+    assert (position, rolled_back) == (1, 2)
+    consume(kafka_harness, rolled_back)
+    assert_each_event_once(database)

@@ -1,0 +1,222 @@
+"""Rebuild: beside the live one, compared, swapped in one transaction, kept for rollback."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from commands.entities import EntityCommands
+from domain.account import Account
+from domain.contact import Contact
+from domain.task import Task
+from eventlog.connections import Connection
+from eventlog.reading import readable_position
+from eventlog.scope import Scope
+from projections.engine.ledger.coverage import gaps
+from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.progress import Cancelled, cancel
+from projections.engine.rebuild.rebuild import Rebuild, plan, rollback
+from projections.engine.rebuild.retry import retry
+from projections.engine.rebuild.swap import RebuildRefused
+from projections.engine.registry import PROJECTIONS
+from readmodels import table_definitions
+from tests.conftest import Urls
+from tests.support.failing_projection import companies, failing_for
+from tests.support.processes import running_engine
+
+DEFINITIONS = table_definitions()
+
+
+@pytest.fixture
+def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
+    """Forty accounts with a contact and two tasks each, one of them done; some deleted."""
+    made = []
+    for number in range(40):
+        fields = {
+            "company": f"Company\t{number}\\",
+            "type": "investor",
+            "customFields": {"n": number},
+        }
+        outcome = commands.create(scope, Account, fields)
+        assert isinstance(outcome.entity, Account)
+        account_id = outcome.entity.id
+        commands.create(scope, Contact, {"name": "Ada\nLovelace"}, account_id=account_id)
+        commands.create(scope, Task, {"title": "a"}, account_id=account_id)
+        commands.create(scope, Task, {"title": "b", "status": "done"}, account_id=account_id)
+        if number % 10 == 0:
+            commands.delete(scope, Account, account_id)
+        made.append(outcome.entity)
+    return made
+
+
+def rows(database: Connection, table: str, schema: str = "read") -> list[tuple[object, ...]]:
+    """All rows of a read table, in order."""
+    statement = f"SELECT t::text FROM {schema}.{table} AS t ORDER BY 1"
+    return database.execute(statement.encode()).fetchall()
+
+
+@pytest.mark.parametrize("names", [("accounts",), tuple(sorted(PROJECTIONS))])
+def test_a_rebuild_gives_the_rows_that_were_live(
+    names: tuple[str, ...],
+    accounts: list[Account],
+    engine: ProjectionEngine,
+    database: Connection,
+    urls: Urls,
+) -> None:
+    engine.catch_up()
+    tables = [table.name for name in names for table in PROJECTIONS[name].tables]
+    before = {table: rows(database, table) for table in tables}
+    with running_engine(engine):
+        Rebuild(urls.projector, {name: DEFINITIONS[name] for name in names}, workers=2).run()
+    assert {table: rows(database, table) for table in tables} == before
+    for name in names:
+        assert gaps(database, name, upto=readable_position(database)) == []
+
+
+def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
+) -> None:
+    engine.catch_up()
+    database.execute("UPDATE read.accounts SET company = 'forged' WHERE company LIKE '%13%'")
+    with running_engine(engine), pytest.raises(RebuildRefused, match=r"1 rows differ.*forged"):
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
+    assert any("forged" in company for company, _ in companies(database))
+    state = database.execute("SELECT state FROM projection_rebuilds").fetchone()
+    assert state == ("failed",)
+
+
+def test_changed_code_is_swapped_in_and_rolled_back(
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls,
+    commands: EntityCommands, scope: Scope,
+) -> None:  # fmt: skip
+    engine.catch_up()
+    definition = DEFINITIONS["accounts"] + "\nSELECT 'another version';\n"
+    assert plan(urls.projector, "accounts", definition).code_changed
+    with running_engine(engine):
+        Rebuild(urls.projector, {"accounts": definition}).run()
+        assert not plan(urls.projector, "accounts", definition).code_changed
+        commands.create(scope, Account, {"company": "Newer", "type": "partner"})
+        rollback(urls.projector, "accounts", DEFINITIONS["accounts"])
+        assert plan(urls.projector, "accounts", definition).code_changed
+    assert "Newer" in {company for company, _ in companies(database)}
+    assert gaps(database, "accounts", upto=readable_position(database)) == []
+
+
+def test_a_cancelled_rebuild_leaves_the_live_one_untouched(
+    accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
+) -> None:
+    engine.catch_up()
+    before = rows(database, "accounts")
+
+    def say(step: str, done: int, total: int) -> None:
+        if step == "indexing":
+            assert cancel(database, "accounts")
+
+    with pytest.raises(Cancelled):
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}, say=say).run()
+    assert rows(database, "accounts") == before
+    left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'read_%'").fetchall()
+    assert left == []
+
+
+@pytest.mark.parametrize("step", ["_in_parallel", "_catch_up", "_compare", "_swap"])
+def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
+    step: str,
+    accounts: list[Account],
+    engine: ProjectionEngine,
+    database: Connection,
+    urls: Urls,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine.catch_up()
+    before = rows(database, "accounts")
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rebuild, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
+    assert rows(database, "accounts") == before
+    with running_engine(engine):
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
+    assert rows(database, "accounts") == before
+
+
+def test_a_swap_that_was_killed_does_not_keep_the_engine_from_its_work(
+    accounts: list[Account], engine: ProjectionEngine, database: Connection
+) -> None:
+    database.execute("UPDATE projections SET state = 'handover'")  # its process cannot take it back
+    engine.catch_up()
+    left = database.execute("SELECT name FROM projections WHERE position < readable_position()")
+    assert left.fetchall() == []
+
+
+def test_readers_and_writers_notice_nothing_of_swaps(
+    accounts: list[Account],
+    engine: ProjectionEngine,
+    urls: Urls,
+    commands: EntityCommands,
+    scope: Scope,
+) -> None:
+    engine.catch_up()
+    stop = threading.Event()
+    stale: list[str] = []
+    reads = 0
+
+    def write_and_read_back() -> None:
+        nonlocal reads
+        with psycopg.connect(urls.projector, autocommit=True) as connection:
+            while not stop.is_set():
+                fields = {"company": f"written {reads}", "type": "customer"}
+                outcome = commands.create(scope, Account, fields)
+                until = time.monotonic() + 10
+                while time.monotonic() < until:
+                    with connection.transaction():
+                        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                        position = connection.execute(
+                            "SELECT position FROM projections WHERE name = 'accounts'"
+                        ).fetchone()
+                        row = connection.execute(
+                            "SELECT 1 FROM read.accounts WHERE id = %s", (outcome.entity.id,)
+                        ).fetchone()
+                    if position and position[0] >= outcome.position:
+                        if row is None:
+                            stale.append(fields["company"])
+                        break
+                else:
+                    stale.append("never came")
+                reads += 1
+
+    threads = [threading.Thread(target=write_and_read_back) for _ in range(3)]
+    with running_engine(engine):
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(3):
+                Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}).run()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert stale == []
+    assert reads > 20
+
+
+def test_retry_brings_parked_entities_back_and_proves_it(
+    accounts: list[Account], database: Connection, urls: Urls
+) -> None:
+    company = "Company\t3\\"
+    ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], company)]).catch_up()
+    assert company not in dict(companies(database))
+    still = retry(urls.projector, failing_for(PROJECTIONS["accounts"], company))
+    assert [bool(each.error) for each in still] == [True]
+    back = retry(urls.projector, PROJECTIONS["accounts"])
+    assert [each.error for each in back] == [None]
+    assert dict(companies(database))[company] == 1
+    assert database.execute("SELECT count(*) FROM projection_parked").fetchone() == (0,)
+    assert gaps(database, "accounts", upto=readable_position(database)) == []

@@ -1,0 +1,558 @@
+"""Health, readiness, metrics, logs and traces: what is wrong is said, soon, and with its reason."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.http.middleware import RequestContext
+from commands.entities import EntityCommands
+from commands.keys import issue_key
+from domain.account import Account
+from eventlog.connections import Connection, follow_connection, write_pool
+from eventlog.reading import RecordedEvent
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.ledger.checks import CheckResult, check
+from projections.engine.live.runner import Batch, ProjectionEngine
+from projections.engine.registry import PROJECTIONS
+from runtime.health import FRESH_S, is_stalled
+from runtime.settings import REPOSITORY, Settings
+from runtime.tracing import SpanExporter, open_tracing
+from server.postgres.embedded import Cluster
+from tests.conftest import Urls, fresh_database
+from tests.support.api_server import Api, ApiWorkspace
+from tests.support.processes import Projector, api_without_projector, running_projector
+from tests.support.waiting import wait_until, wait_until_projected
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+ACCOUNT = {"company": "Acme", "type": "customer"}
+RED_WITHIN_S = 10.0
+ALARM_WITHIN_S = 20.0
+STALE_S = FRESH_S + 0.1
+"""After so long health has looked again."""
+
+
+@dataclass
+class Stack:
+    """The API and a projector, each a server of its own, on one database."""
+
+    urls: Urls
+    client: httpx.Client
+    projector: Projector
+    commands: EntityCommands
+    database: Connection
+    scope: Scope = field(default_factory=lambda: Scope(uuid4()))
+
+    def write(self, company: str = "Acme") -> int:
+        """Something to do for the projector; the position at which it is recorded."""
+        return write(self.commands, self.scope, company)
+
+    def wait_until_projected(self, position: int) -> None:
+        """Wait until the projector has reached the position."""
+        wait_until_projected(self.database, position)
+
+    def status(self) -> int:
+        """Of the answer about health."""
+        return self.client.get("/healthz").status_code
+
+    def reasons(self, name: str = "accounts") -> str:
+        """What health says of a projection."""
+        told = self.client.get("/healthz").json()["projections"]
+        return "; ".join(next(each["reasons"] for each in told if each["name"] == name))
+
+
+@contextmanager
+def running(urls: Urls, output: Path) -> Iterator[Stack]:
+    """All of it, as long as the block lasts."""
+    with (
+        running_projector(urls, output) as projector,
+        api_without_projector(urls) as client,
+        write_pool(urls.app) as pool,
+        psycopg.connect(urls.superuser, autocommit=True) as database,
+    ):
+        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+        yield Stack(urls, client, projector, commands, database)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """What tests share that leave everything as it was."""
+    output = tmp_path_factory.mktemp("operations") / "projector.log"
+    with fresh_database(cluster, template) as urls, running(urls, output) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(shared: Stack) -> Stack:
+    """The same, once it is green."""
+    wait_until(lambda: shared.client.get("/healthz").json().get("status") == "ok", "health is ok")
+    return shared
+
+
+@pytest.fixture
+def own(urls: Urls, tmp_path: Path) -> Iterator[Stack]:
+    """What one test has for itself, to break it."""
+    with running(urls, tmp_path / "projector.log") as stack:
+        yield stack
+
+
+def write(commands: EntityCommands, scope: Scope, company: str = "Acme") -> int:
+    """Create an account; the position at which it is recorded."""
+    return commands.create(scope, Account, {"company": company, "type": "customer"}).position
+
+
+# Health
+
+
+def test_health_names_each_projection(stack: Stack) -> None:
+    told = stack.client.get("/healthz").json()
+    assert told["status"] == "ok"
+    assert [each["name"] for each in told["projections"]] == sorted(PROJECTIONS)
+    assert {each["status"] for each in told["projections"]} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("lag_events", "lag_s", "idle_s", "expected"),
+    [
+        (0, 0.0, 3600.0, False),  # nothing to do
+        (1, 0.1, 3600.0, False),  # something to do since a moment ago
+        (100_000, 900.0, 0.3, False),  # far behind, and moving: an import, a catch-up
+        (1, 7.0, 7.0, True),
+        (100_000, 900.0, 7.0, True),
+    ],
+)
+def test_what_moves_or_has_nothing_to_do_is_not_stalled(
+    lag_events: int, lag_s: float, idle_s: float, expected: bool
+) -> None:
+    facts = {"lagEvents": lag_events, "lagSeconds": lag_s, "idleSeconds": idle_s}
+    assert is_stalled(facts, 6.0) is expected
+
+
+def test_a_projector_that_is_stopped_turns_health_red_and_green_again(stack: Stack) -> None:
+    stack.wait_until_projected(stack.write())
+    stack.projector.signal(signal.SIGSTOP)
+    try:
+        assert stack.status() == 200
+        stack.write()
+        assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S
+        told = stack.client.get("/healthz").json()
+        assert told["code"] == "E3006"
+        assert "accounts: no progress for" in told["detail"]
+        assert "its projector holds it and does nothing" in stack.reasons()
+    finally:
+        stack.projector.signal(signal.SIGCONT)
+    wait_until(lambda: stack.status() == 200, "health is green")
+
+
+def test_a_projector_that_was_killed_turns_health_red(own: Stack) -> None:
+    own.projector.kill()
+    wait_until(
+        lambda: own.reasons() == "no projector works on it", "health names the missing projector"
+    )
+    assert own.client.get("/healthz").json()["status"] == "degraded"
+    own.write()
+    assert wait_until(lambda: own.status() == 503, "health is red") < RED_WITHIN_S
+    assert own.reasons().endswith("no projector works on it")
+
+
+def test_a_lock_that_somebody_holds_turns_health_red(stack: Stack) -> None:
+    with psycopg.connect(stack.urls.superuser) as other:
+        other.execute("LOCK TABLE read.accounts IN ACCESS EXCLUSIVE MODE")
+        stack.write()
+        assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S
+        pid = other.info.backend_pid
+        assert f"its projector waits for a lock of server process {pid}" in stack.reasons()
+    wait_until(lambda: stack.status() == 200, "health is green")
+
+
+def test_checkpoints_that_cannot_be_read_are_no_good_health(stack: Stack) -> None:
+    with psycopg.connect(stack.urls.superuser) as other:
+        other.execute("LOCK TABLE projections IN ACCESS EXCLUSIVE MODE")
+        time.sleep(STALE_S)
+        started = time.monotonic()
+        told = stack.client.get("/healthz")
+        assert (told.status_code, told.json()["code"]) == (503, "E3001")
+        assert time.monotonic() - started < RED_WITHIN_S
+        assert stack.client.get("/livez").status_code == 200
+        assert b"annals_database_up 0.0" in stack.client.get("/metrics").content
+    wait_until(lambda: stack.status() == 200, "health is green")
+
+
+def test_a_database_that_is_frozen_does_not_freeze_health(stack: Stack) -> None:
+    (pid,) = stack.database.execute(
+        """SELECT pid FROM pg_stat_activity
+            WHERE application_name = 'annals-lookout' AND datname = current_database()"""
+    ).fetchall()[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(STALE_S)
+        started = time.monotonic()
+        told = stack.client.get("/healthz")
+        assert (told.status_code, told.json()["code"]) == (503, "E3001")
+        assert time.monotonic() - started < RED_WITHIN_S
+        wait_until(lambda: stack.status() == 200, "health is green")  # by a connection of its own
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_what_is_parked_or_outdated_is_said_and_is_not_red(stack: Stack) -> None:
+    stack.database.execute(
+        """INSERT INTO projection_parked
+                  (projection, workspace_id, entity_id, position, events, error)
+           VALUES ('notes', gen_random_uuid(), gen_random_uuid(), 1, 1, 'secret')"""
+    )
+    stack.database.execute("UPDATE projections SET wanted_version = 'x' WHERE name = 'tasks'")
+    try:
+        time.sleep(STALE_S)
+        told = stack.client.get("/healthz")
+        assert (told.status_code, told.json()["status"]) == (200, "degraded")
+        assert stack.reasons("notes") == "1 entities are parked"
+        assert stack.reasons("tasks") == "its code changed since its rows were made: rebuild it"
+        assert "secret" not in told.text
+    finally:
+        stack.database.execute("DELETE FROM projection_parked")
+        stack.database.execute("UPDATE projections SET wanted_version = version")
+
+
+# Readiness
+
+
+def test_a_process_is_not_ready_for_tables_that_are_not_there(stack: Stack) -> None:
+    client, name = stack.client, "0004_operations"
+    assert client.get("/readyz").status_code == 200
+    move = "UPDATE _yoyo_migration SET migration_id = %s WHERE migration_id = %s"
+    stack.database.execute(move, ("moved", name))
+    try:
+        time.sleep(STALE_S)
+        told = client.get("/readyz")
+        assert (told.status_code, told.json()["code"]) == (503, "E3007")
+        assert told.json()["missing"] == [f"migration {name}"]
+    finally:
+        stack.database.execute(move, (name, "moved"))
+
+
+def test_a_process_is_not_ready_where_projections_lag(
+    urls: Urls, commands: EntityCommands, scope: Scope, engine: ProjectionEngine
+) -> None:
+    with api_without_projector(urls, ready_lag_max_s=0.5) as client:
+        assert client.get("/readyz").status_code == 200
+        write(commands, scope)
+        wait_until(lambda: client.get("/readyz").status_code == 503, "the API is not ready")
+        told = client.get("/readyz").json()
+        assert told["code"] == "E3007"
+        assert "accounts" in {each["name"] for each in told["projections"]}
+        engine.catch_up()
+        wait_until(lambda: client.get("/readyz").status_code == 200, "the API is ready")
+
+
+# The alarm
+
+
+def alter(database: Connection, position: int) -> None:
+    """What nobody may do: change history, as a superuser who turns the guard off."""
+    database.execute("ALTER TABLE events DISABLE TRIGGER events_are_never_changed")
+    database.execute(
+        "UPDATE events SET data = (data::text || ' ')::json WHERE position = %s", (position,)
+    )
+    database.execute("ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_changed")
+
+
+def test_altered_history_is_an_alarm(own: Stack) -> None:
+    position = [own.write() for _ in range(3)][1]
+    own.wait_until_projected(position + 1)
+    alter(own.database, position)
+    assert wait_until(lambda: own.status() == 503, "health is red") < ALARM_WITHIN_S
+    assert own.reasons() == "its coverage differs from the log in 1 ranges"
+    faults = series(own.client, "annals_projection_coverage_faults")
+    assert {labels["projection"] for labels, value in faults if value == 1} == set(PROJECTIONS)
+    told = [line for line in own.projector.lines() if line["level"] == "error"]
+    assert {line["fault"] for line in told} == {"altered"}
+    assert {line["position"] for line in told} == {position}
+    assert {line["projection"] for line in told} == set(PROJECTIONS)
+    assert own.client.get("/readyz").status_code == 200, "an alarm, and requests are served"
+
+
+def test_all_of_history_is_compared_bit_by_bit(
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    engine: ProjectionEngine,
+    urls: Urls,
+) -> None:
+    written = [write(commands, scope) for _ in range(5)]
+    database.execute("SELECT setval('events_position_seq', 2500)")
+    written += [write(commands, scope) for _ in range(5)]
+    engine.catch_up()
+
+    def look(round_interval_s: float = 3_600) -> CheckResult:
+        with follow_connection(urls.projector, application_name="test") as connection:
+            return check(connection, chunk=1_000, round_interval_s=round_interval_s)
+
+    for _ in range(4):
+        assert look() == CheckResult([], [])
+    alter(database, written[0])
+    assert look().new == [], "the round has ended, and what is new is not what was altered"
+    found = [gap for _ in range(3) for gap in look(0).new]
+    assert {(gap.fault, gap.position) for gap in found} == {("altered", written[0])}
+    assert {gap.projection for gap in found} == set(PROJECTIONS)
+    alter(database, written[-1])
+    assert {gap.position for gap in look().new} == {written[-1]}, "what is new is compared always"
+    counted = database.execute("SELECT count(*) FROM projection_faults").fetchone()
+    assert counted == (2 * len(PROJECTIONS),)
+    database.execute("UPDATE projections SET epoch = epoch + 1 WHERE name = 'notes'")
+    look()
+    left = database.execute("SELECT count(*) FROM projection_faults WHERE projection = 'notes'")
+    assert left.fetchone() == (2,), "found again: the log differs from what was consumed"
+
+
+def test_a_difference_that_is_gone_is_forgotten(
+    commands: EntityCommands,
+    scope: Scope,
+    database: Connection,
+    engine: ProjectionEngine,
+    urls: Urls,
+) -> None:
+    write(commands, scope)
+    engine.catch_up()
+    database.execute("UPDATE projection_coverage SET n = n + 1 WHERE projection = 'notes'")
+    with follow_connection(urls.projector, application_name="test") as connection:
+        assert [gap.projection for gap in check(connection).new] == ["notes"]
+        database.execute("UPDATE projection_coverage SET n = n - 1 WHERE projection = 'notes'")
+        assert [gap.projection for gap in check(connection).gone] == ["notes"]
+    assert database.execute("SELECT count(*) FROM projection_faults").fetchone() == (0,)
+
+
+# Metrics
+
+
+def scraped(client: httpx.Client) -> dict[str, Metric]:
+    """All metrics, by name; each once."""
+    found = list(text_string_to_metric_families(client.get("/metrics").text))
+    names = [each.name for each in found]
+    assert len(names) == len(set(names))
+    return {each.name: each for each in found}
+
+
+def series(client: httpx.Client, name: str) -> list[tuple[dict[str, str], float]]:
+    """Labels and value of each sample of a metric."""
+    return [(each.labels, each.value) for each in scraped(client)[name].samples]
+
+
+def samples(client: httpx.Client, name: str) -> dict[str, float]:
+    """The samples of a metric, by name and labels."""
+    metric = scraped(client).get(name.removesuffix("_total"))
+    return {
+        f"{each.name}{sorted(each.labels.values())}": each.value
+        for each in (metric.samples if metric else ())
+    }
+
+
+def test_metrics_tell_of_log_projections_and_batches(stack: Stack) -> None:
+    def batched() -> float:
+        found = samples(stack.client, "annals_projector_batch_events")
+        return found.get("annals_projector_batch_events_sum['log']", 0)
+
+    position = [stack.write() for _ in range(20)][-1]
+    stack.wait_until_projected(position)
+    count = stack.database.execute("SELECT count(*) FROM events").fetchone()
+    wait_until(lambda: count == (batched(),), "the metric counts every event")
+    found = scraped(stack.client)
+    assert found["annals_log_position"].samples[0].value == position
+    for name in ("position", "lag_events", "lag_seconds", "parked_entities", "stalled", "held"):
+        metric = found[f"annals_projection_{name}"]
+        assert {each.labels["projection"] for each in metric.samples} == set(PROJECTIONS)
+    assert {each.value for each in found["annals_projection_held"].samples} == {1.0}
+    pools = {each.labels["pool"] for each in found["annals_pool_size"].samples}
+    assert pools == {"read", "write", "history", "export"}
+    assert found["annals_database_up"].samples[0].value == 1
+    assert {"annals_append_seconds", "annals_hints_sent"} <= set(found)
+
+
+def test_appends_and_hints_are_counted(api: Api, api_workspace: ApiWorkspace) -> None:
+    def counted(name: str) -> float:
+        return next(value for labels, value in series(api.client(), name) if not labels)
+
+    before = counted("annals_hints_sent")
+    api_workspace.account()
+    wait_until(lambda: counted("annals_hints_sent") > before, "the hint is counted")
+    appends = samples(api.client(), "annals_append_seconds")
+    assert appends["annals_append_seconds_count[]"] >= 1
+
+
+def test_metrics_name_routes_and_no_ids(stack: Stack) -> None:
+    client = stack.client
+    client.get("/api/accounts/0199c0de-0000-7000-8000-000000000001")
+    client.get("/no/such/place/0199c0de-0000-7000-8000-000000000001")
+    client.request("PROPFIND", "/livez")
+    told = client.get("/metrics").text
+    assert "0199c0de" not in told
+    assert "PROPFIND" not in told
+    counted = series(client, "annals_http_requests")
+    found = {
+        (labels["method"], labels["route"], labels["status"])
+        for labels, _ in counted
+        if "status" in labels
+    }
+    assert ("GET", "/api/accounts/{id}", "401") in found
+    assert ("GET", "other", "404") in found
+    assert {method for method, _, _ in found} == {"GET", "other"}
+
+
+@pytest.mark.parametrize(
+    ("token", "headers", "expected"),
+    [
+        (None, {}, 200),
+        (None, {"X-Forwarded-For": "203.0.113.7"}, 403),
+        ("swordfish", {}, 403),
+        ("swordfish", {"Authorization": "Bearer trout"}, 403),
+        ("swordfish", {"Authorization": "Bearer swordfish", "X-Forwarded-For": "::1"}, 200),
+    ],
+)
+def test_metrics_are_not_for_everybody(
+    urls: Urls, token: str | None, headers: dict[str, str], expected: int
+) -> None:
+    with api_without_projector(urls, metrics_token=token) as client:
+        answer = client.get("/metrics", headers=headers)
+    assert answer.status_code == expected
+    assert expected == 200 or answer.json()["code"] == "E1009"
+
+
+# Logs
+
+
+def test_a_projector_logs_json_with_the_positions_that_it_reached(
+    urls: Urls, tmp_path: Path, commands: EntityCommands, scope: Scope, database: Connection
+) -> None:
+    with running_projector(urls, tmp_path / "projector.log") as projector:
+        position = [write(commands, scope) for _ in range(5)][-1]
+        wait_until_projected(database, position)
+        projector.stop()
+        assert projector.process.returncode == 0
+    (told,) = [line for line in projector.lines() if line["message"] == "projected"]
+    assert told["service"] == "projector"
+    assert told["level"] == "info"
+    assert told["events"] == 5
+    assert told["positions"] == dict.fromkeys(PROJECTIONS, position)
+
+
+def test_the_line_of_a_write_has_its_position(
+    api_workspace: ApiWorkspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    middleware = api_workspace.api.app.middleware_stack
+    while not isinstance(middleware, RequestContext):
+        middleware = getattr(middleware, "app")  # noqa: B009 - each kind calls it so
+    monkeypatch.setattr(middleware, "_access_log", True)
+    caplog.set_level(logging.INFO, "annals.request")
+    answer = api_workspace.make("accounts", company="Acme", type="customer")
+    request_id = answer.headers["X-Request-Id"]
+
+    def facts() -> list[dict[str, Any]]:
+        return [each.facts for each in caplog.records if hasattr(each, "facts")]
+
+    def positions() -> list[int]:
+        return [each["position"] for each in facts() if "position" in each]
+
+    wait_until(
+        lambda: positions() == [int(answer.headers["Annals-Position"])],
+        "the line with the position is logged",
+    )
+    assert request_id
+
+
+# Traces
+
+
+@pytest.fixture
+def traced(urls: Urls) -> Iterator[tuple[httpx.Client, SpanExporter, InMemorySpanExporter]]:
+    """A client of an API that keeps traces, and where they go."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing = SpanExporter(provider)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("api.app.open_tracing", lambda settings, service: tracing)
+        with api_without_projector(urls) as client:
+            yield client, tracing, exporter
+
+
+def test_a_trace_leads_from_the_request_to_the_projection(
+    traced: tuple[httpx.Client, SpanExporter, InMemorySpanExporter],
+    urls: Urls,
+    database: Connection,
+) -> None:
+    client, tracing, exporter = traced
+
+    def observe(batch: Batch, events: Sequence[RecordedEvent]) -> None:
+        tracing.batch("log", events, batch.seconds)
+
+    engine = ProjectionEngine(urls.projector, PROJECTIONS.values(), observe=observe)
+    with write_pool(urls.app) as pool:
+        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+        key = issue_key(commands, Scope(uuid4()), {"name": "k", "role": "admin"})
+    engine.catch_up()
+    assert exporter.get_finished_spans() == (), "nobody asked to have that traced"
+    headers = {"Authorization": f"Bearer {key.token}", "traceparent": PARENT}
+    written = client.post("/api/accounts", json=ACCOUNT, headers=headers)
+    assert written.status_code == 201, written.text
+    metadata = database.execute("SELECT metadata FROM events ORDER BY position DESC LIMIT 1")
+    traceparent = metadata.fetchall()[0][0]["traceparent"]
+    assert traceparent.split("-")[1] == PARENT.split("-")[1]
+    engine.catch_up()
+    request, batch = exporter.get_finished_spans()
+    assert request.attributes is not None
+    assert request.parent is not None
+    assert batch.attributes is not None
+    assert request.name == "POST /api/accounts"
+    assert request.attributes["http.response.status_code"] == 201
+    assert request.parent.span_id == int(PARENT.split("-")[2], 16)
+    assert batch.name == "project"
+    assert batch.attributes["annals.last_position"] == int(written.headers["Annals-Position"])
+    assert [link.context.span_id for link in batch.links] == [request.context.span_id]
+    assert batch.context.trace_id == request.context.trace_id, "part of the one trace in it"
+    for _ in range(2):
+        client.post("/api/accounts", json=ACCOUNT, headers=headers | {"traceparent": "nonsense"})
+    engine.catch_up()
+    first, second, both = exporter.get_finished_spans()[2:]
+    assert both.parent is None
+    assert {each.context.trace_id for each in both.links} == {
+        first.context.trace_id,
+        second.context.trace_id,
+    }
+
+
+def test_without_an_endpoint_nothing_is_traced_or_imported() -> None:
+    assert open_tracing(Settings(), "annals-api") is None
+    code = (
+        "import sys; import server.processes.projector;"
+        " assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_with_an_endpoint_spans_are_sent_there() -> None:
+    tracing = open_tracing(Settings(otel_endpoint="http://127.0.0.1:1"), "annals-api")
+    assert tracing is not None
+    tracing.close()

@@ -1,0 +1,132 @@
+"""Commands of the command line that work on the home's workspace: keys, projections, import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from domain.appointment import Appointment
+from domain.member import Member
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from projections.engine.registry import PROJECTIONS
+from runtime.composition import open_writing
+from runtime.home import token_file, write_private
+from runtime.settings import Settings
+from server.cli import CommandError
+from server.cli.local.database import workspace_of_home
+from server.cli.local.demo import bootstrap
+from tests.conftest import Urls
+from tests.support.command_line import annals
+from tests.support.import_desk import settings_for
+from tests.support.oracle import assert_claims_match_log
+
+
+@pytest.fixture
+def home(urls: Urls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A home on the test's database, with a workspace and the token of its first key."""
+    settings = settings_for(urls, tmp_path)
+    for name in ("home", "owner_url", "app_url", "projector_url"):
+        monkeypatch.setenv(f"ANNALS_{name.upper()}", str(getattr(settings, name)))
+    write_private(token_file(settings), bootstrap(settings))
+    return settings
+
+
+@pytest.mark.usefixtures("home")
+def test_a_key_is_created_listed_and_revoked() -> None:
+    token = annals("keys", "create", "Nightly sync", "--role", "analyst").strip()
+    assert token.startswith("annals_")
+    listed = {key["name"]: key for key in json.loads(annals("keys", "list", "--json"))}
+    assert listed["Nightly sync"]["role"] == "analyst"
+    assert token not in annals("keys", "list", "--json")
+    annals("keys", "revoke", listed["Nightly sync"]["id"])
+    assert "Nightly sync" not in annals("keys", "list")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_key_has_a_role_that_there_is() -> None:
+    with pytest.raises(CommandError, match="role: Input should be 'admin'"):
+        annals("keys", "create", "x", "--role", "emperor")
+
+
+@pytest.mark.usefixtures("home")
+def test_projections_are_listed_with_their_lag() -> None:
+    rows = json.loads(annals("projections", "--json"))
+    assert [row["name"] for row in rows] == sorted(PROJECTIONS)
+    assert {row["lagEvents"] for row in rows} == {0}
+    assert "lag (events)" in annals("projections")
+
+
+@pytest.mark.usefixtures("home")
+def test_an_import_goes_into_the_workspace_of_the_home(tmp_path: Path) -> None:
+    file = tmp_path / "team.csv"
+    file.write_text("agent\nAda\nGrace\n", "utf-8")
+    given = ("import", "members", str(file), "--map", "agent=name", "--dedupe-by", "name")
+    assert "2 would be created" in annals(*given, "--dry-run")
+    assert "1 created" in annals(*given, "--limit", "1")
+    assert "1 created, 1 skipped" in annals(*given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("planets", "rows.csv"), "planets cannot be imported; accounts"),
+        (("members", "missing.csv"), "missing.csv cannot be read: No such file"),
+        (("members", "rows.csv", "--map", "name"), "--map 'name' is not NAME=VALUE"),
+        (("members", "rows.csv", "--correct", "a=b"), "is not COLUMN:WRONG=RIGHT"),
+        (("members", "rows.csv", "--known", "a=b"), "names FILE.csv:COLUMN"),
+        (("members", "rows.csv", "--known", "a=rows.csv:b"), "has no column 'b'"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("name\nAda\n", "utf-8")
+    with pytest.raises(CommandError, match=message):
+        annals("import", *arguments)
+
+
+def test_a_home_without_a_workspace_says_what_to_do(home: Settings, tmp_path: Path) -> None:
+    token_file(home).unlink()
+    (tmp_path / "rows.csv").write_text("name\nAda\n", "utf-8")
+    with pytest.raises(CommandError, match="start annals demo or annals up once"):
+        annals("import", "members", str(tmp_path / "rows.csv"))
+
+
+@pytest.mark.usefixtures("home")
+def test_lists_and_the_trail_are_exported_into_files(tmp_path: Path) -> None:
+    file, team = tmp_path / "team.csv", tmp_path / "members.csv"
+    file.write_text("name,title\nAda,=CFO\nGrace,\n", "utf-8")
+    annals("import", "members", str(file))
+    annals("export", "members", "--to", str(team))
+    header, *rows = team.read_text("utf-8").splitlines()
+    assert header.startswith("id,name,email,title,")
+    assert [row.split(",")[1:4] for row in rows] == [["Grace", "", ""], ["Ada", "", "'=CFO"]]
+    entries = annals("export", "audit", "--format", "ndjson").splitlines()
+    topics = [json.loads(entry)["topic"] for entry in entries]
+    assert topics.count("member.created") == 2
+    assert list(tmp_path.glob("*.part")) == []
+
+
+@pytest.mark.usefixtures("home")
+def test_an_export_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"missing.a\.csv cannot be written: No such file"):
+        annals("export", "accounts", "--to", str(tmp_path / "missing" / "a.csv"))
+    with pytest.raises(CommandError, match="--format is one of csv, ndjson, not xml"):
+        annals("export", "accounts", "--format", "xml")
+
+
+def test_claimed_times_are_mended_from_the_log(home: Settings, database: Connection) -> None:
+    _, key = workspace_of_home(home)
+    with open_writing(home) as writing:
+        scope = Scope(key.workspace_id)
+        member = writing.commands.create(scope, Member, {"name": "Grace"}).entity.id
+        booked = {"title": "x", "memberId": str(member), "startsAt": "2026-02-01T10:00:00Z"}
+        writing.commands.create(scope, Appointment, {**booked, "durationMinutes": 30})
+    assert annals("mend-claims") == "All is as the log says.\n"
+    database.execute("DELETE FROM claimed_times")
+    assert annals("mend-claims") == "1 were mended.\n"
+    assert_claims_match_log(database)

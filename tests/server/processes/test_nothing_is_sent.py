@@ -1,0 +1,89 @@
+"""A replay or a rebuild can send nothing: it has neither the code, nor the right, nor a reason."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from datetime import UTC, datetime
+
+import orjson
+
+from commands.delivery.inbox import begin
+from commands.processes import PROCESSES
+from domain.sms import Sms
+from eventlog.connections import write_pool
+from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.registry import PROJECTIONS
+from readmodels import table_definitions
+from replay.as_of import AsOfQuery, entity_as_of, list_as_of
+from runtime.settings import REPOSITORY
+from tests.conftest import Urls
+from tests.support.processes import running_engine
+from tests.support.sms_harness import CountingGateway, SmsHarness
+
+WHAT_SENDS = {
+    "commands",
+    "runtime",
+    "api",
+    "server",
+    "httpx",
+    "requests",
+    "urllib",
+    "smtplib",
+    "twilio",
+}
+WHAT_READS_HISTORY = ("domain", "eventlog", "projections", "readmodels", "replay")
+
+
+def test_rebuilding_and_replaying_all_of_history_calls_nobody(
+    sms_harness: SmsHarness, engine: ProjectionEngine, urls: Urls
+) -> None:
+    gateway = CountingGateway()
+    asked = [sms_harness.ask(message=f"number {number}") for number in range(3)]
+    sms_harness.send_all(gateway)
+    assert len(gateway.taken) == len(asked)
+    traces = _traces(sms_harness)
+    with running_engine(engine):
+        names = {name: table_definitions()[name] for name in PROJECTIONS}
+        Rebuild(urls.projector, names, workers=2).run()
+    now = datetime.now(UTC)
+    query = AsOfQuery(sms_harness.scope.workspace_id, "leads", now)
+    with write_pool(urls.app) as pool:
+        assert len(orjson.loads(list_as_of(pool, query))["items"]) == len(asked)
+    for sms in asked:
+        assert entity_as_of(sms_harness.log, sms_harness.scope, Sms, sms, at=now) is not None
+    begin(sms_harness.follower, PROCESSES.values())
+    sms_harness.send_all(gateway)
+    assert len(gateway.taken) == len(asked), "not one call more"
+    assert _traces(sms_harness) == traces
+
+
+def test_what_reads_history_cannot_import_what_sends() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
+    contracts = {each["name"]: each for each in project["tool"]["importlinter"]["contracts"]}
+    contract = contracts["a replay or a rebuild can send nothing"]
+    assert set(contract["source_modules"]) == set(WHAT_READS_HISTORY)
+    assert {"commands", "runtime", "api", "server"} <= set(contract["forbidden_modules"])
+    for package in WHAT_READS_HISTORY:
+        for path in (REPOSITORY / package).rglob("*.py"):
+            assert not _imported(path.read_text("utf-8")) & WHAT_SENDS, path
+
+
+def _imported(source: str) -> set[str]:
+    """The packages that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def _traces(sms_harness: SmsHarness) -> list[tuple[object, ...]]:
+    """What would show that something was caused: commands, and events."""
+    return [
+        *sms_harness.commands(),
+        *sms_harness.database.execute("SELECT count(*) FROM events").fetchall(),
+    ]

@@ -1,0 +1,14 @@
+"""The command line, run in this process."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from server.cli.__main__ import app
+
+
+def annals(*arguments: str) -> str:
+    """Run a command and return what it prints. Raises what the command raises."""
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout

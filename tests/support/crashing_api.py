@@ -1,0 +1,58 @@
+"""An API that kills itself in the middle of a request.
+
+`python -m tests.support.crashing_api <port> <when>`
+
+when: `answer`, once everything is committed and before a byte of the answer is sent; `commit`, once
+everything is written and before it is committed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from unittest import mock
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.app import create_app
+from commands.idempotency import Answer, IdempotencyStore
+from runtime.settings import Settings
+
+remember = IdempotencyStore.remember
+
+
+def crash() -> None:
+    """Kill this process with SIGKILL."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CrashesBeforeAnswering:
+    """ASGI middleware: crashes instead of answering a request with an idempotency key."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_or_crash(message: Message) -> None:
+            if b"idempotency-key" in dict(scope["headers"]):
+                crash()
+            await send(message)
+
+        await self._app(scope, receive, send_or_crash if scope["type"] == "http" else send)
+
+
+def remember_and_crash(memory: IdempotencyStore, answer: Answer) -> None:
+    """Call `IdempotencyStore.remember`, then crash before the commit."""
+    remember(memory, answer)
+    crash()
+
+
+if __name__ == "__main__":
+    app: ASGIApp = create_app(Settings())
+    if sys.argv[2] == "answer":
+        app = CrashesBeforeAnswering(app)
+    else:
+        mock.patch.object(IdempotencyStore, "remember", remember_and_crash).start()
+    uvicorn.run(app, port=int(sys.argv[1]), log_config=None)

@@ -1,0 +1,153 @@
+"""Jobs on a test's own database: a kind of work for tests, workers, and what the log says of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+
+from commands.entities import EntityCommands
+from commands.jobs.requests import JobCommands
+from commands.jobs.turns import Tools
+from commands.jobs.work import CannotGoOn, JobContext, JobWork, OpenWork
+from commands.jobs.worker import Worker
+from domain.job import ItemError, Job, JobStep
+from domain.note import Note
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from runtime.errors import summarise_error
+from tests.conftest import Urls
+
+WRITING = "writing"
+POISON = "poison"
+REFUSED = "refused"
+HOPELESS = "hopeless"
+
+
+class WritingNotes(JobWork):
+    """Writes a note of each item, with some items that are not to be written.
+
+    `before_step` is called in each step, with its number of items, before anything is written.
+    """
+
+    LIMIT = 10
+    before_step: Callable[[int], None] = staticmethod(lambda limit: None)
+
+    def step(self, cursor: Any, limit: int) -> JobStep:
+        """Writes the next notes."""
+        self.before_step(limit)
+        done = int(cursor or 0)
+        items = self.context.items(done, limit)
+        errors = [each for row, body in enumerate(items, done + 1) if (each := self._do(row, body))]
+        done += len(items)
+        return JobStep(
+            done,
+            len(items) - len(errors),
+            len(errors),
+            errors,
+            done=done == self.context.total,
+            counts={"written": len(items) - len(errors)},
+        )
+
+    def _do(self, row: int, body: str) -> ItemError | None:
+        if body == POISON:
+            raise ZeroDivisionError("poison")
+        if body == HOPELESS:
+            raise CannotGoOn("There is no ink.")
+        if body == REFUSED:
+            return ItemError(row, "Nobody wants this.", "E5999", {"body": body}, kept={"row": row})
+        note = Note.create(
+            self.context.new_id(),
+            self.context.scope.workspace_id,
+            {"body": body},
+            at=self.context.clock(),
+            account_id=UUID(self.context.parameters["accountId"]),
+        )
+        self.context.log.append(note)
+        return None
+
+
+@dataclass
+class JobHarness:
+    """Where jobs are asked for and done."""
+
+    urls: Urls
+    log: EventLog
+    commands: EntityCommands
+    scope: Scope
+    database: Connection
+    works: dict[str, OpenWork] = field(default_factory=lambda: {WRITING: WritingNotes})
+    account_id: UUID = field(default_factory=uuid4)
+
+    @property
+    def jobs(self) -> JobCommands:
+        """Asks for them."""
+        return JobCommands(self.log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+
+    def worker(self, works: Mapping[str, OpenWork] | None = None, **settings: Any) -> Worker:
+        """Does them."""
+        tools = Tools(
+            self.log,
+            self.commands,
+            works or self.works,
+            summarise_error,
+            clock=lambda: datetime.now(UTC),
+            new_id=uuid4,
+        )
+        return Worker(self.urls.app, tools, **settings)
+
+    def ask(self, *items: str, scope: Scope | None = None, work: str = WRITING) -> UUID:
+        """A job that writes these notes."""
+        parameters = {"accountId": str(self.account_id)}
+        asked = self.jobs.request(scope or self.scope, work, parameters, items=items)
+        return asked.job.id
+
+    def job(self, job_id: UUID, scope: Scope | None = None) -> Job:
+        """The job as it is now."""
+        with self.log.scoped(scope or self.scope):
+            return self.log.load(Job, job_id)
+
+    def written(self) -> list[str]:
+        """The notes that were written, in order."""
+        rows = self.database.execute(
+            "SELECT data->'fields'->>'body' FROM events WHERE topic = 'note.created'"
+            " ORDER BY position"
+        )
+        return [row[0] for row in rows]
+
+    def rows(self, table: str) -> int:
+        """How many rows there are in a table."""
+        statement = psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))
+        row = self.database.execute(statement).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def hooked(before_step: Callable[[int], None]) -> OpenWork:
+    """The work for tests, with something that happens in each step."""
+
+    def open_work(context: JobContext) -> JobWork:
+        work = WritingNotes(context)
+        work.before_step = before_step
+        return work
+
+    return open_work
+
+
+@contextmanager
+def working(worker: Worker) -> Iterator[None]:
+    """The worker at work, in a thread, as long as the block lasts."""
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()

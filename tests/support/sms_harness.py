@@ -1,0 +1,173 @@
+"""What tests of text messages share: a log, commands on it, processes that follow, a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from commands.delivery.gateway import OutgoingSms, SmsGateway
+from commands.delivery.inbox import begin, follow_once
+from commands.delivery.outbox import Outbox, handlers
+from commands.delivery.sending import RetryPolicy, SmsDelivery
+from commands.entities import EntityCommands
+from commands.processes import PROCESSES
+from commands.sms import SmsCommands, SmsLimits
+from domain.lead import Lead
+from domain.shared.breaker import Limits
+from domain.sms import Sms
+from eventlog.connections import Connection, follow_connection, write_pool
+from eventlog.scope import Actor, Scope
+from eventlog.store.log import EventLog
+from runtime.gateways.twilio import Twilio, TwilioGateway
+from tests.conftest import Urls
+from tests.support.twilio_server import ACCOUNT, NUMBER, TOKEN, FakeTwilio
+
+PHONE = "+44 20 7946 0000"
+QUICK = RetryPolicy(
+    backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001, breaker=Limits(failures=1_000)
+)
+"""Does not make tests wait, and opens no breaker."""
+GATEWAY_TIMEOUT_S = 1.0
+STEPS_MAX = 500
+
+COMMANDS = """
+SELECT name, state, attempts, error FROM process_commands ORDER BY created_at, id
+"""
+
+
+@dataclass
+class CountingGateway:
+    """Takes everything, and counts."""
+
+    taken: list[OutgoingSms] = field(default_factory=list)
+
+    def send(self, sms: OutgoingSms) -> str:
+        """Count it."""
+        self.taken.append(sms)
+        return f"count-{len(self.taken)}"
+
+
+@dataclass
+class SmsHarness:
+    """One workspace of one log, and all that sends from it, to be moved step by step."""
+
+    log: EventLog
+    """As the API has it."""
+    own: EventLog
+    """As senders have it."""
+    pool: ConnectionPool[Connection]
+    """Of senders."""
+    follower: Connection
+    database: Connection
+    """A superuser's, to look and to move clocks."""
+    scope: Scope = field(
+        default_factory=lambda: Scope(uuid4(), Actor("member", "ada"), command_id=str(uuid4()))
+    )
+    limits: SmsLimits = field(default_factory=SmsLimits)
+
+    @property
+    def entities(self) -> EntityCommands:
+        """Commands on entities, as the API has them."""
+        return entity_commands(self.log)
+
+    @property
+    def sms(self) -> SmsCommands:
+        """Commands on messages, as the API has them."""
+        return SmsCommands(self.log, self.entities, clock=now, limits=self.limits)
+
+    @property
+    def own_sms(self) -> SmsCommands:
+        """Commands on messages, as senders have them."""
+        return SmsCommands(self.own, entity_commands(self.own), clock=now, limits=self.limits)
+
+    def lead(self, **fields: Any) -> UUID:
+        """A new lead who can be sent to."""
+        given = {"name": "Ada Lovelace", "phone": PHONE, **fields}
+        return self.entities.create(self.scope, Lead, given).entity.id
+
+    def ask(self, lead: UUID | None = None, message: str = "Hello", **more: Any) -> UUID:
+        """Ask for a message; its id."""
+        scope = replace(self.scope, command_id=str(uuid4()))
+        return self.sms.request(scope, lead or self.lead(), message=message, **more).entity.id
+
+    def facts(self, sms: UUID) -> dict[str, Any]:
+        """What is known of a message."""
+        with self.log.scoped(self.scope):
+            return self.log.load(Sms, sms).values
+
+    def lead_facts(self, lead: UUID) -> dict[str, Any]:
+        """What is known of a lead."""
+        with self.log.scoped(self.scope):
+            return self.log.load(Lead, lead).values
+
+    def react(self) -> None:
+        """Have the processes read all that there is, and do what they want of the log."""
+        outbox = Outbox(self.own, handlers(self.own_sms))
+        for _ in range(STEPS_MAX):
+            more = [follow_once(self.follower, each) for each in PROCESSES.values()]
+            if not outbox.do_next(self.follower) and not any(more):
+                return
+        raise AssertionError("the processes never come to an end")
+
+    def sending(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> SmsDelivery:
+        """Who hands messages to this gateway."""
+        return SmsDelivery(self.own, self.own_sms, self.pool, gateway, patience)
+
+    def send_all(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> None:
+        """Hand over all that is asked for, however many attempts it takes; nobody waits."""
+        sending = self.sending(gateway, patience)
+        for _ in range(STEPS_MAX):
+            self.react()
+            self.let_time_pass()
+            if not sending.send_next():
+                return
+        raise AssertionError("there is no end of messages")
+
+    def let_time_pass(self) -> None:
+        """All pauses and leases are over; who waited longest is still the first."""
+        self.database.execute(
+            "UPDATE process_commands SET next_attempt_at = now()"
+            " WHERE state = 'waiting' AND next_attempt_at > now()"
+        )
+
+    def commands(self) -> list[tuple[Any, ...]]:
+        """Name, state, attempts and error of all commands that processes gave."""
+        return self.database.execute(COMMANDS).fetchall()
+
+
+@contextmanager
+def open_sms_harness(urls: Urls) -> Iterator[SmsHarness]:
+    """A house, for as long as the block lasts."""
+    with (
+        write_pool(urls.app) as api_pool,
+        write_pool(urls.sender) as pool,
+        follow_connection(urls.sender, application_name="test") as follower,
+        psycopg.connect(urls.superuser, autocommit=True) as database,
+    ):
+        begin(follower, PROCESSES.values())
+        yield SmsHarness(EventLog(api_pool), EventLog(pool), pool, follower, database)
+
+
+def entity_commands(log: EventLog) -> EntityCommands:
+    """Commands on entities, by the real clock."""
+    return EntityCommands(log, clock=now, new_id=uuid4)
+
+
+def now() -> datetime:
+    """The real clock."""
+    return datetime.now(UTC)
+
+
+def gateway_to(
+    twilio: FakeTwilio, public_url: str | None = None, timeout_s: float = GATEWAY_TIMEOUT_S
+) -> TwilioGateway:
+    """Twilio's adapter, pointed at the server of the tests."""
+    account = Twilio(twilio.url, ACCOUNT, TOKEN, NUMBER, public_url)
+    return TwilioGateway(account, timeout_s=timeout_s)

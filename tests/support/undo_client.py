@@ -1,0 +1,98 @@
+"""What tests of undo share: somebody who does things and undoes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from commands.entities import EntityCommands
+from commands.merging import MergeCommands, Merged
+from commands.undo.commands import Asked, UndoCommands, Undone
+from domain.shared.entity import Entity
+from domain.shared.refusals import UndoConflict
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+
+ACME = {"company": "Acme", "type": "customer"}
+
+
+class UndoClient:
+    """Somebody who does things, and undoes them by position or by command."""
+
+    def __init__(self, log: EventLog, commands: EntityCommands, scope: Scope) -> None:
+        self.log = log
+        self.commands = commands
+        self.merging = MergeCommands(log, clock=lambda: datetime.now(UTC))
+        self.undoing = UndoCommands(log, clock=lambda: datetime.now(UTC))
+        self.scope = replace(scope, command_id="")
+
+    def new_scope(self) -> Scope:
+        """For a command of its own."""
+        return replace(self.scope, command_id=str(uuid4()))
+
+    def make(self, kind: type[Entity], account: UUID | None = None, **fields: Any) -> UUID:
+        """The id of a new one."""
+        outcome = self.commands.create(self.new_scope(), kind, fields, account_id=account)
+        return outcome.entity.id
+
+    def set(
+        self, kind: type[Entity], entity_id: UUID, scope: Scope | None = None, **to: Any
+    ) -> int:
+        """Set fields; returns the position."""
+        return self.commands.revise(
+            scope or self.new_scope(), kind, entity_id, lambda facts: {**facts, **to}
+        ).position
+
+    def delete(self, kind: type[Entity], entity_id: UUID) -> int:
+        """Delete it; returns the position."""
+        return self.commands.delete(self.new_scope(), kind, entity_id).position
+
+    def merge(
+        self,
+        kind: type[Entity],
+        this: UUID,
+        other: UUID,
+        choices: dict[str, Any] | None = None,
+        **versions: int,
+    ) -> tuple[Merged, str]:
+        """Merge the other one into this one; what came of it, and the command."""
+        scope = self.new_scope()
+        merged = self.merging.merge(scope, kind, this, other, choices or {}, **versions)
+        return merged, scope.command_id
+
+    def load(self, kind: type[Entity], entity_id: UUID) -> Entity:
+        """As it is now."""
+        with self.log.scoped(self.scope):
+            return self.log.load(kind, entity_id)
+
+    def positions(self, command_id: str) -> tuple[int, ...]:
+        """Where the events of a command are."""
+        with self.log.transaction(self.scope) as connection:
+            rows = connection.execute(
+                "SELECT position FROM events WHERE workspace_id = %s"
+                " AND metadata->>'commandId' = %s ORDER BY position",
+                (self.scope.workspace_id, command_id),
+            ).fetchall()
+        return tuple(row[0] for row in rows)
+
+    def undo(self, *positions: int, force: tuple[str, ...] = ()) -> Undone:
+        """Undo the events there."""
+        return self.undoing.undo(self.new_scope(), Asked(positions), force=force)
+
+    def undo_command(self, command_id: str) -> str:
+        """Undo all that the command did; returns the id of the command that this is."""
+        scope = self.new_scope()
+        self.undoing.undo(scope, Asked(self.positions(command_id), command_id))
+        return scope.command_id
+
+
+def conflicts(act: Callable[[], Any]) -> list[tuple[str, str, bool]]:
+    """Kind, field and whether it can be forced, of the conflicts that an undo meets."""
+    with pytest.raises(UndoConflict) as refused:
+        act()
+    return [(each.kind, each.field, each.can_force) for each in refused.value.conflicts]
