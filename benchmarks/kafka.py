@@ -27,7 +27,7 @@ from eventlog.kafka.relay import Relay
 from eventlog.kafka.tail import read_between
 from eventlog.kafka.topic import create_topic
 from eventlog.reading import read_rows_after
-from projections.engine.kafka.source import GroupEngine
+from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.live.runner import REBUILD_LOCK, ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from tests.support.kafka_broker import running_kafka

@@ -27,9 +27,9 @@ from benchmarks.generated import database, fill_log
 from benchmarks.stock_projection import stock_events_per_s
 from eventlog.connections import follow_connection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.live.apply import SELECT_COLUMNS
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.live.statements import SELECT_COLUMNS
+from projections.engine.rebuild.runner import Rebuild
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions

@@ -25,8 +25,8 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from projections.changes import Patch, Projection, Put, Remove, Row, RowChange, Table
 from projections.engine.install import Definition, create_tables, guard_tables
-from projections.engine.live.memory import MemoryTables, Rows
-from projections.engine.rebuild.bulk import REPORT_EVENTS
+from projections.engine.memory import MemoryTables, Rows
+from projections.engine.rebuild.build import REPORT_EVENTS
 from projections.engine.rebuild.copying import copy_rows
 from projections.engine.rebuild.part import Part
 from replay.span import count_events, read_span

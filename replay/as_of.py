@@ -26,7 +26,7 @@ from eventlog.reading import RecordedEvent, to_event
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from projections.changes import column
-from projections.engine.live.memory import MemoryTables
+from projections.engine.memory import MemoryTables
 from projections.engine.registry import PROJECTIONS
 
 AS_OF_EVENTS_MAX = 2_000_000

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.process_collector import ProcessCollector
 
 from domain.shared.breaker import State
-from projections.engine.live.work import EVENTS_BOUNDS, SECONDS_BOUNDS
+from projections.engine.live.statistics import EVENTS_BOUNDS, SECONDS_BOUNDS
 from runtime.health import HealthSnapshot, ProjectionState
 
 REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -12,7 +12,7 @@ from uuid import UUID
 from eventlog.connections import Connection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.jobs import ProjectionJobKind
-from projections.engine.rebuild.rebuild import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
+from projections.engine.rebuild.runner import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
 from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions

@@ -32,7 +32,7 @@ from api.http.openapi import (
     success,
 )
 from projections.engine.rebuild.jobs import ProjectionJobKind
-from projections.engine.rebuild.rebuild import RebuildPlan
+from projections.engine.rebuild.runner import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels.checkpoints import parked_of_workspace, report
 from runtime import codes

@@ -172,7 +172,7 @@ def _names(name: str) -> list[str]:
 
 
 def _show_plan(url: str, names: list[str]) -> None:
-    from projections.engine.rebuild.rebuild import plan
+    from projections.engine.rebuild.runner import plan
     from readmodels import table_definitions
 
     definitions = table_definitions()
@@ -199,7 +199,7 @@ def _cancel(url: str, names: list[str]) -> None:
 
 
 def _roll_back(url: str, names: list[str]) -> None:
-    from projections.engine.rebuild.rebuild import rollback
+    from projections.engine.rebuild.runner import rollback
     from readmodels import table_definitions
 
     definitions = table_definitions()
@@ -209,7 +209,7 @@ def _roll_back(url: str, names: list[str]) -> None:
 
 
 def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | None) -> None:
-    from projections.engine.rebuild.rebuild import Rebuild
+    from projections.engine.rebuild.runner import Rebuild
     from readmodels import table_definitions
 
     definitions = table_definitions()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from eventlog.connections import Connection, follow_connection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.rebuild.bulk import PARTITION_EVENTS, build_part
+from projections.engine.rebuild.build import PARTITION_EVENTS, build_part
 from projections.engine.rebuild.compare import checksum
 from projections.engine.rebuild.part import Part
 from projections.engine.rebuild.shadow import Shadow

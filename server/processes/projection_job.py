@@ -13,8 +13,8 @@ from eventlog.connections import follow_connection
 from projections.engine.rebuild import jobs
 from projections.engine.rebuild.jobs import ProjectionJob
 from projections.engine.rebuild.progress import Cancelled
-from projections.engine.rebuild.rebuild import SWAPPED_IN, Rebuild, rollback, summary_of
 from projections.engine.rebuild.retry import retry
+from projections.engine.rebuild.runner import SWAPPED_IN, Rebuild, rollback, summary_of
 from projections.engine.rebuild.swap import RebuildRefused
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions

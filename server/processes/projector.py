@@ -8,7 +8,7 @@ from typing import Protocol
 
 from eventlog.reading import RecordedEvent
 from projections.engine.live.runner import Batch, Observe, ProjectionEngine, unobserved
-from projections.engine.live.work import WorkStatistics
+from projections.engine.live.statistics import WorkStatistics
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 from runtime.logs import configure_logging
@@ -69,7 +69,7 @@ def open_projection_engine(settings: Settings, observe: Observe = unobserved) ->
 def open_group(settings: Settings, observe: Observe = unobserved) -> Projector:
     """One member of the group that consumes the topic, as the settings have it."""
     # Here and not above: whoever follows the log starts quicker without a client of Kafka.
-    from projections.engine.kafka.source import GroupEngine
+    from projections.engine.kafka.consumer import GroupEngine
     from server.processes.relay import broker_of
 
     return GroupEngine(

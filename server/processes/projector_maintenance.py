@@ -18,7 +18,7 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from projections.engine.ledger.checks import check
-from projections.engine.live.work import Sum, WorkStatistics
+from projections.engine.live.statistics import Sum, WorkStatistics
 from projections.engine.rebuild import jobs
 from projections.engine.rebuild.jobs import ProjectionJob
 from runtime.process import SUPERVISOR_PID_VARIABLE

@@ -42,7 +42,7 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild import rebuild
+from projections.engine.rebuild import runner
 from projections.engine.rebuild.retry import retry
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
@@ -471,13 +471,13 @@ def test_a_rebuild_gives_the_rows_that_were_live(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though the accounts are folded apart."""
-    monkeypatch.setattr(rebuild, "PARTITION_EVENTS", 2)
+    monkeypatch.setattr(runner, "PARTITION_EVENTS", 2)
     this, other, _ = deal
     _, command = undo_client.merge(Account, this, other)
     undo_client.undo_command(command)
     undo_client.merge(Account, other, this)
     engine.catch_up()
-    rebuild.Rebuild(urls.projector, table_definitions(), workers=1).run()
+    runner.Rebuild(urls.projector, table_definitions(), workers=1).run()
     assert_tables_match_log(database)
 
 

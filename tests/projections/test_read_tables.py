@@ -18,8 +18,8 @@ from eventlog.connections import Connection
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from projections.changes import Projection
-from projections.engine.live.apply import Statement
 from projections.engine.live.runner import ProjectionEngine
+from projections.engine.live.statements import Statement
 from projections.engine.registry import PROJECTIONS
 from tests.conftest import Urls
 from tests.support.duplicate_keys import assert_keys_match_lists

@@ -22,7 +22,7 @@ from eventlog.kafka.message import read_head
 from eventlog.kafka.relay import Relay
 from eventlog.kafka.tail import read_between
 from projections.changes import Projection
-from projections.engine.kafka.source import GroupEngine
+from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.registry import PROJECTIONS
 from tests.conftest import Urls
 from tests.support.kafka_broker import RunningKafka

@@ -14,8 +14,8 @@ from eventlog.reading import RecordedEvent
 from projections.changes import Projection
 from projections.engine.ledger.coverage import ADD_FOR, entries, tally
 from projections.engine.ledger.parking import EntityKey, Parked, park, parked
-from projections.engine.live.apply import Statement, statements
 from projections.engine.live.fold import Folded, VersionedChange, dated, fold
+from projections.engine.live.statements import Statement, statements
 
 SELECT_STANDING = """
 SELECT position, epoch, version, state FROM projections WHERE name = %s

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from projections.changes import Projection, Row, RowKey, Table
-from projections.engine.live.apply import SELECT_COLUMNS
+from projections.engine.live.statements import SELECT_COLUMNS
 
 DIFFERENT_ROWS_MAX = 20
 """How many differing rows are named."""

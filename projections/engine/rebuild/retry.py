@@ -14,8 +14,8 @@ from projections.changes import Projection, Row, RowKey
 from projections.engine.install import READ_SCHEMA
 from projections.engine.ledger.parking import Parked, unpark
 from projections.engine.live.follower import UNDIGESTED, Follower
-from projections.engine.live.memory import MemoryTables
 from projections.engine.live.partitions import reached
+from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.compare import unequal_rows
 
 LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"

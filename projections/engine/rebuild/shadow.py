@@ -19,7 +19,7 @@ from projections.engine.install import (
 )
 from projections.engine.live.follower import Follower
 from projections.engine.live.partitions import follow_unevenly, reached
-from projections.engine.rebuild.bulk import shadow_name
+from projections.engine.rebuild.build import shadow_name
 from projections.engine.rebuild.compare import Checksum, Difference, checksum, row_differences
 from projections.engine.rebuild.copying import fill_counts
 from projections.engine.rebuild.swap import (

@@ -30,7 +30,7 @@ from eventlog.locks import EXPORT_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import exports, table_definitions
 from runtime.composition import now

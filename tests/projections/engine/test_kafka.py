@@ -20,13 +20,13 @@ from eventlog.kafka.message import Headers, encode_mark, headers, read_head
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.engine.kafka.lanes import PartitionBuffer
-from projections.engine.kafka.source import GroupEngine
+from projections.engine.kafka.buffers import PartitionBuffer
+from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.ledger.coverage import gaps
 from projections.engine.live.partitions import reached
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild.rebuild import Rebuild
 from projections.engine.rebuild.retry import retry
+from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from tests.conftest import Urls

@@ -18,8 +18,8 @@ from eventlog.scope import Scope
 from projections.engine.ledger.coverage import gaps
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.progress import Cancelled, cancel
-from projections.engine.rebuild.rebuild import Rebuild, plan, rollback
 from projections.engine.rebuild.retry import retry
+from projections.engine.rebuild.runner import Rebuild, plan, rollback
 from projections.engine.rebuild.swap import RebuildRefused
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions

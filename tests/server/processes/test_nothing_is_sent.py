@@ -13,7 +13,7 @@ from commands.processes import PROCESSES
 from domain.sms import Sms
 from eventlog.connections import write_pool
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of

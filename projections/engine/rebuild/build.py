@@ -18,7 +18,7 @@ from eventlog.reading import RecordedEvent
 from projections.changes import Handler, Projection, Table
 from projections.engine.ledger.coverage import CoverageTally, record, tally
 from projections.engine.ledger.parking import EntityKey, Parked, park
-from projections.engine.live.memory import MemoryTables
+from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.copying import copy_rows
 from projections.engine.rebuild.part import Part, read_part
 

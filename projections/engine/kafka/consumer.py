@@ -32,8 +32,8 @@ from eventlog.kafka.topic import RecordedTopic, known, log_id, start_offsets
 from eventlog.reading import RecordedEvent, read_rows_after
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.kafka.lanes import PartitionBuffer, ReadyEvents, TopicMoved
-from projections.engine.kafka.turns import lock_workspaces
+from projections.engine.kafka.buffers import PartitionBuffer, ReadyEvents, TopicMoved
+from projections.engine.kafka.workspace_locks import lock_workspaces
 from projections.engine.ledger.coverage import record, tally
 from projections.engine.live.follower import UNDIGESTED, CheckpointMoved, Digested, Follower
 from projections.engine.live.partitions import align_partitions
