@@ -20,7 +20,7 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild.rebuild import Rebuild
+from projections.engine.rebuild.runner import Rebuild
 from readmodels import table_definitions
 from tests.conftest import Urls
 from tests.support.job_harness import (
