@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from commands.entities import EntityCommands
-from commands.jobs.keeping import CHUNK_ITEMS, keep_items, read_items
-from commands.jobs.turns import FAULTS_IN_A_ROW_MAX
-from commands.jobs.worker import CLAIM, ERRORS_KEPT_DAYS, PURGE
+from commands.jobs.job_store import CHUNK_ITEMS, read_items, save_items
+from commands.jobs.runs import CONSECUTIVE_FAULTS_MAX
+from commands.jobs.worker import ERRORS_KEPT_DAYS, PURGE_ERRORS, TRY_CLAIM
 from domain.job import Job, JobEnded, JobStatus
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection, follow_connection
@@ -107,13 +107,13 @@ def test_an_item_that_is_refused_is_an_error_and_spoils_nothing(bench: Bench) ->
     assert errors == [(1, {"row": 2, **shown}, {"row": 2}), (2, {"row": 4, **shown}, {"row": 4})]
 
 
-@pytest.mark.parametrize("turn_s", [0.0, 60.0])
+@pytest.mark.parametrize("slice_s", [0.0, 60.0])
 def test_an_item_that_breaks_its_step_is_found_and_left_out(
-    bench: Bench, caplog: pytest.LogCaptureFixture, turn_s: float
+    bench: Bench, caplog: pytest.LogCaptureFixture, slice_s: float
 ) -> None:
     before, after = notes(7, "before"), notes(17, "after")
     job_id = bench.ask(*before, POISON, *after)
-    bench.worker(turn_s=turn_s).run_once()
+    bench.worker(slice_s=slice_s).run_once()
     job = bench.job(job_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 24, 1)
     assert bench.written() == [*before, *after]
@@ -123,21 +123,21 @@ def test_an_item_that_breaks_its_step_is_found_and_left_out(
 
 
 def test_a_fault_that_every_item_meets_ends_the_job_and_not_the_items(bench: Bench) -> None:
-    job_id = bench.ask(*notes(3), *[POISON] * (FAULTS_IN_A_ROW_MAX + 50), *notes(1, "last"))
-    bench.worker(turn_s=60).run_once()
+    job_id = bench.ask(*notes(3), *[POISON] * (CONSECUTIVE_FAULTS_MAX + 50), *notes(1, "last"))
+    bench.worker(slice_s=60).run_once()
     job = bench.job(job_id)
-    assert (job.status, job.succeeded, job.failed) == (JobStatus.FAILED, 3, FAULTS_IN_A_ROW_MAX)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.FAILED, 3, CONSECUTIVE_FAULTS_MAX)
     assert bench.written() == notes(3)
-    assert job.total == FAULTS_IN_A_ROW_MAX + 54
+    assert job.total == CONSECUTIVE_FAULTS_MAX + 54
 
 
 def test_faults_with_something_done_between_them_are_those_of_the_items(bench: Bench) -> None:
-    items = [POISON, "note"] * (FAULTS_IN_A_ROW_MAX + 1)
+    items = [POISON, "note"] * (CONSECUTIVE_FAULTS_MAX + 1)
     job_id = bench.ask(*items)
-    bench.worker(turn_s=60).run_once()
+    bench.worker(slice_s=60).run_once()
     job = bench.job(job_id)
-    assert (job.status, job.failed) == (JobStatus.COMPLETED, FAULTS_IN_A_ROW_MAX + 1)
-    assert bench.written() == ["note"] * (FAULTS_IN_A_ROW_MAX + 1)
+    assert (job.status, job.failed) == (JobStatus.COMPLETED, CONSECUTIVE_FAULTS_MAX + 1)
+    assert bench.written() == ["note"] * (CONSECUTIVE_FAULTS_MAX + 1)
 
 
 def test_what_takes_too_long_is_tried_with_fewer_items(bench: Bench) -> None:
@@ -152,7 +152,7 @@ def test_what_takes_too_long_is_tried_with_fewer_items(bench: Bench) -> None:
                 connection.execute("SELECT pg_sleep(1)")
 
     job_id = bench.ask(*notes(5))
-    bench.worker({WRITING: hooked(wait_where_there_are_many)}, turn_s=0).run_once()
+    bench.worker({WRITING: hooked(wait_where_there_are_many)}, slice_s=0).run_once()
     assert bench.job(job_id).succeeded == 5
     assert bench.written() == notes(5)
     assert limits == [10, 5, 2] * 3
@@ -249,7 +249,7 @@ def test_a_claimed_job_is_left_alone_until_its_worker_is_gone(bench: Bench) -> N
     job_id = bench.ask("a")
     name = f"{bench.scope.workspace_id} {job_id}"
     with follow_connection(bench.urls.app, application_name="another worker") as other:
-        assert other.execute(CLAIM, (name,)).fetchone() == (True,)
+        assert other.execute(TRY_CLAIM, (name,)).fetchone() == (True,)
         bench.worker().run_once()
         assert bench.job(job_id).status is JobStatus.WAITING
     until(lambda: _is_free(bench, name))
@@ -259,12 +259,12 @@ def test_a_claimed_job_is_left_alone_until_its_worker_is_gone(bench: Bench) -> N
 
 def _is_free(bench: Bench, name: str) -> bool:
     with psycopg.connect(bench.urls.app) as connection:
-        return connection.execute(CLAIM, (name,)).fetchone() == (True,)
+        return connection.execute(TRY_CLAIM, (name,)).fetchone() == (True,)
 
 
 def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(bench: Bench) -> None:
     """Should a claim ever be lost unnoticed, the version of the job's stream holds."""
-    from commands.jobs.turns import JobRun
+    from commands.jobs.runs import JobRun
 
     job_id = bench.ask(*notes(30))
     steps = []
@@ -272,9 +272,9 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(bench: Bench) -> 
     def overtake(limit: int) -> None:
         steps.append(limit)
         if len(steps) == 2:
-            tools = bench.worker()._tools
-            turn = JobRun(tools, bench.scope.workspace_id, job_id)
-            other = threading.Thread(target=turn.take)
+            environment = bench.worker()._environment
+            turn = JobRun(environment, bench.scope.workspace_id, job_id)
+            other = threading.Thread(target=turn.run)
             other.start()
             other.join()
 
@@ -285,7 +285,7 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(bench: Bench) -> 
 
 def test_jobs_take_turns(bench: Bench) -> None:
     one, other = bench.ask(*notes(30, "one")), bench.ask(*notes(30, "other"))
-    bench.worker(turn_s=0).run_once()
+    bench.worker(slice_s=0).run_once()
     turns = [body.split()[0] for body in bench.written()[::10]]
     assert turns == ["one", "other"] * 3
     assert bench.job(one).status is bench.job(other).status is JobStatus.COMPLETED
@@ -398,7 +398,7 @@ def test_the_items_of_the_largest_job_come_back_from_anywhere(bench: Bench) -> N
     firsts = (0, 999, 32_000, 32_766, 32_767, 32_768, 99_990)
     with bench.log.transaction(bench.scope) as connection:
         workspace, job_id = bench.scope.workspace_id, uuid4()
-        assert keep_items(connection, workspace, job_id, range(100_000)) == 100_000
+        assert save_items(connection, workspace, job_id, range(100_000)) == 100_000
         for first in firsts:
             found = read_items(connection, workspace, job_id, first, 500)
             assert found == list(range(first, min(first + 500, 100_000)))
@@ -414,7 +414,7 @@ def test_errors_go_after_a_while(bench: Bench) -> None:
     bench.ask(REFUSED)
     bench.worker().run_once()
     with psycopg.connect(bench.urls.app, autocommit=True) as connection:
-        assert connection.execute(PURGE, (ERRORS_KEPT_DAYS,)).fetchone() == (1,)
+        assert connection.execute(PURGE_ERRORS, (ERRORS_KEPT_DAYS,)).fetchone() == (1,)
     assert bench.rows("job_errors") == 1
 
 

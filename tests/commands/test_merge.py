@@ -12,8 +12,8 @@ import pytest
 
 from commands import merging as merging_module
 from commands.entities import EntityCommands
-from commands.merging import Merged
-from commands.undo.commands import Asked
+from commands.merging import MergeOutcome
+from commands.undo.commands import UndoTarget
 from domain.account import Account
 from domain.appointment import Appointment
 from domain.contact import Contact
@@ -335,7 +335,7 @@ def test_later_changes_stand_in_the_way(desk: Desk, deal: Deal) -> None:
     desk.delete(Note, children[Note])
     found = conflicts(lambda: desk.undo_command(command))
     assert sorted(found) == [("account", "nextAction", True), ("note", "exists", True)]
-    asked = Asked(desk.positions(command), command)
+    asked = UndoTarget(desk.positions(command), command)
     desk.undoing.undo(desk.new_scope(), asked, force=("nextAction", "exists"))
     assert whole_state(desk, everything(deal)) == before
 
@@ -436,7 +436,7 @@ def test_what_is_added_meanwhile_comes_along_or_is_refused(desk: Desk) -> None:
             except AccountUnavailable:
                 return None
 
-        def merge(pair: tuple[UUID, UUID] = (this, other), start: Any = start) -> Merged:
+        def merge(pair: tuple[UUID, UUID] = (this, other), start: Any = start) -> MergeOutcome:
             start.wait()
             return desk.merge(Account, *pair)[0]
 

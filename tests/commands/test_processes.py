@@ -11,8 +11,8 @@ import orjson
 import psycopg
 import pytest
 
-from commands.delivery.inbox import begin, follow_once
-from commands.delivery.outbox import FORGET, Outbox, handlers
+from commands.delivery.inbox import handle_next_batch, register_processes
+from commands.delivery.outbox import DELETE_ENDED, Outbox, command_handlers
 from commands.process import Command, Process, Reaction, command_id
 from commands.processes import PROCESSES
 from domain.lead import Lead
@@ -54,7 +54,7 @@ def rows(house: SmsHouse, statement: str) -> list[tuple[Any, ...]]:
 
 
 def follow(house: SmsHouse, process: Process[Any], limit: int = 500) -> None:
-    while follow_once(house.follower, process, limit):
+    while handle_next_batch(house.follower, process, limit):
         pass
 
 
@@ -92,10 +92,10 @@ def test_the_same_event_gives_the_same_ids_and_another_one_others() -> None:
 
 def test_a_process_begins_at_the_end_of_the_log_and_reacts_to_what_comes(house: SmsHouse) -> None:
     house.lead()
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     lead = house.lead()
     rename(house, lead, "Ada King")
-    begin(house.follower, [COUNTING])  # a second start changes nothing
+    register_processes(house.follower, [COUNTING])  # a second start changes nothing
     follow(house, COUNTING)
     assert rows(house, "SELECT key, state FROM process_states") == [(str(lead), {"changes": 2})]
     assert [row[:2] for row in house.commands()] == [("note", "waiting")]
@@ -105,7 +105,7 @@ def test_a_process_begins_at_the_end_of_the_log_and_reacts_to_what_comes(house: 
 def test_what_it_remembers_is_carried_over_batches_and_forgotten(
     house: SmsHouse, limit: int
 ) -> None:
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     lead, gone = house.lead(), house.lead()
     for number in range(5):
         rename(house, lead, f"Ada {number}")
@@ -119,7 +119,7 @@ def test_what_it_remembers_is_carried_over_batches_and_forgotten(
 def test_an_event_that_a_process_cannot_digest_stops_it_and_nothing_has_moved(
     house: SmsHouse,
 ) -> None:
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     lead = house.lead()
     rename(house, lead, "Ada King")
     broken = replace(COUNTING, react=lambda memory, one: _break_at(2, memory, one))
@@ -142,13 +142,13 @@ def _break_at(version: int, memory: Any, one: RecordedEvent) -> Reaction[Any]:
 
 
 def test_several_who_follow_react_to_each_event_once(house: SmsHouse, urls: Urls) -> None:
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     done = threading.Event()
 
     def work() -> None:
         with follow_connection(urls.sender, application_name="test") as connection:
-            while not done.is_set() or follow_once(connection, COUNTING, 3):
-                follow_once(connection, COUNTING, 3)
+            while not done.is_set() or handle_next_batch(connection, COUNTING, 3):
+                handle_next_batch(connection, COUNTING, 3)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -167,7 +167,7 @@ def test_several_who_follow_react_to_each_event_once(house: SmsHouse, urls: Urls
 
 
 def test_workspaces_are_kept_apart_by_what_a_process_remembers(house: SmsHouse) -> None:
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     same_key = replace(COUNTING, key=lambda one: "the same")
     scope = house.scope
     for workspace in (uuid4(), uuid4()):
@@ -183,12 +183,12 @@ def test_workspaces_are_kept_apart_by_what_a_process_remembers(house: SmsHouse) 
 
 
 def outbox(house: SmsHouse, **more: Any) -> Outbox:
-    return Outbox(house.own, {**handlers(house.own_sms), **more})
+    return Outbox(house.own, {**command_handlers(house.own_sms), **more})
 
 
 def waiting_command(house: SmsHouse, name: str = "note") -> tuple[UUID, UUID]:
     """A command that waits; its id and the lead that it is about."""
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     lead = house.lead()
     rename(house, lead, "Ada King")
     follow(house, COUNTING)
@@ -208,13 +208,13 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(house: SmsHouse) -> 
         note(scope, id_, data)
         raise ZeroDivisionError
 
-    assert outbox(house, note=dies).do_next(house.follower)
+    assert outbox(house, note=dies).run_next(house.follower)
     assert house.lead_facts(lead)["status"] == "new", "nothing of it has happened"
     assert house.commands() == [("note", "waiting", 1, "ZeroDivisionError")]
-    assert not outbox(house, note=note).do_next(house.follower), "it is not due yet"
+    assert not outbox(house, note=note).run_next(house.follower), "it is not due yet"
     house.let_time_pass()
-    assert outbox(house, note=note).do_next(house.follower)
-    assert not outbox(house, note=note).do_next(house.follower)
+    assert outbox(house, note=note).run_next(house.follower)
+    assert not outbox(house, note=note).run_next(house.follower)
     assert house.lead_facts(lead)["status"] == "contacted"
     ((metadata,),) = rows(house, "SELECT metadata FROM events WHERE topic = 'lead.status_changed'")
     assert metadata["commandId"] == str(command)
@@ -223,7 +223,7 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(house: SmsHouse) -> 
 
 
 def test_many_who_work_do_each_command_once(house: SmsHouse, urls: Urls) -> None:
-    begin(house.follower, [COUNTING])
+    register_processes(house.follower, [COUNTING])
     for lead in [house.lead() for _ in range(10)]:
         rename(house, lead, "Ada King")
     follow(house, COUNTING)
@@ -232,7 +232,7 @@ def test_many_who_work_do_each_command_once(house: SmsHouse, urls: Urls) -> None
     def work() -> None:
         with follow_connection(urls.sender, application_name="test") as connection:
             box = outbox(house, note=lambda scope, id_, data: done.append(id_))
-            while box.do_next(connection):
+            while box.run_next(connection):
                 pass
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -249,17 +249,17 @@ def test_what_is_refused_ends_and_says_why(house: SmsHouse) -> None:
     def refuse(scope: Scope, id_: UUID, data: Any) -> None:
         raise NotFound("lead", id_)
 
-    assert outbox(house, note=refuse).do_next(house.follower)
+    assert outbox(house, note=refuse).run_next(house.follower)
     assert house.commands() == [("note", "refused", 0, "NotFound")]
 
 
 def test_what_was_done_long_ago_is_forgotten(house: SmsHouse) -> None:
     waiting_command(house)
     house.database.execute("UPDATE process_commands SET state = 'done', ended_at = now()")
-    house.follower.execute(FORGET.encode())
+    house.follower.execute(DELETE_ENDED.encode())
     assert len(house.commands()) == 1
     house.database.execute("UPDATE process_commands SET ended_at = now() - interval '31 days'")
-    house.follower.execute(FORGET.encode())
+    house.follower.execute(DELETE_ENDED.encode())
     assert house.commands() == []
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from commands.delivery.breakers import look
+from commands.delivery.breakers import load_breaker
 from commands.delivery.gateway import OutgoingSms
 from commands.delivery.sending import BREAKER, RetryPolicy
 from domain.lead import Lead
@@ -40,7 +40,7 @@ STRICT = RetryPolicy(backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001)
 
 
 def breaker(house: SmsHouse) -> Breaker:
-    return look(house.database, BREAKER)[0]
+    return load_breaker(house.database, BREAKER)[0]
 
 
 def probe_is_due(house: SmsHouse) -> None:

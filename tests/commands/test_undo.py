@@ -12,7 +12,7 @@ import pytest
 
 from commands.entities import EntityCommands
 from commands.undo import commands as undo_module
-from commands.undo.commands import Asked, UndoCommands
+from commands.undo.commands import UndoCommands, UndoTarget
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
@@ -220,7 +220,7 @@ def test_what_comes_of_it_has_to_be_valid(desk: Desk) -> None:
     desk.set(Account, account, type="investor")
     with pytest.raises(InvalidFields):
         desk.undo(position)
-    plan = desk.undoing.preview(desk.scope, Asked((position,)))
+    plan = desk.undoing.preview(desk.scope, UndoTarget((position,)))
     assert [type(each) for each in plan.refusals] == [InvalidFields]
 
 
@@ -266,7 +266,9 @@ def test_there_are_bounds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         desk.undo(2**40)
     account = desk.make(Account, None, **ACME)
     with pytest.raises(NothingToUndo):
-        desk.undoing.undo(desk.scope, Asked(desk.positions(command_of(desk, account)), "another"))
+        desk.undoing.undo(
+            desk.scope, UndoTarget(desk.positions(command_of(desk, account)), "another")
+        )
     desk.make(Contact, account, name="Ada")
     monkeypatch.setattr(undo_module, "UNDO_EVENTS_MAX", 1)
     with pytest.raises(TooMuchToUndo):
@@ -277,7 +279,7 @@ def test_another_workspace_has_nothing_of_it(desk: Desk) -> None:
     account = desk.make(Account, None, **ACME)
     positions = desk.positions(command_of(desk, account))
     with pytest.raises(NothingToUndo):
-        desk.undoing.undo(Scope(uuid4()), Asked(positions))
+        desk.undoing.undo(Scope(uuid4()), UndoTarget(positions))
 
 
 def test_a_conflict_is_told_as_it_is_on_the_wire() -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 
-from commands.delivery.breakers import look
+from commands.delivery.breakers import load_breaker
 from commands.delivery.sending import BREAKER
 from commands.process import Process, Reaction
 from commands.processes import PROCESSES
@@ -146,7 +146,7 @@ def test_senders_share_a_breaker_that_outlives_them(
     twilio.down = "503"
     asked = [house.ask() for _ in range(9)]
     with process(urls, twilio, tmp_path / "sender.log") as first, sender(urls, twilio):
-        until(lambda: look(house.database, BREAKER)[0].state is State.OPEN)
+        until(lambda: load_breaker(house.database, BREAKER)[0].state is State.OPEN)
         first.kill()
     called = len(twilio.calls)
     twilio.down = None
@@ -157,7 +157,7 @@ def test_senders_share_a_breaker_that_outlives_them(
         assert len(twilio.calls) == called, "it is open still"
         house.database.execute("UPDATE circuit_breakers SET until = now()")
         until(lambda: all(is_sent(house, sms) for sms in (*asked, one_more)))
-    assert look(house.database, BREAKER)[0].state is State.CLOSED
+    assert load_breaker(house.database, BREAKER)[0].state is State.CLOSED
     assert all(message.calls == 1 for message in twilio.messages.values())
 
 
