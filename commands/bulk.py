@@ -18,7 +18,7 @@ from eventsourcing.domain import CanMutateAggregate
 from eventsourcing.persistence import IntegrityError
 
 from commands.entities import retry_on_conflict
-from commands.jobs.work import CannotGoOn, JobContext, JobWork
+from commands.jobs.work import CannotContinue, JobContext, JobWork
 from commands.links import is_member, require_links
 from domain.account import Account
 from domain.job import JobStep
@@ -271,10 +271,10 @@ class BulkWork(JobWork):
         ids = [UUID(each) for each in self.context.items(done, limit)]
         total = self.context.total or 0
         if not ids and done < total:
-            raise CannotGoOn(f"{total - done} ids are not there")
+            raise CannotContinue(f"{total - done} ids are not there")
         outcome = self._bulk.apply(self.context.scope, self._kind, ids, self._change)
         errors = [
-            self.context.failure(row, each.error, id=str(each.entity_id))
+            self.context.item_error(row, each.error, id=str(each.entity_id))
             for row, each in enumerate(outcome.items, done + 1)
             if each.error is not None
         ]

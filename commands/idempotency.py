@@ -37,7 +37,7 @@ SELECT request, answer FROM remembered_answers
 REMEMBER = """
 SELECT remember_answer(%(workspace)s, %(caller)s, %(key)s, %(request)s, %(answer)s, %(window_s)s)
 """
-KEEP = "SELECT made, dropped FROM keep_remembered_answers(%s)"
+MAINTAIN_PARTITIONS = "SELECT made, dropped FROM keep_remembered_answers(%s)"
 """Makes partitions ahead and drops those that are older than the window, in seconds."""
 
 

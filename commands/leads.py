@@ -25,18 +25,18 @@ LEADS_AT_ONCE_MAX = 500
 
 
 @dataclass
-class Moves:
+class StatusUpdates:
     """What came of moving many leads: those that moved, and why the others did not."""
 
-    moved: list[Lead] = field(default_factory=list)
+    updated: list[Lead] = field(default_factory=list)
     refused: dict[UUID, Refusal] = field(default_factory=dict)
     position: int = 0
 
 
-class NotAllMoved(Exception):
+class StatusUpdatesRefused(Exception):
     """All or nothing was asked for, and some of them could not be moved. Nothing was recorded."""
 
-    def __init__(self, moves: Moves) -> None:
+    def __init__(self, moves: StatusUpdates) -> None:
         super().__init__()
         self.moves = moves
 
@@ -56,7 +56,7 @@ class ConversionOverrides:
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConversionOutcome:
     """A lead, what it became, and the log position by which all of it is recorded."""
 
     lead: Lead
@@ -84,14 +84,14 @@ class LeadCommands:
 
     def update_statuses(
         self, scope: Scope, lead_ids: Sequence[UUID], status: str, *, atomic: bool = False
-    ) -> Moves:
+    ) -> StatusUpdates:
         """Move these leads to the status, each for itself; all or none where it is `atomic`.
 
-        A lead that is named twice is moved once. Raises `NotAllMoved`.
+        A lead that is named twice is moved once. Raises `StatusUpdatesRefused`.
         """
 
-        def decide() -> Moves:
-            moves = Moves()
+        def decide() -> StatusUpdates:
+            moves = StatusUpdates()
             with self._log.transaction(scope):
                 for lead_id in dict.fromkeys(lead_ids):
                     try:
@@ -100,10 +100,10 @@ class LeadCommands:
                     except Refusal as refusal:
                         moves.refused[lead_id] = refusal
                     else:
-                        moves.moved.append(lead)
+                        moves.updated.append(lead)
                 if atomic and moves.refused:
-                    raise NotAllMoved(moves)
-                moves.position = self._log.append(*moves.moved) or self._log.taken_position()
+                    raise StatusUpdatesRefused(moves)
+                moves.position = self._log.append(*moves.updated) or self._log.taken_position()
             return moves
 
         return retry_on_conflict(decide)
@@ -115,14 +115,14 @@ class LeadCommands:
         wishes: ConversionOverrides,
         *,
         expected_version: int | None = None,
-    ) -> Converted:
+    ) -> ConversionOutcome:
         """Make an account, a contact and an opportunity of the lead, which is won by that.
 
         Raises `NotFound`, `IsDeleted`, `AlreadyConverted`, `TransitionRefused`, `InvalidFields`,
         `AccountUnavailable`, `NotAMember`, `StaleVersion`.
         """
 
-        def decide() -> Converted:
+        def decide() -> ConversionOutcome:
             with self._log.transaction(scope):
                 lead = self._log.load(Lead, lead_id)
                 if expected_version is not None and lead.version != expected_version:
@@ -131,7 +131,7 @@ class LeadCommands:
 
         return retry_on_conflict(decide)
 
-    def _convert(self, scope: Scope, lead: Lead, wishes: ConversionOverrides) -> Converted:
+    def _convert(self, scope: Scope, lead: Lead, wishes: ConversionOverrides) -> ConversionOutcome:
         at = self._time(lead)
         account_id = wishes.account_id or self._new_id()
         contact_id, opportunity_id = self._new_id(), self._new_id()
@@ -160,7 +160,7 @@ class LeadCommands:
         require_links(self._log, Opportunity, None, opportunity.values)
         position = self._log.append(account, contact, opportunity, lead)
         assert position is not None, "a conversion records something"
-        return Converted(lead, account, contact, opportunity, position)
+        return ConversionOutcome(lead, account, contact, opportunity, position)
 
     def _time(self, lead: Lead) -> datetime:
         return max(self._clock(), lead.modified_on)

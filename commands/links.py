@@ -13,7 +13,7 @@ from domain.shared.kinds import KINDS
 from domain.shared.refusals import NotAMember, NotFound, ReferenceUnavailable
 from eventlog.store.log import EventLog
 
-PEOPLE = ("assignedTo", "memberId")
+MEMBER_FIELDS = ("assignedTo", "memberId")
 """Fields that name a member, who has to be one when the field is set."""
 
 
@@ -45,7 +45,7 @@ def require_members(
 ) -> None:
     """Whoever is named in `after`, and was not in `before`, is a member. Raises `NotAMember`."""
     known = known or partial(is_member, log)
-    for name in PEOPLE:
+    for name in MEMBER_FIELDS:
         named = _newly_named(name, before, after)
         if named is not None and not known(named):
             raise NotAMember(named)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from commands.entities import CommandOutcome, retry_on_conflict
-from commands.links import PEOPLE, is_member, require_members
+from commands.links import MEMBER_FIELDS, is_member, require_members
 from domain.account import Account
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
@@ -31,7 +31,7 @@ one transaction."""
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeOutcome:
     """The one that stayed, and how much came to it, by kind."""
 
     outcome: CommandOutcome
@@ -55,7 +55,7 @@ class MergeCommands:
         *,
         expected_version: int | None = None,
         other_version: int | None = None,
-    ) -> Merged:
+    ) -> MergeOutcome:
         """Merge the other one into this one, with the fields that were chosen.
 
         Nothing is recorded where the other was merged into this one before. Raises `NotFound`,
@@ -65,19 +65,19 @@ class MergeCommands:
         if entity_id == other_id:
             raise MergeRefused(kind.KIND, entity_id, other_id, "it is the same one")
 
-        def decide() -> Merged:
-            with self._log.transaction(as_one(scope)):
+        def decide() -> MergeOutcome:
+            with self._log.transaction(atomic_scope(scope)):
                 if kind is Account:
                     self._log.hold_accounts((entity_id, other_id), alone=True)
                 entity = self._load(kind, entity_id, expected_version)
                 other = self._load(kind, other_id, other_version)
                 if other.merged_into == entity_id:
-                    return Merged(CommandOutcome(entity, self._log.taken_position()), {})
+                    return MergeOutcome(CommandOutcome(entity, self._log.taken_position()), {})
                 return self._merge(entity, other, choices)
 
         return retry_on_conflict(decide)
 
-    def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> Merged:
+    def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> MergeOutcome:
         now = self._clock()
         moving = self._on(other.id) if isinstance(other, Account) else []
         naming = self._naming(other)
@@ -97,7 +97,7 @@ class MergeCommands:
             each.revise({**each.values, **renamed}, at=max(now, each.modified_on))
         # What hangs on the other goes before it does: no row is ever without its account.
         position = self._log.append(*moving, *naming, other, entity)
-        return Merged(CommandOutcome(entity, position or self._log.taken_position()), moved)
+        return MergeOutcome(CommandOutcome(entity, position or self._log.taken_position()), moved)
 
     def _on(self, account_id: UUID) -> list[Entity]:
         """What hangs on the account and is there."""
@@ -118,7 +118,7 @@ class MergeCommands:
         return {
             name: value
             for name, value in after.items()
-            if name not in PEOPLE
+            if name not in MEMBER_FIELDS
             or name in choices
             or name in before
             or is_member(self._log, UUID(value))
@@ -136,6 +136,6 @@ def _names(entity: Entity, other_id: UUID) -> list[str]:
     return [name for name in entity.REFERENCES if entity.values.get(name) == str(other_id)]
 
 
-def as_one(scope: Scope) -> Scope:
+def atomic_scope(scope: Scope) -> Scope:
     """The scope of a command of which no part is undone without the rest."""
     return replace(scope, extra={**scope.extra, AS_ONE: "true"})

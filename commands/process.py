@@ -36,7 +36,7 @@ class Process(Generic[S]):
     """The events that it is shown; others it never sees."""
     react: Callable[[S | None, RecordedEvent], Reaction[S]]
     """Pure: what it remembers afterwards, and what is to be done."""
-    memory: type[S]
+    state_type: type[S]
     key: Callable[[RecordedEvent], str] = lambda event: event.stream_id
     """What the event is about, for the process: under this it remembers."""
     urgent: frozenset[str] = frozenset()

@@ -117,7 +117,9 @@ class SmsCommands:
 
         return retry_on_conflict(decide)
 
-    def tell_confirmed(self, scope: Scope, appointment_id: UUID, *, sms_id: UUID) -> CommandOutcome:
+    def request_confirmation(
+        self, scope: Scope, appointment_id: UUID, *, sms_id: UUID
+    ) -> CommandOutcome:
         """Ask for a message that tells the lead of an appointment that it is confirmed.
 
         Raises `NoRecipient` where it has no lead or is not confirmed any more, and as `request`.
@@ -137,7 +139,7 @@ class SmsCommands:
                 sms_id=sms_id,
             )
 
-    def contact_lead(self, scope: Scope, sms_id: UUID) -> CommandOutcome:
+    def mark_lead_contacted(self, scope: Scope, sms_id: UUID) -> CommandOutcome:
         """The lead who got this message is contacted by that; one that is not new stays as it is.
 
         Raises `NotFound`, `IsDeleted`.

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg.rows import TupleRow
 
-from commands.idempotency import KEEP
+from commands.idempotency import MAINTAIN_PARTITIONS
 from commands.importing.store import PURGE
 from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
 
@@ -43,7 +43,7 @@ async def keeping_remembered_answers(
 
 async def keep_remembered_answers(app_url: str, window_s: int) -> tuple[int, int]:
     """Once; returns how many partitions were made and dropped. Raises `psycopg.Error`."""
-    row = await _call(app_url, KEEP, window_s)
+    row = await _call(app_url, MAINTAIN_PARTITIONS, window_s)
     return int(row[0]), int(row[1])
 
 

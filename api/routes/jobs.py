@@ -40,7 +40,7 @@ from readmodels.jobs import (
 from readmodels.lists import InvalidCursor
 from runtime import codes
 from runtime.patches import JSON_TYPE
-from runtime.work import works
+from runtime.work import work_factories
 
 VERSION_MAX_DIGITS = 9
 
@@ -51,7 +51,7 @@ ROUTER = APIRouter(prefix="/api/jobs", tags=["jobs"])
 Reader = Annotated[Caller, Depends(require_permission(Permission.READ))]
 Waits = Annotated[None, Depends(await_position(PROJECTION))]
 StatusFilter = Annotated[str, OneOf(tuple(each.value for each in JobStatus))]
-JobKind = Annotated[str, OneOf(tuple(sorted(works())))]
+JobKind = Annotated[str, OneOf(tuple(sorted(work_factories())))]
 
 
 @ROUTER.get(

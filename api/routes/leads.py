@@ -30,7 +30,12 @@ from api.http.openapi import (
     success,
 )
 from api.http.problems import SAYS_SUCCESS
-from commands.leads import LEADS_AT_ONCE_MAX, ConversionOverrides, Moves, NotAllMoved
+from commands.leads import (
+    LEADS_AT_ONCE_MAX,
+    ConversionOverrides,
+    StatusUpdates,
+    StatusUpdatesRefused,
+)
 from domain.lead import Lead, LeadStatus
 from domain.shared.refusals import Refusal
 from eventlog.scope import Scope
@@ -114,7 +119,7 @@ def update_status(services: ServicesOf, _caller: Writer, given: Content, once: O
             moves = services.leads.update_statuses(
                 scope, asked.lead_ids or [], asked.status.value, atomic=asked.atomic
             )
-        except NotAllMoved as refused:
+        except StatusUpdatesRefused as refused:
             raise _not_all(refused.moves) from None
         return _answer(_told(moves), moves.position)
 
@@ -177,16 +182,16 @@ def _moved(lead: Lead) -> dict[str, Any]:
     return {"id": lead.id, "status": lead.status, "status_changed_at": lead.status_changed_at}
 
 
-def _told(moves: Moves) -> dict[str, Any]:
+def _told(moves: StatusUpdates) -> dict[str, Any]:
     """What came of moving many."""
-    updated, failed = len(moves.moved), len(moves.refused)
+    updated, failed = len(moves.updated), len(moves.refused)
     some = f"; {failed} could not be" if failed else ""
     return {
         "success": not failed,
         "updated": updated,
         "failed": failed,
         "message": f"{updated} of {updated + failed} updated{some}.",
-        "leads": [_moved(lead) for lead in moves.moved],
+        "leads": [_moved(lead) for lead in moves.updated],
         "errors": [_why(lead_id, refusal) for lead_id, refusal in moves.refused.items()],
     }
 
@@ -201,9 +206,12 @@ def _why(lead_id: UUID, refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def _not_all(moves: Moves) -> ApiError:
+def _not_all(moves: StatusUpdates) -> ApiError:
     error = ApiError(codes.NOTHING_UPDATED)
-    error.facts |= {**_told(Moves(refused=moves.refused)), "message": codes.NOTHING_UPDATED.title}
+    error.facts |= {
+        **_told(StatusUpdates(refused=moves.refused)),
+        "message": codes.NOTHING_UPDATED.title,
+    }
     return error
 
 

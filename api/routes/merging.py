@@ -29,7 +29,7 @@ from api.http.openapi import (
     problems,
     success,
 )
-from commands.merging import Merged
+from commands.merging import MergeOutcome
 from domain.account import Account
 from domain.contact import Contact
 from domain.shared.entity import Entity
@@ -102,7 +102,7 @@ def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
     ) -> Response:
         def act(scope: Scope) -> Response:
             asked = checked(MergeRequest, given)
-            merge: Callable[..., Merged] = partial(
+            merge: Callable[..., MergeOutcome] = partial(
                 services.merging.merge,
                 scope,
                 kind,
@@ -117,7 +117,7 @@ def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
         return once(act, given)
 
 
-def _answer(merged: Merged, other_id: UUID) -> Response:
+def _answer(merged: MergeOutcome, other_id: UUID) -> Response:
     outcome = merged.outcome
     content = {**representation(outcome.entity), "merged": other_id, "moved": merged.moved}
     headers = position_header(outcome)

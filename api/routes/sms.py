@@ -32,7 +32,7 @@ from api.http.openapi import (
     success,
 )
 from api.http.problems import SAYS_SUCCESS
-from commands.delivery.breakers import look
+from commands.delivery.breakers import load_breaker
 from commands.delivery.sending import BREAKER
 from commands.entities import CommandOutcome
 from domain.lead import Lead
@@ -142,7 +142,7 @@ def send_sms(
             variables=asked.variables,
         )
         with services.log.transaction(scope) as connection:
-            breaker, now = look(connection, BREAKER)
+            breaker, now = load_breaker(connection, BREAKER)
         if breaker.is_open(now):
             return _answer(SILENT, position_header(outcome), status=503)
         return _answer({"success": True, "sms": _shown(outcome)}, position_header(outcome))
@@ -297,7 +297,7 @@ def _receipt_scope(request: Request, workspace_id: UUID) -> Scope:
 
 def _breaker(services: Services) -> Breaker:
     with services.writes.connection() as connection:
-        return look(connection, BREAKER)[0]
+        return load_breaker(connection, BREAKER)[0]
 
 
 def _checked(given: dict[str, Any]) -> SendSms:

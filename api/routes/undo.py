@@ -40,8 +40,8 @@ from api.http.openapi import (
 )
 from api.http.parameters import invalid_parameter, plain
 from api.jobs.answers import ACCEPTED, accepted
-from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Asked, Kinds
-from commands.undo.plan import Attempt, UndoPlan, UndoStep
+from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Kinds, UndoTarget
+from commands.undo.plan import UndoAttempt, UndoPlan, UndoStep
 from commands.undo.work import UNDO_JOB_EVENTS_MAX
 from domain.job import Job
 from domain.member import Member
@@ -260,7 +260,7 @@ class Large:
 
 async def _asked(
     request: Request, caller: Caller, event_position: int | None, command_id: str | None
-) -> Asked | Large:
+) -> UndoTarget | Large:
     """What is meant: of a merge, all of it, whichever of its events is named.
 
     Raises 503 (E3003) where a command's events are not known yet, 409 (E5055) where there are more
@@ -271,7 +271,7 @@ async def _asked(
         async with services.reads.workspace(caller.workspace_id) as connection:
             command_id = await whole_of(connection, caller.workspace_id, event_position)
         if command_id is None:
-            return Asked((event_position,))
+            return UndoTarget((event_position,))
     assert command_id is not None
     head = await run_in_threadpool(services.log.recorder.max_notification_id)
     await reach(request, (PROJECTION,), head or 0)
@@ -287,7 +287,7 @@ async def _asked(
         scope = command_scope(request, caller)
         await run_in_threadpool(_require_ended, services, scope, operation.job_id)
     if len(found) <= limit or whole:
-        return Asked(tuple(found), command_id)
+        return UndoTarget(tuple(found), command_id)
     if operation.events > UNDO_JOB_EVENTS_MAX:
         raise TooMuchToUndo(UNDO_JOB_EVENTS_MAX)
     return Large(command_id, operation)
@@ -337,7 +337,7 @@ def _shown(plan: UndoPlan) -> dict[str, Any]:
     }
 
 
-def _shown_large(asked: Large, attempts: list[Attempt]) -> dict[str, Any]:
+def _shown_large(asked: Large, attempts: list[UndoAttempt]) -> dict[str, Any]:
     refused = [each.refusal for each in attempts if each.refusal is not None]
     met = [each for each in refused if isinstance(each, UndoConflict)]
     conflicts = [facts_of(one) for each in met for one in each.conflicts]

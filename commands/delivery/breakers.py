@@ -19,17 +19,17 @@ UPDATE circuit_breakers
 """
 
 
-def look(connection: Connection, name: str) -> tuple[Breaker, datetime]:
+def load_breaker(connection: Connection, name: str) -> tuple[Breaker, datetime]:
     """The breaker as it is, and the database's time."""
     return _read(connection, SELECT, name)
 
 
-def hold(connection: Connection, name: str) -> tuple[Breaker, datetime]:
+def lock_breaker(connection: Connection, name: str) -> tuple[Breaker, datetime]:
     """The same; until the end of the transaction nobody else holds it."""
     return _read(connection, SELECT_ALONE, name)
 
 
-def keep(connection: Connection, name: str, before: Breaker, after: Breaker) -> None:
+def save_breaker(connection: Connection, name: str, before: Breaker, after: Breaker) -> None:
     """Write down what became of it."""
     if after != before:
         parameters = (after.state, list(after.failures), after.wait_s, after.until, after.epoch)

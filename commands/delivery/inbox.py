@@ -46,14 +46,16 @@ ProcessKey = tuple[str, str]
 """Workspace, and what the process calls the thing."""
 
 
-def begin(connection: Connection, processes: Iterable[Process[Any]]) -> None:
+def register_processes(connection: Connection, processes: Iterable[Process[Any]]) -> None:
     """Processes that are new to the database begin at the end of the log."""
     end = readable_position(connection)
     for process in processes:
         connection.execute(BEGIN, (process.name, end))
 
 
-def follow_once(connection: Connection, process: Process[Any], limit: int = BATCH_EVENTS) -> bool:
+def handle_next_batch(
+    connection: Connection, process: Process[Any], limit: int = BATCH_EVENTS
+) -> bool:
     """React to the next events; whether there may be more at once.
 
     Raises whatever the process raises; then nothing has moved.
@@ -89,7 +91,7 @@ def _remembered(
     workspaces, names = zip(*keys, strict=True)
     asked = {"process": process.name, "workspaces": list(workspaces), "keys": list(names)}
     rows = connection.execute(REMEMBERED, asked)
-    return {(row[0], row[1]): process.memory(**orjson.loads(row[2])) for row in rows}
+    return {(row[0], row[1]): process.state_type(**orjson.loads(row[2])) for row in rows}
 
 
 def _remember(

@@ -48,7 +48,7 @@ UPDATE process_commands
            + least({RETRY_MAX_S}, {RETRY_FIRST_S} * 2 ^ least(attempts, 20)) * interval '1 s'
  WHERE id = %s AND workspace_id = %s AND state = 'waiting'
 """
-FORGET = f"""
+DELETE_ENDED = f"""
 DELETE FROM process_commands WHERE id IN (
        SELECT id FROM process_commands
         WHERE state <> 'waiting' AND ended_at < clock_timestamp() - interval '{KEEP_ENDED_S} s'
@@ -59,16 +59,16 @@ CommandHandler = Callable[[Scope, UUID, Mapping[str, Any]], object]
 """Does a command; is given its id, by which what it makes can be called."""
 
 
-def handlers(sms: SmsCommands) -> dict[str, CommandHandler]:
+def command_handlers(sms: SmsCommands) -> dict[str, CommandHandler]:
     """The commands that are done to the log alone, by name."""
 
-    def tell_confirmed(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
-        return sms.tell_confirmed(scope, UUID(data["appointmentId"]), sms_id=id_)
+    def request_confirmation(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
+        return sms.request_confirmation(scope, UUID(data["appointmentId"]), sms_id=id_)
 
-    def contact_lead(scope: Scope, _id: UUID, data: Mapping[str, Any]) -> object:
-        return sms.contact_lead(scope, UUID(data["smsId"]))
+    def mark_lead_contacted(scope: Scope, _id: UUID, data: Mapping[str, Any]) -> object:
+        return sms.mark_lead_contacted(scope, UUID(data["smsId"]))
 
-    return {"tellConfirmed": tell_confirmed, "contactLead": contact_lead}
+    return {"tellConfirmed": request_confirmation, "contactLead": mark_lead_contacted}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Outbox:
     log: EventLog
     handlers: Mapping[str, CommandHandler]
 
-    def do_next(self, connection: Connection) -> bool:
+    def run_next(self, connection: Connection) -> bool:
         """Do the command that waits longest; False where none is due."""
         row = connection.execute(NEXT, (list(self.handlers),)).fetchone()
         if row is None:

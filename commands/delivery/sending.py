@@ -17,7 +17,7 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, wait_exponential, wait_random
 
-from commands.delivery.breakers import hold, keep
+from commands.delivery.breakers import lock_breaker, save_breaker
 from commands.delivery.gateway import GatewayRefused, GatewayUnavailable, OutgoingSms, SmsGateway
 from commands.delivery.outbox import END, scope_of
 from commands.sms import SmsCommands, require_reachable
@@ -108,13 +108,13 @@ class SmsDelivery:
         sms: SmsCommands,
         pool: ConnectionPool[Connection],
         gateway: SmsGateway,
-        patience: RetryPolicy = RetryPolicy(),
+        retry_policy: RetryPolicy = RetryPolicy(),
     ) -> None:
         self._log = log
         self._sms = sms
         self._pool = pool
         self._gateway = gateway
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def send_next(self) -> bool:
         """Try the message that waits longest; False where none is due, or the breaker is open."""
@@ -135,15 +135,15 @@ class SmsDelivery:
             row = connection.execute(DUE, (COMMAND,)).fetchone()
             if row is None:
                 return None
-            breaker, now = hold(connection, BREAKER)
+            breaker, now = lock_breaker(connection, BREAKER)
             command, workspace, sms_id, metadata, attempts, age_s = row
             given_up = self._given_up(attempts, float(age_s))
-            admitted = breaker if given_up else breaker.admit(now, self._patience.breaker)
+            admitted = breaker if given_up else breaker.admit(now, self._retry_policy.breaker)
             if admitted is None:
                 return None
-            keep(connection, BREAKER, breaker, admitted)
+            save_breaker(connection, BREAKER, breaker, admitted)
             attempt = attempts if given_up else attempts + 1
-            connection.execute(CLAIM, (attempt, self._patience.lease_s, command, workspace))
+            connection.execute(CLAIM, (attempt, self._retry_policy.lease_s, command, workspace))
         scope = scope_of(command, workspace, COMMAND, metadata)
         return ClaimedMessage(command, UUID(sms_id), scope, attempt, admitted.epoch, given_up)
 
@@ -159,10 +159,10 @@ class SmsDelivery:
             connection.execute(END, (state, error, claim.command, workspace))
 
     def _given_up(self, attempts: int, age_s: float) -> str:
-        if attempts >= self._patience.attempts_max:
+        if attempts >= self._retry_policy.attempts_max:
             return f"given up after {attempts} attempts"
-        if age_s > self._patience.expire_s:
-            return f"not sent within {self._patience.expire_s:.0f} s"
+        if age_s > self._retry_policy.expire_s:
+            return f"not sent within {self._retry_policy.expire_s:.0f} s"
         return ""
 
     def _outgoing(self, claim: ClaimedMessage) -> OutgoingSms | None:
@@ -201,12 +201,12 @@ class SmsDelivery:
     def _again(self, claim: ClaimedMessage, unavailable: GatewayUnavailable) -> None:
         facts = {"sms": str(claim.sms_id), "attempt": claim.attempt, "error": str(unavailable)}
         log.warning("a message was not sent", extra={"facts": facts})
-        if claim.attempt >= self._patience.attempts_max:
+        if claim.attempt >= self._retry_policy.attempts_max:
             error = _line(f"given up after {claim.attempt} attempts: {unavailable}")
             self.end(claim, "failed", SmsStatus.FAILED, error=error)
             return
         retry_after_s = min(unavailable.retry_after_s, RETRY_AFTER_MAX_S)
-        pause_s = max(self._patience.pause_s(claim.attempt), retry_after_s)
+        pause_s = max(self._retry_policy.pause_s(claim.attempt), retry_after_s)
         with self._log.transaction(claim.scope) as connection:
             workspace = claim.scope.workspace_id
             parameters = (_line(str(unavailable)), pause_s, claim.command, workspace)
@@ -220,7 +220,7 @@ class SmsDelivery:
         self._note(lambda breaker, now: breaker.succeeded(claim.epoch))
 
     def _unanswered(self, claim: ClaimedMessage) -> None:
-        limits = self._patience.breaker
+        limits = self._retry_policy.breaker
         self._note(lambda breaker, now: breaker.failed(claim.epoch, now, limits))
 
     def _withdraw(self, claim: ClaimedMessage) -> None:
@@ -228,9 +228,9 @@ class SmsDelivery:
 
     def _note(self, change: Callable[[Breaker, datetime], Breaker]) -> None:
         with self._pool.connection() as connection, connection.transaction():
-            before, now = hold(connection, BREAKER)
+            before, now = lock_breaker(connection, BREAKER)
             after = change(before, now)
-            keep(connection, BREAKER, before, after)
+            save_breaker(connection, BREAKER, before, after)
         if after.state is not before.state:
             facts = {"from": before.state, "to": after.state, "until": after.until}
             log.warning("the breaker of the gateway is %s", after.state, extra={"facts": facts})

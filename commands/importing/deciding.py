@@ -22,7 +22,7 @@ from commands.importing.planning import (
     dedupe_key,
     key_of_contact,
 )
-from commands.links import PEOPLE
+from commands.links import MEMBER_FIELDS
 from domain.contact import Contact
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
@@ -165,7 +165,7 @@ class _Deciding:
         wanted = held | {
             UUID(id_)
             for aim in aims
-            for name in (*PEOPLE, *self._options.kind.REFERENCES)
+            for name in (*MEMBER_FIELDS, *self._options.kind.REFERENCES)
             if (id_ := aim.row.values.get(name))
         }
         if self._options.mode is Mode.UPDATE:
@@ -204,7 +204,7 @@ class _Deciding:
         """What the row refers to, and is not there any more."""
         if row.account_id is not None and not self._is_there(row.account_id):
             return row.failure(ACCOUNT, "account_gone", "The account was deleted meanwhile.")
-        for name in PEOPLE:
+        for name in MEMBER_FIELDS:
             member = row.values.get(name)
             if member is not None and not self._is_there(UUID(member)):
                 return row.failure(name, "member_gone", "The member was deleted meanwhile.")

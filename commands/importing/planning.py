@@ -33,7 +33,7 @@ from commands.importing.options import (
 from commands.importing.partial import canonical
 from commands.importing.tables import CELL_MAX_CHARS, SourceRow
 from commands.importing.timelines import TimelineStep, timeline
-from commands.links import PEOPLE
+from commands.links import MEMBER_FIELDS
 from domain.contact import Contact
 from domain.shared.entity import Entity
 from domain.shared.fields import CUSTOM, FieldValues
@@ -219,7 +219,7 @@ class RowPlanner:
             self._take_account(draft, column, text)
         elif not text:
             return
-        elif column.field in PEOPLE:
+        elif column.field in MEMBER_FIELDS:
             self._take_member(draft, column, text)
         elif column.field.startswith(CUSTOM_PREFIX):
             draft.set_custom(column.field[len(CUSTOM_PREFIX) :], text)

@@ -25,7 +25,7 @@ from commands.importing.options import (
 from commands.importing.planning import ImportedRow, RowPlanner
 from commands.importing.tables import SourceRow, SourceTable
 from commands.importing.worlds import ContactsOf, LogWorld, PreviewOverlay
-from commands.links import PEOPLE
+from commands.links import MEMBER_FIELDS
 from domain.account import Account
 from domain.member import Member
 from eventlog.connections import Connection
@@ -102,7 +102,7 @@ def _directory(
 
     return Directory(
         accounts=names((ACCOUNT,), Account.PLURAL, "company"),
-        members=names(PEOPLE, Member.PLURAL, "name"),
+        members=names(MEMBER_FIELDS, Member.PLURAL, "name"),
     )
 
 

@@ -131,7 +131,7 @@ class ImportWork(JobWork):
         with context.log.transaction(context.scope) as connection:
             store = ImportStore(connection, context.scope.workspace_id)
             asked, others = self._asked_for(rows, store)
-            message = f"It could not be recorded: {context.tell(failure).error}"
+            message = f"It could not be recorded: {context.summarise_error(failure).error}"
             failed = [_not_recorded(row, message) for row in asked]
             said = [*others, *(each for one in failed for each in one.findings)]
             self._keep(store, failed, said)

@@ -1,4 +1,4 @@
-"""Commands on jobs: ask for one, cancel one."""
+"""Commands that request a job and cancel one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from commands.entities import retry_on_conflict
-from commands.jobs.keeping import close, enqueue, keep_items
+from commands.jobs.job_store import close_job, enqueue, save_items
 from domain.job import Job
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -17,7 +17,7 @@ from eventlog.store.log import EventLog
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """The job after the command, and the log position by which that is recorded."""
+    """The job after the command, and a log position that includes the command's events."""
 
     job: Job
     position: int
@@ -43,16 +43,16 @@ class JobCommands:
         total: int | None = None,
         job_id: UUID | None = None,
     ) -> JobOutcome:
-        """A new job for a kind of work; workers find it once this transaction is committed.
+        """Request a job of the kind `work`. Workers see it once this transaction is committed.
 
-        `items` (JSON each) are kept with the job until it ends, in order, and give its total; work
-        without items may say `total`, or find it out. All events of the job carry the actor and the
-        command of `scope`: by that command it is undone.
+        `items` (each of them JSON) are stored in order until the job ends, and give its total. Work
+        without items may pass `total`, or set it in a later step. All events of the job carry actor
+        and command of `scope`: undoing that command undoes the job.
         """
         job_id = job_id or self._new_id()
         with self._log.transaction(scope) as connection:
             if items is not None:
-                total = keep_items(connection, scope.workspace_id, job_id, items)
+                total = save_items(connection, scope.workspace_id, job_id, items)
             job = Job.request(
                 job_id, scope.workspace_id, work, parameters, total=total, at=self._clock()
             )
@@ -60,15 +60,15 @@ class JobCommands:
             return self._append(job)
 
     def cancel(self, scope: Scope, job_id: UUID) -> JobOutcome:
-        """No further step is taken; what was done stays. Raises `NotFound`, `JobEnded`."""
+        """Cancel the job: no further step is recorded. Raises `NotFound`, `JobEnded`."""
 
         def decide() -> JobOutcome:
             with self._log.transaction(scope) as connection:
                 job = self._log.load(Job, job_id)
                 job.cancel(at=self._clock())
                 outcome = self._append(job)
-                # After the append, as a worker does: each waits for the other there and nowhere.
-                close(connection, scope.workspace_id, job_id)
+                # After the append, in the same order as a worker, so that no deadlock is possible.
+                close_job(connection, scope.workspace_id, job_id)
                 return outcome
 
         return retry_on_conflict(decide)

@@ -1,7 +1,7 @@
-"""What a kind of work has to do: one bounded step, within a transaction that is open already.
+"""The interface of a kind of work: one bounded step, within a transaction that is already open.
 
-A kind of work is a subclass of `JobWork`, and a module in runtime/work that names it (`KIND`) and
-makes it (`open_work`); modules are found by looking. A request for it is `JobCommands.request`.
+A kind of work is a subclass of `JobWork` and a module in runtime/work with its name (`KIND`) and a
+function that creates it (`open_work`). `JobCommands.request` requests a job for it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from commands.entities import EntityCommands
-from commands.jobs.keeping import read_items
+from commands.jobs.job_store import read_items
 from domain.job import ItemError, JobStep
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 STEP_ITEMS_MAX = 500
-"""Items of one step where a kind of work says nothing else. Followers of the log wait for a step
-from its first event to its end, so it should take some 100 ms and append at its end."""
+"""Default for the most items of one step. Followers of the log wait for a step from its first event
+to its commit, so a step should take about 100 ms and append at its end."""
 
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """A failure as it is told: a code of the dictionary, and a sentence."""
+    """A failure as clients see it: an error code and a sentence."""
 
     code: str
     error: str
@@ -34,73 +34,76 @@ class ErrorSummary:
 
 @dataclass(frozen=True)
 class JobContext:
-    """What work on one job has at hand, for one turn.
+    """What the work of one job run may use.
 
-    Within a step `log.transaction(scope)` and `commands` take part in the step's transaction.
-    Outside of one (when the work is made) they are transactions of their own.
+    Within a step, `log.transaction(scope)` and `commands` take part in the step's transaction.
+    Outside of a step (while the work is created) they open transactions of their own.
     """
 
     log: EventLog
     commands: EntityCommands
     scope: Scope
-    """Who asked for the job, from where, by which command: its events are those of that command,
-    so that undoing the command takes back the job. `extra` names the job."""
+    """Actor, origin and command of the request for the job. The job's events carry the same
+    command, so that undoing the command undoes the job. `extra` has the job's id."""
     job_id: UUID
     parameters: Mapping[str, Any]
-    """As the job was asked for."""
+    """The parameters of the request."""
     total: int | None
     clock: Callable[[], datetime]
     new_id: Callable[[], UUID]
-    tell: Callable[[Exception], ErrorSummary]
-    """How failures are told, refusals among them."""
+    summarise_error: Callable[[Exception], ErrorSummary]
+    """Describes an exception, a refusal or any other, for clients."""
 
     def items(self, first: int, limit: int) -> list[Any]:
-        """The items kept with the job, from the one with this number on, counted from 0."""
+        """Return at most `limit` of the job's items, starting with number `first` (from 0)."""
         with self.log.transaction(self.scope) as connection:
             return read_items(connection, self.scope.workspace_id, self.job_id, first, limit)
 
-    def failure(self, row: int, error: Exception, *, kept: Any = None, **facts: Any) -> ItemError:
-        """An item that failed by this error; `row` counts from 1, `facts` and `kept` are JSON."""
-        told = self.tell(error)
-        return ItemError(row, told.error, told.code, facts, kept)
+    def item_error(
+        self, row: int, error: Exception, *, kept: Any = None, **facts: Any
+    ) -> ItemError:
+        """Describe an item that failed; `row` counts from 1, `facts` and `kept` are JSON."""
+        summary = self.summarise_error(error)
+        return ItemError(row, summary.error, summary.code, facts, kept)
 
 
-class CannotGoOn(Exception):
-    """Raised in a step, from what is the reason: the job fails, what was done stays."""
+class CannotContinue(Exception):
+    """Raised by a step, with the cause: the job fails, and completed steps stay."""
 
 
 class JobWork(ABC):
-    """Work on one job, for one turn. What it keeps in memory nobody else changes in that time.
+    """The work of one job during one run.
 
-    Nobody else works on the job then; a turn that loses that is given up before it records more.
+    Only one worker works on a job at a time. A run that loses its claim is rejected before it
+    records another step, so a subclass may keep state in memory.
     """
 
     LIMIT: ClassVar[int] = STEP_ITEMS_MAX
-    """Items of one step, at the most."""
+    """Most items of one step."""
 
     def __init__(self, context: JobContext) -> None:
         self.context = context
 
     @abstractmethod
     def step(self, cursor: Any, limit: int) -> JobStep:
-        """Do the next `limit` items, or fewer. `cursor` is that of the step before, None at first.
+        """Process at most `limit` items after `cursor`, which is None at first.
 
-        Called within an open transaction in `context.scope`; what it appends is committed together
-        with the progress that it returns, or neither is. An item that is refused is an error of the
-        step and spoils nothing. Whatever is raised rolls back the step, which is then tried again
-        with fewer items, down to one; what fails alone is left out (`skip`). What was kept in
-        memory has to bear that: a step may be called again with a cursor it had before. Raise
-        `CannotGoOn` where nothing more can be done.
+        The caller has opened a transaction in `context.scope`. It commits what the step appends
+        together with the returned progress. A refused item is an error of the step and does not
+        affect the others. Any exception rolls the step back; the caller then retries with fewer
+        items, down to one, and skips an item that fails alone (`skip`). So a step may be called
+        again with an earlier cursor, and state in memory must allow for that. Raises
+        `CannotContinue` if no further item can be processed.
         """
 
     def skip(self, cursor: Any, error: Exception) -> JobStep:
-        """The next item cannot be done: leave it out. Called in a transaction, as `step` is.
+        """Record the next item as failed. The caller has opened a transaction, as for `step`.
 
-        To be overridden where the cursor is not the number of items that are done.
+        To be overridden if the cursor is not the number of processed items.
         """
         done = int(cursor or 0) + 1
         is_last = self.context.total is not None and done >= self.context.total
-        return JobStep(done, 0, 1, [self.context.failure(done, error)], done=is_last)
+        return JobStep(done, 0, 1, [self.context.item_error(done, error)], done=is_last)
 
 
-OpenWork = Callable[[JobContext], JobWork]
+WorkFactory = Callable[[JobContext], JobWork]

@@ -1,7 +1,7 @@
-"""The worker: claims open jobs of all workspaces, one after the other, a turn each.
+"""The worker: claims open jobs of all workspaces and runs them one after the other.
 
-Several workers share the jobs. A claim is an advisory lock of a session: it goes with the process,
-however that ends, and the next worker that looks goes on with the job.
+Several workers share the jobs. A claim is a session-level advisory lock: it is released when the
+process ends, however that happens, and another worker continues the job.
 """
 
 from __future__ import annotations
@@ -13,119 +13,143 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from commands.jobs.keeping import HINT
-from commands.jobs.turns import NO_CONNECTION, TURN_S, JobRun, Tools
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_fixed,
+)
+
+from commands.jobs.job_store import JOBS_CHANNEL
+from commands.jobs.runs import CONNECTION_LOST, SLICE_S, JobEnvironment, JobRun
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import wait_for_hint
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
-"""How often a worker that hears no hint looks for jobs, those of workers that died among them."""
+"""The pause after which a worker looks for jobs without a hint, those of dead workers included."""
 RETRY_DELAY_S = 1.0
-"""How long a worker waits after the database was lost."""
-REST_S = 10.0
-"""How long a worker leaves a job alone on which a turn failed."""
-LOOK_MAX = 200
-"""Open jobs that are looked at for one that nobody works on."""
+"""The pause before a worker connects again to a lost database."""
+FAILED_RUN_PAUSE_S = 10.0
+"""The time for which a worker does not claim a job again after a run that failed."""
+CANDIDATES_MAX = 200
+"""Most open jobs that a worker tries to claim at a time."""
 PURGE_INTERVAL_S = 3_600.0
 ERRORS_KEPT_DAYS = 30
-"""Errors of jobs are kept for so long."""
+"""Retention of job errors."""
 
-TO_DO = "SELECT workspace_id, job_id FROM jobs_to_do(%s, %s)"
-PURGE = "SELECT purge_job_errors(%s)"
+# Open jobs of these kinds in all workspaces, the one with the oldest run first.
+SELECT_OPEN_JOBS = "SELECT workspace_id, job_id FROM jobs_to_do(%s, %s)"
+# Delete job errors that are older than this number of days.
+PURGE_ERRORS = "SELECT purge_job_errors(%s)"
 # Tag 75 in the top byte, as the log's announcements have 65; the rest is a hash of the job.
 KEY = "(75::bigint << 56) | (hashtextextended(%s, 0) & ((1::bigint << 56) - 1))"
-CLAIM = f"SELECT pg_try_advisory_lock({KEY})"
+TRY_CLAIM = f"SELECT pg_try_advisory_lock({KEY})"
 RELEASE = f"SELECT pg_advisory_unlock({KEY})"
 
 
 class Worker:
-    """Works on jobs until it is stopped. One thread; `stop` may be called from another."""
+    """Runs jobs until stopped. Uses one thread; `stop` may be called from another."""
 
     def __init__(
         self,
         app_url: str,
-        tools: Tools,
+        environment: JobEnvironment,
         *,
         poll_interval_s: float = POLL_INTERVAL_S,
-        turn_s: float = TURN_S,
+        slice_s: float = SLICE_S,
     ) -> None:
         self._url = app_url
-        self._tools = tools
+        self._environment = environment
         self._poll_interval_s = poll_interval_s
-        self._turn_s = turn_s
+        self._slice_s = slice_s
         self._stopped = threading.Event()
-        self._rests: dict[UUID, float] = {}
-        self._purge_at = 0.0
+        self._paused_until_s: dict[UUID, float] = {}
+        self._purge_at_s = 0.0
 
     def stop(self) -> None:
-        """Finish the step at hand and return from `run`."""
+        """Finish the current step and return from `run`."""
         self._stopped.set()
 
     def run(self) -> None:
-        """Work until stopped. A lost database is waited for, and said."""
-        while not self._stopped.is_set():
-            try:
-                with follow_connection(self._url, application_name="annals-work") as claims:
-                    claims.execute(f"LISTEN {HINT}")
-                    while not self._stopped.is_set():
-                        self._purge(claims)
-                        if not self.run_slice(claims):
-                            wait_for_hint(claims, self._poll_interval_s)
-            except NO_CONNECTION as error:
-                log.warning("working on jobs stopped and is tried again: %s", error)
-                self._stopped.wait(RETRY_DELAY_S)
+        """Work until stopped. Reconnects to a lost database, and logs that."""
+        Retrying(
+            retry=retry_if_exception_type(CONNECTION_LOST),
+            stop=stop_when_event_set(self._stopped),
+            wait=wait_fixed(RETRY_DELAY_S),
+            sleep=sleep_using_event(self._stopped),
+            before_sleep=_log_lost_connection,
+            retry_error_callback=lambda _: None,
+        )(self._work_until_stopped)
 
     def run_once(self) -> None:
-        """Work until there is nothing to do that nobody else does."""
+        """Work until no open job can be claimed."""
         with follow_connection(self._url, application_name="annals-work") as claims:
             while self.run_slice(claims):
                 pass
 
     def run_slice(self, claims: Connection) -> bool:
-        """Take the job that waits longest a turn further; False where there is none to be had."""
-        for workspace_id, job_id in self._to_do(claims):
-            with claimed(claims, workspace_id, job_id) as is_ours:
+        """Run the job that has waited longest; return False if none can be claimed."""
+        for workspace_id, job_id in self._candidates(claims):
+            with claim_job(claims, workspace_id, job_id) as is_ours:
                 if is_ours:
-                    self._turn(workspace_id, job_id)
+                    self._run_job(workspace_id, job_id)
                     return True
         return False
 
-    def _turn(self, workspace_id: UUID, job_id: UUID) -> None:
+    def _work_until_stopped(self) -> None:
+        with follow_connection(self._url, application_name="annals-work") as claims:
+            claims.execute(f"LISTEN {JOBS_CHANNEL}")
+            while not self._stopped.is_set():
+                self._purge_errors(claims)
+                if not self.run_slice(claims):
+                    wait_for_hint(claims, self._poll_interval_s)
+
+    def _run_job(self, workspace_id: UUID, job_id: UUID) -> None:
         try:
-            turn = JobRun(self._tools, workspace_id, job_id)
-            turn.take(turn_s=self._turn_s, stop=self._stopped.is_set)
-        except NO_CONNECTION:
+            job_run = JobRun(self._environment, workspace_id, job_id)
+            job_run.run(slice_s=self._slice_s, stop=self._stopped.is_set)
+        except CONNECTION_LOST:
             raise
         except Exception:
-            # It stays open and claimable: another worker, or a later version, may do better.
-            log.exception("a turn on job %s failed", job_id)
-            self._rests[job_id] = time.monotonic() + REST_S
+            # The job stays open: another worker, or a later version, may succeed.
+            log.exception("a run of job %s failed", job_id)
+            self._paused_until_s[job_id] = time.monotonic() + FAILED_RUN_PAUSE_S
 
-    def _to_do(self, claims: Connection) -> list[tuple[UUID, UUID]]:
-        now = time.monotonic()
-        self._rests = {job: until for job, until in self._rests.items() if until > now}
-        rows = claims.execute(TO_DO, (list(self._tools.works), LOOK_MAX)).fetchall()
+    def _candidates(self, claims: Connection) -> list[tuple[UUID, UUID]]:
+        now_s = time.monotonic()
+        self._paused_until_s = {
+            job: until_s for job, until_s in self._paused_until_s.items() if until_s > now_s
+        }
+        parameters = (list(self._environment.factories), CANDIDATES_MAX)
+        rows = claims.execute(SELECT_OPEN_JOBS, parameters).fetchall()
         found = [(UUID(workspace), UUID(job)) for workspace, job in rows]
-        return [each for each in found if each[1] not in self._rests]
+        return [each for each in found if each[1] not in self._paused_until_s]
 
-    def _purge(self, claims: Connection) -> None:
-        if time.monotonic() >= self._purge_at:
-            self._purge_at = time.monotonic() + PURGE_INTERVAL_S
-            claims.execute(PURGE, (ERRORS_KEPT_DAYS,))
+    def _purge_errors(self, claims: Connection) -> None:
+        if time.monotonic() >= self._purge_at_s:
+            self._purge_at_s = time.monotonic() + PURGE_INTERVAL_S
+            claims.execute(PURGE_ERRORS, (ERRORS_KEPT_DAYS,))
 
 
 @contextmanager
-def claimed(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[bool]:
-    """Whether nobody else works on the job, nor will for as long as the block lasts."""
+def claim_job(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[bool]:
+    """Claim the job while the block runs. Yields False if another session has claimed it."""
     name = f"{workspace_id} {job_id}"
-    is_ours = _is_true(claims, CLAIM, name)
+    is_ours = _is_true(claims, TRY_CLAIM, name)
     try:
         yield is_ours
     finally:
         if is_ours:
             _is_true(claims, RELEASE, name)
+
+
+def _log_lost_connection(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("the worker lost the database and connects again: %s", error)
 
 
 def _is_true(claims: Connection, statement: str, name: str) -> bool:

@@ -11,14 +11,14 @@ NAME = "booking"
 
 
 @dataclass(frozen=True)
-class MessageAsked:
+class MessageRequested:
     """A message is on its way. It is called as the command that asked for it."""
 
 
-def react(memory: MessageAsked | None, event: RecordedEvent) -> Reaction[MessageAsked]:
+def react(memory: MessageRequested | None, event: RecordedEvent) -> Reaction[MessageRequested]:
     """First the message; when it is delivered, the lead."""
     if event.topic == "appointment.confirmed" and event.data["notify"]:
-        return MessageAsked(), (Command("tellConfirmed", {"appointmentId": event.stream_id}),)
+        return MessageRequested(), (Command("tellConfirmed", {"appointmentId": event.stream_id}),)
     if memory and event.data.get("after") == "delivered":
         return None, (Command("contactLead", {"smsId": event.stream_id}),)
     return memory, ()
@@ -31,5 +31,5 @@ def key(event: RecordedEvent) -> str:
 
 
 PROCESS = Process(
-    NAME, frozenset({"appointment.confirmed", "sms.status_changed"}), react, MessageAsked, key
+    NAME, frozenset({"appointment.confirmed", "sms.status_changed"}), react, MessageRequested, key
 )

@@ -12,4 +12,4 @@ def react(memory: None, event: RecordedEvent) -> Reaction[None]:
 
 
 ASKED = frozenset({"sms.created"})
-PROCESS: Process[None] = Process("sms", ASKED, react, memory=type(None), urgent=ASKED)
+PROCESS: Process[None] = Process("sms", ASKED, react, state_type=type(None), urgent=ASKED)

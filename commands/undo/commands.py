@@ -13,7 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 from commands.entities import retry_on_conflict
-from commands.undo.plan import Attempt, Undoing, UndoPlan
+from commands.undo.plan import UndoAttempt, UndoPlan, UndoPlanner
 from domain.account import Account
 from domain.shared.entity import (
     Entity,
@@ -38,7 +38,7 @@ Kinds = set[type[Entity]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class UndoTarget:
     """What is to be undone: the events at these positions, all of one command where it is named."""
 
     positions: tuple[int, ...]
@@ -49,7 +49,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Undone:
+class UndoOutcome:
     """What was undone, and the log position by which all of it is recorded."""
 
     plan: UndoPlan
@@ -64,7 +64,11 @@ class UndoCommands:
         self._clock = clock
 
     def preview(
-        self, scope: Scope, asked: Asked, *, allow: Callable[[Kinds], None] = lambda kinds: None
+        self,
+        scope: Scope,
+        asked: UndoTarget,
+        *,
+        allow: Callable[[Kinds], None] = lambda kinds: None,
     ) -> UndoPlan:
         """What undoing would record, as if everything that can be forced were, and what hinders it.
 
@@ -77,39 +81,39 @@ class UndoCommands:
     def undo(
         self,
         scope: Scope,
-        asked: Asked,
+        asked: UndoTarget,
         *,
         force: Iterable[str] = (),
         allow: Callable[[Kinds], None] = lambda kinds: None,
-    ) -> Undone:
+    ) -> UndoOutcome:
         """Take the events back, all or none; later changes of the fields in `force` as well.
 
         Raises as `preview`, and `NotUndoable`, `AlreadyUndone`, `UndoConflict`, `InvalidFields`,
         `NotAMember`.
         """
 
-        def decide() -> Undone:
+        def decide() -> UndoOutcome:
             with self._log.transaction(scope):
                 plan = self._plan(scope, asked, allow, hold=True)
                 plan.require_no_obstacle(force)
-                return Undone(plan, self._record(plan))
+                return UndoOutcome(plan, self._record(plan))
 
         return retry_on_conflict(decide)
 
     def undo_each(
         self, scope: Scope, command_id: str, positions: Sequence[int], *, force: Iterable[str] = ()
-    ) -> list[Attempt]:
+    ) -> list[UndoAttempt]:
         """Take back each of these events of a command by itself, the last one first.
 
         What stands in the way of one leaves that one as it is, and is told. Where an event brings
         something to an account, the one before it has to be among them.
         """
 
-        def decide() -> list[Attempt]:
+        def decide() -> list[UndoAttempt]:
             with self._log.transaction(scope):
                 attempts = self._attempts(scope, command_id, positions, force, hold=True)
                 events = [
-                    (event, says(step.target))
+                    (event, undo_metadata(step.target))
                     for attempt in attempts
                     if attempt.refusal is None
                     for step in attempt.plan.steps
@@ -128,7 +132,7 @@ class UndoCommands:
 
     def preview_each(
         self, scope: Scope, command_id: str, positions: Sequence[int]
-    ) -> list[Attempt]:
+    ) -> list[UndoAttempt]:
         """What would come of each of these. Nothing is recorded."""
         with self._log.transaction(scope):
             return self._attempts(scope, command_id, positions, (), hold=False)
@@ -141,17 +145,17 @@ class UndoCommands:
         force: Iterable[str],
         *,
         hold: bool,
-    ) -> list[Attempt]:
+    ) -> list[UndoAttempt]:
         with self._log.transaction(scope) as connection:
             tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
             found = tracing.at(positions)
             targets = [each for each in found if _is_of(each, command_id)]
             if hold:
                 self._hold_accounts(targets)
-            return list(Undoing(self._log, tracing, targets, self._clock()).each(force))
+            return list(UndoPlanner(self._log, tracing, targets, self._clock()).each(force))
 
     def _plan(
-        self, scope: Scope, asked: Asked, allow: Callable[[Kinds], None], *, hold: bool
+        self, scope: Scope, asked: UndoTarget, allow: Callable[[Kinds], None], *, hold: bool
     ) -> UndoPlan:
         with self._log.transaction(scope) as connection:
             tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
@@ -162,7 +166,7 @@ class UndoCommands:
                 return UndoPlan(final, refusals=[NotUndoable(final)])
             if hold:
                 self._hold_accounts(targets)
-            return Undoing(self._log, tracing, targets, self._clock()).plan()
+            return UndoPlanner(self._log, tracing, targets, self._clock()).plan()
 
     def _hold_accounts(self, targets: list[TracedEvent]) -> None:
         """Nobody adds to accounts that come or go, nor deletes those to which something returns."""
@@ -178,11 +182,13 @@ class UndoCommands:
         self._log.hold_all(alone=alone, shared={*filter(None, shared)})
 
     def _record(self, plan: UndoPlan) -> int:
-        events = [(event, says(step.target)) for step in plan.steps for event in step.events]
+        events = [
+            (event, undo_metadata(step.target)) for step in plan.steps for event in step.events
+        ]
         return self._log.record_each(events) or self._log.taken_position()
 
 
-def says(target: TracedEvent) -> dict[str, str]:
+def undo_metadata(target: TracedEvent) -> dict[str, str]:
     """What the metadata of an event says that takes this one back."""
     undoes = {
         "undoes": target.metadata.get("commandId", ""),
@@ -191,7 +197,7 @@ def says(target: TracedEvent) -> dict[str, str]:
     return {**undoes, AS_ONE: "true"} if AS_ONE in target.metadata else undoes
 
 
-def _targets(tracing: EventSearch, asked: Asked) -> list[TracedEvent]:
+def _targets(tracing: EventSearch, asked: UndoTarget) -> list[TracedEvent]:
     """The events asked for, with what an account took along or brought back; in order."""
     found = {
         each.position: each

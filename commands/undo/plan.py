@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.links import PEOPLE
+from commands.links import MEMBER_FIELDS
 from domain.account import Account
 from domain.member import Member
 from domain.shared.entity import (
@@ -81,7 +81,7 @@ class UndoPlan:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class UndoAttempt:
     """What came of undoing one event, or the two of a move, by itself."""
 
     targets: tuple[TracedEvent, ...]
@@ -90,7 +90,7 @@ class Attempt:
     """Why it stays as it is."""
 
 
-class Undoing:
+class UndoPlanner:
     """Decides what undoes the given events, the last of them first. Nothing is recorded here."""
 
     def __init__(
@@ -120,14 +120,14 @@ class Undoing:
         plan.refusals = self._refusals
         return plan
 
-    def each(self, force: Iterable[str]) -> Iterator[Attempt]:
+    def each(self, force: Iterable[str]) -> Iterator[UndoAttempt]:
         """What comes of each of them by itself, the last one first; what fails leaves no trace.
 
         A move is two events, and done as one.
         """
         for target in reversed(self._targets):
             if _is_mere_note(target) or target.position in self._undone_of(target.stream_id):
-                yield Attempt((target,), UndoPlan([target.position]))
+                yield UndoAttempt((target,), UndoPlan([target.position]))
         moving: list[TracedEvent] = []
         for target in self._open_targets():
             moving.append(target)
@@ -137,12 +137,12 @@ class Undoing:
         if moving:
             yield self._attempt(tuple(moving), force)
 
-    def _attempt(self, targets: tuple[TracedEvent, ...], force: Iterable[str]) -> Attempt:
+    def _attempt(self, targets: tuple[TracedEvent, ...], force: Iterable[str]) -> UndoAttempt:
         self._conflicts, self._refusals = {}, []
         plan = UndoPlan([each.position for each in targets])
         final = [each.position for each in targets if each.event.IS_IRREVERSIBLE]
         if final:
-            return Attempt(targets, plan, NotUndoable(final))
+            return UndoAttempt(targets, plan, NotUndoable(final))
         plan.steps = [step for target in targets for step in self._steps(target)]
         plan.conflicts = list(self._conflicts.values())
         plan.refusals = self._refusals
@@ -152,10 +152,10 @@ class Undoing:
             self._positions -= {*plan.positions}
             for target in targets:
                 self._entities.pop(target.stream_id, None)
-            return Attempt(targets, plan, refusal)
+            return UndoAttempt(targets, plan, refusal)
         for step in plan.steps:
             self._decided.setdefault(step.target.stream_id, []).extend(step.events)
-        return Attempt(targets, plan)
+        return UndoAttempt(targets, plan)
 
     def _open_targets(self) -> list[TracedEvent]:
         """Those that are not undone yet, the last one first; without those that changed nothing."""
@@ -290,7 +290,7 @@ class Undoing:
         return self._hanging[account_id]
 
     def _require_members(self, wanted: dict[str, Any]) -> None:
-        for name in PEOPLE:
+        for name in MEMBER_FIELDS:
             if wanted.get(name) is not None:
                 member_id = UUID(wanted[name])
                 member = self._entity(member_id) if self._history(member_id) else None

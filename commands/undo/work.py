@@ -12,7 +12,7 @@ from uuid import UUID
 
 from commands.jobs.work import JobContext, JobWork
 from commands.undo.commands import UndoCommands
-from commands.undo.plan import Attempt
+from commands.undo.plan import UndoAttempt
 from domain.job import ItemError, JobStep
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import UndoConflict
@@ -67,7 +67,7 @@ class UndoWork(JobWork):
     def skip(self, cursor: Any, error: Exception) -> JobStep:
         """The next event stays as it is; where it ends a move, so does the one that begins it."""
         positions, row = self._next(cursor, 1)
-        failure = self.context.failure(row + 1, error, position=positions[0])
+        failure = self.context.item_error(row + 1, error, position=positions[0])
         return JobStep([positions[-1], row + len(positions)], 0, len(positions), [failure])
 
     def _next(self, cursor: Any, limit: int) -> tuple[list[int], int]:
@@ -82,7 +82,7 @@ class UndoWork(JobWork):
                 found.pop()
         return found, row
 
-    def _failure(self, attempt: Attempt, rows: dict[int, int]) -> ItemError:
+    def _failure(self, attempt: UndoAttempt, rows: dict[int, int]) -> ItemError:
         target, refusal = attempt.targets[0], attempt.refusal
         assert refusal is not None
         facts: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class UndoWork(JobWork):
                 }
                 for each in refusal.conflicts[:CONFLICTS_TOLD_MAX]
             ]
-        return self.context.failure(
+        return self.context.item_error(
             rows[target.position],
             refusal,
             position=target.position,

@@ -11,10 +11,10 @@ import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from commands.jobs.work import OpenWork
+from commands.jobs.work import WorkFactory
 
 
-def works() -> Mapping[str, OpenWork]:
+def work_factories() -> Mapping[str, WorkFactory]:
     """What makes the work, by kind."""
     modules = (
         importlib.import_module(info.name)

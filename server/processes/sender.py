@@ -13,8 +13,8 @@ from eventsourcing.persistence import PersistenceError
 from psycopg_pool import PoolTimeout
 
 from commands.delivery.gateway import SmsGateway
-from commands.delivery.inbox import begin, follow_once
-from commands.delivery.outbox import FORGET, Outbox, handlers
+from commands.delivery.inbox import handle_next_batch, register_processes
+from commands.delivery.outbox import DELETE_ENDED, Outbox, command_handlers
 from commands.delivery.sending import RetryPolicy, SmsDelivery
 from commands.entities import EntityCommands
 from commands.process import Process
@@ -75,7 +75,7 @@ class Sender:
             events = EventLog(pool, after_append=hinter.hint)
             entities = EntityCommands(events, clock=now, new_id=new_id)
             sms = SmsCommands(events, entities, clock=now, limits=sms_limits(self._settings))
-            outbox = Outbox(events, handlers(sms))
+            outbox = Outbox(events, command_handlers(sms))
             sending = SmsDelivery(events, sms, pool, self._gateway, retry_policy(self._settings))
             work: list[Callable[[], None]] = [lambda: self._follow(outbox)]
             work += [lambda: self._send(sending)] * self._settings.sms_threads
@@ -100,15 +100,15 @@ class Sender:
     def _follow(self, outbox: Outbox) -> None:
         with follow_connection(self._url, application_name="annals-send") as connection:
             connection.execute(f"LISTEN {APPENDED}")
-            begin(connection, self._processes)
+            register_processes(connection, self._processes)
             forgot_at = -FORGET_INTERVAL_S
             while not self._stopped.is_set():
                 if time.monotonic() - forgot_at >= FORGET_INTERVAL_S:
                     forgot_at = time.monotonic()
-                    connection.execute(FORGET)
+                    connection.execute(DELETE_ENDED)
                 more = [self._react(connection, process) for process in self._processes]
                 self._asked.set()
-                if not outbox.do_next(connection) and not any(more):
+                if not outbox.run_next(connection) and not any(more):
                     wait_for_hint(connection, self._settings.poll_interval_ms / 1000)
 
     def _react(self, connection: Connection, process: Process[Any]) -> bool:
@@ -116,7 +116,7 @@ class Sender:
         if time.monotonic() < self._stuck_until_s.get(process.name, 0.0):
             return False
         try:
-            return follow_once(connection, process)
+            return handle_next_batch(connection, process)
         except DATABASE_FAILURES:
             raise
         except Exception:

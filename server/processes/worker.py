@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from commands.jobs.turns import Tools
+from commands.jobs.runs import JobEnvironment
 from commands.jobs.worker import Worker
 from runtime.composition import Writing, app_url, new_id, now, open_writing
 from runtime.errors import summarise_error
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
 from runtime.settings import Settings
-from runtime.work import works
+from runtime.work import work_factories
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,13 @@ def run_worker(settings: Settings) -> None:
     with open_writing(settings) as writing:
         worker = open_worker(settings, writing)
         with stopped_by_signals(worker.stop):
-            log.info("working on jobs: %s", ", ".join(works()))
+            log.info("working on jobs: %s", ", ".join(work_factories()))
             worker.run()
 
 
 def open_worker(settings: Settings, writing: Writing) -> Worker:
     """A worker with all kinds of work there are."""
-    tools = Tools(writing.log, writing.commands, works(), summarise_error, clock=now, new_id=new_id)
-    return Worker(app_url(settings), tools)
+    environment = JobEnvironment(
+        writing.log, writing.commands, work_factories(), summarise_error, clock=now, new_id=new_id
+    )
+    return Worker(app_url(settings), environment)

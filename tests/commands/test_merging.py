@@ -12,8 +12,8 @@ import pytest
 
 from commands import merging as merging_module
 from commands.entities import EntityCommands
-from commands.merging import Merged
-from commands.undo.commands import Asked
+from commands.merging import MergeOutcome
+from commands.undo.commands import UndoTarget
 from domain.account import Account
 from domain.appointment import Appointment
 from domain.contact import Contact
@@ -345,7 +345,7 @@ def test_later_changes_stand_in_the_way(undo_client: UndoClient, deal: Deal) -> 
     undo_client.delete(Note, children[Note])
     found = conflicts(lambda: undo_client.undo_command(command))
     assert sorted(found) == [("account", "nextAction", True), ("note", "exists", True)]
-    asked = Asked(undo_client.positions(command), command)
+    asked = UndoTarget(undo_client.positions(command), command)
     undo_client.undoing.undo(undo_client.new_scope(), asked, force=("nextAction", "exists"))
     assert whole_state(undo_client, everything(deal)) == before
 
@@ -451,7 +451,7 @@ def test_what_is_added_meanwhile_comes_along_or_is_refused(undo_client: UndoClie
             except AccountUnavailable:
                 return None
 
-        def merge(pair: tuple[UUID, UUID] = (this, other), start: Any = start) -> Merged:
+        def merge(pair: tuple[UUID, UUID] = (this, other), start: Any = start) -> MergeOutcome:
             start.wait()
             return undo_client.merge(Account, *pair)[0]
 

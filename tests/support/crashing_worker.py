@@ -14,13 +14,13 @@ from typing import Any
 from unittest import mock
 
 from commands.bulk import BulkWork
-from commands.jobs import turns
-from commands.jobs.keeping import keep_errors
-from commands.jobs.turns import JobRun
+from commands.jobs import runs
+from commands.jobs.job_store import save_errors
+from commands.jobs.runs import JobRun
 from runtime.settings import Settings
 from server.processes.worker import run_worker
 
-keep = JobRun._keep
+keep = JobRun._commit_step
 
 
 def die_at(step: int) -> Any:
@@ -38,19 +38,19 @@ if __name__ == "__main__":
     when, step, items = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     die = die_at(step)
 
-    def keep_errors_and_die(*arguments: Any) -> None:
-        """As keep_errors, the last that a step does; the commit never comes."""
-        keep_errors(*arguments)
+    def save_errors_and_die(*arguments: Any) -> None:
+        """As save_errors, the last that a step does; the commit never comes."""
+        save_errors(*arguments)
         die()
 
-    def keep_and_die(turn: JobRun, act: Any) -> None:
-        """As Turn._keep; nobody hears of the commit."""
-        keep(turn, act)
+    def keep_and_die(run: JobRun, act: Any) -> None:
+        """As JobRun._commit_step; the process dies before it learns of the commit."""
+        keep(run, act)
         die()
 
     BulkWork.LIMIT = items
     if when == "writing":
-        mock.patch.object(turns, "keep_errors", keep_errors_and_die).start()
+        mock.patch.object(runs, "save_errors", save_errors_and_die).start()
     else:
-        mock.patch.object(JobRun, "_keep", keep_and_die).start()
+        mock.patch.object(JobRun, "_commit_step", keep_and_die).start()
     run_worker(Settings())

@@ -14,8 +14,8 @@ import psycopg
 
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
-from commands.jobs.turns import Tools
-from commands.jobs.work import CannotGoOn, JobContext, JobWork, OpenWork
+from commands.jobs.runs import JobEnvironment
+from commands.jobs.work import CannotContinue, JobContext, JobWork, WorkFactory
 from commands.jobs.worker import Worker
 from domain.job import ItemError, Job, JobStep
 from domain.note import Note
@@ -60,7 +60,7 @@ class WritingNotes(JobWork):
         if body == POISON:
             raise ZeroDivisionError("poison")
         if body == HOPELESS:
-            raise CannotGoOn("There is no ink.")
+            raise CannotContinue("There is no ink.")
         if body == REFUSED:
             return ItemError(row, "Nobody wants this.", "E5999", {"body": body}, kept={"row": row})
         note = Note.create(
@@ -83,7 +83,7 @@ class JobHarness:
     commands: EntityCommands
     scope: Scope
     database: Connection
-    works: dict[str, OpenWork] = field(default_factory=lambda: {WRITING: WritingNotes})
+    works: dict[str, WorkFactory] = field(default_factory=lambda: {WRITING: WritingNotes})
     account_id: UUID = field(default_factory=uuid4)
 
     @property
@@ -91,9 +91,9 @@ class JobHarness:
         """Asks for them."""
         return JobCommands(self.log, clock=lambda: datetime.now(UTC), new_id=uuid4)
 
-    def worker(self, works: Mapping[str, OpenWork] | None = None, **settings: Any) -> Worker:
+    def worker(self, works: Mapping[str, WorkFactory] | None = None, **settings: Any) -> Worker:
         """Does them."""
-        tools = Tools(
+        environment = JobEnvironment(
             self.log,
             self.commands,
             works or self.works,
@@ -101,7 +101,7 @@ class JobHarness:
             clock=lambda: datetime.now(UTC),
             new_id=uuid4,
         )
-        return Worker(self.urls.app, tools, **settings)
+        return Worker(self.urls.app, environment, **settings)
 
     def ask(self, *items: str, scope: Scope | None = None, work: str = WRITING) -> UUID:
         """A job that writes these notes."""
@@ -130,7 +130,7 @@ class JobHarness:
         return int(row[0])
 
 
-def hooked(before_step: Callable[[int], None]) -> OpenWork:
+def hooked(before_step: Callable[[int], None]) -> WorkFactory:
     """The work for tests, with something that happens in each step."""
 
     def open_work(context: JobContext) -> JobWork:

@@ -13,8 +13,8 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from commands.delivery.gateway import OutgoingSms, SmsGateway
-from commands.delivery.inbox import begin, follow_once
-from commands.delivery.outbox import Outbox, handlers
+from commands.delivery.inbox import handle_next_batch, register_processes
+from commands.delivery.outbox import Outbox, command_handlers
 from commands.delivery.sending import RetryPolicy, SmsDelivery
 from commands.entities import EntityCommands
 from commands.processes import PROCESSES
@@ -109,10 +109,10 @@ class SmsHarness:
 
     def react(self) -> None:
         """Have the processes read all that there is, and do what they want of the log."""
-        outbox = Outbox(self.own, handlers(self.own_sms))
+        outbox = Outbox(self.own, command_handlers(self.own_sms))
         for _ in range(STEPS_MAX):
-            more = [follow_once(self.follower, each) for each in PROCESSES.values()]
-            if not outbox.do_next(self.follower) and not any(more):
+            more = [handle_next_batch(self.follower, each) for each in PROCESSES.values()]
+            if not outbox.run_next(self.follower) and not any(more):
                 return
         raise AssertionError("the processes never come to an end")
 
@@ -151,7 +151,7 @@ def open_sms_harness(urls: Urls) -> Iterator[SmsHarness]:
         follow_connection(urls.sender, application_name="test") as follower,
         psycopg.connect(urls.superuser, autocommit=True) as database,
     ):
-        begin(follower, PROCESSES.values())
+        register_processes(follower, PROCESSES.values())
         yield SmsHarness(EventLog(api_pool), EventLog(pool), pool, follower, database)
 
 

@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from commands.entities import EntityCommands
-from commands.merging import MergeCommands, Merged
-from commands.undo.commands import Asked, UndoCommands, Undone
+from commands.merging import MergeCommands, MergeOutcome
+from commands.undo.commands import UndoCommands, UndoOutcome, UndoTarget
 from domain.shared.entity import Entity
 from domain.shared.refusals import UndoConflict
 from eventlog.scope import Scope
@@ -59,7 +59,7 @@ class UndoClient:
         other: UUID,
         choices: dict[str, Any] | None = None,
         **versions: int,
-    ) -> tuple[Merged, str]:
+    ) -> tuple[MergeOutcome, str]:
         """Merge the other one into this one; what came of it, and the command."""
         scope = self.new_scope()
         merged = self.merging.merge(scope, kind, this, other, choices or {}, **versions)
@@ -80,14 +80,14 @@ class UndoClient:
             ).fetchall()
         return tuple(row[0] for row in rows)
 
-    def undo(self, *positions: int, force: tuple[str, ...] = ()) -> Undone:
+    def undo(self, *positions: int, force: tuple[str, ...] = ()) -> UndoOutcome:
         """Undo the events there."""
-        return self.undoing.undo(self.new_scope(), Asked(positions), force=force)
+        return self.undoing.undo(self.new_scope(), UndoTarget(positions), force=force)
 
     def undo_command(self, command_id: str) -> str:
         """Undo all that the command did; returns the id of the command that this is."""
         scope = self.new_scope()
-        self.undoing.undo(scope, Asked(self.positions(command_id), command_id))
+        self.undoing.undo(scope, UndoTarget(self.positions(command_id), command_id))
         return scope.command_id
 
 

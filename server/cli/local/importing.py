@@ -29,8 +29,8 @@ from commands.importing.store import FINDINGS_MAX, PART_BYTES, ImportStore
 from commands.importing.tables import SourceFile, SourceTable, open_table
 from commands.importing.work import KIND
 from commands.jobs.requests import JobCommands
-from commands.jobs.turns import JobRun, Tools
-from commands.jobs.worker import claimed
+from commands.jobs.runs import JobEnvironment, JobRun
+from commands.jobs.worker import claim_job
 from domain.job import Job, JobStatus
 from domain.shared.cells import neutralised
 from eventlog.connections import Connection, follow_connection
@@ -38,7 +38,7 @@ from eventlog.scope import SYSTEM, Actor, Scope
 from runtime.composition import Writing, app_url, new_id, now, open_writing
 from runtime.errors import summarise_error
 from runtime.settings import Settings
-from runtime.work import works
+from runtime.work import work_factories
 from runtime.work.imports import READING
 from server.cli import CommandError
 from server.cli.local.database import catch_up
@@ -122,8 +122,13 @@ class LocalImport:
         jobs = JobCommands(writing.log, clock=now, new_id=new_id)
         self._jobs = jobs
         self._imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
-        self._tools = Tools(
-            writing.log, writing.commands, works(), summarise_error, clock=now, new_id=new_id
+        self._environment = JobEnvironment(
+            writing.log,
+            writing.commands,
+            work_factories(),
+            summarise_error,
+            clock=now,
+            new_id=new_id,
         )
 
     def run(self, options: ImportOptions, table: SourceTable, progress: OnProgress) -> ImportResult:
@@ -179,7 +184,7 @@ class LocalImport:
             return
         with (
             follow_connection(app_url(self._settings), application_name="annals-work") as claims,
-            claimed(claims, self._scope.workspace_id, job_id) as is_ours,
+            claim_job(claims, self._scope.workspace_id, job_id) as is_ours,
         ):
             if not is_ours:
                 raise CommandError("Another import into this workspace is under way.")
@@ -204,9 +209,9 @@ class LocalImport:
 
     def _turn(self, claims: Connection, job_id: UUID) -> None:
         workspace_id = self._scope.workspace_id
-        with claimed(claims, workspace_id, job_id) as is_ours:
+        with claim_job(claims, workspace_id, job_id) as is_ours:
             if is_ours:
-                JobRun(self._tools, workspace_id, job_id).take(turn_s=TURN_S)
+                JobRun(self._environment, workspace_id, job_id).run(slice_s=TURN_S)
                 return
         time.sleep(POLL_S)
 

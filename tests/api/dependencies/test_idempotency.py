@@ -19,7 +19,7 @@ from eventsourcing.persistence import IntegrityError
 
 from commands.entities import EntityCommands
 from commands.idempotency import (
-    KEEP,
+    MAINTAIN_PARTITIONS,
     Answer,
     IdempotencyKey,
     IdempotencyStore,
@@ -429,10 +429,13 @@ def test_partitions_are_made_ahead_and_dropped_with_what_is_in_them(
     assert recalled(log, scope) == ANSWER, "the border of a partition does not matter"
     assert recalled(log, scope, window_s=6 * 3_600) is None
     with psycopg.connect(urls.app, autocommit=True) as app:
-        assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 0)
+        assert app.execute(MAINTAIN_PARTITIONS, (DAY_S,)).fetchone() == (0, 0)
         assert recalled(log, scope) == ANSWER
-        assert app.execute(KEEP, (60,)).fetchone() == (0, len(before) - len(before[1:]))
-        assert app.execute(KEEP, (0,)).fetchone() == (0, 0), "60 s is the least"
+        assert app.execute(MAINTAIN_PARTITIONS, (60,)).fetchone() == (
+            0,
+            len(before) - len(before[1:]),
+        )
+        assert app.execute(MAINTAIN_PARTITIONS, (0,)).fetchone() == (0, 0), "60 s is the least"
     assert partitions(database) == before[1:]
     assert recalled(log, scope) is None
 
@@ -457,9 +460,9 @@ def test_purging_does_not_wait_for_those_at_work(
         with log.transaction(scope) as connection:
             memory(connection, scope).find()
             app.execute("SET statement_timeout = '30s'")
-            assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 0)
+            assert app.execute(MAINTAIN_PARTITIONS, (DAY_S,)).fetchone() == (0, 0)
         assert partitions(database) == before
-        assert app.execute(KEEP, (DAY_S,)).fetchone() == (0, 1)
+        assert app.execute(MAINTAIN_PARTITIONS, (DAY_S,)).fetchone() == (0, 1)
 
 
 def test_an_answer_makes_its_partition_where_nobody_did(

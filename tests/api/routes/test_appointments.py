@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from commands.entities import EntityCommands
-from commands.undo.commands import Asked, UndoCommands
+from commands.undo.commands import UndoCommands, UndoTarget
 from domain.account import Account
 from domain.appointment import Appointment
 from domain.member import Member
@@ -329,9 +329,9 @@ def test_undo_keeps_the_table_of_claimed_times(
     one = commands.create(scope, Appointment, appointment(grace))
     gone = commands.delete(scope, Appointment, one.entity.id)
     assert_claims_match_log(database)
-    undone = undo.undo(scope, Asked((gone.position,)))
+    undone = undo.undo(scope, UndoTarget((gone.position,)))
     assert_claims_match_log(database)
-    undo.undo(scope, Asked((undone.position,)))
+    undo.undo(scope, UndoTarget((undone.position,)))
     assert_claims_match_log(database)
     assert database.execute("SELECT FROM claimed_times").fetchall() == []
 

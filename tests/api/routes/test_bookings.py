@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from commands.process import Command, command_id
-from commands.processes.booking import PROCESS, MessageAsked
+from commands.processes.booking import PROCESS, MessageRequested
 from commands.sms import day_and_time
 from domain.appointment import Appointment
 from domain.lead import Lead
@@ -43,7 +43,7 @@ def told(status: str, sms: UUID = SMS_ID) -> Any:
 
 def test_a_confirmation_that_is_to_be_told_is_told() -> None:
     message = Command("tellConfirmed", {"appointmentId": CONFIRMED.stream_id})
-    assert PROCESS.react(None, CONFIRMED) == (MessageAsked(), (message,))
+    assert PROCESS.react(None, CONFIRMED) == (MessageRequested(), (message,))
 
 
 def test_a_confirmation_that_is_not_to_be_told_is_not() -> None:
@@ -57,12 +57,12 @@ def test_what_becomes_of_the_message_is_remembered_with_the_confirmation() -> No
 
 @pytest.mark.parametrize("status", ["sent", "failed", "undelivered"])
 def test_as_long_as_it_is_not_delivered_nothing_follows(status: str) -> None:
-    assert PROCESS.react(MessageAsked(), told(status)) == (MessageAsked(), ())
+    assert PROCESS.react(MessageRequested(), told(status)) == (MessageRequested(), ())
 
 
 def test_when_it_is_delivered_the_lead_is_contacted_and_all_is_forgotten() -> None:
     contact = Command("contactLead", {"smsId": str(SMS_ID)})
-    assert PROCESS.react(MessageAsked(), told("delivered")) == (None, (contact,))
+    assert PROCESS.react(MessageRequested(), told("delivered")) == (None, (contact,))
 
 
 def test_messages_of_others_are_none_of_its_business() -> None:

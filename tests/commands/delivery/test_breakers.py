@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from commands.delivery.breakers import hold, keep, look
+from commands.delivery.breakers import load_breaker, lock_breaker, save_breaker
 from domain.shared.breaker import Breaker, Limits, State
 from tests.conftest import Urls
 
@@ -153,21 +153,23 @@ TestLife.settings = settings(max_examples=50, stateful_step_count=40, deadline=N
 def test_of_many_who_ask_at_once_one_makes_the_probe(urls: Urls) -> None:
     due = datetime.now(UTC) - timedelta(seconds=1)
     with psycopg.connect(urls.sender, autocommit=True) as connection:
-        before, _ = look(connection, "sms")
+        before, _ = load_breaker(connection, "sms")
         open_ = Breaker(State.OPEN, (due,) * 5, 30.0, due, 7)
-        keep(connection, "sms", before, open_)
-        assert look(connection, "sms")[0] == open_
+        save_breaker(connection, "sms", before, open_)
+        assert load_breaker(connection, "sms")[0] == open_
 
     def ask(_: int) -> bool:
         with psycopg.connect(urls.sender) as connection:
-            breaker, now = hold(connection, "sms")
+            breaker, now = lock_breaker(connection, "sms")
             admitted = breaker.admit(now, LIMITS)
             if admitted is None:
                 return False
-            keep(connection, "sms", breaker, admitted)
+            save_breaker(connection, "sms", breaker, admitted)
             return True
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(ask, range(24))) == 1
     with psycopg.connect(urls.app, autocommit=True) as connection:
-        assert look(connection, "sms")[0].state is State.HALF_OPEN, "over connections and restarts"
+        assert load_breaker(connection, "sms")[0].state is State.HALF_OPEN, (
+            "over connections and restarts"
+        )

@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from commands.delivery.breakers import look
+from commands.delivery.breakers import load_breaker
 from commands.delivery.gateway import OutgoingSms
 from commands.delivery.sending import BREAKER, RetryPolicy
 from domain.lead import Lead
@@ -40,7 +40,7 @@ STRICT = RetryPolicy(backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001)
 
 
 def breaker(sms_harness: SmsHarness) -> Breaker:
-    return look(sms_harness.database, BREAKER)[0]
+    return load_breaker(sms_harness.database, BREAKER)[0]
 
 
 def probe_is_due(sms_harness: SmsHarness) -> None:

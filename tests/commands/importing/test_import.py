@@ -28,7 +28,7 @@ from commands.importing.options import Mode
 from commands.importing.tables import open_table
 from commands.importing.worlds import LogWorld
 from commands.jobs.requests import JobCommands
-from commands.jobs.worker import CLAIM
+from commands.jobs.worker import TRY_CLAIM
 from domain.account import Account
 from domain.member import Member
 from domain.shared.entity import Recorded
@@ -458,7 +458,7 @@ def test_one_import_at_a_time_and_one_that_was_left_is_finished_first(desk: Desk
         imports.hand_in(scope, "members", looked)
         job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
     with follow_connection(desk.settings.app_url or "", application_name="test") as claims:
-        claims.execute(CLAIM, (f"{desk.workspace} {job_id}",))
+        claims.execute(TRY_CLAIM, (f"{desk.workspace} {job_id}",))
         with pytest.raises(CommandError, match="under way"):
             desk.hand_in("members", "name\nGrace\n")
     assert desk.hand_in("members", "name\nGrace\n").created == 1

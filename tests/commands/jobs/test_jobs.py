@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from commands.entities import EntityCommands
-from commands.jobs.keeping import CHUNK_ITEMS, keep_items, read_items
-from commands.jobs.turns import FAULTS_IN_A_ROW_MAX
-from commands.jobs.worker import CLAIM, ERRORS_KEPT_DAYS, PURGE
+from commands.jobs.job_store import CHUNK_ITEMS, read_items, save_items
+from commands.jobs.runs import CONSECUTIVE_FAULTS_MAX
+from commands.jobs.worker import ERRORS_KEPT_DAYS, PURGE_ERRORS, TRY_CLAIM
 from domain.job import Job, JobEnded, JobStatus
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection, follow_connection
@@ -120,13 +120,13 @@ def test_an_item_that_is_refused_is_an_error_and_spoils_nothing(job_harness: Job
     assert errors == [(1, {"row": 2, **shown}, {"row": 2}), (2, {"row": 4, **shown}, {"row": 4})]
 
 
-@pytest.mark.parametrize("turn_s", [0.0, 60.0])
+@pytest.mark.parametrize("slice_s", [0.0, 60.0])
 def test_an_item_that_breaks_its_step_is_found_and_left_out(
-    job_harness: JobHarness, caplog: pytest.LogCaptureFixture, turn_s: float
+    job_harness: JobHarness, caplog: pytest.LogCaptureFixture, slice_s: float
 ) -> None:
     before, after = notes(7, "before"), notes(17, "after")
     job_id = job_harness.ask(*before, POISON, *after)
-    job_harness.worker(turn_s=turn_s).run_once()
+    job_harness.worker(slice_s=slice_s).run_once()
     job = job_harness.job(job_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 24, 1)
     assert job_harness.written() == [*before, *after]
@@ -138,23 +138,23 @@ def test_an_item_that_breaks_its_step_is_found_and_left_out(
 def test_a_fault_that_every_item_meets_ends_the_job_and_not_the_items(
     job_harness: JobHarness,
 ) -> None:
-    job_id = job_harness.ask(*notes(3), *[POISON] * (FAULTS_IN_A_ROW_MAX + 50), *notes(1, "last"))
-    job_harness.worker(turn_s=60).run_once()
+    job_id = job_harness.ask(*notes(3), *[POISON] * (CONSECUTIVE_FAULTS_MAX + 50), *notes(1, "last"))
+    job_harness.worker(slice_s=60).run_once()
     job = job_harness.job(job_id)
-    assert (job.status, job.succeeded, job.failed) == (JobStatus.FAILED, 3, FAULTS_IN_A_ROW_MAX)
+    assert (job.status, job.succeeded, job.failed) == (JobStatus.FAILED, 3, CONSECUTIVE_FAULTS_MAX)
     assert job_harness.written() == notes(3)
-    assert job.total == FAULTS_IN_A_ROW_MAX + 54
+    assert job.total == CONSECUTIVE_FAULTS_MAX + 54
 
 
 def test_faults_with_something_done_between_them_are_those_of_the_items(
     job_harness: JobHarness,
 ) -> None:
-    items = [POISON, "note"] * (FAULTS_IN_A_ROW_MAX + 1)
+    items = [POISON, "note"] * (CONSECUTIVE_FAULTS_MAX + 1)
     job_id = job_harness.ask(*items)
-    job_harness.worker(turn_s=60).run_once()
+    job_harness.worker(slice_s=60).run_once()
     job = job_harness.job(job_id)
-    assert (job.status, job.failed) == (JobStatus.COMPLETED, FAULTS_IN_A_ROW_MAX + 1)
-    assert job_harness.written() == ["note"] * (FAULTS_IN_A_ROW_MAX + 1)
+    assert (job.status, job.failed) == (JobStatus.COMPLETED, CONSECUTIVE_FAULTS_MAX + 1)
+    assert job_harness.written() == ["note"] * (CONSECUTIVE_FAULTS_MAX + 1)
 
 
 def test_what_takes_too_long_is_tried_with_fewer_items(job_harness: JobHarness) -> None:
@@ -169,7 +169,7 @@ def test_what_takes_too_long_is_tried_with_fewer_items(job_harness: JobHarness) 
                 connection.execute("SELECT pg_sleep(1)")
 
     job_id = job_harness.ask(*notes(5))
-    job_harness.worker({WRITING: hooked(wait_where_there_are_many)}, turn_s=0).run_once()
+    job_harness.worker({WRITING: hooked(wait_where_there_are_many)}, slice_s=0).run_once()
     assert job_harness.job(job_id).succeeded == 5
     assert job_harness.written() == notes(5)
     assert limits == [10, 5, 2] * 3
@@ -272,7 +272,7 @@ def test_a_claimed_job_is_left_alone_until_its_worker_is_gone(job_harness: JobHa
     job_id = job_harness.ask("a")
     name = f"{job_harness.scope.workspace_id} {job_id}"
     with follow_connection(job_harness.urls.app, application_name="another worker") as other:
-        assert other.execute(CLAIM, (name,)).fetchone() == (True,)
+        assert other.execute(TRY_CLAIM, (name,)).fetchone() == (True,)
         job_harness.worker().run_once()
         assert job_harness.job(job_id).status is JobStatus.WAITING
     wait_until(lambda: _is_free(job_harness, name), "the claim is free")
@@ -282,12 +282,12 @@ def test_a_claimed_job_is_left_alone_until_its_worker_is_gone(job_harness: JobHa
 
 def _is_free(job_harness: JobHarness, name: str) -> bool:
     with psycopg.connect(job_harness.urls.app) as connection:
-        return connection.execute(CLAIM, (name,)).fetchone() == (True,)
+        return connection.execute(TRY_CLAIM, (name,)).fetchone() == (True,)
 
 
 def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(job_harness: JobHarness) -> None:
     """Should a claim ever be lost unnoticed, the version of the job's stream holds."""
-    from commands.jobs.turns import JobRun
+    from commands.jobs.runs import JobRun
 
     job_id = job_harness.ask(*notes(30))
     steps = []
@@ -295,9 +295,9 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(job_harness: JobH
     def overtake(limit: int) -> None:
         steps.append(limit)
         if len(steps) == 2:
-            tools = job_harness.worker()._tools
-            turn = JobRun(tools, job_harness.scope.workspace_id, job_id)
-            other = threading.Thread(target=turn.take)
+            environment = job_harness.worker()._environment
+            turn = JobRun(environment, job_harness.scope.workspace_id, job_id)
+            other = threading.Thread(target=turn.run)
             other.start()
             other.join()
 
@@ -308,7 +308,7 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(job_harness: JobH
 
 def test_jobs_take_turns(job_harness: JobHarness) -> None:
     one, other = job_harness.ask(*notes(30, "one")), job_harness.ask(*notes(30, "other"))
-    job_harness.worker(turn_s=0).run_once()
+    job_harness.worker(slice_s=0).run_once()
     turns = [body.split()[0] for body in job_harness.written()[::10]]
     assert turns == ["one", "other"] * 3
     assert job_harness.job(one).status is job_harness.job(other).status is JobStatus.COMPLETED
@@ -428,7 +428,7 @@ def test_the_items_of_the_largest_job_come_back_from_anywhere(job_harness: JobHa
     firsts = (0, 999, 32_000, 32_766, 32_767, 32_768, 99_990)
     with job_harness.log.transaction(job_harness.scope) as connection:
         workspace, job_id = job_harness.scope.workspace_id, uuid4()
-        assert keep_items(connection, workspace, job_id, range(100_000)) == 100_000
+        assert save_items(connection, workspace, job_id, range(100_000)) == 100_000
         for first in firsts:
             found = read_items(connection, workspace, job_id, first, 500)
             assert found == list(range(first, min(first + 500, 100_000)))
@@ -444,7 +444,7 @@ def test_errors_go_after_a_while(job_harness: JobHarness) -> None:
     job_harness.ask(REFUSED)
     job_harness.worker().run_once()
     with psycopg.connect(job_harness.urls.app, autocommit=True) as connection:
-        assert connection.execute(PURGE, (ERRORS_KEPT_DAYS,)).fetchone() == (1,)
+        assert connection.execute(PURGE_ERRORS, (ERRORS_KEPT_DAYS,)).fetchone() == (1,)
     assert job_harness.rows("job_errors") == 1
 
 

@@ -11,8 +11,8 @@ import orjson
 import psycopg
 import pytest
 
-from commands.delivery.inbox import begin, follow_once
-from commands.delivery.outbox import FORGET, Outbox, handlers
+from commands.delivery.inbox import handle_next_batch, register_processes
+from commands.delivery.outbox import DELETE_ENDED, Outbox, command_handlers
 from commands.process import Command, Process, Reaction, command_id
 from commands.processes import PROCESSES
 from domain.lead import Lead
@@ -57,7 +57,7 @@ def rows(sms_harness: SmsHarness, statement: str) -> list[tuple[Any, ...]]:
 
 
 def follow(sms_harness: SmsHarness, process: Process[Any], limit: int = 500) -> None:
-    while follow_once(sms_harness.follower, process, limit):
+    while handle_next_batch(sms_harness.follower, process, limit):
         pass
 
 
@@ -90,10 +90,10 @@ def test_a_process_begins_at_the_end_of_the_log_and_reacts_to_what_comes(
     sms_harness: SmsHarness,
 ) -> None:
     sms_harness.lead()
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     lead = sms_harness.lead()
     rename(sms_harness, lead, "Ada King")
-    begin(sms_harness.follower, [COUNTING])  # a second start changes nothing
+    register_processes(sms_harness.follower, [COUNTING])  # a second start changes nothing
     follow(sms_harness, COUNTING)
     assert rows(sms_harness, "SELECT key, state FROM process_states") == [
         (str(lead), {"changes": 2})
@@ -105,7 +105,7 @@ def test_a_process_begins_at_the_end_of_the_log_and_reacts_to_what_comes(
 def test_what_it_remembers_is_carried_over_batches_and_forgotten(
     sms_harness: SmsHarness, limit: int
 ) -> None:
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     lead, gone = sms_harness.lead(), sms_harness.lead()
     for number in range(5):
         rename(sms_harness, lead, f"Ada {number}")
@@ -121,7 +121,7 @@ def test_what_it_remembers_is_carried_over_batches_and_forgotten(
 def test_an_event_that_a_process_cannot_digest_stops_it_and_nothing_has_moved(
     sms_harness: SmsHarness,
 ) -> None:
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     lead = sms_harness.lead()
     rename(sms_harness, lead, "Ada King")
     broken = replace(COUNTING, react=lambda memory, one: _break_at(2, memory, one))
@@ -144,13 +144,13 @@ def _break_at(version: int, memory: Any, one: RecordedEvent) -> Reaction[Any]:
 
 
 def test_several_who_follow_react_to_each_event_once(sms_harness: SmsHarness, urls: Urls) -> None:
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     done = threading.Event()
 
     def work() -> None:
         with follow_connection(urls.sender, application_name="test") as connection:
-            while not done.is_set() or follow_once(connection, COUNTING, 3):
-                follow_once(connection, COUNTING, 3)
+            while not done.is_set() or handle_next_batch(connection, COUNTING, 3):
+                handle_next_batch(connection, COUNTING, 3)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -169,7 +169,7 @@ def test_several_who_follow_react_to_each_event_once(sms_harness: SmsHarness, ur
 
 
 def test_workspaces_are_kept_apart_by_what_a_process_remembers(sms_harness: SmsHarness) -> None:
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     same_key = replace(COUNTING, key=lambda one: "the same")
     scope = sms_harness.scope
     for workspace in (uuid4(), uuid4()):
@@ -185,12 +185,12 @@ def test_workspaces_are_kept_apart_by_what_a_process_remembers(sms_harness: SmsH
 
 
 def outbox(sms_harness: SmsHarness, **more: Any) -> Outbox:
-    return Outbox(sms_harness.own, {**handlers(sms_harness.own_sms), **more})
+    return Outbox(sms_harness.own, {**command_handlers(sms_harness.own_sms), **more})
 
 
 def waiting_command(sms_harness: SmsHarness, name: str = "note") -> tuple[UUID, UUID]:
     """A command that waits; its id and the lead that it is about."""
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     lead = sms_harness.lead()
     rename(sms_harness, lead, "Ada King")
     follow(sms_harness, COUNTING)
@@ -212,13 +212,13 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(sms_harness: SmsHarn
         note(scope, id_, data)
         raise ZeroDivisionError
 
-    assert outbox(sms_harness, note=dies).do_next(sms_harness.follower)
+    assert outbox(sms_harness, note=dies).run_next(sms_harness.follower)
     assert sms_harness.lead_facts(lead)["status"] == "new", "nothing of it has happened"
     assert sms_harness.commands() == [("note", "waiting", 1, "ZeroDivisionError")]
-    assert not outbox(sms_harness, note=note).do_next(sms_harness.follower), "it is not due yet"
+    assert not outbox(sms_harness, note=note).run_next(sms_harness.follower), "it is not due yet"
     sms_harness.let_time_pass()
-    assert outbox(sms_harness, note=note).do_next(sms_harness.follower)
-    assert not outbox(sms_harness, note=note).do_next(sms_harness.follower)
+    assert outbox(sms_harness, note=note).run_next(sms_harness.follower)
+    assert not outbox(sms_harness, note=note).run_next(sms_harness.follower)
     assert sms_harness.lead_facts(lead)["status"] == "contacted"
     ((metadata,),) = rows(
         sms_harness, "SELECT metadata FROM events WHERE topic = 'lead.status_changed'"
@@ -229,7 +229,7 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(sms_harness: SmsHarn
 
 
 def test_many_who_work_do_each_command_once(sms_harness: SmsHarness, urls: Urls) -> None:
-    begin(sms_harness.follower, [COUNTING])
+    register_processes(sms_harness.follower, [COUNTING])
     for lead in [sms_harness.lead() for _ in range(10)]:
         rename(sms_harness, lead, "Ada King")
     follow(sms_harness, COUNTING)
@@ -238,7 +238,7 @@ def test_many_who_work_do_each_command_once(sms_harness: SmsHarness, urls: Urls)
     def work() -> None:
         with follow_connection(urls.sender, application_name="test") as connection:
             box = outbox(sms_harness, note=lambda scope, id_, data: done.append(id_))
-            while box.do_next(connection):
+            while box.run_next(connection):
                 pass
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -255,19 +255,19 @@ def test_what_is_refused_ends_and_says_why(sms_harness: SmsHarness) -> None:
     def refuse(scope: Scope, id_: UUID, data: Any) -> None:
         raise NotFound("lead", id_)
 
-    assert outbox(sms_harness, note=refuse).do_next(sms_harness.follower)
+    assert outbox(sms_harness, note=refuse).run_next(sms_harness.follower)
     assert sms_harness.commands() == [("note", "refused", 0, "NotFound")]
 
 
 def test_what_was_done_long_ago_is_forgotten(sms_harness: SmsHarness) -> None:
     waiting_command(sms_harness)
     sms_harness.database.execute("UPDATE process_commands SET state = 'done', ended_at = now()")
-    sms_harness.follower.execute(FORGET.encode())
+    sms_harness.follower.execute(DELETE_ENDED.encode())
     assert len(sms_harness.commands()) == 1
     sms_harness.database.execute(
         "UPDATE process_commands SET ended_at = now() - interval '31 days'"
     )
-    sms_harness.follower.execute(FORGET.encode())
+    sms_harness.follower.execute(DELETE_ENDED.encode())
     assert sms_harness.commands() == []
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from commands.entities import EntityCommands
 from commands.undo import commands as undo_module
-from commands.undo.commands import Asked, UndoCommands
+from commands.undo.commands import UndoCommands, UndoTarget
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
@@ -228,7 +228,7 @@ def test_what_comes_of_it_has_to_be_valid(undo_client: UndoClient) -> None:
     undo_client.set(Account, account, type="investor")
     with pytest.raises(InvalidFields):
         undo_client.undo(position)
-    plan = undo_client.undoing.preview(undo_client.scope, Asked((position,)))
+    plan = undo_client.undoing.preview(undo_client.scope, UndoTarget((position,)))
     assert [type(each) for each in plan.refusals] == [InvalidFields]
 
 
@@ -276,7 +276,7 @@ def test_there_are_bounds(undo_client: UndoClient, monkeypatch: pytest.MonkeyPat
     with pytest.raises(NothingToUndo):
         undo_client.undoing.undo(
             undo_client.scope,
-            Asked(undo_client.positions(command_of(undo_client, account)), "another"),
+            UndoTarget(undo_client.positions(command_of(undo_client, account)), "another"),
         )
     undo_client.make(Contact, account, name="Ada")
     monkeypatch.setattr(undo_module, "UNDO_EVENTS_MAX", 1)
@@ -288,7 +288,7 @@ def test_another_workspace_has_nothing_of_it(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME)
     positions = undo_client.positions(command_of(undo_client, account))
     with pytest.raises(NothingToUndo):
-        undo_client.undoing.undo(Scope(uuid4()), Asked(positions))
+        undo_client.undoing.undo(Scope(uuid4()), UndoTarget(positions))
 
 
 def test_a_conflict_is_told_as_it_is_on_the_wire() -> None:

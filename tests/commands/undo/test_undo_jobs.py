@@ -29,7 +29,7 @@ from projections.engine.live.runner import ProjectionEngine
 from runtime.composition import now
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
-from runtime.work import works
+from runtime.work import work_factories
 from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
 from tests.support.job_harness import JobHarness
@@ -50,7 +50,7 @@ def undo_client(log: EventLog, commands: EntityCommands, scope: Scope) -> UndoCl
 def job_harness(
     urls: Urls, log: EventLog, commands: EntityCommands, scope: Scope, database: Connection
 ) -> JobHarness:
-    return JobHarness(urls, log, commands, scope, database, works=dict(works()))
+    return JobHarness(urls, log, commands, scope, database, works=dict(work_factories()))
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from commands.delivery.inbox import begin
+from commands.delivery.inbox import register_processes
 from commands.processes import PROCESSES
 from domain.sms import Sms
 from eventlog.connections import write_pool
@@ -53,7 +53,7 @@ def test_rebuilding_and_replaying_all_of_history_calls_nobody(
         assert len(orjson.loads(list_as_of(pool, query))["items"]) == len(asked)
     for sms in asked:
         assert entity_as_of(sms_harness.log, sms_harness.scope, Sms, sms, at=now) is not None
-    begin(sms_harness.follower, PROCESSES.values())
+    register_processes(sms_harness.follower, PROCESSES.values())
     sms_harness.send_all(gateway)
     assert len(gateway.taken) == len(asked), "not one call more"
     assert _traces(sms_harness) == traces

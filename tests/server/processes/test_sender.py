@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from commands.delivery.breakers import look
+from commands.delivery.breakers import load_breaker
 from commands.delivery.sending import BREAKER
 from commands.process import Process, Reaction
 from commands.processes import PROCESSES
@@ -102,7 +102,7 @@ def test_senders_share_a_breaker_that_outlives_them(
         running_sender(urls, twilio),
     ):
         wait_until(
-            lambda: look(sms_harness.database, BREAKER)[0].state is State.OPEN,
+            lambda: load_breaker(sms_harness.database, BREAKER)[0].state is State.OPEN,
             "the breaker is open",
         )
         first.kill()
@@ -121,7 +121,7 @@ def test_senders_share_a_breaker_that_outlives_them(
             lambda: all(is_sent(sms_harness, sms) for sms in (*asked, one_more)),
             "all messages are sent",
         )
-    assert look(sms_harness.database, BREAKER)[0].state is State.CLOSED
+    assert load_breaker(sms_harness.database, BREAKER)[0].state is State.CLOSED
     assert all(message.calls == 1 for message in twilio.messages.values())
 
 

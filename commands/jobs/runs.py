@@ -1,0 +1,233 @@
+"""A job run: some steps of a claimed job, each in one transaction.
+
+What a step records and the progress that it makes are committed together. If two workers ever work
+on the same job, the version of the job's stream lets only one of them commit.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+import psycopg
+from eventsourcing.persistence import IntegrityError, InterfaceError, OperationalError
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+from commands.entities import EntityCommands
+from commands.jobs.job_store import close_job, is_open, record_run, save_errors
+from commands.jobs.work import CannotContinue, ErrorSummary, JobContext, JobWork, WorkFactory
+from domain.job import Job, JobStep
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog, evolve
+from eventlog.store.streams import EventSearch, TracedEvent
+
+log = logging.getLogger(__name__)
+
+SLICE_S = 2.0
+"""The time after which a run ends, so that other jobs get their share."""
+ITEM_ATTEMPTS_MAX = 3
+"""Attempts on an item that fails alone with an error that may pass, such as a lock or a timeout."""
+CONSECUTIVE_FAULTS_MAX = 20
+"""Items that may fail alone one after the other. With one more the cause is not in the items: the
+job fails and leaves the remaining items as they are."""
+
+CONNECTION_LOST = (
+    OperationalError,
+    InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    TooManyRequests,
+)
+TRANSIENT_DATABASE_ERRORS = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.TransactionTimeout,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+"""The database rejects this transaction; one with fewer items may succeed."""
+
+
+@dataclass(frozen=True)
+class JobEnvironment:
+    """What all job runs of a process share."""
+
+    log: EventLog
+    commands: EntityCommands
+    factories: Mapping[str, WorkFactory]
+    """Create the work, by kind."""
+    summarise_error: Callable[[Exception], ErrorSummary]
+    clock: Callable[[], datetime]
+    new_id: Callable[[], UUID]
+
+
+class JobRun:
+    """One run of one job. The caller has claimed the job."""
+
+    def __init__(self, environment: JobEnvironment, workspace_id: UUID, job_id: UUID) -> None:
+        self._environment = environment
+        self._log = environment.log
+        self._job_id = job_id
+        history = self._history(workspace_id)
+        self._job: Job = evolve(None, [each.event for each in history])
+        requested = Scope.of(workspace_id, history[0].metadata)
+        self._scope = replace(requested, extra={**requested.extra, "jobId": str(job_id)})
+        self._attempts = 0
+        self._faults = 0
+
+    def run(self, *, slice_s: float = SLICE_S, stop: Callable[[], bool] = lambda: False) -> None:
+        """Run steps until the job has ended, the time is up or `stop` returns True.
+
+        At least one step is recorded. Raises one of `CONNECTION_LOST` if the database cannot be
+        reached; the current step is then rolled back, or the next run finds it committed.
+        """
+        try:
+            self._start()
+            work = self._open_work()
+            if work is not None:
+                self._run_steps(work, time.monotonic() + slice_s, stop)
+        except JobRunAborted:
+            return
+
+    def _run_steps(self, work: JobWork, until: float, stop: Callable[[], bool]) -> None:
+        limit, version_before = work.LIMIT, self._job.version
+        while self._job.is_open:
+            try:
+                self._commit_step(partial(work.step, self._job.cursor, limit))
+            except JobRunAborted:
+                raise
+            except CannotContinue as reason:
+                self._fail(reason)
+            except Exception as error:  # noqa: BLE001 - any error of a kind of work fails one item at most
+                limit = self._reduce_limit(work, limit, error)
+            else:
+                limit = min(work.LIMIT, limit * 2)
+                self._attempts = self._faults = 0
+            # A run that has recorded nothing yet goes on: the next one would fail in the same way.
+            if stop() or (time.monotonic() >= until and self._job.version > version_before):
+                return
+
+    def _start(self) -> None:
+        """Record the start of the job. Raises `JobRunAborted` if the job has ended."""
+        with self._log.transaction(self._scope) as connection:
+            if not self._job.is_open or not self._is_open(connection):
+                raise JobRunAborted
+            record_run(connection, self._scope.workspace_id, self._job_id)
+        self._record(lambda job: job.start(at=self._environment.clock()))
+
+    def _open_work(self) -> JobWork | None:
+        """Create the work; None if that fails, which fails the job. Raises `JobRunAborted`."""
+        environment = self._environment
+        context = JobContext(
+            log=self._log,
+            commands=environment.commands,
+            scope=self._scope,
+            job_id=self._job_id,
+            parameters=self._job.parameters,
+            total=self._job.total,
+            clock=environment.clock,
+            new_id=environment.new_id,
+            summarise_error=environment.summarise_error,
+        )
+        try:
+            return environment.factories[self._job.work](context)
+        except CONNECTION_LOST:
+            raise
+        except Exception as error:
+            log.exception("job %s cannot start", self._job_id)
+            self._fail(error)
+            return None
+
+    def _commit_step(self, process_items: Callable[[], JobStep]) -> None:
+        """Process items and record the progress in one transaction. Raises `JobRunAborted`."""
+        job = copy.deepcopy(self._job)
+        with self._log.transaction(self._scope) as connection:
+            if not self._is_open(connection):
+                raise JobRunAborted
+            step = process_items()
+            errors_before = job.errors_total
+            job.progress(step, at=self._environment.clock())
+            self._log.append(job)
+            # After the append: a concurrent cancellation waits there and holds no lock on this.
+            workspace_id = self._scope.workspace_id
+            save_errors(connection, workspace_id, self._job_id, errors_before, step.errors)
+            if not job.is_open:
+                close_job(connection, workspace_id, self._job_id)
+        self._job = job
+
+    def _reduce_limit(self, work: JobWork, limit: int, error: Exception) -> int:
+        """Handle a step that failed as a whole; return the number of items for the next attempt.
+
+        An item that fails alone is skipped; after many of those in a row the job fails. Raises the
+        error again if the database cannot be reached, and `JobRunAborted`.
+        """
+        cause = error.__cause__ if isinstance(error, OperationalError) else error
+        may_pass = isinstance(cause, TRANSIENT_DATABASE_ERRORS) or isinstance(error, IntegrityError)
+        if isinstance(error, CONNECTION_LOST) and not may_pass:
+            raise error
+        if self._is_stale():
+            raise JobRunAborted from None
+        log.warning("job %s: a step of %d items failed: %r", self._job_id, limit, error)
+        if limit > 1:
+            return limit // 2
+        self._attempts += 1
+        if not may_pass or self._attempts >= ITEM_ATTEMPTS_MAX:
+            self._attempts = 0
+            self._faults += 1
+            if self._faults > CONSECUTIVE_FAULTS_MAX:
+                self._fail(error)
+            else:
+                self._skip_item(work, error)
+        return 1
+
+    def _skip_item(self, work: JobWork, error: Exception) -> None:
+        try:
+            self._commit_step(lambda: work.skip(self._job.cursor, error))
+        except IntegrityError:
+            raise JobRunAborted from None
+
+    def _fail(self, reason: Exception) -> None:
+        cause = reason.__cause__ if isinstance(reason, CannotContinue) else None
+        error = cause if isinstance(cause, Exception) else reason
+        summary = self._environment.summarise_error(error)
+        content = {"code": summary.code, "error": summary.error}
+        self._record(lambda job: job.fail(content, at=self._environment.clock()))
+
+    def _record(self, decide: Callable[[Job], None]) -> None:
+        """Record a decision of the job. Raises `JobRunAborted` after a concurrent write."""
+        job = copy.deepcopy(self._job)
+        decide(job)
+        try:
+            with self._log.transaction(self._scope) as connection:
+                self._log.append(job)
+                if not job.is_open:
+                    close_job(connection, self._scope.workspace_id, self._job_id)
+        except IntegrityError:
+            raise JobRunAborted from None
+        self._job = job
+
+    def _is_open(self, connection: Connection) -> bool:
+        return is_open(connection, self._scope.workspace_id, self._job_id)
+
+    def _is_stale(self) -> bool:
+        """Whether another worker has advanced the job, or it was cancelled."""
+        with self._log.transaction(self._scope):
+            return self._log.load(Job, self._job_id).version != self._job.version
+
+    def _history(self, workspace_id: UUID) -> list[TracedEvent]:
+        with self._log.transaction(Scope(workspace_id)) as connection:
+            tracing = EventSearch(connection, self._log.mapper, workspace_id)
+            return tracing.streams({self._job_id})[self._job_id]
+
+
+class JobRunAborted(Exception):
+    """The job has ended, or another worker works on it."""
