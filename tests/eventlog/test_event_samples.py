@@ -30,8 +30,9 @@ from domain.meeting import Meeting
 from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity
-from domain.shared.entity import Entity, Recorded
+from domain.shared.entity import Entity, RecordedAggregate
 from domain.shared.kinds import AGGREGATE_OF, EVENTS, KINDS
+from domain.shared.merging import MergeableEntity
 from domain.shared.refusals import KeyRevoked
 from domain.sms import Sms
 from domain.task import Task
@@ -276,14 +277,14 @@ def life_of(kind: type[Entity], entity_id: UUID) -> Entity:
         assert kind is ApiKey
         return entity
     if kind.BELONGS_TO_ACCOUNT:
-        entity.leave(OTHER, at=next(minutes))
-        entity.arrive(OTHER, at=next(minutes))
-    if hasattr(kind, "Merged"):
-        other = kind.create(OTHER, WORKSPACE, entity.values, at=START, account_id=account_id)
-        moved = {"contact": 2} if kind is Account else {}
-        entity.take_over(
-            other, {**entity.values, "assignedTo": None}, at=next(minutes), moved=moved
+        entity.begin_move(OTHER, at=next(minutes))
+        entity.complete_move(OTHER, at=next(minutes))
+    if isinstance(entity, MergeableEntity):
+        other = type(entity).create(
+            OTHER, WORKSPACE, entity.values, at=START, account_id=account_id
         )
+        moved = {"contact": 2} if kind is Account else {}
+        entity.merge(other, {**entity.values, "assignedTo": None}, at=next(minutes), moved=moved)
         entity.delete(at=next(minutes), merged_into=OTHER)
     return entity
 
@@ -305,7 +306,7 @@ def lives_of_jobs(ids: Iterable[UUID]) -> Iterator[Job]:
         yield job
 
 
-def everything() -> Iterator[Recorded]:
+def everything() -> Iterator[RecordedAggregate]:
     """One of each kind, with all that can happen to it."""
     for kind in KINDS.values():
         yield life_of(kind, uuid5(WORKSPACE, kind.KIND))
