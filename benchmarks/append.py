@@ -116,7 +116,7 @@ class StockAccount(Aggregate):
             timestamp=datetime.now(UTC),
             workspace_id=WORKSPACE,
             account_id=None,
-            fields=AccountFields.values(FIELDS),
+            fields=AccountFields.validated(FIELDS),
             metadata=SCOPE.metadata(),
         )
 
@@ -147,7 +147,7 @@ def log_appender(url: str, batch: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def raw_appender(url: str, batch: int) -> Iterator[Callable[[], None]]:
-    data = orjson.dumps({"fields": AccountFields.values(FIELDS)}).decode()
+    data = orjson.dumps({"fields": AccountFields.validated(FIELDS)}).decode()
     metadata = orjson.dumps(SCOPE.metadata()).decode()
     row = "(%s, %s, %s, %s, %s, %s, %s, %s)"
     statement = INSERT_RAW.replace("{rows}", ", ".join([row] * batch)).encode()

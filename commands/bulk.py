@@ -209,7 +209,7 @@ class _Batch:
 
     def _set(self, entity: Entity) -> list[Entity]:
         assert self.change.revise is not None
-        entity.require_alive()
+        entity.require_not_deleted()
         before = entity.values
         entity.revise(self.change.revise(before), at=self._time(entity))
         require_links(self.log, self.kind, before, entity.values, known=self._known)

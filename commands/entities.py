@@ -108,7 +108,7 @@ class EntityCommands:
         def decide() -> CommandOutcome:
             with self._log.scoped(scope):
                 entity = self._load(kind, entity_id, expected_version)
-                entity.require_alive()
+                entity.require_not_deleted()
                 before = entity.values
                 entity.revise(change(before), at=self._time(entity, occurred_at))
                 require_links(self._log, kind, before, entity.values)

@@ -17,7 +17,7 @@ from commands.links import MEMBER_FIELDS, is_member, require_members
 from domain.account import Account
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
-from domain.shared.merging import Choice, merged_values
+from domain.shared.merging import Choice, MergeableEntity, merge_values
 from domain.shared.refusals import MergeRefused, StaleVersion, TooMuchToMerge
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -48,7 +48,7 @@ class MergeCommands:
     def merge(
         self,
         scope: Scope,
-        kind: type[Entity],
+        kind: type[MergeableEntity],
         entity_id: UUID,
         other_id: UUID,
         choices: Mapping[str, Choice],
@@ -77,21 +77,23 @@ class MergeCommands:
 
         return retry_on_conflict(decide)
 
-    def _merge(self, entity: Entity, other: Entity, choices: Mapping[str, Choice]) -> MergeOutcome:
+    def _merge(
+        self, entity: MergeableEntity, other: MergeableEntity, choices: Mapping[str, Choice]
+    ) -> MergeOutcome:
         now = self._clock()
         moving = self._on(other.id) if isinstance(other, Account) else []
         naming = self._naming(other)
         if len(moving) + len(naming) > MERGE_MOVED_MAX:
             raise TooMuchToMerge(other.id, len(moving) + len(naming), MERGE_MOVED_MAX)
         before = entity.values
-        fields = self._without_leavers(before, merged_values(entity, other, choices), choices)
+        fields = self._without_leavers(before, merge_values(entity, other, choices), choices)
         moved = dict(sorted(Counter(each.KIND for each in [*moving, *naming]).items()))
-        entity.take_over(other, fields, at=max(now, entity.modified_on), moved=moved)
+        entity.merge(other, fields, at=max(now, entity.modified_on), moved=moved)
         require_members(self._log, before, entity.values)
         for each in moving:
             at = max(now, each.modified_on)
-            each.leave(entity.id, at=at)
-            each.arrive(entity.id, at=at)
+            each.begin_move(entity.id, at=at)
+            each.complete_move(entity.id, at=at)
         for each in naming:
             renamed = dict.fromkeys(_names(each, other.id), str(entity.id))
             each.revise({**each.values, **renamed}, at=max(now, each.modified_on))

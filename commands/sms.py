@@ -89,10 +89,10 @@ class SmsCommands:
         """
         with self._log.transaction(scope) as connection:
             lead = self._log.load(Lead, lead_id)
-            require_reachable(lead)
+            phone = require_reachable(lead)
             given = {
                 "leadId": str(lead_id),
-                "phone": to_e164(lead.values["phone"], self._limits.region),
+                "phone": to_e164(phone, self._limits.region),
                 "message": _text(lead, message, template_id, variables),
                 "templateId": template_id,
             }
@@ -126,16 +126,15 @@ class SmsCommands:
         """
         with self._log.transaction(scope):
             appointment = self._log.load(Appointment, appointment_id)
-            lead_id = appointment.values.get("leadId")
+            lead_id = appointment.lead_id
             is_confirmed = appointment.status == AppointmentStatus.CONFIRMED
             if lead_id is None or appointment.is_deleted or not is_confirmed:
                 raise NoRecipient(appointment_id)
-            starts_at = datetime.fromisoformat(appointment.values["startsAt"])
             return self.request(
                 scope,
-                UUID(lead_id),
+                lead_id,
                 template_id=TemplateId.APPOINTMENT_CONFIRMATION,
-                variables=day_and_time(starts_at.astimezone(self._limits.zone)),
+                variables=day_and_time(appointment.starts_at.astimezone(self._limits.zone)),
                 sms_id=sms_id,
             )
 
@@ -145,7 +144,7 @@ class SmsCommands:
         Raises `NotFound`, `IsDeleted`.
         """
         with self._log.scoped(scope):
-            lead_id = UUID(self._log.load(Sms, sms_id).values["leadId"])
+            lead_id = self._log.load(Sms, sms_id).lead_id
         return self._entities.revise(scope, Lead, lead_id, _contacted)
 
     def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
@@ -164,14 +163,15 @@ class SmsCommands:
             connection.execute(FORGET_COUNTS, asked)
 
 
-def require_reachable(lead: Lead) -> None:
-    """Raises `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`."""
+def require_reachable(lead: Lead) -> str:
+    """The phone number of the lead. Raises `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`."""
     if lead.is_deleted:
         raise IsDeleted(Lead.KIND, lead.id)
-    if lead.values.get("smsOptOut"):
+    if lead.sms_opt_out:
         raise LeadOptedOut(lead.id)
-    if not lead.values.get("phone"):
+    if not lead.phone:
         raise LeadHasNoPhone(lead.id)
+    return lead.phone
 
 
 def day_and_time(starts_at: datetime) -> dict[str, str]:
@@ -196,7 +196,7 @@ def _text(
     """What the message says; None where nothing was given, which the fields refuse."""
     if template_id is None or (message is not None and variables is None):
         return message
-    known = {"name": lead.values["name"], "message": message}
+    known = {"name": lead.name, "message": message}
     wanted = variables_of(template_id)
     filled = {name: text for name, text in known.items() if text and name in wanted}
     return render(template_id, {**filled, **(variables or {})})

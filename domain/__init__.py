@@ -1,1 +1,1 @@
-"""Aggregates: their events, decisions and evolution. Pure: no I/O, no clock."""
+"""Aggregates: their events, decisions and evolution. No I/O and no clock."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, model_validator
 
 from domain.shared.entity import (
-    Entity,
     EntityCreated,
     EntityDeleted,
-    EntityMerged,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
 )
 from domain.shared.fields import Date, Fields, Line, Money, Name
+from domain.shared.merging import EntityMerged, MergeableEntity
+from domain.shared.properties import optional, required
 from domain.shared.refusals import MergeRefused
 
 
@@ -42,7 +45,7 @@ class Priority(StrEnum):
     URGENT = "urgent"
 
 
-ONLY_FOR = {
+TYPE_OF_FIELD = {
     "check_size": AccountType.INVESTOR,
     "deal_value": AccountType.CUSTOMER,
     "opportunity": AccountType.PARTNER,
@@ -61,26 +64,52 @@ class AccountFields(Fields):
     opportunity: Line | None = Field(default=None, description="Partners only.")
 
     @model_validator(mode="after")
-    def _fields_of_the_type(self) -> Self:
-        for name, type_ in ONLY_FOR.items():
+    def _require_fields_of_the_type(self) -> Self:
+        for name, type_ in TYPE_OF_FIELD.items():
             if getattr(self, name) is not None and self.type != type_:
                 alias = type(self).model_fields[name].alias
-                raise ValueError(f"{alias} is for accounts of type {type_.value} only")
+                raise ValueError(f"{alias} is only for accounts of type {type_.value}")
         return self
 
 
-class Account(Entity):
-    """An organization that the workspace deals with; everything else hangs on one."""
+class Account(MergeableEntity):
+    """An organization that the workspace deals with. Most other entities belong to an account.
+
+    Decisions, and when they are refused:
+
+    create, revise: a field is invalid, or is for accounts of another type (`InvalidFields`).
+    change_status: the status does not exist (`InvalidFields`); otherwise every change is allowed.
+    merge: the two are the same account or differ in type (`MergeRefused`), one is deleted, or a
+        field is invalid (`InvalidFields`).
+    delete, undo_delete: never; one that changes nothing records nothing.
+    restore: the account was merged into another one (`WasMerged`).
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+
+    A deleted account refuses revise, change_status, merge and revert (`IsDeleted`; `WasMerged` if
+    it was merged). A decision dated before the last event is refused (`OccurredTooEarly`).
+    Commands also refuse an assignee who is not a member of the workspace (`NotAMember`), and to
+    delete an account with open opportunities (`OpenOpportunities`).
+    """
 
     TOPIC = "account"
     KIND = "account"
     PLURAL = "accounts"
     FIELDS = AccountFields
-    SEARCHED = ("company",)
+    SEARCH_FIELDS = ("company",)
     STATUS_FIELD = "status"
-    TRANSITIONS: ClassVar[Any] = {
+    TRANSITIONS: ClassVar[Mapping[AccountStatus, frozenset[AccountStatus]]] = {
         status: frozenset(AccountStatus) - {status} for status in AccountStatus
     }
+
+    company = required(str)
+    type = required(str)
+    status = required(str)
+    priority = required(str)
+    next_action = optional(str)
+    next_action_date = optional(date.fromisoformat)
+    check_size = optional(Decimal)
+    deal_value = optional(Decimal)
+    opportunity = optional(str)
 
     class Event(AggregateEvent): ...
 
@@ -104,11 +133,6 @@ class Account(Entity):
 
     def _require_mergeable(self, other: Self) -> None:
         super()._require_mergeable(other)
-        if self.values["type"] != other.values["type"]:
-            raise MergeRefused(
-                self.KIND,
-                self.id,
-                other.id,
-                f"one is {self.values['type']}, the other"
-                f" {other.values['type']}; change the type of one first",
-            )
+        if self.type != other.type:
+            reason = f"one is {self.type}, the other {other.type}; change the type of one first"
+            raise MergeRefused(self.KIND, self.id, other.id, reason)

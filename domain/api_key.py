@@ -1,4 +1,4 @@
-"""API key: what a client shows to be let in, with a role. Only a hash of its secret is recorded."""
+"""API key: authenticates a client and gives it a role. Only a hash of the secret is recorded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from domain.shared.entity import Entity, EntityCreated, EntityDeleted, EntityUpdated
 from domain.shared.fields import Fields, Instant, Name
+from domain.shared.properties import optional, required
 from domain.shared.refusals import KeyRevoked
 
 
@@ -31,12 +32,30 @@ class ApiKeyFields(Fields):
 
 
 class ApiKey(Entity):
-    """Issued once and shown once; revoked for good."""
+    """A key is issued once, its secret is shown once, and a revoked key stays revoked.
+
+    Decisions, and when they are refused:
+
+    create, revise: a field is invalid (`InvalidFields`).
+    delete: never; a second one records nothing.
+    restore: always, once the key is revoked (`KeyRevoked`).
+    revert, undo_delete: undo, which calls them, is refused for keys (`IS_IRREVERSIBLE`).
+
+    A deleted key is a revoked key, and refuses to be revised or reverted (`IsDeleted`). A decision
+    dated before the last event is refused (`OccurredTooEarly`). Commands also refuse an assignee or
+    a key's member who is not a member of the workspace (`NotAMember`).
+    """
 
     TOPIC = "api_key"
     KIND = "api_key"
     PLURAL = "keys"
     FIELDS = ApiKeyFields
+
+    name = required(str)
+    role = required(str)
+    member_id = optional(UUID)
+    expires_at = optional(datetime.fromisoformat)
+    secret_sha256 = required(str)
 
     class Event(AggregateEvent): ...
 
@@ -53,6 +72,6 @@ class ApiKey(Entity):
         IS_IRREVERSIBLE = True
 
     def restore(self, *, at: datetime, account_id: UUID | None = None) -> None:
-        """A revoked key never comes back. Raises `KeyRevoked`."""
+        """Refuse to restore a revoked key. Raises `KeyRevoked`."""
         if self.is_deleted:
             raise KeyRevoked(self.id)

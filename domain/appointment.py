@@ -1,7 +1,8 @@
-"""Appointment: time of a member that somebody has booked."""
+"""Appointment: a booking of a member's time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -10,6 +11,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from domain.shared.changes import find_changes
 from domain.shared.claims import TimeClaim
 from domain.shared.entity import (
     Entity,
@@ -19,7 +21,6 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityStep,
     EntityUpdated,
-    differences,
 )
 from domain.shared.fields import (
     READ_ONLY,
@@ -30,6 +31,7 @@ from domain.shared.fields import (
     Name,
     Text,
 )
+from domain.shared.properties import optional, required
 from domain.shared.refusals import AlreadyConfirmed
 
 DURATION_MAX_DAYS = 7
@@ -44,28 +46,24 @@ class AppointmentStatus(StrEnum):
     NO_SHOW = "no_show"
 
 
-OPEN = frozenset({AppointmentStatus.SCHEDULED, AppointmentStatus.CONFIRMED})
-TAKES_TIME = OPEN | {AppointmentStatus.COMPLETED}
+OPEN_STATUSES = frozenset({AppointmentStatus.SCHEDULED, AppointmentStatus.CONFIRMED})
+CLAIMING_STATUSES = OPEN_STATUSES | {AppointmentStatus.COMPLETED}
 
 INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
 
 
 class AppointmentFields(Fields):
-    SET_BY_COMMAND = frozenset(
-        {"confirmed_at", "confirmed_by", "confirmation_notes", "cancel_reason"}
-    )
-
     title: Name = Field(examples=["First call"])
-    member_id: UUID = Field(description="Whose time it is.")
+    member_id: UUID = Field(description="The member whose time is booked.")
     starts_at: Instant
-    ends_at: Instant = Field(description="Or `durationMinutes`, which counts from `startsAt`.")
+    ends_at: Instant = Field(description="Or `durationMinutes`, counted from `startsAt`.")
     status: AppointmentStatus = AppointmentStatus.SCHEDULED
     lead_id: UUID | None = None
     contact_id: UUID | None = None
     location: Line | None = None
     notes: Text | None = None
     allow_overlap: bool = Field(
-        default=False, description="Whether it may lie beside what the member has already."
+        default=False, description="Whether it may overlap with other appointments of the member."
     )
     confirmed_at: Instant | None = Field(default=None, json_schema_extra=READ_ONLY)
     confirmed_by: Line | None = Field(default=None, json_schema_extra=READ_ONLY)
@@ -79,23 +77,22 @@ class AppointmentFields(Fields):
             return given
         rest = {name: value for name, value in given.items() if name != "durationMinutes"}
         try:
-            ends_at = end_after(INSTANT.validate_python(given.get("startsAt")), given)
+            starts_at = INSTANT.validate_python(given.get("startsAt"))
         except ValidationError:
-            return {**rest, "endsAt": given.get("startsAt")}  # startsAt is at fault, and is told so
-        return {**rest, "endsAt": ends_at.isoformat()}
+            return {**rest, "endsAt": given.get("startsAt")}  # both are then reported as invalid
+        return {**rest, "endsAt": end_after(starts_at, given["durationMinutes"]).isoformat()}
 
     @model_validator(mode="after")
-    def _ends_after_it_starts(self) -> Self:
+    def _require_end_after_start(self) -> Self:
         if self.ends_at <= self.starts_at:
-            raise ValueError("endsAt must lie after startsAt")
+            raise ValueError("endsAt must be after startsAt")
         if self.ends_at - self.starts_at > timedelta(days=DURATION_MAX_DAYS):
-            raise ValueError(f"it may last {DURATION_MAX_DAYS} days at the most")
+            raise ValueError(f"it may last at most {DURATION_MAX_DAYS} days")
         return self
 
 
-def end_after(starts_at: datetime, given: FieldValues) -> datetime:
-    """When it ends that lasts `durationMinutes`. Raises ValueError."""
-    minutes = given["durationMinutes"]
+def end_after(starts_at: datetime, minutes: object) -> datetime:
+    """The end of an appointment of this duration. Raises `ValueError` for an invalid duration."""
     if type(minutes) is not int or not 0 < minutes <= DURATION_MAX_MINUTES:
         raise ValueError(f"durationMinutes must be a number from 1 to {DURATION_MAX_MINUTES}")
     return starts_at + timedelta(minutes=minutes)
@@ -104,9 +101,27 @@ def end_after(starts_at: datetime, given: FieldValues) -> datetime:
 class Appointment(Entity):
     """An appointment is scheduled and confirmed; then it takes place, is cancelled or missed.
 
-    Its status moves by commands alone: each knows what belongs to it. One that is rescheduled has
-    to be confirmed again; a cancelled one can be rescheduled. What takes a member's time may not
-    overlap with what takes it already, unless it says so.
+    A rescheduled appointment has to be confirmed again; a cancelled one can be rescheduled.
+
+    Decisions, and when they are refused:
+
+    create: a field is invalid, or a field that only the steps below set is given
+        (`InvalidFields`).
+    revise: as create; the status is changed.
+    change_status: always (`InvalidFields`); the steps below change the status.
+    confirm: it is confirmed (`AlreadyConfirmed`), or not scheduled (`TransitionRefused`).
+    reschedule: it was completed or missed (`TransitionRefused`), or a field is invalid.
+    cancel, complete, miss: it is neither scheduled nor confirmed (`TransitionRefused`), or `reason`
+        is invalid. One that is repeated records nothing.
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    begin_move, complete_move: never; a merge of accounts moves their appointments by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+
+    A deleted appointment refuses all but delete, restore, undo_delete and complete_move
+    (`IsDeleted`). A decision dated before the last event is refused (`OccurredTooEarly`). Commands
+    also refuse time that the member does not have (`TimeTaken`), unless overlap is allowed; an
+    account (`AccountUnavailable`), lead or contact (`ReferenceUnavailable`) that does not exist or
+    is deleted; and an assignee or member who is not one of the workspace (`NotAMember`).
     """
 
     TOPIC = "appointment"
@@ -114,15 +129,30 @@ class Appointment(Entity):
     PLURAL = "appointments"
     FIELDS = AppointmentFields
     STATUS_FIELD = "status"
-    SEARCHED = ("title",)
-    REFERENCES: ClassVar[Any] = {"leadId": "lead", "contactId": "contact"}
-    TRANSITIONS: ClassVar[Any] = {
+    SEARCH_FIELDS = ("title",)
+    REFERENCES: ClassVar[Mapping[str, str]] = {"leadId": "lead", "contactId": "contact"}
+    TRANSITIONS: ClassVar[Mapping[AppointmentStatus, frozenset[AppointmentStatus]]] = {
         AppointmentStatus.SCHEDULED: frozenset(AppointmentStatus) - {AppointmentStatus.SCHEDULED},
         AppointmentStatus.CONFIRMED: frozenset(AppointmentStatus) - {AppointmentStatus.CONFIRMED},
         AppointmentStatus.CANCELLED: frozenset({AppointmentStatus.SCHEDULED}),
     }
     BELONGS_TO_ACCOUNT = True
     CLAIMS_TIME = True
+
+    title = required(str)
+    member_id = required(UUID)
+    starts_at = required(datetime.fromisoformat)
+    ends_at = required(datetime.fromisoformat)
+    status = required(str)
+    lead_id = optional(UUID)
+    contact_id = optional(UUID)
+    location = optional(str)
+    notes = optional(str)
+    allow_overlap = optional(bool, default=False)
+    confirmed_at = optional(datetime.fromisoformat)
+    confirmed_by = optional(str)
+    confirmation_notes = optional(str)
+    cancel_reason = optional(str)
 
     class Event(AggregateEvent): ...
 
@@ -142,13 +172,13 @@ class Appointment(Entity):
         TOPIC = "appointment.restored"
 
     class Confirmed(Event, EntityStep):
-        """It was confirmed; `notify` asks for a message to whom it concerns."""
+        """The appointment was confirmed; `notify` asks for a message to the lead."""
 
         TOPIC = "appointment.confirmed"
         notify: bool
 
     class Rescheduled(Event, EntityStep):
-        """It moved to another time, or to another member."""
+        """The appointment was moved to another time or another member."""
 
         TOPIC = "appointment.rescheduled"
 
@@ -161,83 +191,77 @@ class Appointment(Entity):
     class Missed(Event, EntityStep):
         TOPIC = "appointment.missed"
 
-    def kept(self) -> frozenset[str]:
-        """The status as well: each of its moves knows what belongs to it."""
-        return super().kept() | {"status"}
+    def read_only(self) -> frozenset[str]:
+        """Also the status: each step that changes it sets other fields with it."""
+        return super().read_only() | {"status"}
 
     def confirm(
         self, by: str, *, at: datetime, notes: str | None = None, notify: bool = False
     ) -> None:
-        """Somebody confirms it. Raises `AlreadyConfirmed`, and as every step."""
-        self.require_alive()
+        """Record who confirmed the appointment.
+
+        Raises `IsDeleted`, `AlreadyConfirmed`, `TransitionRefused`, `InvalidFields`.
+        """
+        self.require_not_deleted()
         if self.status == AppointmentStatus.CONFIRMED:
-            raise AlreadyConfirmed(self.id, self.values["confirmedAt"], self.values["confirmedBy"])
+            raise AlreadyConfirmed(self.id, self.confirmed_at, self.confirmed_by)
         confirmed = {"confirmedAt": at.isoformat(), "confirmedBy": by, "confirmationNotes": notes}
-        self._move(self.Confirmed, AppointmentStatus.CONFIRMED, at, confirmed, notify=notify)
+        self._change_to(AppointmentStatus.CONFIRMED, self.Confirmed, at, confirmed, notify=notify)
 
     def reschedule(self, fields: FieldValues, *, at: datetime) -> None:
-        """Move it to the times, the member and so on in `fields`, where None changes nothing.
+        """Set the times, the member and so on that are in `fields`; None changes nothing.
 
-        It lasts as long as before where neither `endsAt` nor `durationMinutes` says otherwise.
+        The duration stays unless `endsAt` or `durationMinutes` is given. Raises `IsDeleted`,
+        `TransitionRefused`, `InvalidFields`.
         """
-        self.require_alive()
-        self._require_move(AppointmentStatus.SCHEDULED)
+        self.require_not_deleted()
+        if self.status not in OPEN_STATUSES:
+            self._require_transition(self.status, AppointmentStatus.SCHEDULED)
         given = {name: value for name, value in fields.items() if value is not None}
-        moved = self.FIELDS.values({**self.values, "endsAt": self._end(given), **given})
-        unconfirmed = dict.fromkeys(
-            ("confirmedAt", "confirmedBy", "confirmationNotes", "cancelReason")
-        )
-        changed = {
-            name: change["after"] for name, change in differences(self.values, moved).items()
-        }
-        if changed or self.status not in OPEN:
+        moved = self.FIELDS.validated({**self.values, "endsAt": self._end_for(given), **given})
+        changes = find_changes(self.values, moved)
+        if changes or self.status not in OPEN_STATUSES:
+            changed = {name: change["after"] for name, change in changes.items()}
+            not_confirmed = dict.fromkeys(
+                ("confirmedAt", "confirmedBy", "confirmationNotes", "cancelReason")
+            )
             status = {"status": AppointmentStatus.SCHEDULED.value}
-            self._step(self.Rescheduled, {**changed, **unconfirmed, **status}, at)
+            self._record_step(self.Rescheduled, {**changed, **not_confirmed, **status}, at)
 
     def cancel(self, *, at: datetime, reason: str | None = None) -> None:
-        """It will not take place; nothing is recorded where that is known."""
-        self._move(self.Cancelled, AppointmentStatus.CANCELLED, at, {"cancelReason": reason})
+        """Cancel the appointment, unless it is cancelled already."""
+        self._change_to(AppointmentStatus.CANCELLED, self.Cancelled, at, {"cancelReason": reason})
 
     def complete(self, *, at: datetime) -> None:
-        """It took place; nothing is recorded where that is known."""
-        self._move(self.Completed, AppointmentStatus.COMPLETED, at)
+        """Record that the appointment took place, unless this is recorded already."""
+        self._change_to(AppointmentStatus.COMPLETED, self.Completed, at)
 
     def miss(self, *, at: datetime) -> None:
-        """Nobody came; nothing is recorded where that is known."""
-        self._move(self.Missed, AppointmentStatus.NO_SHOW, at)
+        """Record that the guest did not appear, unless this is recorded already."""
+        self._change_to(AppointmentStatus.NO_SHOW, self.Missed, at)
 
     def claim(self) -> TimeClaim | None:
-        """The member's time, unless it is free again."""
-        if self.is_deleted or self.status not in TAKES_TIME:
+        """The member's time, unless the appointment is deleted, cancelled or missed."""
+        if self.is_deleted or self.status not in CLAIMING_STATUSES:
             return None
-        return TimeClaim(
-            UUID(self.values["memberId"]),
-            datetime.fromisoformat(self.values["startsAt"]),
-            datetime.fromisoformat(self.values["endsAt"]),
-            self.values.get("allowOverlap", False),
-        )
+        return TimeClaim(self.member_id, self.starts_at, self.ends_at, self.allow_overlap)
 
-    def _move(
+    def _change_to(
         self,
-        event: type[EntityStep],
         status: AppointmentStatus,
+        event: type[EntityStep],
         at: datetime,
         fields: FieldValues | None = None,
-        **facts: Any,
+        **data: Any,
     ) -> None:
-        self.require_alive()
+        self.require_not_deleted()
         if self.status != status:
-            self._step(event, {**(fields or {}), "status": status.value}, at, **facts)
+            self._record_step(event, {**(fields or {}), "status": status.value}, at, **data)
 
-    def _require_move(self, status: AppointmentStatus) -> None:
-        if self.status not in OPEN:
-            self._require_transition(str(self.status), status)
-
-    def _end(self, given: FieldValues) -> str:
-        """The end that keeps the duration."""
-        starts_at = datetime.fromisoformat(self.values["startsAt"])
-        lasts = datetime.fromisoformat(self.values["endsAt"]) - starts_at
+    def _end_for(self, given: FieldValues) -> str:
+        """The end that keeps the duration for the given start."""
         try:
-            return (INSTANT.validate_python(given.get("startsAt", starts_at)) + lasts).isoformat()
+            starts_at = INSTANT.validate_python(given.get("startsAt", self.starts_at))
         except ValidationError:
-            return str(self.values["endsAt"])  # startsAt is at fault, and is told so
+            return self.ends_at.isoformat()  # the invalid startsAt is refused on validation
+        return (starts_at + (self.ends_at - self.starts_at)).isoformat()

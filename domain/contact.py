@@ -6,14 +6,14 @@ from eventsourcing.domain import AggregateEvent
 from pydantic import Field
 
 from domain.shared.entity import (
-    Entity,
     EntityCreated,
     EntityDeleted,
-    EntityMerged,
     EntityRestored,
     EntityUpdated,
 )
 from domain.shared.fields import Email, Fields, Name, Phone
+from domain.shared.merging import EntityMerged, MergeableEntity
+from domain.shared.properties import optional, required
 
 
 class ContactFields(Fields):
@@ -23,8 +23,24 @@ class ContactFields(Fields):
     title: Name | None = Field(default=None, examples=["CFO"])
 
 
-class Contact(Entity):
-    """A person whom the workspace knows at an account."""
+class Contact(MergeableEntity):
+    """A person at an account.
+
+    Decisions, and when they are refused:
+
+    create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
+    revise: a field is invalid (`InvalidFields`).
+    merge: the two are the same contact (`MergeRefused`), one is deleted, or a field is invalid.
+    delete, undo_delete: never; one that changes nothing records nothing.
+    restore: the contact was merged into another one (`WasMerged`).
+    begin_move, complete_move: never; a merge of accounts moves their contacts by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+
+    A deleted contact refuses revise, merge, begin_move and revert (`IsDeleted`; `WasMerged` if it
+    was merged). A decision dated before the last event is refused (`OccurredTooEarly`). Commands
+    also refuse an account that does not exist or is deleted (`AccountUnavailable`), and an
+    assignee who is not a member of the workspace (`NotAMember`).
+    """
 
     TOPIC = "contact"
     KIND = "contact"
@@ -32,6 +48,11 @@ class Contact(Entity):
     FIELDS = ContactFields
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
+
+    name = required(str)
+    email = optional(str)
+    phone = optional(str)
+    title = optional(str)
 
     class Event(AggregateEvent): ...
 

@@ -1,7 +1,7 @@
-"""Job: work on many things that goes on after the request that asked for it was answered.
+"""Job: long-running work on many items, which continues after the request for it was answered.
 
-It is taken in steps. What a step did to entities is in their own streams; the job's stream has the
-progress, in the same transaction. So the job is always exactly as far as the entities are.
+A job is done in steps. A step records its changes of entities in their streams and its progress in
+the job's stream, in one transaction, so that the progress always matches the entities.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from uuid import UUID
 
 from eventsourcing.domain import AggregateCreated, AggregateEvent
 
-from domain.shared.entity import EntityEvent, Recorded
+from domain.shared.entity import EntityEvent, RecordedAggregate
 from domain.shared.refusals import Refusal
 
 ERRORS_NAMED_MAX = 100
-"""Errors that the job itself names, the first ones; all of them are kept beside it."""
+"""Maximum number of errors in the job's own events; a table has all of them."""
 
 
 class JobStatus(StrEnum):
@@ -35,10 +35,10 @@ ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 @dataclass(frozen=True)
 class ItemError:
-    """One item that could not be done.
+    """The failure of one item.
 
-    `row` counts the items from 1, in an import the rows of the file; `facts` are JSON shown beside
-    (an id, a column); `kept` is JSON kept with the error and shown nowhere (the row as it came).
+    `row` is the number of the item from 1, in an import the row of the file. `facts` is JSON that
+    clients see (an id, a column); `kept` is JSON stored with the error for internal use only.
     """
 
     row: int
@@ -48,17 +48,17 @@ class ItemError:
     kept: Any = None
 
     def shown(self) -> dict[str, Any]:
-        """As the job shows it: `{row, error, code, …}`; what has no value is left out."""
+        """The error as clients see it: `{row, error, code, …}`, without members that are None."""
         shown = {"row": self.row, "error": self.error, "code": self.code or None, **self.facts}
         return {name: value for name, value in shown.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class JobStep:
-    """What one step did: so many items more, and where to go on.
+    """The result of one step: the number of items done, and where the next step starts.
 
-    `cursor` is JSON of the work's own making; `total` is set where it becomes known only now.
-    `counts` are further counters of the work's own (created, updated, skipped), of this step.
+    `cursor` is JSON that only the kind of work interprets. `total` is given once it is known.
+    `counts` are counters of the kind of work (created, updated, skipped) for this step.
     """
 
     cursor: Any
@@ -71,13 +71,13 @@ class JobStep:
 
     @property
     def processed(self) -> int:
-        """Items of this step."""
+        """Number of items of this step."""
         return self.succeeded + self.failed
 
 
 @dataclass
 class JobEnded(Refusal):
-    """The job has ended already."""
+    """The job has already ended."""
 
     job_id: UUID
     ended_as: str
@@ -88,7 +88,7 @@ class JobEvent(EntityEvent):
 
 
 class JobRequested(AggregateCreated, JobEvent):
-    """The shape of a job's first event."""
+    """Base of a job's first event."""
 
     workspace_id: UUID
     work: str
@@ -99,8 +99,17 @@ class JobRequested(AggregateCreated, JobEvent):
         aggregate._evolve_created(self)
 
 
-class Job(Recorded):
-    """Waits, runs, and ends in one of three ways. Whoever cancels it is heard between two steps."""
+class Job(RecordedAggregate):
+    """A job waits, runs, and ends completed, failed or cancelled.
+
+    Decisions, and when they are refused:
+
+    request: never.
+    start, progress, fail: the job has ended (`JobEnded`).
+    cancel: it has ended in another way (`JobEnded`). A second cancellation records nothing.
+
+    A cancellation takes effect between two steps: the step that is under way is not recorded.
+    """
 
     TOPIC = "job"
     KIND = "job"
@@ -109,13 +118,13 @@ class Job(Recorded):
     class Event(AggregateEvent): ...
 
     class Created(Event, JobRequested):
-        """Somebody asked for it: which work, with which parameters, on how many items."""
+        """The job was requested: the kind of work, its parameters, the number of items."""
 
         TOPIC: ClassVar[str] = "job.requested"
         ACTION = "requested"
 
     class Started(Event, JobEvent):
-        """A worker took it up."""
+        """A worker started the job."""
 
         TOPIC: ClassVar[str] = "job.started"
         ACTION = "started"
@@ -124,7 +133,7 @@ class Job(Recorded):
             aggregate.status = JobStatus.RUNNING
 
     class Progressed(Event, JobEvent):
-        """A step was done. Counts are those of the whole job so far, errors those of the step."""
+        """A step was done. Counts are totals of the job so far, errors those of the step."""
 
         TOPIC: ClassVar[str] = "job.progressed"
         ACTION = "progressed"
@@ -141,7 +150,7 @@ class Job(Recorded):
             aggregate._evolve_progressed(self)
 
     class Completed(Event, JobEvent):
-        """All of it was processed."""
+        """All items were processed."""
 
         TOPIC: ClassVar[str] = "job.completed"
         ACTION = "completed"
@@ -150,7 +159,7 @@ class Job(Recorded):
             aggregate.status = JobStatus.COMPLETED
 
     class Failed(Event, JobEvent):
-        """It cannot go on, for this reason; what was done stays."""
+        """The job failed for this reason; the steps that were done stay."""
 
         TOPIC: ClassVar[str] = "job.failed"
         ACTION = "failed"
@@ -160,7 +169,7 @@ class Job(Recorded):
             aggregate.status = JobStatus.FAILED
 
     class Cancelled(Event, JobEvent):
-        """Somebody cancelled it; what was done stays."""
+        """The job was cancelled; the steps that were done stay."""
 
         TOPIC: ClassVar[str] = "job.cancelled"
         ACTION = "cancelled"
@@ -181,7 +190,7 @@ class Job(Recorded):
         total: int | None,
         at: datetime,
     ) -> Self:
-        """A new job for this kind of work. `parameters` is JSON; `total` None where not known."""
+        """A new job for this kind of work. `parameters` is JSON; `total` is None if not known."""
         return cls._create(
             cls.Created,
             id=job_id,
@@ -194,16 +203,16 @@ class Job(Recorded):
         )
 
     def start(self, *, at: datetime) -> None:
-        """A worker takes it up; nothing is recorded where one did before. Raises `JobEnded`."""
+        """Record that a worker started the job, unless one did before. Raises `JobEnded`."""
         self._require_open()
         if self.status is JobStatus.WAITING:
             self._record(self.Started, at)
 
     def progress(self, step: JobStep, *, at: datetime) -> None:
-        """A step was done, the last one where `step.done`. Raises `JobEnded`."""
+        """Record a step; the job is completed if `step.done`. Raises `JobEnded`."""
         self._require_open()
-        room = max(0, ERRORS_NAMED_MAX - self.errors_total)
-        named = enumerate(step.errors[:room], self.errors_total + 1)
+        remaining = max(0, ERRORS_NAMED_MAX - self.errors_total)
+        named = enumerate(step.errors[:remaining], self.errors_total + 1)
         self._record(
             self.Progressed,
             at,
@@ -212,7 +221,7 @@ class Job(Recorded):
             processed=self.processed + step.processed,
             succeeded=self.succeeded + step.succeeded,
             failed=self.failed + step.failed,
-            counts=added(self.counts, step.counts),
+            counts=add_counts(self.counts, step.counts),
             errors_total=self.errors_total + len(step.errors),
             errors={str(number): error.shown() for number, error in named},
         )
@@ -220,14 +229,14 @@ class Job(Recorded):
             self._record(self.Completed, at)
 
     def fail(self, error: Mapping[str, Any], *, at: datetime) -> None:
-        """It cannot go on: `{code, error}`. Raises `JobEnded`."""
+        """End the job with this error, `{code, error}`. Raises `JobEnded`."""
         self._require_open()
         self._record(self.Failed, at, error=dict(error))
 
     def cancel(self, *, at: datetime) -> None:
-        """No further step is taken; nothing is recorded where it was cancelled. Raises `JobEnded`.
+        """End the job, unless it was cancelled already. Raises `JobEnded`.
 
-        A step that is being taken meanwhile finds the version of the job taken, and is not kept.
+        A concurrent step then fails on the version of the job and is not recorded.
         """
         if self.status is JobStatus.CANCELLED:
             return
@@ -236,17 +245,17 @@ class Job(Recorded):
 
     @property
     def is_open(self) -> bool:
-        """Whether there is still something to do."""
+        """Whether the job has not ended."""
         return self.status not in ENDED
 
     def _require_open(self) -> None:
         if not self.is_open:
             raise JobEnded(self.id, self.status)
 
-    def _record(self, event: type[JobEvent], at: datetime, **facts: Any) -> None:
-        # Clocks of several machines differ; the order is that of the versions.
+    def _record(self, event: type[JobEvent], at: datetime, **data: Any) -> None:
+        # Clocks of machines differ; time must not go back from one version to the next.
         at = max(at, self.modified_on)
-        self.trigger_event(event, timestamp=at, account_id=None, **facts)
+        self.trigger_event(event, timestamp=at, account_id=None, **data)
 
     # Evolution
 
@@ -273,7 +282,7 @@ class Job(Recorded):
         self.errors_total = event.errors_total
 
 
-def added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    """The sum of two sets of counters."""
+def add_counts(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """The sum of two sets of counters, by name."""
     names = [*one, *(name for name in other if name not in one)]
     return {name: one.get(name, 0) + other.get(name, 0) for name in names}

@@ -1,10 +1,12 @@
-"""Lead: somebody who may become a customer."""
+"""Lead: a potential customer, until it is won or lost."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import AggregateEvent
@@ -14,12 +16,13 @@ from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
-    EntityRestoredDated,
+    EntityRestoredWithStatusDate,
     EntityStatusChanged,
     EntityStep,
     EntityUpdated,
 )
 from domain.shared.fields import READ_ONLY, Date, Email, Fields, Line, Money, Name, Phone, Text
+from domain.shared.properties import optional, required
 from domain.shared.refusals import AlreadyConverted, StatusUnchanged
 
 
@@ -33,21 +36,17 @@ class LeadStatus(StrEnum):
     LOST = "lost"
 
 
-PATH = (
+PIPELINE = (
     LeadStatus.NEW,
     LeadStatus.CONTACTED,
     LeadStatus.QUALIFIED,
     LeadStatus.PROPOSAL_SENT,
     LeadStatus.NEGOTIATING,
 )
-"""The statuses of an open lead, in the order in which they are passed; some may be passed over."""
+"""The statuses of an open lead, in order. A lead may skip some of them."""
 
 
 class LeadFields(Fields):
-    SET_BY_COMMAND = frozenset(
-        {"converted_account_id", "converted_contact_id", "converted_opportunity_id"}
-    )
-
     name: Name = Field(examples=["Ada Lovelace"])
     status: LeadStatus = LeadStatus.NEW
     company: Name | None = Field(default=None, examples=["Analytical Engines"])
@@ -67,9 +66,22 @@ class LeadFields(Fields):
 
 
 class Lead(Entity):
-    """A lead goes forward until it is won or lost; won is final, a lost one can be reopened.
+    """A lead moves forward until it is won or lost; won is final, a lost lead can be reopened.
 
-    Steps may be passed over, but not taken back: a mistake is undone.
+    A lead may skip statuses but never goes back to an earlier one: undo corrects a mistake.
+
+    Decisions, and when they are refused:
+
+    create: a field is invalid, or only `convert` sets it (`InvalidFields`).
+    revise, change_status: as create; `TRANSITIONS` lacks the new status (`TransitionRefused`).
+    update_status: as change_status; the lead already has this status (`StatusUnchanged`).
+    convert: it was converted before (`AlreadyConverted`), or is lost (`TransitionRefused`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+
+    A deleted lead refuses all but delete, restore and undo_delete (`IsDeleted`). A decision dated
+    before the last event is refused (`OccurredTooEarly`). Commands also refuse an assignee who is
+    not a member of the workspace (`NotAMember`).
     """
 
     TOPIC = "lead"
@@ -77,15 +89,30 @@ class Lead(Entity):
     PLURAL = "leads"
     FIELDS = LeadFields
     STATUS_FIELD = "status"
-    STATUS_DATED = True
-    SEARCHED = ("name", "company", "email")
-    TRANSITIONS: ClassVar[Any] = {
+    HAS_STATUS_DATE = True
+    SEARCH_FIELDS = ("name", "company", "email")
+    TRANSITIONS: ClassVar[Mapping[LeadStatus, frozenset[LeadStatus]]] = {
         **{
-            status: frozenset({*PATH[place + 1 :], LeadStatus.WON, LeadStatus.LOST})
-            for place, status in enumerate(PATH)
+            status: frozenset({*PIPELINE[place + 1 :], LeadStatus.WON, LeadStatus.LOST})
+            for place, status in enumerate(PIPELINE)
         },
-        LeadStatus.LOST: frozenset(PATH),
+        LeadStatus.LOST: frozenset(PIPELINE),
     }
+
+    name = required(str)
+    status = required(str)
+    company = optional(str)
+    email = optional(str)
+    phone = optional(str)
+    source = optional(str)
+    value = optional(Decimal)
+    next_action = optional(str)
+    next_action_date = optional(date.fromisoformat)
+    notes = optional(str)
+    sms_opt_out = optional(bool, default=False)
+    converted_account_id = optional(UUID)
+    converted_contact_id = optional(UUID)
+    converted_opportunity_id = optional(UUID)
 
     class Event(AggregateEvent): ...
 
@@ -101,18 +128,18 @@ class Lead(Entity):
     class Deleted(Event, EntityDeleted):
         TOPIC = "lead.deleted"
 
-    class Restored(Event, EntityRestoredDated):
+    class Restored(Event, EntityRestoredWithStatusDate):
         TOPIC = "lead.restored"
 
     class Converted(Event, EntityStep):
         TOPIC = "lead.converted"
 
     def update_status(self, status: str, *, at: datetime) -> None:
-        """Move to this status, which must be another one than it has.
+        """Change the status; a lead that already has it refuses.
 
         Raises `StatusUnchanged`, and as `change_status`.
         """
-        self.require_alive()
+        self.require_not_deleted()
         if status == self.status:
             raise StatusUnchanged(self.KIND, self.id, status)
         self.change_status(status, at=at)
@@ -120,25 +147,24 @@ class Lead(Entity):
     def convert(
         self, *, account_id: UUID, contact_id: UUID, opportunity_id: UUID, at: datetime
     ) -> None:
-        """It became an account, a contact and an opportunity, and so is won.
+        """Record the account, contact and opportunity that were made of the lead, which is now won.
 
-        Raises `AlreadyConverted`, `IsDeleted`, `TransitionRefused`, `OccurredTooEarly`.
+        Raises `IsDeleted`, `AlreadyConverted`, `TransitionRefused`, `OccurredTooEarly`.
         """
-        self.require_alive()
-        self.require_unconverted()
-        became = {
+        self.require_not_deleted()
+        self._require_not_converted()
+        converted = {
             "convertedAccountId": str(account_id),
             "convertedContactId": str(contact_id),
             "convertedOpportunityId": str(opportunity_id),
         }
-        self._step(self.Converted, {"status": LeadStatus.WON.value, **became}, at)
+        self._record_step(self.Converted, {"status": LeadStatus.WON.value, **converted}, at)
 
-    def require_unconverted(self) -> None:
-        """Raises `AlreadyConverted`, which names what it became."""
-        if "convertedAccountId" in self.values:
+    def _require_not_converted(self) -> None:
+        if self.converted_account_id is not None:
             raise AlreadyConverted(
                 self.id,
-                UUID(self.values["convertedAccountId"]),
-                UUID(self.values["convertedContactId"]),
-                UUID(self.values["convertedOpportunityId"]),
+                self.converted_account_id,
+                self.converted_contact_id,
+                self.converted_opportunity_id,
             )

@@ -1,9 +1,11 @@
-"""Meeting: an hour spent, or to be spent, with an account."""
+"""Meeting: a past or planned meeting with an account."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, model_validator
@@ -17,6 +19,7 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.fields import Fields, Instant, Line, Name, Text
+from domain.shared.properties import optional, required
 
 
 class MeetingStatus(StrEnum):
@@ -34,27 +37,49 @@ class MeetingFields(Fields):
     agenda: Text | None = None
 
     @model_validator(mode="after")
-    def _ends_after_it_starts(self) -> Self:
+    def _require_end_after_start(self) -> Self:
         if self.starts_at and self.ends_at and self.ends_at < self.starts_at:
-            raise ValueError("endsAt must not lie before startsAt")
+            raise ValueError("endsAt must not be before startsAt")
         return self
 
 
 class Meeting(Entity):
-    """A meeting is scheduled, then held or cancelled; a cancelled one can be scheduled again."""
+    """A meeting is scheduled, then held or cancelled; a cancelled meeting can be scheduled again.
+
+    Decisions, and when they are refused:
+
+    create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
+    revise, change_status: a field is invalid (`InvalidFields`); `TRANSITIONS` lacks the new status
+        (`TransitionRefused`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    begin_move, complete_move: never; a merge of accounts moves their meetings by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+
+    A deleted meeting refuses revise, change_status, begin_move and revert (`IsDeleted`). A decision
+    dated before the last event is refused (`OccurredTooEarly`). Commands also refuse an account
+    that does not exist or is deleted (`AccountUnavailable`), and an assignee who is not a member of
+    the workspace (`NotAMember`).
+    """
 
     TOPIC = "meeting"
     KIND = "meeting"
     PLURAL = "meetings"
     FIELDS = MeetingFields
-    SEARCHED = ("title",)
+    SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
-    TRANSITIONS: ClassVar[Any] = {
+    TRANSITIONS: ClassVar[Mapping[MeetingStatus, frozenset[MeetingStatus]]] = {
         MeetingStatus.SCHEDULED: frozenset({MeetingStatus.HELD, MeetingStatus.CANCELLED}),
         MeetingStatus.CANCELLED: frozenset({MeetingStatus.SCHEDULED}),
     }
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
+
+    title = required(str)
+    status = required(str)
+    starts_at = optional(datetime.fromisoformat)
+    ends_at = optional(datetime.fromisoformat)
+    location = optional(str)
+    agenda = optional(str)
 
     class Event(AggregateEvent): ...
 

@@ -1,4 +1,4 @@
-"""Member: a person who works in the workspace, and to whom things are assigned."""
+"""Member: a person who works in the workspace and to whom entities are assigned."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.fields import Email, Fields, Name
+from domain.shared.properties import optional, required
 
 
 class MemberFields(Fields):
@@ -22,12 +23,27 @@ class MemberFields(Fields):
 
 
 class Member(Entity):
-    """A member of the workspace; what was assigned to one who left keeps the name."""
+    """A person who works in the workspace. Entities stay assigned to a deleted member.
+
+    Decisions, and when they are refused:
+
+    create, revise: a field is invalid (`InvalidFields`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+
+    A deleted member refuses revise and revert (`IsDeleted`). A decision dated before the last event
+    is refused (`OccurredTooEarly`). Commands also refuse an assignee who is not a member of the
+    workspace (`NotAMember`).
+    """
 
     TOPIC = "member"
     KIND = "member"
     PLURAL = "members"
     FIELDS = MemberFields
+
+    name = required(str)
+    email = optional(str)
+    title = optional(str)
 
     class Event(AggregateEvent): ...
 

@@ -1,4 +1,4 @@
-"""Note: something worth remembering about an account."""
+"""Note: a text about an account."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.fields import Fields, Name, Text
+from domain.shared.properties import optional, required
 
 
 class NoteFields(Fields):
@@ -21,15 +22,32 @@ class NoteFields(Fields):
 
 
 class Note(Entity):
-    """A text kept with an account; who wrote it stands in its history."""
+    """A text about an account; its history says who wrote it.
+
+    Decisions, and when they are refused:
+
+    create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
+    revise: a field is invalid (`InvalidFields`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    begin_move, complete_move: never; a merge of accounts moves their notes by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+
+    A deleted note refuses revise, begin_move and revert (`IsDeleted`). A decision dated before the
+    last event is refused (`OccurredTooEarly`). Commands also refuse an account that does not exist
+    or is deleted (`AccountUnavailable`), and an assignee who is not a member of the workspace
+    (`NotAMember`).
+    """
 
     TOPIC = "note"
     KIND = "note"
     PLURAL = "notes"
     FIELDS = NoteFields
-    SEARCHED = ("body",)
+    SEARCH_FIELDS = ("body",)
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
+
+    title = optional(str)
+    body = required(str)
 
     class Event(AggregateEvent): ...
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
@@ -17,6 +20,7 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.fields import Date, Fields, Money, Name
+from domain.shared.properties import optional, required
 
 
 class Stage(StrEnum):
@@ -41,9 +45,22 @@ class OpportunityFields(Fields):
 
 
 class Opportunity(Entity):
-    """A deal moves freely while it is open; won is final, lost can be reopened.
+    """A deal moves freely between the open stages; won is final, a lost deal can be reopened.
 
-    It usually hangs on an account; one whose account is not known yet may stand alone.
+    A deal whose account is not known yet may exist without one.
+
+    Decisions, and when they are refused:
+
+    create: a field is invalid (`InvalidFields`).
+    revise, change_status: as create; `TRANSITIONS` lacks the new stage (`TransitionRefused`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    begin_move, complete_move: never; a merge of accounts moves their opportunities by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+
+    A deleted deal refuses revise, change_status, begin_move and revert (`IsDeleted`). A decision
+    dated before the last event is refused (`OccurredTooEarly`). Commands also refuse an account
+    that does not exist or is deleted (`AccountUnavailable`), and an assignee who is not a member of
+    the workspace (`NotAMember`).
     """
 
     TOPIC = "opportunity"
@@ -51,11 +68,18 @@ class Opportunity(Entity):
     PLURAL = "opportunities"
     FIELDS = OpportunityFields
     STATUS_FIELD = "stage"
-    TRANSITIONS: ClassVar[Any] = {
+    TRANSITIONS: ClassVar[Mapping[Stage, frozenset[Stage]]] = {
         **{stage: frozenset(Stage) - {stage} for stage in OPEN_STAGES},
         Stage.LOST: OPEN_STAGES,
     }
     BELONGS_TO_ACCOUNT = True
+
+    name = required(str)
+    stage = required(str)
+    value = optional(Decimal)
+    engaged_on = optional(date.fromisoformat)
+    expected_close_on = optional(date.fromisoformat)
+    closed_on = optional(date.fromisoformat)
 
     class Event(AggregateEvent): ...
 
@@ -76,5 +100,5 @@ class Opportunity(Entity):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is still to be won or lost."""
-        return not self.is_deleted and self.status in OPEN_STAGES
+        """Whether the deal is neither won nor lost, nor deleted."""
+        return not self.is_deleted and self.stage in OPEN_STAGES

@@ -1,9 +1,10 @@
-"""Proposal: what is offered to somebody, in writing."""
+"""Proposal: a written offer to an account."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
@@ -32,6 +33,7 @@ from domain.shared.fields import (
     Name,
     Text,
 )
+from domain.shared.properties import optional, required
 
 
 class ProposalStatus(StrEnum):
@@ -42,8 +44,6 @@ class ProposalStatus(StrEnum):
 
 
 class ProposalFields(Fields):
-    SET_BY_COMMAND = frozenset({"sent_at", "sent_to", "answered_at", "decline_reason"})
-
     title: Name = Field(examples=["Renewal 2027"])
     status: ProposalStatus = ProposalStatus.DRAFT
     body: Text | None = None
@@ -59,25 +59,55 @@ class ProposalFields(Fields):
 class Proposal(Entity):
     """A draft is sent, and then accepted or declined.
 
-    What was sent stays as it was sent: to change it is to make it a draft again (`redraft`), which
+    The content of a sent proposal is read-only. `redraft` makes the proposal a draft again, which
     is possible until it is accepted.
+
+    Decisions, and when they are refused:
+
+    create: no account is given (`AccountUnavailable`); a field is invalid, or a field that only
+        the steps below set is given (`InvalidFields`).
+    revise: as create; the status, or the content of a proposal that is no draft, is changed.
+    change_status: always (`InvalidFields`); the steps below change the status.
+    send: the address is invalid (`InvalidFields`), or the proposal was accepted or declined
+        (`TransitionRefused`). A sent proposal can be sent again.
+    accept, decline: it was not sent, or has the other answer (`TransitionRefused`).
+    redraft: it was accepted (`TransitionRefused`), or a new field is invalid (`InvalidFields`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    begin_move, complete_move: never; a merge of accounts moves their proposals by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+
+    A deleted proposal refuses all but delete, restore, undo_delete and complete_move
+    (`IsDeleted`). A decision dated before the last event is refused (`OccurredTooEarly`). Commands
+    also refuse an account (`AccountUnavailable`) or opportunity (`ReferenceUnavailable`) that does
+    not exist or is deleted, and an assignee who is not a member of the workspace (`NotAMember`).
     """
 
     TOPIC = "proposal"
     KIND = "proposal"
     PLURAL = "proposals"
     FIELDS = ProposalFields
-    SEARCHED = ("title",)
+    SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
-    TRANSITIONS: ClassVar[Any] = {
+    TRANSITIONS: ClassVar[Mapping[ProposalStatus, frozenset[ProposalStatus]]] = {
         ProposalStatus.DRAFT: frozenset({ProposalStatus.SENT}),
         ProposalStatus.SENT: frozenset(ProposalStatus) - {ProposalStatus.SENT},
         ProposalStatus.DECLINED: frozenset({ProposalStatus.DRAFT}),
     }
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
-    REFERENCES: ClassVar[Any] = {"opportunityId": "opportunity"}
-    IN_WRITING = frozenset({"title", "body", "value", "validUntil"})
+    REFERENCES: ClassVar[Mapping[str, str]] = {"opportunityId": "opportunity"}
+    CONTENT = frozenset({"title", "body", "value", "validUntil"})
+
+    title = required(str)
+    status = required(str)
+    body = optional(str)
+    value = optional(Decimal)
+    valid_until = optional(date.fromisoformat)
+    opportunity_id = optional(UUID)
+    sent_at = optional(datetime.fromisoformat)
+    sent_to = optional(str)
+    answered_at = optional(datetime.fromisoformat)
+    decline_reason = optional(str)
 
     class Event(AggregateEvent): ...
 
@@ -109,30 +139,30 @@ class Proposal(Entity):
         TOPIC = "proposal.revised"
 
     def send(self, to: str, *, at: datetime) -> None:
-        """It goes out to this address; what was sent can be sent again."""
-        self._step(self.Sent, {"status": "sent", "sentAt": at.isoformat(), "sentTo": to}, at)
+        """Send the proposal to this e-mail address; a sent proposal can be sent again."""
+        self._record_step(self.Sent, {"status": "sent", "sentAt": at.isoformat(), "sentTo": to}, at)
 
     def accept(self, *, at: datetime) -> None:
-        """They take it; nothing is recorded where that is known."""
+        """Record that the account accepted; a second acceptance records nothing."""
         self._answer(self.Accepted, ProposalStatus.ACCEPTED, at)
 
     def decline(self, *, at: datetime, reason: str | None = None) -> None:
-        """They do not; nothing is recorded where that is known."""
+        """Record that the account declined; a second refusal records nothing."""
         self._answer(self.Declined, ProposalStatus.DECLINED, at, declineReason=reason)
 
     def redraft(self, fields: Mapping[str, Any], *, at: datetime) -> None:
-        """Make it a draft that says this; what is not among the fields stays as it is."""
-        nothing_yet = dict.fromkeys(("sentAt", "sentTo", "answeredAt", "declineReason"))
-        self._step(self.Revised, {**fields, **nothing_yet, "status": "draft"}, at)
+        """Make the proposal a draft again and set these fields; the other ones stay."""
+        not_sent = dict.fromkeys(("sentAt", "sentTo", "answeredAt", "declineReason"))
+        self._record_step(self.Revised, {**fields, **not_sent, "status": "draft"}, at)
 
-    def kept(self) -> frozenset[str]:
-        """The status, and what is written where it is no draft."""
+    def read_only(self) -> frozenset[str]:
+        """The status, and the content unless the proposal is a draft."""
         is_draft = self.status == ProposalStatus.DRAFT
-        return super().kept() | {"status"} | (frozenset() if is_draft else self.IN_WRITING)
+        return super().read_only() | {"status"} | (frozenset() if is_draft else self.CONTENT)
 
     def _answer(
-        self, event: type[EntityStep], status: ProposalStatus, at: datetime, **facts: Any
+        self, event: type[EntityStep], status: ProposalStatus, at: datetime, **fields: Any
     ) -> None:
         if self.status != status:
-            answered: FieldValues = {"status": status.value, "answeredAt": at.isoformat(), **facts}
-            self._step(event, answered, at)
+            answer: FieldValues = {"status": status.value, "answeredAt": at.isoformat(), **fields}
+            self._record_step(event, answer, at)

@@ -1,4 +1,4 @@
-"""Text message: asked for, handed to a gateway, and maybe delivered."""
+"""SMS: a text message to a lead, sent through a gateway."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from string import Formatter
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import AggregateEvent
@@ -23,14 +23,15 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.fields import Fields, Line, Text
+from domain.shared.properties import optional, required
 from domain.shared.refusals import Refusal
 
 MESSAGE_MAX_CHARS = 1_600
-"""Ten parts of a long message; what gateways take at the most."""
+"""The longest message that gateways accept: ten parts."""
 
 
 class SmsStatus(StrEnum):
-    """From what says least to what says most."""
+    """In the order of `STATUS_PRECEDENCE`."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -40,8 +41,9 @@ class SmsStatus(StrEnum):
 
 
 STATUS_PRECEDENCE = tuple(SmsStatus)
-"""News come late, twice and in any order. A status gives way to those after it and to no other, so
-all orders end alike. What was given up may have been taken, its answer lost: delivered last."""
+"""Receipts arrive late, twice and in any order. A status is only replaced by one after it in this
+list, so that every order of receipts ends in the same status. `delivered` comes after `failed`,
+because the gateway may have accepted a message whose answer was lost until it was given up."""
 
 
 class TemplateId(StrEnum):
@@ -65,7 +67,7 @@ TEMPLATES: Mapping[TemplateId, str] = MappingProxyType(
 
 @dataclass
 class VariableMissing(Refusal):
-    """The template has variables that were not given."""
+    """Variables of the template were not given."""
 
     template_id: str
     variables: list[str]
@@ -82,33 +84,33 @@ class VariableUnknown(Refusal):
     variables: list[str]
 
     def __str__(self) -> str:
-        return f"The template {self.template_id} has no {', '.join(self.variables)}."
+        return f"The template {self.template_id} has no variable {', '.join(self.variables)}."
 
 
 @dataclass
 class LeadOptedOut(Refusal):
-    """The lead wants no text messages."""
+    """The lead has opted out of text messages."""
 
     lead_id: UUID
 
 
 @dataclass
 class LeadHasNoPhone(Refusal):
-    """The lead has no telephone number."""
+    """The lead has no phone number."""
 
     lead_id: UUID
 
 
 @dataclass
 class NoRecipient(Refusal):
-    """The appointment has no lead, or is not confirmed any more."""
+    """The appointment has no lead or is no longer confirmed."""
 
     appointment_id: UUID
 
 
 @dataclass
 class LeadDailyLimitReached(Refusal):
-    """The lead has got as many messages as it may in a day."""
+    """The lead has received the maximum number of messages a day."""
 
     lead_id: UUID
     daily_max: int
@@ -116,22 +118,22 @@ class LeadDailyLimitReached(Refusal):
 
 @dataclass
 class WorkspaceDailyLimitReached(Refusal):
-    """The workspace has sent as many messages as it may in a day."""
+    """The workspace has sent the maximum number of messages a day."""
 
     daily_max: int
 
 
 def variables_of(template_id: TemplateId) -> frozenset[str]:
-    """The names that a template needs."""
+    """The names of the template's variables."""
     return frozenset(name for _, name, _, _ in Formatter().parse(TEMPLATES[template_id]) if name)
 
 
 def render(template_id: TemplateId, variables: Mapping[str, str]) -> str:
-    """The template's text, filled in. Raises `VariableMissing`, `VariableUnknown`."""
-    wanted = variables_of(template_id)
-    if missing := sorted(wanted - variables.keys()):
+    """The template's text with these variables. Raises `VariableMissing`, `VariableUnknown`."""
+    names = variables_of(template_id)
+    if missing := sorted(names - variables.keys()):
         raise VariableMissing(template_id, missing)
-    if unknown := sorted(variables.keys() - wanted):
+    if unknown := sorted(variables.keys() - names):
         raise VariableUnknown(template_id, unknown)
     return TEMPLATES[template_id].format_map(variables)
 
@@ -142,23 +144,47 @@ class SmsFields(Fields):
     message: Annotated[Text, StringConstraints(max_length=MESSAGE_MAX_CHARS)]
     template_id: TemplateId | None = None
     status: SmsStatus = SmsStatus.PENDING
-    gateway_id: Line | None = Field(default=None, description="What the gateway calls it.")
+    gateway_id: Line | None = Field(default=None, description="The message's id at the gateway.")
     error: Line | None = Field(default=None, description="Why it was not sent or not delivered.")
-    error_code: Line | None = Field(default=None, description="The same, as the gateway has it.")
+    error_code: Line | None = Field(default=None, description="The gateway's code for it.")
 
 
 class Sms(Entity):
-    """It has left the house, or is about to: nothing that happens to it can be undone."""
+    """A text message to a lead. Undo is refused, because it cannot call a message back.
+
+    Decisions, and when they are refused:
+
+    create: a field is invalid (`InvalidFields`).
+    record_status: never by its own rules. A status that `STATUS_PRECEDENCE` does not place after
+        the present one changes nothing, and the first gateway id stays.
+    revise, change_status: as create; `TRANSITIONS` lacks the new status (`TransitionRefused`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    revert: a field is invalid (`InvalidFields`). Undo, which calls it, is refused.
+
+    A deleted message refuses all but delete, restore and undo_delete (`IsDeleted`). A decision
+    dated before the last event is refused (`OccurredTooEarly`). Commands also refuse a message to a
+    lead that has opted out (`LeadOptedOut`), has no phone number (`LeadHasNoPhone`), or has
+    received the day's maximum (`LeadDailyLimitReached`, `WorkspaceDailyLimitReached`).
+    """
 
     TOPIC = "sms"
     KIND = "sms"
     PLURAL = "sms"
     FIELDS = SmsFields
     STATUS_FIELD = "status"
-    TRANSITIONS: ClassVar[Any] = {
+    TRANSITIONS: ClassVar[Mapping[SmsStatus, frozenset[SmsStatus]]] = {
         status: frozenset(STATUS_PRECEDENCE[place + 1 :])
         for place, status in enumerate(STATUS_PRECEDENCE)
     }
+
+    lead_id = required(UUID)
+    phone = required(str)
+    message = required(str)
+    template_id = optional(str)
+    status = required(str)
+    gateway_id = optional(str)
+    error = optional(str)
+    error_code = optional(str)
 
     class Event(AggregateEvent): ...
 
@@ -189,11 +215,11 @@ class Sms(Entity):
         error: str | None = None,
         error_code: str | None = None,
     ) -> None:
-        """What is heard of it. What says less than is known already, or the same, changes nothing.
+        """Record what the gateway reports, unless it is already known or older.
 
-        Raises `IsDeleted`.
+        The first gateway id and the error of the present status are kept. Raises `IsDeleted`.
         """
         fields = {"gatewayId": gateway_id, **self.values}
-        if status in self.TRANSITIONS[SmsStatus(self.values["status"])]:
+        if status in self.TRANSITIONS[SmsStatus(self.status)]:
             fields |= {"status": status, "error": error, "errorCode": error_code}
         self.revise(fields, at=at)

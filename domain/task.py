@@ -1,9 +1,11 @@
-"""Task: something to be done for an account."""
+"""Task: work to be done for an account."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field
@@ -17,6 +19,7 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.fields import Date, Fields, Name, Text
+from domain.shared.properties import optional, required
 
 
 class TaskStatus(StrEnum):
@@ -33,17 +36,39 @@ class TaskFields(Fields):
 
 
 class Task(Entity):
-    """Something to be done; an account's open tasks are those that are not done."""
+    """Work to be done for an account. A task is open until it is done.
+
+    Decisions, and when they are refused:
+
+    create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
+    revise: a field is invalid (`InvalidFields`).
+    change_status: the status does not exist (`InvalidFields`); otherwise every change is allowed.
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    begin_move, complete_move: never; a merge of accounts moves their tasks by both.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+
+    A deleted task refuses revise, change_status, begin_move and revert (`IsDeleted`). A decision
+    dated before the last event is refused (`OccurredTooEarly`). Commands also refuse an account
+    that does not exist or is deleted (`AccountUnavailable`), and an assignee who is not a member of
+    the workspace (`NotAMember`).
+    """
 
     TOPIC = "task"
     KIND = "task"
     PLURAL = "tasks"
     FIELDS = TaskFields
-    SEARCHED = ("title",)
+    SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
-    TRANSITIONS: ClassVar[Any] = {status: frozenset(TaskStatus) - {status} for status in TaskStatus}
+    TRANSITIONS: ClassVar[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
+        status: frozenset(TaskStatus) - {status} for status in TaskStatus
+    }
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
+
+    title = required(str)
+    status = required(str)
+    due_date = optional(date.fromisoformat)
+    description = optional(str)
 
     class Event(AggregateEvent): ...
 

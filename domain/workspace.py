@@ -1,4 +1,4 @@
-"""Workspace: the tenant. Everything else lives in exactly one."""
+"""Workspace: a tenant. Every other aggregate belongs to exactly one workspace."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pydantic import Field
 
 from domain.shared.entity import Entity, EntityCreated, EntityDeleted, EntityRestored, EntityUpdated
 from domain.shared.fields import Fields, Name
+from domain.shared.properties import required
 
 
 class WorkspaceFields(Fields):
@@ -14,12 +15,25 @@ class WorkspaceFields(Fields):
 
 
 class Workspace(Entity):
-    """The tenant. Its own id is the workspace id of its events."""
+    """A tenant. Its own id is the workspace id of its events.
+
+    Decisions, and when they are refused:
+
+    create, revise: a field is invalid (`InvalidFields`).
+    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+
+    A deleted workspace refuses revise and revert (`IsDeleted`). A decision dated before the last
+    event is refused (`OccurredTooEarly`). Commands also refuse an assignee who is not a member of
+    the workspace (`NotAMember`).
+    """
 
     TOPIC = "workspace"
     KIND = "workspace"
     PLURAL = "workspaces"
     FIELDS = WorkspaceFields
+
+    name = required(str)
 
     class Event(AggregateEvent): ...
 

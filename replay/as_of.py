@@ -104,7 +104,7 @@ def representation(entity: Entity) -> dict[str, Any]:
     account = {"accountId": entity.account_id} if entity.BELONGS_TO_ACCOUNT else {}
     fields = {name: entity.values.get(name) for name in entity.FIELDS.wire_names()}
     fields["customFields"] = fields.get("customFields") or {}
-    dated = {"statusChangedAt": entity.status_changed_at} if entity.STATUS_DATED else {}
+    dated = {"statusChangedAt": entity.status_changed_at} if entity.HAS_STATUS_DATE else {}
     return {
         "id": entity.id,
         **account,
@@ -203,7 +203,7 @@ def _matches(
     if not query.search:
         return True
     needle = _lower(query.search)
-    texts = [row.get(column(name)) or "" for name in BY_PLURAL[query.plural].SEARCHED]
+    texts = [row.get(column(name)) or "" for name in BY_PLURAL[query.plural].SEARCH_FIELDS]
     texts += [contact["name"] for contact in contacts.get(row["id"], ())]
     return any(needle in _lower(text) for text in texts)
 

@@ -411,7 +411,7 @@ def fields_and_account(
 
 def _faults(kind: type[Entity], fields: Mapping[str, Any]) -> list[FieldError]:
     try:
-        kind.FIELDS.values(fields)
+        kind.FIELDS.validated(fields)
     except InvalidFields as invalid:
         return invalid.errors
     return []

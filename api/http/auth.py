@@ -147,7 +147,7 @@ class Authenticator:
                 return None
         if member.is_deleted:
             return None
-        return Actor("member", str(member.id), member.values.get("name"))
+        return Actor("member", str(member.id), member.name)
 
 
 def refused(code: ErrorCode) -> ApiError:

@@ -191,7 +191,7 @@ def change_body(kind: type[Entity]) -> type[BaseModel]:
 def entity_model(kind: type[Entity]) -> type[BaseModel]:
     """One of the kind, as answers to writes show it."""
     extra: dict[str, Any] = {"account_id": (UUID | None, None)} if kind.BELONGS_TO_ACCOUNT else {}
-    if kind.STATUS_DATED:
+    if kind.HAS_STATUS_DATE:
         extra["status_changed_at"] = (datetime, ...)
     return create_model(
         kind.__name__,

@@ -32,7 +32,7 @@ from api.http.openapi import (
 from commands.merging import MergeOutcome
 from domain.account import Account
 from domain.contact import Contact
-from domain.shared.entity import Entity
+from domain.shared.merging import MergeableEntity
 from eventlog.scope import Scope
 from replay.as_of import representation
 from runtime import codes
@@ -76,7 +76,7 @@ class MergeRequest(BaseModel):
     )
 
 
-def _add_merge(kind: type[Entity], example: dict[str, Any], what: str) -> None:
+def _add_merge(kind: type[MergeableEntity], example: dict[str, Any], what: str) -> None:
     stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 2}
     shown = {"id": EXAMPLE_ID, **example, **stamps, "merged": OTHER_ID, "moved": {}}
     asked = {"with": OTHER_ID, "fields": {next(iter(example)): "other"}}

@@ -45,13 +45,13 @@ from commands.undo.plan import UndoAttempt, UndoPlan, UndoStep
 from commands.undo.work import UNDO_JOB_EVENTS_MAX
 from domain.job import Job
 from domain.member import Member
+from domain.shared.changes import FieldChange
 from domain.shared.entity import (
     EntityDeleted,
     EntityEvent,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
-    FieldChange,
 )
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, TooMuchToUndo, UndoConflict

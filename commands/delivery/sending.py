@@ -169,7 +169,7 @@ class SmsDelivery:
         """What is to be sent, as things are now; None where nothing is, any more."""
         with self._log.scoped(claim.scope):
             sms = self._log.load(Sms, claim.sms_id)
-            lead = self._log.load(Lead, UUID(sms.values["leadId"]))
+            lead = self._log.load(Lead, sms.lead_id)
         if sms.is_deleted or sms.status != SmsStatus.PENDING:
             # A receipt told what a lost answer did not.
             self._withdraw(claim)
@@ -181,8 +181,7 @@ class SmsDelivery:
             self._withdraw(claim)
             self.end(claim, "refused", SmsStatus.FAILED, error=str(refusal))
             return None
-        facts = sms.values
-        return OutgoingSms(sms.id, sms.workspace_id, facts["phone"], facts["message"])
+        return OutgoingSms(sms.id, sms.workspace_id, sms.phone, sms.message)
 
     def _call(self, claim: ClaimedMessage, outgoing: OutgoingSms) -> None:
         try:

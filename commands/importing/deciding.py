@@ -221,7 +221,7 @@ class _Deciding:
             return self._apply_row(aim.row, target)
         contact = self._contact_of(target, aim.row)
         if contact is not None:
-            Contact.FIELDS.values(aim.row.revised_contact(contact))
+            Contact.FIELDS.validated(aim.row.revised_contact(contact))
         result = self._apply_row(aim.row, target)
         of_contact = self._apply_contact(aim.row, aim.row.contact, target, contact)
         return of_contact if result is RowResult.SKIPPED else result

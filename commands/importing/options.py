@@ -116,7 +116,7 @@ def columns_of(options: ImportOptions, names: Iterable[str]) -> list[Column]:
 
 
 def _field_of(kind: type[Entity], column: str) -> str:
-    if column in kind.FIELDS.kept():
+    if column in kind.FIELDS.read_only():
         return ""  # what commands did is exported, and cannot be done by a file
     is_field = column in _forms(kind) or column == ACCOUNT
     return column if is_field else CUSTOM_PREFIX + column
@@ -131,7 +131,7 @@ def _forms(kind: type[Entity]) -> dict[str, tuple[Form, tuple[str, ...]]]:
     forms = {
         str(info.alias): form_of(info)
         for info in kind.FIELDS.model_fields.values()
-        if info.alias != CUSTOM and info.alias not in kind.FIELDS.kept()
+        if info.alias != CUSTOM and info.alias not in kind.FIELDS.read_only()
     }
     forms[OCCURRED] = (Form.INSTANT, ())
     text: tuple[Form, tuple[str, ...]] = (Form.TEXT, ())

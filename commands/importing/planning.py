@@ -173,7 +173,7 @@ class RowPlanner:
         contact: FieldValues | None = None
         fields = {name: value for step in planned.steps for name, value in step.fields.items()}
         try:
-            values = planned.kind.FIELDS.checked(fields)
+            values = planned.kind.FIELDS.prevalidated(fields)
         except InvalidFields as invalid:
             if self._may_lack(invalid):
                 values = canonical(planned.kind, fields)
@@ -181,7 +181,7 @@ class RowPlanner:
                 found += planned.refused(invalid)
         if draft.contact:
             try:
-                contact = Contact.FIELDS.checked(_named(draft.contact))
+                contact = Contact.FIELDS.prevalidated(_named(draft.contact))
             except InvalidFields as invalid:
                 found += planned.refused(InvalidFields(list(map(_of_contact, invalid.errors))))
         findings = (*planned.findings, *found)

@@ -95,7 +95,7 @@ NOT_OURS = frozenset(
         *("id", "version", "updatedAt", "accountName", "assignedToName", "contacts"),
         *("statusChangedAt", "memberName"),
         *("contactCount", "taskCount", "meetingCount", "noteCount", "openOpportunityCount"),
-        *(name for kind in KINDS.values() for name in kind.FIELDS.kept()),
+        *(name for kind in KINDS.values() for name in kind.FIELDS.read_only()),
     )
 )
 """Columns of our own exports that are kept by the server: they are left out."""

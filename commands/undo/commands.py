@@ -19,10 +19,10 @@ from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
-    EntityMerged,
     EntityRestored,
 )
 from domain.shared.kinds import ENTITY_OF
+from domain.shared.merging import EntityMerged
 from domain.shared.refusals import NothingToUndo, NotUndoable, PartOfAWhole, TooMuchToUndo
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog

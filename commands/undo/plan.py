@@ -11,19 +11,18 @@ from uuid import UUID
 from commands.links import MEMBER_FIELDS
 from domain.account import Account
 from domain.member import Member
+from domain.shared.changes import equal_as_json, flatten
 from domain.shared.entity import (
     Entity,
     EntityCreated,
     EntityDeleted,
     EntityEvent,
-    EntityMerged,
     EntityRestored,
     EntityStatusChanged,
     EntityUpdated,
-    flat,
-    same,
 )
 from domain.shared.kinds import ENTITY_OF
+from domain.shared.merging import EntityMerged
 from domain.shared.refusals import (
     AlreadyUndone,
     Conflict,
@@ -224,7 +223,7 @@ class UndoPlanner:
         if not can_force:
             return
         self._require_there(entity.account_id)
-        entity.separate(at=self._time(entity))
+        entity.undo_delete(at=self._time(entity))
 
     def _move_away(self, target: TracedEvent, entity: Entity, account_id: UUID) -> None:
         """From the account to which it came with this event."""
@@ -234,22 +233,24 @@ class UndoPlanner:
             for name in sorted(_touched(later.event, entity) & {EXISTS, ACCOUNT}):
                 self._conflict(later, name, can_force=can_force)
         if not is_elsewhere and not entity.is_deleted:
-            entity.leave(account_id, at=self._time(entity))
+            entity.begin_move(account_id, at=self._time(entity))
 
     def _move_back(self, target: TracedEvent, entity: Entity) -> None:
         """To the account which it left with this event. What was deleted since is so no more."""
         account_id = target.event.account_id
         if account_id is not None and entity.is_deleted and entity.merged_into is None:
             self._require_there(account_id)
-            entity.arrive(account_id, at=self._time(entity))
+            entity.complete_move(account_id, at=self._time(entity))
 
     def _require_there(self, account_id: UUID | None) -> None:
         if account_id is not None and self._entity(account_id).is_deleted:
             self._conflict(self._history(account_id)[-1], ACCOUNT, can_force=False)
 
     def _set_back(self, target: TracedEvent, entity: Entity, before: dict[str, Any]) -> None:
-        now = flat(entity.values)
-        wanted = {name: value for name, value in before.items() if not same(now.get(name), value)}
+        now = flatten(entity.values)
+        wanted = {
+            name: value for name, value in before.items() if not equal_as_json(now.get(name), value)
+        }
         if not wanted:
             return
         if entity.is_deleted:

@@ -1,1 +1,1 @@
-"""What the aggregates share: the entity, its fields, refusals, kinds."""
+"""The base of the aggregates, their field types, refusals, and the registry of kinds."""

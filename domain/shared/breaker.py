@@ -1,7 +1,7 @@
-"""Circuit breaker: whoever does not answer is left alone for a while, then tried once.
+"""Circuit breaker: after repeated failures it blocks calls for a while, then admits one probe.
 
-Pure: a breaker and a time in, a breaker out. Who keeps it, and by whose clock, is decided elsewhere
-(commands/delivery/breakers.py). The states and their names are those of Nygard's "Release It!".
+A breaker is immutable: each method returns the next one. `commands/delivery/breakers.py` stores it
+and supplies the time. States and names are those of Nygard's "Release It!".
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ class State(StrEnum):
     CLOSED = "CLOSED"
     """All calls go through."""
     OPEN = "OPEN"
-    """None does, until it is time for a probe."""
+    """No call goes through until it is time for a probe."""
     HALF_OPEN = "HALF_OPEN"
-    """One call is under way, and decides."""
+    """One call, the probe, is under way; its outcome closes or opens the breaker."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When it opens, and for how long."""
+    """When the breaker opens, and for how long."""
 
     failures: int = 5
-    """So many failures within `window_s` open it."""
+    """Number of failures within `window_s` that open the breaker."""
     window_s: float = 60.0
     wait_s: float = 30.0
-    """From opening to the first probe; twice that after each probe that fails,"""
+    """Time from opening to the first probe; doubled after each failed probe."""
     wait_max_s: float = 300.0
-    """and no more than this."""
+    """Upper limit of the doubled time."""
     probe_s: float = 30.0
-    """A probe that says nothing for so long is lost with whoever made it; another may be made."""
+    """Time after which a probe without an outcome counts as lost, and another one is admitted."""
 
 
 @dataclass(frozen=True)
 class Breaker:
-    """What is known of the other side."""
+    """The state of the breaker between two calls."""
 
     state: State = State.CLOSED
     failures: tuple[datetime, ...] = ()
-    """Of those that may still count, the oldest first."""
+    """Times of the failures that still count, the oldest first."""
     wait_s: float = 0.0
-    """How long it stays open, or stayed before the probe; 0 while CLOSED."""
+    """Time from opening to the probe; 0 while CLOSED."""
     until: datetime | None = None
-    """OPEN: when a probe may be made. HALF_OPEN: when the probe counts as lost."""
+    """OPEN: when a probe is admitted. HALF_OPEN: when the probe counts as lost."""
     epoch: int = 0
-    """Counts its changes of state: what was called under another one says nothing of now."""
+    """Number of state changes. The outcome of a call from an earlier epoch is ignored."""
 
     def admit(self, now: datetime, limits: Limits) -> Breaker | None:
-        """The breaker after a call was let through; None where it was not.
+        """The breaker after admitting a call, or None if it does not admit one.
 
-        The call is to be reported with the epoch that this breaker has.
+        The outcome of the call has to be reported with the epoch of the returned breaker.
         """
         if self.state is State.CLOSED:
             return self
@@ -63,13 +63,13 @@ class Breaker:
         return replace(self, state=State.HALF_OPEN, until=until, epoch=self.epoch + 1)
 
     def succeeded(self, epoch: int) -> Breaker:
-        """After a call of this epoch was answered, be it by a refusal: the other side is there."""
+        """The breaker after a call of this epoch was answered, even with a refusal."""
         if epoch != self.epoch or self.state is not State.HALF_OPEN:
             return self
         return Breaker(epoch=self.epoch + 1)
 
     def failed(self, epoch: int, now: datetime, limits: Limits) -> Breaker:
-        """After a call of this epoch was not answered."""
+        """The breaker after a call of this epoch was not answered."""
         if epoch != self.epoch or self.state is State.OPEN:
             return self
         since = now - timedelta(seconds=limits.window_s)
@@ -82,13 +82,13 @@ class Breaker:
         return counted._opened(limits.wait_s, now)
 
     def withdrawn(self, epoch: int, now: datetime) -> Breaker:
-        """After a call of this epoch was not made at all: another one may be the probe."""
+        """The breaker after an admitted call of this epoch was not made; it admits a new probe."""
         if epoch != self.epoch or self.state is not State.HALF_OPEN:
             return self
         return replace(self, state=State.OPEN, until=now, epoch=self.epoch + 1)
 
     def is_open(self, now: datetime) -> bool:
-        """Whether no call goes through, nor would the next one be the probe."""
+        """Whether the next call would be blocked, and would not be admitted as a probe."""
         return self.state is State.OPEN and self.until is not None and now < self.until
 
     def _opened(self, wait_s: float, now: datetime) -> Breaker:

@@ -1,9 +1,9 @@
-"""Cells of a CSV file that a spreadsheet would take for a formula: made harmless, and back again.
+"""Protection against formulas in the cells of a CSV file.
 
-A file that we hand out may be opened in a spreadsheet, which runs what a stranger typed into a
-name. The characters are those of OWASP's page "CSV Injection"; the remedy is its own too, a `'`
-before the cell. `without_neutraliser(neutralised(text)) == text` for every text: an exported
-cell can be imported again unchanged.
+A spreadsheet that opens an exported file would run a formula that somebody typed into a name. The
+characters, and the remedy of a `'` before the cell, are those of OWASP's page "CSV Injection".
+`without_neutraliser(neutralised(text)) == text` for every text, so that an exported cell can be
+imported again unchanged.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a cell must not begin with when a spreadsheet may open it."""
+"""The characters with which a cell of an exported file must not begin."""
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _HIDDEN_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
 
 
 def neutralised(text: str) -> str:
-    """The cell as a spreadsheet may safely open it: what looks like a formula gets a `'`.
+    """The text, with a `'` before it if it looks like a formula.
 
     A text that already looks neutralised gets a second `'`, which `without_neutraliser` removes.
     """
@@ -26,5 +26,5 @@ def neutralised(text: str) -> str:
 
 
 def without_neutraliser(text: str) -> str:
-    """The cell as it was before `neutralised`; any other text stays as it is."""
+    """The text before `neutralised` changed it; any other text is returned unchanged."""
     return text[1:] if _HIDDEN_FORMULA.match(text) else text

@@ -1,4 +1,4 @@
-"""Time that an entity takes up: of one holder, and by default of no other entity as well."""
+"""Time slots that entities claim. By default two claims on one member's time may not overlap."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class TimeClaim:
-    """The holder's time from `starts_at` to before `ends_at`."""
+    """The holder's time from `starts_at` to before `ends_at`. The holder is a member."""
 
     holder_id: UUID
     starts_at: datetime
     ends_at: datetime
     may_overlap: bool = False
-    """Whether it may lie beside what others claim already."""
+    """Whether the claim may overlap with existing claims."""

@@ -1,8 +1,8 @@
-"""The life that every aggregate of the CRM shares: create, revise, delete, restore, change status.
+"""The base of the CRM's aggregates: create, revise, change status, delete, restore, move.
 
-The events below are the shapes; each aggregate's own file gives them their stored names (topics),
-its fields, its transition table and its own rules. Decisions are public methods and may refuse;
-evolution is private, holds no rule, and so reads everything that was ever recorded.
+Each aggregate's own file gives the events below their stored names (topics) and adds its fields,
+transitions and rules. Decisions are public methods and may refuse. Evolution is private and holds
+no rule, so that everything that was ever recorded can be read.
 """
 
 from __future__ import annotations
@@ -15,42 +15,40 @@ from uuid import UUID
 
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
+from domain.shared.changes import FieldChange, apply_changes, find_changes
 from domain.shared.claims import TimeClaim
-from domain.shared.fields import CUSTOM, Fields, FieldValues
+from domain.shared.fields import Fields, FieldValues
+from domain.shared.properties import optional
 from domain.shared.refusals import (
     AccountUnavailable,
     IsDeleted,
-    MergeRefused,
     OccurredTooEarly,
     TransitionRefused,
     WasMerged,
 )
 
-FieldChange = dict[str, Any]
-"""`{"before": …, "after": …}`; a side without a value is null."""
-
 
 class EntityEvent(AggregateEvent):
     """Something that happened to one entity.
 
-    `timestamp` is when it occurred (an import may say so); the log says when it was recorded.
-    `account_id` is the account that the entity hangs on, None for what hangs on none.
+    `timestamp` is when it occurred (an import may say so); the log has when it was recorded.
+    `account_id` is the account to which the entity belongs, None if it belongs to none.
     """
 
     TOPIC: ClassVar[str]
     ACTION: ClassVar[str]
-    """What the audit trail calls it."""
+    """The name of the action in the audit trail."""
     IS_IRREVERSIBLE: ClassVar[bool] = False
-    """It has left the house: no later event makes it as if it had not been."""
+    """Whether undo is refused, because the effect reached the outside world."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"merged_into", "moved_to", "moved_from"})
-    """FieldValues that are left out of what is stored where they are None."""
+    OMITTED_IF_NONE: ClassVar[frozenset[str]] = frozenset({"merged_into", "moved_to", "moved_from"})
+    """Attributes that are stored only if they have a value."""
 
     account_id: UUID | None
 
 
 class EntityCreated(AggregateCreated, EntityEvent):
-    """It came to be, with these fields."""
+    """The entity was created with these fields."""
 
     ACTION = "create"
 
@@ -62,7 +60,7 @@ class EntityCreated(AggregateCreated, EntityEvent):
 
 
 class EntityUpdated(EntityEvent):
-    """Fields changed: before and after of those and of nothing else, custom fields one by one."""
+    """Fields changed: before and after of each changed field, custom fields one by one."""
 
     ACTION = "update"
 
@@ -73,13 +71,13 @@ class EntityUpdated(EntityEvent):
 
 
 class EntityStep(EntityUpdated):
-    """A step of its life that has a name of its own: what it changed, the status among it."""
+    """A named step of the entity's lifecycle, with the fields that it changed."""
 
     ACTION = "status_change"
 
 
 class EntityStatusChanged(EntityEvent):
-    """The status (an opportunity's stage) moved."""
+    """The status (an opportunity's stage) changed."""
 
     ACTION = "status_change"
 
@@ -90,23 +88,11 @@ class EntityStatusChanged(EntityEvent):
         aggregate._evolve_status(self)
 
 
-class EntityMerged(EntityUpdated):
-    """It took over another of its kind: that one's id, and what it hung on by kind and number.
-
-    The changes are those that were taken over. The other one's deletion names this one.
-    """
-
-    ACTION = "merge"
-
-    other: UUID
-    moved: dict[str, int]
-
-
 class EntityDeleted(EntityEvent):
-    """It was deleted when it had these fields; `deleted_with` is the account that took it along.
+    """The entity was deleted with these fields; `deleted_with` is the account deleted with it.
 
-    `merged_into` is the one that took it over. `moved_to` is the account to which it goes: the very
-    next event of its stream restores it there, `moved_from` here.
+    `merged_into` is the entity into which it was merged. `moved_to` is the account to which it
+    moves: the next event of the stream restores it there, with `moved_from` for this account.
     """
 
     ACTION = "delete"
@@ -121,9 +107,9 @@ class EntityDeleted(EntityEvent):
 
 
 class EntityRestored(EntityEvent):
-    """It is there again, with these fields; `created_at` is when it first came to be.
+    """The entity was restored with these fields; `created_at` is when it was first created.
 
-    It hangs on the account that the event names; `moved_from` is the one that it came from.
+    It belongs to the account that the event names; `moved_from` is the account it moved from.
     """
 
     ACTION = "restore"
@@ -136,34 +122,42 @@ class EntityRestored(EntityEvent):
         aggregate._evolve_restored(self)
 
 
-class EntityRestoredDated(EntityRestored):
-    """It is there again, with these fields; its status is as old as it was."""
+class EntityRestoredWithStatusDate(EntityRestored):
+    """The entity was restored with these fields; `status_changed_at` keeps its old value."""
 
     status_changed_at: str
 
 
-class Recorded(Aggregate):
-    """What has a stream of events in the log: entities, and the jobs that work on them."""
+class RecordedAggregate(Aggregate):
+    """An aggregate with a stream of events in the log: an entity or a job."""
 
     TOPIC: ClassVar[str]
     KIND: ClassVar[str]
     PLURAL: ClassVar[str]
 
 
-class Entity(Recorded):
-    """Base of the CRM's aggregates. Its state is `values`: the fields by wire name, as recorded."""
+class Entity(RecordedAggregate):
+    """Base of the CRM's aggregates. Its state is `values`: the fields by wire name, as recorded.
+
+    In every decision `at` is when it occurred. A decision that changes nothing records nothing.
+    """
 
     FIELDS: ClassVar[type[Fields]]
     STATUS_FIELD: ClassVar[str | None] = None
-    TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]] = {}
-    STATUS_DATED: ClassVar[bool] = False
-    """Whether it is shown when the status last changed; `Restored` is an `EntityRestoredDated`."""
-    SEARCHED: ClassVar[tuple[str, ...]] = ("name",)
-    """The fields in which lists search, by wire name."""
+    TRANSITIONS: ClassVar[Mapping[Any, frozenset[str]]] = {}
+    """The statuses that may follow each status. A status without an entry is final.
+
+    Kinds narrow it to their own enum, as `Mapping[LeadStatus, frozenset[LeadStatus]]`.
+    """
+    HAS_STATUS_DATE: ClassVar[bool] = False
+    """Whether clients see `status_changed_at`. Then `Restored` is an
+    `EntityRestoredWithStatusDate`."""
+    SEARCH_FIELDS: ClassVar[tuple[str, ...]] = ("name",)
+    """The fields that lists search, by wire name."""
     REFERENCES: ClassVar[Mapping[str, str]] = {}
-    """Fields that name another entity, by wire name, and the kind that it has to be."""
+    """Fields that name another entity, by wire name, and the kind of that entity."""
     CLAIMS_TIME: ClassVar[bool] = False
-    """Whether some of these take up time of somebody's (`claim`)."""
+    """Whether entities of this kind may claim a member's time; see `claim`."""
     BELONGS_TO_ACCOUNT: ClassVar[bool] = False
     ACCOUNT_REQUIRED: ClassVar[bool] = False
 
@@ -172,8 +166,9 @@ class Entity(Recorded):
     StatusChanged: ClassVar[type[EntityStatusChanged]]
     Deleted: ClassVar[type[EntityDeleted]]
     Restored: ClassVar[type[EntityRestored]]
-    Merged: ClassVar[type[EntityMerged]]
-    """Of kinds of which two can be merged; the others have none."""
+
+    assigned_to = optional(UUID)
+    custom_fields = optional(dict[str, Any])
 
     # Decisions
 
@@ -187,48 +182,46 @@ class Entity(Recorded):
         at: datetime,
         account_id: UUID | None = None,
     ) -> Self:
-        """A new one with these fields. Raises `InvalidFields`, `AccountUnavailable`."""
+        """A new entity with these fields. Raises `InvalidFields`, `AccountUnavailable`."""
         if cls.ACCOUNT_REQUIRED and account_id is None:
             raise AccountUnavailable(UUID(int=0))
         if account_id is not None and not cls.BELONGS_TO_ACCOUNT:
-            raise TypeError(f"a {cls.KIND} hangs on no account")
-        facts = cls.FIELDS.values(fields)
-        cls.FIELDS.reject_read_only(facts, cls.FIELDS.kept())
+            raise TypeError(f"a {cls.KIND} belongs to no account")
+        values = cls.FIELDS.validated(fields)
+        cls.FIELDS.reject_read_only(values, cls.FIELDS.read_only())
         return cls._create(
             cls.Created,
             id=entity_id,
             timestamp=at,
             workspace_id=workspace_id,
             account_id=account_id,
-            fields=facts,
+            fields=values,
         )
 
     def revise(self, fields: Mapping[str, Any], *, at: datetime) -> None:
-        """Make the fields be these. Records what changed; nothing where nothing did.
+        """Replace all fields by these; record those that changed.
 
-        Raises `InvalidFields`, `IsDeleted`, `TransitionRefused`, `OccurredTooEarly`.
+        Raises `IsDeleted`, `InvalidFields`, `TransitionRefused`, `OccurredTooEarly`.
         """
-        self.require_alive()
-        changes = differences(self.values, self.FIELDS.values(fields))
-        self.FIELDS.reject_read_only(changes, self.kept())
-        self._require_moves(changes)
+        self.require_not_deleted()
+        changes = find_changes(self.values, self.FIELDS.validated(fields))
+        self.FIELDS.reject_read_only(changes, self.read_only())
+        self._require_allowed_status(changes)
         self._record_changes(changes, at)
 
     def revert(self, fields: Mapping[str, Any], *, at: datetime) -> None:
-        """Set these fields back to what they were, None where they were not set.
+        """Undo: set these fields back to former values, None for a field that had no value.
 
-        Custom fields go by `customFields.<key>`. The table of transitions is not asked: it says how
-        things go on, this takes back. What comes of it has to be valid today. Raises `IsDeleted`,
-        `InvalidFields`, `OccurredTooEarly`.
+        Custom fields are named `customFields.<key>`. `TRANSITIONS` does not apply, but the result
+        has to be valid today. Raises `IsDeleted`, `InvalidFields`, `OccurredTooEarly`.
         """
-        self.require_alive()
-        changes = {name: {"before": None, "after": value} for name, value in fields.items()}
-        target = apply_changes(self.values, changes)
-        self.FIELDS.values(target)
-        self._record_changes(differences(self.values, target), at)
+        self.require_not_deleted()
+        target = apply_changes(self.values, _set_to(fields))
+        self.FIELDS.validated(target)
+        self._record_changes(find_changes(self.values, target), at)
 
     def change_status(self, status: str, *, at: datetime) -> None:
-        """Move to this status. Raises `InvalidFields`, `IsDeleted`, `TransitionRefused`."""
+        """Set the status and nothing else. Raises as `revise`."""
         assert self.STATUS_FIELD is not None, f"a {self.KIND} has no status"
         self.revise({**self.values, self.STATUS_FIELD: status}, at=at)
 
@@ -239,7 +232,7 @@ class Entity(Recorded):
         deleted_with: UUID | None = None,
         merged_into: UUID | None = None,
     ) -> None:
-        """Delete it; nothing is recorded where it is deleted already."""
+        """Delete the entity, unless it is deleted already. Raises `OccurredTooEarly`."""
         if not self.is_deleted:
             self._record(
                 self.Deleted,
@@ -250,119 +243,110 @@ class Entity(Recorded):
             )
 
     def restore(self, *, at: datetime, account_id: UUID | None = None) -> None:
-        """Bring it back as it was; nothing is recorded where it is there.
+        """Restore a deleted entity as it was; `account_id` names another account for it.
 
-        On another account, where `account_id` says so. Raises `WasMerged`.
+        Raises `WasMerged`, `OccurredTooEarly`.
         """
         if self.merged_into is not None:
             raise WasMerged(self.KIND, self.id, self.merged_into)
         if self.is_deleted:
-            self._return(at, account_id)
+            self._record_restored(at, account_id)
 
-    def take_over(
-        self, other: Self, fields: Mapping[str, Any], *, at: datetime, moved: dict[str, int]
-    ) -> None:
-        """Both become this one, with these fields; `moved` says what comes along, by kind.
-
-        Raises `InvalidFields`, `IsDeleted`, `WasMerged`, `MergeRefused`, `TransitionRefused`.
-        """
-        self.require_alive()
-        other.require_alive()
-        self._require_mergeable(other)
-        changes = differences(self.values, self.FIELDS.values(fields))
-        status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
-        if status:
-            self._require_transition(status["before"], status["after"])
-        other.delete(at=max(at, other.modified_on), merged_into=self.id)
-        self._record(self.Merged, at, changes=changes, other=other.id, moved=moved)
-        if status:
-            self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
-
-    def separate(self, *, at: datetime) -> None:
-        """Be there again by oneself, after a merge that is taken back."""
+    def undo_delete(self, *, at: datetime) -> None:
+        """Undo: restore a deleted entity, also one that was merged. Raises `OccurredTooEarly`."""
         if self.is_deleted:
-            self._return(at)
+            self._record_restored(at)
 
-    def leave(self, account_id: UUID, *, at: datetime) -> None:
-        """Go from its account, to `arrive` at this one at once."""
-        self.require_alive()
+    def begin_move(self, account_id: UUID, *, at: datetime) -> None:
+        """Leave the entity's account for this one; `complete_move` has to follow at once.
+
+        Raises `IsDeleted`, `OccurredTooEarly`.
+        """
+        self.require_not_deleted()
         self._record(self.Deleted, at, fields=self.values, deleted_with=None, moved_to=account_id)
 
-    def arrive(self, account_id: UUID, *, at: datetime) -> None:
-        """Be there again, at this account."""
+    def complete_move(self, account_id: UUID, *, at: datetime) -> None:
+        """Restore the entity under this account, after `begin_move`. Raises `OccurredTooEarly`."""
         if self.is_deleted:
-            self._return(at, account_id, moved_from=self.account_id)
+            self._record_restored(at, account_id, moved_from=self.account_id)
+
+    # Queries
 
     @property
     def status(self) -> str | None:
         """The status now, None for kinds without one."""
         return self.values.get(self.STATUS_FIELD) if self.STATUS_FIELD else None
 
-    def kept(self) -> frozenset[str]:
-        """The fields, by wire name, that only commands of its own change as it is now."""
-        return self.FIELDS.kept()
+    def read_only(self) -> frozenset[str]:
+        """The fields, by wire name, that `revise` may not change in the entity's present state."""
+        return self.FIELDS.read_only()
 
     def claim(self) -> TimeClaim | None:
-        """The time that it takes up, None where it takes none."""
+        """The time that the entity claims now, if any."""
         return None
 
-    def require_alive(self) -> None:
-        """Raises `IsDeleted` where it is deleted, `WasMerged` where it is so for another one."""
+    def require_not_deleted(self) -> None:
+        """Raise `WasMerged` for a merged entity, `IsDeleted` for any other deleted one."""
         if self.merged_into is not None:
             raise WasMerged(self.KIND, self.id, self.merged_into)
         if self.is_deleted:
             raise IsDeleted(self.KIND, self.id)
 
-    def _require_mergeable(self, other: Self) -> None:
-        if other.id == self.id:
-            raise MergeRefused(self.KIND, self.id, other.id, "it is the same one")
-
-    def _return(self, at: datetime, account_id: UUID | None = None, **facts: Any) -> None:
-        account = account_id or self.account_id
-        created_at = self.created_on.isoformat()
-        if self.STATUS_DATED:
-            facts["status_changed_at"] = self.status_changed_at.isoformat()
-        self._record(self.Restored, at, account, fields=self.values, created_at=created_at, **facts)
+    # What decisions share
 
     def _require_transition(self, before: str, after: str) -> None:
         allowed = self.TRANSITIONS.get(before, frozenset())
         if after not in allowed:
             raise TransitionRefused(self.KIND, self.id, before, after, sorted(allowed))
 
-    def _require_moves(self, changes: Mapping[str, FieldChange]) -> None:
+    def _require_allowed_status(self, changes: Mapping[str, FieldChange]) -> None:
         if self.STATUS_FIELD is not None and self.STATUS_FIELD in changes:
             status = changes[self.STATUS_FIELD]
             self._require_transition(status["before"], status["after"])
 
-    def _step(
-        self, event: type[EntityStep], fields: Mapping[str, Any], at: datetime, **facts: Any
+    def _record_step(
+        self, event: type[EntityStep], fields: Mapping[str, Any], at: datetime, **data: Any
     ) -> None:
-        """Set these fields, None takes one away, by an event of this name; nothing by no change.
+        """Set these fields, None to remove one, by an event of this type.
 
-        For what an aggregate decides by itself: fields set by commands are set so.
+        Read-only fields may be among them. Raises as `revise`.
         """
-        self.require_alive()
-        wanted = {name: {"before": None, "after": value} for name, value in fields.items()}
-        target = self.FIELDS.values(apply_changes(self.values, wanted))
-        changes = differences(self.values, target)
-        self._require_moves(changes)
+        self.require_not_deleted()
+        target = self.FIELDS.validated(apply_changes(self.values, _set_to(fields)))
+        changes = find_changes(self.values, target)
+        self._require_allowed_status(changes)
         if changes:
-            self._record(event, at, changes=changes, **facts)
+            self._record(event, at, changes=changes, **data)
 
     def _record_changes(self, changes: dict[str, FieldChange], at: datetime) -> None:
-        status = changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
+        status = self._pop_status(changes)
         if changes:
             self._record(self.Updated, at, changes=changes)
         if status:
-            self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
+            self._record_status_changed(status, at)
+
+    def _record_status_changed(self, status: FieldChange, at: datetime) -> None:
+        self._record(self.StatusChanged, at, before=status["before"], after=status["after"])
+
+    def _pop_status(self, changes: dict[str, FieldChange]) -> FieldChange | None:
+        """Remove the change of the status from `changes` and return it: it has its own event."""
+        return changes.pop(self.STATUS_FIELD, None) if self.STATUS_FIELD else None
+
+    def _record_restored(self, at: datetime, account_id: UUID | None = None, **data: Any) -> None:
+        if self.HAS_STATUS_DATE:
+            data["status_changed_at"] = self.status_changed_at.isoformat()
+        created_at = self.created_on.isoformat()
+        self._record(
+            self.Restored, at, account_id, fields=self.values, created_at=created_at, **data
+        )
 
     def _record(
-        self, event: type[EntityEvent], at: datetime, account_id: UUID | None = None, **facts: Any
+        self, event: type[EntityEvent], at: datetime, account_id: UUID | None = None, **data: Any
     ) -> None:
         if at < self.modified_on:
             raise OccurredTooEarly(self.id, at, self.modified_on)
-        account = account_id or self.account_id
-        self.trigger_event(event, timestamp=at, account_id=account, **facts)
+        account_id = account_id or self.account_id
+        self.trigger_event(event, timestamp=at, account_id=account_id, **data)
 
     # Evolution
 
@@ -398,42 +382,6 @@ class Entity(Recorded):
         self.merged_into = None
 
 
-def differences(before: FieldValues, after: FieldValues) -> dict[str, FieldChange]:
-    """Before and after of every field that differs; custom fields as `customFields.<key>`."""
-    old, new = flat(before), flat(after)
-    names = [*old, *(name for name in new if name not in old)]
-    return {
-        name: {"before": old.get(name), "after": new.get(name)}
-        for name in names
-        if not same(old.get(name), new.get(name))
-    }
-
-
-def apply_changes(facts: FieldValues, changes: Mapping[str, FieldChange]) -> FieldValues:
-    """The facts with the after side of each change; a null after takes the field away."""
-    result = dict(facts)
-    custom = dict(facts.get(CUSTOM, {}))
-    for name, change in changes.items():
-        target, key = (custom, name[len(CUSTOM) + 1 :]) if _is_custom(name) else (result, name)
-        if change["after"] is None:
-            target.pop(key, None)
-        else:
-            target[key] = change["after"]
-    result.pop(CUSTOM, None)
-    return {**result, CUSTOM: custom} if custom else result
-
-
-def flat(facts: FieldValues) -> FieldValues:
-    """The facts with custom fields one by one, as `customFields.<key>`."""
-    flat = {name: value for name, value in facts.items() if name != CUSTOM}
-    flat.update((f"{CUSTOM}.{key}", value) for key, value in facts.get(CUSTOM, {}).items())
-    return flat
-
-
-def _is_custom(name: str) -> bool:
-    return name.startswith(CUSTOM + ".")
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal as JSON: in Python `True == 1`, on the wire it is not."""
-    return type(one) is type(other) and one == other
+def _set_to(fields: Mapping[str, Any]) -> dict[str, FieldChange]:
+    """Changes that set each field to its value, whatever it was before."""
+    return {name: {"before": None, "after": value} for name, value in fields.items()}

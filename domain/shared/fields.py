@@ -1,7 +1,7 @@
 """Field types shared by the aggregates, and the base of their field models.
 
-A field model says what a valid thing looks like *today*. It is consulted when a decision is made
-and never when history is read: what was recorded stays readable when a rule is tightened.
+A field model defines which values are valid *today*. Decisions consult it; reading history never
+does, so that recorded values stay readable when a rule is tightened.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar
+from functools import cache
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import (
@@ -32,9 +33,11 @@ from pydantic_core import PydanticCustomError
 
 from domain.shared.refusals import FieldError, InvalidFields
 
-Json = str | int | float | bool | None | dict[str, Any] | list[Any]
 FieldValues = dict[str, Any]
-"""Fields by wire name, as JSON has them: dates and money as strings. Absent means not set."""
+"""Values by the wire name of their field, in JSON form: dates and money are strings.
+
+A field without a value is absent.
+"""
 
 NAME_MAX_CHARS = 200
 LINE_MAX_CHARS = 1_000
@@ -49,7 +52,7 @@ YEAR_MAX = 2200
 
 
 def _printable(text: str) -> str:
-    """Refuse what PostgreSQL's JSON cannot hold (NUL, lone surrogates) and control characters."""
+    """Refuse control characters and what PostgreSQL's JSON cannot hold (NUL, lone surrogates)."""
     for char in text:
         if (char < " " and char not in "\n\r\t") or "\ud800" <= char <= "\udfff":
             raise ValueError("contains a control character")
@@ -57,11 +60,11 @@ def _printable(text: str) -> str:
 
 
 def _money(amount: Decimal) -> Decimal:
-    return amount.quantize(Decimal("0.01")) + 0  # there is no minus nothing
+    return amount.quantize(Decimal("0.01")) + 0  # -0.00 becomes 0.00
 
 
-def _written_out(when: object) -> object:
-    """Refuse numbers, which pydantic takes for seconds since 1970, in quotes or not."""
+def _not_a_number(when: object) -> object:
+    """Refuse numbers and strings of digits, which pydantic reads as seconds since 1970."""
     if isinstance(when, date) or (isinstance(when, str) and when[4:5] == "-"):
         return when
     raise PydanticCustomError("date_format", DATE_FORMAT)
@@ -102,16 +105,16 @@ Money = Annotated[
     AfterValidator(_money),
     PlainSerializer(str),
 ]
-"""An amount of the workspace's currency, not negative, with two decimals; a string on the wire."""
-Date = Annotated[date, BeforeValidator(_written_out), AfterValidator(_sensible_year)]
+"""An amount in the workspace's currency, not negative, with two decimals; a string on the wire."""
+Date = Annotated[date, BeforeValidator(_not_a_number), AfterValidator(_sensible_year)]
 Instant = Annotated[
     AwareDatetime,
-    BeforeValidator(_written_out),
+    BeforeValidator(_not_a_number),
     AfterValidator(_sensible_year),
     AfterValidator(_in_utc),
     PlainSerializer(datetime.isoformat, return_type=str),
 ]
-"""A point in time; one form for each, so that the same instant in another zone is no change."""
+"""A point in time, normalised to UTC, so that the same instant in another zone is no change."""
 
 CustomKey = Annotated[
     str,
@@ -122,7 +125,7 @@ CUSTOM_INTEGER_MAX = 2**53
 
 
 def _scalar(value: object) -> str | bool | int | float:
-    """A custom field holds text, a number or a boolean; integers that JSON carries safely."""
+    """Accept text, numbers and booleans; integers up to 2^53, which JSON carries exactly."""
     if isinstance(value, str):
         if len(value) > CUSTOM_VALUE_MAX_CHARS:
             raise ValueError(f"must have at most {CUSTOM_VALUE_MAX_CHARS} characters")
@@ -147,32 +150,28 @@ CustomFields = Annotated[
 ]
 CUSTOM = "customFields"
 READ_ONLY: dict[str, Any] = {"readOnly": True}
-"""What the schema says of a field that only commands set."""
-SET_BY_COMMAND = "set_by_command"
-"""The kind of fault where a field is given that only commands set."""
+"""JSON schema of a field that only commands set: no client and no import may give it."""
+SET_BY_COMMAND_FAULT = "set_by_command"
+"""The kind of fault when a read-only field is given."""
 
 
-class CheckedValues(dict[str, Any]):
-    """FieldValues that one field model has found valid and made canonical; not to be changed.
+class PrevalidatedValues(dict[str, Any]):
+    """Values that one field model has already validated; must not be modified.
 
-    Whoever has to look at many before deciding on them (an import) need not have each checked again
-    by the decision.
+    An import validates many rows before it decides; the decisions then skip the validation.
     """
 
-    def __init__(self, model: type[Fields], facts: FieldValues) -> None:
-        super().__init__(facts)
+    def __init__(self, model: type[Fields], values: FieldValues) -> None:
+        super().__init__(values)
         self.model = model
 
 
 class Fields(BaseModel):
-    """The editable fields of one kind of thing. Unknown fields are refused."""
+    """The fields of one kind of entity. Unknown fields are refused."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False
     )
-
-    SET_BY_COMMAND: ClassVar[frozenset[str]] = frozenset()
-    """Fields (attributes) that say what commands did, and that nobody sets by hand."""
 
     assigned_to: UUID | None = None
     custom_fields: CustomFields = Field(
@@ -183,16 +182,16 @@ class Fields(BaseModel):
 
     @classmethod
     def wire_names(cls) -> list[str]:
-        """The names of all fields as JSON has them, in the order of declaration."""
+        """The names of all fields in JSON, in the order of declaration."""
         return [field.alias or name for name, field in cls.model_fields.items()]
 
     @classmethod
-    def values(cls, given: Mapping[str, Any]) -> FieldValues:
-        """The given fields, validated and in canonical JSON form; those without a value left out.
+    def validated(cls, given: Mapping[str, Any]) -> FieldValues:
+        """The given fields, validated and in canonical JSON form, without those that have no value.
 
-        Raises `InvalidFields`, naming every fault at once.
+        Raises `InvalidFields` with every fault.
         """
-        if isinstance(given, CheckedValues) and given.model is cls:
+        if isinstance(given, PrevalidatedValues) and given.model is cls:
             return dict(given)
         try:
             return cls.model_validate(given).as_values()
@@ -200,36 +199,41 @@ class Fields(BaseModel):
             raise InvalidFields(field_errors(error)) from None
 
     @classmethod
-    def checked(cls, given: Mapping[str, Any]) -> CheckedValues:
-        """The same, so that a decision need not check them again. Raises `InvalidFields`."""
-        return CheckedValues(cls, cls.values(given))
+    def prevalidated(cls, given: Mapping[str, Any]) -> PrevalidatedValues:
+        """As `validated`, for several decisions on the same values. Raises `InvalidFields`."""
+        return PrevalidatedValues(cls, cls.validated(given))
 
     @classmethod
-    def kept(cls) -> frozenset[str]:
-        """The fields that only commands set, by wire name."""
-        return frozenset(str(cls.model_fields[name].alias) for name in cls.SET_BY_COMMAND)
+    @cache
+    def read_only(cls) -> frozenset[str]:
+        """The fields that only commands set, by wire name: those declared with `READ_ONLY`."""
+        return frozenset(
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if field.json_schema_extra is READ_ONLY
+        )
 
     @staticmethod
-    def reject_read_only(wire_names: Iterable[str], kept: Collection[str]) -> None:
-        """Raises `InvalidFields` for those of the fields that are kept from being set by hand."""
+    def reject_read_only(wire_names: Iterable[str], read_only: Collection[str]) -> None:
+        """Raise `InvalidFields` for each of the names that is read-only."""
         faults = [
-            FieldError(name, SET_BY_COMMAND, "is set by a command of its own and not by hand")
+            FieldError(name, SET_BY_COMMAND_FAULT, "can only be set by a command")
             for name in wire_names
-            if name in kept
+            if name in read_only
         ]
         if faults:
             raise InvalidFields(faults)
 
     def as_values(self) -> FieldValues:
         """These fields in canonical JSON form, without those that have no value."""
-        facts = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if not facts.get(CUSTOM, True):
-            del facts[CUSTOM]
-        return facts
+        values = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if not values.get(CUSTOM, True):
+            del values[CUSTOM]
+        return values
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
-    """What pydantic found, by wire path, without echoing the input back."""
+    """The faults that pydantic found, by wire path. The input is not repeated in them."""
     return [
         FieldError(
             field=".".join(str(part) for part in fault["loc"]) or "body",

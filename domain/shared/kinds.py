@@ -1,6 +1,6 @@
-"""The kinds of aggregate there are, found by looking: one module in this package defines each.
+"""The registry of aggregates and their events. Each module in `domain` defines one aggregate.
 
-A new kind is a new file; nothing here has to be told.
+The registry imports all modules of the package: a new kind needs a new file and no entry here.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from types import MappingProxyType
 from eventsourcing.utils import register_topic
 
 import domain
-from domain.shared.entity import Entity, EntityEvent, Recorded
+from domain.shared.entity import Entity, EntityEvent, RecordedAggregate
 
 
-def _aggregates() -> list[type[Recorded]]:
+def _aggregates() -> list[type[RecordedAggregate]]:
     for module in pkgutil.iter_modules(domain.__path__, "domain."):
         importlib.import_module(module.name)
-    found = [each for each in _beneath(Recorded) if "KIND" in vars(each)]
+    found = [each for each in _subclasses(RecordedAggregate) if "KIND" in vars(each)]
     return sorted(found, key=lambda aggregate: aggregate.KIND)
 
 
-def _beneath(base: type[Recorded]) -> Iterable[type[Recorded]]:
+def _subclasses(base: type[RecordedAggregate]) -> Iterable[type[RecordedAggregate]]:
     for each in base.__subclasses__():
         yield each
-        yield from _beneath(each)
+        yield from _subclasses(each)
 
 
-def _events(aggregate: type[Recorded]) -> list[type[EntityEvent]]:
+def _events(aggregate: type[RecordedAggregate]) -> list[type[EntityEvent]]:
     return [
         value
         for name, value in vars(aggregate).items()
@@ -38,20 +38,20 @@ def _events(aggregate: type[Recorded]) -> list[type[EntityEvent]]:
 
 
 AGGREGATES = MappingProxyType({aggregate.KIND: aggregate for aggregate in _aggregates()})
-"""All that has a stream of events, by kind: the entities, and the jobs that work on them."""
+"""All aggregates by kind: the entities, and `job`."""
 
 KINDS = MappingProxyType(
     {kind: each for kind, each in AGGREGATES.items() if issubclass(each, Entity)}
 )
-"""The CRM's entities by kind (`account`)."""
+"""The kinds of entity by name (`account`)."""
 
 BY_PLURAL = MappingProxyType({entity.PLURAL: entity for entity in KINDS.values()})
-"""Entities by the name of their collection on the wire (`accounts`)."""
+"""The kinds of entity by the name of their collection on the wire (`accounts`)."""
 
 EVENTS = MappingProxyType(
     {event.TOPIC: event for each in AGGREGATES.values() for event in _events(each)}
 )
-"""Event classes by stored topic, in the version that is written today."""
+"""Event classes by topic, in the version that is written today."""
 
 AGGREGATE_OF = MappingProxyType(
     {event.TOPIC: each for each in AGGREGATES.values() for event in _events(each)}
@@ -61,7 +61,7 @@ AGGREGATE_OF = MappingProxyType(
 ENTITY_OF = MappingProxyType(
     {event.TOPIC: entity for entity in KINDS.values() for event in _events(entity)}
 )
-"""The entity to which each topic belongs; topics of other aggregates are not here."""
+"""The kind of entity to which each topic belongs; without the topics of jobs."""
 
 for _topic, _class in {**{e.TOPIC: e for e in AGGREGATES.values()}, **EVENTS}.items():
     register_topic(_topic, _class)

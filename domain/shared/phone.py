@@ -1,4 +1,4 @@
-"""Telephone numbers as gateways want them: E.164, `+442079460000`."""
+"""Phone numbers in the form that gateways accept: E.164, `+442079460000`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from domain.shared.refusals import Refusal
 
 @dataclass
 class PhoneUnusable(Refusal):
-    """The telephone number cannot be sent to."""
+    """No message can be sent to this phone number."""
 
     phone: str
 
@@ -20,9 +20,8 @@ class PhoneUnusable(Refusal):
 def to_e164(phone: str, region: str | None = None) -> str:
     """The number in E.164 (ITU-T), without extension.
 
-    region: ISO 3166 code of the country in which a number without `+` is dialled. Whether a number
-    is given to somebody changes by the week; what is asked is whether it has a possible length.
-    Raises `PhoneUnusable`.
+    region: ISO 3166 code of the country in which a number without `+` is dialled. Only the length
+    is checked, because assignments of numbers change weekly. Raises `PhoneUnusable`.
     """
     try:
         number = phonenumbers.parse(phone, region)

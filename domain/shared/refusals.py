@@ -1,7 +1,7 @@
-"""What the domain refuses, by name.
+"""The refusals of the domain.
 
-Every refusal carries the facts of the case as attributes, so that whoever reports it (HTTP, the
-CLI, an import) needs no second look. The mapping to codes and to HTTP is in `runtime/errors.py`.
+A refusal carries the data of the case as attributes, so that the code that reports it (HTTP, the
+CLI, an import) needs no further query. `runtime/errors.py` maps refusals to error codes and HTTP.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from datetime import datetime
 from uuid import UUID
 
 CONFLICTS_SHOWN_MAX = 5
-"""In the sentence; as facts they are all there."""
+"""Maximum number of conflicts named in the sentence; `conflicts` has all of them."""
 
 
 class Refusal(Exception):
-    """A command that the business rules do not allow. Nothing was recorded."""
+    """A command that the business rules do not allow. Nothing was recorded.
+
+    Its text is the first line of the class's docstring, unless the class defines `__str__`.
+    """
 
     def __str__(self) -> str:
         return (self.__doc__ or type(self).__name__).strip().splitlines()[0]
@@ -23,7 +26,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class FieldError:
-    """One field that cannot be accepted: its path on the wire, a kind of fault, and a sentence."""
+    """A field that is not valid: its path on the wire, the kind of fault, and a sentence."""
 
     field: str
     kind: str
@@ -80,7 +83,7 @@ class MergeRefused(Refusal):
 
 @dataclass
 class TooMuchToMerge(Refusal):
-    """Too much hangs on the account to move at once."""
+    """Too many entities belong to the account to move them at once."""
 
     other_id: UUID
     count: int
@@ -98,8 +101,10 @@ class TransitionRefused(Refusal):
     allowed: list[str]
 
     def __str__(self) -> str:
-        allowed = ", ".join(self.allowed) or "nothing"
-        return f"A {self.kind} that is {self.before} can become {allowed}, not {self.after}."
+        if not self.allowed:
+            return f"The {self.kind} is {self.before}, which is final; it cannot be {self.after}."
+        allowed = ", ".join(self.allowed)
+        return f"The {self.kind} is {self.before}; it can become {allowed}, not {self.after}."
 
 
 @dataclass
@@ -127,19 +132,19 @@ class NotAMember(Refusal):
 
 @dataclass
 class ReferenceUnavailable(Refusal):
-    """What a field refers to does not exist or is deleted."""
+    """The entity that a field refers to does not exist or is deleted."""
 
     field: str
     kind: str
     entity_id: UUID
 
     def __str__(self) -> str:
-        return f"{self.field}: there is no such {self.kind} in this workspace, or it is deleted."
+        return f"{self.field}: the {self.kind} does not exist in this workspace or is deleted."
 
 
 @dataclass
 class OccurredTooEarly(Refusal):
-    """It cannot have occurred before what is already recorded."""
+    """It cannot have occurred before the last recorded event."""
 
     entity_id: UUID
     occurred_at: datetime
@@ -157,10 +162,10 @@ class StaleVersion(Refusal):
 
 @dataclass(frozen=True)
 class Conflict:
-    """A later change that undoing would overwrite, or that it would leave without a hold.
+    """A later change that undo would overwrite, or that depends on what undo would remove.
 
-    `field` is the field by its wire name, `exists` where the thing itself came or went. Where
-    `can_force`, it is overwritten if that is asked for.
+    `field` is the wire name of a field, or `exists` if the entity was created, deleted or restored.
+    `can_force` says whether undo overwrites the change if it is forced.
     """
 
     kind: str
@@ -174,7 +179,7 @@ class Conflict:
 
 @dataclass
 class UndoConflict(Refusal):
-    """Something was changed since, which undoing would overwrite."""
+    """Later changes would be overwritten by undo."""
 
     conflicts: list[Conflict]
 
@@ -190,7 +195,7 @@ class UndoConflict(Refusal):
 
 @dataclass
 class AlreadyUndone(Refusal):
-    """It has been undone already."""
+    """It has already been undone."""
 
     undone_position: int
     undone_by: str
@@ -198,14 +203,14 @@ class AlreadyUndone(Refusal):
 
 @dataclass
 class NotUndoable(Refusal):
-    """This cannot be undone: it has left the house."""
+    """This cannot be undone: it has had effects outside of Annals."""
 
     positions: list[int]
 
 
 @dataclass
 class PartOfAWhole(Refusal):
-    """This is part of a whole that is undone as one."""
+    """This is part of a command that can only be undone as a whole."""
 
     command_id: str
 
@@ -219,43 +224,43 @@ class NothingToUndo(Refusal):
 
 @dataclass
 class TooMuchToUndo(Refusal):
-    """That is too much to undo at once."""
+    """These are too many changes to undo at once."""
 
     limit: int
 
 
 @dataclass
 class KeyRevoked(Refusal):
-    """The API key is revoked and stays so."""
+    """The API key is revoked; a revoked key cannot be restored."""
 
     entity_id: UUID
 
 
 @dataclass
 class StatusUnchanged(Refusal):
-    """It has this status already."""
+    """It already has this status."""
 
     kind: str
     entity_id: UUID
     status: str
 
     def __str__(self) -> str:
-        return f"The {self.kind} is {self.status} already."
+        return f"The {self.kind} is already {self.status}."
 
 
 @dataclass
 class AlreadyConverted(Refusal):
-    """The lead was converted before."""
+    """The lead has already been converted."""
 
     lead_id: UUID
     account_id: UUID
-    contact_id: UUID
-    opportunity_id: UUID
+    contact_id: UUID | None
+    opportunity_id: UUID | None
 
 
 @dataclass(frozen=True)
 class TakenTime:
-    """What has the time already, and from when until when."""
+    """An entity that has claimed the time, from `starts_at` to before `ends_at`."""
 
     entity_id: UUID
     starts_at: datetime
@@ -264,7 +269,7 @@ class TakenTime:
 
 @dataclass
 class TimeTaken(Refusal):
-    """The member has something else at that time."""
+    """The member is not free at that time."""
 
     entity_id: UUID
     member_id: UUID
@@ -273,8 +278,8 @@ class TimeTaken(Refusal):
 
 @dataclass
 class AlreadyConfirmed(Refusal):
-    """The appointment was confirmed before."""
+    """The appointment has already been confirmed."""
 
     appointment_id: UUID
-    confirmed_at: str
-    confirmed_by: str
+    confirmed_at: datetime | None
+    confirmed_by: str | None

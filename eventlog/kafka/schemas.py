@@ -18,14 +18,14 @@ from domain.shared.entity import (
     EntityCreated,
     EntityDeleted,
     EntityEvent,
-    EntityMerged,
     EntityRestored,
-    EntityRestoredDated,
+    EntityRestoredWithStatusDate,
     EntityStatusChanged,
     EntityUpdated,
 )
 from domain.shared.fields import CUSTOM
 from domain.shared.kinds import ENTITY_OF, EVENTS
+from domain.shared.merging import EntityMerged
 from eventlog.kafka.message import MARK_TOPIC
 
 Schema = dict[str, Any]
@@ -103,7 +103,7 @@ def _description(event: type[EntityEvent]) -> str:
     """The first line of what the event, or its shape, says of itself."""
     shape = event
     if not issubclass(event, JobEvent):
-        shape = next(base for base in event.__mro__ if base.__module__ == EntityEvent.__module__)
+        shape = next(base for base in event.__mro__ if base.__module__.startswith("domain.shared."))
     return (shape.__doc__ or "").strip().splitlines()[0]
 
 
@@ -127,7 +127,8 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
         gone = _object(fields=facts, deletedWith=gone_with)
         return _optional(gone, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
     if issubclass(event, EntityRestored):
-        dated = {"statusChangedAt": TIME_SCHEMA} if issubclass(event, EntityRestoredDated) else {}
+        is_dated = issubclass(event, EntityRestoredWithStatusDate)
+        dated = {"statusChangedAt": TIME_SCHEMA} if is_dated else {}
         there = _object(fields=facts, createdAt=TIME_SCHEMA, **dated)
         return _optional(there, movedFrom=UUID_SCHEMA), definitions
     assert issubclass(event, EntityCreated), topic

@@ -20,7 +20,7 @@ from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
 from domain.shared.claims import TimeClaim
-from domain.shared.entity import Entity, Recorded
+from domain.shared.entity import Entity, RecordedAggregate
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection
@@ -30,7 +30,7 @@ from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.store.recorder import PostgresLogRecorder, current_session
 from eventlog.store.streams import TAKEN_OVER
 
-E = TypeVar("E", bound=Recorded)
+E = TypeVar("E", bound=RecordedAggregate)
 
 LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
 LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
@@ -149,7 +149,7 @@ class EventLog(Application[UUID]):
         found = self._evolved(rows)
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
-    def append(self, *entities: Recorded) -> int | None:
+    def append(self, *entities: RecordedAggregate) -> int | None:
         """Record what the entities have decided; the last position, None where there is nothing.
 
         Raises the library's `IntegrityError` where somebody else was faster: nothing of this append

@@ -71,7 +71,7 @@ class EventMapper(Mapper[UUID]):
         data = {
             _wire(name): value
             for name, value in vars(event).items()
-            if name not in COLUMNS and not (value is None and name in event.OMITTED)
+            if name not in COLUMNS and not (value is None and name in event.OMITTED_IF_NONE)
         }
         return LogEvent(
             originator_id=event.originator_id,

@@ -28,8 +28,9 @@ from domain.meeting import Meeting
 from domain.member import Member
 from domain.note import Note
 from domain.opportunity import Opportunity
-from domain.shared.entity import Entity, Recorded
+from domain.shared.entity import Entity, RecordedAggregate
 from domain.shared.kinds import KINDS
+from domain.shared.merging import MergeableEntity
 from domain.shared.refusals import KeyRevoked
 from domain.sms import Sms
 from domain.task import Task
@@ -222,14 +223,14 @@ def entity_with_all_events(kind: type[Entity], entity_id: UUID) -> Entity:
         assert kind is ApiKey
         return entity
     if kind.BELONGS_TO_ACCOUNT:
-        entity.leave(OTHER, at=next(minutes))
-        entity.arrive(OTHER, at=next(minutes))
-    if hasattr(kind, "Merged"):
-        other = kind.create(OTHER, WORKSPACE, entity.values, at=START, account_id=account_id)
-        moved = {"contact": 2} if kind is Account else {}
-        entity.take_over(
-            other, {**entity.values, "assignedTo": None}, at=next(minutes), moved=moved
+        entity.begin_move(OTHER, at=next(minutes))
+        entity.complete_move(OTHER, at=next(minutes))
+    if isinstance(entity, MergeableEntity):
+        other = type(entity).create(
+            OTHER, WORKSPACE, entity.values, at=START, account_id=account_id
         )
+        moved = {"contact": 2} if kind is Account else {}
+        entity.merge(other, {**entity.values, "assignedTo": None}, at=next(minutes), moved=moved)
         entity.delete(at=next(minutes), merged_into=OTHER)
     return entity
 
@@ -251,7 +252,7 @@ def jobs_with_all_events(ids: Iterable[UUID]) -> Iterator[Job]:
         yield job
 
 
-def all_recorded() -> Iterator[Recorded]:
+def all_recorded() -> Iterator[RecordedAggregate]:
     """Yield an entity of each kind, and jobs, with all their events."""
     for kind in KINDS.values():
         yield entity_with_all_events(kind, uuid5(WORKSPACE, kind.KIND))

@@ -29,6 +29,7 @@ from domain.note import Note
 from domain.opportunity import Opportunity, Stage
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
+from domain.shared.merging import MergeableEntity
 from domain.shared.refusals import Refusal
 from domain.sms import Sms, SmsStatus, TemplateId
 from domain.task import Task, TaskStatus
@@ -220,7 +221,7 @@ class Merge:
     """Somebody merges another one into one: one of the same type, where there is any."""
 
     workspace: int
-    kind: type[Entity]
+    kind: type[MergeableEntity]
     whom: int
     other: int
     choices: dict[str, str]

@@ -72,7 +72,7 @@ def deleted(kind: type[Entity], fields: FieldValues, *, along_with: UUID | None 
 
 def restored(kind: type[Entity], fields: FieldValues) -> Fact:
     """It was restored; when it first came to be stays known, and since when its status is so."""
-    dated = {"status_changed_at": DAWN.isoformat()} if kind.STATUS_DATED else {}
+    dated = {"status_changed_at": DAWN.isoformat()} if kind.HAS_STATUS_DATE else {}
     return fact(kind.Restored, fields=fields, created_at=DAWN.isoformat(), **dated)
 
 
@@ -200,7 +200,7 @@ def _fact(event: EntityEvent) -> Fact:
     facts = {
         name: value
         for name, value in vars(event).items()
-        if name not in _ENVELOPE and not (value is None and name in event.OMITTED)
+        if name not in _ENVELOPE and not (value is None and name in event.OMITTED_IF_NONE)
     }
     return Fact(type(event), facts)
 

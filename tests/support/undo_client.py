@@ -14,6 +14,7 @@ from commands.entities import EntityCommands
 from commands.merging import MergeCommands, MergeOutcome
 from commands.undo.commands import UndoCommands, UndoOutcome, UndoTarget
 from domain.shared.entity import Entity
+from domain.shared.merging import MergeableEntity
 from domain.shared.refusals import UndoConflict
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -54,7 +55,7 @@ class UndoClient:
 
     def merge(
         self,
-        kind: type[Entity],
+        kind: type[MergeableEntity],
         this: UUID,
         other: UUID,
         choices: dict[str, Any] | None = None,

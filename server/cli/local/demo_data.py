@@ -15,7 +15,7 @@ from uuid import UUID
 from domain.account import Account, AccountStatus, AccountType, Priority
 from domain.appointment import Appointment
 from domain.contact import Contact
-from domain.lead import PATH, Lead, LeadStatus
+from domain.lead import PIPELINE, Lead, LeadStatus
 from domain.meeting import Meeting, MeetingStatus
 from domain.member import Member
 from domain.note import Note
@@ -266,7 +266,7 @@ class Story:
         for stage in random.choices(_DEAL_WAYS, _DEAL_WEIGHTS)[0]:
             at = self._later(deal.modified_on, 60)
             known: dict[str, Any] = {"stage": stage}
-            if stage is Stage.ENGAGING and "engagedOn" not in deal.values:
+            if stage is Stage.ENGAGING and deal.engaged_on is None:
                 known["engagedOn"] = at.date()
             if stage in (Stage.WON, Stage.LOST):
                 known |= {"closedOn": at.date(), "value": f"{random.randint(5, 900) * 100}.00"}
@@ -289,18 +289,18 @@ class Story:
             self._lead(contacts[-1])
 
     def _proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
-        stage = deal.values["stage"]
+        stage = deal.stage
         if stage not in _OFFERED:
             return
         fields = {
-            "title": deal.values["name"],
-            "value": deal.values["value"],
+            "title": deal.name,
+            "value": deal.value,
             "opportunityId": str(deal.id),
         }
         proposal = self._beside(Proposal, fields, self._sold_at(deal.created_on, 20), account)
         if stage == Stage.PROPOSAL and self.sales.random() < 0.3:
             return  # a draft as yet
-        to = contact.values.get("email", "office@example.com")
+        to = contact.email or "office@example.com"
         proposal.send(to, at=self._sold_at(proposal.modified_on, 5))
         if stage == Stage.WON:
             proposal.accept(at=self._sold_at(proposal.modified_on, 20))
@@ -325,7 +325,7 @@ class Story:
         appointment = self._beside(Appointment, fields, planned, account)
         if sales.random() < 0.7:
             confirmed_at = self._sold_at(planned, 1)
-            appointment.confirm(contact.values["name"], at=confirmed_at)
+            appointment.confirm(contact.name, at=confirmed_at)
         over = starts + timedelta(hours=1)
         if over < ENDS_AT:
             outcomes = (appointment.complete, appointment.miss, appointment.cancel)
@@ -334,7 +334,7 @@ class Story:
     def _lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
         """Somebody who asked: the contact of today before it was one, or a colleague of theirs."""
         sales = self.sales
-        name = contact.values["name"] if converted_into else _name(sales)
+        name = contact.name if converted_into else _name(sales)
         fields: dict[str, Any] = {
             "name": name,
             "company": self.company,
@@ -347,7 +347,7 @@ class Story:
         until = converted_into.created_on if converted_into else ENDS_AT
         born = STARTS_AT + (until - STARTS_AT) * sales.random()
         lead = self._beside(Lead, fields, born)
-        for status in PATH[1 : sales.randint(1, len(PATH))]:
+        for status in PIPELINE[1 : sales.randint(1, len(PIPELINE))]:
             lead.update_status(status, at=lead.modified_on + (until - lead.modified_on) / 3)
         if converted_into:
             lead.convert(

@@ -323,7 +323,7 @@ REFERENCES = {
 
 def import_mapping(plural: str, header: list[str]) -> dict[str, str]:
     kind = BY_PLURAL[plural]
-    fields = set(kind.FIELDS.wire_names()) - kind.FIELDS.kept() - {"assignedTo", "memberId"}
+    fields = set(kind.FIELDS.wire_names()) - kind.FIELDS.read_only() - {"assignedTo", "memberId"}
     mapping = {name: name if name in fields or "customFields." in name else "" for name in header}
     return {**mapping, **{k: v for k, v in REFERENCES.items() if k in header}}
 

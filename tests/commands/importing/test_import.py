@@ -31,7 +31,7 @@ from commands.jobs.requests import JobCommands
 from commands.jobs.worker import TRY_CLAIM
 from domain.account import Account
 from domain.member import Member
-from domain.shared.entity import Recorded
+from domain.shared.entity import RecordedAggregate
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -417,7 +417,7 @@ def test_one_row_that_cannot_be_recorded_does_not_spoil_the_batch(
 ) -> None:
     append = EventLog.append
 
-    def refuse_beta(log: EventLog, *entities: Recorded) -> int | None:
+    def refuse_beta(log: EventLog, *entities: RecordedAggregate) -> int | None:
         if any(vars(each).get("facts", {}).get("company") == "Beta" for each in entities):
             raise IntegrityError("taken")
         return append(log, *entities)

@@ -11,7 +11,7 @@ from domain.account import Account
 from domain.contact import Contact
 from domain.note import Note
 from domain.shared.fields import FieldValues
-from domain.shared.merging import merged_values
+from domain.shared.merging import merge_values
 from domain.shared.refusals import InvalidFields, IsDeleted, MergeRefused, WasMerged
 from tests.support.examples import ACME
 from tests.support.spec import ACCOUNT, ID, NOON, WORKSPACE, created, deleted, fact, given, moved
@@ -43,7 +43,7 @@ def contact(facts: FieldValues, entity_id: UUID = ID) -> Contact:
 def test_what_one_lacks_is_the_others_unless_chosen(
     choices: dict[str, Any], expected: FieldValues
 ) -> None:
-    assert merged_values(contact(MINE), contact(THEIRS, OTHER), choices) == expected
+    assert merge_values(contact(MINE), contact(THEIRS, OTHER), choices) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_what_one_lacks_is_the_others_unless_chosen(
 )
 def test_a_choice_that_is_none(choices: dict[str, Any]) -> None:
     with pytest.raises(InvalidFields):
-        merged_values(contact(MINE), contact(THEIRS, OTHER), choices)
+        merge_values(contact(MINE), contact(THEIRS, OTHER), choices)
 
 
 def test_both_say_what_became_of_them() -> None:
     other = contact(THEIRS, OTHER)
     given(Contact, created(Contact, MINE)).when(
-        lambda one: one.take_over(other, {**MINE, "title": "CEO"}, at=NOON, moved={})
+        lambda one: one.merge(other, {**MINE, "title": "CEO"}, at=NOON, moved={})
     ).then(
         fact(
             Contact.Merged,
@@ -80,7 +80,7 @@ def test_both_say_what_became_of_them() -> None:
 def test_a_status_is_told_apart() -> None:
     other = Account.create(OTHER, WORKSPACE, {**ACME, "status": "active"}, at=NOON)
     given(Account, created(Account, ACME)).when(
-        lambda one: one.take_over(other, {**ACME, "status": "active"}, at=NOON, moved={"note": 1})
+        lambda one: one.merge(other, {**ACME, "status": "active"}, at=NOON, moved={"note": 1})
     ).then(
         fact(Account.Merged, changes={}, other=OTHER, moved={"note": 1}),
         moved(Account, "prospect", "active"),
@@ -92,14 +92,14 @@ def test_what_is_gone_is_not_merged() -> None:
     gone.delete(at=NOON)
     merged.delete(at=NOON, merged_into=ACCOUNT)
     alone = given(Contact, created(Contact, MINE))
-    alone.when(lambda one: one.take_over(gone, MINE, at=NOON, moved={})).then(
+    alone.when(lambda one: one.merge(gone, MINE, at=NOON, moved={})).then(
         IsDeleted("contact", OTHER)
     )
-    alone.when(lambda one: one.take_over(merged, MINE, at=NOON, moved={})).then(
+    alone.when(lambda one: one.merge(merged, MINE, at=NOON, moved={})).then(
         WasMerged("contact", OTHER, ACCOUNT)
     )
     given(Contact, created(Contact, MINE), deleted(Contact, MINE)).when(
-        lambda one: one.take_over(contact(THEIRS, OTHER), MINE, at=NOON, moved={})
+        lambda one: one.merge(contact(THEIRS, OTHER), MINE, at=NOON, moved={})
     ).then(IsDeleted("contact", ID))
 
 
@@ -115,17 +115,17 @@ def test_nothing_is_merged_with_itself_or_with_another_type() -> None:
     for other in (fund, Account.create(ID, WORKSPACE, ACME, at=NOON)):
         account = Account.create(ID, WORKSPACE, ACME, at=NOON)
         with pytest.raises(MergeRefused):
-            account.take_over(other, ACME, at=NOON, moved={})
+            account.merge(other, ACME, at=NOON, moved={})
 
 
 def test_what_leaves_arrives_as_it_was() -> None:
     note = Note.create(ID, WORKSPACE, {"body": "x"}, at=NOON, account_id=ACCOUNT)
-    note.leave(OTHER, at=NOON)
+    note.begin_move(OTHER, at=NOON)
     assert (note.is_deleted, note.account_id) == (True, ACCOUNT)
-    note.arrive(OTHER, at=NOON)
+    note.complete_move(OTHER, at=NOON)
     assert (note.is_deleted, note.account_id, note.values) == (False, OTHER, {"body": "x"})
     _, gone, come = note.collect_events()
     assert (gone.account_id, gone.moved_to) == (ACCOUNT, OTHER)  # type: ignore[attr-defined]
     assert (come.account_id, come.moved_from) == (OTHER, ACCOUNT)  # type: ignore[attr-defined]
-    note.arrive(ACCOUNT, at=NOON)
+    note.complete_move(ACCOUNT, at=NOON)
     assert not note.pending_events

@@ -21,8 +21,9 @@ from eventsourcing.persistence import (
 
 from domain.account import Account
 from domain.contact import Contact
-from domain.shared.entity import EntityEvent, EntityMerged
+from domain.shared.entity import EntityEvent
 from domain.shared.kinds import EVENTS
+from domain.shared.merging import EntityMerged
 from domain.shared.refusals import NotFound
 from eventlog import upcast
 from eventlog.connections import Connection, follow_connection, write_pool
