@@ -13,11 +13,11 @@ from api.dependencies.services import open_services
 from api.http.middleware import RequestContext
 from api.http.openapi import describe, methods_at
 from api.http.parameters import known_parameters, query_parameters
-from api.http.problems import answer, handle_errors
-from api.http.stopping import Stopping
+from api.http.problems import handle_errors, problem_response
+from api.http.shutdown import Shutdown
 from api.routes import routers
 from runtime.composition import app_url
-from runtime.housekeeping import keeping_remembered_answers
+from runtime.housekeeping import housekeeping
 from runtime.metrics import Metrics
 from runtime.settings import Settings
 from runtime.tracing import open_tracing
@@ -43,11 +43,11 @@ def create_app(settings: Settings) -> FastAPI:
         kept_s = (settings.idempotency_window_s, settings.import_kept_s)
         async with (
             open_services(settings, metrics) as services,
-            keeping_remembered_answers(app_url(settings), *kept_s),
+            housekeeping(app_url(settings), *kept_s),
         ):
             app.state.services = services
-            app.state.stopping.when_set(services.hub.close)
-            app.state.stopping.when_set(services.job_feed.stop)
+            app.state.shutdown.on_begin(services.hub.close)
+            app.state.shutdown.on_begin(services.job_feed.stop)
             yield
         if tracing is not None:
             await to_thread.run_sync(tracing.close)
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = metrics
-    app.state.stopping = Stopping()
+    app.state.shutdown = Shutdown()
     for router in routers():
         app.include_router(router)
     handle_errors(app)
@@ -78,4 +78,4 @@ def create_app(settings: Settings) -> FastAPI:
 async def _method_not_allowed(request: Request, _error: Exception) -> Response:
     """The framework would name the methods of one route only, where several share the path."""
     allowed = ", ".join(methods_at(request.app, request.url.path))
-    return await answer(request, HTTPException(405, headers={"Allow": allowed}))
+    return await problem_response(request, HTTPException(405, headers={"Allow": allowed}))

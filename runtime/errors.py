@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 NAMES = frozenset({"name", "company"})
 """Fields by which a thing is called: without one it is E2001."""
 
-OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
+CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
     {
         refusals.InvalidFields: codes.INVALID_FIELDS,
         refusals.NotFound: codes.NOT_FOUND,
@@ -65,7 +65,7 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.NotUndoable: codes.NOT_UNDOABLE,
         refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
-        JobEnded: codes.WORK_ENDED,
+        JobEnded: codes.JOB_ENDED,
         refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
         refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
@@ -77,22 +77,22 @@ OF_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.LeadOptedOut: codes.LEAD_OPTED_OUT,
         sms.LeadHasNoPhone: codes.LEAD_HAS_NO_PHONE,
         sms.NoRecipient: codes.NOT_FOUND,
-        sms.LeadDailyLimitReached: codes.TOO_MANY_TO_LEAD,
-        sms.WorkspaceDailyLimitReached: codes.TOO_MANY_OF_WORKSPACE,
+        sms.LeadDailyLimitReached: codes.LEAD_DAILY_LIMIT_REACHED,
+        sms.WorkspaceDailyLimitReached: codes.WORKSPACE_DAILY_LIMIT_REACHED,
         BulkRefused: codes.BULK_REFUSED,
         ImportUnderWay: codes.IMPORT_UNDER_WAY,
         ImportStarted: codes.IMPORT_STARTED,
         NoFailedRows: codes.NOTHING_TO_MEND,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
-        NoConsistentSnapshot: codes.NO_COMMON_POINT,
-        EntitiesParked: codes.EXPORT_HAS_HOLES,
+        NoConsistentSnapshot: codes.NO_CONSISTENT_SNAPSHOT,
+        EntitiesParked: codes.ENTITIES_PARKED,
         TooManyColumns: codes.TOO_MANY_COLUMNS,
     }
 )
 """What the domain and the commands refuse, by code."""
 
-OF_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
+CODES_BY_IMPORT_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
     {
         ImportFault.EMPTY: codes.IMPORT_EMPTY,
         ImportFault.TOO_LARGE: codes.IMPORT_TOO_LARGE,
@@ -106,7 +106,7 @@ OF_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
 """What is wrong with an import as a whole, by code."""
 
 
-OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
+CODES_BY_EXCEPTION: Sequence[tuple[type[Exception], ErrorCode]] = (
     (InvalidCursor, codes.INVALID_CURSOR),
     (TooMuchHistory, codes.TOO_MUCH_HISTORY),
     (TooManyRequests, codes.DATABASE_BUSY),
@@ -125,7 +125,7 @@ OF_FAILURE: Sequence[tuple[type[Exception], ErrorCode]] = (
 )
 """What else is foreseen to fail; the first that fits holds."""
 
-OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
+CODES_BY_FIELD_ERROR: Sequence[tuple[str, ErrorCode]] = (
     ("missing", codes.FIELD_REQUIRED),
     ("string_too_short", codes.FIELD_REQUIRED),
     ("extra_forbidden", codes.UNKNOWN_FIELD),
@@ -145,7 +145,7 @@ OF_FIELD_FAULT: Sequence[tuple[str, ErrorCode]] = (
 )
 """Kinds of fault as pydantic names them, by how they begin."""
 
-TOLD_BY_TITLE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
+TITLE_IS_MESSAGE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
 """Where the dictionary has the better sentence."""
 
 
@@ -180,11 +180,11 @@ def as_api_error(error: Exception) -> ApiError:
         return invalid_fields(error.errors)
     if isinstance(error, BulkRefused):
         outcomes = [failed_item(each) for each in error.outcomes]
-        return ApiError(OF_REFUSAL[BulkRefused], outcomes=outcomes)
+        return ApiError(CODES_BY_REFUSAL[BulkRefused], outcomes=outcomes)
     if isinstance(error, ImportRefused):
-        return ApiError(OF_FAULT[error.fault], str(error))
+        return ApiError(CODES_BY_IMPORT_FAULT[error.fault], str(error))
     if isinstance(error, Refusal):
-        return ApiError(OF_REFUSAL[type(error)], str(error), **facts_of(error))
+        return ApiError(CODES_BY_REFUSAL[type(error)], str(error), **facts_of(error))
     return ApiError(_code_of_failure(error))
 
 
@@ -221,7 +221,8 @@ def code_of_field(error: FieldError) -> ErrorCode:
     """The code of one field's fault."""
     name = error.field.rpartition(".")[2]
     found = next(
-        (code for kind, code in OF_FIELD_FAULT if error.kind.startswith(kind)), codes.INVALID_VALUE
+        (code for kind, code in CODES_BY_FIELD_ERROR if error.kind.startswith(kind)),
+        codes.INVALID_VALUE,
     )
     if name in NAMES and found is codes.FIELD_REQUIRED:
         return codes.NAME_REQUIRED
@@ -258,7 +259,7 @@ def documentation() -> str:
 def field_problem(error: FieldError) -> dict[str, str]:
     """A field's fault as problem documents name it: `{field, code, message}`."""
     code = code_of_field(error)
-    message = code.title if code in TOLD_BY_TITLE else error.message
+    message = code.title if code in TITLE_IS_MESSAGE else error.message
     return {"field": error.field, "code": code.code, "message": message}
 
 
@@ -285,7 +286,7 @@ def _code_of_failure(error: Exception) -> ErrorCode:
     # The log's errors are the library's; what PostgreSQL said is their cause.
     is_told_by_cause = isinstance(error, PersistenceError) and not isinstance(error, IntegrityError)
     for cause in (error.__cause__ if is_told_by_cause else None, error):
-        for failure, code in OF_FAILURE:
+        for failure, code in CODES_BY_EXCEPTION:
             if isinstance(cause, failure):
                 return code
     return codes.UNEXPECTED

@@ -230,7 +230,7 @@ class HealthMonitor:
                 self._url,
                 autocommit=True,
                 connect_timeout=int(LOOK_TIMEOUT_S),
-                application_name="annals-lookout",
+                application_name="annals-health_monitor",
                 options=server_settings(
                     TimeZone="UTC", statement_timeout=int(LOOK_TIMEOUT_S * 1000)
                 ),

@@ -23,9 +23,7 @@ STATEMENT_TIMEOUT_MS = 10_000
 
 
 @asynccontextmanager
-async def keeping_remembered_answers(
-    app_url: str, window_s: int, imports_kept_s: int
-) -> AsyncIterator[None]:
+async def housekeeping(app_url: str, window_s: int, imports_kept_s: int) -> AsyncIterator[None]:
     """While the block lasts: partitions for remembered answers are made ahead, old ones dropped.
     Imports that were kept long enough are dropped as well.
 
@@ -41,13 +39,13 @@ async def keeping_remembered_answers(
             await task
 
 
-async def keep_remembered_answers(app_url: str, window_s: int) -> tuple[int, int]:
+async def maintain_idempotency_partitions(app_url: str, window_s: int) -> tuple[int, int]:
     """Once; returns how many partitions were made and dropped. Raises `psycopg.Error`."""
     row = await _call(app_url, MAINTAIN_PARTITIONS, window_s)
     return int(row[0]), int(row[1])
 
 
-async def drop_old_imports(app_url: str, kept_s: int) -> int:
+async def drop_expired_imports(app_url: str, kept_s: int) -> int:
     """Once; returns how many imports were dropped, with their files. Raises `psycopg.Error`."""
     row = await _call(app_url, PURGE, kept_s)
     return int(row[0])
@@ -69,8 +67,8 @@ async def _call(app_url: str, statement: str, seconds: int) -> TupleRow:
 async def _keep(app_url: str, window_s: int, imports_kept_s: int) -> None:
     while True:
         try:
-            await keep_remembered_answers(app_url, window_s)
-            await drop_old_imports(app_url, imports_kept_s)
+            await maintain_idempotency_partitions(app_url, window_s)
+            await drop_expired_imports(app_url, imports_kept_s)
             pause_s = INTERVAL_S
         except (psycopg.Error, OSError) as error:
             log.warning("remembered answers and old imports are not seen to for now: %s", error)

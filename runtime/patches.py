@@ -65,13 +65,13 @@ def merge_patch(target: Any, patch: Any) -> Any:
 def require_object(value: Any) -> dict[str, Any]:
     """The value, which is a JSON object. Raises 400 (E2026)."""
     if not isinstance(value, dict):
-        raise ApiError(codes.WRONG_SHAPE, "A JSON object is expected.")
+        raise ApiError(codes.UNEXPECTED_SHAPE, "A JSON object is expected.")
     return value
 
 
 def _operations(patch: Any) -> list[jsonpatch.JsonPatch]:
     if not isinstance(patch, list):
-        raise ApiError(codes.WRONG_SHAPE, "A JSON Patch is an array of operations.")
+        raise ApiError(codes.UNEXPECTED_SHAPE, "A JSON Patch is an array of operations.")
     if len(patch) > PATCH_OPERATIONS_MAX:
         raise ApiError(codes.MALFORMED_PATCH, f"At most {PATCH_OPERATIONS_MAX} operations.")
     return [_operation(number, each) for number, each in enumerate(patch)]

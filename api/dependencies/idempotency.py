@@ -1,8 +1,8 @@
-"""The header Idempotency-Key: a mutation is answered once, and the answer repeated.
+"""The header Idempotency-Key: repeating a request returns the first response again.
 
-A route that changes something takes `once: OnceOf` and answers `once(act, body)`. Without a key
-`act` is called as it is. With one it is called within a transaction that also remembers its answer;
-what the commands do within becomes part of that transaction.
+A route that writes takes `executor: Executor` and returns `executor.run(act, body)`. Without a key
+`act` is simply called. With a key it runs inside a transaction that also stores its response; the
+commands that `act` executes become part of that transaction.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Perform = Callable[[Scope], Response]
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotentExecutor:
     """Does what a request asks for, once for each idempotency key."""
 
     request: Request
@@ -52,7 +52,7 @@ class Once:
     token: str
     key: str | None
 
-    def __call__(self, act: Perform, given: Body | None = None) -> Response:
+    def run(self, act: Perform, given: Body | None = None) -> Response:
         """What `act` answers, or what it answered the first time. To be called in a worker thread.
 
         What `act` raises is not remembered, and nothing of what it did is recorded. Raises 409
@@ -98,13 +98,13 @@ async def once(
     _x_key: Annotated[
         str | None, Header(alias=X_KEY_HEADER, description=f"The same as {KEY_HEADER}.")
     ] = None,
-) -> Once:
+) -> IdempotentExecutor:
     """A dependency: by which a mutation is done once. Raises 400 (E2035)."""
     given = [*request.headers.getlist(KEY_HEADER), *request.headers.getlist(X_KEY_HEADER)]
-    return Once(request, services, caller, credentials.credentials, parse_key(given))
+    return IdempotentExecutor(request, services, caller, credentials.credentials, parse_key(given))
 
 
-OnceOf = Annotated[Once, Depends(once)]
+Executor = Annotated[IdempotentExecutor, Depends(once)]
 
 
 def parse_key(given: Iterable[str]) -> str | None:

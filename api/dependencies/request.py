@@ -36,7 +36,7 @@ def command_scope(request: Request, caller: Caller) -> Scope:
     )
 
 
-async def room_for_writes(request: Request) -> None:
+async def require_write_capacity(request: Request) -> None:
     """A dependency: refuse a write with 503 (E3002) where too many wait for their turn."""
     waiting = to_thread.current_default_thread_limiter().statistics().tasks_waiting
     if waiting >= request.app.state.settings.write_queue_max:

@@ -13,7 +13,7 @@ from api.exports.streaming import ExportLimiter, ExportLimits
 from api.http.auth import Authenticator
 from api.jobs.feed import JobFeed
 from api.realtime.hub import Hub
-from api.realtime.tables import Tables
+from api.realtime.read_tables import ReadTableProgress
 from commands.bulk import BulkCommands
 from commands.entities import EntityCommands
 from commands.importing.commands import ImportCommands
@@ -54,7 +54,7 @@ class Services:
     history: ConnectionPool[Connection]
     """For lists as of a time, apart from what serves commands."""
     history_limit: CapacityLimiter
-    lookout: HealthMonitor
+    health_monitor: HealthMonitor
     """For health and metrics."""
     exports: ExportLimiter
     jobs: JobCommands
@@ -72,7 +72,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     reads = ReadPool(url, max_size=settings.read_connections_max)
     exports = export_limiter(settings)
     checkpoints = Checkpoints(url)
-    lookout = HealthMonitor(url, stall_after_s=settings.stall_after_s)
+    health_monitor = HealthMonitor(url, stall_after_s=settings.stall_after_s)
     told: list[Callable[[], None]] = []
     with (
         open_writing(settings, metrics, told) as writing,
@@ -86,7 +86,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await reads.open()
         await exports.pool.open()
         authenticator = Authenticator(reads, writing.log, now)
-        hub = Hub(url, reads, Tables(checkpoints), authenticator, settings)
+        hub = Hub(url, reads, ReadTableProgress(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
         told.append(hub.hint)
         await hub.start()
@@ -110,7 +110,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 authenticator=authenticator,
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
-                lookout=lookout,
+                health_monitor=health_monitor,
                 exports=exports,
                 jobs=jobs,
                 imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
@@ -121,7 +121,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         finally:
             await hub.stop()
             await job_feed.close()
-            await lookout.close()
+            await health_monitor.close()
             await checkpoints.stop()
             await exports.pool.close()
             await reads.close()

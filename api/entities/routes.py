@@ -12,10 +12,10 @@ import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes, services_of
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity, services_of
 from api.dependencies.services import Services
-from api.entities.shape import Shape
+from api.entities.resource import EntityResource
 from api.exports.routes import add_export
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
@@ -55,7 +55,7 @@ from api.http.parameters import (
     parse_version_or_time,
     query_of,
 )
-from api.http.visibility import Visibility, sight_of
+from api.http.visibility import Visibility, visibility_of
 from commands.entities import CommandOutcome
 from domain.shared.entity import Entity
 from domain.shared.refusals import FieldError, InvalidFields, NotFound
@@ -80,7 +80,7 @@ from runtime.patches import (
 ACCOUNT_ID = "accountId"
 
 EntityId = Annotated[UUID, Path(alias="id", examples=[EXAMPLE_ID])]
-ServicesOf = Annotated[Services, Depends(services_of)]
+ServicesDep = Annotated[Services, Depends(services_of)]
 Versions = Annotated[list[int] | None, Depends(if_match)]
 
 
@@ -98,7 +98,7 @@ def entity_routes(
     spec = LISTS[kind.PLURAL]
     # The past is found through the audit trail, names through members.
     behind = tuple(sorted({kind.PLURAL, "members", "audit", *reads}))
-    shape = Shape(kind, example, behind, write, spec)
+    shape = EntityResource(kind, example, behind, write, spec)
     router = APIRouter(prefix=f"/api/{kind.PLURAL}", tags=[kind.PLURAL])
     _add_create(router, shape)
     _add_list(router, shape)
@@ -109,7 +109,7 @@ def entity_routes(
     return router
 
 
-def _add_create(router: APIRouter, shape: Shape) -> None:
+def _add_create(router: APIRouter, shape: EntityResource) -> None:
     created = success(
         "Created.",
         entity_model(shape.kind),
@@ -124,13 +124,13 @@ def _add_create(router: APIRouter, shape: Shape) -> None:
         status_code=201,
         responses={201: created, **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *shape.links)},
         openapi_extra=body({JSON_TYPE: (create_body(shape.kind), shape.example)}),
-        dependencies=[Depends(room_for_writes)],
+        dependencies=[Depends(require_write_capacity)],
     )
     def create(
-        services: ServicesOf,
+        services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-        once: OnceOf,
+        executor: Executor,
     ) -> Response:
         def act(scope: Scope) -> Response:
             fields, account_id = fields_and_account(shape.kind, given.fields())
@@ -138,10 +138,10 @@ def _add_create(router: APIRouter, shape: Shape) -> None:
             location = f"/api/{shape.kind.PLURAL}/{outcome.entity.id}"
             return written(outcome, status=201, Location=location)
 
-        return once(act, given)
+        return executor.run(act, given)
 
 
-def _add_list(router: APIRouter, shape: Shape) -> None:
+def _add_list(router: APIRouter, shape: EntityResource) -> None:
     model = page_model(
         item_model(entity_model(shape.kind), shape.kind, shape.spec), shape.kind, shape.spec
     )
@@ -158,7 +158,7 @@ def _add_list(router: APIRouter, shape: Shape) -> None:
     )
     async def list_(
         request: Request,
-        services: ServicesOf,
+        services: ServicesDep,
         caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
         asked: Annotated[ListParameters, Depends(parameters)],
         _: Annotated[None, Depends(await_position(*shape.reads))],
@@ -171,7 +171,7 @@ def _add_list(router: APIRouter, shape: Shape) -> None:
         return Response(await _list_now(services, shape, query), media_type=JSON_TYPE)
 
 
-def _add_get(router: APIRouter, shape: Shape) -> None:
+def _add_get(router: APIRouter, shape: EntityResource) -> None:
     model = item_model(entity_model(shape.kind), shape.kind, shape.spec)
     found = success("There it is.", model, "ETag", example=shape.shown())
 
@@ -183,7 +183,7 @@ def _add_get(router: APIRouter, shape: Shape) -> None:
     )
     async def get(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
         _: Annotated[None, Depends(await_position(*shape.reads))],
         as_of: Annotated[
@@ -204,7 +204,7 @@ def _add_get(router: APIRouter, shape: Shape) -> None:
         return versioned(content, version)
 
 
-def _add_history(router: APIRouter, shape: Shape) -> None:
+def _add_history(router: APIRouter, shape: EntityResource) -> None:
     change = {"field": "nextAction", "before": None, "after": "Send the term sheet"}
     entry = {
         "position": 7,
@@ -226,7 +226,7 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
     )
     async def history(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         caller: Annotated[Caller, Depends(require_permission(Permission.HISTORY))],
         _: Annotated[None, Depends(await_position())],
         cursor: Annotated[int, Query(ge=0, le=POSITION_MAX, description="Go on after this.")] = 0,
@@ -247,14 +247,14 @@ def _add_history(router: APIRouter, shape: Shape) -> None:
                 after=cursor,
                 limit=limit,
                 with_merged=with_merged,
-                with_addresses=sight_of(caller.role) is Visibility.TRAIL,
+                with_addresses=visibility_of(caller.role) is Visibility.TRAIL,
             )
         if content is None:
             raise NotFound(shape.kind.KIND, entity_id)
         return Response(content, media_type=JSON_TYPE)
 
 
-def _add_change(router: APIRouter, shape: Shape) -> None:
+def _add_change(router: APIRouter, shape: EntityResource) -> None:
     name, value = next(iter(shape.example.items()))
     model, merge = change_body(shape.kind), {name: value}
     patch = [{"op": "replace", "path": f"/{name}", "value": value}]
@@ -287,23 +287,23 @@ def _add_change(router: APIRouter, shape: Shape) -> None:
             **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *possible, *shape.claims),
         },
         openapi_extra=body(bodies),
-        dependencies=[Depends(room_for_writes)],
+        dependencies=[Depends(require_write_capacity)],
     )
     def change(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
-        once: OnceOf,
+        executor: Executor,
     ) -> Response:
         def act(scope: Scope) -> Response:
             return changed_by_patch(services, scope, shape.kind, entity_id, versions, given)
 
-        return once(act, given)
+        return executor.run(act, given)
 
 
-def _add_delete(router: APIRouter, shape: Shape) -> None:
+def _add_delete(router: APIRouter, shape: EntityResource) -> None:
     gone = success("Deleted, or deleted already.", None, "Annals-Position")
     is_account = shape.kind.KIND == "account"
     rules = (codes.OPEN_OPPORTUNITIES,) if is_account else ()
@@ -315,24 +315,24 @@ def _add_delete(router: APIRouter, shape: Shape) -> None:
         summary=f"Delete {shape.a_name}{with_what}; its history stays",
         status_code=204,
         responses={204: gone, **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *rules)},
-        dependencies=[Depends(room_for_writes)],
+        dependencies=[Depends(require_write_capacity)],
     )
     def delete(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         versions: Versions,
-        once: OnceOf,
+        executor: Executor,
     ) -> Response:
         def act(scope: Scope) -> Response:
             delete = partial(services.commands.delete, scope, shape.kind, entity_id)
             outcome = on_versions(versions, lambda version: delete(expected_version=version))
             return Response(status_code=204, headers=position_header(outcome))
 
-        return once(act)
+        return executor.run(act)
 
 
-def _add_restore(router: APIRouter, shape: Shape) -> None:
+def _add_restore(router: APIRouter, shape: EntityResource) -> None:
     restored = success(
         "There again, or there already.",
         entity_model(shape.kind),
@@ -351,20 +351,20 @@ def _add_restore(router: APIRouter, shape: Shape) -> None:
             200: restored,
             **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *shape.links),
         },
-        dependencies=[Depends(room_for_writes)],
+        dependencies=[Depends(require_write_capacity)],
     )
     def restore(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(shape.write))],
         versions: Versions,
-        once: OnceOf,
+        executor: Executor,
     ) -> Response:
         def act(scope: Scope) -> Response:
             restore = partial(services.commands.restore, scope, shape.kind, entity_id)
             return written(on_versions(versions, lambda version: restore(expected_version=version)))
 
-        return once(act)
+        return executor.run(act)
 
 
 def changed_by_patch(
@@ -440,13 +440,13 @@ async def _require_not_merged(
         raise ApiError(codes.MERGED_AWAY, mergedInto=direct, survivorId=last)
 
 
-async def _list_now(services: Services, shape: Shape, query: ListQuery) -> bytes:
+async def _list_now(services: Services, shape: EntityResource, query: ListQuery) -> bytes:
     async with services.reads.workspace(query.workspace_id) as connection:
         return await list_page(connection, shape.spec, query)
 
 
 async def _list_as_of(
-    services: Services, caller: Caller, shape: Shape, asked: ListParameters, size: int
+    services: Services, caller: Caller, shape: EntityResource, asked: ListParameters, size: int
 ) -> Response:
     if asked.cursor is not None:
         raise invalid_parameter("cursor", "lists as of a time are walked by page")

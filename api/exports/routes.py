@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from api.exports.streaming import Download, ExportLimiter, Order
+from api.exports.streaming import ExportLimiter, ExportRequest, ExportResponse
 from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import await_position
 from api.http.openapi import ON_READ, headers, problems
@@ -26,9 +26,9 @@ ACCEPT_MAX_CHARS = 1_000
 ON_EXPORT = (
     codes.TOO_MANY_EXPORTS,
     codes.TOO_MANY_EXPORTS_OF_WORKSPACE,
-    codes.NO_SUCH_FORMAT,
-    codes.NO_COMMON_POINT,
-    codes.EXPORT_HAS_HOLES,
+    codes.UNSUPPORTED_EXPORT_FORMAT,
+    codes.NO_CONSISTENT_SNAPSHOT,
+    codes.ENTITIES_PARKED,
     *ON_READ,
 )
 """What every export can answer."""
@@ -58,7 +58,9 @@ async def format_of(
         return Format(asked)
     found = preferred(accept or "*/*")
     if found is None:
-        raise ApiError(codes.NO_SUCH_FORMAT, supported=["text/csv", "application/x-ndjson"])
+        raise ApiError(
+            codes.UNSUPPORTED_EXPORT_FORMAT, supported=["text/csv", "application/x-ndjson"]
+        )
     return found
 
 
@@ -98,8 +100,8 @@ def add_export(router: APIRouter, kind: type[Entity], spec: ListSpec, reads: Seq
         async def prepare(connection: AsyncConnection) -> Export:
             return await list_export(connection, spec, query, form)
 
-        order = Order(caller.workspace_id, spec.plural, form, projections, prepare)
-        return Download(desk_of(request), order)
+        order = ExportRequest(caller.workspace_id, spec.plural, form, projections, prepare)
+        return ExportResponse(export_limiter_of(request), order)
 
     add_download(
         router,
@@ -149,7 +151,7 @@ def add_download(
     router.add_api_route("/export", endpoint, methods=["HEAD"], include_in_schema=False, **common)
 
 
-def desk_of(request: Request) -> ExportLimiter:
+def export_limiter_of(request: Request) -> ExportLimiter:
     """Where exports of this process are streamed."""
     desk: ExportLimiter = request.app.state.services.exports
     return desk

@@ -43,7 +43,7 @@ class ExportLimits:
     stall_timeout_s: float
 
 
-class CutOff(Exception):
+class ExportAborted(Exception):
     """An export is ended by us, for the reason in the message."""
 
 
@@ -74,7 +74,7 @@ class ExportLimiter:
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportRequest:
     """What is to be exported: of which workspace, from which projections, under which name."""
 
     workspace_id: UUID
@@ -84,10 +84,10 @@ class Order:
     prepare: Prepare
 
 
-class Download(Response):
+class ExportResponse(Response):
     """An export as an answer; everything that it takes is taken when it is sent."""
 
-    def __init__(self, desk: ExportLimiter, order: Order) -> None:
+    def __init__(self, desk: ExportLimiter, order: ExportRequest) -> None:
         super().__init__(media_type=MEDIA_TYPES[order.form])
         self._desk = desk
         self._order = order
@@ -108,11 +108,13 @@ class Download(Response):
             if not streaming.done():
                 if gone.done():
                     raise ClientDisconnect
-                raise CutOff(f"it took over {timeout_s:g} s")
+                raise ExportAborted(f"it took over {timeout_s:g} s")
             await streaming
-        except (CutOff, psycopg.Error) as reason:
+        except (ExportAborted, psycopg.Error) as reason:
             if not self._has_begun:
-                raise ApiError(codes.TIMED_OUT) if isinstance(reason, CutOff) else reason from None
+                raise (
+                    ApiError(codes.TIMED_OUT) if isinstance(reason, ExportAborted) else reason
+                ) from None
             # No last chunk: the server closes the connection, and the client sees that it is short.
             log.warning("an export of %s was cut off: %s", self._order.name, reason)
         finally:
@@ -151,7 +153,7 @@ class Download(Response):
             async with asyncio.timeout(timeout_s):
                 await send(message)
         except TimeoutError:
-            raise CutOff(f"its reader took nothing for {timeout_s:g} s") from None
+            raise ExportAborted(f"its reader took nothing for {timeout_s:g} s") from None
         # A reader that is faster than PostgreSQL leaves nobody else a turn otherwise.
         await asyncio.sleep(0)
 

@@ -82,7 +82,7 @@ async def read_body(request: Request, limit: str = "body_max_bytes") -> bytes:
                     raise _too_large(max_bytes)
                 chunks.append(chunk)
     except TimeoutError:
-        raise ApiError(codes.BODY_TOO_SLOW, headers={"Connection": "close"}) from None
+        raise ApiError(codes.BODY_TIMED_OUT, headers={"Connection": "close"}) from None
     return b"".join(chunks)
 
 
@@ -94,7 +94,7 @@ def require_media_type(request: Request, supported: tuple[str, ...]) -> str:
     if media_type in supported and charset in ("", "charset=utf-8"):
         return media_type
     headers = {"Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(supported)}
-    raise ApiError(codes.WRONG_MEDIA_TYPE, headers=headers, supported=list(supported))
+    raise ApiError(codes.UNSUPPORTED_MEDIA_TYPE, headers=headers, supported=list(supported))
 
 
 def parse_json(body: bytes) -> Any:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
-from api.http.problems import answer
+from api.http.problems import problem_response
 from api.http.sse import MEDIA_TYPE
 from runtime.logs import current_request_id
 from runtime.metrics import Metrics, route_of
@@ -86,7 +86,7 @@ class RequestContext:
         except Exception as error:
             if served.status:
                 raise
-            response = await answer(Request(scope), error)
+            response = await problem_response(Request(scope), error)
             await response(scope, receive, send_with_id)
 
     def _note(self, served: _Served, scope: Scope) -> None:

@@ -53,10 +53,10 @@ ON_BODY = (
     codes.DUPLICATE_KEY,
     codes.TOO_DEEP,
     codes.BODY_TOO_LARGE,
-    codes.WRONG_MEDIA_TYPE,
-    codes.WRONG_SHAPE,
+    codes.UNSUPPORTED_MEDIA_TYPE,
+    codes.UNEXPECTED_SHAPE,
     codes.INEXACT_NUMBER,
-    codes.BODY_TOO_SLOW,
+    codes.BODY_TIMED_OUT,
 )
 ON_FIELDS = (
     codes.NAME_REQUIRED,

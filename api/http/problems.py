@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from domain.shared.refusals import FieldError, Refusal
 from runtime import codes
 from runtime.codes.code import ErrorCode
-from runtime.errors import OF_FAILURE, ApiError, as_api_error, field_problem
+from runtime.errors import CODES_BY_EXCEPTION, ApiError, as_api_error, field_problem
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +31,18 @@ TRY_AGAIN = frozenset(
     {
         codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         codes.TOO_MANY_EXPORTS_OF_WORKSPACE,
-        codes.TOO_MANY_OF_KEY,
+        codes.TOO_MANY_SUBSCRIBERS_OF_KEY,
     }
 )
 """What is worth asking again soon, besides everything that is 503."""
 
 
-SAYS_SUCCESS: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
+WITH_SUCCESS_FLAG: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
 """Marks a route (`openapi_extra`) whose answers carry `success`: false in those to failures."""
 
 
-OF_HTTP: Mapping[int, ErrorCode] = MappingProxyType(
-    {404: codes.NO_SUCH_ROUTE, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
+CODES_BY_HTTP_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
+    {404: codes.ROUTE_NOT_FOUND, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
 )
 
 
@@ -71,7 +71,7 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     return Response(content, status_code=code.status, media_type=PROBLEM, headers=headers)
 
 
-async def answer(request: HTTPConnection, error: Exception) -> Response:
+async def problem_response(request: HTTPConnection, error: Exception) -> Response:
     """Tell the client; log with its traceback what is ours to mend."""
     told = _as_api_error(error)
     if told.code.status >= 500 and not isinstance(error, ApiError):
@@ -87,15 +87,15 @@ async def answer(request: HTTPConnection, error: Exception) -> Response:
 def _says_success(request: HTTPConnection) -> bool:
     """Whether the answers of this route say `success`, and so those to failures as well."""
     extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
-    return SAYS_SUCCESS.keys() <= extra.keys()
+    return WITH_SUCCESS_FLAG.keys() <= extra.keys()
 
 
 def handle_errors(app: FastAPI) -> None:
     """Have the app answer every foreseen error with a problem document."""
     for kind in (ApiError, Refusal, RequestValidationError, HTTPException, PersistenceError):
-        app.add_exception_handler(kind, answer)
-    for failure, _ in OF_FAILURE:
-        app.add_exception_handler(failure, answer)
+        app.add_exception_handler(kind, problem_response)
+    for failure, _ in CODES_BY_EXCEPTION:
+        app.add_exception_handler(failure, problem_response)
 
 
 def _invalid_parameters(error: RequestValidationError) -> ApiError:
@@ -108,7 +108,7 @@ def _invalid_parameters(error: RequestValidationError) -> ApiError:
 
 
 def _from_framework(error: HTTPException) -> ApiError:
-    code = OF_HTTP.get(error.status_code, codes.HTTP_REFUSED)
+    code = CODES_BY_HTTP_STATUS.get(error.status_code, codes.HTTP_REFUSED)
     return ApiError(code, headers=error.headers)
 
 

@@ -52,14 +52,14 @@ async def receive_file(request: Request, save: Save) -> Received:
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media_type not in FILE_TYPES:
         headers = {"Accept": ", ".join(FILE_TYPES)}
-        raise ApiError(codes.WRONG_MEDIA_TYPE, headers=headers, supported=list(FILE_TYPES))
+        raise ApiError(codes.UNSUPPORTED_MEDIA_TYPE, headers=headers, supported=list(FILE_TYPES))
     try:
         async with asyncio.timeout(request.app.state.settings.import_upload_timeout_s):
             if media_type == CSV_TYPE:
                 return await _saved(_bounded(request), save, None)
             return await _from_form(request, save)
     except TimeoutError:
-        raise ApiError(codes.BODY_TOO_SLOW, headers={"Connection": "close"}) from None
+        raise ApiError(codes.BODY_TIMED_OUT, headers={"Connection": "close"}) from None
 
 
 async def _from_form(request: Request, save: Save) -> Received:

@@ -41,16 +41,16 @@ READABLE_KINDS = frozenset(
 """Kinds that whoever may READ can list or get. Of others (API keys) only the trail tells."""
 
 
-def sight_of(role: Role) -> Visibility:
+def visibility_of(role: Role) -> Visibility:
     """How much this role sees."""
     if Permission.AUDIT in ROLES[role]:
         return Visibility.TRAIL
     return Visibility.HISTORY if Permission.HISTORY in ROLES[role] else Visibility.NOTICE
 
 
-def kinds_of(role: Role) -> frozenset[str]:
+def visible_kinds(role: Role) -> frozenset[str]:
     """The kinds of entity of which this role hears."""
-    return frozenset(KINDS) if sight_of(role) is Visibility.TRAIL else READABLE_KINDS
+    return frozenset(KINDS) if visibility_of(role) is Visibility.TRAIL else READABLE_KINDS
 
 
 def redact(body: bytes, sight: Visibility) -> bytes:

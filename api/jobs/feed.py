@@ -92,7 +92,7 @@ class JobFeed:
     def require_room(self) -> None:
         """Raise 503 (E2051) where as many follow as may."""
         if self._followers.total() >= FOLLOWERS_MAX:
-            raise ApiError(codes.TOO_MANY_FOLLOWERS)
+            raise ApiError(codes.TOO_MANY_JOB_FOLLOWERS)
 
     async def close(self) -> None:
         """Look no more."""

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, REQUEST_MODELS
 from api.http.uploads import CSV_TYPE
-from api.jobs.answers import brief
+from api.jobs.responses import brief
 from commands.importing.cells import DateOrder
 from commands.importing.commands import ImportCommands
 from commands.importing.deciding import RowOutcome, RowResult

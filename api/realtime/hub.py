@@ -15,10 +15,10 @@ from eventsourcing.persistence import PersistenceError
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from api.http.auth import Authenticator, Caller
+from api.realtime.read_tables import ReadTableProgress
 from api.realtime.reader import Listeners, LogReader
 from api.realtime.subscriber import CloseReason, Interest, Subscriber
-from api.realtime.tables import Tables
-from api.realtime.wire import OPEN, Wire
+from api.realtime.transport import OPEN, Transport
 from readmodels.pool import ReadPool
 from replay.facts import FactPage, history, taken_position
 from runtime import codes
@@ -49,7 +49,7 @@ class Hub:
         self,
         app_url: str,
         reads: ReadPool,
-        tables: Tables,
+        tables: ReadTableProgress,
         authenticator: Authenticator,
         settings: Settings,
     ) -> None:
@@ -108,7 +108,7 @@ class Hub:
         }
 
     @contextmanager
-    def admitted(self, interest: Interest, wire: Wire) -> Iterator[Subscriber]:
+    def admitted(self, interest: Interest, wire: Transport) -> Iterator[Subscriber]:
         """A subscriber, for as long as the block lasts. Raises 503 (E3010, E3011), 429 (E2112)."""
         self._require_room(interest.caller)
         subscriber = Subscriber(interest, wire, self._settings.realtime_queue_max)
@@ -203,11 +203,11 @@ class Hub:
         most = self._settings.realtime_subscribers_max
         most_of_key = self._settings.realtime_subscribers_per_key_max
         if self._is_closed:
-            raise ApiError(codes.STREAMS_END)
+            raise ApiError(codes.SHUTTING_DOWN)
         if len(self._subscribers) >= most:
             raise ApiError(codes.TOO_MANY_SUBSCRIBERS, max=most)
         if self._by_key[caller.key_id] >= most_of_key:
-            raise ApiError(codes.TOO_MANY_OF_KEY, max=most_of_key)
+            raise ApiError(codes.TOO_MANY_SUBSCRIBERS_OF_KEY, max=most_of_key)
 
     def _end_all(self, reason: CloseReason) -> None:
         for subscriber in self._subscribers:

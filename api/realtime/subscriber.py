@@ -10,7 +10,7 @@ from uuid import UUID
 
 from api.http.auth import Caller
 from api.http.visibility import Visibility
-from api.realtime.wire import READY, Wire
+from api.realtime.transport import READY, Transport
 from replay.facts import Fact, Wanted
 
 
@@ -59,7 +59,7 @@ class Subscriber:
         "_queue", "_queue_max", "_wake", "after", "awaited", "ended", "interest", "is_live", "wire",
     )  # fmt: skip
 
-    def __init__(self, interest: Interest, wire: Wire, queue_max: int) -> None:
+    def __init__(self, interest: Interest, wire: Transport, queue_max: int) -> None:
         self.interest = interest
         self.wire = wire
         self.awaited: deque[Awaited] = deque()
@@ -148,7 +148,7 @@ class Subscriber:
 
     def _await(self, fact: Fact) -> None:
         if len(self.awaited) >= self._queue_max:
-            # Tables that stand still must not cut anybody off: one word will do for all of them.
+            # A lagging projection must not disconnect anyone: one `ready` replaces all of them.
             self.awaited.clear()
             self.awaited.append(Awaited(fact.position, None))
         else:

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
+from api.entities.actions import EntityAction, Given, Nothing, add_action_routes
 from api.entities.routes import entity_routes
-from api.entities.steps import Given, Nothing, StepRoute, step_routes
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
 from domain.shared.fields import Line, Text
@@ -63,10 +63,10 @@ def _reschedule(appointment: Appointment, given: OtherTime, at: datetime) -> Non
 
 ROUTER = entity_routes(Appointment, example=EXAMPLE, reads=("accounts",))
 
-step_routes(
+add_action_routes(
     ROUTER,
     Appointment,
-    StepRoute(
+    EntityAction(
         name="confirm",
         summary="Confirm an appointment",
         decide=confirm,
@@ -75,7 +75,7 @@ step_routes(
         refusals=(codes.ALREADY_CONFIRMED,),
         shows={"status": "confirmed", "confirmedAt": EXAMPLE_TIME, "confirmedBy": "Ada Lovelace"},
     ),
-    StepRoute(
+    EntityAction(
         name="reschedule",
         summary="Move an appointment, which then has to be confirmed again",
         decide=_reschedule,
@@ -83,7 +83,7 @@ step_routes(
         example={"startsAt": EXAMPLE_TIME},
         refusals=(codes.TIME_TAKEN,),
     ),
-    StepRoute(
+    EntityAction(
         name="cancel",
         summary="Cancel an appointment: the time is free again",
         decide=lambda appointment, given, at: appointment.cancel(at=at, reason=given.reason),
@@ -91,14 +91,14 @@ step_routes(
         example={"reason": "Ill"},
         shows={"status": "cancelled", "cancelReason": "Ill"},
     ),
-    StepRoute(
+    EntityAction(
         name="complete",
         summary="Say that an appointment took place",
         decide=lambda appointment, given, at: appointment.complete(at=at),
         given=Nothing,
         shows={"status": "completed"},
     ),
-    StepRoute(
+    EntityAction(
         name="miss",
         path="no-show",
         summary="Say that nobody came to an appointment",

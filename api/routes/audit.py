@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from api.entities.routes import ServicesOf
-from api.exports.routes import ON_EXPORT, add_download, desk_of, format_of
-from api.exports.streaming import Download, Order
+from api.entities.routes import ServicesDep
+from api.exports.routes import ON_EXPORT, add_download, export_limiter_of, format_of
+from api.exports.streaming import ExportRequest, ExportResponse
 from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import POSITION_MAX, await_position
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, problems, success
@@ -105,7 +105,7 @@ class AuditExportParameters(AuditSelection):
     },
 )
 async def list_(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.AUDIT))],
     asked: Annotated[AuditParameters, Query()],
     _: Annotated[None, Depends(await_position("audit"))],
@@ -130,8 +130,8 @@ async def export(
     async def prepare(connection: AsyncConnection) -> Export:
         return await audit_export(connection, query, form, descending=asked.sort_order == "desc")
 
-    order = Order(caller.workspace_id, "audit", form, ("audit",), prepare)
-    return Download(desk_of(request), order)
+    order = ExportRequest(caller.workspace_id, "audit", form, ("audit",), prepare)
+    return ExportResponse(export_limiter_of(request), order)
 
 
 add_download(

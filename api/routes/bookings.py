@@ -8,9 +8,9 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import ServicesOf
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.routes import ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import position_header
@@ -24,7 +24,7 @@ from api.http.openapi import (
     problems,
     success,
 )
-from api.http.problems import SAYS_SUCCESS
+from api.http.problems import WITH_SUCCESS_FLAG
 from api.routes.appointments import Confirmation, confirm
 from domain.appointment import Appointment
 from eventlog.scope import Scope
@@ -72,15 +72,15 @@ class BookingConfirmation(Confirmation):
                 )
             }
         ),
-        **SAYS_SUCCESS,
+        **WITH_SUCCESS_FLAG,
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def confirm_booking(
-    services: ServicesOf,
+    services: ServicesDep,
     _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """As `POST /api/appointments/{id}/confirm`; a second time is 409 `ALREADY_CONFIRMED`."""
 
@@ -102,4 +102,4 @@ def confirm_booking(
         headers = position_header(outcome)
         return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)
 
-    return once(act, given)
+    return executor.run(act, given)

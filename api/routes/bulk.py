@@ -11,9 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import ServicesOf
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.routes import ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import MIN_POSITION, POSITION, await_position, parse_position, reach
@@ -28,7 +28,7 @@ from api.http.openapi import (
     success,
 )
 from api.http.parameters import ALL, OneOf, filter_model
-from api.jobs.answers import ACCEPTED, accepted
+from api.jobs.responses import ACCEPTED, accepted
 from api.routes.undo import WRITE_OF
 from commands.bulk import (
     ATOMIC_ITEMS_MAX,
@@ -189,15 +189,15 @@ def _of_filter(faults: list[FieldError]) -> list[FieldError]:
             )
         }
     ),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def bulk(
     request: Request,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     given: Annotated[Body, Depends(body_of(JSON_TYPE, limit="bulk_body_max_bytes"))],
     _: Annotated[None, Depends(await_position())],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """One event for each thing that changes, all of this command: POST /api/undo takes it back."""
     asked = await run_in_threadpool(_Asked, given)
@@ -216,7 +216,7 @@ async def bulk(
         items = (str(each) for each in ids)
         return accepted(services.jobs.request(scope, KIND, parameters, items=items), scope)
 
-    return await run_in_threadpool(once, act, given)
+    return await run_in_threadpool(executor.run, act, given)
 
 
 async def _found(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api.entities.routes import ServicesOf
+from api.entities.routes import ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import await_position
 from api.http.openapi import EXAMPLE_ID, ON_READ, problems, success
@@ -51,7 +51,7 @@ GROUP = {
     },
 )
 async def list_(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position("duplicates", "contacts", "accounts", "members"))],
     kind: Annotated[

@@ -12,7 +12,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from api.entities.routes import ServicesOf
+from api.entities.routes import ServicesDep
 from api.http.openapi import problems, success
 from runtime import codes
 from runtime.errors import ApiError
@@ -63,9 +63,9 @@ async def liveness() -> Response:
         **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=BARE),
     },
 )
-async def health(services: ServicesOf) -> Response:
+async def health(services: ServicesDep) -> Response:
     """Red within 10 s where a projection makes no progress though there is something to do."""
-    view = await services.lookout.look()
+    view = await services.health_monitor.look()
     _require_answer(view)
     if view.status == "red":
         red = [each for each in view.projections if each.status == "red"]
@@ -87,9 +87,9 @@ async def health(services: ServicesOf) -> Response:
         **problems(codes.DATABASE_UNREACHABLE, codes.NOT_READY, always=BARE),
     },
 )
-async def readiness(services: ServicesOf) -> Response:
+async def readiness(services: ServicesDep) -> Response:
     """The lag is that of the projection that is furthest behind."""
-    view = await services.lookout.look()
+    view = await services.health_monitor.look()
     _require_answer(view)
     if view.missing:
         detail = f"The database lacks {', '.join(view.missing)}: run annals migrate."
@@ -113,13 +113,13 @@ async def readiness(services: ServicesOf) -> Response:
             **success("Metrics in Prometheus' text format."),
             "content": {"text/plain": {"schema": {"type": "string"}, "example": EXAMPLE_METRICS}},
         },
-        **problems(codes.METRICS_REFUSED, always=BARE),
+        **problems(codes.METRICS_FORBIDDEN, always=BARE),
     },
 )
-async def metrics(request: Request, services: ServicesOf) -> Response:
+async def metrics(request: Request, services: ServicesDep) -> Response:
     """Answers this machine only, or whoever has the token where ANNALS_METRICS_TOKEN is set."""
     _require_reader(request, services.settings.metrics_token)
-    view = await services.lookout.look()
+    view = await services.health_monitor.look()
     content = request.app.state.metrics.exposition(view)
     return Response(content, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -138,9 +138,9 @@ def _require_reader(request: Request, token: str | None) -> None:
     if token is not None:
         given = request.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            raise ApiError(codes.METRICS_REFUSED)
+            raise ApiError(codes.METRICS_FORBIDDEN)
         return
     # A proxy on this machine passes on what comes from anywhere.
     is_near = request.client is not None and request.client.host in LOOPBACK
     if not is_near or any(name in request.headers for name in FORWARDED):
-        raise ApiError(codes.METRICS_REFUSED)
+        raise ApiError(codes.METRICS_FORBIDDEN)

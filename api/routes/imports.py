@@ -11,9 +11,9 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.dependencies.idempotency import COMMAND, REPLAYED, OnceOf
-from api.dependencies.request import command_scope, room_for_writes
-from api.entities.routes import EntityId, ServicesOf, Versions
+from api.dependencies.idempotency import COMMAND, REPLAYED, Executor
+from api.dependencies.request import command_scope, require_write_capacity
+from api.entities.routes import EntityId, ServicesDep, Versions
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import POSITION, await_position, etag, on_versions, versioned
@@ -37,7 +37,6 @@ from api.http.uploads import (
     plain_name,
     receive_file,
 )
-from api.jobs.answers import ACCEPTED, accepted
 from api.jobs.import_answers import (
     EXAMPLE_FAILED,
     EXAMPLE_FINDING,
@@ -51,6 +50,7 @@ from api.jobs.import_answers import (
     import_as_shown,
     shown_preview,
 )
+from api.jobs.responses import ACCEPTED, accepted
 from api.routes.undo import WRITE_OF
 from commands.importing.commands import Looked
 from commands.importing.options import IMPORTABLE
@@ -75,7 +75,7 @@ EncodingName = Annotated[str | None, Query(min_length=1, max_length=40)]
 
 ON_FILE = (
     *(codes.IMPORT_EMPTY, codes.IMPORT_TOO_LARGE, codes.NOT_A_TABLE, codes.WRONG_ENCODING),
-    *(codes.IMPORT_OPTIONS, codes.WRONG_FORM, codes.WRONG_MEDIA_TYPE, codes.BODY_TOO_SLOW),
+    *(codes.IMPORT_OPTIONS, codes.WRONG_FORM, codes.UNSUPPORTED_MEDIA_TYPE, codes.BODY_TIMED_OUT),
 )
 ON_START = (codes.IMPORT_UNDER_WAY, codes.IMPORT_OPTIONS, codes.NOT_A_TABLE, codes.NOT_FOUND)
 FILE_BODY = {
@@ -108,13 +108,13 @@ FILE_BODY = {
         **problems(codes.NOT_IMPORTABLE, *ON_FILE, *ON_WRITE),
     },
     openapi_extra=FILE_BODY,
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def hand_in(
     request: Request,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
-    once: OnceOf,
+    executor: Executor,
     kind: Annotated[str, OneOf(tuple(IMPORTABLE))],
     file_name: Annotated[str | None, Query(alias="fileName", max_length=200)] = None,
     encoding: EncodingName = None,
@@ -147,7 +147,7 @@ async def hand_in(
             )
 
         asked = [kind, name, encoding, delimiter, received.digest.hex()]
-        response = await run_in_threadpool(once, act, Body(CSV_TYPE, orjson.dumps(asked)))
+        response = await run_in_threadpool(executor.run, act, Body(CSV_TYPE, orjson.dumps(asked)))
         is_kept = REPLAYED not in response.headers
         return response
     finally:
@@ -161,7 +161,7 @@ async def hand_in(
     summary="The imports that were handed in last",
     responses={200: success("The latest.", example={"items": [EXAMPLE_IMPORT]}), **problems()},
 )
-def list_(request: Request, services: ServicesOf, caller: Writer, _: Waits) -> Response:
+def list_(request: Request, services: ServicesDep, caller: Writer, _: Waits) -> Response:
     """As long as they are kept; without the state of their jobs, which `jobId` names."""
     scope = command_scope(request, caller)
     latest = services.imports.latest(scope, LATEST)
@@ -179,7 +179,7 @@ def list_(request: Request, services: ServicesOf, caller: Writer, _: Waits) -> R
     },
 )
 def get(
-    request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer, _: Waits
+    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: Waits
 ) -> Response:
     """As long as it is kept."""
     stored, job = services.imports.get(command_scope(request, caller), entity_id)
@@ -198,16 +198,16 @@ def get(
         ),
     },
     openapi_extra=body({JSON_TYPE: (ImportChange, {"dedupeBy": ["company"], "mode": "update"})}),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def change(
     request: Request,
     entity_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
     versions: Versions,
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """Before it is started. What is not named stays as it is; a column set to null becomes what was
     proposed. Read in another encoding or by another delimiter, fields are proposed anew."""
@@ -239,7 +239,7 @@ async def change(
             services, scope, import_as_shown(stored, None, services.settings), 200, headers
         )
 
-    return await run_in_threadpool(once, act, given)
+    return await run_in_threadpool(executor.run, act, given)
 
 
 @ROUTER.get(
@@ -257,7 +257,7 @@ async def change(
 def preview(
     request: Request,
     entity_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
     _: Annotated[None, Depends(await_position(*READS))],
     rows: Annotated[int, Query(ge=1)] = PREVIEW_ROWS_DEFAULT,
@@ -277,10 +277,10 @@ def preview(
     summary="Import the rows, as a job; by the import's id all of it can be undone",
     status_code=202,
     responses={202: ACCEPTED, **problems(codes.IMPORT_STARTED, *ON_START, *ON_WRITE)},
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def start(
-    request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer, once: OnceOf
+    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, executor: Executor
 ) -> Response:
     """One import of a workspace is under way at a time."""
     stored, dated = services.imports.dated(command_scope(request, caller), entity_id)
@@ -289,7 +289,7 @@ def start(
     def act(scope: Scope) -> Response:
         return _begun(services.imports.start(scope, entity_id, dated), scope, entity_id)
 
-    return once(act)
+    return executor.run(act)
 
 
 @ROUTER.get(
@@ -304,7 +304,7 @@ def start(
 def findings(
     request: Request,
     entity_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
     _: Waits,
     cursor: Annotated[int, Query(ge=0, le=2**62, description="Go on after this.")] = 0,
@@ -333,7 +333,7 @@ def findings(
     },
 )
 def failed(
-    request: Request, entity_id: EntityId, services: ServicesOf, caller: Writer, _: Waits
+    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: Waits
 ) -> Response:
     """Mend the cells, leave the columns `annals:…` alone, and hand it in at `/mended`."""
     scope = command_scope(request, caller)
@@ -351,14 +351,14 @@ def failed(
         **problems(codes.NOTHING_TO_MEND, *ON_START, *ON_FILE, *ON_WRITE),
     },
     openapi_extra=FILE_BODY,
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def mend(
     request: Request,
     entity_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
-    once: OnceOf,
+    executor: Executor,
     encoding: EncodingName = None,
     delimiter: Delimiter = None,
 ) -> Response:
@@ -386,7 +386,7 @@ async def mend(
             return _begun(imports.resume(scope, looked), scope, entity_id)
 
         content = orjson.dumps([encoding, delimiter, received.digest.hex()])
-        response = await run_in_threadpool(once, act, Body(CSV_TYPE, content))
+        response = await run_in_threadpool(executor.run, act, Body(CSV_TYPE, content))
         is_kept = REPLAYED not in response.headers
         return response
     finally:
@@ -403,10 +403,14 @@ async def mend(
         204: success("It is not kept any more.", None, "Annals-Position"),
         **problems(codes.NOT_FOUND, codes.IMPORT_UNDER_WAY, *ON_VERSION, *ON_WRITE),
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def delete(
-    entity_id: EntityId, services: ServicesOf, _caller: Writer, versions: Versions, once: OnceOf
+    entity_id: EntityId,
+    services: ServicesDep,
+    _caller: Writer,
+    versions: Versions,
+    executor: Executor,
 ) -> Response:
     """Not while its job is at work."""
 
@@ -415,11 +419,11 @@ def delete(
         on_versions(versions, lambda each: drop(scope, entity_id, expected_version=each))
         return _answer(services, scope, None, 204)
 
-    return once(act)
+    return executor.run(act)
 
 
 async def _receive(
-    request: Request, services: ServicesOf, scope: Scope, import_id: UUID, round_: int
+    request: Request, services: ServicesDep, scope: Scope, import_id: UUID, round_: int
 ) -> Received:
     async def save(first: int, parts: list[bytes]) -> None:
         add = services.imports.add_parts
@@ -436,7 +440,7 @@ def _begun(outcome: JobOutcome, scope: Scope, import_id: UUID) -> Response:
 
 
 def _answer(
-    services: ServicesOf,
+    services: ServicesDep,
     scope: Scope,
     content: Mapping[str, Any] | None,
     status: int = 200,

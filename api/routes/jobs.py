@@ -13,16 +13,16 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import EntityId, ServicesOf
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.routes import EntityId, ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.conditions import POSITION, await_position, reach
 from api.http.openapi import ON_READ, ON_WRITE, problems, success
 from api.http.parameters import Cursor, OneOf
 from api.http.sse import MEDIA_TYPE, EventStream, frame
-from api.jobs.answers import EXAMPLE_BRIEF, EXAMPLE_ERROR, EXAMPLE_JOB, EXAMPLE_SUMMARY, brief
 from api.jobs.feed import PROGRESS, PROJECTION
+from api.jobs.responses import EXAMPLE_BRIEF, EXAMPLE_ERROR, EXAMPLE_JOB, EXAMPLE_SUMMARY, brief
 from domain.job import Job, JobStatus
 from domain.shared.refusals import NotFound
 from eventlog.scope import Scope
@@ -64,7 +64,7 @@ JobKind = Annotated[str, OneOf(tuple(sorted(work_factories())))]
     },
 )
 async def list_(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Reader,
     _: Waits,
     status: StatusFilter | None = None,
@@ -90,7 +90,7 @@ async def list_(
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
-async def get(job_id: EntityId, services: ServicesOf, caller: Reader, _: Waits) -> Response:
+async def get(job_id: EntityId, services: ServicesDep, caller: Reader, _: Waits) -> Response:
     """`errors` names ERRORS_NAMED_MAX items; `/errors` has all of them."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         found = await job_states(connection, caller.workspace_id, [job_id])
@@ -108,7 +108,7 @@ async def get(job_id: EntityId, services: ServicesOf, caller: Reader, _: Waits) 
 )
 async def errors(
     job_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Reader,
     _: Waits,
     cursor: Annotated[int, Query(ge=0, le=2**31 - 1, description="Go on after this.")] = 0,
@@ -135,13 +135,13 @@ async def errors(
             **success("`progress` as often as it moves, then `end`; the data is the job."),
             "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FRAME}},
         },
-        **problems(codes.NOT_FOUND, codes.TOO_MANY_FOLLOWERS, *ON_READ),
+        **problems(codes.NOT_FOUND, codes.TOO_MANY_JOB_FOLLOWERS, *ON_READ),
     },
 )
 async def follow(
     request: Request,
     job_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Reader,
     _: Waits,
     last_event_id: Annotated[
@@ -166,15 +166,15 @@ async def follow(
             "Annals-Position",
             example={**EXAMPLE_BRIEF, "status": "cancelled"},
         ),
-        **problems(codes.NOT_FOUND, codes.WORK_ENDED, *ON_WRITE),
+        **problems(codes.NOT_FOUND, codes.JOB_ENDED, *ON_WRITE),
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def cancel(
     job_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """A step that is being taken meanwhile is not kept."""
 
@@ -183,7 +183,7 @@ def cancel(
         headers = {POSITION: str(outcome.position)}
         return Response(orjson.dumps(brief(outcome.job)), media_type=JSON_TYPE, headers=headers)
 
-    return once(act)
+    return executor.run(act)
 
 
 async def _state(request: Request, workspace_id: UUID, job_id: UUID) -> JobState:

@@ -13,9 +13,9 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import EntityId, ServicesOf, Versions
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.routes import EntityId, ServicesDep, Versions
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import (
@@ -111,14 +111,14 @@ class ApiKeys(BaseModel):
         **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE),
     },
     openapi_extra=body({JSON_TYPE: (KeyCreate, EXAMPLE)}),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def issue(
     request: Request,
-    services: ServicesOf,
+    services: ServicesDep,
     _caller: Admin,
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """The key, and the token that is never shown again."""
 
@@ -132,7 +132,7 @@ async def issue(
             **position_header(issued.outcome),
         )
 
-    return await _until_known(request, await run_in_threadpool(once, act, given))
+    return await _until_known(request, await run_in_threadpool(executor.run, act, given))
 
 
 @ROUTER.get(
@@ -145,7 +145,7 @@ async def issue(
     },
 )
 async def list_(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Admin,
     _: Annotated[None, Depends(await_position(PROJECTION))],
 ) -> Response:
@@ -164,15 +164,15 @@ async def list_(
         204: success("Revoked, or revoked already.", None, "Annals-Position"),
         **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE),
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def revoke(
     request: Request,
     entity_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     _caller: Admin,
     versions: Versions,
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """Nothing; other processes refuse the key within a second."""
 
@@ -181,7 +181,7 @@ async def revoke(
         outcome = on_versions(versions, lambda version: revoke(expected_version=version))
         return Response(status_code=204, headers=position_header(outcome))
 
-    response = await _until_known(request, await run_in_threadpool(once, act))
+    response = await _until_known(request, await run_in_threadpool(executor.run, act))
     services.authenticator.forget(entity_id)
     return response
 

@@ -10,11 +10,11 @@ import orjson
 from fastapi import Depends, Response
 from pydantic import Field, model_validator
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import EntityId, ServicesOf, Versions, entity_routes
-from api.entities.steps import Given
+from api.entities.actions import Given
+from api.entities.routes import EntityId, ServicesDep, Versions, entity_routes
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import POSITION, etag, on_versions
@@ -29,7 +29,7 @@ from api.http.openapi import (
     problems,
     success,
 )
-from api.http.problems import SAYS_SUCCESS
+from api.http.problems import WITH_SUCCESS_FLAG
 from commands.leads import (
     LEADS_AT_ONCE_MAX,
     ConversionOverrides,
@@ -104,11 +104,13 @@ MOVED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at": EXAMPLE_T
     },
     openapi_extra={
         **body({JSON_TYPE: (StatusUpdate, {"leadId": EXAMPLE_ID, "status": "contacted"})}),
-        **SAYS_SUCCESS,
+        **WITH_SUCCESS_FLAG,
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
-def update_status(services: ServicesOf, _caller: Writer, given: Content, once: OnceOf) -> Response:
+def update_status(
+    services: ServicesDep, _caller: Writer, given: Content, executor: Executor
+) -> Response:
     """Failures carry `success: false` as well."""
 
     def act(scope: Scope) -> Response:
@@ -123,7 +125,7 @@ def update_status(services: ServicesOf, _caller: Writer, given: Content, once: O
             raise _not_all(refused.moves) from None
         return _answer(_told(moves), moves.position)
 
-    return once(act, given)
+    return executor.run(act, given)
 
 
 @ROUTER.post(
@@ -144,15 +146,15 @@ def update_status(services: ServicesOf, _caller: Writer, given: Content, once: O
         ),
     },
     openapi_extra=body({JSON_TYPE: (Conversion, {"account": {"priority": "high"}})}),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def convert(
     lead_id: EntityId,
-    services: ServicesOf,
+    services: ServicesDep,
     _caller: Writer,
     versions: Versions,
     given: Content,
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """One command: `POST /api/undo` with its `commandId` takes all of it back."""
 
@@ -167,7 +169,7 @@ def convert(
         content = {each.KIND: representation(each) for each in became}
         return _answer(content, done.position, ETag=etag(done.lead.version))
 
-    return once(act, given)
+    return executor.run(act, given)
 
 
 def _move_one(services: Services, scope: Scope, lead_id: UUID, status: LeadStatus) -> Response:

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import EntityId, ServicesOf, Versions
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.routes import EntityId, ServicesDep, Versions
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import on_versions, position_header, versioned
@@ -90,15 +90,15 @@ def _add_merge(kind: type[MergeableEntity], example: dict[str, Any], what: str) 
             **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *POSSIBLE),
         },
         openapi_extra=body({JSON_TYPE: (MergeRequest, asked)}),
-        dependencies=[Depends(room_for_writes)],
+        dependencies=[Depends(require_write_capacity)],
     )
     def merge(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-        once: OnceOf,
+        executor: Executor,
     ) -> Response:
         def act(scope: Scope) -> Response:
             asked = checked(MergeRequest, given)
@@ -114,7 +114,7 @@ def _add_merge(kind: type[MergeableEntity], example: dict[str, Any], what: str) 
             merged = on_versions(versions, lambda version: merge(expected_version=version))
             return _answer(merged, asked.with_)
 
-        return once(act, given)
+        return executor.run(act, given)
 
 
 def _answer(merged: MergeOutcome, other_id: UUID) -> Response:

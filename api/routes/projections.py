@@ -15,9 +15,9 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.request import room_for_writes
+from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import ServicesOf
+from api.entities.routes import ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import await_position
@@ -170,7 +170,7 @@ ACCEPTED = success(
         **problems(*ON_READ),
     },
 )
-async def list_(services: ServicesOf, _caller: Reader, _: Waits) -> Response:
+async def list_(services: ServicesDep, _caller: Reader, _: Waits) -> Response:
     """`{items}`; positions are those of the whole log."""
     async with services.reads.plain() as connection:
         items = await report(connection)
@@ -186,7 +186,7 @@ async def list_(services: ServicesOf, _caller: Reader, _: Waits) -> Response:
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
-async def get(services: ServicesOf, caller: Reader, name: Name, _: Waits) -> Response:
+async def get(services: ServicesDep, caller: Reader, name: Name, _: Waits) -> Response:
     """`parked` counts the entities of all workspaces, `parkedEntities` are those of this one."""
     async with services.reads.plain() as connection:
         found = [each for each in await report(connection) if each["name"] == name]
@@ -205,13 +205,13 @@ async def get(services: ServicesOf, caller: Reader, name: Name, _: Waits) -> Res
     responses={
         200: success("The plan, where `plan` is true.", example=EXAMPLE_PLAN),
         202: ACCEPTED,
-        **problems(codes.NOT_FOUND, codes.JOB_UNDER_WAY, *ON_BODY, *ON_FIELDS),
+        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, *ON_BODY, *ON_FIELDS),
     },
     openapi_extra=body({JSON_TYPE: (RebuildRequest, {"throttle": 20_000, "plan": True})}),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def rebuild(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Operator,
     name: Name,
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
@@ -231,11 +231,11 @@ async def rebuild(
     status_code=202,
     responses={
         202: ACCEPTED,
-        **problems(codes.NOT_FOUND, codes.JOB_UNDER_WAY, codes.NOTHING_BEFORE),
+        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, codes.NO_PREVIOUS_TABLES),
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
-async def roll_back(services: ServicesOf, caller: Operator, name: Name) -> Response:
+async def roll_back(services: ServicesDep, caller: Operator, name: Name) -> Response:
     """The job; its progress is at Location."""
 
     def has_previous() -> bool:
@@ -243,7 +243,7 @@ async def roll_back(services: ServicesOf, caller: Operator, name: Name) -> Respo
             return jobs.has_previous(connection, name)
 
     if not await run_in_threadpool(has_previous):
-        raise ApiError(codes.NOTHING_BEFORE)
+        raise ApiError(codes.NO_PREVIOUS_TABLES)
     return await _begun(services, name, "rollback", caller.key_id)
 
 
@@ -252,10 +252,10 @@ async def roll_back(services: ServicesOf, caller: Operator, name: Name) -> Respo
     operation_id="retryParked",
     summary="Replay the parked entities of a projection, and prove each equal to a fresh fold",
     status_code=202,
-    responses={202: ACCEPTED, **problems(codes.NOT_FOUND, codes.JOB_UNDER_WAY)},
-    dependencies=[Depends(room_for_writes)],
+    responses={202: ACCEPTED, **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS)},
+    dependencies=[Depends(require_write_capacity)],
 )
-async def retry(services: ServicesOf, caller: Operator, name: Name) -> Response:
+async def retry(services: ServicesDep, caller: Operator, name: Name) -> Response:
     """The job; its `message` says how many came back."""
     return await _begun(services, name, "retry", caller.key_id)
 
@@ -269,7 +269,7 @@ async def retry(services: ServicesOf, caller: Operator, name: Name) -> Response:
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
-async def list_jobs(services: ServicesOf, _caller: Reader, name: Name, _: Waits) -> Response:
+async def list_jobs(services: ServicesDep, _caller: Reader, name: Name, _: Waits) -> Response:
     """`{items}`, fifty at the most; rollbacks and retries among them."""
     async with services.reads.plain() as connection:
         items = await jobs.last_jobs_as_json(connection, name)
@@ -286,7 +286,7 @@ async def list_jobs(services: ServicesOf, _caller: Reader, name: Name, _: Waits)
     },
 )
 async def get_job(
-    services: ServicesOf, _caller: Reader, name: Name, job_id: JobId, _: Waits
+    services: ServicesDep, _caller: Reader, name: Name, job_id: JobId, _: Waits
 ) -> Response:
     """State, progress, and how it ended."""
     return Response(await _job(services, name, job_id), media_type=JSON_TYPE)
@@ -301,11 +301,11 @@ async def get_job(
         202: success(
             "Asked to stop.", ProjectionJob, example={**EXAMPLE_JOB, "state": "cancelling"}
         ),
-        **problems(codes.NOT_FOUND, codes.JOB_ENDED),
+        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_ENDED),
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
-async def cancel(services: ServicesOf, _caller: Operator, name: Name, job_id: JobId) -> Response:
+async def cancel(services: ServicesDep, _caller: Operator, name: Name, job_id: JobId) -> Response:
     """The job; it ends as `cancelled`, or as `done` where it was faster."""
     await _job(services, name, job_id)
 
@@ -314,7 +314,7 @@ async def cancel(services: ServicesOf, _caller: Operator, name: Name, job_id: Jo
             return jobs.cancel(connection, name, job_id)
 
     if not await run_in_threadpool(ask):
-        raise ApiError(codes.JOB_ENDED)
+        raise ApiError(codes.PROJECTION_JOB_ENDED)
     return Response(await _job(services, name, job_id), 202, media_type=JSON_TYPE)
 
 
@@ -333,7 +333,7 @@ async def _begun(
 
     job_id = await run_in_threadpool(ask)
     if job_id is None:
-        raise ApiError(codes.JOB_UNDER_WAY)
+        raise ApiError(codes.PROJECTION_JOB_IN_PROGRESS)
     return Response(
         await _job(services, name, job_id),
         202,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from api.entities.actions import EntityAction, Given, Nothing, add_action_routes
 from api.entities.routes import entity_routes
-from api.entities.steps import Given, Nothing, StepRoute, step_routes
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
 from domain.proposal import Proposal
 from domain.shared.fields import Date, Email, Line, Money, Name, Text
@@ -41,10 +41,10 @@ def _redraft(proposal: Proposal, given: Revision, at: datetime) -> None:
 
 ROUTER = entity_routes(Proposal, example=EXAMPLE, reads=("accounts",))
 
-step_routes(
+add_action_routes(
     ROUTER,
     Proposal,
-    StepRoute(
+    EntityAction(
         name="send",
         summary="Send a proposal: what it says stays so until it is revised",
         decide=lambda proposal, given, at: proposal.send(given.to, at=at),
@@ -52,14 +52,14 @@ step_routes(
         example={"to": "ada@example.com"},
         shows={"status": "sent", "sentAt": EXAMPLE_TIME, "sentTo": "ada@example.com"},
     ),
-    StepRoute(
+    EntityAction(
         name="accept",
         summary="Say that a proposal was accepted",
         decide=lambda proposal, given, at: proposal.accept(at=at),
         given=Nothing,
         shows={"status": "accepted", "answeredAt": EXAMPLE_TIME},
     ),
-    StepRoute(
+    EntityAction(
         name="decline",
         summary="Say that a proposal was declined",
         decide=lambda proposal, given, at: proposal.decline(at=at, reason=given.reason),
@@ -67,7 +67,7 @@ step_routes(
         example={"reason": "Too dear"},
         shows={"status": "declined", "answeredAt": EXAMPLE_TIME, "declineReason": "Too dear"},
     ),
-    StepRoute(
+    EntityAction(
         name="revise",
         summary="Revise a proposal, which makes it a draft again",
         decide=_redraft,

@@ -12,16 +12,16 @@ from starlette.websockets import WebSocketDisconnect
 from uuid_utils.compat import uuid7
 
 from api.dependencies.services import Services
-from api.entities.routes import ServicesOf
+from api.entities.routes import ServicesDep
 from api.http import sse
 from api.http.auth import Caller, Permission, refused, require_permission
 from api.http.conditions import await_position
 from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, headers, problems
-from api.http.problems import answer
-from api.realtime.asking import RealtimeParameters, interest_of, parse
+from api.http.problems import problem_response
 from api.realtime.hub import Hub
+from api.realtime.parameters import RealtimeParameters, interest_of, parse
 from api.realtime.subscriber import CloseReason, Subscriber
-from api.realtime.wire import SOCKET, SSE
+from api.realtime.transport import SSE, WEBSOCKET
 from runtime import codes
 from runtime.errors import ApiError
 
@@ -55,8 +55,8 @@ ON_FOLLOW = (
     codes.INVALID_LAST_EVENT_ID,
     codes.POSITION_AHEAD,
     codes.TOO_MANY_SUBSCRIBERS,
-    codes.TOO_MANY_OF_KEY,
-    codes.STREAMS_END,
+    codes.TOO_MANY_SUBSCRIBERS_OF_KEY,
+    codes.SHUTTING_DOWN,
 )
 
 
@@ -68,7 +68,7 @@ ON_FOLLOW = (
     responses={200: STREAM, **problems(*ON_READ, *ON_FOLLOW)},
 )
 async def follow(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     asked: Annotated[RealtimeParameters, Query()],
     _: Annotated[None, Depends(await_position())],
@@ -102,7 +102,7 @@ async def follow_by_socket(socket: WebSocket) -> None:
         interest = interest_of(
             caller, parse(socket.query_params.multi_items()), socket.headers.get("Last-Event-ID")
         )
-        with services.hub.admitted(interest, SOCKET) as subscriber:
+        with services.hub.admitted(interest, WEBSOCKET) as subscriber:
             await services.hub.join(subscriber)
             chosen = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
             await socket.accept(subprotocol=chosen)
@@ -112,7 +112,7 @@ async def follow_by_socket(socket: WebSocket) -> None:
     except Exception as error:
         if socket.application_state.name != "CONNECTING":
             raise
-        await socket.send_denial_response(await answer(socket, error))
+        await socket.send_denial_response(await problem_response(socket, error))
 
 
 async def _converse(socket: WebSocket, hub: Hub, subscriber: Subscriber) -> None:

@@ -13,10 +13,10 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import ServicesOf
+from api.entities.routes import ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import await_position, position_header
@@ -31,7 +31,7 @@ from api.http.openapi import (
     problems,
     success,
 )
-from api.http.problems import SAYS_SUCCESS
+from api.http.problems import WITH_SUCCESS_FLAG
 from commands.delivery.breakers import load_breaker
 from commands.delivery.sending import BREAKER
 from commands.entities import CommandOutcome
@@ -77,7 +77,7 @@ EXAMPLE_GATEWAY = {
     "waitSeconds": 30.0,
     "waiting": 2,
 }
-SILENT = {"success": False, "error": codes.SMS_GATEWAY_SILENT.title, "retrying": True}
+SILENT = {"success": False, "error": codes.SMS_GATEWAY_UNAVAILABLE.title, "retrying": True}
 
 
 class SendSms(BaseModel):
@@ -108,8 +108,8 @@ def _send_responses() -> dict[int | str, Any]:
     possible = problems(
         *(*ON_BODY, *ON_FIELDS, *ON_WRITE, codes.NOT_FOUND, codes.IS_DELETED),
         *(codes.TEMPLATE_VARIABLE_MISSING, codes.TEMPLATE_VARIABLE_UNKNOWN, codes.PHONE_UNUSABLE),
-        *(codes.LEAD_OPTED_OUT, codes.LEAD_HAS_NO_PHONE, codes.TOO_MANY_TO_LEAD),
-        *(codes.TOO_MANY_OF_WORKSPACE, codes.SMS_GATEWAY_SILENT),
+        *(codes.LEAD_OPTED_OUT, codes.LEAD_HAS_NO_PHONE, codes.LEAD_DAILY_LIMIT_REACHED),
+        *(codes.WORKSPACE_DAILY_LIMIT_REACHED, codes.SMS_GATEWAY_UNAVAILABLE),
     )
     possible[503]["content"][JSON_TYPE] = {"example": SILENT}
     return {200: accepted, **possible}
@@ -121,14 +121,14 @@ def _send_responses() -> dict[int | str, Any]:
     tags=TAGS,
     summary="Send a text message to a lead",
     responses=_send_responses(),
-    openapi_extra={**body({JSON_TYPE: (SendSms, EXAMPLE)}), **SAYS_SUCCESS},
-    dependencies=[Depends(room_for_writes)],
+    openapi_extra={**body({JSON_TYPE: (SendSms, EXAMPLE)}), **WITH_SUCCESS_FLAG},
+    dependencies=[Depends(require_write_capacity)],
 )
 def send_sms(
-    services: ServicesOf,
+    services: ServicesDep,
     _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """While the gateway does not answer, 503 with `retrying: true`: it is recorded all the same."""
 
@@ -147,7 +147,7 @@ def send_sms(
             return _answer(SILENT, position_header(outcome), status=503)
         return _answer({"success": True, "sms": _shown(outcome)}, position_header(outcome))
 
-    return once(act, given)
+    return executor.run(act, given)
 
 
 @ROUTER.get(
@@ -162,7 +162,7 @@ def send_sms(
 )
 async def history(
     lead_id: Annotated[UUID, Path(alias="leadId", examples=[EXAMPLE_ID])],
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position(PROJECTION, "leads"))],
     cursor: Annotated[UUID | None, Query(description="Go on after this message.")] = None,
@@ -189,7 +189,7 @@ async def history(
     },
 )
 async def gateway(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position(PROJECTION))],
 ) -> Response:
@@ -218,7 +218,7 @@ async def gateway(
         204: success("Noted, or known already."),
         **problems(
             *(codes.RECEIPT_NOT_SIGNED, codes.NOT_FOUND, codes.BODY_TOO_LARGE),
-            *(codes.WRONG_MEDIA_TYPE, codes.BODY_TOO_SLOW, codes.INVALID_PARAMETER),
+            *(codes.UNSUPPORTED_MEDIA_TYPE, codes.BODY_TIMED_OUT, codes.INVALID_PARAMETER),
             *(codes.DATABASE_UNREACHABLE, codes.DATABASE_BUSY, codes.WRITE_CONTENTION),
             always=(codes.UNKNOWN_PARAMETER, codes.UNEXPECTED),
         ),
@@ -233,11 +233,11 @@ async def gateway(
             }
         }
     },
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def receive(
     request: Request,
-    services: ServicesOf,
+    services: ServicesDep,
     given: Annotated[Body, Depends(body_of(FORM_TYPE))],
     workspace_id: Annotated[UUID, Query(alias="workspaceId")],
     sms_id: Annotated[UUID, Query(alias="smsId")],

@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import command_scope, room_for_writes
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import command_scope, require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import ServicesOf
+from api.entities.routes import ServicesDep
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked
 from api.http.conditions import POSITION, POSITION_MAX, await_position, reach
@@ -39,7 +39,7 @@ from api.http.openapi import (
     success,
 )
 from api.http.parameters import invalid_parameter, plain
-from api.jobs.answers import ACCEPTED, accepted
+from api.jobs.responses import ACCEPTED, accepted
 from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Kinds, UndoTarget
 from commands.undo.plan import UndoAttempt, UndoPlan, UndoStep
 from commands.undo.work import UNDO_JOB_EVENTS_MAX
@@ -158,18 +158,18 @@ class UndoRequest(BaseModel):
             *(codes.UNDO_CONFLICT, codes.ALREADY_UNDONE, codes.NOT_YET_PROJECTED),
             codes.TIME_TAKEN,
             codes.PART_OF_A_WHOLE,
-            codes.OPERATION_UNDER_WAY,
+            codes.OPERATION_IN_PROGRESS,
         ),
     },
     openapi_extra=body({JSON_TYPE: (UndoRequest, {"eventPosition": 7, "force": ["nextAction"]})}),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 async def undo(
     request: Request,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
     given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """All of it or nothing; 409 (E5014) names what was changed since.
 
@@ -190,7 +190,7 @@ async def undo(
         headers = {POSITION: str(undone.position)}
         return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)
 
-    return await run_in_threadpool(once, act, given)
+    return await run_in_threadpool(executor.run, act, given)
 
 
 @ROUTER.get(
@@ -210,14 +210,14 @@ async def undo(
             },
         ),
         **problems(
-            *(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, codes.OPERATION_UNDER_WAY),
+            *(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, codes.OPERATION_IN_PROGRESS),
             *ON_READ,
         ),
     },
 )
 async def preview(
     request: Request,
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Writer,
     _: Annotated[None, Depends(await_position(PROJECTION))],
     event_position: Annotated[
@@ -297,7 +297,7 @@ def _require_ended(services: Services, scope: Scope, job_id: UUID) -> None:
     with services.log.scoped(scope):
         job = services.log.load(Job, job_id)
     if job.is_open:
-        raise ApiError(codes.OPERATION_UNDER_WAY, jobId=str(job_id))
+        raise ApiError(codes.OPERATION_IN_PROGRESS, jobId=str(job_id))
 
 
 async def _first_positions(request: Request, caller: Caller, asked: Large) -> list[int]:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import ServicesOf, Versions, changed_by_patch
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.routes import ServicesDep, Versions, changed_by_patch
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of
 from api.http.conditions import await_position, versioned
@@ -59,7 +59,7 @@ PATCH = [{"op": "replace", "path": "/name", "value": "Acme Sales"}]
     },
 )
 async def get(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
     _: Annotated[None, Depends(await_position("workspaces"))],
 ) -> Response:
@@ -92,14 +92,14 @@ async def get(
             JSON_TYPE: (CHANGE, EXAMPLE),
         }
     ),
-    dependencies=[Depends(room_for_writes)],
+    dependencies=[Depends(require_write_capacity)],
 )
 def change(
-    services: ServicesOf,
+    services: ServicesDep,
     caller: Annotated[Caller, Depends(require_permission(Permission.WORKSPACE))],
     versions: Versions,
     given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
-    once: OnceOf,
+    executor: Executor,
 ) -> Response:
     """The workspace as it is now."""
 
@@ -107,4 +107,4 @@ def change(
         workspace_id = caller.workspace_id
         return changed_by_patch(services, scope, Workspace, workspace_id, versions, given)
 
-    return once(act, given)
+    return executor.run(act, given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.codes.code import ErrorCode
 
-WRONG_LOGIN = ErrorCode(
+INVALID_LOGIN = ErrorCode(
     "E1001",
     401,
     "Invalid email or password.",
@@ -55,7 +55,7 @@ FORBIDDEN = ErrorCode(
     "The role of the key lacks the permission named in `permission`; `role` is the key's role."
     " The table of roles is in api/http/auth.py.",
 )
-METRICS_REFUSED = ErrorCode(
+METRICS_FORBIDDEN = ErrorCode(
     "E1009",
     403,
     "The metrics are not for you.",

@@ -18,14 +18,14 @@ TOO_MANY_EXPORTS_OF_WORKSPACE = ErrorCode(
     "ANNALS_EXPORTS_PER_WORKSPACE_MAX of them are streamed at once, lest one workspace keep all"
     " others waiting. `limit` tells how many.",
 )
-NO_SUCH_FORMAT = ErrorCode(
+UNSUPPORTED_EXPORT_FORMAT = ErrorCode(
     "E2082",
     406,
     "It cannot be had in this format.",
     "Exports are CSV (text/csv) or NDJSON (application/x-ndjson), as the Accept header or"
     " `?format=` says; `supported` lists them.",
 )
-NO_COMMON_POINT = ErrorCode(
+NO_CONSISTENT_SNAPSHOT = ErrorCode(
     "E2083",
     503,
     "The lists do not stand at one point of the log just now.",
@@ -33,7 +33,7 @@ NO_COMMON_POINT = ErrorCode(
     " in this workspace in between; or a rebuild is about to exchange their tables. That it passes"
     " was waited for EVEN_WAIT_S seconds.",
 )
-EXPORT_HAS_HOLES = ErrorCode(
+ENTITIES_PARKED = ErrorCode(
     "E2084",
     503,
     "Some of what would be exported cannot be shown for now.",

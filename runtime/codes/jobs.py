@@ -11,13 +11,13 @@ TOO_MANY_ITEMS = ErrorCode(
     "`found` items were named or matched the filter, `limit` is the most: JOB_ITEMS_MAX, or"
     " ATOMIC_ITEMS_MAX where `atomic` is asked for. Nothing was changed.",
 )
-TOO_MANY_FOLLOWERS = ErrorCode(
+TOO_MANY_JOB_FOLLOWERS = ErrorCode(
     "E2051",
     503,
     "Too many follow jobs here at once.",
     "A process serves FOLLOWERS_MAX streams of progress. GET /api/jobs/{id} tells the same.",
 )
-WORK_ENDED = ErrorCode(
+JOB_ENDED = ErrorCode(
     "E5030",
     409,
     "The job has ended already.",

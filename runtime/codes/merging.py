@@ -35,7 +35,7 @@ PART_OF_A_WHOLE = ErrorCode(
     "This is part of a whole that is undone as one.",
     "A merge is undone as a whole: by `commandId`.",
 )
-OPERATION_UNDER_WAY = ErrorCode(
+OPERATION_IN_PROGRESS = ErrorCode(
     "E5055",
     409,
     "The operation is still under way.",

@@ -10,7 +10,7 @@ TIMED_OUT = ErrorCode(
     "Request timed out.",
     "The database did not answer within the statement timeout. Nothing was recorded.",
 )
-BODY_TOO_SLOW = ErrorCode(
+BODY_TIMED_OUT = ErrorCode(
     "E4002",
     408,
     "The request did not arrive in time.",

@@ -19,7 +19,7 @@ POSITION_AHEAD = ErrorCode(
     " another installation, or the log was restored from an older backup: read anew what is shown,"
     " and follow from now on, without a Last-Event-ID.",
 )
-TOO_MANY_OF_KEY = ErrorCode(
+TOO_MANY_SUBSCRIBERS_OF_KEY = ErrorCode(
     "E2112",
     429,
     "This API key follows changes too many times at once.",
@@ -33,7 +33,7 @@ TOO_MANY_SUBSCRIBERS = ErrorCode(
     "This process has as many subscribers as ANNALS_REALTIME_SUBSCRIBERS_MAX allows; `max` tells"
     " it.",
 )
-STREAMS_END = ErrorCode(
+SHUTTING_DOWN = ErrorCode(
     "E3011",
     503,
     "The service is stopping and begins no new streams.",

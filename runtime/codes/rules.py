@@ -120,20 +120,20 @@ TOO_MUCH_TO_UNDO = ErrorCode(
     "That is too much to undo at once.",
     "More events than `limit` belong to it.",
 )
-JOB_UNDER_WAY = ErrorCode(
+PROJECTION_JOB_IN_PROGRESS = ErrorCode(
     "E5020",
     409,
     "Something is done to this projection already.",
     "A rebuild, a rollback or a retry waits or runs; GET /api/projections/{name}/rebuilds shows"
     " it. Wait for its end, or cancel it.",
 )
-JOB_ENDED = ErrorCode(
+PROJECTION_JOB_ENDED = ErrorCode(
     "E5021",
     409,
     "It has ended already.",
     "What is done is not undone by cancelling: POST /api/projections/{name}/rollback goes back.",
 )
-NOTHING_BEFORE = ErrorCode(
+NO_PREVIOUS_TABLES = ErrorCode(
     "E5022",
     409,
     "There is nothing from before to go back to.",

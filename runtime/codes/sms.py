@@ -30,7 +30,7 @@ RECEIPT_NOT_SIGNED = ErrorCode(
     "X-Twilio-Signature does not fit the request under ANNALS_SMS_TWILIO_TOKEN, or"
     " ANNALS_SMS_PUBLIC_URL is not the address that the gateway calls, or another gateway is set.",
 )
-SMS_GATEWAY_SILENT = ErrorCode(
+SMS_GATEWAY_UNAVAILABLE = ErrorCode(
     "E4011",
     503,
     "The gateway for text messages does not answer; the message is kept and sent later.",
@@ -50,13 +50,13 @@ LEAD_HAS_NO_PHONE = ErrorCode(
     "The lead has no telephone number.",
     "Its `phone` is empty.",
 )
-TOO_MANY_TO_LEAD = ErrorCode(
+LEAD_DAILY_LIMIT_REACHED = ErrorCode(
     "E5072",
     429,
     "The lead has got as many messages as it may in a day.",
     "`dailyMax` is ANNALS_SMS_LEAD_DAILY_MAX; days are those of UTC.",
 )
-TOO_MANY_OF_WORKSPACE = ErrorCode(
+WORKSPACE_DAILY_LIMIT_REACHED = ErrorCode(
     "E5073",
     429,
     "The workspace has sent as many messages as it may in a day.",

@@ -97,13 +97,13 @@ BODY_TOO_LARGE = ErrorCode(
     "The limit is the setting ANNALS_BODY_MAX_BYTES; `maxBytes` tells it. Many records go through"
     " an import.",
 )
-WRONG_MEDIA_TYPE = ErrorCode(
+UNSUPPORTED_MEDIA_TYPE = ErrorCode(
     "E2025",
     415,
     "The Content-Type is not supported here.",
     "`supported` lists the types that are. A charset other than UTF-8 is refused as well.",
 )
-WRONG_SHAPE = ErrorCode(
+UNEXPECTED_SHAPE = ErrorCode(
     "E2026",
     400,
     "The body does not have the expected shape.",
@@ -166,7 +166,7 @@ IDEMPOTENCY_KEY_REUSED = ErrorCode(
     "Method, path, Content-Type or body differ from those of the first request with this key."
     " Every request gets a key of its own; only its repetition uses the same one.",
 )
-NO_SUCH_ROUTE = ErrorCode(
+ROUTE_NOT_FOUND = ErrorCode(
     "E2040",
     404,
     "There is nothing at this address.",

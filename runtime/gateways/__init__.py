@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from commands.delivery.gateway import SmsGateway
-from runtime.gateways.only_log import LoggingGateway
+from runtime.gateways.log_only import LoggingGateway
 from runtime.gateways.twilio import Twilio, TwilioGateway
 from runtime.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from api.http.stopping import Stopping
+from api.http.shutdown import Shutdown
 from runtime.logs import logging_config
 from runtime.process import tune_gc
 from runtime.settings import Settings
@@ -24,7 +24,7 @@ FILES_BESIDE = 256
 class Server(uvicorn.Server):
     """Ends streams before it waits for open requests: they would go on for ever."""
 
-    def __init__(self, config: uvicorn.Config, stopping: Stopping) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: Shutdown) -> None:
         super().__init__(config)
         self._stopping = stopping
 
@@ -65,7 +65,7 @@ def server_of(app: FastAPI, settings: Settings, **others: Any) -> Server:
         "ws_per_message_deflate": False,
         **others,
     }
-    return Server(uvicorn.Config(app, **chosen), getattr(app.state, "stopping", Stopping()))
+    return Server(uvicorn.Config(app, **chosen), getattr(app.state, "shutdown", Shutdown()))
 
 
 def listening(config: uvicorn.Config, unread_timeout_s: float) -> socket.socket:

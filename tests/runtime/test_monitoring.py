@@ -204,7 +204,7 @@ def test_checkpoints_that_cannot_be_read_are_no_good_health(stack: Stack) -> Non
 def test_a_database_that_is_frozen_does_not_freeze_health(stack: Stack) -> None:
     (pid,) = stack.database.execute(
         """SELECT pid FROM pg_stat_activity
-            WHERE application_name = 'annals-lookout' AND datname = current_database()"""
+            WHERE application_name = 'annals-health' AND datname = current_database()"""
     ).fetchall()[0]
     os.kill(pid, signal.SIGSTOP)
     try:

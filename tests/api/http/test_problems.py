@@ -24,7 +24,7 @@ from commands.importing.findings import ImportFault
 from domain.shared.refusals import KeyRevoked, OpenOpportunities, Refusal
 from readmodels import pool
 from runtime.codes import CODES
-from runtime.errors import OF_FAULT, OF_REFUSAL, as_api_error, documentation
+from runtime.errors import CODES_BY_IMPORT_FAULT, CODES_BY_REFUSAL, as_api_error, documentation
 from runtime.logs import JsonLines
 from runtime.settings import REPOSITORY, Settings
 from tests.support.api_server import Api, ApiWorkspace, free_port, serving
@@ -86,8 +86,8 @@ def test_the_dictionary_is_served_to_everybody(api: Api) -> None:
 
 
 def test_every_refusal_has_a_code() -> None:
-    assert set(OF_REFUSAL) == set(Refusal.__subclasses__())
-    assert set(OF_FAULT) == set(ImportFault)
+    assert set(CODES_BY_REFUSAL) == set(Refusal.__subclasses__())
+    assert set(CODES_BY_IMPORT_FAULT) == set(ImportFault)
 
 
 def test_a_refusal_carries_its_facts() -> None:

@@ -19,7 +19,7 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from runtime.composition import new_id, now
-from runtime.housekeeping import drop_old_imports
+from runtime.housekeeping import drop_expired_imports
 from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
 
@@ -493,7 +493,7 @@ def test_what_was_kept_long_enough_is_dropped_with_its_files(
     database.execute(
         "UPDATE imports SET handed_in_at = now() - interval '2 hours' WHERE id = %s", (import_id,)
     )
-    assert asyncio.run(drop_old_imports(urls.app, 7_200 + 60)) == 0
-    assert asyncio.run(drop_old_imports(urls.app, 3_600)) == 1
+    assert asyncio.run(drop_expired_imports(urls.app, 7_200 + 60)) == 0
+    assert asyncio.run(drop_expired_imports(urls.app, 3_600)) == 1
     for table in ("imports", "import_files", "import_parts"):
         assert len(database.execute(f"SELECT FROM {table}").fetchall()) == 1

@@ -16,7 +16,7 @@ import pytest
 
 from commands.delivery.gateway import OutgoingSms
 from commands.processes import PROCESSES
-from runtime.gateways.only_log import LoggingGateway
+from runtime.gateways.log_only import LoggingGateway
 from runtime.health import FRESH_S
 from server.postgres.embedded import Cluster
 from tests.conftest import Urls, fresh_database

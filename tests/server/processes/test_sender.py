@@ -18,7 +18,7 @@ from commands.processes import PROCESSES
 from domain.shared.breaker import State
 from eventlog.reading import RecordedEvent
 from runtime.gateways import GatewaySettingsError, gateway_of
-from runtime.gateways.only_log import LoggingGateway
+from runtime.gateways.log_only import LoggingGateway
 from runtime.settings import Settings
 from server.processes.sender import Sender
 from tests.conftest import Urls

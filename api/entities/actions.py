@@ -13,10 +13,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import OnceOf
-from api.dependencies.request import room_for_writes
-from api.entities.routes import EntityId, ServicesOf, Versions, written
-from api.entities.shape import example_as_shown
+from api.dependencies.idempotency import Executor
+from api.dependencies.request import require_write_capacity
+from api.entities.resource import example_as_shown
+from api.entities.routes import EntityId, ServicesDep, Versions, written
 from api.http.auth import Caller, Permission, require_permission
 from api.http.bodies import Body, body_of, checked, read_body, require_media_type
 from api.http.conditions import on_versions
@@ -51,7 +51,7 @@ class Nothing(Given):
 
 
 @dataclass(frozen=True)
-class StepRoute(Generic[E, G]):
+class EntityAction(Generic[E, G]):
     """A command of one kind: what it takes, and the aggregate's method that decides."""
 
     name: str
@@ -73,10 +73,10 @@ class StepRoute(Generic[E, G]):
         return any(each.is_required() for each in self.given.model_fields.values())
 
 
-def step_routes(
+def add_action_routes(
     router: APIRouter,
     kind: type[E],
-    *steps: StepRoute[E, Any],
+    *steps: EntityAction[E, Any],
     example: dict[str, Any],
     write: Permission = Permission.WRITE,
 ) -> None:
@@ -93,7 +93,7 @@ async def _maybe_body(request: Request) -> Body:
     return Body(require_media_type(request, (JSON_TYPE,)), content)
 
 
-def _description(step: StepRoute[Any, Any]) -> dict[str, Any] | None:
+def _description(step: EntityAction[Any, Any]) -> dict[str, Any] | None:
     """The body as the API's description has it, None where there is nothing to be said."""
     if not step.given.model_fields:
         return None
@@ -105,7 +105,7 @@ def _description(step: StepRoute[Any, Any]) -> dict[str, Any] | None:
 def _add_step(
     router: APIRouter,
     kind: type[E],
-    step: StepRoute[E, G],
+    step: EntityAction[E, G],
     example: dict[str, Any],
     write: Permission,
 ) -> None:
@@ -121,15 +121,15 @@ def _add_step(
             **problems(*ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE, *possible),
         },
         openapi_extra=_description(step),
-        dependencies=[Depends(room_for_writes)],
+        dependencies=[Depends(require_write_capacity)],
     )
     def act(
         entity_id: EntityId,
-        services: ServicesOf,
+        services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(write))],
         versions: Versions,
         given: Annotated[Body, Depends(body_of(JSON_TYPE) if step.needs_body else _maybe_body)],
-        once: OnceOf,
+        executor: Executor,
     ) -> Response:
         def do(scope: Scope) -> Response:
             asked = checked(step.given, given)
@@ -142,4 +142,4 @@ def _add_step(
             )
             return written(on_versions(versions, lambda version: act(expected_version=version)))
 
-        return once(do, given)
+        return executor.run(do, given)

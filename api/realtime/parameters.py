@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from api.http.auth import Caller, Permission
 from api.http.conditions import POSITION_MAX
 from api.http.parameters import invalid_parameter, plain
-from api.http.visibility import kinds_of, sight_of
+from api.http.visibility import visibility_of, visible_kinds
 from api.realtime.subscriber import Interest
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import FieldError
@@ -89,7 +89,7 @@ def interest_of(
     follow = _names("follow", asked.follow, (FACTS, READY))
     kinds = None if asked.kinds is None else _names("kinds", asked.kinds, KINDS)
     topics = None if asked.types is None else _names("types", asked.types, ENTITY_OF)
-    allowed = kinds_of(caller.role)
+    allowed = visible_kinds(caller.role)
     if not {*(kinds or ()), *(topic.partition(".")[0] for topic in topics or ())} <= allowed:
         caller.require(Permission.AUDIT)
     wanted = Wanted(
@@ -103,7 +103,7 @@ def interest_of(
     return Interest(
         caller,
         wanted,
-        sight_of(caller.role),
+        visibility_of(caller.role),
         facts=FACTS in follow,
         ready=READY in follow,
         after=parse_place(place) if place else None,

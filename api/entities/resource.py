@@ -15,7 +15,7 @@ from runtime.codes.code import ErrorCode
 
 
 @dataclass(frozen=True)
-class Shape:
+class EntityResource:
     """What the routes of one kind have to know."""
 
     kind: type[Entity]

@@ -19,7 +19,7 @@ HEARTBEAT = "heartbeat"
 
 
 @dataclass(frozen=True)
-class Wire:
+class Transport:
     """A transport: its name, and how an event of a stream and a heartbeat are written."""
 
     name: str
@@ -70,7 +70,7 @@ def _beat(event_id: int | None) -> bytes:
     return _message(HEARTBEAT, b"null", event_id)
 
 
-SSE = Wire("sse", sse.frame, sse.heartbeat)
+SSE = Transport("sse", sse.frame, sse.heartbeat)
 """Server-sent events."""
-SOCKET = Wire("socket", _message, _beat)
+WEBSOCKET = Transport("socket", _message, _beat)
 """Text messages of a WebSocket, each `{event, id?, data}`."""

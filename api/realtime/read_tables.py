@@ -9,7 +9,7 @@ from projections.engine.registry import PROJECTIONS
 from readmodels.checkpoints import Checkpoints
 
 
-class Tables:
+class ReadTableProgress:
     """Knows how far the projections are that read an event of a topic. Lives in the event loop.
 
     A projection serves a fact if it reads events of its topic: then some table of its shows it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Stopping:
-    """Set when the server begins to stop, before it waits for open requests. `app.state.stopping`.
+class Shutdown:
+    """Set when the server begins to stop, before it waits for open requests. `app.state.shutdown`.
 
     Lives in the event loop. A stream that polls looks at `is_set`; one that waits is called.
     """
