@@ -17,6 +17,7 @@ from commands.jobs.keeping import HINT
 from commands.jobs.turns import NO_CONNECTION, TURN_S, JobRun, Tools
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import wait_for_hint
+from eventlog.locks import JOB_LOCK, one_key
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,8 @@ ERRORS_KEPT_DAYS = 30
 
 TO_DO = "SELECT workspace_id, job_id FROM jobs_to_do(%s, %s)"
 PURGE = "SELECT purge_job_errors(%s)"
-# Tag 75 in the top byte, as the log's announcements have 65; the rest is a hash of the job.
-KEY = "(75::bigint << 56) | (hashtextextended(%s, 0) & ((1::bigint << 56) - 1))"
-CLAIM = f"SELECT pg_try_advisory_lock({KEY})"
-RELEASE = f"SELECT pg_advisory_unlock({KEY})"
+CLAIM = f"SELECT pg_try_advisory_lock({one_key(JOB_LOCK)})"
+RELEASE = f"SELECT pg_advisory_unlock({one_key(JOB_LOCK)})"
 
 
 class Worker:

@@ -21,6 +21,7 @@ from domain.account import Account
 from domain.job import Job, JobStatus
 from domain.shared.entity import Entity
 from eventlog.connections import Connection
+from eventlog.locks import JOB_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
@@ -38,9 +39,10 @@ MANY = 5_000
 """So many that a worker can be met in the middle of them."""
 WORKERS = 2
 
-HOLDERS = """
+HOLDERS = f"""
 SELECT a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
- WHERE l.locktype = 'advisory' AND l.classid::bigint >> 24 = 75 AND l.objsubid = 1 AND l.granted
+ WHERE l.locktype = 'advisory' AND l.classid::bigint >> 24 = {JOB_LOCK}
+   AND l.objsubid = 1 AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
@@ -48,7 +50,7 @@ SELECT a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
 @contextmanager
 def worker(urls: Urls, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker as a process: `annals work`, or a module with arguments."""
-    command = arguments or ("api", "work")
+    command = arguments or ("server.cli", "work")
     environment = {
         **os.environ,
         "ANNALS_APP_URL": urls.app,
