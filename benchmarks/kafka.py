@@ -26,9 +26,10 @@ from eventlog.kafka.message import Origin, encode, headers, partition_key
 from eventlog.kafka.relay import Relay
 from eventlog.kafka.tail import read_between
 from eventlog.kafka.topic import create_topic
+from eventlog.locks import REBUILD_LOCK
 from eventlog.reading import read_rows_after
 from projections.engine.kafka.consumer import GroupEngine
-from projections.engine.live.runner import REBUILD_LOCK, ProjectionEngine
+from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from tests.support.kafka_broker import running_kafka
 

@@ -17,16 +17,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from domain.shared.refusals import Refusal
 from eventlog.connections import Connection
+from eventlog.locks import IDEMPOTENCY_LOCK, one_key
 
 KEY_MAX_CHARS = 200
 NONCE_BYTES = 12
 SEALED_FOR = b"annals: remembered answer"
 
-# Tag 74 in the top byte, as the log's announcements have 65; the rest is a hash of the key.
-TRY_KEY = """
-SELECT pg_try_advisory_xact_lock(
-    (74::bigint << 56) | (hashtextextended(%s, 0) & ((1::bigint << 56) - 1)))
-"""
+TRY_KEY = f"SELECT pg_try_advisory_xact_lock({one_key(IDEMPOTENCY_LOCK)})"
 # now() and not clock_timestamp(): partitions older than the window are not looked at.
 RECALL = """
 SELECT request, answer FROM remembered_answers

@@ -18,10 +18,10 @@ from typing import Any
 import psycopg
 import yoyo
 
+from eventlog.locks import MIGRATION_LOCK
+
 SQL_FOLDER = Path(__file__).parent / "sql"
 
-MIGRATION_LOCK = (73, 1)
-"""Advisory lock: one process migrates at a time; a backup holds it shared."""
 MIGRATION_LOCK_WAIT_S = 60
 LOCK_WAIT_MS = 1_000
 """How long a migration waits for a table: readers and writers queue behind it no longer."""

@@ -22,6 +22,7 @@ import psycopg
 from psycopg import sql
 
 from eventlog.connections import Connection, follow_connection
+from eventlog.locks import ANALYSIS_LOCK, try_lock
 from eventlog.reading import RecordedEvent
 from projections.changes import Patch, Projection, Put, Remove, Row, RowChange, Table
 from projections.engine.install import Definition, create_tables, guard_tables
@@ -36,8 +37,6 @@ __all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", 
 SCHEMA_PREFIX = "analysis_"
 RESULT_ROWS_MAX = 5_000_000
 """The result is folded in memory; about 1 KiB a row."""
-ANALYSIS_LOCK = 72
-"""Class of the advisory locks by which a file is run once at a time."""
 SWAP_LOCK_WAIT_MS = 500
 """How long the exchange of results waits for readers, who wait behind it, before it steps back."""
 SWAP_ATTEMPTS_MAX = 40
@@ -346,9 +345,7 @@ def _drop(connection: Connection, schema: str) -> None:
 @contextmanager
 def _alone(connection: Connection, analysis: Analysis) -> Iterator[None]:
     """Nobody else runs a file of this name; the lock goes with the connection."""
-    key = (ANALYSIS_LOCK, analysis.schema)
-    row = connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", key).fetchone()
-    if not (row and row[0]):
+    if not try_lock(connection, ANALYSIS_LOCK, analysis.schema):
         raise AnalysisError(f"{analysis.name} is being run already.")
     yield
 

@@ -22,8 +22,8 @@ from psycopg.rows import TupleRow
 
 from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
+from eventlog.locks import LEASE_LOCK
 from eventlog.migrations import SQL_FOLDER
-from projections.engine.live.runner import LEASE_LOCK
 from projections.engine.registry import PROJECTIONS
 from readmodels.checkpoints import report
 from readmodels.pool import AsyncConnection

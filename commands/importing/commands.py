@@ -33,6 +33,7 @@ from commands.importing.work import KIND, table_of
 from commands.jobs.requests import JobCommands, JobOutcome
 from domain.job import Job
 from domain.shared.refusals import NotFound, Refusal, StaleVersion
+from eventlog.locks import IMPORT_START_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
@@ -40,8 +41,8 @@ EXAMPLE_ROWS = 200
 """So many rows are looked at for what a column may be."""
 EXAMPLES_MAX = 3
 
-# Tag 69, as long as there are imports: nobody else starts one in the workspace meanwhile.
-HOLD_STARTS = "SELECT pg_advisory_xact_lock(69, hashtext(%s))"
+# No other import starts in the workspace until the transaction ends.
+HOLD_STARTS = f"SELECT pg_advisory_xact_lock({IMPORT_START_LOCK}, hashtext(%s))"
 
 
 @dataclass

@@ -26,6 +26,7 @@ from commands.jobs.job_store import JOBS_CHANNEL
 from commands.jobs.runs import CONNECTION_LOST, SLICE_S, JobEnvironment, JobRun
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import wait_for_hint
+from eventlog.locks import JOB_LOCK, one_key
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,8 @@ ERRORS_KEPT_DAYS = 30
 SELECT_OPEN_JOBS = "SELECT workspace_id, job_id FROM jobs_to_do(%s, %s)"
 # Delete job errors that are older than this number of days.
 PURGE_ERRORS = "SELECT purge_job_errors(%s)"
-# Tag 75 in the top byte, as the log's announcements have 65; the rest is a hash of the job.
-KEY = "(75::bigint << 56) | (hashtextextended(%s, 0) & ((1::bigint << 56) - 1))"
-TRY_CLAIM = f"SELECT pg_try_advisory_lock({KEY})"
-RELEASE = f"SELECT pg_advisory_unlock({KEY})"
+TRY_CLAIM = f"SELECT pg_try_advisory_lock({one_key(JOB_LOCK)})"
+RELEASE = f"SELECT pg_advisory_unlock({one_key(JOB_LOCK)})"
 
 
 class Worker:

@@ -46,12 +46,11 @@ from eventlog.kafka.topic import (
     remember,
     require_same,
 )
+from eventlog.locks import RELAY_LOCK, try_lock
 from eventlog.reading import read_rows_after
 
 log = logging.getLogger(__name__)
 
-RELAY_LOCK = 71
-"""Class of the advisory lock by which one relay at a time publishes to a topic."""
 WINDOW_EVENTS = 4_000
 """Most events between two marks; readers hold a window in memory."""
 PAUSE_S = 0.005
@@ -67,8 +66,6 @@ INDEX_EVENTS = 20_000
 """After so many events the place of a mark is noted, for readers that begin in the middle."""
 FLUSH_WAIT_S = DELIVERY_TIMEOUT_MS / 1000 + 5
 
-TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
-UNLOCK = "SELECT pg_advisory_unlock(%s, hashtext(%s))"
 PUBLISHED = """
 UPDATE kafka_topics SET position = %s, updated_at = clock_timestamp()
  WHERE topic = %s AND generation = %s AND epoch = %s
@@ -127,8 +124,7 @@ class Relay:
 
     def _take_turn(self, connection: Connection) -> bool:
         while not self._stopped.is_set():
-            row = connection.execute(TRY_LOCK, (RELAY_LOCK, self._broker.topic)).fetchone()
-            if row and row[0]:
+            if try_lock(connection, RELAY_LOCK, self._broker.topic):
                 return True
             self._stopped.wait(WAIT_FOR_OTHER_S)
         return False

@@ -24,6 +24,7 @@ from domain.shared.entity import Entity, RecordedAggregate
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection
+from eventlog.locks import ACCOUNT_LOCK
 from eventlog.scope import Scope
 from eventlog.store.claims import hold_claims, keep_claims, select_claimants, store_claims
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
@@ -32,8 +33,8 @@ from eventlog.store.streams import TAKEN_OVER
 
 E = TypeVar("E", bound=RecordedAggregate)
 
-LOCK_ACCOUNT_SHARED = "SELECT pg_advisory_xact_lock_shared(66, hashtext(%s))"
-LOCK_ACCOUNT = "SELECT pg_advisory_xact_lock(66, hashtext(%s))"
+LOCK_ACCOUNT_SHARED = f"SELECT pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hashtext(%s))"
+LOCK_ACCOUNT = f"SELECT pg_advisory_xact_lock({ACCOUNT_LOCK}, hashtext(%s))"
 
 SELECT_HANGING_ON = f"""
 WITH RECURSIVE {TAKEN_OVER}
@@ -45,15 +46,15 @@ SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_
  ORDER BY c.position, e.stream_version
 """
 
-LOCK_ACCOUNTS_SHARED = """
-SELECT pg_advisory_xact_lock_shared(66, hashtext(id::text))
+LOCK_ACCOUNTS_SHARED = f"""
+SELECT pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hashtext(id::text))
   FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
 """
 LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
 
-LOCK_ALL = """
-SELECT CASE WHEN alone THEN pg_advisory_xact_lock(66, hashtext(id::text))
-            ELSE pg_advisory_xact_lock_shared(66, hashtext(id::text)) END
+LOCK_ALL = f"""
+SELECT CASE WHEN alone THEN pg_advisory_xact_lock({ACCOUNT_LOCK}, hashtext(id::text))
+            ELSE pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hashtext(id::text)) END
   FROM unnest(%s::uuid[], %s::boolean[]) AS held(id, alone)
 """
 

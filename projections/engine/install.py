@@ -9,11 +9,10 @@ import psycopg
 from psycopg import sql
 
 from eventlog.connections import Connection
+from eventlog.locks import INSTALL_LOCK
 from projections.engine.registry import PROJECTIONS, version
 
 READ_SCHEMA = "read"
-INSTALL_LOCK = (67, 1)
-"""Advisory lock: two installations at once wait for each other."""
 
 INDEXES = "-- indexes\n"
 FUNCTIONS = "-- functions\n"

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.digest import DIGEST_SQL
-from eventlog.migrations import MIGRATION_LOCK, SELECT_APPLIED
+from eventlog.locks import MIGRATION_LOCK
+from eventlog.migrations import SELECT_APPLIED
 from projections.changes import Table
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.compare import checksum

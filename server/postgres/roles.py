@@ -5,6 +5,8 @@ from collections.abc import Container, Mapping
 import psycopg
 from psycopg import sql
 
+from eventlog.locks import ROLES_LOCK
+
 DATABASE_OWNER = "annals_owner"
 DATABASE_USERS = ("annals_app", "annals_projector", "annals_sender")
 ROLES = (DATABASE_OWNER, *DATABASE_USERS)
@@ -22,7 +24,7 @@ def prepare_roles_and_database(
     """
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         # Held until the connection closes: two callers would both find a role missing.
-        connection.execute("SELECT pg_advisory_lock(hashtext('annals: prepare roles'))")
+        connection.execute("SELECT pg_advisory_lock(%s, %s)", ROLES_LOCK)
         for role in ROLES:
             if role in passwords:
                 _prepare_role(connection, role, passwords[role])

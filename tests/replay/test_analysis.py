@@ -16,6 +16,7 @@ import pytest
 from benchmarks.generated import generate
 from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
+from eventlog.locks import ANALYSIS_LOCK
 from replay import span
 from replay.analysis import AnalysisError, AnalysisResult, into_schema, load, run
 from replay.folders import FolderInUse
@@ -251,7 +252,7 @@ def test_a_name_that_is_no_schema_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_run_once_at_a_time(urls: Urls, history: list[Any], tmp_path: Path) -> None:
     with psycopg.connect(urls.projector) as other:
-        other.execute("SELECT pg_advisory_lock(72, hashtext('analysis_mine'))")
+        other.execute("SELECT pg_advisory_lock(%s, hashtext('analysis_mine'))", [ANALYSIS_LOCK])
         with pytest.raises(AnalysisError, match="mine is being run already"):
             analysed(urls, tmp_path, TOPICS)
 

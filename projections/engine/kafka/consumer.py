@@ -29,6 +29,7 @@ from eventlog.hints import PROJECTED
 from eventlog.kafka.broker import Broker, close_quietly
 from eventlog.kafka.message import MalformedMessage, Origin
 from eventlog.kafka.topic import RecordedTopic, known, log_id, start_offsets
+from eventlog.locks import LEASE_LOCK
 from eventlog.reading import RecordedEvent, read_rows_after
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA
@@ -41,7 +42,6 @@ from projections.engine.live.planning import analyze_new_tables
 from projections.engine.live.runner import (
     HOLD,
     LEASE_INTERVAL_S,
-    LEASE_LOCK,
     RETRY_DELAY_S,
     Batch,
     Observe,

@@ -12,10 +12,9 @@ import zlib
 from collections.abc import Iterable
 
 from eventlog.connections import Connection
+from eventlog.locks import WORKSPACE_LOCK
 from eventlog.reading import RecordedEvent
 
-TURN_LOCK = 83
-"""Class of the advisory locks by which consumers take turns, by workspace."""
 TURNS = 64
 """So many locks at the most for one batch; workspaces that share one wait for each other."""
 
@@ -29,4 +28,4 @@ def lock_workspaces(connection: Connection, events: Iterable[RecordedEvent]) -> 
     """
     workspaces = {event.workspace_id for event in events}
     turns = sorted({zlib.crc32(each.encode()) % TURNS for each in workspaces})
-    connection.execute(TAKE_TURNS, (TURN_LOCK, turns), prepare=True)
+    connection.execute(TAKE_TURNS, (WORKSPACE_LOCK, turns), prepare=True)

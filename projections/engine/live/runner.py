@@ -19,6 +19,7 @@ import psycopg
 
 from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
+from eventlog.locks import LEASE_LOCK, REBUILD_LOCK
 from eventlog.reading import Page, RecordedEvent, read_after
 from projections.changes import Projection, Table
 from projections.engine.install import READ_SCHEMA
@@ -43,10 +44,6 @@ BATCH_EVENTS = 1_000
 POLL_INTERVAL_S = 0.2
 """How long a projector that hears no hint waits before it looks by itself."""
 RETRY_DELAY_S = 0.5
-LEASE_LOCK = 68
-"""Class of the advisory locks by which one process at a time works on a projection."""
-REBUILD_LOCK = 69
-"""Class of the advisory locks by which a projection is rebuilt, or rolled back, once at a time."""
 LEASE_INTERVAL_S = 1.0
 """How often a projector asks for projections that somebody else works on."""
 HANDOVER_INTERVAL_S = 0.1

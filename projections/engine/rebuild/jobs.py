@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eventlog.connections import Connection
-from projections.engine.live.runner import REBUILD_LOCK
+from eventlog.locks import LEADER_LOCK, PROJECTION_JOB_LOCK, REBUILD_LOCK
 
-DUTY_LOCK = 74
-"""Class of the advisory locks by which one process at a time looks after something."""
-JOB_LOCK = 76
-"""Class of the advisory locks that the process of a job holds as long as it lives."""
 GRACE_S = 5.0
 """So long after its last sign of life a job that nobody holds is taken for dead."""
 
@@ -56,7 +52,7 @@ UPDATE projection_rebuilds AS r
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND (l.classid::bigint, l.objid::bigint) IN (
               ({REBUILD_LOCK}, hashtext(r.projection)::bigint & 4294967295),
-              ({JOB_LOCK}, r.id & 4294967295)))
+              ({PROJECTION_JOB_LOCK}, r.id & 4294967295)))
 RETURNING id, projection, state
 """
 
@@ -75,7 +71,7 @@ class ProjectionJob:
 
 def is_leader(connection: Connection, duty: str) -> bool:
     """Whether this connection looks after the duty, from now on or already."""
-    row = connection.execute(TRY_DUTY, (DUTY_LOCK, duty)).fetchone()
+    row = connection.execute(TRY_DUTY, (LEADER_LOCK, duty)).fetchone()
     return bool(row and row[0])
 
 
@@ -95,7 +91,7 @@ def find_job(connection: Connection, job_id: int) -> ProjectionJob | None:
 
 def claim(connection: Connection, job_id: int, version: str) -> bool:
     """Begin, and hold the job by this connection; False where it is not to be begun (any more)."""
-    held = connection.execute(TRY_LOCK, (JOB_LOCK, job_id)).fetchone()
+    held = connection.execute(TRY_LOCK, (PROJECTION_JOB_LOCK, job_id)).fetchone()
     if not (held and held[0]):
         return False
     row = connection.execute(CLAIM, (version, job_id)).fetchone()

@@ -26,10 +26,10 @@ from typing import Any
 import psycopg
 
 from eventlog.connections import Connection, follow_connection
+from eventlog.locks import REBUILD_LOCK
 from eventlog.reading import read_after, readable_position
 from projections.engine.install import READ_SCHEMA, Definition
 from projections.engine.live.follower import Follower
-from projections.engine.live.runner import REBUILD_LOCK
 from projections.engine.rebuild.build import PARTITION_EVENTS, build_part, throttled
 from projections.engine.rebuild.part import Part
 from projections.engine.rebuild.progress import Cancelled, RebuildProgress, Say, note, request

@@ -17,18 +17,20 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from eventlog.hints import APPENDED, PROJECTED
-from eventlog.locks import EXPORT_LOCK, EXPORT_WAIT_MAX_S
+from eventlog.locks import EXPORT_LOCK, LEASE_LOCK
 from eventlog.reading import Page, read_after
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA, Definition, create_functions
 from projections.engine.live.follower import Follower, write_all
 from projections.engine.live.partitions import align_partitions
-from projections.engine.live.runner import LEASE_LOCK
 
 CATCH_UP_EVENTS = 2_000
 LOCKSTEP_S = 0.5
 """How long live and new tables are advanced together before the swap: longer than a read takes."""
 HANDOVER_WAIT_S = 15.0
+EXPORT_WAIT_MAX_S = 900.0
+"""How long a swap waits for exports to end, while new ones are refused. An export takes at most
+`ANNALS_EXPORT_TIMEOUT_S`, by default 600 s."""
 SWAP_LOCK_WAIT_MS = 500
 """How long a swap waits for readers of the tables, who wait behind it, before it steps back."""
 SWAP_ATTEMPTS_MAX = 40

@@ -138,7 +138,9 @@ def test_an_item_that_breaks_its_step_is_found_and_left_out(
 def test_a_fault_that_every_item_meets_ends_the_job_and_not_the_items(
     job_harness: JobHarness,
 ) -> None:
-    job_id = job_harness.ask(*notes(3), *[POISON] * (CONSECUTIVE_FAULTS_MAX + 50), *notes(1, "last"))
+    job_id = job_harness.ask(
+        *notes(3), *[POISON] * (CONSECUTIVE_FAULTS_MAX + 50), *notes(1, "last")
+    )
     job_harness.worker(slice_s=60).run_once()
     job = job_harness.job(job_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.FAILED, 3, CONSECUTIVE_FAULTS_MAX)

@@ -18,6 +18,7 @@ from domain.account import Account
 from domain.job import Job, JobStatus
 from domain.shared.entity import Entity
 from eventlog.connections import Connection
+from eventlog.locks import JOB_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
@@ -34,9 +35,10 @@ MANY = 5_000
 """So many that a worker can be met in the middle of them."""
 WORKERS = 2
 
-HOLDERS = """
+HOLDERS = f"""
 SELECT a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
- WHERE l.locktype = 'advisory' AND l.classid::bigint >> 24 = 75 AND l.objsubid = 1 AND l.granted
+ WHERE l.locktype = 'advisory' AND l.classid::bigint >> 24 = {JOB_LOCK}
+   AND l.objsubid = 1 AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
