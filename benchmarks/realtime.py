@@ -40,7 +40,7 @@ from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.database import catch_up
 from server.postgres.embedded import DatabaseUrls
-from server.processes.serving import allow_open_files
+from server.processes.serving import raise_open_files_limit
 from server.processes.supervisor import is_healthy
 
 WARM_UP_S = 1.0
@@ -87,7 +87,7 @@ def clients(token: str, count: int, ready: Event, stop: Event, results: Any) -> 
     import uvloop
 
     heard: Heard = {}
-    allow_open_files(count + 256)
+    raise_open_files_limit(count + 256)
     uvloop.run(follow(token, count, heard, ready, stop))
     results.put(heard)
 

@@ -7,11 +7,11 @@ class CommandError(Exception):
     """A command cannot do its work; the message is one sentence for the user."""
 
 
-def say(line: str) -> None:
-    """Write a line for the user at once, even into a pipe."""
+def print_line(line: str) -> None:
+    """Write a line to standard output and flush it, even into a pipe."""
     typer.echo(line)
 
 
-def warn(line: str) -> None:
-    """Write a line to standard error, where it does not mix with a result."""
+def print_warning(line: str) -> None:
+    """Write a line to standard error, so that it does not mix with the command's result."""
     typer.echo(line, err=True)

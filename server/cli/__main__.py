@@ -1,4 +1,4 @@
-"""`python -m server.cli`: its commands come together here, and every error becomes a sentence."""
+"""`python -m server.cli`: collects the commands and reports every error as one sentence."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ from server.cli import (
     kafka,
     keys,
     maintenance,
+    print_warning,
     projections,
     running,
-    warn,
 )
 from server.postgres.databases import DatabaseSettingsError
 from server.postgres.processes import EmbeddedPostgresError
@@ -24,7 +24,7 @@ from server.processes.supervisor import SupervisorError
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-EXPECTED = (CommandError, DatabaseSettingsError, EmbeddedPostgresError, SupervisorError)
+EXPECTED_ERRORS = (CommandError, DatabaseSettingsError, EmbeddedPostgresError, SupervisorError)
 
 app = typer.Typer(
     name="annals",
@@ -42,7 +42,7 @@ for module in GROUPS:
 
 
 def main() -> int:
-    """Run the command in sys.argv; returns the exit code, or exits with it.
+    """Run the command in sys.argv. Return the exit code, or exit with it.
 
     Errors are one sentence on standard error. ANNALS_DEBUG=1 shows the traceback instead.
     """
@@ -52,17 +52,17 @@ def main() -> int:
         app(prog_name="annals")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except EXPECTED as error:
-        warn(f"annals: {error}")
+    except EXPECTED_ERRORS as error:
+        print_warning(f"annals: {error}")
     except ValidationError as error:
-        warn(f"annals: {_about_setting(error)}")
-    except Exception as error:  # noqa: BLE001 - the outermost edge: nobody is above to handle it
+        print_warning(f"annals: {_describe_invalid_setting(error)}")
+    except Exception as error:  # noqa: BLE001 - the outermost handler
         first_line = (str(error).splitlines() or [""])[0]
-        warn(f"annals: {type(error).__name__}: {first_line} (ANNALS_DEBUG=1 shows where).")
+        print_warning(f"annals: {type(error).__name__}: {first_line} (ANNALS_DEBUG=1 shows where).")
     return EXIT_FAILURE
 
 
-def _about_setting(error: ValidationError) -> str:
+def _describe_invalid_setting(error: ValidationError) -> str:
     first = error.errors()[0]
     if not first["loc"]:
         return f"{first['msg'].removeprefix('Value error, ')}."

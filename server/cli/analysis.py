@@ -1,4 +1,4 @@
-"""project --file and export: an analyst's own readings of history."""
+"""project --file and export history: an analyst's projections, and history as Parquet files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uuid import UUID
 import typer
 
 from runtime.settings import Settings
-from server.cli import CommandError, say
-from server.cli.bars import bar
+from server.cli import CommandError, print_line
 from server.cli.exports import add_exports
+from server.cli.progress import progress_bar
 from server.postgres.databases import Database
 
 if TYPE_CHECKING:
@@ -22,29 +22,26 @@ if TYPE_CHECKING:
 
 PARQUET = "parquet"
 
-
 FileOption = Annotated[
-    Path | None, typer.Option(help="An analyst's projection to run, instead of following the log.")
+    Path | None, typer.Option(help="Run this analyst's projection instead of following the log.")
 ]
-First = Annotated[
-    int, typer.Option("--from", min=0, help="With --file: the position to begin at; 0 for all.")
+FirstPositionOption = Annotated[
+    int, typer.Option("--from", min=0, help="The first position to read; 0 for all.")
 ]
 AsOfOption = Annotated[
     str | None,
-    typer.Option(help="A position, or a time such as 2026-03-31T12:00Z: nothing after it."),
+    typer.Option(help="Read nothing after this position, or time such as 2026-03-31T12:00Z."),
 ]
-WorkspaceOption = Annotated[
-    UUID | None, typer.Option(help="One workspace; all of them by default.")
+OnlyWorkspaceOption = Annotated[
+    UUID | None, typer.Option(help="Read one workspace; all of them by default.")
 ]
 TargetOption = Annotated[
     tuple[str, Path] | None,
     typer.Option(
-        "--to", metavar="parquet FOLDER", help="With --file: Parquet files instead of a schema."
+        "--to", metavar="parquet FOLDER", help="With --file: write Parquet files, not a schema."
     ),
 ]
-FolderOption = Annotated[
-    Path, typer.Option("--to", help="A folder that is empty or not there yet.")
-]
+FolderOption = Annotated[Path, typer.Option("--to", help="An empty or new folder.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -65,41 +62,43 @@ def project_file(
     workspace: UUID | None,
     target: tuple[str, Path] | None,
 ) -> None:
-    """Run an analyst's projection over history, into its own schema or into Parquet files."""
+    """Run an analyst's projection over history. Write to its own schema or to Parquet files."""
     from replay.analysis import AnalysisError, load, run
 
-    store = _store(target)
-    choose = _choice(first, as_of, workspace)
+    store = _choose_store(target)
+    choose = _choose_events(first, as_of, workspace)
     try:
         analysis = load(file.absolute())
-        with Database(Settings()) as database, bar("events") as report:
+        with Database(Settings()) as database, progress_bar("events") as report:
             url = str(database.settings.projector_url)
             result = run(url, analysis, choose, store, report)
     except AnalysisError as error:
         raise CommandError(str(error)) from None
-    _tell(result, None if target is None else target[1])
+    _print_result(result, None if target is None else target[1])
 
 
 def export_history(
     folder: FolderOption,
-    first: First = 0,
+    first: FirstPositionOption = 0,
     as_of: AsOfOption = None,
-    workspace: WorkspaceOption = None,
+    workspace: OnlyWorkspaceOption = None,
 ) -> None:
     """Write the log as Parquet files, partitioned by the month in which events were recorded."""
     from replay.folders import FolderInUse
     from replay.parquet import export_history as export
 
-    choose = _choice(first, as_of, workspace)
+    choose = _choose_events(first, as_of, workspace)
     try:
-        with Database(Settings()) as database, bar("events") as report:
+        with Database(Settings()) as database, progress_bar("events") as report:
             events = export(str(database.settings.projector_url), choose, folder, report)
     except FolderInUse as error:
         raise CommandError(str(error)) from None
-    say(f"{events:,} events in {folder}.")
+    print_line(f"{events:,} events in {folder}.")
 
 
-def _choice(first: int, as_of: str | None, workspace: UUID | None) -> Callable[[Connection], Part]:
+def _choose_events(
+    first: int, as_of: str | None, workspace: UUID | None
+) -> Callable[[Connection], Part]:
     from replay.span import choose, parse_as_of
 
     try:
@@ -109,19 +108,21 @@ def _choice(first: int, as_of: str | None, workspace: UUID | None) -> Callable[[
     return lambda connection: choose(connection, first=first, as_of=until, workspace_id=workspace)
 
 
-def _store(target: tuple[str, Path] | None) -> StoreResult:
+def _choose_store(target: tuple[str, Path] | None) -> StoreResult:
     from replay.analysis import into_schema
 
     if target is None:
         return into_schema
     if target[0] != PARQUET:
-        raise CommandError(f"--to knows {PARQUET} and a folder, not {target[0]}.")
+        raise CommandError(f"--to takes {PARQUET} and a folder, not {target[0]}.")
     from replay.parquet import into_folder
 
     return into_folder(target[1])
 
 
-def _tell(result: AnalysisResult, folder: Path | None) -> None:
+def _print_result(result: AnalysisResult, folder: Path | None) -> None:
     for name, table in result.tables.items():
-        place = f"{result.analysis.schema}.{name}" if folder is None else f"{folder / name}.parquet"
-        say(f"{len(table.rows):,} rows of {result.events:,} events in {place}")
+        target = (
+            f"{result.analysis.schema}.{name}" if folder is None else f"{folder / name}.parquet"
+        )
+        print_line(f"{len(table.rows):,} rows of {result.events:,} events in {target}")

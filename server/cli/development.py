@@ -1,4 +1,4 @@
-"""test, check, lock: what a change goes through before it is handed in."""
+"""test, check, lock: what developers run before they submit a change."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from runtime.settings import REPOSITORY
-from server.cli import CommandError, say
+from server.cli import CommandError, print_line
+from server.cli.options import PASS_ON_ARGUMENTS
 
 TOOLS = Path(sys.executable).parent
 CHECKS: tuple[tuple[str, ...], ...] = (
@@ -20,16 +21,16 @@ CHECKS: tuple[tuple[str, ...], ...] = (
 )
 PYTEST = (sys.executable, "-P", "-m", "pytest")
 TEST_PROCESSES = 2
-"""All tests are run by so many at a time, each with a database server and a broker of its own."""
+"""Number of pytest processes; each starts its own database server and Kafka broker."""
 ALL_TESTS = (*PYTEST, "--numprocesses", str(TEST_PROCESSES), "--dist", "loadfile")
-# No index address in the files: they serve every mirror. One Python is named, the oldest.
+# The files name no package index, so that they work with every mirror.
 COMPILE = (
     *("pip", "compile", "pyproject.toml", "--quiet", "--generate-hashes", "--universal"),
     *("--python-version", "3.11", "--no-header", "--no-annotate", "--no-emit-index-url"),
 )
 LOCKS: tuple[tuple[str, ...], ...] = (
     ("--output-file", "requirements.txt"),
-    # The runtime's pins bind the tools' lock, so that one environment serves both.
+    # The development lock keeps the runtime's versions, so that one environment serves both.
     (
         "--group",
         "dev",
@@ -43,25 +44,24 @@ LOCKS: tuple[tuple[str, ...], ...] = (
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(context_settings=passed_on)(test)
+    app.command(context_settings=PASS_ON_ARGUMENTS)(test)
     app.command()(check)
     app.command()(lock)
 
 
 def test(context: typer.Context) -> None:
-    """Run all tests, two files at a time; what follows, if anything, goes to pytest instead."""
+    """Run all tests, two files at a time; any arguments are passed to pytest instead."""
     raise typer.Exit(_run(*PYTEST, *context.args) if context.args else _run(*ALL_TESTS))
 
 
 def check() -> None:
-    """Run style, types, import contracts and all tests; fails if one of them does."""
+    """Check style, types and import contracts, and run all tests; fail if one of them fails."""
     failed = []
     for tool, *arguments in CHECKS:
-        say(f"$ {' '.join([tool, *arguments])}")
+        print_line(f"$ {' '.join([tool, *arguments])}")
         if _run(str(TOOLS / tool), *arguments) != 0:
             failed.append(tool)
-    say("$ pytest")
+    print_line("$ pytest")
     if _run(*ALL_TESTS) != 0:
         failed.append("pytest")
     if failed:
@@ -69,17 +69,17 @@ def check() -> None:
 
 
 def lock(
-    upgrade: Annotated[bool, typer.Option(help="Take the newest versions that fit.")] = False,
+    upgrade: Annotated[bool, typer.Option(help="Take the newest compatible versions.")] = False,
 ) -> None:
-    """Write requirements.txt and requirements-dev.txt anew from pyproject.toml."""
+    """Write requirements.txt and requirements-dev.txt from pyproject.toml."""
     for arguments in LOCKS:
         extra = ("--upgrade",) if upgrade else ()
         if _run(str(TOOLS / "uv"), *COMPILE, *arguments, *extra) != 0:
-            raise CommandError("The versions asked for do not go together: see above.")
+            raise CommandError("The required versions are not compatible: see above.")
     for name in ("requirements.txt", "requirements-dev.txt"):
         if "://" in (REPOSITORY / name).read_text(encoding="utf-8"):
-            raise CommandError(f"{name} names an address: depend on released packages only.")
-    say("Locked. The next call of annals installs it.")
+            raise CommandError(f"{name} contains a URL: depend on released packages only.")
+    print_line("Locked. The next call of annals installs it.")
 
 
 def _run(*command: str) -> int:

@@ -1,4 +1,4 @@
-"""export KIND: a list, or the audit trail, as a file."""
+"""export KIND: write a list or the audit trail to a file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import typer
 from domain.shared.refusals import Refusal
 from readmodels import kinds
 from runtime.settings import Settings
-from server.cli import CommandError, warn
-from server.postgres.databases import Database
+from server.cli import CommandError, print_warning
+from server.cli.options import WorkspaceOption
 
-if TYPE_CHECKING:  # the rest is loaded by whoever exports, lest every command wait for it
+if TYPE_CHECKING:  # exports import the rest when they run, so that other commands start faster
     from readmodels.exports import Export
     from readmodels.pool import AsyncConnection
 
@@ -27,37 +27,36 @@ AUDIT = "audit"
 FORMATS = ("csv", "ndjson")
 
 FormatOption = Annotated[str, typer.Option("--format", help="csv or ndjson.")]
-Target = Annotated[
-    Path | None, typer.Option("--to", metavar="FILE", help="Standard output where there is none.")
+FileOption = Annotated[
+    Path | None,
+    typer.Option("--to", metavar="FILE", help="The file to write; standard output by default."),
 ]
-Workspace = Annotated[UUID | None, typer.Option(help="Not the one of the home.")]
 
 
 def add_exports(group: typer.Typer) -> None:
-    """Add a command for each list, and one for the audit trail."""
+    """Add one command for each list and one for the audit trail."""
     for plural in (*sorted(each.name for each in pkgutil.iter_modules(kinds.__path__)), AUDIT):
-        what = "the audit trail" if plural == AUDIT else f"all {plural}"
-        group.command(plural, help=f"Write {what} as CSV or NDJSON.")(_command(plural))
+        content = "the audit trail" if plural == AUDIT else f"all {plural}"
+        group.command(plural, help=f"Write {content} as CSV or NDJSON.")(_make_command(plural))
 
 
-def _command(plural: str) -> Callable[..., None]:
-    def export(form: FormatOption = "csv", to: Target = None, workspace: Workspace = None) -> None:
-        from server.cli.local.database import catch_up, workspace_of_home
+def _make_command(plural: str) -> Callable[..., None]:
+    def export(
+        form: FormatOption = "csv", to: FileOption = None, workspace: WorkspaceOption = None
+    ) -> None:
+        from server.cli.local.database import open_workspace
 
         if form not in FORMATS:
             raise CommandError(f"--format is one of {', '.join(FORMATS)}, not {form}.")
-        with Database(Settings()) as database:
-            settings = database.settings
-            catch_up(settings)
-            workspace = workspace or workspace_of_home(settings)[1].workspace_id
+        with open_workspace(workspace) as (settings, workspace_id):
             try:
-                position = asyncio.run(_export(settings, workspace, plural, form, to))
+                position = asyncio.run(_export(settings, workspace_id, plural, form, to))
             except Refusal as refusal:
                 raise CommandError(str(refusal)) from None
             except OSError as failure:
-                place = "Standard output" if to is None else to
-                raise CommandError(f"{place} cannot be written: {failure.strerror}.") from None
-        warn(f"{plural} as of position {position} of the log.")
+                target = "Standard output" if to is None else to
+                raise CommandError(f"{target} cannot be written: {failure.strerror}.") from None
+        print_warning(f"{plural} as of position {position} of the log.")
 
     return export
 
@@ -65,17 +64,17 @@ def _command(plural: str) -> Callable[..., None]:
 async def _export(
     settings: Settings, workspace: UUID, plural: str, form: str, to: Path | None
 ) -> int:
-    """Write the file, which is there whole or not at all; returns the position."""
+    """Write the file, which is complete or missing, and return the position that it shows."""
     from api.dependencies.services import export_limiter
     from projections.engine.registry import PROJECTIONS
     from readmodels.exports import blocks, one_point
 
-    # Of the trail a list shows nothing, and the trail nothing of lists.
+    # A list does not read the audit table, and the audit trail reads nothing else.
     projections = {AUDIT} if plural == AUDIT else PROJECTIONS.keys() - {AUDIT}
     pool = export_limiter(settings).pool
     await pool.open()
     try:
-        with _whole(to) as target:
+        with _open_target(to) as target:
             async with one_point(pool, workspace, projections) as point:
                 export = await _prepare(point.connection, plural, form, workspace)
                 async with aclosing(blocks(point.connection, export)) as stream:
@@ -87,8 +86,8 @@ async def _export(
 
 
 @contextmanager
-def _whole(to: Path | None) -> Iterator[BinaryIO]:
-    """The file to write to, which gets its name once all is written; else standard output."""
+def _open_target(to: Path | None) -> Iterator[BinaryIO]:
+    """The file to write to, renamed into place at the end, or standard output."""
     if to is None:
         yield sys.stdout.buffer
         return

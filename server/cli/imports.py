@@ -14,8 +14,8 @@ import typer
 from commands.importing.cells import DateOrder
 from commands.importing.findings import Finding, ImportRefused, Severity
 from runtime.settings import Settings
-from server.cli import CommandError, say, warn
-from server.cli.bars import bar
+from server.cli import CommandError, print_line, print_warning
+from server.cli.progress import progress_bar
 from server.postgres.databases import Database
 
 if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
@@ -119,16 +119,16 @@ def _run(
     options: ImportOptions, table: SourceTable, workspace: UUID | None, *, dry_run: bool
 ) -> ImportResult:
     from eventlog.scope import SYSTEM, Actor
-    from server.cli.local.database import catch_up, workspace_of_home
+    from server.cli.local.database import catch_up, load_home_key
     from server.cli.local.importing import run_import
 
     unit = "rows checked" if dry_run else "rows"
-    with Database(Settings()) as database, bar(unit) as progress:
+    with Database(Settings()) as database, progress_bar(unit) as progress:
         settings = database.settings
         actor = SYSTEM
         if workspace is None:
             catch_up(settings)
-            key_id, key = workspace_of_home(settings)
+            key_id, key = load_home_key(settings)
             workspace, actor = key.workspace_id, Actor("api_key", str(key_id), key.name)
         return run_import(
             settings,
@@ -145,21 +145,23 @@ def _show(
     result: ImportResult, options: ImportOptions, table: SourceTable, *, dry_run: bool
 ) -> None:
     if table.encoding != "utf-8":
-        say(f"The file was read as {table.encoding}.")
+        print_line(f"The file was read as {table.encoding}.")
     would = "would be " if dry_run else ""
     updated = f" {result.updated:,} {would}updated," if result.updated else ""
-    say(
+    print_line(
         f"{result.rows:,} rows of {table.name}: {result.created:,} {would}created,{updated}"
         f" {result.skipped:,} {would}skipped (there already), {result.failed:,} failed."
     )
     _show_counts(result)
     errors = [each for each in result.findings if each.severity is Severity.ERROR]
     for each in errors[:SHOWN_MAX]:
-        warn(f"  {_example(each)}")
+        print_warning(f"  {_example(each)}")
     if len(errors) > SHOWN_MAX:
-        warn(f"  … and {len(errors) - SHOWN_MAX:,} more: --report FILE.csv has all of them.")
+        print_warning(
+            f"  … and {len(errors) - SHOWN_MAX:,} more: --report FILE.csv has all of them."
+        )
     if not options.dedupe_by:
-        warn("Without --dedupe-by a second import would create all of it again.")
+        print_warning("Without --dedupe-by a second import would create all of it again.")
 
 
 def _show_counts(result: ImportResult) -> None:
@@ -173,7 +175,7 @@ def _show_counts(result: ImportResult) -> None:
         if severity == Severity.WARNING:
             example = next((each for each in result.findings if each.code == code), None)
             shown = f"  as in {_example(example)}" if example else ""
-        say(f"  {severity:<7}  {code:<{width}}  {count:>7,}{shown}")
+        print_line(f"  {severity:<7}  {code:<{width}}  {count:>7,}{shown}")
 
 
 def _example(finding: Finding) -> str:
@@ -188,7 +190,7 @@ def _write_report(path: Path, findings: list[Finding]) -> None:
         write_report(path, findings)
     except OSError as failure:
         raise CommandError(f"{path} cannot be written: {failure.strerror}.") from None
-    say(f"{len(findings):,} findings are in {path}.")
+    print_line(f"{len(findings):,} findings are in {path}.")
 
 
 def _pairs(option: str, given: list[str]) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""relay, reconcile: the log on Kafka."""
+"""relay, reconcile: publish the log to Kafka and compare the two."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from runtime.process import end_with_supervisor
 from runtime.settings import Settings
-from server.cli import CommandError, say, warn
+from server.cli import CommandError, print_line, print_warning
 
 EXIT_DIFFERENT = 1
 
@@ -18,41 +18,43 @@ def register(app: typer.Typer) -> None:
 
 
 def relay(
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Delete the topic, make it again, publish everything.")
+    recreate: Annotated[
+        bool, typer.Option("--anew", help="Delete the topic, create it again, publish everything.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop at the end of the log.")] = False,
 ) -> None:
-    """Publish the log to Kafka as it grows; a second relay waits until the first is gone."""
+    """Publish the log to Kafka as it grows; a second relay waits until the first has ended."""
     from eventlog.kafka.topic import TopicRefused
     from server.processes.relay import run_relay
 
     end_with_supervisor()
     try:
-        run_relay(_settings(), anew=anew, once=once)
+        run_relay(_settings(), recreate=recreate, once=once)
     except TopicRefused as refused:
         raise CommandError(str(refused)) from None
 
 
 def reconcile(
-    after: Annotated[int, typer.Option(min=0, help="Compare what comes after here.")] = 0,
+    after: Annotated[
+        int, typer.Option(min=0, help="Compare only the events after this position.")
+    ] = 0,
 ) -> None:
-    """Compare log and topic, event by event; the exit code is 1 where they differ."""
+    """Compare log and topic event by event; the exit code is 1 if they differ."""
     from kafka.errors import KafkaError
 
     from eventlog.kafka.topic import TopicRefused
-    from server.processes.relay import compare, sentences
+    from server.processes.relay import compare, describe
 
     def progress(done: int, total: int) -> None:
         if done:
-            warn(f"  {done} of {total} messages")
+            print_warning(f"  {done} of {total} messages")
 
     try:
         report = compare(_settings(), after, progress)
     except (TopicRefused, KafkaError) as error:
         raise CommandError(str(error)) from None
-    for line in sentences(report):
-        say(line)
+    for line in describe(report):
+        print_line(line)
     if not report.is_equal:
         raise typer.Exit(EXIT_DIFFERENT)
 

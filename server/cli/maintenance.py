@@ -1,4 +1,4 @@
-"""migrate, backup, restore, psql, mend-claims: upgrade, save and check a database."""
+"""migrate, backup, restore, psql, mend-claims: upgrade, back up and check a database."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import typer
 from psycopg.conninfo import make_conninfo
 
 from runtime.settings import Settings
-from server.cli import CommandError, say
-from server.postgres.databases import DATABASE_NAME, Database, make_roles
+from server.cli import CommandError, print_line
+from server.cli.options import PASS_ON_ARGUMENTS, PlanOption, WorkspaceOption
+from server.postgres.databases import DATABASE_NAME, Database, create_roles
 
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Say what would run, and run nothing.")]
-Rehearse = Annotated[
+RehearseOption = Annotated[
     bool, typer.Option("--rehearse", help="Run it on a copy of the embedded database.")
 ]
-Folder = Annotated[Path, typer.Argument(help="A folder that is empty or not there yet.")]
+NewFolderArgument = Annotated[Path, typer.Argument(help="An empty or new folder.")]
 BackupArgument = Annotated[Path, typer.Argument(help="The folder of a backup.")]
-Workspace = Annotated[UUID | None, typer.Option(help="Not the one of the home.")]
-Into = Annotated[Path, typer.Option("--into", help="A home that is empty or not there yet.")]
+NewHomeOption = Annotated[Path, typer.Option("--into", help="An empty or new home.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,17 +29,16 @@ def register(app: typer.Typer) -> None:
     app.command()(migrate)
     app.command()(backup)
     app.command()(restore)
-    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(context_settings=passed_on)(psql)
-    app.command("mend-claims")(mend_claims)
+    app.command(context_settings=PASS_ON_ARGUMENTS)(psql)
+    app.command("mend-claims")(correct_claims)
 
 
-def migrate(plan: PlanOnly = False, rehearse: Rehearse = False) -> None:
-    """Bring the database's tables to this version; while the service runs, too."""
+def migrate(plan: PlanOption = False, rehearse: RehearseOption = False) -> None:
+    """Upgrade the database's tables to this version; the service may be running."""
     settings = Settings()
     if not (plan or rehearse):
-        make_roles(settings)
-    with Database(settings) as database, _as_sentences():
+        create_roles(settings)
+    with Database(settings) as database, _expected_errors_reported():
         if plan:
             _show_plan(str(database.settings.owner_url))
         elif rehearse:
@@ -50,49 +47,50 @@ def migrate(plan: PlanOnly = False, rehearse: Rehearse = False) -> None:
             _upgrade(database.settings)
 
 
-def backup(folder: Folder) -> None:
-    """Back up the database into a folder; while the service runs, too."""
+def backup(folder: NewFolderArgument) -> None:
+    """Back up the database into a folder; the service may be running."""
     from server.postgres.backup import back_up
     from server.postgres.clients import Clients
 
     settings = Settings()
-    place = folder.expanduser().absolute()
-    with Database(settings), _as_sentences():
+    target = folder.expanduser().absolute()
+    with Database(settings), _expected_errors_reported():
         clients = Clients.of_home(settings.home)
         url = _superuser_url(settings)
-        manifest = back_up(url, clients, place, datetime.now(UTC), _home_files(settings))
+        manifest = back_up(url, clients, target, datetime.now(UTC), _home_files(settings))
     contents = manifest.contents
-    say(f"{contents.events:,} events up to position {contents.position} are in {folder}.")
+    print_line(f"{contents.events:,} events up to position {contents.position} are in {folder}.")
 
 
-def restore(folder: BackupArgument, into: Into) -> None:
-    """Restore a backup into a new home, and prove it by replaying the log."""
+def restore(folder: BackupArgument, into: NewHomeOption) -> None:
+    """Restore a backup into a new home and verify it by replaying the log."""
     from server.postgres.restore import restore as restore_backup
 
     home = into.expanduser().absolute()
-    with _as_sentences():
-        replayed = restore_backup(folder.expanduser().absolute(), home, say)
-    if replayed.equal:
-        say(f"Replayed, and equal to what was restored: {', '.join(replayed.equal)}.")
-    if replayed.skipped:
-        say(f"Not replayed, made by other code or from Kafka: {', '.join(replayed.skipped)}.")
-    say(f"Start it with ANNALS_HOME={home} annals up.")
-    if replayed.different:
-        names = ", ".join(replayed.different)
+    with _expected_errors_reported():
+        result = restore_backup(folder.expanduser().absolute(), home, print_line)
+    if result.equal:
+        print_line(f"Replayed, and equal to the restored rows: {', '.join(result.equal)}.")
+    if result.skipped:
+        print_line(
+            f"Not replayed, written by other code or from Kafka: {', '.join(result.skipped)}."
+        )
+    print_line(f"Start it with ANNALS_HOME={home} annals up.")
+    if result.different:
         raise CommandError(
-            f"The log is restored, but these read tables, as they were backed up, are not what it"
-            f" comes to: {names} (annals rebuild makes them anew)."
+            "The log is restored, but these read tables of the backup differ from a replay of it:"
+            f" {', '.join(result.different)} (annals rebuild corrects them)."
         )
 
 
 def psql(context: typer.Context) -> None:
-    """Open PostgreSQL's psql as the projector's role; what follows is passed on to it."""
+    """Open psql as the projector's role; all arguments are passed to psql."""
     import subprocess
 
     from server.postgres.clients import Clients
 
     settings = Settings()
-    with Database(settings) as database, _as_sentences():
+    with Database(settings) as database, _expected_errors_reported():
         clients = Clients.of_home(settings.home)
         url = str(database.settings.projector_url)
         command = [clients.path("psql"), *context.args]
@@ -100,24 +98,25 @@ def psql(context: typer.Context) -> None:
     raise typer.Exit(code)
 
 
-def mend_claims(workspace: Workspace = None) -> None:
-    """Compare the times that appointments take with the log, and correct what differs.
+def correct_claims(workspace: WorkspaceOption = None) -> None:
+    """Compare the times that appointments claim with the log, and correct the differences.
 
-    They are kept by every write and need no care; this is for a database that was changed by hand.
-    The service may run meanwhile.
+    Every write keeps them right; this is for a database that was changed by hand. The service may
+    be running.
     """
     from eventlog.scope import Scope
     from runtime.composition import open_writing
-    from server.cli.local.database import catch_up, workspace_of_home
+    from server.cli.local.database import catch_up, load_home_key
 
     with Database(Settings()) as database:
         settings = database.settings
         if workspace is None:
             catch_up(settings)
-            workspace = workspace_of_home(settings)[1].workspace_id
+            workspace = load_home_key(settings)[1].workspace_id
         with open_writing(settings) as writing:
-            mended = writing.log.mend_claims(Scope(workspace))
-    say(f"{len(mended):,} were mended." if mended else "All is as the log says.")
+            corrected = writing.log.mend_claims(Scope(workspace))
+    number = len(corrected)
+    print_line(f"{number:,} corrected." if number else "The claimed times are those of the log.")
 
 
 def _show_plan(owner_url: str) -> None:
@@ -126,14 +125,14 @@ def _show_plan(owner_url: str) -> None:
     plan = plan_upgrade(owner_url)
     for each in plan.migrations:
         note = "" if each.is_transactional else " (not in one transaction)"
-        say(f"{each.file}: {each.purpose}{note}.")
+        print_line(f"{each.file}: {each.purpose}{note}.")
     for name in plan.new_projections:
-        say(f"projection {name}: its tables are made; the projector fills them.")
+        print_line(f"projection {name}: its tables are created; the projector fills them.")
     if not (plan.migrations or plan.new_projections):
-        say("Nothing to do.")
+        print_line("Nothing to do.")
     if plan.changed_projections:
         names = ", ".join(plan.changed_projections)
-        say(f"Not part of it, but the code of these changed; annals rebuild them: {names}.")
+        print_line(f"Not part of it: the code of these changed, annals rebuild them: {names}.")
 
 
 def _upgrade(settings: Settings) -> None:
@@ -141,8 +140,8 @@ def _upgrade(settings: Settings) -> None:
 
     applied = upgrade(str(settings.owner_url), str(settings.projector_url))
     for name in applied:
-        say(name)
-    say(f"{len(applied)} steps done." if applied else "Nothing to do.")
+        print_line(name)
+    print_line(f"{len(applied)} steps done." if applied else "Nothing to do.")
 
 
 def _rehearse(settings: Settings) -> None:
@@ -150,22 +149,22 @@ def _rehearse(settings: Settings) -> None:
 
     if settings.has_database_urls:
         raise CommandError(
-            "--rehearse copies the embedded database: restore a backup of yours into a home"
+            "--rehearse copies the embedded database: restore a backup of your database into a home"
             " (annals restore) and rehearse there."
         )
-    done = rehearse(settings.home, lambda step, seconds: say(f"{step}: {seconds:.2f} s"))
-    say(f"{len(done)} steps done, on a copy; your database is as it was.")
+    done = rehearse(settings.home, lambda step, seconds: print_line(f"{step}: {seconds:.2f} s"))
+    print_line(f"{len(done)} steps done on a copy; your database is unchanged.")
 
 
 def _home_files(settings: Settings) -> dict[str, Path]:
-    """Where the home keeps what belongs to the database that the settings name."""
+    """The home's files that belong to the database of the settings, by their name in a backup."""
     from runtime.home import demo_file, token_file
 
     return {"token": token_file(settings), "demo.json": demo_file(settings)}
 
 
 def _superuser_url(settings: Settings) -> str:
-    """The URL of a role that sees all of the log, for the database that the settings name."""
+    """The URL of the settings' database for a role that may read all of the log."""
     from psycopg.conninfo import conninfo_to_dict
 
     from server.postgres.embedded import superuser_url_of_running
@@ -181,8 +180,8 @@ def _superuser_url(settings: Settings) -> str:
 
 
 @contextmanager
-def _as_sentences() -> Iterator[None]:
-    """What is expected to go wrong here reaches the user as one sentence."""
+def _expected_errors_reported() -> Iterator[None]:
+    """Raise the errors that these commands expect as `CommandError`."""
     from eventlog.migrations import MigrationBlocked
     from replay.folders import FolderInUse
     from server.postgres.backup import BackupError

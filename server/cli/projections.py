@@ -1,4 +1,4 @@
-"""projections, rebuild, retry, verify: show, rebuild and check read tables."""
+"""projections, rebuild, retry, verify: show, rebuild and check the read tables."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import typer
 
 from runtime.process import end_with_supervisor
 from runtime.settings import Settings
-from server.cli import CommandError, say
-from server.cli.bars import steps
+from server.cli import CommandError, print_line
+from server.cli.options import JsonOption, PlanOption
+from server.cli.progress import step_progress_bar
+from server.cli.tables import print_table
 from server.postgres.databases import Database
 
 COLUMNS = ("name", "version", "state", "position", "lag (events)", "lag (s)")
-NUMBERS = frozenset(COLUMNS[3:])
-PIPE_WIDTH_CHARS = 120
-"""Width of the table where standard output is no terminal."""
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON array, for programs.")]
+NUMERIC_COLUMNS = frozenset(COLUMNS[3:])
 ALL = "all"
 
-Name = Annotated[str, typer.Argument(help="A projection, or all.")]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")]
-Throttle = Annotated[
-    float | None, typer.Option(min=1, help="Read no more than this many events a second.")
+NameArgument = Annotated[str, typer.Argument(help="A projection, or all.")]
+ThrottleOption = Annotated[
+    float | None, typer.Option(min=1, help="Read at most this many events a second.")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")]
-Back = Annotated[bool, typer.Option("--rollback", help="Swap back the tables from before.")]
-Stop = Annotated[bool, typer.Option("--cancel", help="Stop a rebuild that runs.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of processes; one per core by default.")
+]
+RollbackOption = Annotated[
+    bool, typer.Option("--rollback", help="Swap the previous tables back in.")
+]
+CancelOption = Annotated[bool, typer.Option("--cancel", help="Stop a running rebuild.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    group = typer.Typer(help="Show how far each projection is.")
+    group = typer.Typer(help="Show the progress of each projection.")
     group.callback(invoke_without_command=True)(list_projections)
     app.add_typer(group, name="projections")
     app.command()(rebuild)
@@ -42,7 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command(hidden=True)(job)
 
 
-def list_projections(context: typer.Context, as_json: AsJson = False) -> None:
+def list_projections(context: typer.Context, as_json: JsonOption = False) -> None:
     """Show name, version, state, position and lag of every projection."""
     if context.invoked_subcommand is not None:
         return
@@ -52,25 +53,25 @@ def list_projections(context: typer.Context, as_json: AsJson = False) -> None:
     with Database(Settings()) as database:
         rows = with_reader(database.settings, report)
     if as_json:
-        say(orjson.dumps(rows).decode())
+        print_line(orjson.dumps(rows).decode())
     else:
-        _print(rows)
+        print_table(COLUMNS, map(_cells, rows), NUMERIC_COLUMNS)
 
 
 def rebuild(
-    name: Name,
-    plan: PlanOnly = False,
-    throttle: Throttle = None,
-    workers: Workers = None,
-    rollback: Back = False,
-    cancel: Stop = False,
+    name: NameArgument,
+    plan: PlanOption = False,
+    throttle: ThrottleOption = None,
+    workers: WorkersOption = None,
+    rollback: RollbackOption = False,
+    cancel: CancelOption = False,
 ) -> None:
-    """Make a projection's tables again from all of history, beside the live ones, and swap them."""
+    """Rebuild a projection's tables from history beside the live ones, then swap them in."""
     from projections.engine.rebuild.swap import RebuildRefused
 
     with Database(Settings()) as database:
         url = str(database.settings.projector_url)
-        names = _names(name)
+        names = _select_names(name)
         try:
             if plan:
                 _show_plan(url, names)
@@ -84,29 +85,30 @@ def rebuild(
             raise CommandError(str(error)) from None
 
 
-def retry(name: Name) -> None:
-    """Replay the parked entities of a projection, and prove their rows equal to a fresh fold."""
+def retry(name: NameArgument) -> None:
+    """Replay the parked entities of a projection and compare their rows with a fresh fold."""
     from projections.engine.rebuild.retry import retry as retry_parked
     from projections.engine.registry import PROJECTIONS
 
     failed = 0
     with Database(Settings()) as database:
         url = str(database.settings.projector_url)
-        for each in _names(name):
+        for each in _select_names(name):
             for outcome in retry_parked(url, PROJECTIONS[each]):
-                what = f"{each} {outcome.parked.entity_id}"
+                entity = f"{each} {outcome.parked.entity_id}"
                 if outcome.error is None:
-                    say(f"{what}: back, {outcome.parked.events} events, equal to a fresh fold")
+                    events = outcome.parked.events
+                    print_line(f"{entity}: repaired, {events} events, equal to a fresh fold")
                 else:
                     failed += 1
-                    say(f"{what}: still parked: {outcome.error}")
+                    print_line(f"{entity}: still parked: {outcome.error}")
     if failed:
         raise CommandError(f"{failed} entities are still parked.")
-    say("Nothing is parked.")
+    print_line("No entity is parked.")
 
 
 def verify() -> None:
-    """Compare what every projection consumed with the log, by count and digest."""
+    """Compare the events that each projection consumed with the log, by count and digest."""
     from eventlog.connections import follow_connection
     from projections.engine.ledger.coverage import verify_all
 
@@ -118,56 +120,47 @@ def verify() -> None:
     ):
         found = verify_all(connection)
     for gap in found:
-        say(str(gap))
+        print_line(str(gap))
     if found:
         raise CommandError(f"{len(found)} ranges differ from the log.")
-    say("Every projection consumed what the log holds, each event once.")
+    print_line("Every projection consumed each event of the log exactly once.")
 
 
 def job(job_id: int) -> None:
-    """Do what was asked for over HTTP; a projector starts this by itself."""
+    """Run a job that was requested over HTTP; a projector starts this command automatically."""
     from runtime.logs import configure_logging
-    from server.processes.projection_job import end_with_the_group, perform
+    from server.processes.projection_job import kill_group_on_sigterm, run_projection_job
 
     settings = Settings()
     configure_logging(settings, "job")
-    end_with_the_group()
+    kill_group_on_sigterm()
     end_with_supervisor()
     if settings.projector_url is None:
         raise CommandError("ANNALS_PROJECTOR_URL has to name the database.")
-    if not perform(settings, job_id):
+    if not run_projection_job(settings, job_id):
         raise typer.Exit(1)
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for name in COLUMNS:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["version"],
-            row["state"],
-            f"{row['position']:,}",
-            f"{row['lagEvents']:,}",
-            f"{row['lagSeconds']:.1f}",
-        )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH_CHARS
-    console.print(table)
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        row["version"],
+        row["state"],
+        f"{row['position']:,}",
+        f"{row['lagEvents']:,}",
+        f"{row['lagSeconds']:.1f}",
+    ]
 
 
-def _names(name: str) -> list[str]:
+def _select_names(name: str) -> list[str]:
     from projections.engine.registry import PROJECTIONS
 
     if name == ALL:
         return list(PROJECTIONS)
     if name not in PROJECTIONS:
-        raise CommandError(f"There is no projection {name}; there are {', '.join(PROJECTIONS)}.")
+        raise CommandError(
+            f"Unknown projection {name}; the projections are {', '.join(PROJECTIONS)}."
+        )
     return [name]
 
 
@@ -178,13 +171,13 @@ def _show_plan(url: str, names: list[str]) -> None:
     definitions = table_definitions()
     for name in names:
         planned = plan(url, name, definitions[name])
-        change = f"{planned.live_version} -> {planned.new_version}"
-        same = (
-            "the code did not change, so rows are compared" if not planned.code_changed else change
-        )
-        say(
+        if planned.code_changed:
+            change = f"{planned.live_version} -> {planned.new_version}"
+        else:
+            change = "the code did not change, so the rows are compared"
+        print_line(
             f"{name}: {planned.events:,} events to read, about {planned.seconds:.0f} s,"
-            f" {planned.bytes / 1e6:,.0f} MB now; {same}."
+            f" {planned.bytes / 1e6:,.0f} MB now; {change}."
         )
 
 
@@ -195,7 +188,7 @@ def _cancel(url: str, names: list[str]) -> None:
 
     with psycopg.connect(url, autocommit=True) as connection:
         stopped = [name for name in names if cancel(connection, name)]
-    say(f"Asked to stop: {', '.join(stopped)}." if stopped else "No rebuild runs.")
+    print_line(f"Stopping: {', '.join(stopped)}." if stopped else "No rebuild is running.")
 
 
 def _roll_back(url: str, names: list[str]) -> None:
@@ -205,7 +198,7 @@ def _roll_back(url: str, names: list[str]) -> None:
     definitions = table_definitions()
     for name in names:
         rollback(url, name, definitions[name])
-        say(f"{name}: the tables from before are live again.")
+        print_line(f"{name}: the previous tables are live again.")
 
 
 def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | None) -> None:
@@ -213,14 +206,14 @@ def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | 
     from readmodels import table_definitions
 
     definitions = table_definitions()
-    with steps("events") as show:
+    with step_progress_bar("events") as report:
         Rebuild(
             url,
             {name: definitions[name] for name in names},
             throttle_events_per_s=throttle,
             workers=workers,
-            say=show,
+            say=report,
         ).run()
-    say(
-        f"Rebuilt and swapped in: {', '.join(names)}. The tables from before are kept (--rollback)."
+    print_line(
+        f"Rebuilt and swapped in: {', '.join(names)}. The previous tables are kept (--rollback)."
     )

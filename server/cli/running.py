@@ -1,4 +1,4 @@
-"""up, demo, serve, project, send, work: what runs Annals or a part of it."""
+"""up, demo, serve, project, send, work: run Annals or one of its processes."""
 
 import json
 from collections.abc import Callable
@@ -10,29 +10,29 @@ import typer
 from runtime.home import demo_file, read_json, token_file, write_private
 from runtime.process import end_with_supervisor
 from runtime.settings import Settings
-from server.cli import CommandError, say, warn
+from server.cli import CommandError, print_line, print_warning
 from server.cli.analysis import (
     AsOfOption,
     FileOption,
-    First,
+    FirstPositionOption,
+    OnlyWorkspaceOption,
     TargetOption,
-    WorkspaceOption,
     project_file,
 )
-from server.cli.bars import bar
-from server.processes.supervisor import up as run_up
+from server.cli.progress import progress_bar
+from server.processes.supervisor import run_supervisor
 
 ACCOUNTS_MAX = 10_000_000
 
 
 class SourceOption(StrEnum):
-    """Where a projector reads."""
+    """The source that a projector reads from."""
 
     LOG = "log"
     KAFKA = "kafka"
 
 
-Port = Annotated[
+PortOption = Annotated[
     int | None, typer.Option(min=1, max=65_535, help="Port of the API; ANNALS_PORT or 8321.")
 ]
 
@@ -47,31 +47,35 @@ def register(app: typer.Typer) -> None:
     app.command()(work)
 
 
-def up(port: Port = None) -> None:
-    """Start everything here: PostgreSQL, API, projector, sender, worker. Ctrl-C stops it."""
-    settings = _settings(port)
+def up(port: PortOption = None) -> None:
+    """Start PostgreSQL, API, projector, sender and worker on this machine. Ctrl-C stops them."""
+    settings = _load_settings(port)
 
     def prepare(ready: Settings) -> str:
         from server.cli.local.demo import bootstrap
 
-        return _token(settings, lambda: bootstrap(ready))
+        return _load_or_issue_token(settings, lambda: bootstrap(ready))
 
-    run_up(settings, prepare, say)
+    run_supervisor(settings, prepare, print_line)
 
 
 def demo(
-    accounts: Annotated[int, typer.Option(min=1, max=ACCOUNTS_MAX, help="How many.")] = 1_000,
+    accounts: Annotated[int, typer.Option(min=1, max=ACCOUNTS_MAX, help="Number of accounts.")] = 1_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 1,
-    port: Port = None,
+    port: PortOption = None,
 ) -> None:
-    """Like up, with generated data; a second start finds the data of the first."""
-    settings = _settings(port)
-    run_up(settings, lambda ready: _demo_token(settings, ready, accounts, seed), say)
+    """Like up, with generated data; the next start uses the same data again."""
+    settings = _load_settings(port)
+
+    def prepare(ready: Settings) -> str:
+        return _load_or_fill_demo(settings, ready, accounts, seed)
+
+    run_supervisor(settings, prepare, print_line)
 
 
 def serve() -> None:
-    """Run the API alone, on the database that ANNALS_APP_URL names."""
-    # Here and not above: the other commands start quicker without uvicorn.
+    """Run only the API, on the database of ANNALS_APP_URL."""
+    # Imported here, so that the other commands start without uvicorn.
     from server.processes.serving import serve_api
 
     end_with_supervisor()
@@ -82,24 +86,24 @@ def serve() -> None:
 
 def project(
     source: Annotated[
-        SourceOption | None, typer.Option(help="Where it reads; ANNALS_SOURCE or the log.")
+        SourceOption | None, typer.Option(help="The source; ANNALS_SOURCE or the log by default.")
     ] = None,
     file: FileOption = None,
-    first: First = 0,
+    first: FirstPositionOption = 0,
     as_of: AsOfOption = None,
-    workspace: WorkspaceOption = None,
+    workspace: OnlyWorkspaceOption = None,
     target: TargetOption = None,
 ) -> None:
-    """Run a projector alone, on the database that ANNALS_PROJECTOR_URL names.
+    """Run only a projector, on the database of ANNALS_PROJECTOR_URL.
 
-    From Kafka, several in several places share the partitions of the topic. With --file, run an
-    analyst's projection over history instead, once (docs/how-to/write-a-projection.md).
+    Projectors that read from Kafka share the partitions of the topic. With --file, run an analyst's
+    projection over history once instead (docs/how-to/write-a-projection.md).
     """
     if file is not None:
         project_file(file, first, as_of, workspace, target)
         return
     if first or as_of or workspace or target:
-        raise CommandError("--from, --as-of, --workspace and --to go with --file.")
+        raise CommandError("--from, --as-of, --workspace and --to need --file.")
     from server.processes.projector import run_projector
 
     end_with_supervisor()
@@ -109,9 +113,9 @@ def project(
 
 
 def send() -> None:
-    """Run a sender of text messages alone, on the database that ANNALS_SENDER_URL names.
+    """Run only a sender of text messages, on the database of ANNALS_SENDER_URL.
 
-    Several in several places share the work (docs/how-to/send-sms.md).
+    Several senders share the work (docs/how-to/send-sms.md).
     """
     from runtime.gateways import GatewaySettingsError
     from server.processes.sender import run_sender
@@ -126,9 +130,9 @@ def send() -> None:
 
 
 def work() -> None:
-    """Run a worker alone, on the database that ANNALS_APP_URL names: it does jobs.
+    """Run only a worker, which runs jobs, on the database of ANNALS_APP_URL.
 
-    Several in several places share the jobs; one that dies is replaced by the others.
+    Several workers share the jobs; if one dies, the others take over its jobs.
     """
     from server.processes.worker import run_worker
 
@@ -138,19 +142,19 @@ def work() -> None:
     run_worker(settings)
 
 
-def _settings(port: int | None) -> Settings:
-    # Given as an argument and not copied in, so that it is checked like the rest.
+def _load_settings(port: int | None) -> Settings:
+    # A keyword argument, and not model_copy, so that the port is validated.
     return Settings() if port is None else Settings(port=port)
 
 
 def _require_url(url: str | None, name: str) -> None:
-    """Each process needs the URL of its own role, and is better off without the others."""
+    """Raise `CommandError` if the process lacks the URL of its role."""
     if url is None:
-        raise CommandError(f"{name} has to name the database; annals up needs nothing.")
+        raise CommandError(f"{name} has to name the database; annals up needs no URL.")
 
 
-def _token(settings: Settings, issue: Callable[[], str]) -> str:
-    """The access token of this home, issued at the first start and kept in a private file."""
+def _load_or_issue_token(settings: Settings, issue: Callable[[], str]) -> str:
+    """Return the home's access token, issued at the first start and kept in a private file."""
     path = token_file(settings)
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
@@ -159,23 +163,23 @@ def _token(settings: Settings, issue: Callable[[], str]) -> str:
     return token
 
 
-def _demo_token(settings: Settings, ready: Settings, accounts: int, seed: int) -> str:
-    """The token of the demo workspace, which is filled unless an earlier start has done so."""
+def _load_or_fill_demo(settings: Settings, ready: Settings, accounts: int, seed: int) -> str:
+    """Return the token of the demo workspace. The first start fills the workspace."""
     from server.cli.local.demo import fill
 
-    kept, record_file = token_file(settings), demo_file(settings)
+    path, record_file = token_file(settings), demo_file(settings)
     record = read_json(record_file)
-    if record and kept.exists():
+    if record and path.exists():
         if (record.get("accounts"), record.get("seed")) != (accounts, seed):
-            warn(
+            print_warning(
                 f"This home has demo data of {record.get('accounts')} accounts, seed"
-                f" {record.get('seed')}; it stays as it is (ANNALS_HOME names another home)."
+                f" {record.get('seed')}; it is kept (ANNALS_HOME names another home)."
             )
-        return kept.read_text(encoding="utf-8").strip()
-    say(f"Making demo data: {accounts} accounts ...")
-    with bar("accounts") as progress:
+        return path.read_text(encoding="utf-8").strip()
+    print_line(f"Making demo data: {accounts} accounts ...")
+    with progress_bar("accounts") as progress:
         result = fill(ready, accounts=accounts, seed=seed, progress=progress)
-    write_private(kept, f"{result.token}\n")
+    write_private(path, f"{result.token}\n")
     content = {"accounts": accounts, "seed": seed, "workspace_id": str(result.workspace_id)}
     write_private(record_file, json.dumps(content))
     return result.token

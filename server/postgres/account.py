@@ -1,7 +1,7 @@
-"""Which user PostgreSQL runs as, and a folder that user can reach.
+"""The system account that PostgreSQL runs as, and a folder that this account can enter.
 
-PostgreSQL refuses to run as root. Started by root it is given to an account without rights; its
-folder then has to lie where that account can enter, which below /root it cannot.
+PostgreSQL refuses to run as root. When root starts Annals, the server runs as an unprivileged
+account, which cannot enter folders below /root.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from runtime.home import PASSABLE_FOLDER_MODE, PRIVATE_FOLDER_MODE, make_home
 
 UNPRIVILEGED_ACCOUNTS = ("annals", "postgres", "nobody")
 OUTSIDE_ROOT = Path("/var/lib/annals")
-PLACE_RECORD = "postgres-folder.txt"
+FOLDER_RECORD = "postgres-folder.txt"
 
 
 class AccountError(Exception):
-    """No account or folder for the server; the message is one sentence."""
+    """The server has no usable account or folder; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class SystemAccount:
-    """The user a server process runs as; `switch` says whether that needs a change of user."""
+    """The user of a server process; `switch` is whether the process has to change its user."""
 
     name: str
     uid: int
@@ -33,25 +33,25 @@ class SystemAccount:
     switch: bool
 
     def popen_arguments(self) -> dict[str, object]:
-        """What subprocess needs to start a process as this user."""
+        """Return the arguments with which subprocess starts a process as this user."""
         if not self.switch:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-    def give(self, path: Path) -> None:
+    def take_ownership(self, path: Path) -> None:
         """Make the account the owner of one file or folder."""
         if self.switch:
             os.chown(path, self.uid, self.gid)
 
 
 def server_account(data: Path) -> SystemAccount:
-    """The caller, or for root the owner of existing data or else the first unprivileged account.
+    """Return the caller's account; for root, the owner of existing data or an unprivileged account.
 
-    Raises AccountError where root finds no such account.
+    Raises AccountError if root finds no such account.
     """
     if os.geteuid() != 0:
-        own = pwd.getpwuid(os.geteuid())
-        return SystemAccount(own.pw_name, own.pw_uid, own.pw_gid, switch=False)
+        caller = pwd.getpwuid(os.geteuid())
+        return SystemAccount(caller.pw_name, caller.pw_uid, caller.pw_gid, switch=False)
     if data.is_dir() and (owner_uid := data.stat().st_uid) != 0:
         return _account_of(pwd.getpwuid(owner_uid))
     for name in UNPRIVILEGED_ACCOUNTS:
@@ -60,20 +60,20 @@ def server_account(data: Path) -> SystemAccount:
         except KeyError:
             continue
     raise AccountError(
-        "PostgreSQL refuses to run as root and there is no account named"
+        "PostgreSQL refuses to run as root, and this system has no account named"
         f" {', '.join(UNPRIVILEGED_ACCOUNTS)}: create one (useradd --system annals)."
     )
 
 
 def server_folder(home: Path) -> Path:
-    """The folder of data, programs and server logs: home/postgres, or one outside for root.
+    """Return the folder of data, programs and server logs, creating it and the home if missing.
 
-    Where home lies under a folder that the server's account cannot enter, the folder is
-    /var/lib/annals/<digest of home>, and home holds a record of it. Creates both, owned rightly.
-    Raises OSError for a home that cannot be written.
+    It is home/postgres. If the server's account cannot enter the home, it is
+    /var/lib/annals/<digest of home>, and a file in the home records this path. Raises OSError if
+    the home cannot be written.
     """
     make_home(home)
-    record = home / PLACE_RECORD
+    record = home / FOLDER_RECORD
     if record.exists():
         folder = Path(record.read_text(encoding="utf-8").strip())
         account = server_account(folder / "data")
@@ -86,7 +86,7 @@ def server_folder(home: Path) -> Path:
             record.write_text(f"{folder}\n", encoding="utf-8")
     folder.parent.mkdir(mode=PASSABLE_FOLDER_MODE, parents=True, exist_ok=True)
     folder.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-    account.give(folder)
+    account.take_ownership(folder)
     return folder
 
 
@@ -95,7 +95,7 @@ def _account_of(entry: pwd.struct_passwd) -> SystemAccount:
 
 
 def _can_enter(account: SystemAccount, folder: Path) -> bool:
-    """Ask the system itself: mode bits alone say nothing of access lists and mounts."""
+    """Try to enter the folder: mode bits do not show access lists and mount options."""
     if not account.switch:
         return True
     shell = shutil.which("sh") or "/bin/sh"

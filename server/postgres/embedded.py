@@ -1,7 +1,8 @@
-"""A PostgreSQL server of Annals' own, kept in a folder: made, started, watched and stopped here.
+"""The embedded PostgreSQL server of a home folder: creating, starting, watching and stopping it.
 
-Durable like any other: fsync stays on and is checked at every start. It listens on 127.0.0.1 only,
-wants a generated password from everybody, and survives kill -9 of itself and of its starter.
+It is as durable as an installed server: fsync stays on and is checked at every start. It listens on
+127.0.0.1 only, requires a generated password, and its data survives kill -9 of the server and of
+the process that started it.
 """
 
 import json
@@ -12,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,15 @@ from typing import Any
 import psycopg
 
 from runtime.home import AlreadyHeldError, HomeLock, read_json, write_private
+from server.polling import poll_until
 from server.postgres.account import AccountError, server_account, server_folder
 from server.postgres.binaries import BinariesError, extract_binaries, major_version
 from server.postgres.processes import (
     POLL_INTERVAL_S,
     EmbeddedPostgresError,
-    follow_starter,
+    end_with_parent,
     is_alive,
-    lines_of,
+    read_lines,
     serves,
     stop_leftover,
     stop_process,
@@ -41,18 +42,18 @@ from server.postgres.tuning import INITDB_ARGUMENTS, LOOPBACK, SERVER_SETTINGS, 
 PASSWORD_BYTES = 24
 
 DISK_FREE_MIN_BYTES = 1024**3
-START_WAIT_MAX_S = 300.0  # replaying the log after a crash counts into it
+START_WAIT_MAX_S = 300.0  # includes crash recovery
 PORT_ATTEMPTS_MAX = 3
 
 # postmaster.pid, by line: process, data folder, start, port, sockets, address, memory key, status.
 PID_LINE = 0
 STATUS_LINE = 7
-# Larger than any process number on Linux or macOS.
-NO_PROCESS = 2**22 + 1
+# Larger than any process id on Linux or macOS.
+UNUSED_PID = 2**22 + 1
 
 
 class AlreadyRunningError(EmbeddedPostgresError):
-    """Another process runs the server of this home; the message says which and where."""
+    """Another process runs the server of this home; the message names its id and address."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,18 @@ class Cluster:
     pid: int
     data: Path
     programs: Path
-    """Folder of pg_dump, pg_basebackup and the like; they need `environment`."""
+    """Folder of pg_dump, pg_basebackup and others; they need `environment`."""
     environment: dict[str, str]
     passwords: dict[str, str]
 
     def url(self, role: str, database: str) -> str:
-        """The connection URL of a role that has a password here."""
+        """Return the connection URL of a role in `passwords`."""
         return f"postgresql://{role}:{self.passwords[role]}@{self.host}:{self.port}/{database}"
 
 
 @dataclass(frozen=True)
 class DatabaseUrls:
-    """One URL for each role: who owns the tables, answers requests, projects, and sends."""
+    """One URL for each role: owner of the tables, API, projector and sender."""
 
     owner: str
     app: str
@@ -85,12 +86,11 @@ class DatabaseUrls:
 
 
 class EmbeddedPostgres:
-    """The server that belongs to one home folder.
+    """The server of one home folder.
 
-    home: the folder for everything, created if missing. For root it may have to be elsewhere, see
-    postgres_account.server_folder.
-    binaries: a folder for the programs when several homes are to share them; by default each home
-    has its own.
+    home: the folder for data and programs, created if missing; for root, `server_folder` in
+    server/postgres/account.py may choose another folder.
+    binaries: a folder for programs that several homes share; each home has its own by default.
     """
 
     def __init__(self, home: Path, binaries: Path | None = None) -> None:
@@ -101,10 +101,10 @@ class EmbeddedPostgres:
         self._cluster: Cluster | None = None
 
     def start(self) -> Cluster:
-        """Make the server if it is not there, start it, and return once it answers.
+        """Create the server if it is missing, start it, and return once it accepts connections.
 
-        A second start of the same object returns the same server. A server that an earlier, killed
-        process left behind is stopped first. Raises EmbeddedPostgresError.
+        A second start of the same object returns the same server. A server left running by a killed
+        process is stopped first. Raises EmbeddedPostgresError.
         """
         if self._cluster is not None and self.is_running():
             return self._cluster
@@ -117,21 +117,21 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(str(error)) from error
         except OSError as error:
             self._let_go()
-            raise EmbeddedPostgresError(_about_file(error, self._home)) from error
+            raise EmbeddedPostgresError(_describe_file_error(error, self._home)) from error
         except BaseException:
             self._let_go()
             raise
         return self._cluster
 
     def stop(self) -> None:
-        """Stop the server: open transactions are rolled back, everything committed is on disk.
+        """Stop the server if it is running: open transactions are rolled back, commits are on disk.
 
-        Takes at most STOP_WAIT_MAX_S + ABORT_WAIT_MAX_S seconds. Does nothing when not running.
+        Takes at most STOP_WAIT_MAX_S + 2 * ABORT_WAIT_MAX_S seconds.
         """
         self._let_go()
 
     def is_running(self) -> bool:
-        """Whether the server process started here is alive."""
+        """Whether the server process that was started here is running."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Cluster:
@@ -171,8 +171,9 @@ class EmbeddedPostgres:
     def _start_in(self, folder: Path) -> Cluster:
         _require_free_disk(folder)
         installation = extract_binaries(self._shared_binaries or folder)
-        server = _Server(folder, installation, _passwords(self._home, folder / "data"))
-        server.make_data()
+        passwords = _load_passwords(self._home, folder / "data")
+        server = _ServerFolder(folder, installation, passwords)
+        server.initialise_data()
         server.clear_leftovers()
         for _ in range(PORT_ATTEMPTS_MAX):
             port = _free_port(folder / "port.txt")
@@ -191,8 +192,8 @@ class EmbeddedPostgres:
         return cluster
 
 
-class _Server:
-    """The steps of a start, in one folder and with one installation."""
+class _ServerFolder:
+    """The steps of starting the server in one folder with one installation."""
 
     def __init__(self, folder: Path, installation: Path, passwords: dict[str, str]) -> None:
         self.folder = folder
@@ -205,8 +206,8 @@ class _Server:
         self._log_sizes_bytes: dict[Path, int] = {}
         self.environment = program_environment(installation, folder)
 
-    def make_data(self) -> None:
-        """Run initdb unless there is data; one that was interrupted leaves nothing behind."""
+    def initialise_data(self) -> None:
+        """Run initdb unless the data folder exists, replacing what an interrupted run left."""
         if self.data.exists():
             self._require_same_major()
             return
@@ -215,39 +216,39 @@ class _Server:
         password_file = self.folder / "initdb.password"
         try:
             write_private(password_file, self.passwords[SUPERUSER])
-            self.account.give(password_file)
+            self.account.take_ownership(password_file)
             self._run("initdb", *INITDB_ARGUMENTS, f"--pwfile={password_file}", "-D", unfinished)
         finally:
             password_file.unlink(missing_ok=True)
         unfinished.rename(self.data)
 
     def clear_leftovers(self) -> None:
-        """Deal with postmaster.pid: stop a server that is still ours, disarm one that is stale."""
+        """Stop a server that still serves the data, and neutralise a stale postmaster.pid."""
         pid_file = self.data / "postmaster.pid"
-        lines = lines_of(pid_file)
+        lines = read_lines(pid_file)
         if not lines or not lines[PID_LINE].strip().isdigit():
             return
         pid = int(lines[PID_LINE])
         if serves(pid, self.data):
             stop_leftover(pid, self.data)
         elif is_alive(pid):
-            # The number was given to another program since. PostgreSQL would take that for a
-            # server; the rest of the file it still needs, to find backends that linger.
-            pid_file.write_text("\n".join([str(NO_PROCESS), *lines[1:]]) + "\n", encoding="ascii")
+            # Another program has this process id now, and PostgreSQL would take it for a server.
+            # The other lines stay: PostgreSQL needs them to find backends that are still running.
+            pid_file.write_text("\n".join([str(UNUSED_PID), *lines[1:]]) + "\n", encoding="ascii")
         wait_for_backends(self.data)
 
     def launch(self, port: int) -> subprocess.Popen[bytes]:
-        """Start the postmaster and return at once; its first words go to `start_log`."""
+        """Start the postmaster and return at once; its first output goes to `start_log`."""
         self.logs.mkdir(mode=0o700, exist_ok=True)
-        self.account.give(self.logs)
+        self.account.take_ownership(self.logs)
         self._log_sizes_bytes = {path: path.stat().st_size for path in self.logs.iterdir()}
         settings = SERVER_SETTINGS | {"port": str(port), "log_directory": str(self.logs)}
         command = [str(self.installation / "bin" / "postgres"), "-D", str(self.data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        # A killed starter takes its server along. The kernel ties that to the thread that forks,
-        # and Python runs code between fork and exec safely only while there is no other thread.
-        is_alone = threading.active_count() == 1
+        # The server ends when this process is killed. The kernel ties that to the forking thread,
+        # and a preexec_fn is safe only in a process with a single thread.
+        is_single_threaded = threading.active_count() == 1
         with self.start_log.open("wb") as log:
             return subprocess.Popen(
                 command,
@@ -257,42 +258,49 @@ class _Server:
                 env=self.environment,
                 cwd="/",
                 umask=0o077,
-                start_new_session=True,  # Ctrl-C is for the starter, which then stops us in order
-                preexec_fn=follow_starter if is_alone else None,
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the server
+                preexec_fn=end_with_parent if is_single_threaded else None,
                 **self._user(),
             )
 
     def wait_until_ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """True once connections are accepted, False where the port was taken meanwhile."""
-        deadline = time.monotonic() + START_WAIT_MAX_S
-        while process.poll() is None:
-            lines = lines_of(self.data / "postmaster.pid")
-            if (
-                len(lines) > STATUS_LINE
-                and lines[PID_LINE].strip() == str(process.pid)
-                and lines[STATUS_LINE].strip() == "ready"
-            ):
-                return True
-            if time.monotonic() > deadline:
-                stop_process(process)
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL did not come up within {START_WAIT_MAX_S:.0f} s: see {self.logs}."
-                )
-            time.sleep(POLL_INTERVAL_S)
-        said = self._said_since_launch()
-        if "Address already in use" in said:
-            return False
-        raise EmbeddedPostgresError(self._about_failure("start", said))
+        """Return True once connections are accepted, False if the port was taken meanwhile.
 
-    def _said_since_launch(self) -> str:
-        """What the server, which has ended, wrote before its log was open, and after."""
-        wait_for_backends(self.data)  # one of them still writes the last lines to the log
-        said = [self.start_log.read_bytes()]
+        Raises EmbeddedPostgresError if the server ends for another reason or takes too long.
+        """
+
+        def has_started_or_ended() -> bool:
+            return process.poll() is not None or self._accepts_connections(process.pid)
+
+        if not poll_until(has_started_or_ended, START_WAIT_MAX_S, POLL_INTERVAL_S):
+            stop_process(process)
+            raise EmbeddedPostgresError(
+                f"PostgreSQL did not start within {START_WAIT_MAX_S:.0f} s: see {self.logs}."
+            )
+        if process.poll() is None:
+            return True
+        output = self._read_output_since_launch()
+        if "Address already in use" in output:
+            return False
+        raise EmbeddedPostgresError(self._describe_failure("start", output))
+
+    def _accepts_connections(self, pid: int) -> bool:
+        lines = read_lines(self.data / "postmaster.pid")
+        return (
+            len(lines) > STATUS_LINE
+            and lines[PID_LINE].strip() == str(pid)
+            and lines[STATUS_LINE].strip() == "ready"
+        )
+
+    def _read_output_since_launch(self) -> str:
+        """Return what the server, which has ended, wrote to `start_log` and to its log files."""
+        wait_for_backends(self.data)  # the logging collector still writes the last lines
+        output = [self.start_log.read_bytes()]
         for path in sorted(self.logs.iterdir()):
             content = path.read_bytes()
             before_bytes = self._log_sizes_bytes.get(path, 0)
-            said.append(content[before_bytes:] if before_bytes <= len(content) else content)
-        return b"\n".join(said).decode("utf-8", errors="replace")
+            output.append(content[before_bytes:] if before_bytes <= len(content) else content)
+        return b"\n".join(output).decode("utf-8", errors="replace")
 
     def describe(self, pid: int, port: int) -> Cluster:
         return Cluster(
@@ -320,26 +328,26 @@ class _Server:
             **self._user(),
         )
         if result.returncode != 0:
-            raise EmbeddedPostgresError(self._about_failure(program, result.stderr))
+            raise EmbeddedPostgresError(self._describe_failure(program, result.stderr))
 
     def _user(self) -> dict[str, Any]:
         return self.account.popen_arguments()
 
-    def _about_failure(self, step: str, said: str) -> str:
-        telling = re.findall(r"(?:FATAL|PANIC|[Ee]rror):\s*(.+)", said)
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
-        reason = (telling or lines or ["it said nothing"])[-1].rstrip(".")
-        if "error while loading shared libraries" in said:
-            library = said.split("shared libraries:")[1].split(":")[0].strip()
+    def _describe_failure(self, step: str, output: str) -> str:
+        errors = re.findall(r"(?:FATAL|PANIC|[Ee]rror):\s*(.+)", output)
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        reason = (errors or lines or ["without a message"])[-1].rstrip(".")
+        if "error while loading shared libraries" in output:
+            library = output.split("shared libraries:")[1].split(":")[0].strip()
             return (
-                f"PostgreSQL needs the system library {library}, which is missing here: install it,"
+                f"PostgreSQL needs the system library {library}, which is missing: install it,"
                 " or set ANNALS_OWNER_URL, ANNALS_APP_URL and ANNALS_PROJECTOR_URL."
             )
         return f"PostgreSQL failed at {step} in {self.folder} ({reason}): see {self.logs}."
 
     def _require_same_major(self) -> None:
         version_file = self.data / "PG_VERSION"
-        written_by = "".join(lines_of(version_file)).strip()
+        written_by = "".join(read_lines(version_file)).strip()
         ours = major_version(self.installation)
         if written_by != ours:
             raise EmbeddedPostgresError(
@@ -349,7 +357,7 @@ class _Server:
 
 
 def program_environment(installation: Path, folder: Path) -> dict[str, str]:
-    """What the programs of an extracted installation need; `folder` is their HOME."""
+    """Return the environment for the programs of an installation; `folder` is their HOME."""
     libraries = str(installation / "lib")
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -361,42 +369,42 @@ def program_environment(installation: Path, folder: Path) -> dict[str, str]:
 
 
 def prepare_database(cluster: Cluster, name: str, template: str = "template0") -> DatabaseUrls:
-    """Make the database and its roles as far as they are missing, and return their URLs.
+    """Create the database and its roles if they are missing, and return their URLs.
 
-    Calling it again changes nothing. A `template` other than template0 is copied with its tables,
-    as long as nobody is connected to it. See roles for who may do what. Raises psycopg.Error.
+    Calling it again changes nothing. A `template` other than template0 is copied with its tables
+    and must have no open connections. server/postgres/roles.py has the rights of each role. Raises
+    psycopg.Error.
     """
     prepare_roles_and_database(cluster.superuser_url, name, cluster.passwords, template)
     return _urls(cluster.passwords, cluster.port, name)
 
 
 def urls_of_running(home: Path, name: str) -> DatabaseUrls:
-    """The URLs of a database whose server another process runs in this home.
+    """Return the URLs of a database whose server another process runs in this home.
 
-    Raises EmbeddedPostgresError where the home's files cannot be read.
+    Raises EmbeddedPostgresError if the home's files cannot be read.
     """
-    return _urls(*_running(home), name)
+    return _urls(*_read_passwords_and_port(home), name)
 
 
 def superuser_url_of_running(home: Path, name: str) -> str:
-    """The URL of the superuser for a database of a server that runs in this home.
+    """Return the superuser's URL of a database whose server runs in this home.
 
-    Raises EmbeddedPostgresError where the home's files cannot be read.
+    Raises EmbeddedPostgresError if the home's files cannot be read.
     """
-    passwords, port = _running(home)
+    passwords, port = _read_passwords_and_port(home)
     return f"postgresql://{SUPERUSER}:{passwords[SUPERUSER]}@{LOOPBACK}:{port}/{name}"
 
 
-def _running(home: Path) -> tuple[dict[str, str], int]:
-    """Passwords and port of the server of this home."""
+def _read_passwords_and_port(home: Path) -> tuple[dict[str, str], int]:
     try:
         folder = server_folder(home)
-        passwords = _passwords(home, folder / "data")
+        passwords = _load_passwords(home, folder / "data")
         return passwords, int((folder / "port.txt").read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
         raise EmbeddedPostgresError(
-            f"The files of the server in {home} cannot be read ({error}): ask as the user who"
-            " started it, and once it is up."
+            f"The files of the server in {home} cannot be read ({error}): run this as the user who"
+            " started it, and once it is running."
         ) from error
 
 
@@ -407,14 +415,14 @@ def _urls(passwords: dict[str, str], port: int, database: str) -> DatabaseUrls:
     return DatabaseUrls(owner, app, projector, sender)
 
 
-def _passwords(home: Path, data: Path) -> dict[str, str]:
-    """The passwords of this home, generated at the first start and private ever after."""
+def _load_passwords(home: Path, data: Path) -> dict[str, str]:
+    """Return the passwords of this home, generated at the first start, by role."""
     path = home / "passwords.json"
     passwords: dict[str, str] = read_json(path)
     roles = (SUPERUSER, *ROLES)
     if data.exists() and SUPERUSER not in passwords:
         raise EmbeddedPostgresError(
-            f"{path}, the passwords of the server in {data}, is missing: put it back from a copy."
+            f"{path}, the passwords of the server in {data}, is missing: restore it from a copy."
         )
     if missing := [role for role in roles if role not in passwords]:
         passwords |= {role: secrets.token_urlsafe(PASSWORD_BYTES) for role in missing}
@@ -437,8 +445,8 @@ def _require_durable(cluster: Cluster) -> None:
             row = connection.execute("SHOW fsync").fetchone()
     except psycopg.OperationalError as error:
         raise EmbeddedPostgresError(
-            f"PostgreSQL in {cluster.data} refuses our password: put the passwords.json that"
-            " belongs to it back from a copy."
+            f"PostgreSQL in {cluster.data} refuses the password: restore its passwords.json from"
+            " a copy."
         ) from error
     if row != ("on",):
         raise EmbeddedPostgresError(
@@ -448,8 +456,8 @@ def _require_durable(cluster: Cluster) -> None:
 
 
 def _free_port(record: Path) -> int:
-    """The port of the last start if nobody has it now, else one the system picks."""
-    text = "".join(lines_of(record)).strip()
+    """Return the port of the last start if it is free, else one that the system picks."""
+    text = "".join(read_lines(record)).strip()
     for port in ([int(text)] if text.isdigit() else []) + [0]:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -457,11 +465,11 @@ def _free_port(record: Path) -> int:
                 probe.bind((LOOPBACK, port))
                 return int(probe.getsockname()[1])
     raise EmbeddedPostgresError(
-        f"No free port is left on {LOOPBACK} for PostgreSQL: stop some of the programs that listen."
+        f"{LOOPBACK} has no free port for PostgreSQL: stop some of the programs that listen."
     )
 
 
-def _about_file(error: OSError, home: Path) -> str:
+def _describe_file_error(error: OSError, home: Path) -> str:
     where = error.filename or home
     reason = (error.strerror or str(error)).lower()
     return f"{where} cannot be used ({reason}): give it to this user, or choose another home."

@@ -1,13 +1,13 @@
-"""PostgreSQL's processes as the system shows them: whether they live and whom they serve."""
+"""PostgreSQL's server processes: which are running, which data they serve, and stopping them."""
 
 import os
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from runtime.process import ask_kernel_to_signal
+from server.polling import poll_until
 
 STOP_WAIT_MAX_S = 30.0
 ABORT_WAIT_MAX_S = 5.0
@@ -15,16 +15,16 @@ POLL_INTERVAL_S = 0.01
 
 
 class EmbeddedPostgresError(Exception):
-    """The server cannot be made, started or stopped; the message is one sentence with a remedy."""
+    """The server cannot be created, started or stopped; the message has one remedy."""
 
 
-def follow_starter() -> None:
-    """In the child: end when the process that started it does."""
-    ask_kernel_to_signal(signal.SIGINT)  # a fast shutdown, in PostgreSQL's terms
+def end_with_parent() -> None:
+    """Called in the child: have it end when its parent ends."""
+    ask_kernel_to_signal(signal.SIGINT)  # PostgreSQL's signal for a fast shutdown
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; none where there is no such file."""
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, or none if the file is missing."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number, of whoever it is."""
+    """Whether a process with this id exists, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -43,7 +43,7 @@ def is_alive(pid: int) -> bool:
 
 
 def serves(pid: int, data: Path) -> bool:
-    """Whether a process is a PostgreSQL of this data folder: each of them stands in it."""
+    """Whether the process has the data folder as its working directory, as PostgreSQL's do."""
     if Path("/proc/self").exists():
         try:
             return Path(f"/proc/{pid}/cwd").samefile(data)
@@ -56,22 +56,30 @@ def serves(pid: int, data: Path) -> bool:
 
 
 def wait_for_backends(data: Path) -> None:
-    """Backends notice the death of their postmaster and end; a new server has to wait for that."""
-    deadline = time.monotonic() + STOP_WAIT_MAX_S
+    """Wait until the backends of a server without a postmaster have ended.
+
+    Raises EmbeddedPostgresError after STOP_WAIT_MAX_S seconds.
+    """
     pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    for pid in [pid for pid in pids if serves(pid, data)]:
-        while serves(pid, data):
-            if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(
-                    f"Process {pid} of an earlier PostgreSQL still works on {data}: end it (kill"
-                    f" {pid}), then start again."
-                )
-            time.sleep(POLL_INTERVAL_S)
+    backends = [pid for pid in pids if serves(pid, data)]
+
+    def have_ended() -> bool:
+        backends[:] = [pid for pid in backends if serves(pid, data)]
+        return not backends
+
+    if not poll_until(have_ended, STOP_WAIT_MAX_S, POLL_INTERVAL_S):
+        pid = backends[0]
+        raise EmbeddedPostgresError(
+            f"Process {pid} of an earlier PostgreSQL still works on {data}: end it (kill {pid}),"
+            " then start again."
+        )
 
 
 def stop_leftover(pid: int, data: Path) -> None:
-    """Stop a server that is no child of ours. Its number may stay taken by a zombie, for there are
-    containers where nobody collects orphans: what counts is whether it still serves the data.
+    """Stop a server that is not a child of this process.
+
+    In a container without an init process its id may stay taken by a zombie, so this waits until
+    the process no longer serves the data. Raises EmbeddedPostgresError if it does not stop.
     """
     for signal_number, wait_s in (
         (signal.SIGINT, STOP_WAIT_MAX_S),
@@ -79,18 +87,15 @@ def stop_leftover(pid: int, data: Path) -> None:
     ):
         with suppress(ProcessLookupError):
             os.kill(pid, signal_number)
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if not serves(pid, data):
-                return
-            time.sleep(POLL_INTERVAL_S)
+        if poll_until(lambda: not serves(pid, data), wait_s, POLL_INTERVAL_S):
+            return
     raise EmbeddedPostgresError(
         f"An earlier PostgreSQL (process {pid}) does not stop: end it, then start again."
     )
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown; if that takes too long an immediate one: the next start recovers from it."""
+    """Shut the server down: fast, then immediately (the next start recovers), then by SIGKILL."""
     for signal_number, wait_s in (
         (signal.SIGINT, STOP_WAIT_MAX_S),
         (signal.SIGQUIT, ABORT_WAIT_MAX_S),

@@ -1,7 +1,7 @@
-"""Rehearse an upgrade on a copy of the embedded database; the real one is only read.
+"""Rehearse an upgrade on a copy of the embedded database; the original is only read.
 
-The copy is physical (pg_basebackup): the same pages, the same bloat, the same indexes, so that a
-migration takes there what it will take here.
+The copy is physical (pg_basebackup): it has the same pages, bloat and indexes, so that a migration
+takes as long on it as on the original.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from server.postgres.embedded import EmbeddedPostgres, prepare_database, superus
 from server.postgres.upgrade import OnStep, upgrade
 
 FREE_MIN_BYTES = 2 * 1024**3
-"""Left over beside the copy: for what the migrations write, and for everybody else."""
+"""Disk space left beside the copy, for the migrations and for other programs."""
 PASSWORDS = "passwords.json"
 
 DATABASES_BYTES = "SELECT sum(pg_database_size(oid))::bigint FROM pg_database"
 
 
 class RehearsalError(Exception):
-    """There can be no rehearsal; the message is one sentence."""
+    """The rehearsal cannot be run; the message is one sentence."""
 
 
-def rehearse(home: Path, told: OnStep = lambda step, seconds: None) -> list[str]:
-    """Copy the database of a home whose server runs, and upgrade the copy; what was done.
+def rehearse(home: Path, on_step: OnStep = lambda step, seconds: None) -> list[str]:
+    """Copy the database of a running home and upgrade the copy. Return the steps done.
 
-    The copy is gone afterwards. Raises `RehearsalError`, and what `upgrade` raises.
+    The copy is removed afterwards. Raises `RehearsalError`, and what `upgrade` raises.
     """
     clients = Clients.of_home(home)
     superuser_url = superuser_url_of_running(home, "postgres")
-    with _folder(home, superuser_url) as copy:
+    with _copy_folder(home, superuser_url) as copy:
         shutil.copy(home / PASSWORDS, copy / PASSWORDS)
         folder = server_folder(copy)
         try:
@@ -54,21 +54,21 @@ def rehearse(home: Path, told: OnStep = lambda step, seconds: None) -> list[str]
             )
             with EmbeddedPostgres(copy, binaries=clients.folder) as cluster:
                 urls = prepare_database(cluster, DATABASE_NAME)
-                return upgrade(urls.owner, urls.projector, told)
+                return upgrade(urls.owner, urls.projector, on_step)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _folder(home: Path, superuser_url: str) -> Iterator[Path]:
-    """A folder within the home: the same disk, and as private."""
+def _copy_folder(home: Path, superuser_url: str) -> Iterator[Path]:
+    """A temporary folder in the home, on the same disk and with the same access."""
     with psycopg.connect(superuser_url) as connection:
         row = connection.execute(DATABASES_BYTES).fetchone()
     assert row is not None
     needed_bytes = row[0] + FREE_MIN_BYTES
     if shutil.disk_usage(home).free < needed_bytes:
         raise RehearsalError(
-            f"A copy needs {needed_bytes // 1024**2:,} MiB of disk below {home}: free some."
+            f"The copy needs {needed_bytes // 1024**2:,} MiB of disk below {home}: free some."
         )
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=home) as folder:
         Path(folder).chmod(PASSABLE_FOLDER_MODE)

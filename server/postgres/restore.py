@@ -1,8 +1,9 @@
-"""Restore a backup into an empty home, and prove that it is what was backed up.
+"""Restore a backup into an empty home and verify the result.
 
-First every file is compared with the manifest, before anything is written. Then the restored log
-and tables are, by the same counts and digests. Last the log is replayed: each projection is folded
-anew, up to its checkpoint, and its rows compared with those that were restored.
+Each file of the backup is compared with the manifest before anything is written. After loading, the
+log and the read tables are compared with the manifest by count and digest. Finally the log is
+replayed: each projection is folded from the log up to its checkpoint and compared with its restored
+rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from runtime.home import write_private
-from server.postgres.account import PLACE_RECORD
+from server.postgres.account import FOLDER_RECORD
 from server.postgres.backup import (
     DUMP,
     DUMP_JOBS,
@@ -43,44 +44,43 @@ from server.postgres.embedded import EmbeddedPostgres, prepare_database, superus
 from server.postgres.upgrade import upgrade
 
 PART_EVENTS_MIN = 20_000
-"""Fewer events than this are not worth a process."""
+"""Smallest number of events for which another process is started."""
 
-STANDING = """
+SELECT_PROJECTIONS = """
 SELECT name, version, position, EXISTS (SELECT FROM projection_offsets WHERE projection = name)
   FROM projections
 """
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """What the replay of the restored log came to."""
+class ReplayResult:
+    """The projections by the result of comparing their restored rows with a replay of the log."""
 
     equal: list[str]
     different: list[str]
-    """Projections whose rows, as they were backed up, are not those that the log comes to."""
     skipped: list[str]
-    """Projections whose rows were made by other code, or that stand at no single position."""
+    """Projections whose rows were written by other code, or whose partitions are unaligned."""
 
 
-def restore(folder: Path, home: Path, say: Say = lambda line: None) -> Replayed:
-    """Restore a backup into a home that is empty or not there.
+def restore(folder: Path, home: Path, print_line: PrintLine = lambda line: None) -> ReplayResult:
+    """Restore a backup into an empty or new home. Return the result of replaying the log.
 
-    The server of the home is stopped again afterwards. Where the backup is damaged, nothing stays
-    of the home; once its content is proved it stays, whatever the replay says. Raises
+    The home's server is stopped afterwards. If the backup is damaged, the home is removed; once its
+    content matches the manifest it is kept, even if the replay finds differences. Raises
     `BackupError`, `ClientError`, `EmbeddedPostgresError`, `psycopg.Error`, `OSError`.
     """
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
-        raise BackupError(f"{home} is not empty: a backup is restored into a home of its own.")
+        raise BackupError(f"{home} is not empty: name an empty or new home.")
     manifest = read_backup(folder)
-    say(f"{len(manifest.files)} files are as they were written.")
+    print_line(f"{len(manifest.files)} files match the manifest.")
     server = EmbeddedPostgres(home)
     try:
         try:
             urls = prepare_database(server.start(), DATABASE_NAME)
             _load(folder, home)
-            _require_same(manifest, home)
+            _require_same_contents(manifest, home)
             for name in HOME_FILES:
                 if name in manifest.files:
                     write_private(home / name, (folder / name).read_text("utf-8"))
@@ -88,27 +88,30 @@ def restore(folder: Path, home: Path, say: Say = lambda line: None) -> Replayed:
             server.stop()
             _remove(home)
             raise
-        say(f"{manifest.contents.events:,} events and the read tables are those of the backup.")
+        print_line(f"{manifest.contents.events:,} events and the read tables match the manifest.")
         for step in upgrade(urls.owner, urls.projector):
-            say(step)
+            print_line(step)
         return replay(urls.projector)
     finally:
         server.stop()
 
 
-def replay(projector_url: str, workers: int | None = None) -> Replayed:
-    """Fold the log anew, beside the live tables, and compare. No projector may be running."""
+def replay(projector_url: str, workers: int | None = None) -> ReplayResult:
+    """Fold the log into shadow tables and compare them with the live ones.
+
+    No projector may be running.
+    """
     definitions = table_definitions()
     equal: list[str] = []
     different: list[str] = []
     skipped: list[str] = []
     by_position: dict[int, list[Shadow]] = defaultdict(list)
     with follow_connection(projector_url, application_name="annals-replay") as connection:
-        for name, version, position, is_uneven in connection.execute(STANDING).fetchall():
+        for name, version, position, is_unaligned in connection.execute(SELECT_PROJECTIONS):
             if name not in PROJECTIONS:
                 continue
             shadow = Shadow(name, definitions[name])
-            if is_uneven or shadow.version != version:
+            if is_unaligned or shadow.version != version:
                 skipped.append(name)
             else:
                 by_position[position].append(shadow)
@@ -120,7 +123,7 @@ def replay(projector_url: str, workers: int | None = None) -> Replayed:
                 shadow.finish(connection, position)
                 (equal if _is_equal(connection, shadow) else different).append(shadow.name)
                 shadow.drop(connection)
-    return Replayed(sorted(equal), sorted(different), sorted(skipped))
+    return ReplayResult(sorted(equal), sorted(different), sorted(skipped))
 
 
 def _load(folder: Path, home: Path) -> None:
@@ -134,16 +137,16 @@ def _load(folder: Path, home: Path) -> None:
     )
 
 
-def _require_same(manifest: Manifest, home: Path) -> None:
+def _require_same_contents(manifest: Manifest, home: Path) -> None:
     with one_snapshot(superuser_url_of_running(home, DATABASE_NAME)) as connection:
         found = contents_of(connection)
     if found != manifest.contents:
-        what = _difference(manifest.contents, found)
-        raise BackupError(f"The restored database is not what was backed up: {what}.")
+        difference = _describe_difference(manifest.contents, found)
+        raise BackupError(f"The restored database differs from the backup: {difference}.")
 
 
-def _difference(expected: Contents, found: Contents) -> str:
-    """The first thing that differs, in words."""
+def _describe_difference(expected: Contents, found: Contents) -> str:
+    """Describe the first difference."""
     ranges = {each.first: each for each in found.ranges}
     for each in expected.ranges:
         if ranges.get(each.first) != each:
@@ -151,7 +154,7 @@ def _difference(expected: Contents, found: Contents) -> str:
     for name, table in expected.tables.items():
         if found.tables.get(name) != table:
             return f"the table {name} has other rows"
-    return "its migrations, checkpoints or the length of its log are others"
+    return "its migrations, its checkpoints or the length of its log differ"
 
 
 def _build(
@@ -185,8 +188,8 @@ def _is_equal(connection: Connection, shadow: Shadow) -> bool:
 
 
 def _remove(home: Path) -> None:
-    """Remove a home that was empty before, and the server's folder where it lies elsewhere."""
-    record = home / PLACE_RECORD
+    """Remove a home that was empty before, and its server folder if that is outside of it."""
+    record = home / FOLDER_RECORD
     if record.exists():
         shutil.rmtree(Path(record.read_text("utf-8").strip()), ignore_errors=True)
     shutil.rmtree(home, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The database and the roles that Annals' processes connect as, on any PostgreSQL."""
+"""The database and the roles that Annals' processes connect as, on any PostgreSQL server."""
 
 from collections.abc import Container, Mapping
 
@@ -15,15 +15,15 @@ ROLES = (DATABASE_OWNER, *DATABASE_USERS)
 def prepare_roles_and_database(
     superuser_url: str, name: str, passwords: Mapping[str, str], template: str = "template0"
 ) -> None:
-    """Make the database and its roles as far as they are missing.
+    """Create the database and its roles if they are missing.
 
-    annals_owner owns the database and may create roles, annals_projector makes the read tables,
-    annals_app and annals_sender own nothing, and everybody else is shut out. Passwords, by role,
-    are set every time; roles that are given none stay as they are. A `template` other than
-    template0 is copied with its tables, as long as nobody is connected to it. Raises psycopg.Error.
+    annals_owner owns the database and may create roles, annals_projector creates the read tables,
+    annals_app and annals_sender own nothing, and other roles have no access. `passwords` are by
+    role and are set at every call; roles without one are not changed. A `template` other than
+    template0 is copied with its tables and must have no open connections. Raises psycopg.Error.
     """
     with psycopg.connect(superuser_url, autocommit=True) as connection:
-        # Held until the connection closes: two callers would both find a role missing.
+        # Held until the connection closes, so that two callers do not both find a role missing.
         connection.execute("SELECT pg_advisory_lock(%s, %s)", ROLES_LOCK)
         for role in ROLES:
             if role in passwords:
@@ -61,5 +61,5 @@ def _restrict_database(connection: psycopg.Connection, name: str, roles: Contain
                 database, sql.Identifier(role)
             )
         )
-    # Rebuilds are made in schemas of their own, beside the live tables.
+    # A rebuild creates its tables in a separate schema beside the live tables.
     connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO annals_projector").format(database))

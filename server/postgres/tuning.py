@@ -1,10 +1,10 @@
-"""How the embedded PostgreSQL is made and run: its settings, and why."""
+"""Settings of the embedded PostgreSQL server and of initdb."""
 
 LOOPBACK = "127.0.0.1"
 SUPERUSER = "postgres"
 
-# For two cores and a few gigabytes. Given on the command line, so a data folder made by an older
-# Annals runs with them too.
+# For two cores and a few gigabytes. They are passed on the command line, so that they also apply to
+# a data folder that an older version of Annals created.
 SERVER_SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -15,7 +15,7 @@ SERVER_SETTINGS = {
     "work_mem": "16MB",
     "maintenance_work_mem": "128MB",
     "random_page_cost": "1.1",
-    "jit": "off",  # the wheel brings no LLVM
+    "jit": "off",  # the wheel does not contain LLVM
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
@@ -23,13 +23,13 @@ SERVER_SETTINGS = {
     "wal_buffers": "16MB",
     "wal_compression": "lz4",
     "min_wal_size": "256MB",
-    "max_wal_size": "2GB",  # a bulk load is not to wait for a checkpoint every few seconds
+    "max_wal_size": "2GB",  # so that a bulk load does not force a checkpoint every few seconds
     "checkpoint_timeout": "15min",
-    "autovacuum_naptime": "10s",  # read tables that grow from nothing are to be known soon
-    "timezone": "GMT",  # needs no zone files, which a slim machine may lack
+    "autovacuum_naptime": "10s",  # so that new read tables are analyzed soon
+    "timezone": "GMT",  # needs no zone files, which a minimal system may lack
     "log_timezone": "GMT",
     "logging_collector": "on",
-    "log_filename": "postgresql-%a.log",  # one a weekday, overwritten after a week
+    "log_filename": "postgresql-%a.log",  # one file per weekday, overwritten after a week
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
@@ -37,8 +37,8 @@ SERVER_SETTINGS = {
     "log_line_prefix": "%m [%p] %u@%d ",
     "cluster_name": "annals",
 }
-# Sorting by code point is the same on every machine; the letters' classes come from the system,
-# for pg_trgm asks it which characters belong to a word.
+# Sorting by code point is the same on every machine. The character classes come from the system,
+# because pg_trgm uses them to decide which characters belong to a word.
 INITDB_ARGUMENTS = (
     f"--username={SUPERUSER}",
     "--auth=scram-sha-256",

@@ -1,4 +1,4 @@
-"""Bring a database up to this version: the log's schema, then the tables of new projections."""
+"""Upgrade a database to this version: the log's schema, then the tables of new projections."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 
 OnStep = Callable[[str, float], None]
-"""Told of each step that was done, and the seconds that it took."""
+"""Called after each step with its name and the seconds it took."""
 
 
 @dataclass(frozen=True)
 class UpgradePlan:
-    """What an upgrade would do, in order."""
+    """The steps of an upgrade, in order."""
 
     migrations: list[Migration]
     new_projections: list[str]
     changed_projections: list[str]
-    """Their code is another than that by which the rows were made: an upgrade leaves them as they
-    are, `annals rebuild` makes them anew."""
+    """Projections whose rows were written by another version of their code. An upgrade does not
+    change them; `annals rebuild` rebuilds them."""
 
 
 def upgrade(
-    owner_url: str, projector_url: str, told: OnStep = lambda step, seconds: None
+    owner_url: str, projector_url: str, on_step: OnStep = lambda step, seconds: None
 ) -> list[str]:
-    """What was done, one line each; empty where nothing was to do.
+    """Upgrade the database. Return one line for each step, or none if it was up to date.
 
     Raises `MigrationBlocked` and `psycopg.Error`.
     """
 
-    def told_of_migration(migration: Migration, seconds: float) -> None:
-        told(f"migration {migration.name}", seconds)
+    def report(migration: Migration, seconds: float) -> None:
+        on_step(f"migration {migration.name}", seconds)
 
-    migrations = [f"migration {name}" for name in migrate(owner_url, told=told_of_migration)]
+    migrations = [f"migration {name}" for name in migrate(owner_url, told=report)]
     started = time.monotonic()
     installed = [f"projection {name}" for name in install(projector_url, table_definitions())]
     if installed:
-        told(", ".join(installed), time.monotonic() - started)
+        on_step(", ".join(installed), time.monotonic() - started)
     return migrations + installed
 
 
 def plan_upgrade(owner_url: str) -> UpgradePlan:
-    """What `upgrade` would do. Changes nothing."""
+    """Return what `upgrade` would do, without changing anything."""
     with psycopg.connect(owner_url) as connection:
         if connection.execute("SELECT to_regclass('projections')").fetchone() == (None,):
             rows = []

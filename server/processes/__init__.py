@@ -1,1 +1,1 @@
-"""The processes that a running installation consists of, and what supervises them."""
+"""The processes of a running installation and their supervisor."""

@@ -1,4 +1,4 @@
-"""A process of its own for one job on a projection: `annals job ID`, started by the projector."""
+"""The process of one job on a projection: `annals job ID`, started by a projector."""
 
 from __future__ import annotations
 
@@ -23,48 +23,51 @@ from runtime.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def end_with_the_group() -> None:
-    """On SIGTERM end at once, with the workers: a crash at any step harms no live table."""
+def kill_group_on_sigterm() -> None:
+    """Have SIGTERM kill this process and its workers; a rebuild leaves live tables intact."""
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def kill_group(_number: int, _frame: FrameType | None) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, kill_group)
 
 
-def perform(settings: Settings, job_id: int) -> bool:
-    """Do the job and write down how it ended; whether it succeeded. Needs `projector_url`."""
+def run_projection_job(settings: Settings, job_id: int) -> bool:
+    """Run the job, record its outcome, and return whether it succeeded.
+
+    `settings` need `projector_url`. Raises `LookupError` for an unknown job or projection.
+    """
     url = str(settings.projector_url)
     with follow_connection(url, application_name="annals-job") as connection:
         job = jobs.find_job(connection, job_id)
         if job is None or job.projection not in PROJECTIONS:
-            raise LookupError(f"there is no job {job_id} on a projection of this version")
+            raise LookupError(f"job {job_id} or its projection is unknown to this version")
         definition = table_definitions()[job.projection]
         if not jobs.claim(connection, job_id, version(job.projection, definition)):
-            log.info("job %s is not to be begun any more", job_id)
+            log.info("job %s has already started or ended", job_id)
             return False
         facts = {"job": job_id, "kind": job.kind, "projection": job.projection}
-        log.info("job begins", extra={"facts": facts})
-        state, summary, message = _outcome(url, job, definition)
+        log.info("job started", extra={"facts": facts})
+        state, summary, message = _run_and_report(url, job, definition)
         jobs.end(connection, job_id, state, summary=summary, message=message)
     level = logging.INFO if state != "failed" else logging.ERROR
-    told = {"state": state, "summary": summary, "detail": message}
-    log.log(level, "job ended", extra={"facts": facts | told})
+    outcome = {"state": state, "summary": summary, "detail": message}
+    log.log(level, "job ended", extra={"facts": facts | outcome})
     return state == "done"
 
 
-def _outcome(url: str, job: ProjectionJob, definition: str) -> tuple[str, str, str]:
-    """State, summary, and message for operators."""
+def _run_and_report(url: str, job: ProjectionJob, definition: str) -> tuple[str, str, str]:
+    """Run the job and return its final state, its summary, and a message for operators."""
     try:
-        return "done", _do(url, job, definition), ""
+        return "done", _run(url, job, definition), ""
     except Cancelled:
         return "cancelled", "", ""
     except (RebuildRefused, psycopg.Error) as error:
         return "failed", summary_of(error), str(error)
 
 
-def _do(url: str, job: ProjectionJob, definition: str) -> str:
-    """Do it; what is to be said of it."""
+def _run(url: str, job: ProjectionJob, definition: str) -> str:
+    """Run the job and return its summary. Raises `Cancelled` and `RebuildRefused`."""
     if job.kind == "rebuild":
         Rebuild(
             url,
@@ -75,11 +78,11 @@ def _do(url: str, job: ProjectionJob, definition: str) -> str:
         return SWAPPED_IN
     if job.kind == "rollback":
         rollback(url, job.projection, definition, job_id=job.id)
-        return "the tables from before are live again"
+        return "the previous tables are live again"
     outcomes = retry(url, PROJECTIONS[job.projection])
     parked = [each for each in outcomes if each.error is not None]
     for each in parked:
         log.warning("still parked: %s %s: %s", job.projection, each.parked.entity_id, each.error)
     if parked:
         raise RebuildRefused(f"{len(parked)} of {len(outcomes)} entities are still parked.")
-    return f"{len(outcomes)} entities are back, each equal to a fresh fold"
+    return f"{len(outcomes)} entities are repaired, each equal to a fresh fold"

@@ -1,4 +1,4 @@
-"""A projector process: follows the log and keeps the read tables until it is told to stop."""
+"""The projector process: follows the log and keeps the read tables up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Projector(Protocol):
-    """What keeps the read tables, wherever it reads."""
+    """Keeps the read tables up to date from any source."""
 
     def run(self) -> None: ...
 
@@ -29,9 +29,9 @@ class Projector(Protocol):
 
 
 def run_projector(settings: Settings) -> None:
-    """Keep all projections up to date until SIGTERM or SIGINT; the batch at hand is finished.
+    """Keep all projections up to date until SIGTERM or SIGINT. The current batch is completed.
 
-    Raises `LookupError` where ANNALS_PROJECTOR_URL is not set or a projection is not installed.
+    Raises `LookupError` if ANNALS_PROJECTOR_URL is not set or a projection is not installed.
     """
     configure_logging(settings, "projector")
     tune_gc()
@@ -42,8 +42,8 @@ def run_projector(settings: Settings) -> None:
         if tracing is not None:
             tracing.batch(settings.source, events, batch.seconds)
 
-    open_one = open_group if settings.source == "kafka" else open_projection_engine
-    engine: Projector = open_one(settings, observe)
+    open_engine = open_group_engine if settings.source == "kafka" else open_projection_engine
+    engine: Projector = open_engine(settings, observe)
     try:
         with stopped_by_signals(engine.stop):
             log.info("projecting %s from %s", ", ".join(PROJECTIONS), settings.source)
@@ -55,7 +55,7 @@ def run_projector(settings: Settings) -> None:
 
 
 def open_projection_engine(settings: Settings, observe: Observe = unobserved) -> ProjectionEngine:
-    """The engine with all projections, as the settings have it."""
+    """Open the engine that follows the log, with all projections."""
     return ProjectionEngine(
         _url(settings),
         PROJECTIONS.values(),
@@ -66,16 +66,16 @@ def open_projection_engine(settings: Settings, observe: Observe = unobserved) ->
     )
 
 
-def open_group(settings: Settings, observe: Observe = unobserved) -> Projector:
-    """One member of the group that consumes the topic, as the settings have it."""
-    # Here and not above: whoever follows the log starts quicker without a client of Kafka.
+def open_group_engine(settings: Settings, observe: Observe = unobserved) -> Projector:
+    """Open a member of the Kafka consumer group, with all projections."""
+    # Imported here, so that a projector that follows the log starts without the Kafka client.
     from projections.engine.kafka.consumer import GroupEngine
-    from server.processes.relay import broker_of
+    from server.processes.relay import configure_broker
 
     return GroupEngine(
         _url(settings),
         PROJECTIONS.values(),
-        broker_of(settings),
+        configure_broker(settings),
         versions=_versions(),
         observe=observe,
     )

@@ -1,7 +1,7 @@
-"""What a projector process does beside projecting: count, say how far it is, check, do jobs.
+"""Background duties of a projector process: count work, log progress, check coverage, run jobs.
 
-In threads with connections of their own, so that projecting neither waits for them nor ends with
-them. Of several projectors, one at a time has the jobs and one the checks.
+They run in threads with separate connections, so that projecting neither waits for them nor fails
+with them. Among several projectors, one at a time leads the jobs and one the checks.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from projections.engine.rebuild import jobs
 from projections.engine.rebuild.jobs import ProjectionJob
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
+from server.polling import retry_until_stopped
 
 log = logging.getLogger("annals.projector")
 
-LOOK_INTERVAL_S = 1.0
-"""How often is looked for jobs, and counts are written down."""
+JOB_POLL_INTERVAL_S = 1.0
+"""Interval at which waiting jobs are read and counts are stored."""
 CHECK_INTERVAL_S = 10.0
-"""How often ledgers are compared with the log; an alarm comes no later than this."""
+"""Interval at which coverage ledgers are compared with the log; the longest delay of an alarm."""
 REPORT_INTERVAL_S = 10.0
-"""How often a projector that works says how far it is."""
+"""Interval at which a working projector logs its progress."""
 RECONNECT_DELAY_S = 1.0
 JOBS_MAX = 4
-"""Most jobs at once; of rebuilds, which take all cores, one at a time."""
+"""Most jobs at once. Only one of them may be a rebuild, because a rebuild uses all cores."""
 JOB_STOP_WAIT_S = 3.0
 STOP_WAIT_S = 5.0
 
@@ -42,7 +43,7 @@ SELECT_POSITIONS = "SELECT name, position FROM projections WHERE name NOT LIKE '
 
 
 class ProjectorMaintenance:
-    """The threads beside a projector, from entering the `with` block to leaving it."""
+    """The background threads of a projector, within a `with` block."""
 
     def __init__(
         self,
@@ -58,8 +59,8 @@ class ProjectorMaintenance:
         self._jobs = JobProcesses()
         self._stopped = threading.Event()
         self._threads = [
-            self._thread("jobs", LOOK_INTERVAL_S, self._look),
-            self._thread("checks", check_interval_s, self._check),
+            self._make_thread("jobs", JOB_POLL_INTERVAL_S, self._run_jobs),
+            self._make_thread("checks", check_interval_s, self._check_coverage),
         ]
 
     def __enter__(self) -> ProjectorMaintenance:
@@ -72,41 +73,47 @@ class ProjectorMaintenance:
         for thread in self._threads:
             thread.join(STOP_WAIT_S)
 
-    def _thread(self, duty: str, interval_s: float, act: Callable[..., None]) -> threading.Thread:
+    def _make_thread(
+        self, duty: str, interval_s: float, act: Callable[[Connection, bool], None]
+    ) -> threading.Thread:
         def run() -> None:
-            while not self._stopped.is_set():
-                try:
-                    self._attend(duty, interval_s, act)
-                except (psycopg.Error, OSError) as error:
-                    log.warning("%s are not looked after for now: %s", duty, error)
-                    self._stopped.wait(RECONNECT_DELAY_S)
+            retry_until_stopped(
+                lambda: self._repeat(duty, interval_s, act),
+                self._stopped,
+                errors=(psycopg.Error, OSError),
+                delay_s=RECONNECT_DELAY_S,
+                on_error=lambda error: log.warning("%s are interrupted: %s", duty, error),
+            )
 
         return threading.Thread(target=run, name=f"annals-{duty}", daemon=True)
 
-    def _attend(self, duty: str, interval_s: float, act: Callable[..., None]) -> None:
+    def _repeat(
+        self, duty: str, interval_s: float, act: Callable[[Connection, bool], None]
+    ) -> None:
+        """Call `act` with a connection, and whether this process leads the duty, until stopped."""
         with follow_connection(self._url, application_name=f"annals-{duty}") as connection:
-            has_duty = False
+            is_leader = False
             try:
                 while not self._stopped.is_set():
-                    has_duty = has_duty or jobs.is_leader(connection, duty)
-                    act(connection, has_duty)
+                    is_leader = is_leader or jobs.is_leader(connection, duty)
+                    act(connection, is_leader)
                     self._stopped.wait(interval_s)
             finally:
                 if duty == "jobs":
                     self._jobs.stop()
                     if self._stopped.is_set():
-                        self._flush(connection)
+                        self._store_counts(connection)
 
-    def _look(self, connection: Connection, has_duty: bool) -> None:
-        self._flush(connection)
-        if has_duty:
-            self._jobs.step(connection)
+    def _run_jobs(self, connection: Connection, is_leader: bool) -> None:
+        self._store_counts(connection)
+        if is_leader:
+            self._jobs.update(connection)
 
-    def _flush(self, connection: Connection) -> None:
+    def _store_counts(self, connection: Connection) -> None:
         self._reported.add(self._work.flush(connection))
         now = time.monotonic()
-        is_time = now - self._reported_at >= REPORT_INTERVAL_S or self._stopped.is_set()
-        if not (is_time and self._reported.batches):
+        is_due = now - self._reported_at >= REPORT_INTERVAL_S or self._stopped.is_set()
+        if not (is_due and self._reported.batches):
             return
         facts = {
             "events": self._reported.events,
@@ -117,35 +124,35 @@ class ProjectorMaintenance:
         log.info("projected", extra={"facts": facts})
         self._reported, self._reported_at = Sum(), now
 
-    def _check(self, connection: Connection, has_duty: bool) -> None:
-        if not has_duty:
+    def _check_coverage(self, connection: Connection, is_leader: bool) -> None:
+        if not is_leader:
             return
         found = check(connection)
         for gap in found.new:
             facts = {"projection": gap.projection, "fault": gap.fault, "position": gap.position}
             log.error("coverage differs from the log: %s", gap, extra={"facts": facts})
         for gap in found.gone:
-            log.info("coverage is in order again: %s", gap)
+            log.info("coverage equals the log again: %s", gap)
 
 
 class JobProcesses:
-    """The processes of jobs under way. Not thread-safe."""
+    """The processes of the running jobs. Not thread-safe."""
 
     def __init__(self) -> None:
         self._running: dict[int, tuple[ProjectionJob, subprocess.Popen[bytes]]] = {}
 
-    def step(self, connection: Connection) -> None:
-        """See to what has ended, and begin what waits."""
-        self._reap(connection)
+    def update(self, connection: Connection) -> None:
+        """Record the jobs that have ended, and start the jobs that wait."""
+        self._collect_ended(connection)
         for job_id, projection, state in jobs.fail_orphaned(connection, self._running):
             facts = {"job": job_id, "projection": projection, "state": state}
-            log.warning("a job was found dead", extra={"facts": facts})
+            log.warning("the process of a job is gone", extra={"facts": facts})
         for job in jobs.waiting(connection):
             if job.id not in self._running and self._has_room(job):
                 self._running[job.id] = (job, _start(job))
 
     def stop(self) -> None:
-        """End the processes; what they were at is told to have failed by whoever comes next."""
+        """End the processes. The next leader records their jobs as failed."""
         for _, process in self._running.values():
             process.terminate()
         deadline = time.monotonic() + JOB_STOP_WAIT_S
@@ -157,12 +164,12 @@ class JobProcesses:
                 process.wait()
         self._running.clear()
 
-    def _reap(self, connection: Connection) -> None:
+    def _collect_ended(self, connection: Connection) -> None:
         for job_id, (job, process) in list(self._running.items()):
             if (code := process.poll()) is None:
                 continue
             del self._running[job_id]
-            # Where the process wrote down how it ended, that stays.
+            # The outcome that the process recorded itself is kept.
             summary = "" if code == 0 else f"its process ended with exit code {code}"
             if code != 0 and jobs.is_open(connection, job_id):
                 jobs.end(connection, job_id, "failed", summary=summary)
@@ -177,7 +184,7 @@ class JobProcesses:
 
 
 def _start(job: ProjectionJob) -> subprocess.Popen[bytes]:
-    """A process of its own group, which ends with this process."""
+    """Start a job in its own process group; the process ends with this one."""
     environment = {
         **os.environ,
         SUPERVISOR_PID_VARIABLE: str(os.getpid()),

@@ -1,4 +1,4 @@
-"""The relay process and the reconciliation, as the settings have them."""
+"""The relay process, and the comparison of the log with the topic."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from runtime.settings import Settings
 log = logging.getLogger(__name__)
 
 FAULTS = {
-    "missing": "Missing in the topic",
+    "missing": "Missing from the topic",
     "altered": "Altered",
     "unknown": "In the topic and not in the log",
     "misplaced": "Not in the partition of their account",
-    "foreign": "Messages of no relay of this log (partition:offset)",
+    "foreign": "Messages not sent by a relay of this log (partition:offset)",
     "doubled": "Doubled, which readers tolerate",
 }
-"""What each sort of fault is called, in the order in which they are told."""
+"""Description of each kind of fault, in the order in which they are printed."""
 
 
-def broker_of(settings: Settings) -> Broker:
-    """Where Kafka is."""
+def configure_broker(settings: Settings) -> Broker:
+    """Return the connection to Kafka that the settings describe."""
     return Broker(
         bootstrap=settings.kafka_bootstrap,
         topic=settings.kafka_topic,
@@ -40,17 +40,17 @@ def broker_of(settings: Settings) -> Broker:
     )
 
 
-def run_relay(settings: Settings, *, anew: bool, once: bool) -> None:
-    """Publish until SIGTERM or SIGINT; `once`, until the end of the log.
+def run_relay(settings: Settings, *, recreate: bool, once: bool) -> None:
+    """Publish until SIGTERM or SIGINT, or with `once` until the end of the log.
 
-    Raises `TopicRefused` where the topic is not the one that was published to.
+    Raises `TopicRefused` if the topic is not the one that was published to.
     """
     configure_logging(settings, "relay")
     relay = Relay(
         str(settings.projector_url),
-        broker_of(settings),
+        configure_broker(settings),
         partitions=settings.kafka_partitions,
-        anew=anew,
+        anew=recreate,
     )
     with stopped_by_signals(relay.stop):
         log.info("relaying to %s at %s", settings.kafka_topic, settings.kafka_bootstrap)
@@ -60,21 +60,21 @@ def run_relay(settings: Settings, *, anew: bool, once: bool) -> None:
 def compare(
     settings: Settings, after: int, progress: Callable[[int, int], None]
 ) -> ReconcileReport:
-    """Compare log and topic after a position. Raises `TopicRefused`, `KafkaError`."""
-    url, broker = str(settings.projector_url), broker_of(settings)
+    """Compare log and topic after a position. Raises `TopicRefused` and `KafkaError`."""
+    url, broker = str(settings.projector_url), configure_broker(settings)
     return reconcile(url, broker, after=after, progress=progress)
 
 
-def sentences(report: ReconcileReport) -> Iterator[str]:
-    """What a report says, a line for each sort of fault."""
+def describe(report: ReconcileReport) -> Iterator[str]:
+    """Describe a report, with one line for each kind of fault."""
     yield (
         f"Positions {report.after + 1} to {report.upto}: {report.events} events in the log,"
         f" {report.messages} messages in the topic."
     )
-    for fault, what in FAULTS.items():
+    for fault, description in FAULTS.items():
         named = getattr(report, fault)
         if named:
             more = report.counts[fault] - len(named)
             shown = ", ".join(str(each) for each in named) + (f" and {more} more" if more else "")
-            yield f"{what}: {shown}."
+            yield f"{description}: {shown}."
     yield "Log and topic are equal." if report.is_equal else "Log and topic DIFFER."

@@ -1,4 +1,4 @@
-"""A sender process: process managers that follow the log, and what they want done, till a stop."""
+"""The sender process: runs the process managers, their commands, and the sending of messages."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from runtime.gateways import gateway_of
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
 from runtime.settings import Settings
+from server.polling import retry_until_stopped
 
 log = logging.getLogger("annals.sender")
 
@@ -36,14 +37,14 @@ RETRY_DELAY_S = 0.5
 LEASE_MARGIN_S = 5.0
 FORGET_INTERVAL_S = 60.0
 STUCK_PAUSE_S = 5.0
-"""How long a process that raised is left alone before it is shown the same event again."""
+"""Pause before a process manager that raised receives the same event again."""
 DATABASE_FAILURES = (psycopg.Error, PersistenceError, PoolTimeout)
 
 
 class Sender:
-    """One thread for the processes and what they want of the log, some for the gateway.
+    """One thread for the process managers and their commands, and several for the gateway.
 
-    As many senders as you like may run; they share the work by locks on rows.
+    Any number of senders may run; they share the work by row locks.
     """
 
     def __init__(
@@ -60,16 +61,16 @@ class Sender:
         self._processes = tuple(processes)
         self._stuck_until_s: dict[str, float] = {}
         self._stopped = threading.Event()
-        self._asked = threading.Event()
-        """There may be something to send."""
+        self._maybe_pending = threading.Event()
+        """Set when there may be a message to send."""
 
     def stop(self) -> None:
-        """Finish what is at hand and return from `run`."""
+        """Finish the current work and return from `run`."""
         self._stopped.set()
-        self._asked.set()
+        self._maybe_pending.set()
 
     def run(self) -> None:
-        """Work until stopped. A lost database is waited for, and said."""
+        """Work until stopped. If the database is lost, log a warning and try again."""
         hinter = Hinter(self._url)
         with write_pool(self._url, max_size=self._settings.sms_threads + 1) as pool:
             events = EventLog(pool, after_append=hinter.hint)
@@ -79,23 +80,22 @@ class Sender:
             sending = SmsDelivery(events, sms, pool, self._gateway, retry_policy(self._settings))
             work: list[Callable[[], None]] = [lambda: self._follow(outbox)]
             work += [lambda: self._send(sending)] * self._settings.sms_threads
-            threads = [threading.Thread(target=self._guarded, args=(each,)) for each in work]
+            threads = [threading.Thread(target=self._keep_running, args=(each,)) for each in work]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         hinter.close()
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        while not self._stopped.is_set():
-            try:
-                work()
-            except DATABASE_FAILURES as error:
-                log.warning("sending stopped and is tried again: %s", error)
-                self._stopped.wait(RETRY_DELAY_S)
-            except Exception:  # one message, or one event, must not end the process
-                log.exception("sending failed and is tried again")
-                self._stopped.wait(RETRY_DELAY_S)
+    def _keep_running(self, work: Callable[[], None]) -> None:
+        """Restart the work after any error: one message or event must not end the process."""
+        retry_until_stopped(
+            work,
+            self._stopped,
+            errors=(Exception,),
+            delay_s=RETRY_DELAY_S,
+            on_error=_log_failure,
+        )
 
     def _follow(self, outbox: Outbox) -> None:
         with follow_connection(self._url, application_name="annals-send") as connection:
@@ -107,12 +107,12 @@ class Sender:
                     forgot_at = time.monotonic()
                     connection.execute(DELETE_ENDED)
                 more = [self._react(connection, process) for process in self._processes]
-                self._asked.set()
+                self._maybe_pending.set()
                 if not outbox.run_next(connection) and not any(more):
                     wait_for_hint(connection, self._settings.poll_interval_ms / 1000)
 
     def _react(self, connection: Connection, process: Process[Any]) -> bool:
-        """One that is stuck at an event stays there, and the others go on."""
+        """Let a process manager react. One that raises stays at its event; the others continue."""
         if time.monotonic() < self._stuck_until_s.get(process.name, 0.0):
             return False
         try:
@@ -127,14 +127,21 @@ class Sender:
     def _send(self, sending: SmsDelivery) -> None:
         while not self._stopped.is_set():
             if not sending.send_next():
-                self._asked.wait(self._settings.poll_interval_ms / 1000)
-                self._asked.clear()
+                self._maybe_pending.wait(self._settings.poll_interval_ms / 1000)
+                self._maybe_pending.clear()
+
+
+def _log_failure(error: BaseException) -> None:
+    if isinstance(error, DATABASE_FAILURES):
+        log.warning("sending stopped and is tried again: %s", error)
+    else:
+        log.error("sending failed and is tried again", exc_info=error)
 
 
 def run_sender(settings: Settings) -> None:
-    """Send until SIGTERM or SIGINT; what is at hand is finished.
+    """Send until SIGTERM or SIGINT. Attempts that have begun are completed.
 
-    Raises `GatewaySettingsError`, and `LookupError` where ANNALS_SENDER_URL is not set.
+    Raises `GatewaySettingsError`, and `LookupError` if ANNALS_SENDER_URL is not set.
     """
     configure_logging(settings, "sender")
     sender = Sender(settings, gateway_of(settings))
@@ -144,7 +151,7 @@ def run_sender(settings: Settings) -> None:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """How often and for how long a message is tried, as the settings have it."""
+    """Return the number of attempts for a message and the pauses between them."""
     lease_s = settings.sms_timeout_s + LEASE_MARGIN_S
     return RetryPolicy(
         attempts_max=settings.sms_attempts_max,

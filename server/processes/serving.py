@@ -1,4 +1,4 @@
-"""uvicorn with Annals' settings."""
+"""The API process: uvicorn with Annals' settings."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from runtime.settings import Settings
 
 KEEP_ALIVE_TIMEOUT_S = 30
 MESSAGE_MAX_BYTES = 4_096
-"""Longest message that is taken over a WebSocket; nothing that clients send there has a meaning."""
-FILES_BESIDE = 256
-"""Open files that a process needs besides its subscribers."""
+"""Longest accepted WebSocket message; messages from clients are ignored."""
+OTHER_FILES = 256
+"""Open files that a process needs in addition to its subscribers."""
 
 
 class Server(uvicorn.Server):
-    """Ends streams before it waits for open requests: they would go on for ever."""
+    """Ends event streams, which never end on their own, before it waits for open requests."""
 
     def __init__(self, config: uvicorn.Config, stopping: Shutdown) -> None:
         super().__init__(config)
         self._stopping = stopping
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, once the streams know."""
+        """End the streams, then shut down as uvicorn does."""
         self._stopping.set()
         await super().shutdown(sockets)
 
@@ -37,52 +37,52 @@ class Server(uvicorn.Server):
 def serve_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT; open requests get shutdown_timeout_s seconds.
 
-    One worker: the realtime hub and the pools live in it. More of them are more processes, each
-    `annals serve` on its own port.
+    One uvicorn worker, which holds the realtime hub and the pools. To use more processes, run
+    `annals serve` several times on different ports.
     """
     from api.app import create_app
 
-    allow_open_files(settings.realtime_subscribers_max + FILES_BESIDE)
+    raise_open_files_limit(settings.realtime_subscribers_max + OTHER_FILES)
     app = create_app(settings)
     tune_gc()
-    server = server_of(app, settings, log_config=logging_config(settings, "api"))
-    server.run(sockets=[listening(server.config, settings.unread_timeout_s)])
+    server = make_server(app, settings, log_config=logging_config(settings, "api"))
+    server.run(sockets=[open_socket(server.config, settings.unread_timeout_s)])
 
 
-def server_of(app: FastAPI, settings: Settings, **others: Any) -> Server:
-    """A server for the app; `others` are settings of uvicorn."""
-    chosen = {
+def make_server(app: FastAPI, settings: Settings, **others: Any) -> Server:
+    """Return a server for the app; `others` are more settings of uvicorn."""
+    options = {
         "host": settings.host,
         "port": settings.port,
         "loop": "uvloop",
         "http": "httptools",
-        "access_log": False,  # RequestContext writes a line with the request's id
+        "access_log": False,  # RequestContext logs requests with their id
         "timeout_graceful_shutdown": settings.shutdown_timeout_s,
         "timeout_keep_alive": KEEP_ALIVE_TIMEOUT_S,
         "server_header": False,
         "ws_max_size": MESSAGE_MAX_BYTES,
-        # Messages are short: a compressor for each of a thousand clients costs more than it saves.
+        # Messages are short: a compressor for each client costs more than it saves.
         "ws_per_message_deflate": False,
         **others,
     }
-    return Server(uvicorn.Config(app, **chosen), getattr(app.state, "shutdown", Shutdown()))
+    return Server(uvicorn.Config(app, **options), getattr(app.state, "shutdown", Shutdown()))
 
 
-def listening(config: uvicorn.Config, unread_timeout_s: float) -> socket.socket:
-    """The socket to listen on. A client that takes nothing for so long is disconnected.
+def open_socket(config: uvicorn.Config, unread_timeout_s: float) -> socket.socket:
+    """Open the listening socket, with a limit for clients that do not read.
 
-    By the kernel (TCP_USER_TIMEOUT, Linux): a server that closes a connection would wait for ever
-    until what it has written before is read. Elsewhere only the end of the process does it.
+    On Linux the kernel disconnects such a client (TCP_USER_TIMEOUT), because closing the connection
+    would wait without limit for the client to read. Elsewhere it stays until the process ends.
     """
-    opened = config.bind_socket()
+    listener = config.bind_socket()
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         timeout_ms = int(unread_timeout_s * 1000)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
-    return opened
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    return listener
 
 
-def allow_open_files(wanted: int) -> None:
-    """Raise this process's limit of open files to what it may need, as far as it is allowed."""
+def raise_open_files_limit(wanted: int) -> None:
+    """Raise this process's limit of open files to `wanted`, or as far as the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

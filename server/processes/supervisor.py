@@ -1,7 +1,8 @@
-"""`annals up`: the database and all processes on it under one roof, until Ctrl-C.
+"""`annals up`: runs the database and all processes on this machine until Ctrl-C.
 
-The supervisor starts them in order, starts again what dies, and stops them in the opposite order.
-Children end with it even if it is killed (see orphan), and so does the embedded PostgreSQL.
+The supervisor starts the processes in order, restarts those that end, and stops them in the
+opposite order. The child processes end with it even if it is killed
+(`runtime.process.end_with_supervisor`), and so does the embedded PostgreSQL.
 """
 
 import errno
@@ -23,20 +24,22 @@ import psycopg
 from runtime.home import AlreadyHeldError, HomeLock, make_home, write_private
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
+from server.polling import poll_until
 from server.postgres.databases import Database
 from server.postgres.processes import EmbeddedPostgresError
 
 LOOP_INTERVAL_S = 0.1
+STOP_POLL_INTERVAL_S = 0.01
 HEALTH_WAIT_MAX_S = 60.0
 HEALTH_REQUEST_TIMEOUT_S = 1.0
 CHILD_STOP_MARGIN_S = 5.0
 RESTART_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-STEADY_AFTER_S = 30.0
-"""A child that lived this long counts as healthy, and its next restart is quick again."""
+STABLE_AFTER_S = 30.0
+"""A child that ran this long counts as stable: its next restart has the shortest delay again."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 Prepare = Callable[[Settings], str]
 
 
@@ -44,27 +47,28 @@ class SupervisorError(Exception):
     """Annals cannot be started; the message is one sentence with a remedy."""
 
 
-def up(settings: Settings, prepare: Prepare, say: Say) -> None:
-    """Run Annals until a stop signal. Returns after a clean stop.
+def run_supervisor(settings: Settings, prepare: Prepare, print_line: PrintLine) -> None:
+    """Run Annals until a stop signal, and return after a clean stop.
 
-    `prepare` gets settings with database URLs after the migrations have run, and returns the access
-    token. `say` gets every line for the user. Raises SupervisorError or EmbeddedPostgresError.
+    `prepare` is called with settings that have database URLs, after the migrations, and returns the
+    access token. `print_line` prints a line for the user. Raises SupervisorError or
+    EmbeddedPostgresError.
     """
     url = f"http://{settings.host}:{settings.port}"
     stop = StopSignals()
-    with stop.installed(), _sole_supervisor(settings.home, url):
+    with stop.installed(), _supervisor_lock(settings.home, url):
         require_free_port(settings.host, settings.port)
         with Database(settings, join_running=False) as database:
             _migrate(database.settings)
             token = prepare(database.settings)
-            Supervisor(database, token, url, stop, say).run()
+            Supervisor(database, token, url, stop, print_line).run()
 
 
 class StopSignals:
-    """Turns Ctrl-C, SIGTERM and a closed terminal into a request to stop.
+    """Counts requests to stop: Ctrl-C, SIGTERM and a closed terminal.
 
-    While things are being started the request interrupts at once; from then on it only counts, for
-    an exception in the middle of stopping would leave processes behind.
+    During the start a request raises KeyboardInterrupt. Later it is only counted, because an
+    exception while stopping would leave processes running.
     """
 
     def __init__(self) -> None:
@@ -73,7 +77,7 @@ class StopSignals:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals within the block, and put the earlier handlers back afterwards."""
+        """Handle the signals within the block, then restore the previous handlers."""
         before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         try:
             yield
@@ -84,30 +88,30 @@ class StopSignals:
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.requests += 1
         if self.interrupts:
-            self.interrupts = False  # once; the clean-up that follows is not interrupted
+            self.interrupts = False  # so that the following clean-up is not interrupted
             raise KeyboardInterrupt
 
 
 class Child:
-    """One process that is started again when it ends."""
+    """One process that is restarted when it ends."""
 
-    def __init__(self, name: str, command: str, say: Say) -> None:
+    def __init__(self, name: str, command: str, print_line: PrintLine) -> None:
         self.name = name
         self._arguments = [sys.executable, "-P", "-m", "server.cli", command]
-        self._say = say
+        self._print_line = print_line
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._restart_at = 0.0
         self._failures = 0
 
-    def keep_alive(self, environment: Mapping[str, str]) -> None:
-        """Start it if it does not run and its delay is over; called in every round of the loop."""
+    def ensure_running(self, environment: Mapping[str, str]) -> None:
+        """Start the process if it is not running and its restart delay is over."""
         if self._process is not None and (code := self._process.poll()) is not None:
             self._process = None
             self._schedule_restart(code)
         if self._process is None and time.monotonic() >= self._restart_at:
             self._started_at = time.monotonic()
-            # A session of its own keeps the terminal's Ctrl-C away: the supervisor passes it on.
+            # In a new session the terminal's Ctrl-C reaches only the supervisor, which stops this.
             self._process = subprocess.Popen(
                 self._arguments,
                 env=dict(environment),
@@ -116,52 +120,57 @@ class Child:
             )
 
     def stop(self, wait_max_s: float, is_hurried: Callable[[], bool]) -> None:
-        """Ask it to end, and kill it when it has not after `wait_max_s`, or on a second Ctrl-C."""
+        """Terminate the process; kill it after `wait_max_s` seconds or once `is_hurried`."""
         process, self._process = self._process, None
         self._restart_at = 0.0
         if process is None or process.poll() is not None:
             return
         process.terminate()
-        deadline = time.monotonic() + wait_max_s
-        while process.poll() is None:
-            if is_hurried() or time.monotonic() > deadline:
-                self._say(f"{self.name} did not stop in time and was killed.")
-                process.kill()
-                process.wait()
-                return
-            time.sleep(LOOP_INTERVAL_S / 10)
+        poll_until(
+            lambda: process.poll() is not None or is_hurried(), wait_max_s, STOP_POLL_INTERVAL_S
+        )
+        if process.poll() is None:
+            self._print_line(f"{self.name} did not stop in time and was killed.")
+            process.kill()
+            process.wait()
 
     def _schedule_restart(self, code: int) -> None:
         now = time.monotonic()
-        if now - self._started_at > STEADY_AFTER_S:
+        if now - self._started_at > STABLE_AFTER_S:
             self._failures = 0
         delay_s = restart_delay_s(self._failures)
         self._failures += 1
         self._restart_at = now + delay_s
-        self._say(f"{self.name} ended ({_exit_in_words(code)}); starting it again in {delay_s} s.")
+        reason = _describe_exit(code)
+        self._print_line(f"{self.name} ended ({reason}); starting it again in {delay_s} s.")
 
 
 class Supervisor:
     """The loop that keeps API, projector, sender and worker running on one database."""
 
     def __init__(
-        self, database: Database, token: str, url: str, stop: StopSignals, say: Say
+        self,
+        database: Database,
+        token: str,
+        url: str,
+        stop: StopSignals,
+        print_line: PrintLine,
     ) -> None:
         self._database = database
         self._token = token
         self._url = url
         self._stop = stop
-        self._say = say
-        self._api = Child("The API", "serve", say)
-        self._projector = Child("The projector", "project", say)
-        self._sender = Child("The sender", "send", say)
-        self._worker = Child("The worker", "work", say)
+        self._print_line = print_line
+        self._api = Child("The API", "serve", print_line)
+        self._projector = Child("The projector", "project", print_line)
+        self._sender = Child("The sender", "send", print_line)
+        self._worker = Child("The worker", "work", print_line)
         self._database_failures = 0
 
     def run(self) -> None:
-        """Start the children, say so once the API answers, and watch until a stop is asked for.
+        """Start the children, announce the API once it answers, and watch until a stop request.
 
-        Raises SupervisorError when the API never answers within HEALTH_WAIT_MAX_S seconds.
+        Raises SupervisorError if the API does not answer within HEALTH_WAIT_MAX_S seconds.
         """
         connection_file = self._database.settings.home / "connection.json"
         connection_file.unlink(missing_ok=True)
@@ -170,84 +179,83 @@ class Supervisor:
         self._stop.interrupts = False
         try:
             while not self._stop.requests:
-                self._keep_alive()
+                self._ensure_running()
                 if not is_announced and is_healthy(self._database.settings):
                     is_announced = True
                     self._announce(connection_file)
                 elif not is_announced and time.monotonic() > give_up_at:
                     raise SupervisorError(
                         f"The API did not answer at {self._url} within {HEALTH_WAIT_MAX_S:.0f} s:"
-                        " what it printed above says why."
+                        " its output above has the reason."
                     )
                 time.sleep(LOOP_INTERVAL_S)
         finally:
             connection_file.unlink(missing_ok=True)
             self._stop_children()
 
-    def _keep_alive(self) -> None:
-        if self._database.has_died():
-            self._revive_database()
+    def _ensure_running(self) -> None:
+        if self._database.has_crashed():
+            self._restart_database()
             return
         settings = self._database.settings
-        self._api.keep_alive(child_environment(settings, "app_url"))
-        self._projector.keep_alive(child_environment(settings, "projector_url"))
+        self._api.ensure_running(child_environment(settings, "app_url"))
+        self._projector.ensure_running(child_environment(settings, "projector_url"))
         if settings.sender_url is not None:
-            self._sender.keep_alive(child_environment(settings, "sender_url"))
-        self._worker.keep_alive(child_environment(settings, "app_url"))
+            self._sender.ensure_running(child_environment(settings, "sender_url"))
+        self._worker.ensure_running(child_environment(settings, "app_url"))
 
-    def _revive_database(self) -> None:
+    def _restart_database(self) -> None:
         delay_s = restart_delay_s(self._database_failures)
-        self._say(f"PostgreSQL ended; starting it again in {delay_s} s.")
+        self._print_line(f"PostgreSQL ended; starting it again in {delay_s} s.")
         self._stop_children()
         self._sleep(delay_s)
         if self._stop.requests:
             return
         try:
-            self._database.revive()
+            self._database.restart()
         except (EmbeddedPostgresError, psycopg.Error) as error:
             self._database_failures += 1
-            self._say(str(error))
+            self._print_line(str(error))
         else:
             self._database_failures = 0
 
     def _stop_children(self) -> None:
-        asked_before = self._stop.requests
+        requests_before = self._stop.requests
         wait_max_s = self._database.settings.shutdown_timeout_s + CHILD_STOP_MARGIN_S
         for child in (self._api, self._sender, self._worker, self._projector):
-            child.stop(wait_max_s, lambda: self._stop.requests > max(asked_before, 1))
+            child.stop(wait_max_s, lambda: self._stop.requests > max(requests_before, 1))
 
     def _sleep(self, duration_s: float) -> None:
-        until = time.monotonic() + duration_s
-        while not self._stop.requests and time.monotonic() < until:
-            time.sleep(LOOP_INTERVAL_S)
+        """Sleep, but not beyond a request to stop."""
+        poll_until(lambda: self._stop.requests > 0, duration_s, LOOP_INTERVAL_S)
 
     def _announce(self, connection_file: Path) -> None:
         connection = {"url": self._url, "token": self._token, "pid": os.getpid()}
         write_private(connection_file, json.dumps(connection))
-        for line in welcome(self._url, self._token, self._database.place):
-            self._say(line)
+        for line in welcome_lines(self._url, self._token, self._database.location):
+            self._print_line(line)
 
 
-def welcome(url: str, token: str, place: str) -> list[str]:
-    """What the user reads once everything answers."""
+def welcome_lines(url: str, token: str, location: str) -> list[str]:
+    """Return the lines that the user sees once the API answers."""
     curl = f"curl -H 'Authorization: Bearer {token}'"
     return [
         "",
         f"Annals answers at {url}",
         f"Token: {token}",
         "",
-        "Worth trying:",
+        "Try:",
         f"  {curl} '{url}/api/accounts?pageSize=3'",
         f"  {curl} -H 'Content-Type: application/json' {url}/api/accounts \\",
         '    -d \'{"type": "customer", "company": "Example Ltd"}\'',
         f"  {curl} '{url}/api/audit?pageSize=3'",
         "",
-        f"Ctrl-C stops it; the data stays in {place}.",
+        f"Ctrl-C stops it; the data stays in {location}.",
     ]
 
 
 def require_free_port(host: str, port: int) -> None:
-    """Raise SupervisorError where the API could not listen."""
+    """Raise SupervisorError if the API could not listen on this port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -264,14 +272,14 @@ def require_free_port(host: str, port: int) -> None:
 
 
 def restart_delay_s(failures: int) -> float:
-    """Seconds to wait before the restart after so many failures in a row; it never gives up."""
+    """Return the seconds to wait before a restart, by the number of consecutive failures."""
     return RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)]
 
 
 def child_environment(settings: Settings, own_url: str) -> dict[str, str]:
-    """This process's environment with the settings as they are now, for a child process.
+    """Return this process's environment with the current settings, for a child process.
 
-    Of the database URLs it gets the one that it connects with, by the name of the setting.
+    `own_url` is the setting of the only database URL that the child gets.
     """
     environment = dict(os.environ)
     for name, value in settings.model_dump().items():
@@ -281,14 +289,14 @@ def child_environment(settings: Settings, own_url: str) -> dict[str, str]:
         else:
             environment[variable] = str(value)
     if settings.log_level is None and not settings.access_log:
-        environment["ANNALS_LOG_LEVEL"] = "warning"  # a person reads along
+        environment["ANNALS_LOG_LEVEL"] = "warning"  # the output goes to a terminal
     environment[SUPERVISOR_PID_VARIABLE] = str(os.getpid())
     environment["PYTHONPATH"] = str(REPOSITORY)
     return environment
 
 
 def is_healthy(settings: Settings) -> bool:
-    """Whether GET /livez answers 200 within HEALTH_REQUEST_TIMEOUT_S seconds."""
+    """Return whether GET /livez answers 200 within HEALTH_REQUEST_TIMEOUT_S seconds."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     connection = http.client.HTTPConnection(host, settings.port, timeout=HEALTH_REQUEST_TIMEOUT_S)
     try:
@@ -301,7 +309,8 @@ def is_healthy(settings: Settings) -> bool:
 
 
 @contextmanager
-def _sole_supervisor(home: Path, url: str) -> Iterator[None]:
+def _supervisor_lock(home: Path, url: str) -> Iterator[None]:
+    """Hold the home's lock, which only one supervisor can have."""
     lock = HomeLock(home / "annals.lock")
     try:
         make_home(home)
@@ -332,7 +341,7 @@ def _migrate(settings: Settings) -> None:
             raise SupervisorError(str(error)) from None
 
 
-def _exit_in_words(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     return f"killed by {signal.Signals(-code).name}"

@@ -1,4 +1,4 @@
-"""A worker process: does the jobs of all workspaces until it is told to stop."""
+"""The worker process: runs the jobs of all workspaces."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def run_worker(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT; the step at hand is finished.
+    """Run jobs until SIGTERM or SIGINT. The current step is completed.
 
-    Raises `LookupError` where ANNALS_APP_URL is not set.
+    Raises `LookupError` if ANNALS_APP_URL is not set.
     """
     configure_logging(settings, "worker")
     with open_writing(settings) as writing:
@@ -30,7 +30,7 @@ def run_worker(settings: Settings) -> None:
 
 
 def open_worker(settings: Settings, writing: Writing) -> Worker:
-    """A worker with all kinds of work there are."""
+    """Open a worker for all kinds of jobs."""
     environment = JobEnvironment(
         writing.log, writing.commands, work_factories(), summarise_error, clock=now, new_id=new_id
     )

@@ -22,7 +22,7 @@ from projections.engine.live.runner import ProjectionEngine
 from runtime.composition import Writing, open_writing
 from runtime.settings import Settings
 from server.processes.projector import open_projection_engine
-from server.processes.serving import listening, server_of
+from server.processes.serving import make_server, open_socket
 from server.processes.worker import open_worker
 from tests.support.waiting import wait_until, wait_until_projected
 
@@ -155,8 +155,8 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
 def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator[str]:
     """Serve the app on a port, while the block lasts. Yields its URL."""
     settings = Settings(port=port, unread_timeout_s=unread_timeout_s)
-    server = server_of(app, settings, log_config=None, timeout_graceful_shutdown=2)
-    opened = listening(server.config, settings.unread_timeout_s)
+    server = make_server(app, settings, log_config=None, timeout_graceful_shutdown=2)
+    opened = open_socket(server.config, settings.unread_timeout_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     try:

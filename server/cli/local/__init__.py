@@ -1,1 +1,1 @@
-"""Work on the database of this machine that does not go through HTTP."""
+"""Commands' work on the database itself, without HTTP."""

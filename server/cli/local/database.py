@@ -1,7 +1,7 @@
-"""Work on the database without going through HTTP: what import, demo and keys have in common.
+"""Direct access to the database, without HTTP, for the commands import, export, demo and keys.
 
-It works beside a running server and without one. Where no projector runs, the read tables are
-brought up to date here.
+It works with or without a running server. When no projector runs, the read tables are brought up to
+date here.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ from runtime.composition import app_url
 from runtime.home import token_file
 from runtime.settings import Settings
 from server.cli import CommandError
+from server.postgres.databases import Database
 
 T = TypeVar("T")
 
 CATCH_UP_WAIT_MAX_S = 120.0
-"""So long is waited for a running projector that makes no progress."""
+"""Longest wait for a running projector that makes no progress."""
 CATCH_UP_POLL_S = 0.05
 CATCH_UP_BATCH_EVENTS = 5_000
 
-SELECT_LEAST = "SELECT coalesce(min(position), 0) FROM projections"
+SELECT_LOWEST_CHECKPOINT = "SELECT coalesce(min(position), 0) FROM projections"
 
 
 def catch_up(settings: Settings) -> int:
-    """Have every projection read all that is in the log now; returns the position.
+    """Bring every projection to the current end of the log. Return that position.
 
-    Does the work itself where no projector runs, else waits for it; those that consume Kafka are
-    always waited for. Raises `CommandError` where that makes no progress for
+    Projects here if no projector runs, and otherwise waits for the projector; projectors that
+    consume Kafka are always waited for. Raises `CommandError` if they make no progress for
     `CATCH_UP_WAIT_MAX_S` seconds.
     """
-    with _tables_required():
+    with _missing_tables_reported():
         if settings.source == "log":
             ProjectionEngine(
                 str(settings.projector_url),
@@ -58,7 +59,18 @@ def catch_up(settings: Settings) -> int:
 
 
 @contextmanager
-def _tables_required() -> Iterator[None]:
+def open_workspace(workspace: UUID | None) -> Iterator[tuple[Settings, UUID]]:
+    """Settings of an open, caught-up database, and the given workspace or else the home's.
+
+    Raises `CommandError`, and what `Database` raises.
+    """
+    with Database(Settings()) as database:
+        catch_up(database.settings)
+        yield database.settings, workspace or load_home_key(database.settings)[1].workspace_id
+
+
+@contextmanager
+def _missing_tables_reported() -> Iterator[None]:
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, LookupError):
@@ -68,28 +80,28 @@ def _tables_required() -> Iterator[None]:
 
 
 def _wait_until_projected(connection: Connection, target: int) -> None:
-    seen, seen_at = -1, time.monotonic()
+    last, moved_at = -1, time.monotonic()
     while True:
-        row = connection.execute(SELECT_LEAST).fetchone()
+        row = connection.execute(SELECT_LOWEST_CHECKPOINT).fetchone()
         position = int(row[0]) if row else 0
         if position >= target:
             return
-        if position > seen:
-            seen, seen_at = position, time.monotonic()
-        elif time.monotonic() - seen_at > CATCH_UP_WAIT_MAX_S:
+        if position > last:
+            last, moved_at = position, time.monotonic()
+        elif time.monotonic() - moved_at > CATCH_UP_WAIT_MAX_S:
             raise CommandError(
-                f"The projector stands still at position {position} of {target}:"
+                f"A projector has stopped at position {position} of {target}:"
                 " annals projections shows which one."
             )
         time.sleep(CATCH_UP_POLL_S)
 
 
-def workspace_of_home(settings: Settings) -> tuple[UUID, KeyRow]:
-    """Id and row of the home's own key, which names the workspace.
+def load_home_key(settings: Settings) -> tuple[UUID, KeyRow]:
+    """Return id and row of the home's own API key; the row names the workspace.
 
-    `settings` are those of an open Database. Raises `CommandError` where there is no such key.
+    `settings` are those of an open Database. Raises `CommandError` if the home has no valid key.
     """
-    parsed = _token_of_home(settings)
+    parsed = _read_home_token(settings)
     if parsed is None:
         raise CommandError(
             f"{settings.home} has no workspace yet: start annals demo or annals up once,"
@@ -98,12 +110,12 @@ def workspace_of_home(settings: Settings) -> tuple[UUID, KeyRow]:
     key_id, _ = parsed
     row = with_reader(settings, lambda connection: find_key(connection, key_id))
     if row is None:
-        raise CommandError("The key of this home is not known or was revoked: name a --workspace.")
+        raise CommandError("The key of this home is unknown or revoked: name a --workspace.")
     return key_id, row
 
 
-def _token_of_home(settings: Settings) -> tuple[UUID, str] | None:
-    """The key of a home with its own database, or with one that was named from outside."""
+def _read_home_token(settings: Settings) -> tuple[UUID, str] | None:
+    """Id and secret of the home's key, for a database given by URL or for the embedded one."""
     own = settings.model_copy(update={"owner_url": None})
     for path in (token_file(settings), token_file(own)):
         if path.exists():
@@ -112,27 +124,27 @@ def _token_of_home(settings: Settings) -> tuple[UUID, str] | None:
 
 
 def with_reader(settings: Settings, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """What `read` returns for a connection under the role of the API."""
+    """Return what `read` returns for a connection that has the API's role."""
 
-    async def reading() -> T:
+    async def run() -> T:
         async with await psycopg.AsyncConnection.connect(
             app_url(settings), autocommit=True
         ) as connection:
             raw_json(connection)
             return await read(connection)
 
-    with _tables_required():
-        return asyncio.run(reading())
+    with _missing_tables_reported():
+        return asyncio.run(run())
 
 
 def with_workspace_reader(
     settings: Settings, workspace_id: UUID, read: Callable[[AsyncConnection], Awaitable[T]]
 ) -> T:
-    """What `read` returns for a connection that sees this workspace and no other."""
+    """Return what `read` returns for a connection that sees this workspace only."""
 
-    async def reading(connection: AsyncConnection) -> T:
+    async def read_in_workspace(connection: AsyncConnection) -> T:
         async with connection.transaction():
             await connection.execute(SET_WORKSPACE, (str(workspace_id),))
             return await read(connection)
 
-    return with_reader(settings, reading)
+    return with_reader(settings, read_in_workspace)

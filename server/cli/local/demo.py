@@ -1,4 +1,4 @@
-"""A workspace to start with: an empty one for `annals up`, a generated one for `annals demo`."""
+"""The first workspace of a home: empty for `annals up`, generated for `annals demo`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from runtime.composition import Writing, new_id, open_writing
 from runtime.settings import Settings
 from server.cli.local.database import catch_up
 from server.cli.local.demo_data import (
-    Person,
+    DemoMember,
     account_id,
-    account_story,
-    founding,
-    in_order,
-    people,
+    collect_events_in_order,
+    create_workspace_and_members,
+    demo_members,
+    generate_account,
     workspace_id,
 )
 
 BATCH_ACCOUNTS = 50
-"""Accounts in one transaction: some 750 events."""
+"""Accounts in one transaction, about 750 events."""
 IP = "192.0.2.1"  # RFC 5737: for documentation
 USER_AGENT = "annals-demo"
 
@@ -37,14 +37,14 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The token of a new admin key, and the workspace that it opens."""
+    """The token of a new admin key and the workspace of that key."""
 
     token: str
     workspace_id: UUID
 
 
 def bootstrap(settings: Settings) -> str:
-    """Make an empty workspace; returns the token of its first key, an admin's.
+    """Create an empty workspace. Return the token of its first key, an admin key.
 
     `settings` are those of an open and migrated Database.
     """
@@ -64,15 +64,16 @@ def fill(
     seed: int,
     progress: OnProgress = lambda done, total: None,
 ) -> DemoResult:
-    """Fill the workspace of this seed; what an earlier call recorded is left as it is.
+    """Fill the workspace of this seed, except for accounts that an earlier call recorded.
 
-    `progress` is called with the accounts that are there and all that there will be. `settings` are
-    those of an open and migrated Database.
+    `progress` is called with the number of accounts done and the total. `settings` are those of an
+    open and migrated Database.
     """
     workspace = workspace_id(seed)
-    members = people(seed)
+    members = demo_members(seed)
     with open_writing(settings) as writing:
-        _record(writing.log, Scope(workspace, command="demo"), Workspace, founding(seed))
+        scope = Scope(workspace, command="demo")
+        _record_once(writing.log, scope, Workspace, create_workspace_and_members(seed))
         for first in range(0, accounts, BATCH_ACCOUNTS):
             batch = range(first, min(first + BATCH_ACCOUNTS, accounts))
             owner = members[first // BATCH_ACCOUNTS % len(members)]
@@ -83,7 +84,7 @@ def fill(
     return DemoResult(token, workspace)
 
 
-def _fill_batch(log: EventLog, seed: int, batch: range, owner: Person) -> None:
+def _fill_batch(log: EventLog, seed: int, batch: range, owner: DemoMember) -> None:
     scope = Scope(
         workspace_id(seed),
         Actor("member", str(owner.id), owner.name),
@@ -92,32 +93,32 @@ def _fill_batch(log: EventLog, seed: int, batch: range, owner: Person) -> None:
         user_agent=USER_AGENT,
     )
     with log.scoped(scope):
-        ends = [_is_there(log, Account, account_id(seed, each)) for each in {batch[0], batch[-1]}]
+        ends = [_exists(log, Account, account_id(seed, each)) for each in {batch[0], batch[-1]}]
     if all(ends):
         return
-    stories = [account_story(seed, each, owner) for each in batch]
+    accounts = [generate_account(seed, each, owner) for each in batch]
     if not any(ends):
-        _put(log, scope, (entity for story in stories for entity in story))
+        _record(log, scope, (entity for entities in accounts for entity in entities))
         return
-    for story in stories:  # an earlier call ended within this batch
-        _record(log, scope, Account, story)
+    for entities in accounts:  # an earlier call was interrupted within this batch
+        _record_once(log, scope, Account, entities)
 
 
-def _record(log: EventLog, scope: Scope, kind: type[Entity], entities: list[Entity]) -> None:
-    """Record them unless the first of them is there already."""
+def _record_once(log: EventLog, scope: Scope, kind: type[Entity], entities: list[Entity]) -> None:
+    """Record the entities unless the first of them exists."""
     with log.scoped(scope):
-        is_there = _is_there(log, kind, entities[0].id)
-    if not is_there:
-        _put(log, scope, entities)
+        exists = _exists(log, kind, entities[0].id)
+    if not exists:
+        _record(log, scope, entities)
 
 
-def _put(log: EventLog, scope: Scope, entities: Iterable[Entity]) -> None:
-    """Append everything that these decided, in the order in which it occurred."""
+def _record(log: EventLog, scope: Scope, entities: Iterable[Entity]) -> None:
+    """Append the pending events of the entities in one transaction."""
     with log.transaction(scope):
-        log.record(in_order(list(entities)))
+        log.record(collect_events_in_order(list(entities)))
 
 
-def _is_there(log: EventLog, kind: type[Entity], entity_id: UUID) -> bool:
+def _exists(log: EventLog, kind: type[Entity], entity_id: UUID) -> bool:
     try:
         log.load(kind, entity_id)
     except NotFound:

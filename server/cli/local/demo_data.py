@@ -1,6 +1,6 @@
-"""Generated companies and what happened to them, by the rules of the domain itself.
+"""Generated accounts with their history, made by the domain's own commands.
 
-The same seed makes the same ids, fields and times, whatever the number of accounts. Pure.
+The same seed makes the same ids, fields and times, independent of the number of accounts. No I/O.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ E = TypeVar("E", bound=Entity)
 
 STARTS_AT = datetime(2024, 1, 1, tzinfo=UTC)
 ENDS_AT = datetime(2025, 7, 1, tzinfo=UTC)
-"""Eighteen months, fixed, so that the same seed stays the same data next year."""
+"""A fixed period of eighteen months, so that a seed makes the same data next year."""
 MEMBERS = 24
 
 
@@ -88,7 +88,7 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class Person:
+class DemoMember:
     """A member of the demo workspace."""
 
     id: UUID
@@ -96,72 +96,75 @@ class Person:
 
 
 def workspace_id(seed: int) -> UUID:
-    """The id of the workspace that this seed fills."""
-    return _id(_random(seed, "workspace"))
+    """Return the id of the workspace of this seed."""
+    return _random_id(_random_source(seed, "workspace"))
 
 
 def account_id(seed: int, index: int) -> UUID:
-    """The id of the account with this number, counted from 0."""
-    return _id(_random(seed, index))
+    """Return the id of an account by its index, from 0."""
+    return _random_id(_random_source(seed, index))
 
 
-def people(seed: int) -> list[Person]:
-    """The members, in order."""
-    random = _random(seed, "people")
+def demo_members(seed: int) -> list[DemoMember]:
+    """Return the members of the workspace, always in the same order."""
+    random = _random_source(seed, "people")
     first = random.sample(FIRST_NAMES, MEMBERS)
     last = random.sample(LAST_NAMES, MEMBERS)
-    return [Person(_id(random), f"{one} {other}") for one, other in zip(first, last, strict=True)]
+    return [
+        DemoMember(_random_id(random), f"{one} {other}")
+        for one, other in zip(first, last, strict=True)
+    ]
 
 
-def founding(seed: int) -> list[Entity]:
-    """The workspace itself and its members, as new."""
+def create_workspace_and_members(seed: int) -> list[Entity]:
+    """Create the workspace and its members; their events are pending."""
     workspace = workspace_id(seed)
     entities: list[Entity] = [
         Workspace.create(workspace, workspace, {"name": f"Demo {seed}"}, at=STARTS_AT)
     ]
-    for person in people(seed):
-        email = f"{person.name.replace(' ', '.').lower()}@annals.example"
-        fields = {"name": person.name, "email": email, "title": "Account manager"}
-        entities.append(Member.create(person.id, workspace, fields, at=STARTS_AT))
+    for member in demo_members(seed):
+        email = f"{member.name.replace(' ', '.').lower()}@annals.example"
+        fields = {"name": member.name, "email": email, "title": "Account manager"}
+        entities.append(Member.create(member.id, workspace, fields, at=STARTS_AT))
     return entities
 
 
 def company_name(index: int, shift: int) -> str:
-    """A name for each number, no two alike below half a million."""
-    round_, place = divmod(index, len(FRONTS) * len(CORES) * len(FORMS))
-    place = (place * 7_919 + shift) % (len(FRONTS) * len(CORES) * len(FORMS))
-    place, front = divmod(place, len(FRONTS))
-    form, core = divmod(place, len(CORES))
+    """Return the company name of an index; the names of the first half million are distinct."""
+    round_, number = divmod(index, len(FRONTS) * len(CORES) * len(FORMS))
+    number = (number * 7_919 + shift) % (len(FRONTS) * len(CORES) * len(FORMS))
+    number, front = divmod(number, len(FRONTS))
+    form, core = divmod(number, len(CORES))
     name = f"{FRONTS[front]} {CORES[core]} {FORMS[form]}"
     return f"{name} {CITIES[(round_ - 1) % len(CITIES)]}" if round_ else name
 
 
-def account_story(seed: int, index: int, owner: Person) -> list[Entity]:
-    """An account and all that hangs on it, with their histories pending."""
-    random = _random(seed, index)
-    entity_id = _id(random)
+def generate_account(seed: int, index: int, owner: DemoMember) -> list[Entity]:
+    """Make an account and the entities that belong to it; all their events are pending."""
+    random = _random_source(seed, index)
+    entity_id = _random_id(random)
     name = company_name(index, seed)
-    sales = _random(seed, f"{index} sales")
-    story = Story(random, sales, workspace_id(seed), owner, entity_id, name)
-    story.tell()
-    return story.entities
+    sales_random = _random_source(seed, f"{index} sales")
+    generator = AccountGenerator(random, sales_random, workspace_id(seed), owner, entity_id, name)
+    generator.run()
+    return generator.entities
 
 
 @dataclass
-class Story:
-    """What happens to one account. Times only ever move on."""
+class AccountGenerator:
+    """Makes the history of one account. Within an entity, times only increase."""
 
     random: Random
-    sales: Random
-    """Of leads, appointments and proposals: the rest is the same without them."""
+    sales_random: Random
+    """Used for leads, appointments and proposals, so that the rest does not depend on them."""
     workspace: UUID
-    owner: Person
+    owner: DemoMember
     account_id: UUID
     company: str
     entities: list[Entity] = field(default_factory=list)
 
-    def tell(self) -> None:
-        """Live the account's life from its creation to the end of the eighteen months."""
+    def run(self) -> None:
+        """Fill `entities` with the account, its children and their leads."""
         account = self._account()
         for _ in range(self.random.choice((1, 2, 2, 3, 3, 4))):
             self._contact(account)
@@ -173,9 +176,9 @@ class Story:
             self._note(account)
         for _ in range(self.random.choice((0, 1, 1, 2, 2, 3))):
             self._opportunity(account)
-        self._sell(account)
+        self._add_sales(account)
         if self.random.random() < 0.04:
-            self._leave(account)
+            self._delete_account(account)
 
     def _account(self) -> Account:
         random = self.random
@@ -191,51 +194,51 @@ class Story:
                 "employees": random.randint(3, 5_000),
                 "source": random.choice(SOURCES),
             },
-            **_of_type(type_, random),
+            **_type_fields(type_, random),
         }
-        born = STARTS_AT + timedelta(minutes=random.randrange(400 * 24 * 60))
-        account = self._new(Account, fields, born)
+        created_at = STARTS_AT + timedelta(minutes=random.randrange(400 * 24 * 60))
+        account = self._create(Account, fields, created_at)
         if random.random() < 0.6:
-            at = self._later(born, 120)
-            action = {"nextAction": random.choice(ACTIONS), "nextActionDate": self._day_after(at)}
+            at = self._time_after(created_at, 120)
+            action = {"nextAction": random.choice(ACTIONS), "nextActionDate": self._date_after(at)}
             account.revise({**account.values, **action}, at=at)
         if random.random() < 0.6:
             status = random.choice([each for each in AccountStatus if each != account.status])
-            account.change_status(status, at=self._later(account.modified_on, 200))
+            account.change_status(status, at=self._time_after(account.modified_on, 200))
         return account
 
     def _contact(self, account: Account) -> None:
         random = self.random
-        name = _name(random)
+        name = _random_name(random)
         host = self.company.lower().replace(" ", "-")
         fields = {"name": name, "title": random.choice(TITLES)}
         if random.random() < 0.7:
             fields["email"] = f"{name.replace(' ', '.').lower()}@{host}.example"
         if random.random() < 0.7:
             fields["phone"] = f"+44 20 7946 {random.randint(0, 9_999):04}"
-        contact = self._new(Contact, fields, self._later(account.created_on, 60), account)
+        contact = self._create(Contact, fields, self._time_after(account.created_on, 60), account)
         if random.random() < 0.2:
             title = random.choice(TITLES)
-            at = self._later(contact.modified_on, 300)
+            at = self._time_after(contact.modified_on, 300)
             contact.revise({**contact.values, "title": title}, at=at)
         if random.random() < 0.05:
-            contact.delete(at=self._later(contact.modified_on, 100))
+            contact.delete(at=self._time_after(contact.modified_on, 100))
             if random.random() < 0.5:
-                contact.restore(at=self._later(contact.modified_on, 10))
+                contact.restore(at=self._time_after(contact.modified_on, 10))
 
     def _task(self, account: Account) -> None:
-        born = self._later(account.created_on, 300)
+        created_at = self._time_after(account.created_on, 300)
         fields = {
             "title": self.random.choice(TASKS),
-            "dueDate": self._day_after(born),
+            "dueDate": self._date_after(created_at),
             "assignedTo": str(self.owner.id),
         }
-        task = self._new(Task, fields, born, account)
-        for status in self.random.choice(_TASK_WAYS):
-            task.change_status(status, at=self._later(task.modified_on, 20))
+        task = self._create(Task, fields, created_at, account)
+        for status in self.random.choice(_TASK_PATHS):
+            task.change_status(status, at=self._time_after(task.modified_on, 20))
 
     def _meeting(self, account: Account) -> None:
-        planned = self._later(account.created_on, 200)
+        planned = self._time_after(account.created_on, 200)
         starts = (planned + timedelta(days=7)).replace(hour=9, minute=0, second=0, microsecond=0)
         fields = {
             "title": self.random.choice(MEETINGS),
@@ -244,110 +247,113 @@ class Story:
             "location": self.random.choice(CITIES),
             "assignedTo": str(self.owner.id),
         }
-        meeting = self._new(Meeting, fields, planned, account)
+        meeting = self._create(Meeting, fields, planned, account)
         status = self.random.choices((MeetingStatus.HELD, MeetingStatus.CANCELLED, None), (6, 2, 2))
         if status[0]:
             meeting.change_status(status[0], at=max(planned, min(starts, ENDS_AT)))
 
     def _note(self, account: Account) -> None:
         body = self.random.choice(NOTES)
-        self._new(Note, {"body": body}, self._later(account.created_on, 300), account)
+        self._create(Note, {"body": body}, self._time_after(account.created_on, 300), account)
 
     def _opportunity(self, account: Account) -> None:
         random = self.random
-        born = self._later(account.created_on, 250)
+        created_at = self._time_after(account.created_on, 250)
         fields: dict[str, Any] = {
-            "name": f"{random.choice(DEALS)} {born.year}",
+            "name": f"{random.choice(DEALS)} {created_at.year}",
             "value": f"{random.randint(5, 900) * 100}.00",
-            "expectedCloseOn": (born + timedelta(days=random.randint(30, 180))).date(),
+            "expectedCloseOn": (created_at + timedelta(days=random.randint(30, 180))).date(),
             "assignedTo": str(self.owner.id),
         }
-        deal = self._new(Opportunity, fields, born, account)
-        for stage in random.choices(_DEAL_WAYS, _DEAL_WEIGHTS)[0]:
-            at = self._later(deal.modified_on, 60)
-            known: dict[str, Any] = {"stage": stage}
+        deal = self._create(Opportunity, fields, created_at, account)
+        for stage in random.choices(_DEAL_PATHS, _DEAL_WEIGHTS)[0]:
+            at = self._time_after(deal.modified_on, 60)
+            changes: dict[str, Any] = {"stage": stage}
             if stage is Stage.ENGAGING and deal.engaged_on is None:
-                known["engagedOn"] = at.date()
+                changes["engagedOn"] = at.date()
             if stage in (Stage.WON, Stage.LOST):
-                known |= {"closedOn": at.date(), "value": f"{random.randint(5, 900) * 100}.00"}
-            deal.revise({**deal.values, **known}, at=at)
+                changes |= {"closedOn": at.date(), "value": f"{random.randint(5, 900) * 100}.00"}
+            deal.revise({**deal.values, **changes}, at=at)
 
-    def _sell(self, account: Account) -> None:
-        """Those who asked, the appointments with them, and what was offered."""
+    def _add_sales(self, account: Account) -> None:
+        """Add proposals, appointments and leads."""
         deals = [each for each in self.entities if isinstance(each, Opportunity)]
-        known = [each for each in self.entities if isinstance(each, Contact)]
-        contacts = [each for each in known if not each.is_deleted]
+        contacts = [
+            each for each in self.entities if isinstance(each, Contact) and not each.is_deleted
+        ]
         if not contacts:
             return
         for deal in deals:
             self._proposal(account, deal, contacts[0])
-        if self.sales.random() < 0.4:
+        if self.sales_random.random() < 0.4:
             self._appointment(account, contacts[0])
-        if deals and self.sales.random() < 0.25:
+        if deals and self.sales_random.random() < 0.25:
             self._lead(contacts[0], converted_into=deals[0])
-        for _ in range(self.sales.choice((0, 0, 1))):
+        for _ in range(self.sales_random.choice((0, 0, 1))):
             self._lead(contacts[-1])
 
     def _proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
         stage = deal.stage
-        if stage not in _OFFERED:
+        if stage not in _STAGES_WITH_PROPOSAL:
             return
         fields = {
             "title": deal.name,
             "value": deal.value,
             "opportunityId": str(deal.id),
         }
-        proposal = self._beside(Proposal, fields, self._sold_at(deal.created_on, 20), account)
-        if stage == Stage.PROPOSAL and self.sales.random() < 0.3:
-            return  # a draft as yet
+        proposal = self._create_sales(
+            Proposal, fields, self._sales_time_after(deal.created_on, 20), account
+        )
+        if stage == Stage.PROPOSAL and self.sales_random.random() < 0.3:
+            return  # the proposal stays a draft
         to = contact.email or "office@example.com"
-        proposal.send(to, at=self._sold_at(proposal.modified_on, 5))
+        proposal.send(to, at=self._sales_time_after(proposal.modified_on, 5))
         if stage == Stage.WON:
-            proposal.accept(at=self._sold_at(proposal.modified_on, 20))
+            proposal.accept(at=self._sales_time_after(proposal.modified_on, 20))
         elif stage == Stage.LOST:
-            reason = self.sales.choice(_REASONS)
-            proposal.decline(at=self._sold_at(proposal.modified_on, 20), reason=reason)
+            reason = self.sales_random.choice(_DECLINE_REASONS)
+            proposal.decline(at=self._sales_time_after(proposal.modified_on, 20), reason=reason)
 
     def _appointment(self, account: Account, contact: Contact) -> None:
-        sales = self.sales
-        planned = self._sold_at(contact.created_on, 200)
-        starts = (planned + timedelta(days=sales.randint(1, 20))).replace(
-            hour=sales.randint(8, 17), minute=sales.choice((0, 30)), second=0, microsecond=0
+        random = self.sales_random
+        planned = self._sales_time_after(contact.created_on, 200)
+        starts = (planned + timedelta(days=random.randint(1, 20))).replace(
+            hour=random.randint(8, 17), minute=random.choice((0, 30)), second=0, microsecond=0
         )
         fields = {
-            "title": sales.choice(MEETINGS),
+            "title": random.choice(MEETINGS),
             "memberId": str(self.owner.id),
             "startsAt": starts,
-            "durationMinutes": sales.choice((30, 45, 60)),
+            "durationMinutes": random.choice((30, 45, 60)),
             "contactId": str(contact.id),
-            "allowOverlap": True,  # nobody compares the stories of two accounts
+            "allowOverlap": True,  # a member's other accounts are generated independently
         }
-        appointment = self._beside(Appointment, fields, planned, account)
-        if sales.random() < 0.7:
-            confirmed_at = self._sold_at(planned, 1)
+        appointment = self._create_sales(Appointment, fields, planned, account)
+        if random.random() < 0.7:
+            confirmed_at = self._sales_time_after(planned, 1)
             appointment.confirm(contact.name, at=confirmed_at)
         over = starts + timedelta(hours=1)
         if over < ENDS_AT:
             outcomes = (appointment.complete, appointment.miss, appointment.cancel)
-            sales.choices(outcomes, (7, 1, 2))[0](at=max(over, appointment.modified_on))
+            random.choices(outcomes, (7, 1, 2))[0](at=max(over, appointment.modified_on))
 
     def _lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
-        """Somebody who asked: the contact of today before it was one, or a colleague of theirs."""
-        sales = self.sales
-        name = contact.name if converted_into else _name(sales)
+        """A lead: one that became the contact, or a colleague of the contact."""
+        random = self.sales_random
+        name = contact.name if converted_into else _random_name(random)
         fields: dict[str, Any] = {
             "name": name,
             "company": self.company,
-            "source": sales.choice(SOURCES),
-            "value": f"{sales.randint(5, 900) * 100}.00",
+            "source": random.choice(SOURCES),
+            "value": f"{random.randint(5, 900) * 100}.00",
             "assignedTo": str(self.owner.id),
         }
-        if sales.random() < 0.8:
-            fields["phone"] = f"+44 20 7946 {sales.randint(0, 9_999):04}"
+        if random.random() < 0.8:
+            fields["phone"] = f"+44 20 7946 {random.randint(0, 9_999):04}"
         until = converted_into.created_on if converted_into else ENDS_AT
-        born = STARTS_AT + (until - STARTS_AT) * sales.random()
-        lead = self._beside(Lead, fields, born)
-        for status in PIPELINE[1 : sales.randint(1, len(PIPELINE))]:
+        created_at = STARTS_AT + (until - STARTS_AT) * random.random()
+        lead = self._create_sales(Lead, fields, created_at)
+        for status in PIPELINE[1 : random.randint(1, len(PIPELINE))]:
             lead.update_status(status, at=lead.modified_on + (until - lead.modified_on) / 3)
         if converted_into:
             lead.convert(
@@ -356,37 +362,37 @@ class Story:
                 opportunity_id=converted_into.id,
                 at=max(converted_into.created_on, contact.created_on),
             )
-        elif sales.random() < 0.25:
+        elif random.random() < 0.25:
             at = lead.modified_on + (until - lead.modified_on) / 3
             lead.update_status(LeadStatus.LOST, at=at)
 
-    def _leave(self, account: Account) -> None:
-        """The account is deleted with what hangs on it; some were deleted by mistake."""
+    def _delete_account(self, account: Account) -> None:
+        """Delete the account with its children; some are restored later."""
         children = [
             each for each in self.entities if each.account_id == account.id and not each.is_deleted
         ]
         if any(isinstance(each, Opportunity) and each.is_open for each in children):
             return
-        at = self._later(max(each.modified_on for each in (account, *children)), 30)
+        at = self._time_after(max(each.modified_on for each in (account, *children)), 30)
         for child in children:
             child.delete(at=at, deleted_with=account.id)
-        account.delete(at=at + _MOMENT)
+        account.delete(at=at + _MILLISECOND)
         if self.random.random() < 0.4:
-            at = self._later(account.modified_on, 5)
+            at = self._time_after(account.modified_on, 5)
             account.restore(at=at)
             for child in children:
-                child.restore(at=at + _MOMENT)
+                child.restore(at=at + _MILLISECOND)
 
-    def _new(
+    def _create(
         self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
     ) -> E:
-        entity_id = _id(self.random) if account else self.account_id
+        entity_id = _random_id(self.random) if account else self.account_id
         return self._add(kind, entity_id, fields, at, account)
 
-    def _beside(
+    def _create_sales(
         self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
     ) -> E:
-        return self._add(kind, _id(self.sales), fields, at, account)
+        return self._add(kind, _random_id(self.sales_random), fields, at, account)
 
     def _add(
         self,
@@ -401,37 +407,37 @@ class Story:
         self.entities.append(entity)
         return entity
 
-    def _sold_at(self, after: datetime, days_max: int) -> datetime:
-        return _between(self.sales, after, days_max)
+    def _sales_time_after(self, after: datetime, days_max: int) -> datetime:
+        return _random_time_after(self.sales_random, after, days_max)
 
-    def _later(self, after: datetime, days_max: int) -> datetime:
-        return _between(self.random, after, days_max)
+    def _time_after(self, after: datetime, days_max: int) -> datetime:
+        return _random_time_after(self.random, after, days_max)
 
-    def _day_after(self, at: datetime) -> Any:
+    def _date_after(self, at: datetime) -> Any:
         return (at + timedelta(days=self.random.randint(2, 40))).date()
 
 
-def _between(random: Random, after: datetime, days_max: int) -> datetime:
-    """Some time after, with the last possible one at the end of the eighteen months."""
+def _random_time_after(random: Random, after: datetime, days_max: int) -> datetime:
+    """A time within `days_max` days after, and never later than `ENDS_AT`."""
     wanted = after + timedelta(minutes=random.randrange(10, days_max * 24 * 60))
     left = ENDS_AT - after
     return wanted if wanted < ENDS_AT else after + left * random.uniform(0.1, 0.9)
 
 
-def _name(random: Random) -> str:
+def _random_name(random: Random) -> str:
     return f"{random.choice(FIRST_NAMES)} {random.choice(LAST_NAMES)}"
 
 
-_MOMENT = timedelta(milliseconds=1)
-_OFFERED = frozenset({Stage.PROPOSAL, Stage.NEGOTIATING, Stage.WON, Stage.LOST})
-_REASONS = ("Too dear", "Took another one", "No budget this year")
-_TASK_WAYS: Sequence[tuple[TaskStatus, ...]] = (
+_MILLISECOND = timedelta(milliseconds=1)
+_STAGES_WITH_PROPOSAL = frozenset({Stage.PROPOSAL, Stage.NEGOTIATING, Stage.WON, Stage.LOST})
+_DECLINE_REASONS = ("Too dear", "Took another one", "No budget this year")
+_TASK_PATHS: Sequence[tuple[TaskStatus, ...]] = (
     (),
     (TaskStatus.IN_PROGRESS,),
     (TaskStatus.DONE,),
     (TaskStatus.IN_PROGRESS, TaskStatus.DONE),
 )
-_DEAL_WAYS: Sequence[tuple[Stage, ...]] = (
+_DEAL_PATHS: Sequence[tuple[Stage, ...]] = (
     (),
     (Stage.ENGAGING,),
     (Stage.ENGAGING, Stage.PROPOSAL),
@@ -445,7 +451,7 @@ _DEAL_WAYS: Sequence[tuple[Stage, ...]] = (
 _DEAL_WEIGHTS = (8, 16, 12, 8, 16, 14, 10, 12, 4)
 
 
-def _of_type(type_: AccountType, random: Random) -> dict[str, Any]:
+def _type_fields(type_: AccountType, random: Random) -> dict[str, Any]:
     amount = f"{random.randint(1, 500) * 1_000}.00"
     if type_ is AccountType.INVESTOR:
         return {"checkSize": amount}
@@ -454,16 +460,16 @@ def _of_type(type_: AccountType, random: Random) -> dict[str, Any]:
     return {"opportunity": random.choice(("Resells our licences", "Joint offers", "Referrals"))}
 
 
-def _random(seed: int, what: object) -> Random:
-    """A source of its own for every part, so that no part depends on how many others there are."""
+def _random_source(seed: int, what: object) -> Random:
+    """A random source for one part, so that no part depends on the number of others."""
     return Random(f"annals:{seed}:{what}")
 
 
-def _id(random: Random) -> UUID:
+def _random_id(random: Random) -> UUID:
     return UUID(int=random.getrandbits(128), version=4)
 
 
-def in_order(entities: Sequence[Entity]) -> Iterator[Any]:
-    """The pending events of these entities in the order in which they occurred."""
+def collect_events_in_order(entities: Sequence[Entity]) -> Iterator[Any]:
+    """Collect the pending events of these entities in the order in which they occurred."""
     events = [event for entity in entities for event in entity.collect_events()]
     return iter(sorted(events, key=lambda event: event.timestamp))

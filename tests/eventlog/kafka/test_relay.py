@@ -222,7 +222,7 @@ def test_reconciliation_names_what_is_missing_doubled_and_altered(
     with published.command("reconcile") as process:
         code, output = process.ended()
     assert code == 1
-    assert f"Missing in the topic: {gone}." in output
+    assert f"Missing from the topic: {gone}." in output
 
 
 def test_reconciliation_of_what_is_equal_ends_well_though_it_is_doubled(

@@ -16,7 +16,7 @@ from runtime.composition import open_writing
 from runtime.home import token_file, write_private
 from runtime.settings import Settings
 from server.cli import CommandError
-from server.cli.local.database import workspace_of_home
+from server.cli.local.database import load_home_key
 from server.cli.local.demo import bootstrap
 from tests.conftest import Urls
 from tests.support.command_line import annals
@@ -120,13 +120,13 @@ def test_an_export_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 
 def test_claimed_times_are_mended_from_the_log(home: Settings, database: Connection) -> None:
-    _, key = workspace_of_home(home)
+    _, key = load_home_key(home)
     with open_writing(home) as writing:
         scope = Scope(key.workspace_id)
         member = writing.commands.create(scope, Member, {"name": "Grace"}).entity.id
         booked = {"title": "x", "memberId": str(member), "startsAt": "2026-02-01T10:00:00Z"}
         writing.commands.create(scope, Appointment, {**booked, "durationMinutes": 30})
-    assert annals("mend-claims") == "All is as the log says.\n"
+    assert annals("mend-claims") == "The claimed times are those of the log.\n"
     database.execute("DELETE FROM claimed_times")
-    assert annals("mend-claims") == "1 were mended.\n"
+    assert annals("mend-claims") == "1 corrected.\n"
     assert_claims_match_log(database)

@@ -49,8 +49,8 @@ def content(database: Connection, workspace: UUID) -> list[Any]:
 
 
 def stories(seed: int, count: int) -> list[Entity]:
-    owner = demo_data.people(seed)[0]
-    return [each for n in range(count) for each in demo_data.account_story(seed, n, owner)]
+    owner = demo_data.demo_members(seed)[0]
+    return [each for n in range(count) for each in demo_data.generate_account(seed, n, owner)]
 
 
 def as_text(entities: list[Entity]) -> str:
@@ -143,11 +143,11 @@ def test_the_log_holds_what_was_generated(settings: Settings, database: Connecti
     seed = SEED + 3
     result = fill(settings, 5, seed)
     recorded = {(row[0], row[1], row[2]) for row in content(database, result.workspace_id)}
-    owner = demo_data.people(seed)[0]
-    told = [each for n in range(5) for each in demo_data.account_story(seed, n, owner)]
+    owner = demo_data.demo_members(seed)[0]
+    told = [each for n in range(5) for each in demo_data.generate_account(seed, n, owner)]
     expected = {
         (topic(event), str(event.originator_id), event.originator_version)
-        for each in [*demo_data.founding(seed), *told]
+        for each in [*demo_data.create_workspace_and_members(seed), *told]
         for event in each.pending_events
     }
     assert recorded == expected

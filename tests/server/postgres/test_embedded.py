@@ -376,7 +376,7 @@ def test_roots_private_home_keeps_its_data_outside(
         with EmbeddedPostgres(private_home, binaries) as cluster:
             write_row(cluster)
             assert cluster.data.is_relative_to(new_home)
-    record = (private_home / postgres_account.PLACE_RECORD).read_text(encoding="utf-8")
+    record = (private_home / postgres_account.FOLDER_RECORD).read_text(encoding="utf-8")
     assert Path(record.strip()) == cluster.data.parent
 
 

@@ -1,4 +1,4 @@
-"""Progress bars on standard error, where that is a terminal; elsewhere nothing is drawn."""
+"""Progress bars on standard error; nothing is drawn when that is not a terminal."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rich.progress import (
 from rich.text import Text
 
 OnProgress = Callable[[int, int], None]
-"""Told how many are done, and of how many."""
+"""Called with the number of units done and the total."""
 
 
 class Rate(ProgressColumn):
-    """How many a second."""
+    """Units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -30,15 +30,15 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def bar(unit: str) -> Iterator[OnProgress]:
-    """A bar that counts these units: done, rate, time left."""
-    with steps(unit) as report:
+def progress_bar(unit: str) -> Iterator[OnProgress]:
+    """A bar with the number of units done, the rate and the time left."""
+    with step_progress_bar(unit) as report:
         yield lambda done, total: report("", done, total)
 
 
 @contextmanager
-def steps(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """The same, and the name of the step at hand before it."""
+def step_progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar that also shows the name of the current step."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -48,10 +48,10 @@ def steps(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as drawn:
-        task = drawn.add_task("", total=None)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
 
         def report(step: str, done: int, total: int) -> None:
-            drawn.update(task, description=step, completed=min(done, total), total=total)
+            progress.update(task, description=step, completed=min(done, total), total=total)
 
         yield report
