@@ -418,7 +418,7 @@ def test_one_row_that_cannot_be_recorded_does_not_spoil_the_batch(
     append = EventLog.append
 
     def refuse_beta(log: EventLog, *entities: RecordedAggregate) -> int | None:
-        if any(vars(each).get("facts", {}).get("company") == "Beta" for each in entities):
+        if any(vars(each).get("values", {}).get("company") == "Beta" for each in entities):
             raise IntegrityError("taken")
         return append(log, *entities)
 
