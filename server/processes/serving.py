@@ -30,7 +30,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, once the streams know."""
-        self._stopping.set()
+        self._stopping.begin()
         await super().shutdown(sockets)
 
 
