@@ -1,1 +1,1 @@
-"""HTTP: routes, access, errors, settings, and the processes that run it all."""
+"""The HTTP API: routes, their dependencies, realtime streams, exports, and HTTP itself."""

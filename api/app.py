@@ -1,4 +1,4 @@
-"""The HTTP API: routes, errors and what runs beside them, put together."""
+"""The HTTP API: the application with its routes, services, error handling and middleware."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastapi_offline import FastAPIOffline
 
 from api.dependencies.services import open_services
 from api.http.middleware import RequestContext
-from api.http.openapi import describe, methods_at
-from api.http.parameters import known_parameters, query_parameters
+from api.http.openapi.document import describe, methods_at, query_parameters_by_operation
+from api.http.parameters import reject_unknown_parameters
 from api.http.problems import handle_errors, problem_response
 from api.http.shutdown import Shutdown
 from api.routes import routers
@@ -26,24 +26,24 @@ VERSION = "0.1.0"
 DESCRIPTION = """
 A CRM backend whose database is its history.
 
-Every answer to a write carries `Annals-Position`. A read that sends it back as
-`Annals-Min-Position` waits until it can show what was written. `Annals-Command` names the command,
-which `POST /api/undo` takes back. A write that is sent again with the same `Idempotency-Key` is not
-done again. Errors are problem documents (RFC 9457) with a `code`; `GET /api/errors` explains each.
+Every response to a write has the header `Annals-Position`. A read that sends it back as
+`Annals-Min-Position` waits until its response includes that write. `Annals-Command` names the
+command, which `POST /api/undo` can undo. A write that is repeated with the same `Idempotency-Key`
+is executed only once. Errors are problem documents (RFC 9457) with a `code`; `GET /api/errors`
+explains each code.
 """
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Its services open when it starts and close when it stops."""
+    """Return the application. Its services open when it starts and close when it stops."""
     metrics, tracing = Metrics(), open_tracing(settings, "annals-api")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = settings.write_threads_max
-        kept_s = (settings.idempotency_window_s, settings.import_kept_s)
         async with (
             open_services(settings, metrics) as services,
-            housekeeping(app_url(settings), *kept_s),
+            housekeeping(app_url(settings), settings.idempotency_window_s, settings.import_kept_s),
         ):
             app.state.services = services
             app.state.shutdown.on_begin(services.hub.close)
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        dependencies=[Depends(known_parameters)],
+        dependencies=[Depends(reject_unknown_parameters)],
     )
     app.state.settings = settings
     app.state.metrics = metrics
@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     handle_errors(app)
     app.add_exception_handler(405, _method_not_allowed)
     describe(app)
-    app.state.query_parameters = query_parameters(app)
+    app.state.query_parameters = query_parameters_by_operation(app)
     app.add_middleware(
         RequestContext, access_log=settings.access_log, metrics=metrics, tracing=tracing
     )
@@ -76,6 +76,6 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def _method_not_allowed(request: Request, _error: Exception) -> Response:
-    """The framework would name the methods of one route only, where several share the path."""
+    """Return 405 with all methods of the path; the framework would name those of one route only."""
     allowed = ", ".join(methods_at(request.app, request.url.path))
     return await problem_response(request, HTTPException(405, headers={"Allow": allowed}))

@@ -85,10 +85,35 @@ class BulkOutcome:
 
 
 @dataclass
+class TooManyItems(Refusal):
+    """There are too many items for one bulk operation."""
+
+    found: int
+    limit: int
+
+
+@dataclass
 class BulkRefused(Refusal):
     """Some of the items cannot be changed, so none was."""
 
     outcomes: list[ItemOutcome]
+
+
+def items_max(*, atomic: bool) -> int:
+    """Return the maximum number of items of one bulk operation."""
+    return ATOMIC_ITEMS_MAX if atomic else JOB_ITEMS_MAX
+
+
+def require_item_count(count: int, *, atomic: bool) -> None:
+    """Raise `TooManyItems` if one bulk operation cannot change this many items."""
+    limit = items_max(atomic=atomic)
+    if count > limit:
+        raise TooManyItems(count, limit)
+
+
+def needs_job(count: int, *, atomic: bool) -> bool:
+    """Whether this many items are changed by a job, and not while the client waits."""
+    return not atomic and count > INLINE_ITEMS_MAX
 
 
 class BulkCommands:

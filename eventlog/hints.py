@@ -79,6 +79,16 @@ class Hinter:
                 self._stopped.wait(HINT_BUSY_PAUSE_S)
 
 
+async def listen(connection: psycopg.AsyncConnection[TupleRow], channel: str) -> None:
+    """Receive the hints of this channel on the connection."""
+    await connection.execute(f"LISTEN {channel}".encode())
+
+
+async def unlisten(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    """Receive no more hints on the connection."""
+    await connection.execute("UNLISTEN *")
+
+
 def wait_for_hint(connection: Connection, timeout_s: float) -> bool:
     """Wait on a connection that LISTENs; True where a hint came, False where time ran out."""
     with contextlib.closing(connection.notifies(timeout=timeout_s, stop_after=1)) as hints:

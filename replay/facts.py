@@ -72,7 +72,7 @@ class Fact:
     body: bytes
     """All of it as JSON."""
     kind: str = ""
-    told: dict[Any, bytes] = field(default_factory=dict)
+    frames: dict[Any, bytes] = field(default_factory=dict)
     """For who tells it: what was made of it already."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How the layers are put together, for the API and for commands of the command line alike."""
+"""The wiring of the layers, for the API and for the command line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from runtime.settings import Settings
 
 
 def now() -> datetime:
-    """The clock of the running system."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def new_id() -> UUID:
-    """A new id; UUIDv7, so that ids made one after the other lie side by side in an index."""
+    """Return a new UUIDv7. Consecutive ids are adjacent in an index."""
     return uuid7()
 
 
 @dataclass(frozen=True)
 class Writing:
-    """What writes: the log and the commands on it."""
+    """The log, the entity commands on it, and their connection pool."""
 
     log: EventLog
     commands: EntityCommands
@@ -44,11 +44,11 @@ class Writing:
 def open_writing(
     settings: Settings,
     metrics: Metrics | None = None,
-    told: Sequence[Callable[[], None]] = (),
+    after_append: Sequence[Callable[[], None]] = (),
 ) -> Iterator[Writing]:
-    """The log and its commands, for as long as the block lasts. Needs `app_url`.
+    """Open the log and its commands for the duration of the block. Raises as `app_url`.
 
-    `told` are called after each append, in its thread, besides the hint to other processes.
+    `after_append` is called after each append, in its thread, after the hint to other processes.
     """
     url = app_url(settings)
     metrics = metrics or Metrics()
@@ -58,19 +58,19 @@ def open_writing(
         try:
             metrics.pools["write"] = pool.get_stats
 
-            def after_append() -> None:
+            def notify() -> None:
                 hinter.hint()
-                for tell in told:
-                    tell()
+                for callback in after_append:
+                    callback()
 
-            log = EventLog(pool, after_append=after_append, observe_append=metrics.append)
+            log = EventLog(pool, after_append=notify, observe_append=metrics.append)
             yield Writing(log, EntityCommands(log, clock=now, new_id=new_id), pool)
         finally:
             hinter.close()
 
 
 def sms_limits(settings: Settings) -> SmsLimits:
-    """What may be sent, as the settings have it."""
+    """Return the limits on text messages that the settings define."""
     zone = settings.sms_timezone
     return SmsLimits(
         settings.sms_lead_daily_max,
@@ -81,7 +81,7 @@ def sms_limits(settings: Settings) -> SmsLimits:
 
 
 def app_url(settings: Settings) -> str:
-    """The URL of the API's role. Raises `LookupError` where none is set."""
+    """Return the database URL of the API's role. Raises `LookupError` if it is not set."""
     if settings.app_url is None:
         raise LookupError("ANNALS_APP_URL is not set")
     return settings.app_url

@@ -1,6 +1,6 @@
-"""From whatever went wrong to a problem document (RFC 9457): the one place where that is decided.
+"""The mapping from exceptions to error codes and their details.
 
-`python -m runtime.errors` writes the dictionary as docs/errors.md has it.
+`python -m runtime.errors` prints docs/errors.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eventsourcing.persistence import (
 from psycopg_pool import PoolTimeout, TooManyRequests
 from pydantic.alias_generators import to_camel
 
-from commands.bulk import BulkRefused, ItemOutcome
+from commands.bulk import BulkRefused, ItemOutcome, TooManyItems
 from commands.idempotency import KeyInFlight, KeyReused
 from commands.importing.commands import ImportStarted, ImportUnderWay, NoFailedRows
 from commands.importing.findings import ImportFault, ImportRefused
@@ -32,6 +32,11 @@ from domain import sms
 from domain.job import JobEnded
 from domain.shared import phone, refusals
 from domain.shared.refusals import FieldError, Refusal
+from projections.engine.rebuild.refusals import (
+    NoPreviousTables,
+    ProjectionJobEnded,
+    ProjectionJobInProgress,
+)
 from readmodels.exports import EntitiesParked, NoConsistentSnapshot, TooManyColumns
 from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
@@ -42,7 +47,7 @@ from runtime.codes.code import ErrorCode
 log = logging.getLogger(__name__)
 
 NAMES = frozenset({"name", "company"})
-"""Fields by which a thing is called: without one it is E2001."""
+"""Fields that name an entity. A missing one is E2001."""
 
 CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
     {
@@ -80,6 +85,10 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         sms.LeadDailyLimitReached: codes.LEAD_DAILY_LIMIT_REACHED,
         sms.WorkspaceDailyLimitReached: codes.WORKSPACE_DAILY_LIMIT_REACHED,
         BulkRefused: codes.BULK_REFUSED,
+        TooManyItems: codes.TOO_MANY_ITEMS,
+        ProjectionJobInProgress: codes.PROJECTION_JOB_IN_PROGRESS,
+        ProjectionJobEnded: codes.PROJECTION_JOB_ENDED,
+        NoPreviousTables: codes.NO_PREVIOUS_TABLES,
         ImportUnderWay: codes.IMPORT_UNDER_WAY,
         ImportStarted: codes.IMPORT_STARTED,
         NoFailedRows: codes.NOTHING_TO_MEND,
@@ -90,7 +99,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         TooManyColumns: codes.TOO_MANY_COLUMNS,
     }
 )
-"""What the domain and the commands refuse, by code."""
+"""Codes of the refusals of domain, commands and read models."""
 
 CODES_BY_IMPORT_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
     {
@@ -103,7 +112,7 @@ CODES_BY_IMPORT_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
         ImportFault.UNREADABLE: codes.IMPORT_GONE,
     }
 )
-"""What is wrong with an import as a whole, by code."""
+"""Codes of faults that concern an import as a whole."""
 
 
 CODES_BY_EXCEPTION: Sequence[tuple[type[Exception], ErrorCode]] = (
@@ -123,7 +132,7 @@ CODES_BY_EXCEPTION: Sequence[tuple[type[Exception], ErrorCode]] = (
     (PersistenceError, codes.STORED_DATA_UNUSABLE),
     (psycopg.Error, codes.STORED_DATA_UNUSABLE),
 )
-"""What else is foreseen to fail; the first that fits holds."""
+"""Codes of other expected exceptions; the first match counts."""
 
 CODES_BY_FIELD_ERROR: Sequence[tuple[str, ErrorCode]] = (
     ("missing", codes.FIELD_REQUIRED),
@@ -143,16 +152,16 @@ CODES_BY_FIELD_ERROR: Sequence[tuple[str, ErrorCode]] = (
     ("datetime_", codes.INVALID_TIME),
     ("timezone_", codes.INVALID_TIME),
 )
-"""Kinds of fault as pydantic names them, by how they begin."""
+"""Codes by the beginning of pydantic's error types."""
 
 TITLE_IS_MESSAGE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD})
-"""Where the dictionary has the better sentence."""
+"""Codes whose title is a better message for a field than the one of pydantic."""
 
 
 class ApiError(Exception):
     """A request that fails with this code.
 
-    `facts` go into the problem document by their names on the wire, `errors` name fields.
+    `facts` become members of the problem document, under the same names; `errors` name fields.
     """
 
     def __init__(
@@ -173,7 +182,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """The error as the API tells it. What nobody foresaw becomes E4500."""
+    """Return the error for the API. Unexpected exceptions become E4500."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, refusals.InvalidFields):
@@ -189,13 +198,13 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def summarise_error(error: Exception) -> ErrorSummary:
-    """The error as a job names it: its code, and a sentence."""
-    as_told = as_api_error(error)
-    return ErrorSummary(as_told.code.code, as_told.detail or as_told.code.title)
+    """Return the error as a job reports it: its code, and a sentence."""
+    api_error = as_api_error(error)
+    return ErrorSummary(api_error.code.code, api_error.detail or api_error.code.title)
 
 
 def failed_item(item: ItemOutcome) -> dict[str, Any]:
-    """One of several things that could not be done: `{id, status, problem: {code, …}}`."""
+    """Return the outcome of a failed item: `{id, status, problem: {code, …}}`."""
     assert item.error is not None
     found = as_api_error(item.error)
     problem: dict[str, Any] = {
@@ -210,7 +219,7 @@ def failed_item(item: ItemOutcome) -> dict[str, Any]:
 
 
 def invalid_fields(errors: Sequence[FieldError]) -> ApiError:
-    """Field errors under the code that all of them share, or E2003."""
+    """Return an error for these fields, with the code that all of them share, or E2003."""
     shared = {code_of_field(each) for each in errors}
     code = shared.pop() if len(shared) == 1 else codes.INVALID_FIELDS
     detail = "; ".join(f"{each.field}: {field_problem(each)['message']}" for each in errors)
@@ -218,10 +227,10 @@ def invalid_fields(errors: Sequence[FieldError]) -> ApiError:
 
 
 def code_of_field(error: FieldError) -> ErrorCode:
-    """The code of one field's fault."""
+    """Return the code of one field error."""
     name = error.field.rpartition(".")[2]
     found = next(
-        (code for kind, code in CODES_BY_FIELD_ERROR if error.kind.startswith(kind)),
+        (code for prefix, code in CODES_BY_FIELD_ERROR if error.kind.startswith(prefix)),
         codes.INVALID_VALUE,
     )
     if name in NAMES and found is codes.FIELD_REQUIRED:
@@ -232,19 +241,20 @@ def code_of_field(error: FieldError) -> ErrorCode:
 
 
 def dictionary() -> list[dict[str, Any]]:
-    """All codes as GET /api/errors serves them."""
+    """Return all codes as GET /api/errors serves them."""
     return [dataclasses.asdict(each) for each in CODES.values()]
 
 
 def documentation() -> str:
-    """docs/errors.md."""
+    """Return the content of docs/errors.md."""
     lines = [
         "# Error codes",
         "",
         "Every error is a problem document (RFC 9457, `application/problem+json`) with `type`,",
-        "`title`, `status`, `detail`, `instance`, `code`, `requestId`, where fields are at fault",
-        "`errors: [{field, code, message}]`, and the facts of the case. `GET /api/errors` serves",
-        "the dictionary. This page is made from runtime/codes by `python -m runtime.errors`.",
+        "`title`, `status`, `detail`, `instance`, `code` and `requestId`, with",
+        "`errors: [{field, code, message}]` if fields are not valid, and with details of the case.",
+        "`GET /api/errors` serves this list. This page is generated from runtime/codes by",
+        "`python -m runtime.errors`.",
         "",
         "| code | status | for the user | for support |",
         "|---|---|---|---|",
@@ -257,14 +267,14 @@ def documentation() -> str:
 
 
 def field_problem(error: FieldError) -> dict[str, str]:
-    """A field's fault as problem documents name it: `{field, code, message}`."""
+    """Return a field error as problem documents show it: `{field, code, message}`."""
     code = code_of_field(error)
     message = code.title if code in TITLE_IS_MESSAGE else error.message
     return {"field": error.field, "code": code.code, "message": message}
 
 
 def facts_of(refusal: Any) -> dict[str, Any]:
-    """The attributes of a refusal, or of a part of one, by wire name as JSON has them."""
+    """Return the attributes of a refusal, or of a part of one, by wire name, as JSON."""
     assert dataclasses.is_dataclass(refusal)
     return {
         to_camel(field.name): _wire(getattr(refusal, field.name))
@@ -283,11 +293,11 @@ def _wire(value: Any) -> Any:
 
 
 def _code_of_failure(error: Exception) -> ErrorCode:
-    # The log's errors are the library's; what PostgreSQL said is their cause.
-    is_told_by_cause = isinstance(error, PersistenceError) and not isinstance(error, IntegrityError)
-    for cause in (error.__cause__ if is_told_by_cause else None, error):
-        for failure, code in CODES_BY_EXCEPTION:
-            if isinstance(cause, failure):
+    # The log raises errors of the eventsourcing library; the error of PostgreSQL is their cause.
+    has_cause = isinstance(error, PersistenceError) and not isinstance(error, IntegrityError)
+    for cause in (error.__cause__ if has_cause else None, error):
+        for exception, code in CODES_BY_EXCEPTION:
+            if isinstance(cause, exception):
                 return code
     return codes.UNEXPECTED
 

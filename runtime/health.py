@@ -1,8 +1,8 @@
-"""What can be known of a running Annals, asked of the database alone, and what it comes to.
+"""The health of a running Annals, measured in the database alone.
 
-Whether a projector process lives is not asked: one that is stopped, waits for a lock or fails in a
-circle lives and does nothing. What counts is whether checkpoints move while there is something to
-do (docs/adr/0007-operations.md).
+Whether a projector process exists is not asked: a process that is stopped, waits for a lock or
+keeps failing exists but does nothing. What counts is whether checkpoints advance while there are
+events to process (docs/adr/0007-operations.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
@@ -25,17 +24,18 @@ from eventlog.connections import raw_json, server_settings
 from eventlog.locks import LEASE_LOCK
 from eventlog.migrations import SQL_FOLDER
 from projections.engine.registry import PROJECTIONS
-from readmodels.checkpoints import report
+from readmodels.operation import health
+from readmodels.operation.checkpoints import report
 from readmodels.pool import AsyncConnection
 
-FRESH_S = 0.5
-"""Who asks again within this time gets the same answer: nobody loads the database by asking."""
-LOOK_TIMEOUT_S = 2.0
-"""A database that does not answer within this time does not answer."""
-ANSWER_MARGIN_S = 0.5
-"""So much longer is waited for the server to say itself that it took too long."""
+SNAPSHOT_TTL_S = 0.5
+"""Seconds for which a snapshot is reused, so that frequent requests do not load the database."""
+QUERY_TIMEOUT_S = 2.0
+"""Seconds after which the database counts as not responding."""
+SERVER_MARGIN_S = 0.5
+"""Additional seconds in which the server may report its own statement timeout."""
 JOBS_IDLE_MAX_S = 30.0
-"""A worker takes up a job, and again after each turn; after this time none seems to be there."""
+"""Seconds without any claim of an open job after which no worker seems to run."""
 UNKNOWN_TABLES = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -43,70 +43,36 @@ UNKNOWN_TABLES = (
     psycopg.errors.InsufficientPrivilege,
 )
 
-SELECT_LEASES = f"""
-SELECT p.name, l.pid
-  FROM pg_locks AS l JOIN projections AS p
-    ON l.objid::bigint = hashtext(p.name)::bigint & 4294967295
- WHERE l.locktype = 'advisory' AND l.classid = {LEASE_LOCK} AND l.objsubid = 2 AND l.granted
-   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-SELECT_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::integer[]) AS pid"
-SELECT_POSITION = "SELECT readable_position()"
-SELECT_REBUILDS = """
-SELECT projection, state, processed, total FROM projection_rebuilds
- WHERE ended_at IS NULL AND kind = 'rebuild' ORDER BY id
-"""
-SELECT_CHECKS = "SELECT projection, newest, swept_at FROM projection_checks"
-SELECT_WORK = """
-SELECT source, events, seconds, batches_by_events, batches_by_seconds FROM projector_work
-"""
-SELECT_PROCESSES = """
-SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s,
-       unread_by_process(i.process, known.topics),
-       extract(epoch FROM clock_timestamp() - i.updated_at)::float
-  FROM process_inboxes AS i
-  JOIN waiting_commands() AS w USING (process)
-  JOIN json_to_recordset(%s) AS known (process text, topics text[]) USING (process)
- CROSS JOIN log_behind(i.position, readable_position(), 100000) AS b
- ORDER BY i.process
-"""
-SELECT_BREAKERS = """
-SELECT name, state, cardinality(failures),
-       greatest(0, coalesce(extract(epoch FROM until - clock_timestamp()), 0))::float
-  FROM circuit_breakers ORDER BY name
-"""
-SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
-SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
-
-URGENT = orjson.dumps(
-    [{"process": each.name, "topics": sorted(each.urgent)} for each in PROCESSES.values()]
-).decode()
-
 HealthStatus = Literal["ok", "degraded", "red"]
 
 
 @dataclass(frozen=True)
 class ProjectionState:
-    """One projection, and what there is to be said of it."""
+    """The state of one projection, and its assessment."""
 
     name: str
     facts: dict[str, Any]
-    """As `readmodels.checkpoints.report` has them."""
+    """As `readmodels.operation.checkpoints.report` returns them."""
     is_held: bool
-    """Whether a projector works on it."""
+    """Whether a projector holds its lease."""
     is_stalled: bool
     alarms: list[str]
     """Why it is red."""
     remarks: list[str]
-    """What somebody should see to, though it does its work."""
+    """What needs attention although it makes progress."""
 
     @property
     def status(self) -> HealthStatus:
-        """In one word."""
+        """Red with an alarm, degraded with a remark, otherwise ok."""
         return "red" if self.alarms else "degraded" if self.remarks else "ok"
 
-    def told(self) -> dict[str, Any]:
-        """For everybody: without the names of machines."""
+    @property
+    def lag_s(self) -> float:
+        """The age of the first event that it has not processed, in seconds."""
+        return float(self.facts["lagSeconds"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is public: without the names of machines."""
         shown = ("position", "lagEvents", "lagSeconds", "idleSeconds", "parked", "faults")
         return {
             "name": self.name,
@@ -118,23 +84,25 @@ class ProjectionState:
 
 @dataclass(frozen=True)
 class JobsState:
-    """The jobs that have not ended, those of all workspaces."""
+    """The open jobs of all workspaces."""
 
     open: int = 0
     oldest_s: float = 0.0
-    """Since when the oldest of them is there."""
+    """The age of the oldest open job."""
     idle_s: float = 0.0
-    """Since when no worker took one up."""
+    """The time since a worker last claimed one."""
 
     @property
     def remarks(self) -> list[str]:
-        """What somebody should see to."""
+        """What needs attention."""
         if self.open and self.idle_s > JOBS_IDLE_MAX_S:
-            return [f"{self.open} jobs are open, and no worker took one up for {self.idle_s:.0f} s"]
+            return [
+                f"{self.open} jobs are open, and no worker has claimed one for {self.idle_s:.0f} s"
+            ]
         return []
 
-    def told(self) -> dict[str, Any]:
-        """For everybody."""
+    def as_json(self) -> dict[str, Any]:
+        """Return what is public."""
         return {
             "open": self.open,
             "oldestSeconds": self.oldest_s,
@@ -145,28 +113,28 @@ class JobsState:
 
 @dataclass(frozen=True)
 class HealthSnapshot:
-    """One look at the database."""
+    """The state of the system at one moment. Rows are those of `readmodels.operation.health`."""
 
     error: str = ""
-    """Why nothing can be said; empty where the database answered."""
+    """Why there is no state to show; empty if the database responded."""
     missing: tuple[str, ...] = ()
     """Migrations and projections of this version that the database does not have."""
     position: int = 0
-    """Up to which the log can be read."""
+    """The position up to which the log can be read."""
     projections: tuple[ProjectionState, ...] = ()
     rebuilds: tuple[tuple[Any, ...], ...] = ()
     checks: tuple[tuple[Any, ...], ...] = ()
-    work: tuple[tuple[Any, ...], ...] = ()
+    batches: tuple[tuple[Any, ...], ...] = ()
     processes: tuple[tuple[Any, ...], ...] = ()
     process_alarms: tuple[str, ...] = ()
-    """Of those that do not react, though there is something to react to."""
+    """Process managers that do not react although there are events to react to."""
     breakers: tuple[tuple[Any, ...], ...] = ()
     jobs: JobsState = JobsState()
-    looked_at_s: float = field(default_factory=time.monotonic)
+    taken_at_s: float = field(default_factory=time.monotonic)
 
     @property
     def status(self) -> HealthStatus:
-        """The worst of all."""
+        """The worst status of all parts."""
         if self.error or self.missing or self.process_alarms:
             return "red"
         found = {each.status for each in self.projections}
@@ -174,28 +142,47 @@ class HealthSnapshot:
             found.add("degraded")
         return "red" if "red" in found else "degraded" if "degraded" in found else "ok"
 
-    def told(self) -> list[dict[str, Any]]:
-        """Each projection, for everybody."""
-        return [each.told() for each in self.projections]
+    @property
+    def alarms(self) -> list[str]:
+        """Why the status is red, unless the database did not respond at all."""
+        red = [each for each in self.projections if each.status == "red"]
+        return [
+            *(f"{each.name}: {'; '.join(each.alarms)}" for each in red),
+            *(f"the database lacks {each}" for each in self.missing),
+            *self.process_alarms,
+        ]
+
+    @property
+    def lag_max_s(self) -> float:
+        """The largest lag of any projection, in seconds."""
+        return max((each.facts["lagSeconds"] for each in self.projections), default=0)
+
+    def lagging(self, limit_s: float) -> list[ProjectionState]:
+        """Return the projections that are further behind than this."""
+        return [each for each in self.projections if each.lag_s > limit_s]
+
+    def projections_as_json(self) -> list[dict[str, Any]]:
+        """Return what is public of each projection."""
+        return [each.as_json() for each in self.projections]
 
 
 class HealthMonitor:
-    """Looks at the database, by a connection of its own: the pools may be what is stuck."""
+    """Takes snapshots over a dedicated connection: the pools may be what is exhausted."""
 
     def __init__(self, app_url: str, *, stall_after_s: float) -> None:
         self._url = app_url
         self._stall_after_s = stall_after_s
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
-        self._view: HealthSnapshot | None = None
+        self._last: HealthSnapshot | None = None
 
-    async def look(self) -> HealthSnapshot:
-        """The state of things, FRESH_S seconds old at the most. Never raises."""
+    async def snapshot(self) -> HealthSnapshot:
+        """Return a snapshot that is at most SNAPSHOT_TTL_S old. Never raises."""
         async with self._lock:
-            view = self._view
-            if view is None or time.monotonic() - view.looked_at_s > FRESH_S:
-                view = self._view = await self._look_anew()
-            return view
+            last = self._last
+            if last is None or time.monotonic() - last.taken_at_s > SNAPSHOT_TTL_S:
+                last = self._last = await self._take_snapshot()
+            return last
 
     async def close(self) -> None:
         """Close the connection."""
@@ -203,23 +190,23 @@ class HealthMonitor:
         if connection is not None:
             await connection.close()
 
-    async def _look_anew(self) -> HealthSnapshot:
+    async def _take_snapshot(self) -> HealthSnapshot:
         had_connection = self._connection is not None
         try:
             connection = await self._connected()
             try:
-                return await _bounded(connection, self._ask(connection))
+                return await _within_timeout(connection, self._query(connection))
             except psycopg.Error:
-                # A connection that broke since the last look says nothing of the database.
+                # That a connection broke since the last snapshot says nothing about the database.
                 if not (had_connection and connection.closed):
                     raise
                 connection = await self._connected()
-                return await _bounded(connection, self._ask(connection))
+                return await _within_timeout(connection, self._query(connection))
         except UNKNOWN_TABLES:
             return HealthSnapshot(missing=("the tables of this version",))
         except TimeoutError:
             return HealthSnapshot(
-                error=f"the database does not answer within {LOOK_TIMEOUT_S:.0f} s"
+                error=f"the database does not answer within {QUERY_TIMEOUT_S:.0f} s"
             )
         except (psycopg.Error, OSError) as error:
             return HealthSnapshot(error=f"the database cannot be asked: {type(error).__name__}")
@@ -229,56 +216,64 @@ class HealthMonitor:
             connection = await psycopg.AsyncConnection[TupleRow].connect(
                 self._url,
                 autocommit=True,
-                connect_timeout=int(LOOK_TIMEOUT_S),
-                application_name="annals-health_monitor",
+                connect_timeout=int(QUERY_TIMEOUT_S),
+                application_name="annals-health",
                 options=server_settings(
-                    TimeZone="UTC", statement_timeout=int(LOOK_TIMEOUT_S * 1000)
+                    TimeZone="UTC", statement_timeout=int(QUERY_TIMEOUT_S * 1000)
                 ),
             )
             raw_json(connection)
             self._connection = connection
         return self._connection
 
-    async def _ask(self, connection: AsyncConnection) -> HealthSnapshot:
-        facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
-        holders = await _holders(connection)
-        stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}
-        blocked = await _blocked(connection, {pid for name in stalled for pid in holders[name]})
-        states = [
-            _judged(each, each["name"] in stalled, holders[each["name"]], blocked) for each in facts
-        ]
-        migrations = {row[0] for row in await _rows(connection, SELECT_MIGRATIONS)}
+    async def _query(self, connection: AsyncConnection) -> HealthSnapshot:
+        projections = await self._query_projections(connection)
+        migrations = await health.load_migrations(connection)
         wanted = sorted(path.stem for path in SQL_FOLDER.glob("*.sql"))
         missing = [f"migration {name}" for name in wanted if name not in migrations]
-        cursor = await connection.execute(SELECT_PROCESSES, (URGENT,))
-        processes = await cursor.fetchall()
-        known = {each.name for each in states}
+        known = {each.name for each in projections}
         missing += [f"projection {name}" for name in PROJECTIONS if name not in known]
+        urgent = {each.name: each.urgent for each in PROCESSES.values()}
+        processes = await health.load_processes(connection, urgent)
         return HealthSnapshot(
             missing=tuple(missing),
-            position=(await _rows(connection, SELECT_POSITION))[0][0],
-            projections=tuple(states),
-            rebuilds=tuple(await _rows(connection, SELECT_REBUILDS)),
-            checks=tuple(await _rows(connection, SELECT_CHECKS)),
-            work=tuple(await _rows(connection, SELECT_WORK)),
+            position=await health.load_readable_position(connection),
+            projections=tuple(projections),
+            rebuilds=tuple(await health.load_rebuilds(connection)),
+            checks=tuple(await health.load_coverage_checks(connection)),
+            batches=tuple(await health.load_projector_batches(connection)),
             processes=tuple(processes),
             process_alarms=tuple(_process_alarms(processes, self._stall_after_s)),
-            breakers=tuple(await _rows(connection, SELECT_BREAKERS)),
-            jobs=JobsState(*(await _rows(connection, SELECT_JOBS))[0]),
+            breakers=tuple(await health.load_breakers(connection)),
+            jobs=JobsState(*await health.load_open_jobs(connection)),
         )
+
+    async def _query_projections(self, connection: AsyncConnection) -> list[ProjectionState]:
+        facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
+        holders: dict[str, list[int]] = {name: [] for name in PROJECTIONS}
+        for name, pid in await health.load_leases(connection, LEASE_LOCK):
+            if name in holders:
+                holders[name].append(pid)
+        stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}
+        stalled_pids = {pid for name in stalled for pid in holders[name]}
+        blockers = await health.load_blockers(connection, stalled_pids)
+        return [
+            _assess(each, each["name"] in stalled, holders[each["name"]], blockers)
+            for each in facts
+        ]
 
 
 def is_stalled(facts: dict[str, Any], after_s: float) -> bool:
-    """Whether there was something to do for so many seconds, and nothing was done.
+    """Whether a projection had events to process for this time and processed none of them.
 
-    One that is far behind and moves is not stalled, nor is one that has just got something to do.
+    One that is far behind but advances is not stalled, nor is one whose first event just arrived.
     """
     waited_s = min(facts["lagSeconds"], facts["idleSeconds"])
     return bool(facts["lagEvents"] > 0 and waited_s > after_s)
 
 
 def _process_alarms(processes: list[tuple[Any, ...]], after_s: float) -> list[str]:
-    """As with projections: something is there for a while, and for a while nothing has moved."""
+    """Return an alarm for each process manager that is stalled, by the rule of `is_stalled`."""
     return [
         f"{name}: has not reacted for {unread_s:.0f} s: no sender runs, or it is stuck at an event"
         for name, *_, unread_s, idle_s in processes
@@ -286,59 +281,37 @@ def _process_alarms(processes: list[tuple[Any, ...]], after_s: float) -> list[st
     ]
 
 
-async def _bounded(
-    connection: AsyncConnection, asking: Coroutine[Any, Any, HealthSnapshot]
+async def _within_timeout(
+    connection: AsyncConnection, query: Coroutine[Any, Any, HealthSnapshot]
 ) -> HealthSnapshot:
-    """Wait for the answer, and no longer. Raises `TimeoutError`."""
-    task = asyncio.create_task(asking)
+    """Return the result of the query. Raises `TimeoutError`."""
+    task = asyncio.create_task(query)
     try:
-        # Whoever cancels a statement waits for the server to agree, and this one may be frozen.
-        done, _ = await asyncio.wait({task}, timeout=LOOK_TIMEOUT_S + ANSWER_MARGIN_S)
+        # Cancelling a statement would wait for the server's consent, and the server may be frozen.
+        done, _ = await asyncio.wait({task}, timeout=QUERY_TIMEOUT_S + SERVER_MARGIN_S)
         if not done:
             raise TimeoutError
     finally:
         if not task.done():
-            _cut(connection)
+            _shut_down_socket(connection)
             await asyncio.wait({task})
-            task.exception()  # it is known, and need not be told
+            task.exception()  # retrieved so that asyncio does not log it
     return task.result()
 
 
-def _cut(connection: AsyncConnection) -> None:
-    """Have whoever waits on the connection find it closed."""
+def _shut_down_socket(connection: AsyncConnection) -> None:
+    """Make the task that waits on the connection fail."""
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as own, suppress(OSError):
         own.shutdown(socket.SHUT_RDWR)
 
 
-async def _rows(connection: AsyncConnection, statement: str) -> list[tuple[Any, ...]]:
-    cursor = await connection.execute(statement.encode())
-    return await cursor.fetchall()
-
-
-async def _holders(connection: AsyncConnection) -> dict[str, list[int]]:
-    """By projection, the server processes of those who work on it."""
-    holders: dict[str, list[int]] = {name: [] for name in PROJECTIONS}
-    for name, pid in await _rows(connection, SELECT_LEASES):
-        if name in holders:
-            holders[name].append(pid)
-    return holders
-
-
-async def _blocked(connection: AsyncConnection, pids: set[int]) -> dict[int, list[int]]:
-    """Which of these server processes wait for a lock, and for whose."""
-    if not pids:
-        return {}
-    cursor = await connection.execute(SELECT_BLOCKERS, (list(pids),))
-    return {row[0]: row[1] for row in await cursor.fetchall() if row[1]}
-
-
-def _judged(
-    facts: dict[str, Any], is_stalled: bool, pids: list[int], blocked: dict[int, list[int]]
+def _assess(
+    facts: dict[str, Any], is_stalled: bool, pids: list[int], blockers: dict[int, list[int]]
 ) -> ProjectionState:
     alarms, remarks = [], []
     if is_stalled:
         waited_s = min(facts["lagSeconds"], facts["idleSeconds"])
-        alarms.append(f"no progress for {waited_s:.0f} s: {_cause(facts, pids, blocked)}")
+        alarms.append(f"no progress for {waited_s:.0f} s: {_cause(facts, pids, blockers)}")
     elif not pids and facts["state"] == "live":
         remarks.append("no projector works on it")
     if facts["faults"]:
@@ -350,13 +323,13 @@ def _judged(
     return ProjectionState(facts["name"], facts, bool(pids), is_stalled, alarms, remarks)
 
 
-def _cause(facts: dict[str, Any], pids: list[int], blocked: dict[int, list[int]]) -> str:
-    blockers = sorted({other for pid in pids for other in blocked.get(pid, [])})
-    if blockers:
-        named = ", ".join(str(each) for each in blockers)
+def _cause(facts: dict[str, Any], pids: list[int], blockers: dict[int, list[int]]) -> str:
+    blocking_pids = sorted({other for pid in pids for other in blockers.get(pid, [])})
+    if blocking_pids:
+        named = ", ".join(map(str, blocking_pids))
         return f"its projector waits for a lock of server process {named}"
     if facts["state"] == "handover":
         return "a swap has not ended"
     if not pids:
         return "no projector works on it"
-    return "its projector holds it and does nothing"
+    return "its projector holds the lease but does nothing"

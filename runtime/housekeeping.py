@@ -1,4 +1,4 @@
-"""What a running API does beside its requests, now and then."""
+"""Periodic maintenance by a running API."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ STATEMENT_TIMEOUT_MS = 10_000
 
 
 @asynccontextmanager
-async def housekeeping(app_url: str, window_s: int, imports_kept_s: int) -> AsyncIterator[None]:
-    """While the block lasts: partitions for remembered answers are made ahead, old ones dropped.
-    Imports that were kept long enough are dropped as well.
+async def housekeeping(
+    app_url: str, idempotency_window_s: int, imports_kept_s: int
+) -> AsyncIterator[None]:
+    """Run the maintenance every INTERVAL_S for the duration of the block.
 
-    Every hour, and again after a minute where the database could not be reached. Several processes
-    may do so at once. Should all of them fail for two days, the next answer makes its partition.
+    It creates partitions for stored responses ahead of time, drops old ones, and drops imports that
+    were kept long enough. If the database is unreachable, it tries again after RETRY_S. Several
+    processes may run it at once. If all of them fail for two days, the next stored response creates
+    its partition.
     """
-    task = asyncio.create_task(_keep(app_url, window_s, imports_kept_s), name="remembered-answers")
+    loop = _run_periodically(app_url, idempotency_window_s, imports_kept_s)
+    task = asyncio.create_task(loop, name="housekeeping")
     try:
         yield
     finally:
@@ -40,13 +44,13 @@ async def housekeeping(app_url: str, window_s: int, imports_kept_s: int) -> Asyn
 
 
 async def maintain_idempotency_partitions(app_url: str, window_s: int) -> tuple[int, int]:
-    """Once; returns how many partitions were made and dropped. Raises `psycopg.Error`."""
+    """Return how many partitions were created and dropped. Raises `psycopg.Error`."""
     row = await _call(app_url, MAINTAIN_PARTITIONS, window_s)
     return int(row[0]), int(row[1])
 
 
 async def drop_expired_imports(app_url: str, kept_s: int) -> int:
-    """Once; returns how many imports were dropped, with their files. Raises `psycopg.Error`."""
+    """Return how many imports were dropped, with their files. Raises `psycopg.Error`."""
     row = await _call(app_url, PURGE, kept_s)
     return int(row[0])
 
@@ -64,13 +68,13 @@ async def _call(app_url: str, statement: str, seconds: int) -> TupleRow:
     return row
 
 
-async def _keep(app_url: str, window_s: int, imports_kept_s: int) -> None:
+async def _run_periodically(app_url: str, window_s: int, imports_kept_s: int) -> None:
     while True:
         try:
             await maintain_idempotency_partitions(app_url, window_s)
             await drop_expired_imports(app_url, imports_kept_s)
             pause_s = INTERVAL_S
         except (psycopg.Error, OSError) as error:
-            log.warning("remembered answers and old imports are not seen to for now: %s", error)
+            log.warning("housekeeping failed and will be repeated: %s", error)
             pause_s = RETRY_S
         await asyncio.sleep(pause_s)

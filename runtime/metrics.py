@@ -1,7 +1,7 @@
-"""/metrics: what this process counts, and what the database says of log and projections.
+"""/metrics: counters of this process, and the state of log and projections in the database.
 
-Two sources, each for its own: requests, appends and pools are this process's; lag, batches,
-rebuilds and faults are in the database, and the same whichever process is asked.
+Requests, appends and pools are those of this process. Lag, batches, rebuilds and faults come from
+the database, so every process reports the same.
 """
 
 from __future__ import annotations
@@ -26,243 +26,247 @@ REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 APPEND_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
-"""Methods and paths that the API does not have: whoever sends them could name any number."""
+"""Label of unknown methods and paths: clients could otherwise create any number of series."""
 
 Statistics = Mapping[str, int]
 
 POOL_GAUGES = {
-    "size": ("pool_size", "Connections that the pool has."),
-    "max": ("pool_max", "Most connections that it may have."),
-    "available": ("pool_available", "Connections that nobody uses."),
-    "waiting": ("requests_waiting", "Requests that wait for a connection."),
+    "size": ("pool_size", "Connections in the pool."),
+    "max": ("pool_max", "Maximum number of connections in the pool."),
+    "available": ("pool_available", "Idle connections."),
+    "waiting": ("requests_waiting", "Requests waiting for a connection."),
 }
 POOL_COUNTERS = {
-    "requests": ("requests_num", "Connections asked for."),
-    "queued": ("requests_queued", "Of those, how many had to wait."),
-    "errors": ("requests_errors", "Of those, how many got none."),
-    "wait_milliseconds": ("requests_wait_ms", "Time waited for connections."),
-    "lost": ("connections_lost", "Connections that broke."),
+    "requests": ("requests_num", "Connections requested."),
+    "queued": ("requests_queued", "Requests for a connection that had to wait."),
+    "errors": ("requests_errors", "Requests for a connection that failed."),
+    "wait_milliseconds": ("requests_wait_ms", "Total time spent waiting for connections."),
+    "lost": ("connections_lost", "Connections lost."),
 }
 
 REALTIME: Mapping[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] = {
-    "subscribers": (GaugeMetricFamily, "Clients that follow changes now."),
-    "cut_off": (CounterMetricFamily, "Of them, those that were too slow so far."),
-    "facts": (CounterMetricFamily, "Events told to them, each counted once."),
+    "subscribers": (GaugeMetricFamily, "Subscribers connected now."),
+    "cut_off": (CounterMetricFamily, "Subscribers disconnected because they were too slow."),
+    "facts": (CounterMetricFamily, "Events sent to subscribers; each is counted once."),
 }
 
 PROJECTION_GAUGES: Mapping[str, tuple[str, Callable[[ProjectionState], float]]] = {
     "position": (
-        "All events up to here are in its rows.", lambda each: each.facts["position"],
+        "Position up to which all events are in its rows.", lambda each: each.facts["position"],
     ),
     "lag_events": (
-        "Events that it has not read yet; counted up to 100000.",
+        "Events that it has not processed yet; counted up to 100000.",
         lambda each: each.facts["lagEvents"],
     ),
     "lag_seconds": (
-        "Age of the first event that it has not read.", lambda each: each.facts["lagSeconds"],
+        "Age of the first event that it has not processed.", lambda each: each.facts["lagSeconds"],
     ),
     "idle_seconds": (
-        "Time since its checkpoint moved.", lambda each: each.facts["idleSeconds"],
+        "Time since its checkpoint last advanced.", lambda each: each.facts["idleSeconds"],
     ),
     "parked_entities": (
-        "Entities that it could not digest.", lambda each: each.facts["parked"],
+        "Entities parked after an event could not be projected.",
+        lambda each: each.facts["parked"],
     ),
     "coverage_faults": (
-        "Ranges in which it consumed something else than the log holds.",
+        "Ranges of the log in which the events consumed differ from the log.",
         lambda each: each.facts["faults"],
     ),
-    "held": ("Whether a projector works on it.", lambda each: each.is_held),
+    "held": ("Whether a projector holds its lease.", lambda each: each.is_held),
     "stalled": (
-        "Whether it makes no progress though there is something to do.",
+        "Whether it makes no progress although there are events to process.",
         lambda each: each.is_stalled,
     ),
     "outdated": (
-        "Whether its code is another than that by which its rows were made.",
+        "Whether its rows were made by another version of its code.",
         lambda each: each.facts["version"] != each.facts["wantedVersion"],
     ),
 }  # fmt: skip
 
 
 PROCESS_GAUGES = {
-    "position": "It has reacted to all events up to here.",
+    "position": "Position up to which it has reacted to all events.",
     "lag_events": "Events that it has not reacted to yet; counted up to 100000.",
     "lag_seconds": "Age of the first event that it has not reacted to.",
-    "commands_waiting": "Commands that it gave and that are not done yet.",
+    "commands_waiting": "Commands that it issued and that are not done yet.",
     "commands_waiting_seconds": "Age of the oldest of these.",
 }
 
 
 class Metrics:
-    """What one API process counts. Thread-safe."""
+    """The counters of one API process. Thread-safe."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
             "annals_http_requests",
-            "Requests answered.",
+            "Requests served.",
             ["method", "route", "status"],
             registry=self._registry,
         )
         self._request_seconds = Histogram(
             "annals_http_request_seconds",
-            "From the head of a request to the end of its answer.",
+            "Time from the head of a request to the end of its response.",
             ["method", "route"],
             buckets=REQUEST_BOUNDS_S,
             registry=self._registry,
         )
         self._append_seconds = Histogram(
             "annals_append_seconds",
-            "Appends to the log; those within a longer transaction without its commit.",
+            "Time of an append to the log; within a longer transaction, without its commit.",
             buckets=APPEND_BOUNDS_S,
             registry=self._registry,
         )
         self.hints_sent: Callable[[], int] = lambda: 0
-        """Tells how many hints this process has sent."""
+        """Returns the number of hints this process has sent."""
         self.hub: Callable[[], Statistics] = dict
-        """Tells of those who follow changes."""
+        """Returns statistics of the realtime hub."""
         self.pools: dict[str, Callable[[], Statistics]] = {}
-        """Tell of the pools, by name, in psycopg's words."""
+        """Return the statistics of each connection pool, with psycopg's names."""
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered; `route` is the template of its path."""
+        """Count a request; `route` is the template of its path."""
         method = method if method in METHODS else OTHER
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
 
     def append(self, seconds: float) -> None:
-        """Something was appended to the log."""
+        """Record the time of an append to the log."""
         self._append_seconds.observe(seconds)
 
-    def exposition(self, view: HealthSnapshot) -> bytes:
-        """All of it in Prometheus' text format."""
-        counted = generate_latest(self._registry)
+    def exposition(self, snapshot: HealthSnapshot) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return (
-            counted
-            + generate_latest(_Families(self._own))
-            + generate_latest(_Families(lambda: families(view)))
+            generate_latest(self._registry)
+            + generate_latest(_Collector(self._own))
+            + generate_latest(_Collector(lambda: families(snapshot)))
         )
 
     def _own(self) -> Iterator[Metric]:
-        hints = "Hints sent to followers that there is something new."
+        hints = "Hints sent to followers that events were appended."
         yield CounterMetricFamily("annals_hints_sent", hints, value=self.hints_sent())
-        told_of_hub = self.hub()
+        hub = self.hub()
         for name, (family, help_text) in REALTIME.items():
-            yield family(f"annals_realtime_{name}", help_text, value=told_of_hub.get(name, 0))
-        statistics = {name: tell() for name, tell in self.pools.items()}
+            yield family(f"annals_realtime_{name}", help_text, value=hub.get(name, 0))
+        statistics = {name: get_stats() for name, get_stats in self.pools.items()}
         for name, (key, help_text) in POOL_GAUGES.items():
             gauge = GaugeMetricFamily(f"annals_pool_{name}", help_text, labels=["pool"])
-            for pool, told in statistics.items():
-                gauge.add_metric([pool], told.get(key, 0))
+            for pool, values in statistics.items():
+                gauge.add_metric([pool], values.get(key, 0))
             yield gauge
         for name, (key, help_text) in POOL_COUNTERS.items():
             counter = CounterMetricFamily(f"annals_pool_{name}", help_text, labels=["pool"])
-            for pool, told in statistics.items():
-                counter.add_metric([pool], told.get(key, 0))
+            for pool, values in statistics.items():
+                counter.add_metric([pool], values.get(key, 0))
             yield counter
 
 
-class _Families:
-    """A collector of what a function gives."""
+class _Collector:
+    """A collector, as prometheus_client expects it, that calls a function."""
 
-    def __init__(self, tell: Callable[[], Iterable[Metric]]) -> None:
-        self._tell = tell
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
 
     def collect(self) -> Iterable[Metric]:
-        """For the library."""
-        return self._tell()
+        """Return the metrics."""
+        return self._collect()
 
 
-def families(view: HealthSnapshot) -> Iterator[Metric]:
-    """What the database says, as metrics."""
-    up = "Whether the database answered the last question."
-    yield GaugeMetricFamily("annals_database_up", up, value=not view.error)
-    if view.error or not view.projections:
+def families(snapshot: HealthSnapshot) -> Iterator[Metric]:
+    """Return the state of the database as metrics."""
+    up = "Whether the database answered the last query."
+    yield GaugeMetricFamily("annals_database_up", up, value=not snapshot.error)
+    if snapshot.error or not snapshot.projections:
         return
     yield GaugeMetricFamily(
-        "annals_log_position", "Up to here the log can be read.", value=view.position
+        "annals_log_position", "Position up to which the log can be read.", value=snapshot.position
     )
     for name, (help_text, value) in PROJECTION_GAUGES.items():
         gauge = GaugeMetricFamily(f"annals_projection_{name}", help_text, labels=["projection"])
-        for each in view.projections:
+        for each in snapshot.projections:
             gauge.add_metric([each.name], float(value(each)))
         yield gauge
     checked = GaugeMetricFamily(
         "annals_projection_coverage_position",
-        "Up to here its coverage was compared with the log.",
+        "Position up to which its coverage was compared with the log.",
         labels=["projection"],
     )
-    for projection, newest, _ in view.checks:
+    for projection, newest, _ in snapshot.checks:
         checked.add_metric([projection], newest)
     yield checked
-    yield from _sending(view)
-    yield from _rebuilds(view)
-    yield from _batches(view)
-    yield from _jobs(view)
+    yield from _sending(snapshot)
+    yield from _rebuilds(snapshot)
+    yield from _batches(snapshot)
+    yield from _jobs(snapshot)
 
 
-def _sending(view: HealthSnapshot) -> Iterator[Metric]:
-    """Processes that follow the log, and the breaker of the gateway that they send by."""
+def _sending(snapshot: HealthSnapshot) -> Iterator[Metric]:
+    """Return metrics of the process managers and of the gateways' circuit breakers."""
     for column, (name, help_text) in enumerate(PROCESS_GAUGES.items(), start=1):
         gauge = GaugeMetricFamily(f"annals_process_{name}", help_text, labels=["process"])
-        for row in view.processes:
+        for row in snapshot.processes:
             gauge.add_metric([row[0]], float(row[column]))
         yield gauge
-    for name, state, failures, open_s in view.breakers:
+    for name, state, failures, open_s in snapshot.breakers:
         now = GaugeMetricFamily(
-            f"annals_{name}_gateway_state", "1 for the state of its breaker.", labels=["state"]
+            f"annals_{name}_gateway_state",
+            "1 for the current state of its circuit breaker, otherwise 0.",
+            labels=["state"],
         )
         for each in State:
             now.add_metric([each.value], float(each == state))
         yield now
-        counted = "Failures that its breaker counts."
+        counted = "Failures that its circuit breaker counts."
         yield GaugeMetricFamily(f"annals_{name}_gateway_failures", counted, value=failures)
-        left = "Time until the breaker lets a probe through, or gives one up."
+        left = "Time until the circuit breaker allows a probe, or gives one up."
         yield GaugeMetricFamily(f"annals_{name}_gateway_wait_seconds", left, value=open_s)
 
 
-def _rebuilds(view: HealthSnapshot) -> Iterator[Metric]:
+def _rebuilds(snapshot: HealthSnapshot) -> Iterator[Metric]:
     processed = GaugeMetricFamily(
         "annals_rebuild_processed_events",
         "Events that its rebuild has read.",
         labels=["projection"],
     )
     total = GaugeMetricFamily(
-        "annals_rebuild_total_events", "Events that its rebuild has to read.", labels=["projection"]
+        "annals_rebuild_total_events",
+        "Events that its rebuild has to read in total.",
+        labels=["projection"],
     )
-    # Of several rows for one projection, all but the newest are of rebuilds that died.
-    for projection, (done, all_events) in {row[0]: row[2:] for row in view.rebuilds}.items():
+    # If a projection has several rows, all but the newest belong to rebuilds that crashed.
+    for projection, (done, all_events) in {row[0]: row[2:] for row in snapshot.rebuilds}.items():
         processed.add_metric([projection], done)
         total.add_metric([projection], all_events)
     yield processed
     yield total
 
 
-def _batches(view: HealthSnapshot) -> Iterator[Metric]:
+def _batches(snapshot: HealthSnapshot) -> Iterator[Metric]:
     by_events = HistogramMetricFamily(
         "annals_projector_batch_events", "Events in a batch of a projector.", labels=["source"]
     )
     by_seconds = HistogramMetricFamily(
         "annals_projector_batch_seconds", "Time to fold and apply a batch.", labels=["source"]
     )
-    for source, events, seconds, events_counts, seconds_counts in view.work:
+    for source, events, seconds, events_counts, seconds_counts in snapshot.batches:
         by_events.add_metric([source], _buckets(EVENTS_BOUNDS, events_counts), events)
         by_seconds.add_metric([source], _buckets(SECONDS_BOUNDS, seconds_counts), seconds)
     yield by_events
     yield by_seconds
 
 
-def _jobs(view: HealthSnapshot) -> Iterator[Metric]:
-    jobs = view.jobs
+def _jobs(snapshot: HealthSnapshot) -> Iterator[Metric]:
+    jobs = snapshot.jobs
     yield GaugeMetricFamily("annals_jobs_open", "Jobs that have not ended.", value=jobs.open)
     oldest = "Age of the oldest job that has not ended."
     yield GaugeMetricFamily("annals_jobs_oldest_seconds", oldest, value=jobs.oldest_s)
-    idle = "Time since a worker took up one of the jobs that have not ended."
+    idle = "Time since a worker last claimed a job that has not ended."
     yield GaugeMetricFamily("annals_jobs_idle_seconds", idle, value=jobs.idle_s)
 
 
 def _buckets(bounds: Iterable[float], counts: list[int]) -> list[tuple[str, float]]:
-    """Cumulative, as Prometheus wants them."""
+    """Return cumulative buckets, as Prometheus defines them."""
     found, below = [], 0
     for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=False):
         below += count
@@ -271,6 +275,6 @@ def _buckets(bounds: Iterable[float], counts: list[int]) -> list[tuple[str, floa
 
 
 def route_of(scope: Mapping[str, Any]) -> str:
-    """The template of the path of a request that was routed."""
+    """Return the template of the path of a routed request."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else OTHER

@@ -1,1 +1,1 @@
-"""What routes are given: the services, the request, the idempotency key."""
+"""Dependencies of routes: the shared services, the caller, idempotency, and their types."""

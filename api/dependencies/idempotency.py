@@ -19,6 +19,7 @@ from api.dependencies.request import command_scope, services_of
 from api.dependencies.services import Services
 from api.http.auth import BEARER, Caller, authenticate
 from api.http.bodies import Body
+from api.http.responses import COMMAND
 from commands.idempotency import (
     KEY_MAX_CHARS,
     Answer,
@@ -31,20 +32,18 @@ from runtime import codes
 from runtime.errors import ApiError
 
 REPLAYED = "Idempotent-Replayed"
-COMMAND = "Annals-Command"
 KEY_HEADER = "Idempotency-Key"
 X_KEY_HEADER = "X-Idempotency-Key"
 KEY_PATTERN = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{KEY_MAX_CHARS}}}")
-"""Visible ASCII without quotes and backslashes, which are those of the quoted form."""
-MADE_ANEW = frozenset({"content-length"})
-"""Headers of an answer that are not remembered."""
+"""Visible ASCII without quotes and backslashes, which the quoted form would escape."""
+HEADERS_NOT_STORED = frozenset({"content-length"})
 
-Perform = Callable[[Scope], Response]
+Act = Callable[[Scope], Response]
 
 
 @dataclass(frozen=True)
 class IdempotentExecutor:
-    """Does what a request asks for, once for each idempotency key."""
+    """Executes the write of a request, once for each idempotency key."""
 
     request: Request
     services: Services
@@ -52,37 +51,37 @@ class IdempotentExecutor:
     token: str
     key: str | None
 
-    def run(self, act: Perform, given: Body | None = None) -> Response:
-        """What `act` answers, or what it answered the first time. To be called in a worker thread.
+    def run(self, act: Act, body: Body | None = None) -> Response:
+        """Return the response of `act`, or the stored response of the first request with the key.
 
-        What `act` raises is not remembered, and nothing of what it did is recorded. Raises 409
-        (E5013) where the first request is still being worked on, 422 (E2036) where the key was used
-        for another one.
+        Call it in a worker thread. If `act` raises, nothing is stored and nothing is recorded.
+        Raises 409 (E5013) while the first request is still in progress, and 422 (E2036) if the key
+        was used for a different request.
         """
         scope = command_scope(self.request, self.caller)
         if self.key is None:
-            return _named(act(scope), scope)
+            return _with_command(act(scope), scope)
         with self.services.log.transaction(scope) as connection:
-            memory = IdempotencyStore(
+            store = IdempotencyStore(
                 connection,
                 IdempotencyKey(self.caller.workspace_id, self.caller.key_id, self.key),
-                self._digest(given),
+                self._digest(body),
                 self.token,
                 window_s=self.services.settings.idempotency_window_s,
             )
-            known = memory.find()
-            if known is not None:
-                return _response(known)
-            response = _named(act(scope), scope)
-            memory.remember(_answer(response))
+            stored = store.find()
+            if stored is not None:
+                return _replay(stored)
+            response = _with_command(act(scope), scope)
+            store.remember(_to_store(response))
         return response
 
-    def _digest(self, given: Body | None) -> bytes:
-        media_type, content = (given.media_type, given.content) if given else ("", b"")
+    def _digest(self, body: Body | None) -> bytes:
+        media_type, content = (body.media_type, body.content) if body else ("", b"")
         return request_digest(self.request.method, self.request.url.path, media_type, content)
 
 
-async def once(
+async def idempotent_executor(
     request: Request,
     services: Annotated[Services, Depends(services_of)],
     caller: Annotated[Caller, Depends(authenticate)],
@@ -91,29 +90,26 @@ async def once(
         str | None,
         Header(
             alias=KEY_HEADER,
-            description="A name that you make up for this request (a UUID). Sent again with the"
-            " same key, it is not done again: you get the first answer again.",
+            description="A unique name for this request, such as a UUID. If the request is repeated"
+            " with the same key, it is not executed again: you get the first response again.",
         ),
     ] = None,
     _x_key: Annotated[
-        str | None, Header(alias=X_KEY_HEADER, description=f"The same as {KEY_HEADER}.")
+        str | None, Header(alias=X_KEY_HEADER, description=f"Same as {KEY_HEADER}.")
     ] = None,
 ) -> IdempotentExecutor:
-    """A dependency: by which a mutation is done once. Raises 400 (E2035)."""
+    """Dependency: return the executor of this request's write. Raises 400 (E2035)."""
     given = [*request.headers.getlist(KEY_HEADER), *request.headers.getlist(X_KEY_HEADER)]
     return IdempotentExecutor(request, services, caller, credentials.credentials, parse_key(given))
 
 
-Executor = Annotated[IdempotentExecutor, Depends(once)]
+def parse_key(values: Iterable[str]) -> str | None:
+    """Return the key that all of these header values name, or None. Raises 400 (E2035).
 
-
-def parse_key(given: Iterable[str]) -> str | None:
-    """The key that all of these headers name, None where there are none. Raises 400 (E2035).
-
-    Quotes around it are taken off: draft-ietf-httpapi-idempotency-key-header has the key as a
-    string of RFC 8941, most clients send it bare.
+    Surrounding quotes are removed: draft-ietf-httpapi-idempotency-key-header defines the key as a
+    string of RFC 8941, but most clients send it unquoted.
     """
-    keys = {_bare(each.strip()) for each in given}
+    keys = {_unquoted(each.strip()) for each in values}
     if not keys:
         return None
     if len(keys) > 1:
@@ -124,22 +120,22 @@ def parse_key(given: Iterable[str]) -> str | None:
     return key
 
 
-def _bare(value: str) -> str:
+def _unquoted(value: str) -> str:
     is_quoted = len(value) >= 2 and value[0] == value[-1] == '"'
     return value[1:-1] if is_quoted else value
 
 
-def _named(response: Response, scope: Scope) -> Response:
-    """The answer, which names the command that caused it: that is what can be undone."""
+def _with_command(response: Response, scope: Scope) -> Response:
+    """Add the id of the command, by which the write can be undone."""
     response.headers.setdefault(COMMAND, scope.command_id)
     return response
 
 
-def _answer(response: Response) -> Answer:
-    headers = (each for each in response.headers.items() if each[0] not in MADE_ANEW)
+def _to_store(response: Response) -> Answer:
+    headers = (each for each in response.headers.items() if each[0] not in HEADERS_NOT_STORED)
     return Answer(response.status_code, tuple(headers), bytes(response.body))
 
 
-def _response(answer: Answer) -> Response:
-    headers = {**dict(answer.headers), REPLAYED: "true"}
-    return Response(answer.body, answer.status, headers=headers)
+def _replay(stored: Answer) -> Response:
+    headers = {**dict(stored.headers), REPLAYED: "true"}
+    return Response(stored.body, stored.status, headers=headers)

@@ -1,4 +1,4 @@
-"""What a route knows of the request besides its own parameters."""
+"""Dependencies and values taken from the request."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ USER_AGENT_MAX_CHARS = 256
 
 
 async def services_of(request: Request) -> Services:
-    """A dependency: what this process works with."""
+    """Dependency: return the services of this process."""
     services: Services = request.app.state.services
     return services
 
 
 def command_scope(request: Request, caller: Caller) -> Scope:
-    """The scope of the command that this request is; it becomes the metadata of the events."""
+    """Return the scope of the command in this request; it becomes the metadata of its events."""
     return Scope(
         workspace_id=caller.workspace_id,
         actor=caller.actor,
@@ -37,14 +37,14 @@ def command_scope(request: Request, caller: Caller) -> Scope:
 
 
 async def require_write_capacity(request: Request) -> None:
-    """A dependency: refuse a write with 503 (E3002) where too many wait for their turn."""
+    """Dependency: refuse a write with 503 (E3002) if ANNALS_WRITE_QUEUE_MAX writes are waiting."""
     waiting = to_thread.current_default_thread_limiter().statistics().tasks_waiting
     if waiting >= request.app.state.settings.write_queue_max:
         raise ApiError(codes.DATABASE_BUSY)
 
 
 def _trace(request: Request) -> dict[str, str]:
-    """The trace that the request belongs to, where one is kept."""
+    """Return the W3C trace context of the request, if requests are traced."""
     traceparent = getattr(request.state, TRACEPARENT, "")
     return {TRACEPARENT: traceparent} if traceparent else {}
 

@@ -1,4 +1,4 @@
-"""What the routes of one process share, opened in order and closed in the opposite one."""
+"""The services that all routes of one process share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from commands.sms import SmsCommands
 from commands.undo.commands import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.store.log import EventLog
-from readmodels.checkpoints import Checkpoints
+from readmodels.operation.checkpoints import Checkpoints
 from readmodels.pool import ReadPool
 from runtime.composition import app_url, new_id, now, open_writing, sms_limits
 from runtime.health import HealthMonitor
@@ -32,12 +32,12 @@ from runtime.metrics import Metrics
 from runtime.settings import Settings
 
 AS_OF_CONNECTIONS = 2
-"""Lists as of a time are folded from history; no more of them at once than this."""
+"""Maximum number of lists as of a time computed at once. Each is folded from its history."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """Everything that routes work with; one per process."""
+    """Commands, connection pools and background services; one instance per process."""
 
     settings: Settings
     log: EventLog
@@ -47,35 +47,34 @@ class Services:
     undo: UndoCommands
     sms: SmsCommands
     writes: ConnectionPool[Connection]
-    """For what the API's role may write beside the log."""
+    """For writes of the API's role to tables other than the log."""
     reads: ReadPool
     checkpoints: Checkpoints
     authenticator: Authenticator
     history: ConnectionPool[Connection]
-    """For lists as of a time, apart from what serves commands."""
+    """For lists as of a time, so that they take no connections from commands."""
     history_limit: CapacityLimiter
-    health_monitor: HealthMonitor
-    """For health and metrics."""
+    health: HealthMonitor
     exports: ExportLimiter
     jobs: JobCommands
     imports: ImportCommands
     bulk: BulkCommands
     job_feed: JobFeed
     hub: Hub
-    """For who follows changes."""
+    """Serves the subscribers of changes."""
 
 
 @asynccontextmanager
 async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Everything, opened in order and closed in the opposite one."""
+    """Open the services of this process, and close them in reverse order."""
     url = app_url(settings)
     reads = ReadPool(url, max_size=settings.read_connections_max)
     exports = export_limiter(settings)
     checkpoints = Checkpoints(url)
-    health_monitor = HealthMonitor(url, stall_after_s=settings.stall_after_s)
-    told: list[Callable[[], None]] = []
+    health = HealthMonitor(url, stall_after_s=settings.stall_after_s)
+    after_append: list[Callable[[], None]] = []
     with (
-        open_writing(settings, metrics, told) as writing,
+        open_writing(settings, metrics, after_append) as writing,
         write_pool(url, max_size=AS_OF_CONNECTIONS) as history,
     ):
         metrics.pools |= {
@@ -88,7 +87,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         authenticator = Authenticator(reads, writing.log, now)
         hub = Hub(url, reads, ReadTableProgress(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
-        told.append(hub.hint)
+        after_append.append(hub.hint)
         await hub.start()
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints)
@@ -110,7 +109,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 authenticator=authenticator,
                 history=history,
                 history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
-                health_monitor=health_monitor,
+                health=health,
                 exports=exports,
                 jobs=jobs,
                 imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
@@ -121,14 +120,14 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         finally:
             await hub.stop()
             await job_feed.close()
-            await health_monitor.close()
+            await health.close()
             await checkpoints.stop()
             await exports.pool.close()
             await reads.close()
 
 
 def export_limiter(settings: Settings) -> ExportLimiter:
-    """What exports work with; its pool is opened and closed by whoever asks for it."""
+    """Return the limiter for exports. The caller opens and closes its pool."""
     limits = ExportLimits(
         at_once=settings.exports_max,
         per_workspace=settings.exports_per_workspace_max,

@@ -1,6 +1,7 @@
-"""Routes for what a kind does by a command of its own: POST /api/<plural>/{id}/<step>.
+"""Actions of one kind: commands other than create, change, delete, restore.
 
-No postponed annotations here: the framework evaluates those of functions within functions.
+Each is a route POST /api/<plural>/{id}/<action>. No postponed annotations here: the framework
+evaluates those of functions within functions.
 """
 
 from collections.abc import Callable
@@ -10,26 +11,25 @@ from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import EntityId, Executor, ServicesDep, Versions
 from api.dependencies.request import require_write_capacity
-from api.entities.resource import example_as_shown
-from api.entities.routes import EntityId, ServicesDep, Versions, written
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of, checked, read_body, require_media_type
-from api.http.conditions import on_versions
-from api.http.openapi import (
-    ON_BODY,
-    ON_FIELDS,
-    ON_VERSION,
-    ON_WRITE,
-    body,
-    entity_model,
-    problems,
-    success,
+from api.entities.resource import example_response
+from api.entities.writing import entity_response
+from api.http.auth import Caller, require_permission
+from api.http.bodies import (
+    Body,
+    RequestModel,
+    parse_body,
+    read_body,
+    require_body,
+    require_media_type,
 )
+from api.http.conditions import with_if_match
+from api.http.openapi.bodies import request_body
+from api.http.openapi.models import entity_model
+from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_VERSION, ON_WRITE, problems, success
+from commands.permissions import write_permission
 from domain.shared.entity import Entity
 from eventlog.scope import Scope
 from runtime import codes
@@ -37,109 +37,97 @@ from runtime.codes.code import ErrorCode
 from runtime.patches import JSON_TYPE
 
 E = TypeVar("E", bound=Entity)
-G = TypeVar("G", bound="Given")
+M = TypeVar("M", bound=RequestModel)
 
 
-class Given(BaseModel):
-    """What the body of a step may hold; unknown members are refused."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
-
-
-class Nothing(Given):
-    """Nothing has to be said."""
+class Nothing(RequestModel):
+    """The action takes no parameters."""
 
 
 @dataclass(frozen=True)
-class EntityAction(Generic[E, G]):
-    """A command of one kind: what it takes, and the aggregate's method that decides."""
+class EntityAction(Generic[E, M]):
+    """An action: its body, and the method of the aggregate that decides."""
 
     name: str
-    """`send`: the last part of the path, and the beginning of the operation's id."""
+    """`send`: the last part of the path, and the beginning of the operationId."""
     summary: str
-    decide: Callable[[E, G, datetime], None]
-    given: type[G]
+    decide: Callable[[E, M, datetime], None]
+    body: type[M]
     example: dict[str, Any] = field(default_factory=dict)
     refusals: tuple[ErrorCode, ...] = ()
-    """What it may be refused by, besides what every step may be."""
+    """Errors besides those of every action."""
     shows: dict[str, Any] = field(default_factory=dict)
-    """Fields that the answer shows after it, for the description."""
+    """Fields in the response after the action, for the description."""
     path: str = ""
-    """Where it is not the name."""
+    """The last part of the path, if it differs from the name."""
 
     @property
-    def needs_body(self) -> bool:
-        """Whether something has to be said."""
-        return any(each.is_required() for each in self.given.model_fields.values())
+    def requires_body(self) -> bool:
+        """Whether the body has a required member."""
+        return any(each.is_required() for each in self.body.model_fields.values())
 
 
 def add_action_routes(
-    router: APIRouter,
-    kind: type[E],
-    *steps: EntityAction[E, Any],
-    example: dict[str, Any],
-    write: Permission = Permission.WRITE,
+    router: APIRouter, kind: type[E], *actions: EntityAction[E, Any], example: dict[str, Any]
 ) -> None:
-    """Add a route for each of the steps to the router of the kind."""
-    for each in steps:
-        _add_step(router, kind, each, example_as_shown({**example, **each.shows}), write)
+    """Add a route for each of the actions to the router of the kind."""
+    for each in actions:
+        _add_action(router, kind, each, example_response({**example, **each.shows}))
 
 
-async def _maybe_body(request: Request) -> Body:
-    """A dependency: the body, an empty object where there is none."""
+def _add_action(
+    router: APIRouter, kind: type[E], action: EntityAction[E, M], example: dict[str, Any]
+) -> None:
+    done = success("Done.", entity_model(kind), "ETag", "Annals-Position", example=example)
+    possible = (codes.NOT_FOUND, codes.IS_DELETED, codes.TRANSITION_REFUSED, *action.refusals)
+    read = require_body(JSON_TYPE) if action.requires_body else _optional_body
+
+    @router.post(
+        f"/{{id}}/{action.path or action.name}",
+        operation_id=f"{action.name}{kind.__name__}",
+        summary=action.summary,
+        responses={
+            200: done,
+            **problems(*ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE, *possible),
+        },
+        openapi_extra=_body_description(action),
+        dependencies=[Depends(require_write_capacity)],
+    )
+    def run(
+        entity_id: EntityId,
+        services: ServicesDep,
+        _caller: Annotated[Caller, Depends(require_permission(write_permission(kind)))],
+        versions: Versions,
+        body: Annotated[Body, Depends(read)],
+        executor: Executor,
+    ) -> Response:
+        def act(scope: Scope) -> Response:
+            request = parse_body(action.body, body)
+            decide = partial(
+                services.commands.act,
+                scope,
+                kind,
+                entity_id,
+                lambda entity, at: action.decide(entity, request, at),
+            )
+            return entity_response(
+                with_if_match(versions, lambda version: decide(expected_version=version))
+            )
+
+        return executor.run(act, body)
+
+
+async def _optional_body(request: Request) -> Body:
+    """Dependency: return the body, or an empty object if there is none."""
     content = await read_body(request)
     if not content:
         return Body(JSON_TYPE, b"{}")
     return Body(require_media_type(request, (JSON_TYPE,)), content)
 
 
-def _description(step: EntityAction[Any, Any]) -> dict[str, Any] | None:
-    """The body as the API's description has it, None where there is nothing to be said."""
-    if not step.given.model_fields:
+def _body_description(action: EntityAction[Any, Any]) -> dict[str, Any] | None:
+    if not action.body.model_fields:
         return None
-    described = body({JSON_TYPE: (step.given, step.example)})
-    described["requestBody"]["required"] = step.needs_body
+    described = request_body({JSON_TYPE: (action.body, action.example)})
+    described["requestBody"]["required"] = action.requires_body
     return described
-
-
-def _add_step(
-    router: APIRouter,
-    kind: type[E],
-    step: EntityAction[E, G],
-    example: dict[str, Any],
-    write: Permission,
-) -> None:
-    done = success("Done.", entity_model(kind), "ETag", "Annals-Position", example=example)
-    possible = (codes.NOT_FOUND, codes.IS_DELETED, codes.TRANSITION_REFUSED, *step.refusals)
-
-    @router.post(
-        f"/{{id}}/{step.path or step.name}",
-        operation_id=f"{step.name}{kind.__name__}",
-        summary=step.summary,
-        responses={
-            200: done,
-            **problems(*ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE, *possible),
-        },
-        openapi_extra=_description(step),
-        dependencies=[Depends(require_write_capacity)],
-    )
-    def act(
-        entity_id: EntityId,
-        services: ServicesDep,
-        _caller: Annotated[Caller, Depends(require_permission(write))],
-        versions: Versions,
-        given: Annotated[Body, Depends(body_of(JSON_TYPE) if step.needs_body else _maybe_body)],
-        executor: Executor,
-    ) -> Response:
-        def do(scope: Scope) -> Response:
-            asked = checked(step.given, given)
-            act = partial(
-                services.commands.act,
-                scope,
-                kind,
-                entity_id,
-                lambda entity, at: step.decide(entity, asked, at),
-            )
-            return written(on_versions(versions, lambda version: act(expected_version=version)))
-
-        return executor.run(do, given)

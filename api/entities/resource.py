@@ -1,4 +1,4 @@
-"""What is particular to one kind, for the routes that all kinds have."""
+"""What the routes of one kind need to know about it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from api.http.auth import Permission
-from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from commands.permissions import Permission, write_permission
 from domain.shared.entity import Entity
 from readmodels.spec import ListSpec
 from runtime import codes
@@ -16,15 +16,13 @@ from runtime.codes.code import ErrorCode
 
 @dataclass(frozen=True)
 class EntityResource:
-    """What the routes of one kind have to know."""
+    """One kind of entity as the API serves it."""
 
     kind: type[Entity]
     example: Mapping[str, Any]
-    """Fields that make a valid new one, as the description shows them."""
+    """Valid fields of a new entity, for the description."""
     reads: tuple[str, ...]
-    """The projections behind lists and reads."""
-    write: Permission
-    """What changing one takes."""
+    """The projections that lists and reads of this kind depend on."""
     spec: ListSpec
 
     @property
@@ -33,33 +31,38 @@ class EntityResource:
         return self.kind.__name__
 
     @property
-    def names(self) -> str:
+    def plural_name(self) -> str:
         """`Accounts`."""
         return self.kind.PLURAL.capitalize()
 
     @property
-    def a_name(self) -> str:
+    def noun(self) -> str:
         """`an account`."""
         return ("an " if self.kind.KIND[0] in "aeiou" else "a ") + self.kind.KIND
 
     @property
-    def links(self) -> list[ErrorCode]:
-        """How coming to be may be refused for what there is besides."""
-        of_account = [codes.ACCOUNT_UNAVAILABLE] if self.kind.BELONGS_TO_ACCOUNT else []
-        return [*of_account, *self.claims]
+    def write_permission(self) -> Permission:
+        """The permission that writing one takes."""
+        return write_permission(self.kind)
 
     @property
-    def claims(self) -> list[ErrorCode]:
-        """How taking time may be refused; an account brings back what hung on it."""
+    def creation_errors(self) -> list[ErrorCode]:
+        """Errors of creating or restoring one that concern other entities."""
+        of_account = [codes.ACCOUNT_UNAVAILABLE] if self.kind.BELONGS_TO_ACCOUNT else []
+        return [*of_account, *self.claim_errors]
+
+    @property
+    def claim_errors(self) -> list[ErrorCode]:
+        """Errors of claiming time. Restoring an account also restores its appointments."""
         may_claim = self.kind.CLAIMS_TIME or self.kind.KIND == "account"
         return [codes.TIME_TAKEN] if may_claim else []
 
-    def shown(self) -> dict[str, Any]:
-        """An example of one as answers show it."""
-        return example_as_shown(self.example)
+    def example_response(self) -> dict[str, Any]:
+        """Return an example of one as responses show it."""
+        return example_response(self.example)
 
 
-def example_as_shown(example: Mapping[str, Any]) -> dict[str, Any]:
-    """An example of one with these fields, as answers show it."""
+def example_response(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an example of an entity with these fields as responses show it."""
     stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
     return {"id": EXAMPLE_ID, **example, **stamps}

@@ -1,1 +1,1 @@
-"""Exports: streams of many rows from one point of the log."""
+"""Exports: responses that stream many rows from one position of the log."""

@@ -1,6 +1,6 @@
-"""Exports on their way to a client: how many at once, for how long, and what ends one early.
+"""Streaming of exports to a client, with limits on their number and duration.
 
-A stream that breaks off has no last chunk (RFC 9112, 7.1), so no client takes a part for the whole.
+An aborted stream lacks its last chunk (RFC 9112, 7.1), so clients notice that it is incomplete.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from api.exports.formats import MEDIA_TYPES
 from readmodels.exports import Export, Format, blocks, one_point
 from readmodels.pool import AsyncConnection, ReadPool
 from runtime import codes
@@ -25,17 +26,12 @@ from runtime.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-MEDIA_TYPES: Mapping[Format, str] = {
-    Format.CSV: "text/csv; charset=utf-8; header=present",
-    Format.NDJSON: "application/x-ndjson",
-}
-
 Prepare = Callable[[AsyncConnection], Awaitable[Export]]
 
 
 @dataclass(frozen=True)
 class ExportLimits:
-    """What exports may take; the settings of the same names tell more."""
+    """Limits of exports; the settings `exports_max` and following explain each."""
 
     at_once: int
     per_workspace: int
@@ -44,89 +40,92 @@ class ExportLimits:
 
 
 class ExportAborted(Exception):
-    """An export is ended by us, for the reason in the message."""
+    """The server aborts an export, for the reason in the message."""
 
 
 class ExportLimiter:
-    """The exports of this process: their connections, and who has how many of them.
+    """Limits the exports of this process, and holds their connections.
 
-    Lives in the event loop.
+    Used in the event loop only.
     """
 
     def __init__(self, pool: ReadPool, limits: ExportLimits) -> None:
         self.pool = pool
         self.limits = limits
-        self._under_way: Counter[UUID] = Counter()
+        self._running: Counter[UUID] = Counter()
 
     @contextmanager
-    def place(self, workspace_id: UUID) -> Iterator[None]:
-        """Room for one more. Raises 429 (E2081) and 503 (E2080) where there is none."""
-        if self._under_way[workspace_id] >= self.limits.per_workspace:
+    def slot(self, workspace_id: UUID) -> Iterator[None]:
+        """Count one export for the duration of the block.
+
+        Raises 429 (E2081) and 503 (E2080) if a limit is reached.
+        """
+        if self._running[workspace_id] >= self.limits.per_workspace:
             raise ApiError(codes.TOO_MANY_EXPORTS_OF_WORKSPACE, limit=self.limits.per_workspace)
-        if self._under_way.total() >= self.limits.at_once:
+        if self._running.total() >= self.limits.at_once:
             raise ApiError(codes.TOO_MANY_EXPORTS, limit=self.limits.at_once)
-        self._under_way[workspace_id] += 1
+        self._running[workspace_id] += 1
         try:
             yield
         finally:
-            self._under_way[workspace_id] -= 1
-            self._under_way += Counter()  # forgets whoever has none
+            self._running[workspace_id] -= 1
+            self._running += Counter()  # removes workspaces whose count is zero
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is to be exported: of which workspace, from which projections, under which name."""
+    """The workspace to export from, the file name, the projections read, and the query."""
 
     workspace_id: UUID
     name: str
-    form: Format
+    format: Format
     projections: Collection[str]
     prepare: Prepare
 
 
 class ExportResponse(Response):
-    """An export as an answer; everything that it takes is taken when it is sent."""
+    """A response that streams an export. It acquires its slot and connection when it is sent."""
 
-    def __init__(self, desk: ExportLimiter, order: ExportRequest) -> None:
-        super().__init__(media_type=MEDIA_TYPES[order.form])
-        self._desk = desk
-        self._order = order
+    def __init__(self, limiter: ExportLimiter, request: ExportRequest) -> None:
+        super().__init__(media_type=MEDIA_TYPES[request.format])
+        self._limiter = limiter
+        self._request = request
         self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, until it ends, is cut off or nobody listens any more.
+        """Send the export until it ends, is aborted or the client disconnects.
 
-        Raises, before anything is sent, what `one_point` and `place` raise.
+        Raises the errors of `one_point` and `ExportLimiter.slot` before anything is sent.
         """
         streaming = asyncio.create_task(self._stream(scope["method"], send))
-        gone = asyncio.create_task(_gone(receive))
-        timeout_s = self._desk.limits.timeout_s
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+        timeout_s = self._limiter.limits.timeout_s
         try:
             await asyncio.wait(
-                {streaming, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                {streaming, disconnect}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not streaming.done():
-                if gone.done():
+                if disconnect.done():
                     raise ClientDisconnect
-                raise ExportAborted(f"it took over {timeout_s:g} s")
+                raise ExportAborted(f"it took longer than {timeout_s:g} s")
             await streaming
         except (ExportAborted, psycopg.Error) as reason:
             if not self._has_begun:
-                raise (
-                    ApiError(codes.TIMED_OUT) if isinstance(reason, ExportAborted) else reason
-                ) from None
-            # No last chunk: the server closes the connection, and the client sees that it is short.
-            log.warning("an export of %s was cut off: %s", self._order.name, reason)
+                if isinstance(reason, ExportAborted):
+                    raise ApiError(codes.TIMED_OUT) from None
+                raise
+            # The last chunk is missing, so the server closes the connection and the client notices.
+            log.warning("an export of %s was aborted: %s", self._request.name, reason)
         finally:
             streaming.cancel()
-            gone.cancel()
-            await asyncio.gather(streaming, gone, return_exceptions=True)
+            disconnect.cancel()
+            await asyncio.gather(streaming, disconnect, return_exceptions=True)
 
     async def _stream(self, method: str, send: Send) -> None:
-        order, desk = self._order, self._desk
-        with desk.place(order.workspace_id):
-            async with one_point(desk.pool, order.workspace_id, order.projections) as point:
-                export = await order.prepare(point.connection)
+        request, limiter = self._request, self._limiter
+        with limiter.slot(request.workspace_id):
+            async with one_point(limiter.pool, request.workspace_id, request.projections) as point:
+                export = await request.prepare(point.connection)
                 self._has_begun = True
                 await self._send(send, self._head(point.position))
                 if method != "HEAD":
@@ -136,9 +135,9 @@ class ExportResponse(Response):
         await self._send(send, _body(b"", more=False))
 
     def _head(self, position: int) -> Message:
-        name = f"{self._order.name}-{position}.{self._order.form}"
+        name = f"{self._request.name}-{position}.{self._request.format}"
         headers = {
-            "content-type": MEDIA_TYPES[self._order.form],
+            "content-type": MEDIA_TYPES[self._request.format],
             "content-disposition": f'attachment; filename="{name}"',
             "annals-position": str(position),
             "vary": "Accept",
@@ -147,14 +146,14 @@ class ExportResponse(Response):
         return {"type": "http.response.start", "status": 200, "headers": raw}
 
     async def _send(self, send: Send, message: Message) -> None:
-        """Hand it to the server, which takes it once the reader has taken what was before it."""
-        timeout_s = self._desk.limits.stall_timeout_s
+        """Send a message. The server accepts it once the client has read the previous ones."""
+        timeout_s = self._limiter.limits.stall_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 await send(message)
         except TimeoutError:
-            raise ExportAborted(f"its reader took nothing for {timeout_s:g} s") from None
-        # A reader that is faster than PostgreSQL leaves nobody else a turn otherwise.
+            raise ExportAborted(f"the client read nothing for {timeout_s:g} s") from None
+        # Yield to the event loop: a client that reads faster than PostgreSQL sends would block it.
         await asyncio.sleep(0)
 
 
@@ -162,7 +161,6 @@ def _body(content: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": more}
 
 
-async def _gone(receive: Receive) -> None:
-    """Returns when the client has gone."""
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

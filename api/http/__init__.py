@@ -1,1 +1,1 @@
-"""HTTP without the CRM: authentication, conditions, bodies, problem documents, OpenAPI."""
+"""HTTP without the CRM: authentication, preconditions, bodies, responses, problems, OpenAPI."""

@@ -1,18 +1,19 @@
-"""Request bodies: bytes within bounds, then JSON in which nothing is ambiguous."""
+"""Request bodies: read within a size limit, parsed as strict JSON, validated by a model."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NoReturn, TypeVar
 
 import orjson
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
 
 from domain.shared.fields import field_errors
 from domain.shared.refusals import InvalidFields
@@ -21,57 +22,69 @@ from runtime.errors import ApiError
 from runtime.patches import require_object
 
 JSON_DEPTH_MAX = 16
-"""Levels of objects and arrays within each other; no request needs more than five."""
+"""Maximum nesting of objects and arrays; no request needs more than five levels."""
 NUMBER_MAX_CHARS = 40
 NAME_SHOWN_CHARS = 100
 
 M = TypeVar("M", bound=BaseModel)
 
 
+class RequestModel(BaseModel):
+    """Base of the models of request bodies: camelCase names; unknown members are refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+
 @dataclass(frozen=True)
 class Body:
-    """A body as it came, within the bounds; parsed where it is used, off the event loop."""
+    """A body within its size limit, not parsed yet: parsing belongs in a worker thread."""
 
     media_type: str
     content: bytes
 
     def json(self) -> Any:
-        """The content. Raises 400 (E2020 to E2023, E2028)."""
+        """Parse the content. Raises 400 (E2020 to E2023, E2028)."""
         return parse_json(self.content)
 
     def fields(self) -> dict[str, Any]:
-        """The content, which is a JSON object. Raises 400 (also E2026)."""
+        """Parse the content as a JSON object. Raises 400 (also E2026)."""
         return require_object(self.json())
 
 
-def checked(model: type[M], given: Body) -> M:
-    """The body as the model has it. Raises `InvalidFields`, and 400 for what is no object."""
+def parse_body(model: type[M], body: Body) -> M:
+    """Parse and validate the body. Raises `InvalidFields`, and 400 as `Body.fields` does."""
+    return validate(model, body.fields())
+
+
+def validate(model: type[M], fields: Mapping[str, Any]) -> M:
+    """Validate the fields of a body. Raises `InvalidFields`."""
     try:
-        return model.model_validate(given.fields())
+        return model.model_validate(fields)
     except ValidationError as error:
         raise InvalidFields(field_errors(error)) from None
 
 
-def body_of(
+def require_body(
     *media_types: str, limit: str = "body_max_bytes"
 ) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency: the body in one of these types; `limit` is the setting that bounds it.
+    """Return a dependency: the body, which has one of these media types.
 
-    Raises 408 (E4002), 413 (E2024), 415 (E2025).
+    `limit` names the setting with its maximum size in bytes. Raises 408 (E4002), 413 (E2024),
+    415 (E2025).
     """
 
-    async def body(request: Request) -> Body:
+    async def read(request: Request) -> Body:
         media_type = require_media_type(request, media_types)
         return Body(media_type, await read_body(request, limit))
 
-    return body
+    return read
 
 
 async def read_body(request: Request, limit: str = "body_max_bytes") -> bytes:
-    """The body as it came. Raises 413 (E2024) as soon as it is too large, 408 (E4002)."""
+    """Read the whole body. Raises 413 (E2024) as soon as it is too large, and 408 (E4002)."""
     settings = request.app.state.settings
     max_bytes: int = getattr(settings, limit)
-    if _announced_bytes(request) > max_bytes:
+    if _content_length(request) > max_bytes:
         raise _too_large(max_bytes)
     chunks, size = [], 0
     try:
@@ -87,7 +100,7 @@ async def read_body(request: Request, limit: str = "body_max_bytes") -> bytes:
 
 
 def require_media_type(request: Request, supported: tuple[str, ...]) -> str:
-    """The media type of the body, without parameters. Raises 415 (E2025)."""
+    """Return the media type of the body, without parameters. Raises 415 (E2025)."""
     media_type, _, parameters = request.headers.get("Content-Type", "").partition(";")
     media_type = media_type.strip().lower()
     charset = parameters.strip().lower().replace('"', "")
@@ -98,10 +111,10 @@ def require_media_type(request: Request, supported: tuple[str, ...]) -> str:
 
 
 def parse_json(body: bytes) -> Any:
-    """The body as Python has it.
+    """Parse JSON strictly.
 
-    Stricter than most parsers: a name that occurs twice, a number that would be rounded, NaN, lone
-    surrogates and deep nesting are refused, for readers differ in what they take them to mean.
+    Refuses what parsers interpret differently: duplicate names, numbers that would be rounded, NaN,
+    lone surrogates and deep nesting.
     """
     try:
         text = body.decode()
@@ -115,7 +128,7 @@ def parse_json(body: bytes) -> Any:
             parse_int=_integer,
             parse_constant=_constant,
         )
-        # The strictest parser has the last word: control characters and lone surrogates.
+        # orjson refuses what the standard library accepts: control characters, lone surrogates.
         orjson.loads(body)
     except RecursionError:
         raise ApiError(codes.TOO_DEEP) from None
@@ -126,27 +139,27 @@ def parse_json(body: bytes) -> Any:
 
 
 def require_depth(value: Any) -> None:
-    """Raise 400 (E2023) where objects and arrays nest deeper than JSON_DEPTH_MAX levels."""
+    """Raise 400 (E2023) if objects and arrays are nested deeper than JSON_DEPTH_MAX levels."""
     containers = [value]
     for _ in range(JSON_DEPTH_MAX + 1):
         containers = [each for each in containers if isinstance(each, dict | list)]
         if not containers:
             return
-        containers = [inner for each in containers for inner in _inside(each)]
+        containers = [inner for each in containers for inner in _elements(each)]
     raise ApiError(codes.TOO_DEEP, maxDepth=JSON_DEPTH_MAX)
 
 
-def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+def _elements(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def _announced_bytes(request: Request) -> int:
+def _content_length(request: Request) -> int:
     length = request.headers.get("Content-Length", "0")
     return int(length) if length.isdecimal() else 0
 
 
 def _too_large(max_bytes: int) -> ApiError:
-    # The rest of the body is not read, so the connection cannot serve another request.
+    # The rest of the body is not read, so the connection cannot be reused.
     return ApiError(codes.BODY_TOO_LARGE, headers={"Connection": "close"}, maxBytes=max_bytes)
 
 

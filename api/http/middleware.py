@@ -1,4 +1,4 @@
-"""Around every request: its id, its log line, and an answer even to what nobody foresaw."""
+"""Middleware around every request: its id, log line, metrics, and a response to any exception."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from api.http.problems import problem_response
+from api.http.responses import POSITION
 from api.http.sse import MEDIA_TYPE
 from runtime.logs import current_request_id
 from runtime.metrics import Metrics, route_of
@@ -23,16 +24,14 @@ log = logging.getLogger("annals.request")
 REQUEST_ID = "X-Request-Id"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 CLIENT_GONE = 499
-"""Logged where the client closed the connection before it had its answer (nginx's number)."""
-
-POSITION = "Annals-Position"
+"""The status logged if the client closed the connection before the response (as in nginx)."""
 
 
 class RequestContext:
-    """ASGI middleware: gives each request an id, which is in its answer and in its log lines.
+    """ASGI middleware: gives each request an id, shown in its response and in its log lines.
 
-    A client's X-Request-Id is taken where it is 1 to 128 letters, digits and `._:-`; otherwise the
-    request gets one of its own (UUIDv7).
+    The client's X-Request-Id is used if it is 1 to 128 letters, digits and `._:-`; otherwise the
+    request gets a new UUIDv7.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class RequestContext:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Exceptions end here."""
+        """Serve one request; exceptions become responses."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -64,7 +63,7 @@ class RequestContext:
             try:
                 await self._serve(served, scope, receive, send)
             finally:
-                self._note(served, scope)
+                self._record(served, scope)
                 current_request_id.reset(token)
 
     async def _serve(self, served: _Served, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +73,7 @@ class RequestContext:
                 served.status = message["status"]
                 served.position = headers.get(POSITION)
                 if headers.get("Content-Type", "").startswith(MEDIA_TYPE):
-                    # What goes on for hours would hide how long requests take.
+                    # The hours for which a stream is open are not a response time.
                     served.duration_s = time.perf_counter() - served.started_s
                 _add_headers(headers, scope["path"], served.request_id)
             await send(message)
@@ -89,7 +88,7 @@ class RequestContext:
             response = await problem_response(Request(scope), error)
             await response(scope, receive, send_with_id)
 
-    def _note(self, served: _Served, scope: Scope) -> None:
+    def _record(self, served: _Served, scope: Scope) -> None:
         duration_s = served.duration_s or time.perf_counter() - served.started_s
         route = route_of(scope)
         if self._metrics is not None:
@@ -98,7 +97,7 @@ class RequestContext:
             served.span.end(scope["method"], route, served.status, served.request_id)
         if not self._access_log and served.status < 500:
             return
-        # The path without its query, which may hold what somebody searched for.
+        # The path without its query, which may contain personal data that was searched for.
         facts = {
             "method": scope["method"],
             "path": scope["path"],
@@ -116,7 +115,7 @@ class RequestContext:
 
 
 class _Served:
-    """What is known of a request, from its head to its log line."""
+    """The state of a request while it is served."""
 
     def __init__(self, headers: Headers) -> None:
         self.headers = headers
@@ -124,9 +123,9 @@ class _Served:
         self.started_s = time.perf_counter()
         self.status = 0
         self.duration_s = 0.0
-        """Of a stream, until it began."""
+        """Set for streams only: the time until the first byte."""
         self.position: str | None = None
-        """By which what the request wrote is recorded."""
+        """Annals-Position of the response."""
         self.span: RequestSpan | None = None
 
 

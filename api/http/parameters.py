@@ -1,4 +1,4 @@
-"""Query parameters: those of the lists, made from what each list can do, and times."""
+"""Query parameters: models of those of lists, generated from the list's definition, and times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import CoreSchema, core_schema
@@ -26,16 +26,15 @@ CURSOR_MAX_CHARS = 2_000
 TIME_MAX_CHARS = 40
 VERSION_MAX_DIGITS = 9
 ALL = "all"
-"""`type=all` is the same as no filter by type."""
+"""`type=all` means no filter by type."""
 START_OF_DAY = time(tzinfo=UTC)
 END_OF_DAY = time(23, 59, 59, 999_999, tzinfo=UTC)
 
-Names = Mapping[str, frozenset[str]]
 AnySelection = TypeVar("AnySelection", bound="Selection")
 
 
-def plain(text: str) -> str:
-    """Refuse control characters, NUL before all, which PostgreSQL cannot take."""
+def reject_control_characters(text: str) -> str:
+    """Raise `ValueError` for control characters; PostgreSQL cannot store NUL."""
     if not all(char.isprintable() for char in text):
         raise ValueError("contains a control character")
     return text
@@ -43,74 +42,76 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A text that is one of these, where they are known only once everything is imported."""
+    """Annotation of a string that is one of these values, which are known at runtime only."""
 
     values: tuple[str, ...]
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
-        """For pydantic: checked and described as an enumeration."""
+        """Have pydantic validate and describe it as an enumeration."""
         return core_schema.literal_schema(list(self.values))
 
 
-Words = Annotated[
+SearchText = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=SEARCH_MAX_CHARS),
-    AfterValidator(plain),
+    AfterValidator(reject_control_characters),
 ]
 Cursor = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_\-=]+$", max_length=CURSOR_MAX_CHARS)
 ]
-When = Annotated[str, StringConstraints(min_length=1, max_length=TIME_MAX_CHARS)]
+TimeText = Annotated[str, StringConstraints(min_length=1, max_length=TIME_MAX_CHARS)]
 
 
 class Selection(BaseModel):
-    """Which rows of a list in which order: what its pages and its export have in common."""
+    """Filters, search and order: what the pages of a list and its export have in common."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False)
 
     FILTERS: ClassVar[tuple[str, ...]] = ()
 
     sort_by: str = "created_at"
-    search: Words | None = Field(default=None, description="Part of a name, in any case.")
+    search: SearchText | None = Field(
+        default=None, description="Part of a name; upper and lower case are the same."
+    )
     sort_order: Literal["asc", "desc"] = "desc"
 
     def filters(self) -> dict[str, str]:
-        """The filters asked for, by wire name, as text."""
-        asked = {name: getattr(self, to_snake(name)) for name in self.FILTERS}
+        """Return the filters that were given, by wire name, as text."""
+        given = {name: getattr(self, to_snake(name)) for name in self.FILTERS}
         return {
-            name: str(value) for name, value in asked.items() if value is not None and value != ALL
+            name: str(value) for name, value in given.items() if value is not None and value != ALL
         }
 
 
 class ListParameters(Selection):
-    """What every list understands; `list_parameters` adds what one kind of list has besides."""
+    """The parameters of every list; `list_parameters` adds those of one kind."""
 
     page: int = Field(default=1, ge=1, le=PAGE_MAX)
     page_size: int | None = Field(
         default=None,
         ge=1,
-        description=f"{PAGE_SIZE_DEFAULT} if not given, {PAGE_SIZE_MAX} at the most.",
+        description=f"Items per page: {PAGE_SIZE_DEFAULT} by default, at most {PAGE_SIZE_MAX}.",
     )
     cursor: Cursor | None = Field(
         default=None,
-        description="Where the page before ended (`nextCursor`): walks any length at equal speed.",
+        description="`nextCursor` of the previous page. Every page takes the same time to read.",
     )
-    as_of: When | None = Field(
+    as_of: TimeText | None = Field(
         default=None,
         description="The list as it was at a time (2026-03-31T12:00:00Z) or at the end of a day.",
     )
 
 
 def list_parameters(kind: type[Entity], spec: ListSpec) -> type[ListParameters]:
-    """The parameters of one list: filters, orders, and what may be included."""
+    """Return the parameters of the list of this kind: filters, orders, what may be included."""
     more: dict[str, Any] = {"include_stats": (bool, False)} if spec.stats else {}
-    return selection_of(ListParameters, f"{kind.__name__}List", kind, spec, **more)
+    return selection_model(ListParameters, f"{kind.__name__}List", kind, spec, **more)
 
 
-def selection_of(
+def selection_model(
     base: type[AnySelection], name: str, kind: type[Entity], spec: ListSpec, **more: Any
 ) -> type[AnySelection]:
-    """The model with the filters and orders of one list, and what else is given."""
+    """Return `base` with the filters and orders of one list, and with the fields in `more`."""
     fields: dict[str, Any] = {
         to_snake(each): (_filter_type(kind, each), None) for each in spec.filters
     }
@@ -123,40 +124,40 @@ def selection_of(
 
 
 def filter_model(kind: type[Entity], spec: ListSpec) -> type[BaseModel]:
-    """The filters of one list as they stand in a body: search among them, nothing else."""
+    """Return the filters of one list, `search` included, as a request body has them."""
     fields: dict[str, Any] = {
         to_snake(name): (_filter_type(kind, name), None) for name in spec.filters
     }
-    fields["search"] = (Words | None, None)
+    fields["search"] = (SearchText | None, None)
     config = ConfigDict(alias_generator=to_camel, populate_by_name=False, extra="forbid")
     return create_model(f"{kind.__name__}Filter", __config__=config, **fields)
 
 
-def query_of(model: type[AnySelection]) -> Callable[..., Awaitable[AnySelection]]:
-    """A dependency: the query parameters as this model has them."""
+def parse_query(model: type[AnySelection]) -> Callable[..., Awaitable[AnySelection]]:
+    """Return a dependency: the query parameters, parsed by this model."""
 
     async def parameters(query: AnySelection) -> AnySelection:
         return query
 
-    # FastAPI reads the annotations, and a model made at runtime cannot be written into them.
+    # FastAPI reads annotations; one with a model made at runtime cannot be written in the source.
     parameters.__annotations__["query"] = Annotated[model, Query()]
     return parameters
 
 
-def page_size(request: Request, asked: int | None) -> int:
-    """The page size, or the default of the settings. Raises 400 (E2031) above the maximum."""
+def page_size(request: Request, given: int | None) -> int:
+    """Return the page size, by default that of the settings. Raises 400 (E2031) if too large."""
     settings = request.app.state.settings
-    if asked is None:
+    if given is None:
         return int(settings.page_size_default)
-    if asked > settings.page_size_max:
+    if given > settings.page_size_max:
         raise invalid_parameter("pageSize", f"at most {settings.page_size_max}")
-    return asked
+    return given
 
 
 def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> datetime:
-    """A time, or the end (else the start) of a day in UTC. Raises 400 (E2031).
+    """Parse a time, or a day in UTC as its end (or start). Raises 400 (E2031).
 
-    A `+` that came unescaped, and so as a space, is understood.
+    Accepts a space in place of the `+` of a zone: an unescaped `+` arrives as a space.
     """
     text = re.sub(r"(?<=[0-9]) (?=[0-9]{2}:?[0-9]{2}$)", "+", text) if "T" in text else text
     try:
@@ -167,19 +168,19 @@ def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> dat
     except ValueError:
         raise invalid_parameter(name, "a date or a time in ISO 8601 is expected") from None
     if when.tzinfo is None:
-        raise invalid_parameter(name, "the time needs its zone, such as Z or +02:00")
+        raise invalid_parameter(name, "the time needs a zone, such as Z or +02:00")
     return when
 
 
 def parse_version_or_time(text: str) -> int | datetime:
-    """A version or a time. Raises 400 (E2031)."""
+    """Parse a version or a time. Raises 400 (E2031)."""
     if text.isascii() and text.isdecimal() and 0 < len(text) <= VERSION_MAX_DIGITS:
         return int(text)
     return parse_time(text)
 
 
 def invalid_parameter(name: str, message: str) -> ApiError:
-    """E2031 for one parameter."""
+    """Return a 400 (E2031) for one parameter."""
     return ApiError(
         codes.INVALID_PARAMETER,
         f"{name}: {message}",
@@ -187,12 +188,12 @@ def invalid_parameter(name: str, message: str) -> ApiError:
     )
 
 
-async def known_parameters(request: HTTPConnection) -> None:
-    """A dependency: refuse parameters that the route does not have, or that come twice.
+async def reject_unknown_parameters(request: HTTPConnection) -> None:
+    """Dependency: refuse query parameters that the route does not have or that occur twice.
 
-    What a route has is read from the API's own description. Raises 400 (E2030, E2031).
+    The parameters of each route are taken from the OpenAPI document. Raises 400 (E2030, E2031).
     """
-    names: Names = request.app.state.query_parameters
+    names: Mapping[str, frozenset[str]] = request.app.state.query_parameters
     allowed = names.get(getattr(request.scope["route"], "operation_id", None) or "")
     given = request.query_params.multi_items()
     if allowed is None or not given:
@@ -205,17 +206,6 @@ async def known_parameters(request: HTTPConnection) -> None:
         if name in seen:
             raise invalid_parameter(name, "is given twice")
         seen.add(name)
-
-
-def query_parameters(app: FastAPI) -> Names:
-    """The query parameters of every operation, by operationId."""
-    return {
-        operation["operationId"]: frozenset(
-            each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"
-        )
-        for methods in app.openapi()["paths"].values()
-        for operation in methods.values()
-    }
 
 
 def _filter_type(kind: type[Entity], name: str) -> Any:

@@ -1,9 +1,9 @@
-"""Problem documents (RFC 9457): how the API answers a request that fails."""
+"""Problem documents (RFC 9457): the responses to requests that fail."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -22,24 +22,19 @@ from runtime.errors import CODES_BY_EXCEPTION, ApiError, as_api_error, field_pro
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
-
-
 RETRY_AFTER_S = 1
 
-
-TRY_AGAIN = frozenset(
+RETRYABLE = frozenset(
     {
         codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         codes.TOO_MANY_EXPORTS_OF_WORKSPACE,
         codes.TOO_MANY_SUBSCRIBERS_OF_KEY,
     }
 )
-"""What is worth asking again soon, besides everything that is 503."""
-
+"""Errors that get a Retry-After header although their status is not 503."""
 
 WITH_SUCCESS_FLAG: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
-"""Marks a route (`openapi_extra`) whose answers carry `success`: false in those to failures."""
-
+"""For `openapi_extra` of a route whose responses have a member `success`, problems included."""
 
 CODES_BY_HTTP_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
     {404: codes.ROUTE_NOT_FOUND, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
@@ -47,7 +42,7 @@ CODES_BY_HTTP_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
 
 
 def problem(error: ApiError, *, path: str, request_id: str) -> Response:
-    """The problem document that tells of the error."""
+    """Return the problem document that describes the error."""
     code = error.code
     body: dict[str, Any] = {
         "type": f"/api/errors/{code.code}",
@@ -63,7 +58,7 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     if error.errors:
         body["errors"] = [field_problem(each) for each in error.errors]
     headers = dict(error.headers)
-    if code.status == 503 or code in TRY_AGAIN:
+    if code.status == 503 or code in RETRYABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     if code.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="annals"')
@@ -72,39 +67,37 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
 
 
 async def problem_response(request: HTTPConnection, error: Exception) -> Response:
-    """Tell the client; log with its traceback what is ours to mend."""
-    told = _as_api_error(error)
-    if told.code.status >= 500 and not isinstance(error, ApiError):
-        log.error(
-            "%s %s: %s", told.code.code, request.url.path, type(error).__name__, exc_info=error
-        )
-    if _says_success(request):
-        told.facts["success"] = False
+    """Return the response to a failed request; log server errors with their traceback."""
+    api_error = _as_api_error(error)
+    code = api_error.code
+    if code.status >= 500 and not isinstance(error, ApiError):
+        log.error("%s %s: %s", code.code, request.url.path, type(error).__name__, exc_info=error)
+    if _has_success_flag(request):
+        api_error.facts["success"] = False
     request_id = request.scope.get("state", {}).get("request_id", "")
-    return problem(told, path=request.url.path, request_id=request_id)
+    return problem(api_error, path=request.url.path, request_id=request_id)
 
 
-def _says_success(request: HTTPConnection) -> bool:
-    """Whether the answers of this route say `success`, and so those to failures as well."""
+def _has_success_flag(request: HTTPConnection) -> bool:
     extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
     return WITH_SUCCESS_FLAG.keys() <= extra.keys()
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Have the app answer every foreseen error with a problem document."""
+    """Have the app respond to every expected exception with a problem document."""
     for kind in (ApiError, Refusal, RequestValidationError, HTTPException, PersistenceError):
         app.add_exception_handler(kind, problem_response)
-    for failure, _ in CODES_BY_EXCEPTION:
-        app.add_exception_handler(failure, problem_response)
+    for exception, _ in CODES_BY_EXCEPTION:
+        app.add_exception_handler(exception, problem_response)
 
 
-def _invalid_parameters(error: RequestValidationError) -> ApiError:
-    faults = [
-        FieldError(".".join(str(part) for part in fault["loc"][1:]), fault["type"], fault["msg"])
-        for fault in error.errors()
+def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> ApiError:
+    """Return a 400 (E2031) for errors of parameters as pydantic reports them."""
+    found = [
+        FieldError(".".join(map(str, each["loc"])), each["type"], each["msg"]) for each in errors
     ]
-    detail = "; ".join(f"{each.field}: {each.message}" for each in faults)
-    return ApiError(codes.INVALID_PARAMETER, detail, errors=faults)
+    detail = "; ".join(f"{each.field}: {each.message}" for each in found)
+    return ApiError(codes.INVALID_PARAMETER, detail, errors=found)
 
 
 def _from_framework(error: HTTPException) -> ApiError:
@@ -114,7 +107,8 @@ def _from_framework(error: HTTPException) -> ApiError:
 
 def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
-        return _invalid_parameters(error)
+        # The first part of a location is where the parameter stands: query, header or path.
+        return invalid_parameters({**each, "loc": each["loc"][1:]} for each in error.errors())
     if isinstance(error, HTTPException):
         return _from_framework(error)
     return as_api_error(error)

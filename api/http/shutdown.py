@@ -1,4 +1,4 @@
-"""A stop that was asked for, told to whatever would go on for ever."""
+"""The signal that the server is about to stop, for everything that would otherwise not end."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from collections.abc import Callable
 
 
 class Shutdown:
-    """Set when the server begins to stop, before it waits for open requests. `app.state.shutdown`.
+    """Begins when the server starts to stop, before it waits for open requests.
 
-    Lives in the event loop. A stream that polls looks at `is_set`; one that waits is called.
+    Kept as `app.state.shutdown`; used in the event loop only.
     """
 
     def __init__(self) -> None:
-        self.is_set = False
-        self._calls: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] = []
 
-    def when_set(self, call: Callable[[], None]) -> None:
-        """Call this once the stop begins."""
-        self._calls.append(call)
+    def on_begin(self, callback: Callable[[], None]) -> None:
+        """Register a callback for the moment at which the shutdown begins."""
+        self._callbacks.append(callback)
 
-    def set(self) -> None:
-        """The stop begins."""
-        self.is_set = True
-        for call in self._calls:
-            call()
+    def begin(self) -> None:
+        """Call the callbacks, in the order of their registration."""
+        for callback in self._callbacks:
+            callback()

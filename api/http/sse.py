@@ -1,7 +1,7 @@
-"""Server-sent events: frames, heartbeats and the answer that carries them.
+"""Server-sent events: frames, heartbeats and the response that streams them.
 
-A frame is bytes, made once and sent to as many as listen. How one is written is the framework's
-(`fastapi.sse`, after the HTML standard, section 9.2.6); what is here are Annals' names and headers.
+A frame is bytes, encoded once and sent to every subscriber. The framework encodes it
+(`fastapi.sse`, HTML standard, section 9.2.6); this module adds the names and headers of Annals.
 """
 
 from __future__ import annotations
@@ -13,43 +13,45 @@ from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_INTERVAL_S = 15.0
-"""A stream that has nothing to tell says so this often, for proxies cut silent connections."""
+"""Seconds between heartbeats of an idle stream; proxies close silent connections."""
 RETRY_MS = 1_000
-"""How long a browser waits before it comes back."""
+"""Milliseconds that a browser waits before it reconnects."""
 
 HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-cache, no-store",
-    # nginx would collect an answer before it passes it on.
+    # Without it, nginx would buffer the response.
     "X-Accel-Buffering": "no",
 }
 
 
 def frame(event: str, data: bytes | str, event_id: int | str | None = None) -> bytes:
-    """One event: its name, its data (JSON, already written) and where it stands.
+    """Encode one event from its name and its data, which is JSON.
 
-    event_id: what the client sends back as Last-Event-ID; None leaves the last one as it was.
+    event_id: what the client sends back as Last-Event-ID; None keeps the previous id.
     """
     text = data.decode() if isinstance(data, bytes) else data
-    known = None if event_id is None else str(event_id)
-    return format_sse_event(event=event, data_str=text, id=known)
+    return format_sse_event(event=event, data_str=text, id=_text(event_id))
 
 
 def heartbeat(event_id: int | str | None = None) -> bytes:
-    """A comment, which no client shows; with an id, the place from which to go on moves."""
-    known = None if event_id is None else str(event_id)
-    return format_sse_event(comment="heartbeat", id=known)
+    """Encode a comment, which clients ignore; an id still becomes the client's Last-Event-ID."""
+    return format_sse_event(comment="heartbeat", id=_text(event_id))
 
 
 def opening(retry_ms: int = RETRY_MS) -> bytes:
-    """What a stream begins with: how long to wait before coming back, in milliseconds."""
+    """Encode the start of a stream: the reconnection delay in milliseconds."""
     return format_sse_event(retry=retry_ms)
 
 
-class EventStream(EventSourceResponse):
-    """An answer that goes on: each item of `frames` is sent as it comes, until there are no more.
+def _text(event_id: int | str | None) -> str | None:
+    return None if event_id is None else str(event_id)
 
-    Return it from an async route. Whether the frames end, the client goes away or the server stops,
-    `frames` is closed, and then `closing` called.
+
+class EventStream(EventSourceResponse):
+    """A streaming response that sends each item of `frames` as it arrives, until they end.
+
+    Return it from an async route. When the frames end, the client disconnects or the server stops,
+    `frames` is closed and then `closing` is called.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class EventStream(EventSourceResponse):
         self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve it."""
+        """Send the frames."""
         try:
             await super().__call__(scope, receive, send)
         finally:

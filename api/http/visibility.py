@@ -1,7 +1,8 @@
-"""What of an event each role may see: the one place for whoever tells events as they happen.
+"""How much of an event each role may see.
 
-The routes ask for a permission before they answer; a stream tells many roles of one event. So what
-GET /api/audit (AUDIT), …/history (HISTORY) and the lists (READ) show stands here as three sights.
+A route checks a permission before it responds, but a stream sends one event to callers with
+different roles. The three visibilities correspond to GET /api/audit (permission AUDIT), …/history
+(HISTORY) and the lists (READ).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from enum import StrEnum
 
 import orjson
 
-from api.http.auth import ROLES, Permission
+from commands.permissions import PERMISSIONS, Permission
 from domain.api_key import Role
 from domain.shared.kinds import KINDS
 from domain.workspace import Workspace
@@ -21,16 +22,16 @@ class Visibility(StrEnum):
     """How much of an event is shown."""
 
     TRAIL = "trail"
-    """All that the audit trail has, addresses and user agents among it."""
+    """Everything that the audit trail has, IP addresses and user agents included."""
     HISTORY = "history"
-    """Who and what, before and after."""
+    """The actor, and each field before and after."""
     NOTICE = "notice"
-    """That it changed, and which fields: what is there now can be read, what was before cannot."""
+    """The names of the changed fields. Current values can be read, previous values cannot."""
 
 
-ADDRESSES = ("ip", "userAgent")
-"""For who may read the trail."""
-IN_NOTICE = (
+TRAIL_ONLY = ("ip", "userAgent")
+"""Members shown to callers who may read the audit trail."""
+NOTICE_MEMBERS = (
     "position", "type", "kind", "entityId", "accountId", "version", "action",
     "occurredAt", "recordedAt",
 )  # fmt: skip
@@ -38,28 +39,29 @@ IN_NOTICE = (
 READABLE_KINDS = frozenset(
     kind for kind, entity in KINDS.items() if entity.PLURAL in LISTS or entity is Workspace
 )
-"""Kinds that whoever may READ can list or get. Of others (API keys) only the trail tells."""
+"""Kinds that permission READ allows to list or get. Others (API keys) are in the trail only."""
 
 
 def visibility_of(role: Role) -> Visibility:
-    """How much this role sees."""
-    if Permission.AUDIT in ROLES[role]:
+    """Return how much of an event this role may see."""
+    permissions = PERMISSIONS[role]
+    if Permission.AUDIT in permissions:
         return Visibility.TRAIL
-    return Visibility.HISTORY if Permission.HISTORY in ROLES[role] else Visibility.NOTICE
+    return Visibility.HISTORY if Permission.HISTORY in permissions else Visibility.NOTICE
 
 
 def visible_kinds(role: Role) -> frozenset[str]:
-    """The kinds of entity of which this role hears."""
+    """Return the kinds of entity whose events this role may see."""
     return frozenset(KINDS) if visibility_of(role) is Visibility.TRAIL else READABLE_KINDS
 
 
-def redact(body: bytes, sight: Visibility) -> bytes:
-    """A fact, given with all that the trail has, as this sight shows it. JSON both."""
-    if sight is Visibility.TRAIL:
+def redact(body: bytes, visibility: Visibility) -> bytes:
+    """Reduce a fact, JSON with everything the trail has, to this visibility. Returns JSON."""
+    if visibility is Visibility.TRAIL:
         return body
     fact = orjson.loads(body)
-    if sight is Visibility.HISTORY:
-        return orjson.dumps({name: fact[name] for name in fact if name not in ADDRESSES})
-    notice = {name: fact[name] for name in IN_NOTICE}
+    if visibility is Visibility.HISTORY:
+        return orjson.dumps({name: fact[name] for name in fact if name not in TRAIL_ONLY})
+    notice = {name: fact[name] for name in NOTICE_MEMBERS}
     notice["changes"] = [{"field": change["field"]} for change in fact["changes"]]
     return orjson.dumps(notice)

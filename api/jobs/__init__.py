@@ -1,1 +1,1 @@
-"""Jobs and imports as the API shows them."""
+"""Jobs and imports as responses and streams show them."""

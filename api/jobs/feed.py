@@ -1,4 +1,4 @@
-"""The progress of jobs, told to all who follow one: one look at the tables serves them all."""
+"""Streams of job progress: one query of the read table serves all followers of this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import psycopg
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from api.http.sse import HEARTBEAT_INTERVAL_S, frame, heartbeat, opening
-from readmodels.checkpoints import Checkpoints
 from readmodels.jobs import JobState, job_states
+from readmodels.operation.checkpoints import Checkpoints
 from readmodels.pool import ReadPool
 from runtime import codes
 from runtime.errors import ApiError
@@ -23,24 +23,25 @@ from runtime.errors import ApiError
 log = logging.getLogger(__name__)
 
 FOLLOWERS_MAX = 500
-"""Most who follow jobs by one process."""
-LOOK_INTERVAL_S = 0.1
-"""Jobs that somebody follows are looked at no more often than this."""
+"""Maximum number of streams in one process."""
+QUERY_INTERVAL_S = 0.1
+"""Minimum seconds between queries while the projection advances."""
 IDLE_INTERVAL_S = 0.5
-"""And so often where the projection does not move, for those who have only just come."""
+"""Maximum seconds between queries while it does not, for followers that have just connected."""
 PROJECTION = "jobs"
 PROGRESS = "progress"
+"""Name of all events but the last."""
 END = "end"
-"""Names of the events: of the last one, and of those before."""
+"""Name of the last event."""
 
 Followed = tuple[UUID, UUID]
 """Workspace and job."""
 
 
 class JobFeed:
-    """Looks at the jobs that are followed whenever their projection has moved. In the event loop.
+    """Reads the followed jobs whenever their projection has advanced. Used in the event loop only.
 
-    It asks nothing while nobody follows.
+    It runs no queries while there are no followers.
     """
 
     def __init__(self, reads: ReadPool, checkpoints: Checkpoints) -> None:
@@ -48,31 +49,31 @@ class JobFeed:
         self._checkpoints = checkpoints
         self._followers: Counter[Followed] = Counter()
         self._states: dict[Followed, JobState] = {}
-        self._looked = asyncio.Condition()
+        self._updated = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._is_stopping = False
         self._waking: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """The server stops: end all streams, their clients come back to another one.
-
-        From whichever thread.
-        """
+        """End all streams because the server stops; clients reconnect. Thread-safe."""
         self._is_stopping = True
-        self._loop.call_soon_threadsafe(self._begin_to_wake)
+        self._loop.call_soon_threadsafe(self._start_waking)
 
-    def _begin_to_wake(self) -> None:
-        self._waking = self._loop.create_task(self._wake(), name="job-feed-stop")
+    def _start_waking(self) -> None:
+        self._waking = self._loop.create_task(self._wake_followers(), name="job-feed-stop")
 
-    async def _wake(self) -> None:
-        async with self._looked:
-            self._looked.notify_all()
+    async def _wake_followers(self) -> None:
+        async with self._updated:
+            self._updated.notify_all()
 
     async def follow(
         self, workspace_id: UUID, job_id: UUID, state: JobState, after_version: int
     ) -> AsyncIterator[bytes]:
-        """Frames of the job at versions beyond this one, until it has ended; `state` is it now."""
+        """Stream frames of the job at versions after `after_version`, until it ends.
+
+        `state` is its current state. The last frame is sent even if its version is not newer.
+        """
         version = after_version
         with self._following((workspace_id, job_id)):
             yield opening()
@@ -89,13 +90,13 @@ class JobFeed:
                 if self._is_stopping:
                     return
 
-    def require_room(self) -> None:
-        """Raise 503 (E2051) where as many follow as may."""
+    def require_capacity(self) -> None:
+        """Raise 503 (E2051) if the maximum number of streams is reached."""
         if self._followers.total() >= FOLLOWERS_MAX:
             raise ApiError(codes.TOO_MANY_JOB_FOLLOWERS)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop the background tasks."""
         for task in (self._task, self._waking):
             if task is not None:
                 task.cancel()
@@ -116,15 +117,15 @@ class JobFeed:
                 self._states.pop(followed, None)
 
     async def _next(self, followed: Followed, version: int) -> JobState | None:
-        """The job at a version beyond this one; None where time for a heartbeat comes first."""
+        """Wait for a version after this one. Return None when a heartbeat is due first."""
 
-        def is_beyond() -> bool:
+        def has_news() -> bool:
             state = self._states.get(followed)
             return self._is_stopping or (state is not None and state.version > version)
 
-        async with self._looked:
+        async with self._updated:
             try:
-                await asyncio.wait_for(self._looked.wait_for(is_beyond), HEARTBEAT_INTERVAL_S)
+                await asyncio.wait_for(self._updated.wait_for(has_news), HEARTBEAT_INTERVAL_S)
             except TimeoutError:
                 return None
         return self._states.get(followed)
@@ -133,24 +134,24 @@ class JobFeed:
         while self._followers:
             position = self._checkpoints.position(PROJECTION)
             try:
-                await self._look()
+                await self._query()
             except (psycopg.Error, PoolTimeout, TooManyRequests) as error:
-                log.warning("jobs that are followed cannot be looked at: %s", error)
-            await asyncio.sleep(LOOK_INTERVAL_S)
+                log.warning("the followed jobs cannot be read: %s", error)
+            await asyncio.sleep(QUERY_INTERVAL_S)
             await self._checkpoints.wait_for((PROJECTION,), position + 1, IDLE_INTERVAL_S)
 
-    async def _look(self) -> None:
+    async def _query(self) -> None:
         wanted: dict[UUID, list[UUID]] = {}
         for workspace_id, job_id in self._followers:
             wanted.setdefault(workspace_id, []).append(job_id)
         for workspace_id, ids in wanted.items():
             async with self._reads.workspace(workspace_id) as connection:
                 found = await job_states(connection, workspace_id, ids)
-            async with self._looked:
+            async with self._updated:
                 for job_id, state in found.items():
-                    if (workspace_id, job_id) in self._followers:  # still
+                    if (workspace_id, job_id) in self._followers:  # it may have left meanwhile
                         self._states[workspace_id, job_id] = state
-                self._looked.notify_all()
+                self._updated.notify_all()
 
 
 def _name(state: JobState) -> str:

@@ -14,9 +14,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, REQUEST_MODELS
+from api.http.openapi.bodies import add_body_model
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from api.http.uploads import CSV_TYPE
-from api.jobs.responses import brief
+from api.jobs.responses import job_summary
 from commands.importing.cells import DateOrder
 from commands.importing.commands import ImportCommands
 from commands.importing.deciding import RowOutcome, RowResult
@@ -152,7 +153,7 @@ class ImportChange(BaseModel):
     delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] | None = None
 
 
-REQUEST_MODELS.append(ImportChange)
+add_body_model(ImportChange)
 
 NAMED = ("dedupeBy", "mode", "defaults", "corrections", "dates", "rowsMax")
 NULLABLE = frozenset({"dates", "rowsMax"})
@@ -192,7 +193,7 @@ def import_as_shown(stored: StoredImport, job: Job | None, settings: Settings) -
         "version": stored.version,
         "failedRows": stored.failed_rows,
         "jobId": next((str(each.job_id) for each in reversed(stored.files) if each.job_id), None),
-        "job": {**brief(job), "counts": job.counts} if job else None,
+        "job": {**job_summary(job), "counts": job.counts} if job else None,
         "rounds": [
             {
                 "round": each.round,

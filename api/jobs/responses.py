@@ -1,21 +1,19 @@
-"""How jobs are answered, by every route that begins one."""
+"""Jobs in responses, for every route that requests or shows one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from fastapi import Response
 
-from api.http.conditions import POSITION
-from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, success
+from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import success
+from api.http.responses import json_response
 from commands.jobs.requests import JobOutcome
 from domain.job import Job
 from eventlog.scope import Scope
-from runtime.patches import JSON_TYPE
 
-EXAMPLE_ACTOR = {"type": "api_key", "id": EXAMPLE_ID, "name": "Nightly sync"}
-EXAMPLE_BRIEF = {
+EXAMPLE_JOB_SUMMARY = {
     "id": EXAMPLE_ID,
     "kind": "bulk",
     "status": "waiting",
@@ -25,8 +23,8 @@ EXAMPLE_BRIEF = {
     "failed": 0,
     "commandId": EXAMPLE_ID,
 }
-EXAMPLE_SUMMARY = {
-    **EXAMPLE_BRIEF,
+EXAMPLE_LISTED_JOB = {
+    **EXAMPLE_JOB_SUMMARY,
     "status": "running",
     "processed": 1_500,
     "succeeded": 1_499,
@@ -42,27 +40,27 @@ EXAMPLE_SUMMARY = {
     "updatedAt": EXAMPLE_TIME,
     "version": 5,
 }
-EXAMPLE_ERROR = {"row": 17, "code": "E5003", "error": "It is deleted; restore it first."}
-EXAMPLE_JOB = {**EXAMPLE_SUMMARY, "errors": [EXAMPLE_ERROR]}
+EXAMPLE_JOB_ERROR = {"row": 17, "code": "E5003", "error": "It is deleted; restore it first."}
+EXAMPLE_JOB = {**EXAMPLE_LISTED_JOB, "errors": [EXAMPLE_JOB_ERROR]}
 
-ACCEPTED = success(
-    "A job does it: follow Location, or its `/events`.",
+JOB_ACCEPTED = success(
+    "A job carries it out. Location shows its progress, and its `/events` streams it.",
     None,
     *("Location", "Annals-Position"),
-    example=EXAMPLE_BRIEF,
+    example=EXAMPLE_JOB_SUMMARY,
 )
-"""The response 202 of a route that begins a job."""
+"""The response 202 of a route that requests a job."""
 
 
-def accepted(outcome: JobOutcome, scope: Scope) -> Response:
-    """202: the job waits for a worker. By `commandId` all that it does can be undone."""
-    content = {**brief(outcome.job), "commandId": scope.command_id}
-    headers = {"Location": f"/api/jobs/{outcome.job.id}", POSITION: str(outcome.position)}
-    return Response(orjson.dumps(content), 202, media_type=JSON_TYPE, headers=headers)
+def job_accepted(outcome: JobOutcome, scope: Scope) -> Response:
+    """Return 202: the job waits for a worker. Its `commandId` undoes everything that it does."""
+    content = {**job_summary(outcome.job), "commandId": scope.command_id}
+    headers = {"Location": f"/api/jobs/{outcome.job.id}"}
+    return json_response(content, 202, position=outcome.position, headers=headers)
 
 
-def brief(job: Job) -> dict[str, Any]:
-    """What a command on a job answers."""
+def job_summary(job: Job) -> dict[str, Any]:
+    """Return a job as the responses of commands show it."""
     return {
         "id": str(job.id),
         "kind": job.work,

@@ -1,1 +1,1 @@
-"""Changes as they happen: one reader of the log for all who follow it through this process."""
+"""Changes as they happen: one reader of the log per process serves all its subscribers."""

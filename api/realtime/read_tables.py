@@ -1,51 +1,51 @@
-"""Which read tables serve a fact, and whether they have it."""
+"""Which read tables show an event, and whether they contain it yet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from api.realtime.subscriber import Awaited, Subscriber
+from api.realtime.subscriber import PendingReady, Subscriber
 from projections.engine.registry import PROJECTIONS
-from readmodels.checkpoints import Checkpoints
+from readmodels.operation.checkpoints import Checkpoints
 
 
 class ReadTableProgress:
-    """Knows how far the projections are that read an event of a topic. Lives in the event loop.
+    """The progress of the projections by topic. Used in the event loop only.
 
-    A projection serves a fact if it reads events of its topic: then some table of its shows it.
+    A fact is ready when every projection that handles its topic has processed it.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._reached: dict[str | None, int] = {}
-        """By topic, None for all of them; known until checkpoints move."""
+        """Positions by topic (None for all topics), cached until a checkpoint advances."""
 
-    def listen(self, moved: Callable[[], None]) -> None:
-        """Have this called whenever checkpoints have moved."""
+    def on_advance(self, callback: Callable[[], None]) -> None:
+        """Call this whenever a checkpoint has advanced."""
 
-        def forget_and_tell() -> None:
+        def clear_cache_and_call() -> None:
             self._reached.clear()
-            moved()
+            callback()
 
-        self._checkpoints.when_moved(forget_and_tell)
+        self._checkpoints.when_moved(clear_cache_and_call)
 
-    def settle(self, subscriber: Subscriber) -> None:
-        """Tell it of all that it awaits and the tables have, in order of position."""
-        awaited = subscriber.awaited
-        while awaited and self._have(awaited[0]):
-            subscriber.tell_ready(awaited.popleft())
+    def notify_ready(self, subscriber: Subscriber) -> None:
+        """Send the subscriber `ready` for what the read tables have now, in order of position."""
+        pending = subscriber.pending
+        while pending and self._is_ready(pending[0]):
+            subscriber.send_ready(pending.popleft())
 
-    def _have(self, awaited: Awaited) -> bool:
-        topic = None if awaited.fact is None else awaited.fact.topic
+    def _is_ready(self, pending: PendingReady) -> bool:
+        topic = None if pending.fact is None else pending.fact.topic
         reached = self._reached.get(topic)
         if reached is None:
-            reached = self._reached[topic] = self._find(topic)
-        return reached >= awaited.position
+            reached = self._reached[topic] = self._position_reached(topic)
+        return reached >= pending.position
 
-    def _find(self, topic: str | None) -> int:
-        serving = [
+    def _position_reached(self, topic: str | None) -> int:
+        names = [
             each.name
             for each in PROJECTIONS.values()
             if topic is None or each.handler(topic) is not None
         ]
-        return min(self._checkpoints.position_of(name) for name in serving)
+        return min(self._checkpoints.position_of(name) for name in names)

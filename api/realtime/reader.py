@@ -1,4 +1,4 @@
-"""The one reader of the log in a process: from a hint to the facts, for all who follow."""
+"""The log reader of a process: reads new facts after a hint, for all subscribers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
-from eventlog.hints import APPENDED
+from eventlog.hints import APPENDED, listen, unlisten
 from replay.facts import FactPage, last_position, news, taken_position
 
 log = logging.getLogger(__name__)
 
 NEWS_MAX = 500
-"""Events looked at by one reading; more are read by the next one, at once."""
+"""Maximum number of events in one reading; the next one follows immediately if there are more."""
 READ_INTERVAL_S = 0.002
-"""Least time between the beginnings of two readings: what is appended meanwhile shares one."""
+"""Minimum seconds between the starts of two readings, so that appends share one."""
 RECONNECT_DELAY_S = 0.3
 STATEMENT_TIMEOUT_MS = 10_000
 
@@ -30,37 +30,38 @@ AsyncConnection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True)
-class Listeners:
-    """What the reader asks and tells."""
+class ReaderCallbacks:
+    """What the reader calls."""
 
     followed: Callable[[], Sequence[UUID]]
-    """The workspaces whose events are wanted; while there are none, nothing is read."""
+    """Returns the workspaces whose events are wanted; without any, nothing is read."""
     deliver: Callable[[FactPage], None]
+    """Called with new facts."""
     reset: Callable[[], None]
-    """The log is shorter than it was: not the same one."""
+    """Called when the log has become shorter, so it must be another log."""
 
 
 class LogReader:
-    """Follows the log from the event that was last when somebody began to follow.
+    """Follows the log, from its end at the time when the first workspace was followed.
 
-    Lives in the event loop. A lost connection is made anew, and reading goes on where it was.
+    Used in the event loop only. After a lost connection it reconnects and resumes.
     """
 
-    def __init__(self, app_url: str, listeners: Listeners, *, poll_interval_s: float) -> None:
+    def __init__(self, app_url: str, callbacks: ReaderCallbacks, *, poll_interval_s: float) -> None:
         self._url = app_url
-        self._listeners = listeners
+        self._callbacks = callbacks
         self._poll_interval_s = poll_interval_s
         self.position = 0
-        """Of an event: all up to here were delivered, as far as their workspace was followed."""
-        self._following = asyncio.Event()
-        self._wanted = asyncio.Event()
+        """The position up to which the events of followed workspaces were delivered."""
+        self._is_following = asyncio.Event()
+        self._is_wanted = asyncio.Event()
         self._reading: asyncio.Future[None] | None = None
         self._hinted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin, in a task of the running loop."""
+        """Start reading in a task of the running loop."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="realtime-reader")
 
@@ -71,39 +72,39 @@ class LogReader:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def want(self) -> None:
-        """Somebody follows a workspace now: read, if nothing was read so far."""
-        self._wanted.set()
+    def start_following(self) -> None:
+        """Start reading, because a workspace is followed now."""
+        self._is_wanted.set()
 
     def hint(self) -> None:
-        """Somebody appended in this process. From any thread; never fails.
+        """Report that this process appended to the log. Thread-safe; never fails.
 
-        The same as a NOTIFY, and two hops between processes sooner.
+        It has the effect of a NOTIFY, without the delay of two hops between processes.
         """
-        if self._loop is not None and self._following.is_set():
-            with contextlib.suppress(RuntimeError):  # the loop has ended
+        if self._loop is not None and self._is_following.is_set():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._hinted.set)
 
-    async def joined(self, timeout_s: float) -> None:
-        """Return when every reading that ends from now on began after this call.
+    async def wait_until_reading(self, timeout_s: float) -> None:
+        """Wait for a reading that began before this call.
 
-        Then a workspace that was followed before the call misses nothing after `position`.
-        Raises `TimeoutError` where the log cannot be read.
+        Every later reading includes the workspaces followed now, so they miss nothing after
+        `position`. Raises `TimeoutError` if the log cannot be read.
         """
         async with asyncio.timeout(timeout_s):
-            await self._following.wait()
+            await self._is_following.wait()
             if self._reading is not None:
                 await asyncio.shield(self._reading)
 
     async def _run(self) -> None:
         while True:
             try:
-                await self._work()
+                await self._connect_and_follow()
             except (psycopg.Error, OSError) as error:
-                log.warning("the log is not followed for now: %s", error)
+                log.warning("the log cannot be followed, reconnecting: %s", error)
                 await asyncio.sleep(RECONNECT_DELAY_S)
 
-    async def _work(self) -> None:
+    async def _connect_and_follow(self) -> None:
         async with await psycopg.AsyncConnection.connect(
             self._url,
             autocommit=True,
@@ -112,40 +113,42 @@ class LogReader:
             options=server_settings(TimeZone="UTC", statement_timeout=STATEMENT_TIMEOUT_MS),
         ) as connection:
             raw_json(connection)
-            connection.add_notify_handler(lambda _: self._hinted.set())  # what comes while it reads
-            if self._following.is_set() and await taken_position(connection) < self.position:
-                self._following.clear()
-                self._listeners.reset()
+            connection.add_notify_handler(
+                lambda _: self._hinted.set()
+            )  # hints that arrive during a query
+            if self._is_following.is_set() and await taken_position(connection) < self.position:
+                self._is_following.clear()
+                self._callbacks.reset()
             while True:
-                if not self._listeners.followed():
-                    await self._rest(connection)
-                await connection.execute(f"LISTEN {APPENDED}")
-                if not self._following.is_set():
+                if not self._callbacks.followed():
+                    await self._wait_for_subscribers(connection)
+                await listen(connection, APPENDED)
+                if not self._is_following.is_set():
                     self.position = await last_position(connection)
-                    self._following.set()
+                    self._is_following.set()
                 await self._follow(connection)
 
-    async def _rest(self, connection: AsyncConnection) -> None:
-        """Wait until somebody follows. Hints are not listened to: each would cost a little."""
-        self._following.clear()
-        self._wanted.clear()
-        await connection.execute("UNLISTEN *")
-        await self._wanted.wait()
+    async def _wait_for_subscribers(self, connection: AsyncConnection) -> None:
+        """Wait until a workspace is followed, without receiving hints meanwhile."""
+        self._is_following.clear()
+        self._is_wanted.clear()
+        await unlisten(connection)
+        await self._is_wanted.wait()
 
     async def _follow(self, connection: AsyncConnection) -> None:
-        while followed := self._listeners.followed():
-            before, began_s = self.position, time.monotonic()
+        while followed := self._callbacks.followed():
+            position_before, started_s = self.position, time.monotonic()
             self._hinted.clear()
             await self._read(connection, followed)
-            if self.position - before < NEWS_MAX:
-                await self._hint(connection)
-                await asyncio.sleep(began_s + READ_INTERVAL_S - time.monotonic())
+            if self.position - position_before < NEWS_MAX:
+                await self._wait_for_hint(connection)
+                await asyncio.sleep(started_s + READ_INTERVAL_S - time.monotonic())
 
-    async def _hint(self, connection: AsyncConnection) -> None:
-        """Wait for a hint, but no longer than a poll.
+    async def _wait_for_hint(self, connection: AsyncConnection) -> None:
+        """Wait for a hint, at most the poll interval.
 
-        Not for a notification: that something can be read from the server is enough, and taking it
-        apart is left to the reading of the news, which is sent at once.
+        It waits until the socket is readable rather than for a parsed notification: the query that
+        follows immediately parses it.
         """
         loop, server = asyncio.get_running_loop(), connection.fileno()
         loop.add_reader(server, self._hinted.set)
@@ -162,7 +165,7 @@ class LogReader:
         try:
             facts = await news(connection, followed, self.position, NEWS_MAX)
             self.position = facts.upto
-            self._listeners.deliver(facts)
+            self._callbacks.deliver(facts)
         finally:
             self._reading.set_result(None)
             self._reading = None

@@ -1,4 +1,4 @@
-"""One who follows: what is wanted, what waits to be sent, and of what the tables are awaited."""
+"""A subscriber: what it wants, its queue of frames, and the facts whose `ready` is pending."""
 
 from __future__ import annotations
 
@@ -18,98 +18,101 @@ class CloseReason(StrEnum):
     """Why the server ends a stream."""
 
     SLOW = "slow"
-    """It did not take what it was sent; it goes on from the last id, as all of them can."""
+    """The client was too slow. As after every end, it may resume after its last id."""
     KEY = "key"
-    """Its key was revoked or has expired, or its role is another."""
+    """The API key was revoked, has expired or has another role now."""
     SHUTDOWN = "shutdown"
     UNAVAILABLE = "unavailable"
-    """History cannot be read at the moment."""
+    """The history cannot be read at the moment."""
     RESET = "reset"
-    """The log is another one than before: read anew what is shown."""
+    """The log was replaced by another one; the client has to read everything again."""
 
 
 @dataclass(frozen=True)
 class Interest:
-    """Who wants to hear of what, and how much of it may be seen."""
+    """What a caller subscribes to, and how much of it the caller may see."""
 
     caller: Caller
     wanted: Wanted
-    sight: Visibility
+    visibility: Visibility
     facts: bool = True
-    """Follow the facts."""
+    """Send the facts."""
     ready: bool = False
-    """Follow that the read tables have them."""
+    """Send `ready` when the read tables have them."""
     after: int | None = None
-    """Go on after this position; from now on where it is None."""
+    """Resume after this position; None starts at the end of the log."""
 
 
 @dataclass(slots=True)
-class Awaited:
-    """Something that the read tables do not have yet."""
+class PendingReady:
+    """A fact, or all facts up to a position, that the read tables do not have yet."""
 
     position: int
     fact: Fact | None
-    """None where it stands for all up to the position."""
+    """None if it stands for all facts up to the position."""
 
 
 class Subscriber:
-    """Lives in the event loop. Whatever is offered never waits; `take` does."""
+    """One subscription. Used in the event loop only; only `take` waits."""
 
     __slots__ = (
-        "_queue", "_queue_max", "_wake", "after", "awaited", "ended", "interest", "is_live", "wire",
+        "_queue", "_queue_max", "_wake", "after", "ended", "interest", "is_live", "pending",
+        "transport",
     )  # fmt: skip
 
-    def __init__(self, interest: Interest, wire: Transport, queue_max: int) -> None:
+    def __init__(self, interest: Interest, transport: Transport, queue_max: int) -> None:
         self.interest = interest
-        self.wire = wire
-        self.awaited: deque[Awaited] = deque()
+        self.transport = transport
+        self.pending: deque[PendingReady] = deque()
         self.after = 0
-        """It has heard all up to here."""
+        """The position up to which everything was queued."""
         self.ended: CloseReason | None = None
         self.is_live = False
-        """It hears what the reader of the log reads, and reads no history any more."""
+        """Whether it receives what the log reader reads, having read the history before."""
         self._queue: deque[bytes] = deque()
         self._queue_max = queue_max
         self._wake: asyncio.Future[None] | None = None
 
     @property
     def key_id(self) -> UUID:
-        """The key that it came with."""
+        """The API key of the caller."""
         return self.interest.caller.key_id
 
     @property
-    def is_place(self) -> bool:
-        """Whether a `ready` is a place from which to go on: where nothing else is followed."""
+    def resumes_by_ready(self) -> bool:
+        """Whether the client resumes after a `ready`: if it does not receive facts."""
         return not self.interest.facts
 
-    def begin(self, position: int) -> None:
-        """It hears of all after this position; what tables do not have by now is awaited."""
+    def start_at(self, position: int) -> None:
+        """Receive everything after this position, and a `ready` for what is before it."""
         self.after = position
-        is_resumed_ready = self.is_place and self.interest.after is not None
-        if self.interest.ready and not is_resumed_ready:
-            self.awaited.append(Awaited(position, None))
+        is_resumed = self.resumes_by_ready and self.interest.after is not None
+        if self.interest.ready and not is_resumed:
+            self.pending.append(PendingReady(position, None))
 
-    def hear(self, fact: Fact) -> None:
-        """Offer a fact of its workspace; what it did not ask for and what it knows is left out."""
+    def deliver(self, fact: Fact) -> None:
+        """Queue a fact of its workspace, unless it is not wanted or was delivered before."""
         if fact.position <= self.after or not self.interest.wanted.matches(fact):
             return
         self.after = fact.position
         if self.interest.facts:
-            self.offer(self.wire.fact(fact, self.interest.sight))
+            self.enqueue(self.transport.fact(fact, self.interest.visibility))
         if self.interest.ready:
-            self._await(fact)
+            self._add_pending(fact)
 
-    def tell_ready(self, awaited: Awaited) -> None:
-        """The read tables have it."""
-        if awaited.fact is None:
-            self.offer(self.wire.at(READY, awaited.position, is_place=self.is_place))
+    def send_ready(self, pending: PendingReady) -> None:
+        """Queue the `ready` for what was pending."""
+        is_resumable = self.resumes_by_ready
+        if pending.fact is None:
+            frame = self.transport.at(READY, pending.position, is_resumable=is_resumable)
         else:
-            self.offer(self.wire.ready(awaited.fact, is_place=self.is_place))
+            frame = self.transport.ready(pending.fact, is_resumable=is_resumable)
+        self.enqueue(frame)
 
-    def offer(self, frame: bytes) -> None:
-        """Put it at the end of the queue; where that is full, this one is cut off.
+    def enqueue(self, frame: bytes) -> None:
+        """Append a frame to the queue; end the stream if the queue is full.
 
-        Who reads history fills the queue by pages, and empties it before the next one.
+        The limit holds for live subscribers: history is read in pages, each sent before the next.
         """
         if self.ended is not None:
             return
@@ -118,42 +121,43 @@ class Subscriber:
             self.end(CloseReason.SLOW)
             return
         self._queue.append(frame)
-        self._waken()
+        self._wake_up()
 
-    def beat(self, position: int) -> None:
-        """Offer a heartbeat where nothing else waits; it moves the place where all is told."""
+    def send_heartbeat(self, position: int) -> None:
+        """Queue a heartbeat if the queue is empty. It has an id if clients can resume after it."""
         if self._queue:
             return
-        is_told = self.is_live and (self.interest.facts or not self.awaited)
-        self.offer(self.wire.heartbeat(max(position, self.after) if is_told else None))
+        is_resumable = self.is_live and (self.interest.facts or not self.pending)
+        event_id = max(position, self.after) if is_resumable else None
+        self.enqueue(self.transport.heartbeat(event_id))
 
     def end(self, reason: CloseReason) -> None:
-        """Send what waits, then end the stream. The first reason holds."""
+        """End the stream after the queue is sent. The first reason counts."""
         if self.ended is None:
             self.ended = reason
-            self._waken()
+            self._wake_up()
 
-    def waiting(self) -> list[bytes]:
-        """All that waits, which waits no longer."""
+    def drain(self) -> list[bytes]:
+        """Remove and return all frames of the queue."""
         frames = list(self._queue)
         self._queue.clear()
         return frames
 
     async def take(self) -> list[bytes]:
-        """All that waits, as soon as there is something; nothing where the stream is to end."""
+        """Wait for frames, then drain the queue. Return an empty list when the stream ends."""
         while not self._queue and self.ended is None:
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
-        return self.waiting()
+        return self.drain()
 
-    def _await(self, fact: Fact) -> None:
-        if len(self.awaited) >= self._queue_max:
-            # A lagging projection must not disconnect anyone: one `ready` replaces all of them.
-            self.awaited.clear()
-            self.awaited.append(Awaited(fact.position, None))
+    def _add_pending(self, fact: Fact) -> None:
+        if len(self.pending) >= self._queue_max:
+            # A lagging projection must not end the stream: one `ready` replaces all of them.
+            self.pending.clear()
+            self.pending.append(PendingReady(fact.position, None))
         else:
-            self.awaited.append(Awaited(fact.position, fact))
+            self.pending.append(PendingReady(fact.position, fact))
 
-    def _waken(self) -> None:
+    def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)

@@ -1,4 +1,4 @@
-"""How facts are written for each transport: once, for all who see as much of them."""
+"""The encoding of events for each transport, done once for all subscribers who see the same."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ HEARTBEAT = "heartbeat"
 
 @dataclass(frozen=True)
 class Transport:
-    """A transport: its name, and how an event of a stream and a heartbeat are written."""
+    """A transport: its name, and how it encodes events and heartbeats."""
 
     name: str
     frame: Callable[[str, bytes, int | None], bytes]
-    """Of name, JSON and id; the id is where a client that heard this goes on."""
+    """Encodes the name, JSON data and id of an event; a client resumes after the id."""
     heartbeat: Callable[[int | None], bytes]
 
-    def fact(self, fact: Fact, sight: Visibility) -> bytes:
-        """The fact as this sight shows it."""
-        made = fact.told.get((self.name, sight))
-        if made is None:
-            body = redact(fact.body, sight)
-            made = fact.told[self.name, sight] = self.frame(FACT, body, fact.position)
-        return made
+    def fact(self, fact: Fact, visibility: Visibility) -> bytes:
+        """Encode the fact as this visibility shows it."""
+        frame = fact.frames.get((self.name, visibility))
+        if frame is None:
+            body = redact(fact.body, visibility)
+            frame = fact.frames[self.name, visibility] = self.frame(FACT, body, fact.position)
+        return frame
 
-    def ready(self, fact: Fact, *, is_place: bool) -> bytes:
-        """That the read tables have what the fact says. is_place: it is where to go on."""
-        made = fact.told.get((self.name, is_place))
-        if made is None:
-            told = {
+    def ready(self, fact: Fact, *, is_resumable: bool) -> bytes:
+        """Encode that the read tables have this fact. is_resumable: clients resume after it."""
+        frame = fact.frames.get((self.name, is_resumable))
+        if frame is None:
+            data = {
                 "position": fact.position,
                 "kind": fact.kind,
                 "entityId": fact.entity_id,
                 "accountId": fact.account_id,
             }
-            event_id = fact.position if is_place else None
-            made = self.frame(READY, orjson.dumps(told), event_id)
-            fact.told[self.name, is_place] = made
-        return made
+            event_id = fact.position if is_resumable else None
+            frame = self.frame(READY, orjson.dumps(data), event_id)
+            fact.frames[self.name, is_resumable] = frame
+        return frame
 
-    def at(self, event: str, position: int, *, is_place: bool) -> bytes:
-        """An event that tells a position and no more."""
-        event_id = position if is_place else None
+    def at(self, event: str, position: int, *, is_resumable: bool) -> bytes:
+        """Encode an event that has only a position."""
+        event_id = position if is_resumable else None
         return self.frame(event, orjson.dumps({"position": position}), event_id)
 
     def end(self, reason: str) -> bytes:
-        """The last one of a stream that the server ends."""
+        """Encode the last event of a stream that the server ends."""
         return self.frame(END, orjson.dumps({"reason": reason}), None)
 
 
@@ -66,11 +66,11 @@ def _message(event: str, data: bytes, event_id: int | None) -> bytes:
     return b'{"event":"%s","id":"%d","data":%s}' % (event.encode(), event_id, data)
 
 
-def _beat(event_id: int | None) -> bytes:
+def _heartbeat(event_id: int | None) -> bytes:
     return _message(HEARTBEAT, b"null", event_id)
 
 
 SSE = Transport("sse", sse.frame, sse.heartbeat)
 """Server-sent events."""
-WEBSOCKET = Transport("socket", _message, _beat)
-"""Text messages of a WebSocket, each `{event, id?, data}`."""
+WEBSOCKET = Transport("socket", _message, _heartbeat)
+"""Text messages over WebSocket, each `{event, id?, data}`."""

@@ -1,4 +1,4 @@
-"""The routes, found by looking: each module of this package has a ROUTER."""
+"""The routes of the API. Each module of this package defines a ROUTER."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from fastapi import APIRouter
 
 
 def routers() -> list[APIRouter]:
-    """The routers of all modules here, by name of the module."""
+    """Return the routers of all modules in this package, sorted by module name."""
     modules = sorted(info.name for info in pkgutil.iter_modules(__path__, f"{__name__}."))
     return [importlib.import_module(name).ROUTER for name in modules]

@@ -1,4 +1,4 @@
-"""/api/appointments, with the steps that an appointment goes through."""
+"""/api/appointments, with the actions on an appointment."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from api.entities.actions import EntityAction, Given, Nothing, add_action_routes
+from api.entities.actions import EntityAction, Nothing, add_action_routes
 from api.entities.routes import entity_routes
-from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.bodies import RequestModel
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
 from domain.shared.fields import Line, Text
 from runtime import codes
@@ -21,23 +22,23 @@ EXAMPLE: dict[str, Any] = {
     "startsAt": EXAMPLE_TIME,
     "durationMinutes": 30,
 }
-SHOWN: dict[str, Any] = {
+EXAMPLE_RESPONSE: dict[str, Any] = {
     **{name: value for name, value in EXAMPLE.items() if name != "durationMinutes"},
     "endsAt": EXAMPLE_TIME,
     "status": "scheduled",
 }
 
 
-class Confirmation(Given):
-    """Who confirms, and whether whoever has booked is to be told."""
+class Confirmation(RequestModel):
+    """Who confirms, and whether to notify the lead."""
 
     confirmed_by: Line = Field(examples=["Ada Lovelace"])
     notes: Text | None = None
     notify: bool = Field(default=False, description="Send the confirmation by SMS.")
 
 
-class OtherTime(Given):
-    """Where it is to be moved; what is left out stays, the duration too."""
+class OtherTime(RequestModel):
+    """The new time. Omitted members stay as they are, the duration included."""
 
     starts_at: AwareDatetime
     ends_at: AwareDatetime | None = None
@@ -46,19 +47,19 @@ class OtherTime(Given):
     allow_overlap: bool | None = None
 
 
-class Cancellation(Given):
-    """Why it will not take place."""
+class Cancellation(RequestModel):
+    """Why the appointment will not take place."""
 
     reason: Line | None = None
 
 
-def confirm(appointment: Appointment, given: Confirmation, at: datetime) -> None:
+def confirm(appointment: Appointment, body: Confirmation, at: datetime) -> None:
     """Decide on a confirmation."""
-    appointment.confirm(given.confirmed_by, at=at, notes=given.notes, notify=given.notify)
+    appointment.confirm(body.confirmed_by, at=at, notes=body.notes, notify=body.notify)
 
 
-def _reschedule(appointment: Appointment, given: OtherTime, at: datetime) -> None:
-    appointment.reschedule(given.model_dump(mode="json", by_alias=True), at=at)
+def _reschedule(appointment: Appointment, body: OtherTime, at: datetime) -> None:
+    appointment.reschedule(body.model_dump(mode="json", by_alias=True), at=at)
 
 
 ROUTER = entity_routes(Appointment, example=EXAMPLE, reads=("accounts",))
@@ -70,41 +71,41 @@ add_action_routes(
         name="confirm",
         summary="Confirm an appointment",
         decide=confirm,
-        given=Confirmation,
+        body=Confirmation,
         example={"confirmedBy": "Ada Lovelace", "notify": True},
         refusals=(codes.ALREADY_CONFIRMED,),
         shows={"status": "confirmed", "confirmedAt": EXAMPLE_TIME, "confirmedBy": "Ada Lovelace"},
     ),
     EntityAction(
         name="reschedule",
-        summary="Move an appointment, which then has to be confirmed again",
+        summary="Move an appointment to another time; it has to be confirmed again",
         decide=_reschedule,
-        given=OtherTime,
+        body=OtherTime,
         example={"startsAt": EXAMPLE_TIME},
         refusals=(codes.TIME_TAKEN,),
     ),
     EntityAction(
         name="cancel",
-        summary="Cancel an appointment: the time is free again",
-        decide=lambda appointment, given, at: appointment.cancel(at=at, reason=given.reason),
-        given=Cancellation,
+        summary="Cancel an appointment, which frees its time",
+        decide=lambda appointment, body, at: appointment.cancel(at=at, reason=body.reason),
+        body=Cancellation,
         example={"reason": "Ill"},
         shows={"status": "cancelled", "cancelReason": "Ill"},
     ),
     EntityAction(
         name="complete",
-        summary="Say that an appointment took place",
-        decide=lambda appointment, given, at: appointment.complete(at=at),
-        given=Nothing,
+        summary="Record that an appointment took place",
+        decide=lambda appointment, body, at: appointment.complete(at=at),
+        body=Nothing,
         shows={"status": "completed"},
     ),
     EntityAction(
         name="miss",
         path="no-show",
-        summary="Say that nobody came to an appointment",
-        decide=lambda appointment, given, at: appointment.miss(at=at),
-        given=Nothing,
+        summary="Record that the other party did not come to an appointment",
+        decide=lambda appointment, body, at: appointment.miss(at=at),
+        body=Nothing,
         shows={"status": "no_show"},
     ),
-    example=SHOWN,
+    example=EXAMPLE_RESPONSE,
 )

@@ -1,30 +1,20 @@
-"""/api/bookings: appointments as clients of older days know them."""
+"""/api/bookings: the confirmation of appointments in the form that older clients use."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
-from api.entities.routes import ServicesDep
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of, checked
-from api.http.conditions import position_header
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
-    ON_BODY,
-    ON_FIELDS,
-    ON_WRITE,
-    body,
-    problems,
-    success,
-)
+from api.http.bodies import parse_body
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_WRITE, problems, success
 from api.http.problems import WITH_SUCCESS_FLAG
+from api.http.responses import json_response
 from api.routes.appointments import Confirmation, confirm
 from domain.appointment import Appointment
 from eventlog.scope import Scope
@@ -33,7 +23,7 @@ from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/bookings", tags=["appointments"])
 
-CONFIRMED: dict[str, Any] = {
+EXAMPLE_APPOINTMENT: dict[str, Any] = {
     "id": EXAMPLE_ID,
     "status": "confirmed",
     "confirmed_at": EXAMPLE_TIME,
@@ -42,7 +32,7 @@ CONFIRMED: dict[str, Any] = {
 
 
 class BookingConfirmation(Confirmation):
-    """Which appointment is confirmed, by whom, and whether whoever has booked is to be told."""
+    """The appointment, who confirms it, and whether to notify the lead."""
 
     appointment_id: UUID
 
@@ -56,7 +46,7 @@ class BookingConfirmation(Confirmation):
             "Confirmed.",
             None,
             "Annals-Position",
-            example={"success": True, "appointment": CONFIRMED},
+            example={"success": True, "appointment": EXAMPLE_APPOINTMENT},
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
@@ -64,7 +54,7 @@ class BookingConfirmation(Confirmation):
         ),
     },
     openapi_extra={
-        **body(
+        **request_body(
             {
                 JSON_TYPE: (
                     BookingConfirmation,
@@ -78,28 +68,30 @@ class BookingConfirmation(Confirmation):
 )
 def confirm_booking(
     services: ServicesDep,
-    _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
-    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    _caller: Writer,
+    body: JsonBody,
     executor: Executor,
 ) -> Response:
-    """As `POST /api/appointments/{id}/confirm`; a second time is 409 `ALREADY_CONFIRMED`."""
+    """As `POST /api/appointments/{id}/confirm`. Confirming again is 409 `ALREADY_CONFIRMED`."""
 
     def act(scope: Scope) -> Response:
-        asked = checked(BookingConfirmation, given)
+        request = parse_body(BookingConfirmation, body)
         outcome = services.commands.act(
-            scope, Appointment, asked.appointment_id, lambda one, at: confirm(one, asked, at)
+            scope,
+            Appointment,
+            request.appointment_id,
+            lambda appointment, at: confirm(appointment, request, at),
         )
-        facts = outcome.entity.values
+        values = outcome.entity.values
         content = {
             "success": True,
             "appointment": {
                 "id": outcome.entity.id,
-                "status": facts["status"],
-                "confirmed_at": facts["confirmedAt"],
-                "confirmed_by": facts["confirmedBy"],
+                "status": values["status"],
+                "confirmed_at": values["confirmedAt"],
+                "confirmed_by": values["confirmedBy"],
             },
         }
-        headers = position_header(outcome)
-        return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)
+        return json_response(content, position=outcome.position)
 
-    return executor.run(act, given)
+    return executor.run(act, body)

@@ -1,43 +1,40 @@
-"""/api/bulk: the same change to many things, while the client waits or as a job."""
+"""/api/bulk: the same change to many entities, while the client waits or as a job."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import Executor, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
-from api.entities.routes import ServicesDep
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of
-from api.http.conditions import MIN_POSITION, POSITION, await_position, parse_position, reach
-from api.http.openapi import (
-    EXAMPLE_ID,
-    ON_BODY,
-    ON_FIELDS,
-    ON_READ,
-    ON_WRITE,
-    body,
-    problems,
-    success,
+from api.http.auth import Caller
+from api.http.bodies import Body, RequestModel, parse_body, require_body
+from api.http.conditions import (
+    MIN_POSITION,
+    await_position,
+    parse_position,
+    wait_for_projections,
 )
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID
+from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, ON_WRITE, problems, success
 from api.http.parameters import ALL, OneOf, filter_model
-from api.jobs.responses import ACCEPTED, accepted
-from api.routes.undo import WRITE_OF
+from api.http.responses import json_response
+from api.jobs.responses import JOB_ACCEPTED, job_accepted
 from commands.bulk import (
-    ATOMIC_ITEMS_MAX,
-    INLINE_ITEMS_MAX,
-    JOB_ITEMS_MAX,
     BulkChange,
     BulkOutcome,
     ItemOutcome,
+    items_max,
+    needs_job,
+    require_item_count,
 )
+from commands.permissions import write_permission
 from domain.shared.entity import Entity
 from domain.shared.fields import field_errors
 from domain.shared.kinds import KINDS
@@ -45,7 +42,7 @@ from domain.shared.refusals import FieldError, InvalidFields
 from eventlog.scope import Scope
 from readmodels.lists import LISTS, ListQuery, list_ids
 from runtime import codes
-from runtime.errors import ApiError, failed_item
+from runtime.errors import failed_item
 from runtime.patches import JSON_TYPE
 from runtime.work.bulk import KIND, bulk_change
 
@@ -54,59 +51,62 @@ MULTI_STATUS = 207
 ROUTER = APIRouter(prefix="/api/bulk", tags=["jobs"])
 
 BULK_KINDS = {kind.KIND: kind for kind in KINDS.values() if kind.PLURAL in LISTS}
-"""What can be changed in bulk: whatever there is a list of."""
+"""The kinds that can be changed in bulk: every kind that has a list."""
 FILTERS = {name: filter_model(kind, LISTS[kind.PLURAL]) for name, kind in BULK_KINDS.items()}
 
-OUTCOMES = [
+EXAMPLE = {
+    "kind": "account",
+    "filter": {"type": "customer", "status": "prospect"},
+    "change": {"set": {"priority": "high"}},
+}
+EXAMPLE_OUTCOMES = [
     {"id": EXAMPLE_ID, "status": 200, "version": 4},
     {
         "id": EXAMPLE_ID,
-        "status": 404,
+        "status": codes.NOT_FOUND.status,
         "problem": {
-            "code": "E5002",
-            "title": "There is no such thing in this workspace.",
-            "detail": "There is no such thing in this workspace.",
+            "code": codes.NOT_FOUND.code,
+            "title": codes.NOT_FOUND.title,
+            "detail": codes.NOT_FOUND.title,
         },
     },
 ]
 
 
-class ChangeAsked(BaseModel):
-    """One of the three."""
+class ChangeAsked(RequestModel):
+    """Exactly one of the three members."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(alias_generator=None)
 
     set: dict[str, Any] | None = Field(
         default=None,
         min_length=1,
-        description="A merge patch of the fields, status and assignee among them.",
+        description="A merge patch of the fields, such as status and assignee.",
     )
     delete: Literal[True] | None = None
     restore: Literal[True] | None = None
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
+    def _exactly_one(self) -> Self:
         if len(self.given()) != 1:
             raise ValueError("one of set, delete and restore is needed")
         return self
 
     def given(self) -> dict[str, Any]:
-        """What is asked for, by its name."""
+        """Return the member that was given, by name."""
         return self.model_dump(exclude_none=True) | ({"set": self.set} if self.set else {})
 
 
-class BulkAsked(BaseModel):
-    """Which things, and what is to be done to each of them."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+class BulkAsked(RequestModel):
+    """The entities, and the change to make to each of them."""
 
     kind: Annotated[str, OneOf(tuple(BULK_KINDS))]
     ids: list[UUID] | None = Field(default=None, min_length=1)
     filter: dict[str, Any] | None = Field(
-        default=None, description="The filters of the list of this kind, `search` among them."
+        default=None, description="Filters of the list of this kind, and `search`."
     )
     change: ChangeAsked
-    atomic: bool = Field(default=False, description="All of them or none.")
+    atomic: bool = Field(default=False, description="Change all of them or none.")
 
     @model_validator(mode="after")
     def _ids_or_filter(self) -> Self:
@@ -117,47 +117,44 @@ class BulkAsked(BaseModel):
         return self
 
 
-class _Asked:
-    """A request that is valid in itself."""
+class _BulkRequest:
+    """A valid request: the kind, the change and the selection of entities."""
 
-    def __init__(self, given: Body) -> None:
-        try:
-            self.request = BulkAsked.model_validate(given.fields())
-        except ValidationError as error:
-            raise InvalidFields(field_errors(error)) from None
-        self.kind: type[Entity] = BULK_KINDS[self.request.kind]
-        self.change_given = self.request.change.given()
+    def __init__(self, body: Body) -> None:
+        """Parse the body. Raises `InvalidFields`."""
+        self.asked = parse_body(BulkAsked, body)
+        self.kind: type[Entity] = BULK_KINDS[self.asked.kind]
+        self.change_given = self.asked.change.given()
         self.change: BulkChange = bulk_change(self.kind, self.change_given)
-        self.limit = ATOMIC_ITEMS_MAX if self.request.atomic else JOB_ITEMS_MAX
 
     def query(self, workspace_id: UUID) -> ListQuery:
-        """What the filter asks of the list."""
-        model = FILTERS[self.request.kind]
+        """Return the list query for the filter. Raises `InvalidFields`."""
+        model = FILTERS[self.asked.kind]
         try:
-            filters = model.model_validate(self.request.filter).model_dump(
+            filters = model.model_validate(self.asked.filter).model_dump(
                 by_alias=True, exclude_none=True
             )
         except ValidationError as error:
-            raise InvalidFields(_of_filter(field_errors(error))) from None
+            raise InvalidFields(_in_filter(field_errors(error))) from None
         search = filters.pop("search", None)
         wanted = {name: str(value) for name, value in filters.items() if value != ALL}
         return ListQuery(workspace_id, wanted, search or None)
 
 
-def _of_filter(faults: list[FieldError]) -> list[FieldError]:
-    """One fault for each filter, by its name."""
-    named = {f"filter.{each.field.split('.')[0]}": each for each in reversed(faults)}
+def _in_filter(errors: list[FieldError]) -> list[FieldError]:
+    """Return the first error of each filter, by the name of the filter."""
+    named = {f"filter.{each.field.split('.')[0]}": each for each in reversed(errors)}
     return [FieldError(name, each.kind, each.message) for name, each in named.items()]
 
 
 @ROUTER.post(
     "",
     operation_id="bulk",
-    summary="Change many things alike; up to 200 at once, up to 100,000 as a job",
+    summary="Make the same change to many entities: up to 200 at once, up to 100,000 as a job",
     status_code=MULTI_STATUS,
     responses={
         MULTI_STATUS: success(
-            "What came of each. What was so already is done as well.",
+            "The outcome for each. An entity that already was as requested counts as changed.",
             None,
             "Annals-Position",
             example={
@@ -165,95 +162,78 @@ def _of_filter(faults: list[FieldError]) -> list[FieldError]:
                 "total": 2,
                 "succeeded": 1,
                 "failed": 1,
-                "outcomes": OUTCOMES,
+                "outcomes": EXAMPLE_OUTCOMES,
             },
         ),
-        202: ACCEPTED,
+        202: JOB_ACCEPTED,
         **problems(
             *(codes.TOO_MANY_ITEMS, codes.BULK_REFUSED, codes.TIME_TAKEN),
-            *ON_BODY,
-            *ON_FIELDS,
-            *ON_WRITE,
-            *ON_READ,
+            *(*ON_BODY, *ON_FIELDS, *ON_WRITE, *ON_READ),
         ),
     },
-    openapi_extra=body(
-        {
-            JSON_TYPE: (
-                BulkAsked,
-                {
-                    "kind": "account",
-                    "filter": {"type": "customer", "status": "prospect"},
-                    "change": {"set": {"priority": "high"}},
-                },
-            )
-        }
-    ),
+    openapi_extra=request_body({JSON_TYPE: (BulkAsked, EXAMPLE)}),
     dependencies=[Depends(require_write_capacity)],
 )
 async def bulk(
     request: Request,
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
-    given: Annotated[Body, Depends(body_of(JSON_TYPE, limit="bulk_body_max_bytes"))],
+    caller: Writer,
+    body: Annotated[Body, Depends(require_body(JSON_TYPE, limit="bulk_body_max_bytes"))],
     _: Annotated[None, Depends(await_position())],
     executor: Executor,
 ) -> Response:
-    """One event for each thing that changes, all of this command: POST /api/undo takes it back."""
-    asked = await run_in_threadpool(_Asked, given)
-    caller.require(WRITE_OF.get(asked.kind, Permission.WRITE))
-    ids, facts = await _found(request, caller, asked)
-    if len(ids) > asked.limit:
-        raise ApiError(codes.TOO_MANY_ITEMS, found=len(ids), limit=asked.limit)
+    """Each changed entity records one event. POST /api/undo with the command's id undoes them."""
+    bulk_request = await run_in_threadpool(_BulkRequest, body)
+    kind, atomic = bulk_request.kind, bulk_request.asked.atomic
+    caller.require(write_permission(kind))
+    ids, selection = await _select_ids(request, caller, bulk_request)
+    require_item_count(len(ids), atomic=atomic)
 
     def act(scope: Scope) -> Response:
-        if asked.request.atomic or len(ids) <= INLINE_ITEMS_MAX:
-            outcome = services.bulk.apply(
-                scope, asked.kind, ids, asked.change, atomic=asked.request.atomic
-            )
-            return _outcomes(scope, outcome)
-        parameters = {"kind": asked.kind.KIND, "change": asked.change_given, **facts}
+        if not needs_job(len(ids), atomic=atomic):
+            outcome = services.bulk.apply(scope, kind, ids, bulk_request.change, atomic=atomic)
+            return _multi_status(scope, outcome)
+        parameters = {"kind": kind.KIND, "change": bulk_request.change_given, **selection}
         items = (str(each) for each in ids)
-        return accepted(services.jobs.request(scope, KIND, parameters, items=items), scope)
+        return job_accepted(services.jobs.request(scope, KIND, parameters, items=items), scope)
 
-    return await run_in_threadpool(executor.run, act, given)
+    return await run_in_threadpool(executor.run, act, body)
 
 
-async def _found(
-    request: Request, caller: Caller, asked: _Asked
-) -> tuple[list[UUID], dict[str, Any]]:
-    """The ids, each once, one more than the limit at the most; and what else the job is to keep.
+async def _select_ids(
+    request: Request, caller: Caller, bulk_request: _BulkRequest
+) -> tuple[Sequence[UUID], dict[str, Any]]:
+    """Return the distinct ids, at most one more than allowed, and the selection for the job.
 
-    Those of a filter are of one position of the log; what comes to match later is left alone.
+    Ids found by a filter are those at one log position; later matches are not changed.
     """
-    if asked.request.ids is not None:
-        return list(dict.fromkeys(asked.request.ids)), {}
-    spec = LISTS[asked.kind.PLURAL]
+    asked = bulk_request.asked
+    if asked.ids is not None:
+        return list(dict.fromkeys(asked.ids)), {}
+    spec = LISTS[bulk_request.kind.PLURAL]
     if (wanted := request.headers.get(MIN_POSITION)) is not None:
-        await reach(request, (spec.plural,), parse_position(wanted))
-    query = asked.query(caller.workspace_id)
+        await wait_for_projections(request, (spec.plural,), parse_position(wanted))
+    query = bulk_request.query(caller.workspace_id)
+    limit = items_max(atomic=asked.atomic) + 1
     async with request.app.state.services.reads.workspace(caller.workspace_id) as connection:
-        ids, position = await list_ids(connection, spec, query, asked.limit + 1)
-    return ids, {"filter": asked.request.filter, "position": position}
+        ids, position = await list_ids(connection, spec, query, limit)
+    return ids, {"filter": asked.filter, "position": position}
 
 
-def _outcomes(scope: Scope, outcome: BulkOutcome) -> Response:
+def _multi_status(scope: Scope, outcome: BulkOutcome) -> Response:
     failed = len(outcome.failed)
     content = {
         "commandId": scope.command_id,
         "total": len(outcome.items),
         "succeeded": len(outcome.items) - failed,
         "failed": failed,
-        "outcomes": [_shown(each) for each in outcome.items],
+        "outcomes": [_outcome_as_json(each) for each in outcome.items],
     }
-    headers = {POSITION: str(outcome.position)}
-    return Response(
-        orjson.dumps(content, default=str), MULTI_STATUS, media_type=JSON_TYPE, headers=headers
-    )
+    return json_response(content, MULTI_STATUS, position=outcome.position)
 
 
-def _shown(each: ItemOutcome) -> dict[str, Any]:
-    if each.error is not None:
-        return failed_item(each)
-    assert each.entity is not None
-    return {"id": str(each.entity_id), "status": 200, "version": each.entity.version}
+def _outcome_as_json(outcome: ItemOutcome) -> dict[str, Any]:
+    if outcome.error is not None:
+        return failed_item(outcome)
+    assert outcome.entity is not None
+    return {"id": str(outcome.entity_id), "status": 200, "version": outcome.entity.version}

@@ -1,4 +1,4 @@
-"""/api/duplicates: contacts and accounts that may be the same."""
+"""/api/duplicates: contacts and accounts that may be duplicates."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api.entities.routes import ServicesDep
-from api.http.auth import Caller, Permission, require_permission
+from api.dependencies.annotated import Reader, ServicesDep
 from api.http.conditions import await_position
-from api.http.openapi import EXAMPLE_ID, ON_READ, problems, success
+from api.http.openapi.examples import EXAMPLE_ID
+from api.http.openapi.responses import ON_READ, problems, success
 from api.http.parameters import Cursor, OneOf, invalid_parameter
+from api.http.responses import json_response
 from readmodels.duplicates import (
     GROUPS_PAGE_DEFAULT,
     GROUPS_PAGE_MAX,
@@ -20,7 +21,6 @@ from readmodels.duplicates import (
     duplicates_page,
 )
 from runtime import codes
-from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/duplicates", tags=["merge"])
 
@@ -29,7 +29,7 @@ DuplicateReason = Annotated[
     str, OneOf(tuple(sorted({each for many in REASONS.values() for each in many})))
 ]
 
-GROUP = {
+EXAMPLE_GROUP = {
     "reason": "email",
     "key": "ada@example.com",
     "count": 2,
@@ -40,27 +40,32 @@ GROUP = {
 @ROUTER.get(
     "",
     operation_id="listDuplicates",
-    summary="Groups of contacts or accounts that have an e-mail, a phone or a company in common",
+    summary="Groups of contacts or accounts with the same e-mail address, phone number or company",
     responses={
         200: success(
-            "One page. `key` is normalised; members are as their list shows them, the"
-            f" {MEMBERS_SHOWN_MAX} oldest; `count` is how many there are.",
-            example={"items": [GROUP], "nextCursor": None},
+            "One page. `key` is the normalised value in common, `count` the size of the group,"
+            f" `members` its {MEMBERS_SHOWN_MAX} oldest members as their list shows them.",
+            example={"items": [EXAMPLE_GROUP], "nextCursor": None},
         ),
         **problems(codes.INVALID_CURSOR, *ON_READ),
     },
 )
 async def list_(
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
+    caller: Reader,
     _: Annotated[None, Depends(await_position("duplicates", "contacts", "accounts", "members"))],
     kind: Annotated[
-        DuplicateKind, Query(description="Contacts by email and phone, accounts by company.")
+        DuplicateKind,
+        Query(description="Contacts are compared by e-mail and phone, accounts by company."),
     ],
-    reason: Annotated[DuplicateReason | None, Query(description="Only groups of this.")] = None,
-    cursor: Annotated[Cursor | None, Query(description="`nextCursor` of the page before.")] = None,
+    reason: Annotated[
+        DuplicateReason | None, Query(description="Only groups with this in common.")
+    ] = None,
+    cursor: Annotated[
+        Cursor | None, Query(description="`nextCursor` of the previous page.")
+    ] = None,
     page_size: Annotated[
-        int, Query(alias="pageSize", ge=1, le=GROUPS_PAGE_MAX, description="Groups.")
+        int, Query(alias="pageSize", ge=1, le=GROUPS_PAGE_MAX, description="Groups per page.")
     ] = GROUPS_PAGE_DEFAULT,
 ) -> Response:
     """`{items, nextCursor}`."""
@@ -68,5 +73,4 @@ async def list_(
         raise invalid_parameter("reason", f"{kind} are compared by {', '.join(REASONS[kind])}")
     query = DuplicatesQuery(caller.workspace_id, kind, reason, cursor, page_size)
     async with services.reads.workspace(caller.workspace_id) as connection:
-        content = await duplicates_page(connection, query)
-    return Response(content, media_type=JSON_TYPE)
+        return json_response(await duplicates_page(connection, query))

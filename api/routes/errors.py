@@ -1,50 +1,48 @@
-"""/api/errors: the dictionary of error codes, for everybody."""
+"""/api/errors: the list of error codes. No API key is required."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Path, Response
 
-from api.http.openapi import problems, success
+from api.http.openapi.responses import WITHOUT_KEY, problems, success
+from api.http.responses import json_response
 from runtime import codes
 from runtime.codes import CODES
 from runtime.errors import ApiError, dictionary
-from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(prefix="/api/errors", tags=["operation"])
 
 EXAMPLE = dictionary()[0]
-BARE = (codes.UNKNOWN_PARAMETER, codes.UNEXPECTED)
 
 
 @ROUTER.get(
     "",
     operation_id="listErrors",
-    summary="The dictionary of error codes",
+    summary="List the error codes",
     responses={
-        200: success("All codes.", example={"items": [EXAMPLE]}),
-        **problems(always=BARE),
+        200: success("All error codes.", example={"items": [EXAMPLE]}),
+        **problems(always=WITHOUT_KEY),
     },
 )
 async def list_() -> Response:
     """`{items}`."""
-    return Response(orjson.dumps({"items": dictionary()}), media_type=JSON_TYPE)
+    return json_response({"items": dictionary()})
 
 
 @ROUTER.get(
     "/{code}",
     operation_id="getError",
-    summary="One error code, to which `type` of a problem points",
+    summary="Get an error code; `type` of a problem document is this URL",
     responses={
-        200: success("The code.", example=EXAMPLE),
-        **problems(codes.NOT_FOUND, always=BARE),
+        200: success("The error code.", example=EXAMPLE),
+        **problems(codes.NOT_FOUND, always=WITHOUT_KEY),
     },
 )
 async def get(code: Annotated[str, Path(examples=["E2001"])]) -> Response:
-    """The code, its message and its explanation."""
+    """The code, its title and its explanation."""
     if code not in CODES:
         raise ApiError(codes.NOT_FOUND, "There is no such error code.")
     found = next(each for each in dictionary() if each["code"] == code)
-    return Response(orjson.dumps(found), media_type=JSON_TYPE)
+    return json_response(found)

@@ -1,29 +1,26 @@
-"""/livez, /healthz, /readyz and /metrics, for whoever watches Annals.
+"""/livez, /healthz, /readyz and /metrics, for monitoring.
 
-Live: this process answers. Ready: requests may be sent here. Healthy: nobody needs to be woken.
+Live: this process responds. Ready: it can serve requests. Healthy: no operator is needed.
 """
 
 from __future__ import annotations
 
 import hmac
-from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from api.entities.routes import ServicesDep
-from api.http.openapi import problems, success
+from api.dependencies.annotated import ServicesDep
+from api.http.openapi.responses import WITHOUT_KEY, problems, success
+from api.http.responses import json_response
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.health import HealthSnapshot
-from runtime.patches import JSON_TYPE
 
 ROUTER = APIRouter(tags=["operation"])
 
-BARE = (codes.UNKNOWN_PARAMETER, codes.UNEXPECTED)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
+PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 EXAMPLE_PROJECTION = {
     "name": "accounts",
@@ -43,104 +40,104 @@ EXAMPLE_METRICS = 'annals_projection_lag_events{projection="accounts"} 0.0\n'
 @ROUTER.get(
     "/livez",
     operation_id="liveness",
-    summary="Whether the process answers at all",
-    responses={200: success("It does.", example={"status": "live"}), **problems(always=BARE)},
+    summary="Whether the process responds at all",
+    responses={
+        200: success("It responds.", example={"status": "live"}),
+        **problems(always=WITHOUT_KEY),
+    },
 )
 async def liveness() -> Response:
-    """Asks nobody else: a lost database is no reason to restart this process."""
-    return Response(b'{"status":"live"}', media_type=JSON_TYPE)
+    """Checks nothing else: an unreachable database is no reason to restart this process."""
+    return json_response({"status": "live"})
 
 
 @ROUTER.get(
     "/healthz",
     operation_id="health",
-    summary="Whether all projections do their work, and of each that does not, why",
+    summary="Whether all projections make progress, and if not, why",
     responses={
         200: success(
-            "They do; `degraded` where somebody should see to something all the same.",
+            "They do. `degraded` means that something needs attention nevertheless.",
             example={"status": "ok", "projections": [EXAMPLE_PROJECTION], "jobs": EXAMPLE_JOBS},
         ),
-        **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=BARE),
+        **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=WITHOUT_KEY),
     },
 )
 async def health(services: ServicesDep) -> Response:
-    """Red within 10 s where a projection makes no progress though there is something to do."""
-    view = await services.health_monitor.look()
-    _require_answer(view)
-    if view.status == "red":
-        red = [each for each in view.projections if each.status == "red"]
-        said = [f"{each.name}: {'; '.join(each.alarms)}" for each in red]
-        said += [f"the database lacks {each}" for each in view.missing]
-        said += view.process_alarms
-        detail = f"{'. '.join(said)}."
-        raise ApiError(codes.UNHEALTHY, detail, projections=view.told(), missing=view.missing)
-    content = {"status": view.status, "projections": view.told(), "jobs": view.jobs.told()}
-    return _answer(content)
+    """Red within 10 s after a projection with events to process has stopped making progress."""
+    snapshot = await services.health.snapshot()
+    _require_database(snapshot)
+    projections = snapshot.projections_as_json()
+    if snapshot.status == "red":
+        detail = f"{'. '.join(snapshot.alarms)}."
+        missing = snapshot.missing
+        raise ApiError(codes.UNHEALTHY, detail, projections=projections, missing=missing)
+    content = {
+        "status": snapshot.status,
+        "projections": projections,
+        "jobs": snapshot.jobs.as_json(),
+    }
+    return json_response(content)
 
 
 @ROUTER.get(
     "/readyz",
     operation_id="readiness",
-    summary="Whether requests may be sent here: database, tables, and lag of the projections",
+    summary="Whether this process can serve requests: database, tables, lag of the projections",
     responses={
-        200: success("They may.", example={"status": "ready", "lagSeconds": 0}),
-        **problems(codes.DATABASE_UNREACHABLE, codes.NOT_READY, always=BARE),
+        200: success("It can.", example={"status": "ready", "lagSeconds": 0}),
+        **problems(codes.DATABASE_UNREACHABLE, codes.NOT_READY, always=WITHOUT_KEY),
     },
 )
 async def readiness(services: ServicesDep) -> Response:
-    """The lag is that of the projection that is furthest behind."""
-    view = await services.health_monitor.look()
-    _require_answer(view)
-    if view.missing:
-        detail = f"The database lacks {', '.join(view.missing)}: run annals migrate."
-        raise ApiError(codes.NOT_READY, detail, missing=view.missing)
+    """`lagSeconds` is the largest lag of any projection."""
+    snapshot = await services.health.snapshot()
+    _require_database(snapshot)
+    if snapshot.missing:
+        detail = f"The database lacks {', '.join(snapshot.missing)}: run annals migrate."
+        raise ApiError(codes.NOT_READY, detail, missing=snapshot.missing)
     limit_s = services.settings.ready_lag_max_s
-    late = [each for each in view.projections if each.facts["lagSeconds"] > limit_s]
-    if late:
-        named = ", ".join(f"{each.name} {each.facts['lagSeconds']:.0f} s" for each in late)
+    lagging = snapshot.lagging(limit_s)
+    if lagging:
+        named = ", ".join(f"{each.name} {each.lag_s:.0f} s" for each in lagging)
         detail = f"More than {limit_s:g} s behind: {named}."
-        raise ApiError(codes.NOT_READY, detail, projections=[each.told() for each in late])
-    lags_s = [each.facts["lagSeconds"] for each in view.projections]
-    return _answer({"status": "ready", "lagSeconds": max(lags_s, default=0)})
+        raise ApiError(codes.NOT_READY, detail, projections=[each.as_json() for each in lagging])
+    return json_response({"status": "ready", "lagSeconds": snapshot.lag_max_s})
 
 
 @ROUTER.get(
     "/metrics",
     operation_id="metrics",
-    summary="What Prometheus collects",
+    summary="Metrics for Prometheus",
     responses={
         200: {
             **success("Metrics in Prometheus' text format."),
             "content": {"text/plain": {"schema": {"type": "string"}, "example": EXAMPLE_METRICS}},
         },
-        **problems(codes.METRICS_FORBIDDEN, always=BARE),
+        **problems(codes.METRICS_FORBIDDEN, always=WITHOUT_KEY),
     },
 )
 async def metrics(request: Request, services: ServicesDep) -> Response:
-    """Answers this machine only, or whoever has the token where ANNALS_METRICS_TOKEN is set."""
-    _require_reader(request, services.settings.metrics_token)
-    view = await services.health_monitor.look()
-    content = request.app.state.metrics.exposition(view)
+    """Serves this machine only, or requests with the token if ANNALS_METRICS_TOKEN is set."""
+    _require_metrics_access(request, services.settings.metrics_token)
+    content = request.app.state.metrics.exposition(await services.health.snapshot())
     return Response(content, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _answer(content: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(content), media_type=JSON_TYPE)
+def _require_database(snapshot: HealthSnapshot) -> None:
+    """Raise 503 (E3001) if the database did not respond."""
+    if error := snapshot.error:
+        raise ApiError(codes.DATABASE_UNREACHABLE, f"{error[0].upper()}{error[1:]}.")
 
 
-def _require_answer(view: HealthSnapshot) -> None:
-    if view.error:
-        raise ApiError(codes.DATABASE_UNREACHABLE, f"{view.error[0].upper()}{view.error[1:]}.")
-
-
-def _require_reader(request: Request, token: str | None) -> None:
-    """Raise 403 (E1009) where the metrics are not for whoever asks."""
+def _require_metrics_access(request: Request, token: str | None) -> None:
+    """Raise 403 (E1009) if the sender of the request may not read the metrics."""
     if token is not None:
         given = request.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise ApiError(codes.METRICS_FORBIDDEN)
         return
-    # A proxy on this machine passes on what comes from anywhere.
-    is_near = request.client is not None and request.client.host in LOOPBACK
-    if not is_near or any(name in request.headers for name in FORWARDED):
+    # A proxy on this machine forwards requests from anywhere.
+    is_local = request.client is not None and request.client.host in LOOPBACK
+    if not is_local or any(name in request.headers for name in PROXY_HEADERS):
         raise ApiError(codes.METRICS_FORBIDDEN)

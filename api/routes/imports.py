@@ -11,23 +11,24 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.dependencies.idempotency import COMMAND, REPLAYED, Executor
+from api.dependencies.annotated import EntityId, Executor, ServicesDep, Versions, Writer
+from api.dependencies.idempotency import REPLAYED
 from api.dependencies.request import command_scope, require_write_capacity
-from api.entities.routes import EntityId, ServicesDep, Versions
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of, checked
-from api.http.conditions import POSITION, await_position, etag, on_versions, versioned
-from api.http.openapi import (
+from api.http.auth import Caller
+from api.http.bodies import Body, parse_body, require_body
+from api.http.conditions import await_position, with_if_match
+from api.http.openapi.bodies import request_body
+from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
     ON_VERSION,
     ON_WRITE,
-    body,
     problems,
     success,
 )
 from api.http.parameters import OneOf
+from api.http.responses import COMMAND, POSITION, etag, json_response
 from api.http.uploads import (
     CSV_TYPE,
     FILE_PART,
@@ -50,11 +51,11 @@ from api.jobs.import_answers import (
     import_as_shown,
     shown_preview,
 )
-from api.jobs.responses import ACCEPTED, accepted
-from api.routes.undo import WRITE_OF
+from api.jobs.responses import JOB_ACCEPTED, job_accepted
 from commands.importing.commands import Looked
 from commands.importing.options import IMPORTABLE
 from commands.jobs.requests import JobOutcome
+from commands.permissions import Permission, write_permission
 from eventlog.scope import Scope
 from runtime import codes
 from runtime.patches import JSON_TYPE
@@ -67,7 +68,6 @@ READS = ("accounts", "contacts", "members")
 
 ROUTER = APIRouter(prefix="/api/imports", tags=["imports"])
 
-Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
 Waits = Annotated[None, Depends(await_position())]
 """What is kept of an import is read as it is; nothing has to be waited for."""
 Delimiter = Annotated[str | None, Query(min_length=1, max_length=1)]
@@ -183,7 +183,9 @@ def get(
 ) -> Response:
     """As long as it is kept."""
     stored, job = services.imports.get(command_scope(request, caller), entity_id)
-    return versioned(orjson.dumps(import_as_shown(stored, job, services.settings)), stored.version)
+    return json_response(
+        orjson.dumps(import_as_shown(stored, job, services.settings)), version=stored.version
+    )
 
 
 @ROUTER.patch(
@@ -197,7 +199,9 @@ def get(
             *(*ON_FILE, *ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE),
         ),
     },
-    openapi_extra=body({JSON_TYPE: (ImportChange, {"dedupeBy": ["company"], "mode": "update"})}),
+    openapi_extra=request_body(
+        {JSON_TYPE: (ImportChange, {"dedupeBy": ["company"], "mode": "update"})}
+    ),
     dependencies=[Depends(require_write_capacity)],
 )
 async def change(
@@ -206,12 +210,12 @@ async def change(
     services: ServicesDep,
     caller: Writer,
     versions: Versions,
-    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    given: Annotated[Body, Depends(require_body(JSON_TYPE))],
     executor: Executor,
 ) -> Response:
     """Before it is started. What is not named stays as it is; a column set to null becomes what was
     proposed. Read in another encoding or by another delimiter, fields are proposed anew."""
-    asked = checked(ImportChange, given)
+    asked = parse_body(ImportChange, given)
     looked: Looked | None = None
     if asked.encoding or asked.delimiter:
         scope = command_scope(request, caller)
@@ -224,7 +228,7 @@ async def change(
         )
 
     def act(scope: Scope) -> Response:
-        stored = on_versions(
+        stored = with_if_match(
             versions,
             lambda version: services.imports.change(
                 scope,
@@ -276,7 +280,7 @@ def preview(
     operation_id="startImport",
     summary="Import the rows, as a job; by the import's id all of it can be undone",
     status_code=202,
-    responses={202: ACCEPTED, **problems(codes.IMPORT_STARTED, *ON_START, *ON_WRITE)},
+    responses={202: JOB_ACCEPTED, **problems(codes.IMPORT_STARTED, *ON_START, *ON_WRITE)},
     dependencies=[Depends(require_write_capacity)],
 )
 def start(
@@ -347,7 +351,7 @@ def failed(
     summary="Hand in the failed rows again, mended; the import goes on with them",
     status_code=202,
     responses={
-        202: ACCEPTED,
+        202: JOB_ACCEPTED,
         **problems(codes.NOTHING_TO_MEND, *ON_START, *ON_FILE, *ON_WRITE),
     },
     openapi_extra=FILE_BODY,
@@ -416,7 +420,7 @@ def delete(
 
     def act(scope: Scope) -> Response:
         drop = services.imports.drop
-        on_versions(versions, lambda each: drop(scope, entity_id, expected_version=each))
+        with_if_match(versions, lambda each: drop(scope, entity_id, expected_version=each))
         return _answer(services, scope, None, 204)
 
     return executor.run(act)
@@ -434,7 +438,7 @@ async def _receive(
 
 def _begun(outcome: JobOutcome, scope: Scope, import_id: UUID) -> Response:
     """202. All rounds of an import are one command, named by the import's id."""
-    response = accepted(outcome, replace(scope, command_id=str(import_id)))
+    response = job_accepted(outcome, replace(scope, command_id=str(import_id)))
     response.headers[COMMAND] = str(import_id)
     return response
 
@@ -458,4 +462,4 @@ def _answer(
 def _require(caller: Caller, plural: str) -> None:
     """Importing takes what creating one by one does."""
     kind = IMPORTABLE.get(plural)
-    caller.require(WRITE_OF.get(kind, Permission.WRITE) if kind else Permission.WRITE)
+    caller.require(write_permission(kind) if kind else Permission.WRITE)

@@ -1,4 +1,4 @@
-"""/api/jobs: how far jobs are, what went wrong, and an end to them."""
+"""/api/jobs: the progress and the errors of jobs, and their cancellation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import EntityId, Executor, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
-from api.entities.routes import EntityId, ServicesDep
-from api.http.auth import Caller, Permission, require_permission
-from api.http.conditions import POSITION, await_position, reach
-from api.http.openapi import ON_READ, ON_WRITE, problems, success
+from api.http.conditions import await_position, wait_for_projections
+from api.http.openapi.responses import ON_READ, ON_WRITE, problems, success
 from api.http.parameters import Cursor, OneOf
+from api.http.responses import json_response
 from api.http.sse import MEDIA_TYPE, EventStream, frame
 from api.jobs.feed import PROGRESS, PROJECTION
-from api.jobs.responses import EXAMPLE_BRIEF, EXAMPLE_ERROR, EXAMPLE_JOB, EXAMPLE_SUMMARY, brief
+from api.jobs.responses import (
+    EXAMPLE_JOB,
+    EXAMPLE_JOB_ERROR,
+    EXAMPLE_JOB_SUMMARY,
+    EXAMPLE_LISTED_JOB,
+    job_summary,
+)
 from domain.job import Job, JobStatus
 from domain.shared.refusals import NotFound
 from eventlog.scope import Scope
@@ -39,7 +44,6 @@ from readmodels.jobs import (
 )
 from readmodels.lists import InvalidCursor
 from runtime import codes
-from runtime.patches import JSON_TYPE
 from runtime.work import work_factories
 
 VERSION_MAX_DIGITS = 9
@@ -48,8 +52,7 @@ EXAMPLE_FRAME = frame(PROGRESS, orjson.dumps(EXAMPLE_JOB), 5).decode()
 
 ROUTER = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
-Reader = Annotated[Caller, Depends(require_permission(Permission.READ))]
-Waits = Annotated[None, Depends(await_position(PROJECTION))]
+MinPosition = Annotated[None, Depends(await_position(PROJECTION))]
 StatusFilter = Annotated[str, OneOf(tuple(each.value for each in JobStatus))]
 JobKind = Annotated[str, OneOf(tuple(sorted(work_factories())))]
 
@@ -59,50 +62,50 @@ JobKind = Annotated[str, OneOf(tuple(sorted(work_factories())))]
     operation_id="listJobs",
     summary="The jobs of the workspace, newest first",
     responses={
-        200: success("One page.", example={"items": [EXAMPLE_SUMMARY], "nextCursor": None}),
+        200: success("One page.", example={"items": [EXAMPLE_LISTED_JOB], "nextCursor": None}),
         **problems(codes.INVALID_CURSOR, *ON_READ),
     },
 )
 async def list_(
     services: ServicesDep,
     caller: Reader,
-    _: Waits,
+    _: MinPosition,
     status: StatusFilter | None = None,
     kind: JobKind | None = None,
     cursor: Cursor | None = None,
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=JOBS_PAGE_MAX)] = JOBS_PAGE_DEFAULT,
 ) -> Response:
-    """`{items, nextCursor}`; the errors of a job are shown with the job itself."""
+    """`{items, nextCursor}`; GET /api/jobs/{id} also shows the errors of the job."""
     before = None if cursor is None else _decoded(cursor)
     query = JobsQuery(caller.workspace_id, status, kind, before, limit)
     async with services.reads.workspace(caller.workspace_id) as connection:
         page = await jobs_page(connection, query)
     content = {"items": orjson.Fragment(page.items), "nextCursor": _encoded(page.last)}
-    return Response(orjson.dumps(content), media_type=JSON_TYPE)
+    return json_response(content)
 
 
 @ROUTER.get(
     "/{id}",
     operation_id="getJob",
-    summary="How far a job is, with the first of its errors",
+    summary="The progress of a job, with its first errors",
     responses={
         200: success("The job.", example=EXAMPLE_JOB),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
-async def get(job_id: EntityId, services: ServicesDep, caller: Reader, _: Waits) -> Response:
-    """`errors` names ERRORS_NAMED_MAX items; `/errors` has all of them."""
+async def get(job_id: EntityId, services: ServicesDep, caller: Reader, _: MinPosition) -> Response:
+    """`errors` shows the first ERRORS_NAMED_MAX errors; `/errors` has all of them."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         found = await job_states(connection, caller.workspace_id, [job_id])
-    return Response(_the_one(found, job_id).content, media_type=JSON_TYPE)
+    return json_response(_require(found, job_id).content)
 
 
 @ROUTER.get(
     "/{id}/errors",
     operation_id="listJobErrors",
-    summary="Every item of a job that failed, in order; kept for 30 days",
+    summary="All failed items of a job, in order; kept for 30 days",
     responses={
-        200: success("One page.", example={"items": [EXAMPLE_ERROR], "nextCursor": None}),
+        200: success("One page.", example={"items": [EXAMPLE_JOB_ERROR], "nextCursor": None}),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
@@ -110,29 +113,31 @@ async def errors(
     job_id: EntityId,
     services: ServicesDep,
     caller: Reader,
-    _: Waits,
-    cursor: Annotated[int, Query(ge=0, le=2**31 - 1, description="Go on after this.")] = 0,
+    _: MinPosition,
+    cursor: Annotated[
+        int, Query(ge=0, le=2**31 - 1, description="`nextCursor` of the previous page.")
+    ] = 0,
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=ERRORS_PAGE_MAX)] = ERRORS_PAGE_DEFAULT,
 ) -> Response:
     """`{items, nextCursor}`."""
     async with services.reads.workspace(caller.workspace_id) as connection:
-        _the_one(await job_states(connection, caller.workspace_id, [job_id]), job_id)
+        _require(await job_states(connection, caller.workspace_id, [job_id]), job_id)
         content = await job_errors(
             connection, caller.workspace_id, job_id, after=cursor, limit=limit
         )
-    return Response(content, media_type=JSON_TYPE)
+    return json_response(content)
 
 
 @ROUTER.get(
     "/{id}/events",
     operation_id="followJob",
     summary="The progress of a job as server-sent events, until it ends",
-    # An EventStream is returned. Were it named here, the framework would take the route for one
-    # that makes the frames itself.
+    # The route returns an EventStream. If that class were named here, the framework would expect
+    # the route to yield the events itself.
     response_class=StreamingResponse,
     responses={
         200: {
-            **success("`progress` as often as it moves, then `end`; the data is the job."),
+            **success("`progress` for each new version, then `end`; the data is the job."),
             "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FRAME}},
         },
         **problems(codes.NOT_FOUND, codes.TOO_MANY_JOB_FOLLOWERS, *ON_READ),
@@ -143,51 +148,50 @@ async def follow(
     job_id: EntityId,
     services: ServicesDep,
     caller: Reader,
-    _: Waits,
+    _: MinPosition,
     last_event_id: Annotated[
-        str | None, Header(description="The id of the last event that was seen: a version.")
+        str | None, Header(description="The id of the last event received: a version of the job.")
     ] = None,
 ) -> Response:
-    """What was seen already is not told again; the end always is."""
-    services.job_feed.require_room()
-    state = await _state(request, caller.workspace_id, job_id)
-    seen = _version(last_event_id)
-    return EventStream(services.job_feed.follow(caller.workspace_id, job_id, state, seen))
+    """Only versions after Last-Event-ID are sent; the `end` is always sent."""
+    services.job_feed.require_capacity()
+    state = await _load_state(request, caller.workspace_id, job_id)
+    after_version = _parse_version(last_event_id)
+    return EventStream(services.job_feed.follow(caller.workspace_id, job_id, state, after_version))
 
 
 @ROUTER.post(
     "/{id}/cancel",
     operation_id="cancelJob",
-    summary="No further step of the job is taken; what it did stays",
+    summary="Cancel a job; what it has done stays",
     responses={
         200: success(
-            "Cancelled, or cancelled already.",
+            "Cancelled now or before.",
             None,
             "Annals-Position",
-            example={**EXAMPLE_BRIEF, "status": "cancelled"},
+            example={**EXAMPLE_JOB_SUMMARY, "status": "cancelled"},
         ),
         **problems(codes.NOT_FOUND, codes.JOB_ENDED, *ON_WRITE),
     },
     dependencies=[Depends(require_write_capacity)],
 )
 def cancel(
-    job_id: EntityId,
-    services: ServicesDep,
-    _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
-    executor: Executor,
+    job_id: EntityId, services: ServicesDep, _caller: Writer, executor: Executor
 ) -> Response:
-    """A step that is being taken meanwhile is not kept."""
+    """A step that is in progress is rolled back."""
 
     def act(scope: Scope) -> Response:
         outcome = services.jobs.cancel(scope, job_id)
-        headers = {POSITION: str(outcome.position)}
-        return Response(orjson.dumps(brief(outcome.job)), media_type=JSON_TYPE, headers=headers)
+        return json_response(job_summary(outcome.job), position=outcome.position)
 
     return executor.run(act)
 
 
-async def _state(request: Request, workspace_id: UUID, job_id: UUID) -> JobState:
-    """The job; who has only just asked for it is waited for. Raises `NotFound`, 503 (E3003)."""
+async def _load_state(request: Request, workspace_id: UUID, job_id: UUID) -> JobState:
+    """Return the job; wait for the projection if it was requested just now.
+
+    Raises `NotFound` and 503 (E3003).
+    """
     services = request.app.state.services
     for is_last in (False, True):
         async with services.reads.workspace(workspace_id) as connection:
@@ -195,18 +199,18 @@ async def _state(request: Request, workspace_id: UUID, job_id: UUID) -> JobState
         if found or is_last:
             break
         head = await run_in_threadpool(services.log.recorder.max_notification_id)
-        await reach(request, (PROJECTION,), head or 0)
-    return _the_one(found, job_id)
+        await wait_for_projections(request, (PROJECTION,), head or 0)
+    return _require(found, job_id)
 
 
-def _the_one(found: dict[UUID, JobState], job_id: UUID) -> JobState:
+def _require(found: dict[UUID, JobState], job_id: UUID) -> JobState:
     if job_id not in found:
         raise NotFound(Job.KIND, job_id)
     return found[job_id]
 
 
-def _version(last_event_id: str | None) -> int:
-    """The version that was seen last; 0 where none was, or the id is none of ours."""
+def _parse_version(last_event_id: str | None) -> int:
+    """Return the version in Last-Event-ID; 0 if there is none or it is not a version."""
     given = last_event_id or ""
     is_version = given.isascii() and given.isdecimal() and len(given) <= VERSION_MAX_DIGITS
     return int(given) if is_version else 0

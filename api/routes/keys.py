@@ -1,4 +1,4 @@
-"""/api/keys: who may come in. For admins only; a token is shown once, when it is issued."""
+"""/api/keys: the API keys of the workspace. For admins only; a token is shown only once."""
 
 from __future__ import annotations
 
@@ -7,41 +7,36 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, Field
 
-from api.dependencies.idempotency import Executor
-from api.dependencies.request import require_write_capacity
-from api.entities.routes import EntityId, ServicesDep, Versions
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of
-from api.http.conditions import (
-    POSITION,
-    await_position,
-    on_versions,
-    position_header,
-    reach,
-    versioned,
+from api.dependencies.annotated import (
+    EntityId,
+    Executor,
+    JsonBody,
+    KeyAdmin,
+    ServicesDep,
+    Versions,
 )
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
+from api.dependencies.request import require_write_capacity
+from api.http.bodies import RequestModel, validate
+from api.http.conditions import await_position, wait_for_projections, with_if_match
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
     ON_VERSION,
     ON_WRITE,
-    body,
     problems,
     success,
 )
+from api.http.responses import POSITION, json_response, no_content
 from commands.keys import IssuedKey, issue_key
 from domain.api_key import ApiKey, Role
-from domain.shared.fields import Instant, Name, field_errors
-from domain.shared.refusals import InvalidFields
+from domain.shared.fields import Instant, Name
 from eventlog.scope import Scope
 from readmodels.keys import list_keys
 from runtime import codes
@@ -49,13 +44,12 @@ from runtime.errors import ApiError
 from runtime.patches import JSON_TYPE, without_nulls
 
 PROJECTION = "workspaces"
-"""The projection by which keys are known at the door."""
+"""The projection from which keys are authenticated."""
 
 ROUTER = APIRouter(prefix="/api/keys", tags=["keys"])
-Admin = Annotated[Caller, Depends(require_permission(Permission.KEYS))]
 
 EXAMPLE = {"name": "Nightly sync", "role": "member"}
-EXAMPLE_SHOWN = {
+EXAMPLE_RESPONSE = {
     "id": EXAMPLE_ID,
     **EXAMPLE,
     "memberId": None,
@@ -65,14 +59,12 @@ EXAMPLE_SHOWN = {
 }
 
 
-class KeyCreate(BaseModel):
-    """What a new key is made of."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+class KeyCreate(RequestModel):
+    """The fields of a new key."""
 
     name: Name
     role: Role
-    member_id: UUID | None = Field(default=None, description="The member who acts by this key.")
+    member_id: UUID | None = Field(default=None, description="The member whom this key acts for.")
     expires_at: Instant | None = None
 
 
@@ -85,7 +77,7 @@ class ApiKeySummary(KeyCreate):
 
 
 class NewKey(ApiKeySummary):
-    """A key as it is shown once."""
+    """A key with its token, as it is shown once."""
 
     token: str = Field(examples=["annals_0199c0de00007000800000000000000a_…"])
 
@@ -99,40 +91,43 @@ class ApiKeys(BaseModel):
 @ROUTER.post(
     "",
     operation_id="issueKey",
-    summary="Issue an API key; the token is shown this once",
+    summary="Issue an API key; its token is shown only in this response",
     status_code=201,
     responses={
         201: success(
-            "Issued; the token works at once.",
+            "Issued; the token is valid immediately.",
             NewKey,
             *("ETag", "Location", "Annals-Position"),
-            example={**EXAMPLE_SHOWN, "token": "annals_…"},
+            example={**EXAMPLE_RESPONSE, "token": "annals_…"},
         ),
         **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE),
     },
-    openapi_extra=body({JSON_TYPE: (KeyCreate, EXAMPLE)}),
+    openapi_extra=request_body({JSON_TYPE: (KeyCreate, EXAMPLE)}),
     dependencies=[Depends(require_write_capacity)],
 )
 async def issue(
     request: Request,
     services: ServicesDep,
-    _caller: Admin,
-    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    _caller: KeyAdmin,
+    body: JsonBody,
     executor: Executor,
 ) -> Response:
-    """The key, and the token that is never shown again."""
+    """The key with its token, which is never shown again."""
 
     def act(scope: Scope) -> Response:
-        issued = issue_key(services.commands, scope, _checked(given.fields()))
-        return versioned(
-            orjson.dumps(_shown(issued)),
-            issued.outcome.entity.version,
+        fields = without_nulls(body.fields())
+        validate(KeyCreate, fields)
+        issued = issue_key(services.commands, scope, fields)
+        key = issued.outcome.entity
+        return json_response(
+            _issued_as_json(issued),
             201,
-            Location=f"/api/keys/{issued.outcome.entity.id}",
-            **position_header(issued.outcome),
+            version=key.version,
+            position=issued.outcome.position,
+            headers={"Location": f"/api/keys/{key.id}"},
         )
 
-    return await _until_known(request, await run_in_threadpool(executor.run, act, given))
+    return await _after_projection(request, await run_in_threadpool(executor.run, act, body))
 
 
 @ROUTER.get(
@@ -140,28 +135,28 @@ async def issue(
     operation_id="listKeys",
     summary="List the API keys that are not revoked, newest first",
     responses={
-        200: success("The keys, without secrets.", ApiKeys, example={"items": [EXAMPLE_SHOWN]}),
+        200: success("The keys, without secrets.", ApiKeys, example={"items": [EXAMPLE_RESPONSE]}),
         **problems(*ON_READ),
     },
 )
 async def list_(
     services: ServicesDep,
-    caller: Admin,
+    caller: KeyAdmin,
     _: Annotated[None, Depends(await_position(PROJECTION))],
 ) -> Response:
     """`{items}`."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         content = await list_keys(connection, caller.workspace_id)
-    return Response(b'{"items":' + content + b"}", media_type=JSON_TYPE)
+    return json_response(b'{"items":' + content + b"}")
 
 
 @ROUTER.delete(
     "/{id}",
     operation_id="revokeKey",
-    summary="Revoke an API key for good",
+    summary="Revoke an API key permanently",
     status_code=204,
     responses={
-        204: success("Revoked, or revoked already.", None, "Annals-Position"),
+        204: success("Revoked now or before.", None, "Annals-Position"),
         **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE),
     },
     dependencies=[Depends(require_write_capacity)],
@@ -170,39 +165,30 @@ async def revoke(
     request: Request,
     entity_id: EntityId,
     services: ServicesDep,
-    _caller: Admin,
+    _caller: KeyAdmin,
     versions: Versions,
     executor: Executor,
 ) -> Response:
-    """Nothing; other processes refuse the key within a second."""
+    """Every process refuses the key within a second."""
 
     def act(scope: Scope) -> Response:
         revoke = partial(services.commands.delete, scope, ApiKey, entity_id)
-        outcome = on_versions(versions, lambda version: revoke(expected_version=version))
-        return Response(status_code=204, headers=position_header(outcome))
+        outcome = with_if_match(versions, lambda version: revoke(expected_version=version))
+        return no_content(outcome.position)
 
-    response = await _until_known(request, await run_in_threadpool(executor.run, act))
+    response = await _after_projection(request, await run_in_threadpool(executor.run, act))
     services.authenticator.forget(entity_id)
     return response
 
 
-async def _until_known(request: Request, response: Response) -> Response:
-    """The answer, once the door knows of it: a token shown works, a key revoked does not."""
-    with suppress(ApiError):  # it is recorded all the same, and will be known a little later
-        await reach(request, (PROJECTION,), int(response.headers[POSITION]))
+async def _after_projection(request: Request, response: Response) -> Response:
+    """Return the response once authentication sees the change, if it does so within the limit."""
+    with suppress(ApiError):  # the change is recorded; it only takes effect a little later
+        await wait_for_projections(request, (PROJECTION,), int(response.headers[POSITION]))
     return response
 
 
-def _checked(given: dict[str, Any]) -> dict[str, Any]:
-    fields = without_nulls(given)
-    try:
-        KeyCreate.model_validate(fields)
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None
-    return fields
-
-
-def _shown(issued: IssuedKey) -> dict[str, Any]:
+def _issued_as_json(issued: IssuedKey) -> dict[str, Any]:
     key = issued.outcome.entity
     fields = {name: key.values.get(name) for name in ("name", "role", "memberId", "expiresAt")}
     stamps = {"createdAt": key.created_on, "version": key.version}

@@ -1,41 +1,40 @@
-"""/api/leads, with updates of the status of one or many, and conversion."""
+"""/api/leads, with updates of the status of one or many leads, and conversion."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Any, Self
 from uuid import UUID
 
-import orjson
 from fastapi import Depends, Response
 from pydantic import Field, model_validator
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import (
+    EntityId,
+    Executor,
+    JsonBody,
+    ServicesDep,
+    Versions,
+    Writer,
+)
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.entities.actions import Given
-from api.entities.routes import EntityId, ServicesDep, Versions, entity_routes
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of, checked
-from api.http.conditions import POSITION, etag, on_versions
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
+from api.entities.routes import entity_routes
+from api.http.bodies import RequestModel, parse_body
+from api.http.conditions import with_if_match
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_VERSION,
     ON_WRITE,
-    body,
     problems,
     success,
 )
 from api.http.problems import WITH_SUCCESS_FLAG
-from commands.leads import (
-    LEADS_AT_ONCE_MAX,
-    ConversionOverrides,
-    StatusUpdates,
-    StatusUpdatesRefused,
-)
+from api.http.responses import json_response
+from commands.leads import LEADS_AT_ONCE_MAX, ConversionOverrides, StatusUpdates, StatusUpdatesRefused
 from domain.lead import Lead, LeadStatus
 from domain.shared.refusals import Refusal
 from eventlog.scope import Scope
@@ -44,25 +43,23 @@ from runtime import codes
 from runtime.errors import ApiError, as_api_error
 from runtime.patches import JSON_TYPE
 
-LEAD: dict[str, Any] = {
+EXAMPLE: dict[str, Any] = {
     "name": "Ada Lovelace",
     "company": "Analytical Engines",
     "source": "website",
 }
+EXAMPLE_UPDATED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at": EXAMPLE_TIME}
 
-ROUTER = entity_routes(Lead, example=LEAD)
-
-Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
-Content = Annotated[Body, Depends(body_of(JSON_TYPE))]
+ROUTER = entity_routes(Lead, example=EXAMPLE)
 
 
-class StatusUpdate(Given):
-    """A status for one lead, or for many."""
+class StatusUpdate(RequestModel):
+    """A new status for one lead or for many."""
 
     status: LeadStatus
     lead_id: UUID | None = None
     lead_ids: list[UUID] | None = Field(default=None, min_length=1, max_length=LEADS_AT_ONCE_MAX)
-    atomic: bool = Field(default=False, description="All of them or none.")
+    atomic: bool = Field(default=False, description="Update all of them or none.")
 
     @model_validator(mode="after")
     def _one_or_many(self) -> Self:
@@ -71,31 +68,28 @@ class StatusUpdate(Given):
         return self
 
 
-class Conversion(Given):
-    """What the lead is to become otherwise than by itself; null leaves a field out."""
+class Conversion(RequestModel):
+    """Values that replace those derived from the lead; null leaves a field unset."""
 
     account: dict[str, Any] = Field(default={}, description="Fields of the account.")
     contact: dict[str, Any] = Field(default={}, description="Fields of the contact.")
     opportunity: dict[str, Any] = Field(default={}, description="Fields of the opportunity.")
     account_id: UUID | None = Field(
-        default=None, description="An account that is there already, instead of a new one."
+        default=None, description="An existing account to use instead of creating one."
     )
-
-
-MOVED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at": EXAMPLE_TIME}
 
 
 @ROUTER.post(
     "/update-status",
     operation_id="updateLeadStatus",
-    summary="Move one lead, or many, to a status",
+    summary="Set the status of one lead or of many",
     responses={
         200: success(
-            "With `leadId` it moved: `{success, lead}`. With `leadIds` those in `leads` moved, and"
-            " `success` is false where others did not; `errors` says why, by code.",
+            "With `leadId`: `{success, lead}`. With `leadIds`: `leads` were updated; if others were"
+            " not, `success` is false and `errors` says why, by error code.",
             None,
             "Annals-Position",
-            example={"success": True, "lead": MOVED},
+            example={"success": True, "lead": EXAMPLE_UPDATED},
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
@@ -103,49 +97,49 @@ MOVED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at": EXAMPLE_T
         ),
     },
     openapi_extra={
-        **body({JSON_TYPE: (StatusUpdate, {"leadId": EXAMPLE_ID, "status": "contacted"})}),
+        **request_body({JSON_TYPE: (StatusUpdate, {"leadId": EXAMPLE_ID, "status": "contacted"})}),
         **WITH_SUCCESS_FLAG,
     },
     dependencies=[Depends(require_write_capacity)],
 )
 def update_status(
-    services: ServicesDep, _caller: Writer, given: Content, executor: Executor
+    services: ServicesDep, _caller: Writer, body: JsonBody, executor: Executor
 ) -> Response:
-    """Failures carry `success: false` as well."""
+    """Problem documents of this route have the member `success: false`."""
 
     def act(scope: Scope) -> Response:
-        asked = checked(StatusUpdate, given)
-        if asked.lead_id is not None:
-            return _move_one(services, scope, asked.lead_id, asked.status)
+        request = parse_body(StatusUpdate, body)
+        if request.lead_id is not None:
+            return _update_one(services, scope, request.lead_id, request.status)
         try:
-            moves = services.leads.update_statuses(
-                scope, asked.lead_ids or [], asked.status.value, atomic=asked.atomic
+            updates = services.leads.update_statuses(
+                scope, request.lead_ids or [], request.status.value, atomic=request.atomic
             )
         except StatusUpdatesRefused as refused:
-            raise _not_all(refused.moves) from None
-        return _answer(_told(moves), moves.position)
+            raise _nothing_updated(refused.moves) from None
+        return json_response(_updates_as_json(updates), position=updates.position)
 
-    return executor.run(act, given)
+    return executor.run(act, body)
 
 
 @ROUTER.post(
     "/{id}/convert",
     operation_id="convertLead",
-    summary="Make an account, a contact and an opportunity of a lead, which is won by that",
+    summary="Convert a lead into an account, a contact and an opportunity; the lead becomes won",
     responses={
         200: success(
-            "The lead, and what it became.",
+            "The lead and the entities created from it.",
             None,
             "ETag",
             "Annals-Position",
-            example={"lead": LEAD, "account": {}, "contact": {}, "opportunity": {}},
+            example={"lead": EXAMPLE, "account": {}, "contact": {}, "opportunity": {}},
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, *ON_VERSION, codes.NOT_FOUND, codes.IS_DELETED),
             *(codes.TRANSITION_REFUSED, codes.ALREADY_CONVERTED, codes.ACCOUNT_UNAVAILABLE),
         ),
     },
-    openapi_extra=body({JSON_TYPE: (Conversion, {"account": {"priority": "high"}})}),
+    openapi_extra=request_body({JSON_TYPE: (Conversion, {"account": {"priority": "high"}})}),
     dependencies=[Depends(require_write_capacity)],
 )
 def convert(
@@ -153,70 +147,63 @@ def convert(
     services: ServicesDep,
     _caller: Writer,
     versions: Versions,
-    given: Content,
+    body: JsonBody,
     executor: Executor,
 ) -> Response:
-    """One command: `POST /api/undo` with its `commandId` takes all of it back."""
+    """One command: `POST /api/undo` with its `commandId` undoes the whole conversion."""
 
     def act(scope: Scope) -> Response:
-        asked = checked(Conversion, given)
-        wishes = ConversionOverrides(
-            asked.account, asked.contact, asked.opportunity, asked.account_id
+        request = parse_body(Conversion, body)
+        overrides = ConversionOverrides(
+            request.account, request.contact, request.opportunity, request.account_id
         )
-        convert = partial(services.leads.convert, scope, lead_id, wishes)
-        done = on_versions(versions, lambda version: convert(expected_version=version))
-        became = (done.lead, done.account, done.contact, done.opportunity)
-        content = {each.KIND: representation(each) for each in became}
-        return _answer(content, done.position, ETag=etag(done.lead.version))
+        convert = partial(services.leads.convert, scope, lead_id, overrides)
+        done = with_if_match(versions, lambda version: convert(expected_version=version))
+        entities = (done.lead, done.account, done.contact, done.opportunity)
+        content = {each.KIND: representation(each) for each in entities}
+        return json_response(content, version=done.lead.version, position=done.position)
 
-    return executor.run(act, given)
+    return executor.run(act, body)
 
 
-def _move_one(services: Services, scope: Scope, lead_id: UUID, status: LeadStatus) -> Response:
+def _update_one(services: Services, scope: Scope, lead_id: UUID, status: LeadStatus) -> Response:
     outcome = services.commands.act(
         scope, Lead, lead_id, lambda lead, at: lead.update_status(status.value, at=at)
     )
     assert isinstance(outcome.entity, Lead)
-    return _answer({"success": True, "lead": _moved(outcome.entity)}, outcome.position)
+    content = {"success": True, "lead": _updated_as_json(outcome.entity)}
+    return json_response(content, position=outcome.position)
 
 
-def _moved(lead: Lead) -> dict[str, Any]:
+def _updated_as_json(lead: Lead) -> dict[str, Any]:
     return {"id": lead.id, "status": lead.status, "status_changed_at": lead.status_changed_at}
 
 
-def _told(moves: StatusUpdates) -> dict[str, Any]:
-    """What came of moving many."""
-    updated, failed = len(moves.updated), len(moves.refused)
-    some = f"; {failed} could not be" if failed else ""
+def _updates_as_json(updates: StatusUpdates) -> dict[str, Any]:
+    updated, failed = len(updates.updated), len(updates.refused)
+    failures = f"; {failed} could not be" if failed else ""
     return {
         "success": not failed,
         "updated": updated,
         "failed": failed,
-        "message": f"{updated} of {updated + failed} updated{some}.",
-        "leads": [_moved(lead) for lead in moves.updated],
-        "errors": [_why(lead_id, refusal) for lead_id, refusal in moves.refused.items()],
+        "message": f"{updated} of {updated + failed} updated{failures}.",
+        "leads": [_updated_as_json(lead) for lead in updates.updated],
+        "errors": [_error_as_json(lead_id, each) for lead_id, each in updates.refused.items()],
     }
 
 
-def _why(lead_id: UUID, refusal: Refusal) -> dict[str, Any]:
-    told = as_api_error(refusal)
+def _error_as_json(lead_id: UUID, refusal: Refusal) -> dict[str, Any]:
+    error = as_api_error(refusal)
     return {
-        **told.facts,
+        **error.facts,
         "leadId": str(lead_id),
-        "code": told.code.code,
-        "message": told.detail or told.code.title,
+        "code": error.code.code,
+        "message": error.detail or error.code.title,
     }
 
 
-def _not_all(moves: StatusUpdates) -> ApiError:
+def _nothing_updated(updates: StatusUpdates) -> ApiError:
     error = ApiError(codes.NOTHING_UPDATED)
-    error.facts |= {
-        **_told(StatusUpdates(refused=moves.refused)),
-        "message": codes.NOTHING_UPDATED.title,
-    }
+    refused = _updates_as_json(StatusUpdates(refused=updates.refused))
+    error.facts |= {**refused, "message": codes.NOTHING_UPDATED.title}
     return error
-
-
-def _answer(content: dict[str, Any], position: int, **headers: str) -> Response:
-    headers[POSITION] = str(position)
-    return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from api.entities.routes import entity_routes
-from api.http.auth import Permission
 from domain.member import Member
 
 ROUTER = entity_routes(
     Member,
     example={"name": "Grace Hopper", "email": "grace@example.com"},
-    write=Permission.MEMBERS,
 )

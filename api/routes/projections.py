@@ -1,13 +1,12 @@
-"""/api/projections: how far each projection is, and what can be done to it.
+"""/api/projections: the state of each projection, and jobs on it.
 
-Projections are of all workspaces at once. Admins may act on them, and no answer tells anything of
-another workspace's data: parked entities are shown to their own workspace, counts to everybody.
+Projections cover all workspaces. Admins may request jobs on them, but no response contains data of
+another workspace: parked entities are shown to their own workspace only, counts to every caller.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any
-from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
@@ -15,28 +14,23 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from api.dependencies.annotated import JsonBody, Operator, ProjectionReader, ServicesDep
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import ServicesDep
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of, checked
+from api.http.auth import Caller
+from api.http.bodies import RequestModel, parse_body
 from api.http.conditions import await_position
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
-    ON_BODY,
-    ON_FIELDS,
-    ON_READ,
-    body,
-    problems,
-    success,
-)
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, problems, success
+from api.http.responses import json_response
+from projections.engine.rebuild import requests
 from projections.engine.rebuild.jobs import ProjectionJobKind
 from projections.engine.rebuild.runner import RebuildPlan
 from projections.engine.registry import PROJECTIONS
-from readmodels.checkpoints import parked_of_workspace, report
+from readmodels import table_definitions
+from readmodels.operation.checkpoints import parked_of_workspace, report
 from runtime import codes
-from runtime import projection_jobs as jobs
 from runtime.errors import ApiError
 from runtime.patches import JSON_TYPE
 
@@ -90,22 +84,22 @@ EXAMPLE_PLAN = {
 }
 
 
-class RebuildRequest(BaseModel):
-    """How a projection is to be rebuilt."""
+class RebuildRequest(RequestModel):
+    """Options of a rebuild."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     throttle: float | None = Field(
         default=None,
         ge=1,
         le=EVENTS_PER_S_MAX,
-        description="Read no more than this many events a second.",
+        description="Maximum number of events to read per second.",
     )
-    plan: bool = Field(default=False, description="Say what would be done, and do nothing.")
+    plan: bool = Field(default=False, description="Return the plan without starting a rebuild.")
 
 
 class ProjectionJob(BaseModel):
-    """Something that is done to a projection, or was."""
+    """A job on a projection: a rebuild, a rollback or a retry of parked entities."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
@@ -113,48 +107,46 @@ class ProjectionJob(BaseModel):
     projection: str
     kind: str = Field(description="`rebuild`, `rollback` or `retry`.")
     state: str = Field(
-        description="`requested` until a projector begins; then the step that it is at;"
-        " `cancelling` once it was asked to stop; at last `done`, `failed` or `cancelled`."
+        description="`requested` until a projector begins; then the current step; `cancelling`"
+        " after a request to cancel; finally `done`, `failed` or `cancelled`."
     )
     processed: int = Field(description="Events read.")
     total: int = Field(description="Events to read.")
-    rate_per_second: float | None = Field(description="Events read a second, on average.")
+    rate_per_second: float | None = Field(description="Events read per second, on average.")
     seconds_left: int | None
     throttle: float | None
-    message: str = Field(description="How it ended. The projector's log says more.")
+    message: str = Field(description="The outcome. The projector's log has the details.")
     requested_at: str
     started_at: str | None
     ended_at: str | None
 
 
 class ProjectionJobs(BaseModel):
-    """The newest jobs of a projection."""
+    """The latest jobs of a projection."""
 
     items: list[ProjectionJob]
 
 
-def _known(name: Annotated[str, Path(examples=["accounts"])]) -> str:
-    """The name of a projection. Raises 404 (E5002)."""
+def _projection_name(name: Annotated[str, Path(examples=["accounts"])]) -> str:
+    """Dependency: return the name of a projection. Raises 404 (E5002)."""
     if name not in PROJECTIONS:
         raise ApiError(codes.NOT_FOUND, f"There is no projection {name[:100]}.")
     return name
 
 
 def _job_id(given: Annotated[str, Path(alias="id", examples=["7"])]) -> int:
-    """The number of a job. Raises 404 (E5002)."""
+    """Dependency: return the number of a job. Raises 404 (E5002)."""
     if not (given.isascii() and given.isdecimal() and len(given) <= JOB_ID_MAX_DIGITS):
         raise ApiError(codes.NOT_FOUND)
     return int(given)
 
 
-Reader = Annotated[Caller, Depends(require_permission(Permission.PROJECTIONS))]
-Operator = Annotated[Caller, Depends(require_permission(Permission.OPERATE))]
-Name = Annotated[str, Depends(_known)]
+ProjectionName = Annotated[str, Depends(_projection_name)]
 JobId = Annotated[int, Depends(_job_id)]
-Waits = Annotated[None, Depends(await_position())]
+MinPosition = Annotated[None, Depends(await_position())]
 
-ACCEPTED = success(
-    "Written down; a projector begins within a second or two.",
+JOB_REQUESTED = success(
+    "Requested; a projector begins within two seconds.",
     ProjectionJob,
     "Location",
     example=EXAMPLE_JOB,
@@ -170,187 +162,199 @@ ACCEPTED = success(
         **problems(*ON_READ),
     },
 )
-async def list_(services: ServicesDep, _caller: Reader, _: Waits) -> Response:
-    """`{items}`; positions are those of the whole log."""
+async def list_(services: ServicesDep, _caller: ProjectionReader, _: MinPosition) -> Response:
+    """`{items}`; positions are positions in the log of all workspaces."""
     async with services.reads.plain() as connection:
-        items = await report(connection)
-    return _json({"items": items})
+        return json_response({"items": await report(connection)})
 
 
 @ROUTER.get(
     "/{name}",
     operation_id="getProjection",
-    summary="Position and lag of a projection, and what of this workspace is parked in it",
+    summary="Position and lag of a projection, and the parked entities of this workspace",
     responses={
         200: success("The projection.", example={**EXAMPLE, "parkedEntities": [EXAMPLE_PARKED]}),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
-async def get(services: ServicesDep, caller: Reader, name: Name, _: Waits) -> Response:
-    """`parked` counts the entities of all workspaces, `parkedEntities` are those of this one."""
+async def get(
+    services: ServicesDep, caller: ProjectionReader, name: ProjectionName, _: MinPosition
+) -> Response:
+    """`parked` counts entities of all workspaces; `parkedEntities` lists those of this one."""
     async with services.reads.plain() as connection:
         found = [each for each in await report(connection) if each["name"] == name]
     async with services.reads.workspace(caller.workspace_id) as connection:
         parked = await parked_of_workspace(connection, name, caller.workspace_id)
     if not found:
         raise ApiError(codes.NOT_FOUND, f"The projection {name} is not installed.")
-    return _json({**found[0], "parkedEntities": orjson.Fragment(parked)})
+    return json_response({**found[0], "parkedEntities": orjson.Fragment(parked)})
 
 
 @ROUTER.post(
     "/{name}/rebuild",
     operation_id="rebuildProjection",
-    summary="Rebuild a projection from all of history, beside the live one; or plan it",
+    summary="Rebuild a projection from the whole log beside the live one, or plan a rebuild",
     status_code=202,
     responses={
-        200: success("The plan, where `plan` is true.", example=EXAMPLE_PLAN),
-        202: ACCEPTED,
-        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, *ON_BODY, *ON_FIELDS),
+        200: success("The plan, if `plan` is true.", example=EXAMPLE_PLAN),
+        202: JOB_REQUESTED,
+        **problems(
+            *(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+            *(*ON_BODY, *ON_FIELDS),
+        ),
     },
-    openapi_extra=body({JSON_TYPE: (RebuildRequest, {"throttle": 20_000, "plan": True})}),
+    openapi_extra=request_body({JSON_TYPE: (RebuildRequest, {"throttle": 20_000, "plan": True})}),
     dependencies=[Depends(require_write_capacity)],
 )
 async def rebuild(
-    services: ServicesDep,
-    caller: Operator,
-    name: Name,
-    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    services: ServicesDep, caller: Operator, name: ProjectionName, body: JsonBody
 ) -> Response:
-    """The job; its progress is at Location."""
-    wanted = checked(RebuildRequest, given)
-    if wanted.plan:
+    """The job; Location shows its progress."""
+    request = parse_body(RebuildRequest, body)
+    if request.plan:
         async with services.reads.plain() as connection:
-            return _json(_shown(await jobs.plan(connection, name)))
-    return await _begun(services, name, "rebuild", caller.key_id, wanted.throttle)
+            plan = await requests.plan_rebuild(connection, name, table_definitions()[name])
+        return json_response(_plan_as_json(plan))
+    return await _request_job(services, caller, name, "rebuild", request.throttle)
 
 
 @ROUTER.post(
     "/{name}/rollback",
     operation_id="rollBackProjection",
-    summary="Swap back the tables from before the last rebuild, caught up",
+    summary="Swap the tables from before the last rebuild back in, after they have caught up",
     status_code=202,
     responses={
-        202: ACCEPTED,
-        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, codes.NO_PREVIOUS_TABLES),
+        202: JOB_REQUESTED,
+        **problems(
+            *(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, codes.NO_PREVIOUS_TABLES),
+        ),
     },
     dependencies=[Depends(require_write_capacity)],
 )
-async def roll_back(services: ServicesDep, caller: Operator, name: Name) -> Response:
-    """The job; its progress is at Location."""
-
-    def has_previous() -> bool:
-        with services.writes.connection() as connection:
-            return jobs.has_previous(connection, name)
-
-    if not await run_in_threadpool(has_previous):
-        raise ApiError(codes.NO_PREVIOUS_TABLES)
-    return await _begun(services, name, "rollback", caller.key_id)
+async def roll_back(services: ServicesDep, caller: Operator, name: ProjectionName) -> Response:
+    """The job; Location shows its progress."""
+    return await _request_job(services, caller, name, "rollback")
 
 
 @ROUTER.post(
     "/{name}/retry",
     operation_id="retryParked",
-    summary="Replay the parked entities of a projection, and prove each equal to a fresh fold",
+    summary="Replay the parked entities of a projection, and compare each with a fresh fold",
     status_code=202,
-    responses={202: ACCEPTED, **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS)},
+    responses={
+        202: JOB_REQUESTED,
+        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+    },
     dependencies=[Depends(require_write_capacity)],
 )
-async def retry(services: ServicesDep, caller: Operator, name: Name) -> Response:
-    """The job; its `message` says how many came back."""
-    return await _begun(services, name, "retry", caller.key_id)
+async def retry(services: ServicesDep, caller: Operator, name: ProjectionName) -> Response:
+    """The job; its `message` says how many entities were recovered."""
+    return await _request_job(services, caller, name, "retry")
 
 
 @ROUTER.get(
     "/{name}/rebuilds",
     operation_id="listRebuilds",
-    summary="The newest jobs on a projection, newest first",
+    summary="The latest jobs on a projection, newest first",
     responses={
         200: success("The jobs.", ProjectionJobs, example={"items": [EXAMPLE_JOB]}),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
-async def list_jobs(services: ServicesDep, _caller: Reader, name: Name, _: Waits) -> Response:
-    """`{items}`, fifty at the most; rollbacks and retries among them."""
+async def list_jobs(
+    services: ServicesDep, _caller: ProjectionReader, name: ProjectionName, _: MinPosition
+) -> Response:
+    """`{items}`, at most fifty, rollbacks and retries included."""
     async with services.reads.plain() as connection:
-        items = await jobs.last_jobs_as_json(connection, name)
-    return _json({"items": orjson.Fragment(items)})
+        items = await requests.load_latest_jobs(connection, name)
+    return json_response({"items": orjson.Fragment(items)})
 
 
 @ROUTER.get(
     "/{name}/rebuilds/{id}",
     operation_id="getRebuild",
-    summary="How far a job on a projection is",
+    summary="The progress of a job on a projection",
     responses={
         200: success("The job.", ProjectionJob, example=EXAMPLE_JOB),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
 async def get_job(
-    services: ServicesDep, _caller: Reader, name: Name, job_id: JobId, _: Waits
+    services: ServicesDep,
+    _caller: ProjectionReader,
+    name: ProjectionName,
+    job_id: JobId,
+    _: MinPosition,
 ) -> Response:
-    """State, progress, and how it ended."""
-    return Response(await _job(services, name, job_id), media_type=JSON_TYPE)
+    """State, progress and outcome."""
+    return json_response(await _load_job(services, name, job_id))
 
 
 @ROUTER.post(
     "/{name}/rebuilds/{id}/cancel",
     operation_id="cancelRebuild",
-    summary="Stop a rebuild; the live tables stay as they are",
+    summary="Cancel a job; the live tables stay as they are",
     status_code=202,
     responses={
         202: success(
-            "Asked to stop.", ProjectionJob, example={**EXAMPLE_JOB, "state": "cancelling"}
+            "Cancellation requested.",
+            ProjectionJob,
+            example={**EXAMPLE_JOB, "state": "cancelling"},
         ),
         **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_ENDED),
     },
     dependencies=[Depends(require_write_capacity)],
 )
-async def cancel(services: ServicesDep, _caller: Operator, name: Name, job_id: JobId) -> Response:
-    """The job; it ends as `cancelled`, or as `done` where it was faster."""
-    await _job(services, name, job_id)
+async def cancel(
+    services: ServicesDep, _caller: Operator, name: ProjectionName, job_id: JobId
+) -> Response:
+    """The job. It ends as `cancelled`, or as `done` if it finishes first."""
+    await _load_job(services, name, job_id)
 
-    def ask() -> bool:
+    def request() -> None:
         with services.writes.connection() as connection:
-            return jobs.cancel(connection, name, job_id)
+            requests.request_cancellation(connection, name, job_id)
 
-    if not await run_in_threadpool(ask):
-        raise ApiError(codes.PROJECTION_JOB_ENDED)
-    return Response(await _job(services, name, job_id), 202, media_type=JSON_TYPE)
+    await run_in_threadpool(request)
+    return json_response(await _load_job(services, name, job_id), 202)
 
 
-async def _begun(
+async def _request_job(
     services: Services,
+    caller: Caller,
     name: str,
     kind: ProjectionJobKind,
-    key_id: UUID,
-    throttle: float | None = None,
+    throttle_events_per_s: float | None = None,
 ) -> Response:
-    """Write down what is wanted. Raises 409 (E5020) where something is under way already."""
+    """Request a job. Raises 409 (E5020) if another one is in progress."""
 
-    def ask() -> int | None:
+    def request() -> int:
         with services.writes.connection() as connection:
-            return jobs.ask(connection, name, kind, key_id, throttle)
+            return requests.request_job(
+                connection,
+                name,
+                kind,
+                table_definitions()[name],
+                requested_by=f"key {caller.key_id}",
+                throttle_events_per_s=throttle_events_per_s,
+            )
 
-    job_id = await run_in_threadpool(ask)
-    if job_id is None:
-        raise ApiError(codes.PROJECTION_JOB_IN_PROGRESS)
-    return Response(
-        await _job(services, name, job_id),
-        202,
-        media_type=JSON_TYPE,
-        headers={"Location": f"/api/projections/{name}/rebuilds/{job_id}"},
-    )
+    job_id = await run_in_threadpool(request)
+    location = f"/api/projections/{name}/rebuilds/{job_id}"
+    content = await _load_job(services, name, job_id)
+    return json_response(content, 202, headers={"Location": location})
 
 
-async def _job(services: Services, name: str, job_id: int) -> bytes:
+async def _load_job(services: Services, name: str, job_id: int) -> bytes:
+    """Return the job as JSON. Raises 404 (E5002)."""
     async with services.reads.plain() as connection:
-        found = await jobs.job_as_json(connection, name, job_id)
+        found = await requests.load_job(connection, name, job_id)
     if found is None:
         raise ApiError(codes.NOT_FOUND)
     return found
 
 
-def _shown(plan: RebuildPlan) -> dict[str, Any]:
+def _plan_as_json(plan: RebuildPlan) -> dict[str, Any]:
     return {
         "projection": plan.projection,
         "events": plan.events,
@@ -360,7 +364,3 @@ def _shown(plan: RebuildPlan) -> dict[str, Any]:
         "newVersion": plan.new_version,
         "codeChanged": plan.code_changed,
     }
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(content), media_type=JSON_TYPE)

@@ -1,32 +1,33 @@
-"""/api/proposals, with the steps that a proposal goes through."""
+"""/api/proposals, with the actions on a proposal."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from api.entities.actions import EntityAction, Given, Nothing, add_action_routes
+from api.entities.actions import EntityAction, Nothing, add_action_routes
 from api.entities.routes import entity_routes
-from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.bodies import RequestModel
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from domain.proposal import Proposal
 from domain.shared.fields import Date, Email, Line, Money, Name, Text
 
 EXAMPLE = {"title": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID}
 
 
-class SendProposal(Given):
-    """To whom it goes."""
+class SendProposal(RequestModel):
+    """The recipient."""
 
     to: Email
 
 
-class DeclineProposal(Given):
-    """Why they do not want it."""
+class DeclineProposal(RequestModel):
+    """Why the proposal was declined."""
 
     reason: Line | None = None
 
 
-class Revision(Given):
-    """What it says from now on; what is left out stays, null takes away."""
+class Revision(RequestModel):
+    """The revised fields. Omitted members stay as they are; null unsets a field."""
 
     title: Name | None = None
     body: Text | None = None
@@ -34,9 +35,9 @@ class Revision(Given):
     valid_until: Date | None = None
 
 
-def _redraft(proposal: Proposal, given: Revision, at: datetime) -> None:
-    said = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    proposal.redraft(said, at=at)
+def _redraft(proposal: Proposal, body: Revision, at: datetime) -> None:
+    fields = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    proposal.redraft(fields, at=at)
 
 
 ROUTER = entity_routes(Proposal, example=EXAMPLE, reads=("accounts",))
@@ -46,24 +47,24 @@ add_action_routes(
     Proposal,
     EntityAction(
         name="send",
-        summary="Send a proposal: what it says stays so until it is revised",
-        decide=lambda proposal, given, at: proposal.send(given.to, at=at),
-        given=SendProposal,
+        summary="Send a proposal; its content is fixed until it is revised",
+        decide=lambda proposal, body, at: proposal.send(body.to, at=at),
+        body=SendProposal,
         example={"to": "ada@example.com"},
         shows={"status": "sent", "sentAt": EXAMPLE_TIME, "sentTo": "ada@example.com"},
     ),
     EntityAction(
         name="accept",
-        summary="Say that a proposal was accepted",
-        decide=lambda proposal, given, at: proposal.accept(at=at),
-        given=Nothing,
+        summary="Record that a proposal was accepted",
+        decide=lambda proposal, body, at: proposal.accept(at=at),
+        body=Nothing,
         shows={"status": "accepted", "answeredAt": EXAMPLE_TIME},
     ),
     EntityAction(
         name="decline",
-        summary="Say that a proposal was declined",
-        decide=lambda proposal, given, at: proposal.decline(at=at, reason=given.reason),
-        given=DeclineProposal,
+        summary="Record that a proposal was declined",
+        decide=lambda proposal, body, at: proposal.decline(at=at, reason=body.reason),
+        body=DeclineProposal,
         example={"reason": "Too dear"},
         shows={"status": "declined", "answeredAt": EXAMPLE_TIME, "declineReason": "Too dear"},
     ),
@@ -71,7 +72,7 @@ add_action_routes(
         name="revise",
         summary="Revise a proposal, which makes it a draft again",
         decide=_redraft,
-        given=Revision,
+        body=Revision,
         example={"value": "45000.00"},
         shows={"status": "draft", "value": "45000.00"},
     ),

@@ -1,4 +1,4 @@
-"""/api/realtime: changes as they happen, by server-sent events and over WebSocket."""
+"""/api/realtime: changes as they happen, as server-sent events and over WebSocket."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from fastapi import APIRouter, Depends, Header, Query, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 from uuid_utils.compat import uuid7
 
+from api.dependencies.annotated import Reader, ServicesDep
 from api.dependencies.services import Services
-from api.entities.routes import ServicesDep
 from api.http import sse
-from api.http.auth import Caller, Permission, refused, require_permission
+from api.http.auth import invalid_credentials
 from api.http.conditions import await_position
-from api.http.openapi import EXAMPLE_ID, EXAMPLE_TIME, ON_READ, headers, problems
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import ON_READ, headers, problems
 from api.http.problems import problem_response
 from api.realtime.hub import Hub
-from api.realtime.parameters import RealtimeParameters, interest_of, parse
+from api.realtime.parameters import RealtimeParameters, interest_of, parse_parameters
 from api.realtime.subscriber import CloseReason, Subscriber
 from api.realtime.transport import SSE, WEBSOCKET
+from commands.permissions import Permission
 from runtime import codes
 from runtime.errors import ApiError
 
 SUBPROTOCOL = "annals"
-"""What a browser names first, and its key second: it can send no headers with a WebSocket."""
+"""The first subprotocol; a browser, which cannot set headers, sends its API key as the second."""
 CLOSE_CODES = {
     CloseReason.SLOW: 1013,
     CloseReason.KEY: 1008,
@@ -34,7 +36,8 @@ CLOSE_CODES = {
     CloseReason.UNAVAILABLE: 1013,
     CloseReason.RESET: 1012,
 }
-"""RFC 6455 and the registry of IANA: try again later, policy violation, service restart."""
+"""Codes of RFC 6455 and of IANA's registry: 1008 policy violation, 1012 service restart, 1013 try
+again later."""
 
 ROUTER = APIRouter(prefix="/api/realtime", tags=["realtime"])
 
@@ -46,7 +49,7 @@ EXAMPLE_FACT = (
 )
 EXAMPLE = sse.frame("fact", EXAMPLE_FACT, 7).decode()
 STREAM: dict[str, Any] = {
-    "description": "`open` (where the stream begins), `fact`, `ready`, `end` (why it ends), and"
+    "description": "`open` (where the stream begins), `fact`, `ready`, `end` (why it ends), with"
     " heartbeats in between.",
     "headers": headers(),
     "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE}},
@@ -69,16 +72,16 @@ ON_FOLLOW = (
 )
 async def follow(
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
-    asked: Annotated[RealtimeParameters, Query()],
+    caller: Reader,
+    parameters: Annotated[RealtimeParameters, Query()],
     _: Annotated[None, Depends(await_position())],
     last_event_id: Annotated[
         str | None,
-        Header(description="The `id` heard last: what came after it is told first."),
+        Header(description="The `id` of the last event received; the stream resumes after it."),
     ] = None,
 ) -> Response:
-    """A stream that ends when the client goes, its key ends, or the server stops."""
-    interest = interest_of(caller, asked, last_event_id)
+    """The stream ends when the client leaves, its key becomes invalid or the server stops."""
+    interest = interest_of(caller, parameters, last_event_id)
     with contextlib.ExitStack() as stack:
         subscriber = stack.enter_context(services.hub.admitted(interest, SSE))
         await services.hub.join(subscriber)
@@ -93,20 +96,22 @@ async def _frames(hub: Hub, subscriber: Subscriber) -> AsyncIterator[bytes]:
 
 @ROUTER.websocket("/ws")
 async def follow_by_socket(socket: WebSocket) -> None:
-    """The same events as messages `{event, id?, data}`; nobody listens to the client."""
+    """The same events as messages `{event, id?, data}`. Messages of the client are ignored."""
     services: Services = socket.app.state.services
     socket.scope.setdefault("state", {})["request_id"] = str(uuid7())
     try:
         caller = await services.authenticator.caller(_token_of(socket))
         caller.require(Permission.READ)
         interest = interest_of(
-            caller, parse(socket.query_params.multi_items()), socket.headers.get("Last-Event-ID")
+            caller,
+            parse_parameters(socket.query_params.multi_items()),
+            socket.headers.get("Last-Event-ID"),
         )
         with services.hub.admitted(interest, WEBSOCKET) as subscriber:
             await services.hub.join(subscriber)
             chosen = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
             await socket.accept(subprotocol=chosen)
-            await _converse(socket, services.hub, subscriber)
+            await _send_frames(socket, services.hub, subscriber)
     except WebSocketDisconnect:
         return
     except Exception as error:
@@ -115,8 +120,8 @@ async def follow_by_socket(socket: WebSocket) -> None:
         await socket.send_denial_response(await problem_response(socket, error))
 
 
-async def _converse(socket: WebSocket, hub: Hub, subscriber: Subscriber) -> None:
-    gone = asyncio.create_task(_until_gone(socket, subscriber))
+async def _send_frames(socket: WebSocket, hub: Hub, subscriber: Subscriber) -> None:
+    disconnect = asyncio.create_task(_wait_for_disconnect(socket, subscriber))
     try:
         async for frames in hub.stream(subscriber):
             for frame in frames:
@@ -124,18 +129,18 @@ async def _converse(socket: WebSocket, hub: Hub, subscriber: Subscriber) -> None
         if subscriber.ended is not None:
             await socket.close(CLOSE_CODES[subscriber.ended], subscriber.ended.value)
     finally:
-        gone.cancel()
+        disconnect.cancel()
 
 
-async def _until_gone(socket: WebSocket, subscriber: Subscriber) -> None:
-    """Whoever only sends never notices that the client has gone."""
+async def _wait_for_disconnect(socket: WebSocket, subscriber: Subscriber) -> None:
+    """End the subscription when the client disconnects, which sending alone does not notice."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
     subscriber.end(CloseReason.SHUTDOWN)
 
 
 def _token_of(socket: WebSocket) -> str:
-    """The key, from the header or from the subprotocols. Raises 401 (E1003, E1004)."""
+    """Return the API key from the header or the subprotocols. Raises 401 (E1003, E1004)."""
     offered: list[str] = socket.scope["subprotocols"]
     given = socket.headers.get("Authorization")
     if given is None and len(offered) == 2 and offered[0] == SUBPROTOCOL:
@@ -144,5 +149,5 @@ def _token_of(socket: WebSocket) -> str:
         raise ApiError(codes.NO_CREDENTIALS)
     scheme, _, token = given.partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise refused(codes.MALFORMED_CREDENTIALS)
+        raise invalid_credentials(codes.MALFORMED_CREDENTIALS)
     return token

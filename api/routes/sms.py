@@ -1,4 +1,4 @@
-"""Text messages: ask for one, see what became of them, hear it from the gateway."""
+"""Text messages: send one, read their history, and receive the gateway's delivery receipts."""
 
 from __future__ import annotations
 
@@ -7,45 +7,42 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import Executor, JsonBody, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import ServicesDep
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of
-from api.http.conditions import await_position, position_header
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
+from api.http.bodies import Body, RequestModel, require_body, validate
+from api.http.conditions import await_position
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
     ON_WRITE,
-    body,
+    WITHOUT_KEY,
     problems,
     success,
 )
 from api.http.problems import WITH_SUCCESS_FLAG
+from api.http.responses import json_response
 from commands.delivery.breakers import load_breaker
 from commands.delivery.sending import BREAKER
 from commands.entities import CommandOutcome
 from domain.lead import Lead
 from domain.shared.breaker import Breaker
-from domain.shared.fields import field_errors
-from domain.shared.refusals import InvalidFields, IsDeleted, NotFound
+from domain.shared.refusals import IsDeleted, NotFound
 from domain.sms import MESSAGE_MAX_CHARS, TemplateId
 from eventlog.scope import Actor, Scope
 from readmodels.sms import SMS_PAGE_DEFAULT, SMS_PAGE_MAX, sms_history, waiting_messages
 from runtime import codes
 from runtime.composition import new_id
 from runtime.errors import ApiError
-from runtime.gateways.twilio import RECEIPTS_PATH, STATUS_OF, is_signed
+from runtime.gateways import is_receipt_signed
+from runtime.gateways.twilio import RECEIPTS_PATH, parse_receipt
 from runtime.patches import JSON_TYPE, without_nulls
 
 PROJECTION = "sms"
@@ -77,30 +74,28 @@ EXAMPLE_GATEWAY = {
     "waitSeconds": 30.0,
     "waiting": 2,
 }
-SILENT = {"success": False, "error": codes.SMS_GATEWAY_UNAVAILABLE.title, "retrying": True}
+UNAVAILABLE = {"success": False, "error": codes.SMS_GATEWAY_UNAVAILABLE.title, "retrying": True}
 
 
-class SendSms(BaseModel):
+class SendSms(RequestModel):
     """A message to a lead: its text, or a template with its variables."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     lead_id: UUID
     message: Annotated[str, StringConstraints(max_length=MESSAGE_MAX_CHARS)] | None = Field(
-        default=None, description="What is sent, unless a template is named with its variables."
+        default=None, description="The text, unless a template is given with its variables."
     )
     template_id: TemplateId | None = None
     variables: dict[str, Annotated[str, StringConstraints(max_length=200)]] | None = Field(
         default=None,
         max_length=VARIABLES_MAX,
-        description="What the template's variables stand for; `name` is the lead's where it is not"
-        " given, `message` the message.",
+        description="Values of the template's variables. By default `name` is the name of the lead"
+        " and `message` the message.",
     )
 
 
 def _send_responses() -> dict[int | str, Any]:
     accepted = success(
-        "Recorded; a process that follows the log sends it.",
+        "Recorded; a sender process sends it.",
         None,
         "Annals-Position",
         example={"success": True, "sms": EXAMPLE_SMS},
@@ -111,7 +106,7 @@ def _send_responses() -> dict[int | str, Any]:
         *(codes.LEAD_OPTED_OUT, codes.LEAD_HAS_NO_PHONE, codes.LEAD_DAILY_LIMIT_REACHED),
         *(codes.WORKSPACE_DAILY_LIMIT_REACHED, codes.SMS_GATEWAY_UNAVAILABLE),
     )
-    possible[503]["content"][JSON_TYPE] = {"example": SILENT}
+    possible[503]["content"][JSON_TYPE] = {"example": UNAVAILABLE}
     return {200: accepted, **possible}
 
 
@@ -121,40 +116,38 @@ def _send_responses() -> dict[int | str, Any]:
     tags=TAGS,
     summary="Send a text message to a lead",
     responses=_send_responses(),
-    openapi_extra={**body({JSON_TYPE: (SendSms, EXAMPLE)}), **WITH_SUCCESS_FLAG},
+    openapi_extra={**request_body({JSON_TYPE: (SendSms, EXAMPLE)}), **WITH_SUCCESS_FLAG},
     dependencies=[Depends(require_write_capacity)],
 )
 def send_sms(
-    services: ServicesDep,
-    _caller: Annotated[Caller, Depends(require_permission(Permission.WRITE))],
-    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
-    executor: Executor,
+    services: ServicesDep, _caller: Writer, body: JsonBody, executor: Executor
 ) -> Response:
-    """While the gateway does not answer, 503 with `retrying: true`: it is recorded all the same."""
+    """503 with `retrying: true` while the gateway is unavailable; the message is still recorded."""
 
     def act(scope: Scope) -> Response:
-        asked = _checked(given.fields())
+        request = validate(SendSms, without_nulls(body.fields()))
         outcome = services.sms.request(
             scope,
-            asked.lead_id,
-            message=asked.message,
-            template_id=asked.template_id,
-            variables=asked.variables,
+            request.lead_id,
+            message=request.message,
+            template_id=request.template_id,
+            variables=request.variables,
         )
         with services.log.transaction(scope) as connection:
             breaker, now = load_breaker(connection, BREAKER)
         if breaker.is_open(now):
-            return _answer(SILENT, position_header(outcome), status=503)
-        return _answer({"success": True, "sms": _shown(outcome)}, position_header(outcome))
+            return json_response(UNAVAILABLE, 503, position=outcome.position)
+        content = {"success": True, "sms": _sms_as_json(outcome)}
+        return json_response(content, position=outcome.position)
 
-    return executor.run(act, given)
+    return executor.run(act, body)
 
 
 @ROUTER.get(
     "/api/leads/{leadId}/sms-history",
     operation_id="getSmsHistory",
     tags=TAGS,
-    summary="The text messages to a lead and what became of them; newest first",
+    summary="The text messages to a lead with their delivery status, newest first",
     responses={
         200: success("One page.", example={"sms_messages": [EXAMPLE_HISTORY], "nextCursor": None}),
         **problems(codes.NOT_FOUND, *ON_READ),
@@ -163,26 +156,26 @@ def send_sms(
 async def history(
     lead_id: Annotated[UUID, Path(alias="leadId", examples=[EXAMPLE_ID])],
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
+    caller: Reader,
     _: Annotated[None, Depends(await_position(PROJECTION, "leads"))],
-    cursor: Annotated[UUID | None, Query(description="Go on after this message.")] = None,
+    cursor: Annotated[UUID | None, Query(description="`nextCursor` of the previous page.")] = None,
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=SMS_PAGE_MAX)] = SMS_PAGE_DEFAULT,
 ) -> Response:
-    """`{sms_messages, nextCursor}`; `sentAt` is when a message was asked for."""
+    """`{sms_messages, nextCursor}`; `sentAt` is the time at which a message was requested."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         content = await sms_history(
             connection, caller.workspace_id, lead_id, after=cursor, limit=limit
         )
     if content is None:
         raise NotFound(Lead.KIND, lead_id)
-    return Response(content, media_type=JSON_TYPE)
+    return json_response(content)
 
 
 @ROUTER.get(
     "/api/sms/gateway",
     operation_id="getSmsGateway",
     tags=TAGS,
-    summary="Whether the gateway for text messages answers",
+    summary="Whether the SMS gateway is available",
     responses={
         200: success("The state of its circuit breaker.", example=EXAMPLE_GATEWAY),
         **problems(*ON_READ),
@@ -190,10 +183,10 @@ async def history(
 )
 async def gateway(
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
+    caller: Reader,
     _: Annotated[None, Depends(await_position(PROJECTION))],
 ) -> Response:
-    """The gateway is everybody's; `waiting` are the messages of this workspace alone."""
+    """The gateway serves all workspaces; `waiting` counts the messages of this one."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         waiting = await waiting_messages(connection, caller.workspace_id)
     breaker = await run_in_threadpool(_breaker, services)
@@ -205,22 +198,22 @@ async def gateway(
         "waitSeconds": breaker.wait_s,
         "waiting": waiting,
     }
-    return _answer(content)
+    return json_response(content)
 
 
 @ROUTER.post(
     RECEIPTS_PATH,
     operation_id="receiveSmsReceipt",
-    summary="What the gateway has to say of a message; signed by it",
+    summary="Delivery receipts of the gateway, signed by it",
     status_code=204,
     tags=["operation"],
     responses={
-        204: success("Noted, or known already."),
+        204: success("Recorded now or before."),
         **problems(
             *(codes.RECEIPT_NOT_SIGNED, codes.NOT_FOUND, codes.BODY_TOO_LARGE),
             *(codes.UNSUPPORTED_MEDIA_TYPE, codes.BODY_TIMED_OUT, codes.INVALID_PARAMETER),
             *(codes.DATABASE_UNREACHABLE, codes.DATABASE_BUSY, codes.WRITE_CONTENTION),
-            always=(codes.UNKNOWN_PARAMETER, codes.UNEXPECTED),
+            always=WITHOUT_KEY,
         ),
     },
     openapi_extra={
@@ -238,50 +231,31 @@ async def gateway(
 def receive(
     request: Request,
     services: ServicesDep,
-    given: Annotated[Body, Depends(body_of(FORM_TYPE))],
+    body: Annotated[Body, Depends(require_body(FORM_TYPE))],
     workspace_id: Annotated[UUID, Query(alias="workspaceId")],
     sms_id: Annotated[UUID, Query(alias="smsId")],
     signature: Annotated[str, Header(alias="X-Twilio-Signature")] = "",
 ) -> Response:
-    """Late, doubled and unordered receipts change nothing that they should not."""
-    form = _form(given.content)
-    _require_signed(request, services, form, signature)
-    told = dict(form)
-    status = STATUS_OF.get(told.get("MessageStatus", ""))
-    if status is not None:
-        facts = {"gateway_id": told.get("MessageSid") or None}
-        if code := told.get("ErrorCode"):
-            facts |= {"error": f"the gateway reports error {code}", "error_code": code}
+    """Late, repeated and reordered receipts are safe."""
+    form = _parse_form(body.content)
+    if not is_receipt_signed(services.settings, request.url.query, form, signature):
+        raise ApiError(codes.RECEIPT_NOT_SIGNED)
+    receipt = parse_receipt(form)
+    if receipt is not None:
         scope = _receipt_scope(request, workspace_id)
         try:
-            services.sms.record_status(scope, sms_id, status, **facts)
+            services.sms.record_status(scope, sms_id, receipt.status, **receipt.details)
         except (NotFound, IsDeleted):
             raise ApiError(codes.NOT_FOUND) from None
     return Response(status_code=204)
 
 
-def _form(content: bytes) -> list[tuple[str, str]]:
+def _parse_form(content: bytes) -> list[tuple[str, str]]:
     try:
         text = content.decode()
         return parse_qsl(text, keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX)
-    except ValueError:  # not UTF-8, or too many
+    except ValueError:  # not UTF-8, or too many fields
         raise ApiError(codes.RECEIPT_NOT_SIGNED) from None
-
-
-def _require_signed(
-    request: Request, services: Services, form: list[tuple[str, str]], given: str
-) -> None:
-    """Raise 403 (E1010) unless the gateway of the settings has signed this request.
-
-    By the address that the gateway was told: what a proxy makes of it is none of its business.
-    """
-    settings = services.settings
-    token, public_url = settings.sms_twilio_token, settings.sms_public_url
-    if settings.sms_gateway != "twilio" or token is None or public_url is None:
-        raise ApiError(codes.RECEIPT_NOT_SIGNED)
-    url = f"{public_url.rstrip('/')}{RECEIPTS_PATH}?{request.url.query}"
-    if not is_signed(token, url, form, given):
-        raise ApiError(codes.RECEIPT_NOT_SIGNED)
 
 
 def _receipt_scope(request: Request, workspace_id: UUID) -> Scope:
@@ -300,20 +274,7 @@ def _breaker(services: Services) -> Breaker:
         return load_breaker(connection, BREAKER)[0]
 
 
-def _checked(given: dict[str, Any]) -> SendSms:
-    try:
-        return SendSms.model_validate(without_nulls(given))
-    except ValidationError as error:
-        raise InvalidFields(field_errors(error)) from None
-
-
-def _shown(outcome: CommandOutcome) -> dict[str, Any]:
-    facts = outcome.entity.values
-    shown = {name: facts[name] for name in ("leadId", "message", "status")}
+def _sms_as_json(outcome: CommandOutcome) -> dict[str, Any]:
+    values = outcome.entity.values
+    shown = {name: values[name] for name in ("leadId", "message", "status")}
     return {"id": outcome.entity.id, **shown, "sentAt": outcome.entity.created_on}
-
-
-def _answer(
-    content: dict[str, Any], headers: dict[str, str] | None = None, *, status: int = 200
-) -> Response:
-    return Response(orjson.dumps(content), status, media_type=JSON_TYPE, headers=headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.entities.routes import entity_routes
-from api.http.openapi import EXAMPLE_ID
+from api.http.openapi.examples import EXAMPLE_ID
 from domain.task import Task
 
 ROUTER = entity_routes(

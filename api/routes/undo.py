@@ -21,25 +21,19 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import Executor, ServicesDep, Writer
 from api.dependencies.request import command_scope, require_write_capacity
 from api.dependencies.services import Services
-from api.entities.routes import ServicesDep
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of, checked
-from api.http.conditions import POSITION, POSITION_MAX, await_position, reach
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
-    ON_BODY,
-    ON_READ,
-    ON_WRITE,
-    body,
-    problems,
-    success,
-)
-from api.http.parameters import invalid_parameter, plain
-from api.jobs.responses import ACCEPTED, accepted
+from api.http.auth import Caller
+from api.http.bodies import Body, parse_body, require_body
+from api.http.conditions import POSITION_MAX, await_position, wait_for_projections
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.responses import ON_BODY, ON_READ, ON_WRITE, problems, success
+from api.http.parameters import invalid_parameter, reject_control_characters
+from api.http.responses import POSITION
+from api.jobs.responses import JOB_ACCEPTED, job_accepted
+from commands.permissions import Permission, write_permission
 from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Kinds, UndoTarget
 from commands.undo.plan import UndoAttempt, UndoPlan, UndoStep
 from commands.undo.work import UNDO_JOB_EVENTS_MAX
@@ -85,12 +79,11 @@ WRITE_OF = {Member: Permission.MEMBERS, Workspace: Permission.WORKSPACE}
 
 ROUTER = APIRouter(prefix="/api/undo", tags=["undo"])
 
-Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
 Position = Annotated[int, Field(ge=1, le=POSITION_MAX, strict=True)]
 CommandId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=COMMAND_ID_MAX_CHARS),
-    AfterValidator(plain),
+    AfterValidator(reject_control_characters),
 ]
 ForcedName = Annotated[str, StringConstraints(min_length=1, max_length=FORCED_NAME_MAX_CHARS)]
 
@@ -148,7 +141,7 @@ class UndoRequest(BaseModel):
             "Annals-Position",
             example={"commandId": EXAMPLE_ID, "changes": [CHANGE]},
         ),
-        202: ACCEPTED,
+        202: JOB_ACCEPTED,
         **problems(
             *ON_BODY,
             *ON_WRITE,
@@ -161,14 +154,16 @@ class UndoRequest(BaseModel):
             codes.OPERATION_IN_PROGRESS,
         ),
     },
-    openapi_extra=body({JSON_TYPE: (UndoRequest, {"eventPosition": 7, "force": ["nextAction"]})}),
+    openapi_extra=request_body(
+        {JSON_TYPE: (UndoRequest, {"eventPosition": 7, "force": ["nextAction"]})}
+    ),
     dependencies=[Depends(require_write_capacity)],
 )
 async def undo(
     request: Request,
     services: ServicesDep,
     caller: Writer,
-    given: Annotated[Body, Depends(body_of(JSON_TYPE))],
+    given: Annotated[Body, Depends(require_body(JSON_TYPE))],
     executor: Executor,
 ) -> Response:
     """All of it or nothing; 409 (E5014) names what was changed since.
@@ -176,7 +171,7 @@ async def undo(
     What a command did with more than 1,000 events is undone by a job: what was changed since stays
     as it is and is an error of the job, the rest is undone.
     """
-    asked_for = checked(UndoRequest, given)
+    asked_for = parse_body(UndoRequest, given)
     asked = await _asked(request, caller, asked_for.event_position, asked_for.command_id)
 
     def act(scope: Scope) -> Response:
@@ -184,7 +179,7 @@ async def undo(
             asked.require_allowed(caller)
             parameters = asked.parameters(asked_for.force)
             total = asked.operation.events
-            return accepted(services.jobs.request(scope, KIND, parameters, total=total), scope)
+            return job_accepted(services.jobs.request(scope, KIND, parameters, total=total), scope)
         undone = services.undo.undo(scope, asked, force=asked_for.force, allow=_allow(caller))
         content = {"commandId": scope.command_id, "changes": _changes(undone.plan)}
         headers = {POSITION: str(undone.position)}
@@ -274,7 +269,7 @@ async def _asked(
             return UndoTarget((event_position,))
     assert command_id is not None
     head = await run_in_threadpool(services.log.recorder.max_notification_id)
-    await reach(request, (PROJECTION,), head or 0)
+    await wait_for_projections(request, (PROJECTION,), head or 0)
     async with services.reads.workspace(caller.workspace_id) as connection:
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)
@@ -322,7 +317,7 @@ async def _first_positions(request: Request, caller: Caller, asked: Large) -> li
 def _allow(caller: Caller) -> Callable[[Kinds], None]:
     def allow(kinds: Kinds) -> None:
         for kind in kinds:
-            caller.require(WRITE_OF.get(kind, Permission.WRITE))
+            caller.require(write_permission(kind))
 
     return allow
 

@@ -6,38 +6,42 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies.idempotency import Executor
+from api.dependencies.annotated import (
+    Executor,
+    PatchBody,
+    Reader,
+    ServicesDep,
+    Versions,
+    WorkspaceAdmin,
+)
 from api.dependencies.request import require_write_capacity
-from api.entities.routes import ServicesDep, Versions, changed_by_patch
-from api.http.auth import Caller, Permission, require_permission
-from api.http.bodies import Body, body_of
-from api.http.conditions import await_position, versioned
-from api.http.openapi import (
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
+from api.entities.writing import patch_entity
+from api.http.conditions import await_position
+from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.models import change_body, entity_model
+from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_PATCH,
     ON_READ,
     ON_VERSION,
     ON_WRITE,
-    body,
-    change_body,
-    entity_model,
     problems,
     success,
 )
+from api.http.responses import json_response
 from domain.shared.refusals import NotFound
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from readmodels.keys import workspace_detail
 from runtime import codes
-from runtime.patches import JSON_PATCH_TYPE, JSON_TYPE, MERGE_PATCH_TYPE, PATCH_TYPES
+from runtime.patches import JSON_PATCH_TYPE, JSON_TYPE, MERGE_PATCH_TYPE
 
 ROUTER = APIRouter(prefix="/api/workspace", tags=["workspace"])
 
 EXAMPLE = {"name": "Acme Sales"}
-EXAMPLE_SHOWN = {
+EXAMPLE_RESPONSE = {
     "id": EXAMPLE_ID,
     **EXAMPLE,
     "customFields": {},
@@ -54,13 +58,13 @@ PATCH = [{"op": "replace", "path": "/name", "value": "Acme Sales"}]
     operation_id="getWorkspace",
     summary="Get the workspace that the key belongs to",
     responses={
-        200: success("The workspace.", entity_model(Workspace), "ETag", example=EXAMPLE_SHOWN),
+        200: success("The workspace.", entity_model(Workspace), "ETag", example=EXAMPLE_RESPONSE),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
 async def get(
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.READ))],
+    caller: Reader,
     _: Annotated[None, Depends(await_position("workspaces"))],
 ) -> Response:
     """The workspace with its ETag."""
@@ -69,7 +73,7 @@ async def get(
     if found is None:
         raise NotFound(Workspace.KIND, caller.workspace_id)
     version, content = found
-    return versioned(content, version)
+    return json_response(content, version=version)
 
 
 @ROUTER.patch(
@@ -78,14 +82,14 @@ async def get(
     summary="Change the workspace, by JSON Patch (RFC 6902) or merge patch (RFC 7396)",
     responses={
         200: success(
-            "Changed, or as asked already.",
+            "Changed, or unchanged if it already was as requested.",
             entity_model(Workspace),
             *("ETag", "Annals-Position"),
-            example=EXAMPLE_SHOWN,
+            example=EXAMPLE_RESPONSE,
         ),
         **problems(codes.NOT_FOUND, *ON_BODY, *ON_FIELDS, *ON_PATCH, *ON_VERSION, *ON_WRITE),
     },
-    openapi_extra=body(
+    openapi_extra=request_body(
         {
             MERGE_PATCH_TYPE: (CHANGE, EXAMPLE),
             JSON_PATCH_TYPE: (None, PATCH),
@@ -96,15 +100,14 @@ async def get(
 )
 def change(
     services: ServicesDep,
-    caller: Annotated[Caller, Depends(require_permission(Permission.WORKSPACE))],
+    caller: WorkspaceAdmin,
     versions: Versions,
-    given: Annotated[Body, Depends(body_of(*PATCH_TYPES))],
+    body: PatchBody,
     executor: Executor,
 ) -> Response:
-    """The workspace as it is now."""
+    """The workspace after the change."""
 
     def act(scope: Scope) -> Response:
-        workspace_id = caller.workspace_id
-        return changed_by_patch(services, scope, Workspace, workspace_id, versions, given)
+        return patch_entity(services, scope, Workspace, caller.workspace_id, versions, body)
 
-    return executor.run(act, given)
+    return executor.run(act, body)

@@ -1,4 +1,4 @@
-"""The gateway that sends nothing: a line in the log says that a message would have gone out."""
+"""A gateway that sends nothing and writes a log line for each message instead."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SHOWN_DIGITS = 2
 
 
 class LoggingGateway:
-    """Takes every message. Neither text nor number go into the log: both are somebody's."""
+    """Accepts every message. Text and phone number are personal, so they are not logged."""
 
     def send(self, sms: OutgoingSms) -> str:
-        """Log it; never fails."""
+        """Log the message; never fails."""
         facts = {
             "sms": str(sms.id),
             "workspace": str(sms.workspace_id),

@@ -1,4 +1,4 @@
-"""Twilio's REST API for messages, and the signature of its receipts.
+"""Twilio's REST API for messages, and its signed delivery receipts.
 
 Messages: POST /2010-04-01/Accounts/{AccountSid}/Messages.json, a form, with HTTP basic
 authentication. Signature: base64 of HMAC-SHA1, under the auth token, of the URL as Twilio calls it
@@ -26,7 +26,7 @@ IDEMPOTENCY_TOKEN = "I-Twilio-Idempotency-Token"
 CONNECT_TIMEOUT_S = 3.0
 SERVICE_PREFIX = "MG"
 RATE_LIMIT_CODES = frozenset({20429, 14107, 30022})
-"""Errors by which Twilio says "not now", whatever the HTTP status."""
+"""Error codes that mean a temporary limit, independent of the HTTP status."""
 
 STATUS_OF = {
     "sent": SmsStatus.SENT,
@@ -36,12 +36,12 @@ STATUS_OF = {
     "failed": SmsStatus.FAILED,
     "canceled": SmsStatus.FAILED,
 }
-"""Twilio's MessageStatus; others (queued, sending, …) say nothing that is not known already."""
+"""Twilio's MessageStatus. Other values (queued, sending, …) carry no new information."""
 
 
 @dataclass(frozen=True)
 class Twilio:
-    """An account, and where we are to be found by it."""
+    """A Twilio account, and the address at which Twilio reaches this API."""
 
     url: str
     account: str
@@ -50,7 +50,7 @@ class Twilio:
     public_url: str | None = None
 
     def receipts_url(self, workspace_id: UUID, sms_id: UUID) -> str | None:
-        """Where receipts of this message go. Signed as a whole, so nobody else can name it."""
+        """Return the URL for receipts of this message. Twilio signs it, so it cannot be forged."""
         if self.public_url is None:
             return None
         query = urlencode({"workspaceId": str(workspace_id), "smsId": str(sms_id)})
@@ -58,7 +58,7 @@ class Twilio:
 
 
 class TwilioGateway:
-    """Hands messages to Twilio."""
+    """Sends messages through Twilio."""
 
     def __init__(self, twilio: Twilio, *, timeout_s: float) -> None:
         self._twilio = twilio
@@ -69,18 +69,18 @@ class TwilioGateway:
         )
 
     def send(self, sms: OutgoingSms) -> str:
-        """Twilio's SID of the message. Raises `GatewayRefused`, `GatewayUnavailable`."""
+        """Send a message and return its SID. Raises `GatewayRefused`, `GatewayUnavailable`."""
         try:
-            answer = self._client.post(
+            response = self._client.post(
                 f"/2010-04-01/Accounts/{self._twilio.account}/Messages.json",
                 data=self._form(sms),
                 headers={IDEMPOTENCY_TOKEN: str(sms.id)},
             )
         except httpx.TransportError as error:
             raise GatewayUnavailable(f"Twilio does not answer ({type(error).__name__})") from error
-        if answer.is_success:
-            return _sid(answer)
-        raise _failure(answer)
+        if response.is_success:
+            return _sid(response)
+        raise _failure(response)
 
     def _form(self, sms: OutgoingSms) -> dict[str, str]:
         twilio = self._twilio
@@ -92,44 +92,64 @@ class TwilioGateway:
 
 
 def signature(token: str, url: str, form: Iterable[tuple[str, str]]) -> str:
-    """X-Twilio-Signature of a request to this URL with this form."""
+    """Return X-Twilio-Signature of a request to this URL with this form."""
     signed = url + "".join(name + value for name, value in sorted(set(form)))
     return base64.b64encode(hmac.digest(token.encode(), signed.encode(), hashlib.sha1)).decode()
 
 
 def is_signed(token: str, url: str, form: Iterable[tuple[str, str]], given: str) -> bool:
-    """Whether the signature is right, compared in constant time."""
+    """Whether the signature is correct, compared in constant time."""
     return hmac.compare_digest(signature(token, url, form).encode(), given.encode())
 
 
-def _sid(answer: httpx.Response) -> str:
+@dataclass(frozen=True)
+class Receipt:
+    """A delivery receipt: the status of a message, and details for `SmsCommands.record_status`."""
+
+    status: SmsStatus
+    details: dict[str, str | None]
+
+
+def parse_receipt(form: Iterable[tuple[str, str]]) -> Receipt | None:
+    """Parse a receipt; None if its status carries no new information."""
+    values = dict(form)
+    status = STATUS_OF.get(values.get("MessageStatus", ""))
+    if status is None:
+        return None
+    details = {"gateway_id": values.get("MessageSid") or None}
+    if code := values.get("ErrorCode"):
+        details |= {"error": f"the gateway reports error {code}", "error_code": code}
+    return Receipt(status, details)
+
+
+def _sid(response: httpx.Response) -> str:
     try:
-        return str(answer.json()["sid"])
+        return str(response.json()["sid"])
     except (ValueError, KeyError, TypeError):
         raise GatewayUnavailable("Twilio's answer cannot be read") from None
 
 
-def _failure(answer: httpx.Response) -> GatewayRefused | GatewayUnavailable:
-    """A message that Twilio will never take (400), or a Twilio that cannot be used for now.
+def _failure(response: httpx.Response) -> GatewayRefused | GatewayUnavailable:
+    """Return the error: a message that Twilio will never accept (400), or a temporary failure.
 
-    Wrong credentials are the latter: mended, they let all that waits go out.
+    Wrong credentials count as temporary: once they are corrected, waiting messages are sent.
     """
-    code, message = _error_of(answer)
-    if answer.status_code == HTTPStatus.BAD_REQUEST and code not in RATE_LIMIT_CODES:
+    code, message = _error_of(response)
+    if response.status_code == HTTPStatus.BAD_REQUEST and code not in RATE_LIMIT_CODES:
         return GatewayRefused(message, str(code) if code else None)
-    reason = f"Twilio answers {answer.status_code}: {message}"
-    return GatewayUnavailable(reason, retry_after_s=_retry_after_s(answer))
+    reason = f"Twilio answers {response.status_code}: {message}"
+    return GatewayUnavailable(reason, retry_after_s=_retry_after_s(response))
 
 
-def _error_of(answer: httpx.Response) -> tuple[int, str]:
+def _error_of(response: httpx.Response) -> tuple[int, str]:
     try:
-        told = answer.json()
-        return int(told.get("code") or 0), str(told.get("message") or "no reason was given")
+        error = response.json()
+        return int(error.get("code") or 0), str(error.get("message") or "no reason was given")
     except (ValueError, TypeError, AttributeError):
         return 0, "no reason was given"
 
 
-def _retry_after_s(answer: httpx.Response) -> float:
-    """Seconds; a date, which Twilio does not send, is not looked at."""
-    given = answer.headers.get("Retry-After", "")
+def _retry_after_s(response: httpx.Response) -> float:
+    """Return Retry-After in seconds. A date, which Twilio does not send, is ignored."""
+    given = response.headers.get("Retry-After", "")
     return float(given) if given.isascii() and given.isdecimal() else 0.0

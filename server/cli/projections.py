@@ -47,7 +47,7 @@ def list_projections(context: typer.Context, as_json: JsonOption = False) -> Non
     """Show name, version, state, position and lag of every projection."""
     if context.invoked_subcommand is not None:
         return
-    from readmodels.checkpoints import report
+    from readmodels.operation.checkpoints import report
     from server.cli.local.database import with_reader
 
     with Database(Settings()) as database:

@@ -30,7 +30,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then shut down as uvicorn does."""
-        self._stopping.set()
+        self._stopping.begin()
         await super().shutdown(sockets)
 
 

@@ -36,7 +36,7 @@ from eventlog.store.log import EventLog
 from projections.engine.ledger.checks import CheckResult, check
 from projections.engine.live.runner import Batch, ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from runtime.health import FRESH_S, is_stalled
+from runtime.health import SNAPSHOT_TTL_S, is_stalled
 from runtime.settings import REPOSITORY, Settings
 from runtime.tracing import SpanExporter, open_tracing
 from server.postgres.embedded import Cluster
@@ -49,7 +49,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ACCOUNT = {"company": "Acme", "type": "customer"}
 RED_WITHIN_S = 10.0
 ALARM_WITHIN_S = 20.0
-STALE_S = FRESH_S + 0.1
+STALE_S = SNAPSHOT_TTL_S + 0.1
 """After so long health has looked again."""
 
 
@@ -161,7 +161,7 @@ def test_a_projector_that_is_stopped_turns_health_red_and_green_again(stack: Sta
         told = stack.client.get("/healthz").json()
         assert told["code"] == "E3006"
         assert "accounts: no progress for" in told["detail"]
-        assert "its projector holds it and does nothing" in stack.reasons()
+        assert "its projector holds the lease but does nothing" in stack.reasons()
     finally:
         stack.projector.signal(signal.SIGCONT)
     wait_until(lambda: stack.status() == 200, "health is green")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.exports.routes import preferred
+from api.exports.formats import preferred_format
 from domain.shared.cells import FORMULA_STARTS, neutralised
 from domain.shared.kinds import BY_PLURAL
 from readmodels.exports import AUDIT_CELLS, CUSTOM_COLUMNS_MAX, NEUTRALISED
@@ -237,7 +237,7 @@ def test_the_format_is_that_of_the_accept_header(
     "accept", ["image/png", "text/csv;q=0", "text/csv;q=x", "application/json"]
 )
 def test_another_format_is_refused(filled: ApiWorkspace, accept: str) -> None:
-    assert preferred(accept) is None
+    assert preferred_format(accept) is None
     for path in ("/api/tasks/export", "/api/audit/export"):
         refused = filled.client().get(path, headers={"Accept": accept})
         assert (refused.status_code, refused.json()["code"]) == (406, "E2082")

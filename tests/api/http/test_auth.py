@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.http.auth import KEY_CACHE_TTL_S, ROLES, Permission
+from api.http.auth import KEY_CACHE_TTL_S
+from commands.permissions import PERMISSIONS, Permission
 from domain.api_key import Role
 from tests.support.api_server import Api, ApiWorkspace, after, created
 
@@ -106,9 +107,12 @@ def test_a_member_who_left_comes_in_no_more(api_workspace: ApiWorkspace) -> None
 
 
 def test_every_role_has_its_permissions() -> None:
-    assert set(ROLES) == set(Role)
-    assert ROLES[Role.ADMIN] == set(Permission)
-    assert Permission.WRITE not in ROLES[Role.AUDITOR] | ROLES[Role.ANALYST] | ROLES[Role.READ_ONLY]
+    assert set(PERMISSIONS) == set(Role)
+    assert PERMISSIONS[Role.ADMIN] == set(Permission)
+    assert (
+        Permission.WRITE
+        not in PERMISSIONS[Role.AUDITOR] | PERMISSIONS[Role.ANALYST] | PERMISSIONS[Role.READ_ONLY]
+    )
 
 
 @pytest.mark.parametrize("role", Role)
@@ -142,7 +146,7 @@ def test_a_role_may_do_what_the_table_says(api_workspace: ApiWorkspace, role: Ro
         for method, url in requests:
             given = None if method == "GET" else bodies.get(url, {"name": "N"})
             response = client.request(method, url, json=given)
-            if permission in ROLES[role]:
+            if permission in PERMISSIONS[role]:
                 assert response.is_success, (method, url, response.text)
             else:
                 assert (response.status_code, response.json()["code"]) == (403, "E1008")

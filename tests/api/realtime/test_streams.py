@@ -382,7 +382,7 @@ def to_the_end_by_socket(api: Api, token: str) -> int:
 def test_a_server_that_stops_begins_no_new_streams(urls: Urls) -> None:
     with running_api(urls.owner, urls.app, urls.projector) as api:
         client = api.new_workspace().client("member")
-        api.app.state.shutdown.set()
+        api.app.state.shutdown.begin()
         refused = client.get(REALTIME_PATH)
         assert (refused.status_code, refused.json()["code"]) == (503, "E3011")
 

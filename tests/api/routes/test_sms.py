@@ -17,7 +17,7 @@ import pytest
 from commands.delivery.gateway import OutgoingSms
 from commands.processes import PROCESSES
 from runtime.gateways.log_only import LoggingGateway
-from runtime.health import FRESH_S
+from runtime.health import SNAPSHOT_TTL_S
 from server.postgres.embedded import Cluster
 from tests.conftest import Urls, fresh_database
 from tests.support.api_server import Api, ApiWorkspace, free_port, running_api
@@ -33,7 +33,7 @@ from tests.support.waiting import wait_until
 
 LEAD_DAILY_MAX = 4
 RECEIPTS = "/api/sms/receipts"
-STALE_S = FRESH_S + 0.1
+STALE_S = SNAPSHOT_TTL_S + 0.1
 """After so long metrics have looked again."""
 
 

@@ -395,7 +395,7 @@ def test_jobs_that_nobody_takes_up_are_told(job_harness: JobHarness) -> None:
         job_harness.database.execute("UPDATE open_jobs SET turn_at = now() - interval '1 minute'")
         wait_until(lambda: bool(told()["reasons"]), "health gives a reason")
         (reason,) = told()["reasons"]
-        assert reason.startswith("2 jobs are open, and no worker took one up for 6")
+        assert reason.startswith("2 jobs are open, and no worker has claimed one for 6")
         assert client.get("/healthz").json()["status"] == "degraded"
         metrics = client.get("/metrics").text
         assert "annals_jobs_open 2.0" in metrics

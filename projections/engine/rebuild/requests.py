@@ -1,22 +1,29 @@
-"""Jobs on projections as the API sees them: asked for, planned, shown, cancelled.
+"""Requests for projection jobs: rebuild, rollback and retry.
 
-The API's role writes down what is wanted and nothing more; a projector process does it
-(`attendant`). What is shown tells nothing of any workspace's rows.
+The API's role only writes the request and reads the progress; a projector process does the work
+(`projections.engine.rebuild.jobs`). Nothing here shows rows of a workspace.
 """
 
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
+
+import psycopg
+from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.jobs import ProjectionJobKind
 from projections.engine.rebuild.runner import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
+from projections.engine.rebuild.refusals import (
+    NoPreviousTables,
+    ProjectionJobEnded,
+    ProjectionJobInProgress,
+)
 from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
-from readmodels import table_definitions
-from readmodels.pool import AsyncConnection
+
+AsyncConnection = psycopg.AsyncConnection[TupleRow]
 
 JOBS_SHOWN_MAX = 50
 
@@ -41,10 +48,9 @@ SELECT json_build_object(
                        END::float) AS measured(rate)
 """
 SELECT_ONE = f"{SHOWN} WHERE projection = %s AND id = %s"
-SELECT_LAST = f"{SHOWN} WHERE projection = %s ORDER BY id DESC LIMIT {JOBS_SHOWN_MAX}"
-SELECT_OPEN_ID = "SELECT id FROM projection_rebuilds WHERE projection = %s AND ended_at IS NULL"
+SELECT_LATEST = f"{SHOWN} WHERE projection = %s ORDER BY id DESC LIMIT {JOBS_SHOWN_MAX}"
 
-# What a projection has consumed is in its ledger, which is a thousandth of the log's size.
+# The number of events a projection has consumed is in its ledger, a thousandth of the log's size.
 PLAN = """
 SELECT (SELECT coalesce(sum(n), 0)::bigint FROM projection_coverage WHERE projection = p.name),
        p.version
@@ -54,56 +60,68 @@ TABLE_BYTES = "SELECT coalesce(pg_total_relation_size(to_regclass(%s)), 0)"
 HAS_PREVIOUS = "SELECT EXISTS (SELECT FROM projections WHERE name = %s)"
 
 
-def ask(
+def request_job(
     connection: Connection,
     projection: str,
     kind: ProjectionJobKind,
-    key_id: UUID,
-    throttle: float | None = None,
-) -> int | None:
-    """Write down what is wanted; its id, or None where something is under way already."""
-    wanted = version(projection, table_definitions()[projection])
-    asked = (projection, kind, wanted, throttle, f"key {key_id}")
-    row = connection.execute(REQUEST, asked).fetchone()
+    definition: str,
+    *,
+    requested_by: str,
+    throttle_events_per_s: float | None = None,
+) -> int:
+    """Request a job on a projection, whose tables have this definition; return the job's id.
+
+    Raises `NoPreviousTables` for a rollback if no tables are kept from before the last swap, and
+    `ProjectionJobInProgress`.
+    """
+    if kind == "rollback" and not _has_previous(connection, projection):
+        raise NoPreviousTables
+    wanted = version(projection, definition)
+    parameters = (projection, kind, wanted, throttle_events_per_s, requested_by)
+    row = connection.execute(REQUEST, parameters).fetchone()
     assert row is not None
-    return None if row[0] is None else int(row[0])
+    if row[0] is None:
+        raise ProjectionJobInProgress
+    return int(row[0])
 
 
-def cancel(connection: Connection, projection: str, job_id: int) -> bool:
-    """Ask a job to stop; False where it has ended."""
+def request_cancellation(connection: Connection, projection: str, job_id: int) -> None:
+    """Ask a job to stop. Raises `ProjectionJobEnded`."""
     row = connection.execute(CANCEL, (projection, job_id)).fetchone()
-    return bool(row and row[0])
+    if not (row and row[0]):
+        raise ProjectionJobEnded
 
 
-def has_previous(connection: Connection, projection: str) -> bool:
-    """Whether tables from before the last swap are kept."""
+def _has_previous(connection: Connection, projection: str) -> bool:
     row = connection.execute(HAS_PREVIOUS, (previous_name(projection),)).fetchone()
     return bool(row and row[0])
 
 
-async def job_as_json(connection: AsyncConnection, projection: str, job_id: int) -> bytes | None:
-    """One job as JSON."""
+async def load_job(connection: AsyncConnection, projection: str, job_id: int) -> bytes | None:
+    """Return one job as JSON."""
     cursor = await connection.execute(SELECT_ONE, (projection, job_id))
     row = await cursor.fetchone()
     return bytes(row[0]) if row else None
 
 
-async def last_jobs_as_json(connection: AsyncConnection, projection: str) -> bytes:
-    """The newest jobs of a projection, the newest first, as a JSON array."""
-    cursor = await connection.execute(SELECT_LAST, (projection,))
+async def load_latest_jobs(connection: AsyncConnection, projection: str) -> bytes:
+    """Return the latest JOBS_SHOWN_MAX jobs of a projection, newest first, as a JSON array."""
+    cursor = await connection.execute(SELECT_LATEST, (projection,))
     return b"[" + b",".join([bytes(row[0]) for row in await cursor.fetchall()]) + b"]"
 
 
-async def plan(connection: AsyncConnection, projection: str) -> RebuildPlan:
-    """What a rebuild would do; the events are those that the projection has consumed."""
+async def plan_rebuild(
+    connection: AsyncConnection, projection: str, definition: str
+) -> RebuildPlan:
+    """Return what a rebuild would do. It counts the events that the projection has consumed."""
     events, live_version = await _row(connection, PLAN, projection)
     (rate,) = await _row(connection, MEASURED_RATE, projection, EVENTS_PER_S_DEFAULT)
     size = 0
     for table in PROJECTIONS[projection].tables:
         (size_bytes,) = await _row(connection, TABLE_BYTES, f"{READ_SCHEMA}.{table.name}")
         size += size_bytes
-    wanted = version(projection, table_definitions()[projection])
-    return RebuildPlan(projection, events, events / rate, size, live_version, wanted)
+    new_version = version(projection, definition)
+    return RebuildPlan(projection, events, events / rate, size, live_version, new_version)
 
 
 async def _row(connection: AsyncConnection, statement: str, *parameters: object) -> tuple[Any, ...]:

@@ -1,0 +1,67 @@
+"""The OpenAPI document as it is served, and what the API looks up in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from api.http.openapi.bodies import BODY_MODELS, REF
+from api.http.problems import PROBLEM
+
+
+def describe(app: FastAPI) -> None:
+    """Add the models of request bodies and of problems to the app's OpenAPI document."""
+    openapi_of_framework = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = openapi_of_framework()
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in BODY_MODELS], ref_template=REF
+            )
+            schemas = document["components"]["schemas"]
+            for name, schema in definitions["$defs"].items():
+                schemas.setdefault(name, schema)
+            _drop_framework_errors(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def methods_at(app: FastAPI, path: str) -> list[str]:
+    """Return the methods that the API serves at this path."""
+    templates = app.openapi()["paths"]
+    found = next((each for each in templates if _matches(each, path)), None)
+    return sorted(method.upper() for method in templates[found]) if found else []
+
+
+def query_parameters_by_operation(app: FastAPI) -> Mapping[str, frozenset[str]]:
+    """Return the names of the query parameters of each operation, by operationId."""
+    return {
+        operation["operationId"]: frozenset(
+            each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"
+        )
+        for methods in app.openapi()["paths"].values()
+        for operation in methods.values()
+    }
+
+
+def _matches(template: str, path: str) -> bool:
+    given, parts = path.split("/"), template.split("/")
+    same = (part.startswith("{") or part == one for part, one in zip(parts, given, strict=False))
+    return len(parts) == len(given) and all(same)
+
+
+def _drop_framework_errors(document: dict[str, Any]) -> None:
+    """Remove the framework's own 422 responses, which no route of this API returns."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            responses = operation["responses"]
+            if PROBLEM not in responses.get("422", {}).get("content", {PROBLEM: None}):
+                del responses["422"]
