@@ -250,7 +250,7 @@ def split_account_id(
 
 def _field_errors(kind: type[Entity], fields: Mapping[str, Any]) -> list[FieldError]:
     try:
-        kind.FIELDS.values(fields)
+        kind.FIELDS.validated(fields)
     except InvalidFields as invalid:
         return invalid.errors
     return []

@@ -34,7 +34,12 @@ from api.http.openapi.responses import (
 )
 from api.http.problems import WITH_SUCCESS_FLAG
 from api.http.responses import json_response
-from commands.leads import LEADS_AT_ONCE_MAX, ConversionOverrides, StatusUpdates, StatusUpdatesRefused
+from commands.leads import (
+    LEADS_AT_ONCE_MAX,
+    ConversionOverrides,
+    StatusUpdates,
+    StatusUpdatesRefused,
+)
 from domain.lead import Lead, LeadStatus
 from domain.shared.refusals import Refusal
 from eventlog.scope import Scope

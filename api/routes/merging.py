@@ -79,7 +79,9 @@ class MergeRequest(RequestModel):
     )
 
 
-def _add_merge(kind: type[MergeableEntity], example: dict[str, Any], and_children: str = "") -> None:
+def _add_merge(
+    kind: type[MergeableEntity], example: dict[str, Any], and_children: str = ""
+) -> None:
     stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 2}
     shown = {"id": EXAMPLE_ID, **example, **stamps, "merged": EXAMPLE_OTHER_ID, "moved": {}}
     request_example = {"with": EXAMPLE_OTHER_ID, "fields": {next(iter(example)): "other"}}
