@@ -24,6 +24,7 @@ from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
 from eventlog.locks import LEASE_LOCK
 from eventlog.migrations import SQL_FOLDER
+from eventlog.reading.positions import READABLE_POSITION, lag, readable_position_async
 from projections.engine.registry import PROJECTIONS
 from readmodels.checkpoints import report
 from readmodels.pool import AsyncConnection
@@ -51,7 +52,6 @@ SELECT p.name, l.pid
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 SELECT_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::integer[]) AS pid"
-SELECT_POSITION = "SELECT readable_position()"
 SELECT_REBUILDS = """
 SELECT projection, state, processed, total FROM projection_rebuilds
  WHERE ended_at IS NULL AND kind = 'rebuild' ORDER BY id
@@ -60,14 +60,14 @@ SELECT_CHECKS = "SELECT projection, newest, swept_at FROM projection_checks"
 SELECT_WORK = """
 SELECT source, events, seconds, batches_by_events, batches_by_seconds FROM projector_work
 """
-SELECT_PROCESSES = """
+SELECT_PROCESSES = f"""
 SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s,
        unread_by_process(i.process, known.topics),
        extract(epoch FROM clock_timestamp() - i.updated_at)::float
   FROM process_inboxes AS i
   JOIN waiting_commands() AS w USING (process)
   JOIN json_to_recordset(%s) AS known (process text, topics text[]) USING (process)
- CROSS JOIN log_behind(i.position, readable_position(), 100000) AS b
+ CROSS JOIN {lag("i.position", READABLE_POSITION, 100_000)} AS b
  ORDER BY i.process
 """
 SELECT_BREAKERS = """
@@ -256,7 +256,7 @@ class HealthMonitor:
         missing += [f"projection {name}" for name in PROJECTIONS if name not in known]
         return HealthSnapshot(
             missing=tuple(missing),
-            position=(await _rows(connection, SELECT_POSITION))[0][0],
+            position=await readable_position_async(connection),
             projections=tuple(states),
             rebuilds=tuple(await _rows(connection, SELECT_REBUILDS)),
             checks=tuple(await _rows(connection, SELECT_CHECKS)),

@@ -59,10 +59,10 @@ from api.http.visibility import Visibility, sight_of
 from commands.entities import CommandOutcome
 from domain.shared.entity import Entity
 from domain.shared.refusals import FieldError, InvalidFields, NotFound
+from eventlog.reading.merging import merged_into
 from eventlog.scope import Scope
 from readmodels.details import detail
 from readmodels.lists import LISTS, ListQuery, list_page
-from readmodels.merged import merged_into
 from readmodels.pool import AsyncConnection
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of, representation
 from replay.history import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, entity_history

@@ -19,8 +19,9 @@ from api.realtime.reader import Listeners, LogReader
 from api.realtime.subscriber import CloseReason, Interest, Subscriber
 from api.realtime.tables import Tables
 from api.realtime.wire import OPEN, Wire
+from eventlog.reading.positions import taken_position
 from readmodels.pool import ReadPool
-from replay.facts import FactPage, history, taken_position
+from replay.facts import FactPage, history
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.settings import Settings
