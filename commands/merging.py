@@ -19,9 +19,8 @@ from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
 from domain.shared.merging import Choice, MergeableEntity, merge_values
 from domain.shared.refusals import MergeRefused, StaleVersion, TooMuchToMerge
-from eventlog.scope import Scope
+from eventlog.scope import AS_ONE, Scope
 from eventlog.store.log import EventLog
-from eventlog.store.streams import AS_ONE
 
 E = TypeVar("E", bound=Entity)
 

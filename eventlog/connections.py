@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 Connection = psycopg.Connection[TupleRow]
+AsyncConnection = psycopg.AsyncConnection[TupleRow]
 
 CONNECT_TIMEOUT_S = 10
 WRITE_STATEMENT_TIMEOUT_MS = 10_000

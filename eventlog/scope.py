@@ -19,6 +19,8 @@ class Actor:
     name: str | None = None
 
 
+AS_ONE = "asOne"
+"""Metadata of an event whose command can only be undone as a whole."""
 SYSTEM = Actor("system", "annals", "Annals")
 
 

@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from eventlog.changes_sql import CHANGES, DETAILS
 from eventlog.connections import Connection
-from eventlog.store.streams import AS_ONE
+from eventlog.reading.audit import EVENT_OF_ENTRY, entry_columns, json_object
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
@@ -19,34 +18,20 @@ AUDIT_PAGE_MAX = 500
 JOB = "job"
 
 ITEM: Mapping[str, str] = MappingProxyType(
-    {
-        "position": "e.position",
-        "entityType": "a.entity_type",
-        "entityId": "a.entity_id",
-        "action": "a.action",
-        "topic": "e.topic",
-        "version": "e.stream_version",
-        "accountId": "e.account_id",
-        "actor": "e.metadata->'actor'",
-        "occurredAt": "e.occurred_at",
-        "recordedAt": "e.recorded_at",
-        "ip": "e.metadata->>'ip'",
-        "userAgent": "e.metadata->>'userAgent'",
-        "requestId": "e.metadata->>'requestId'",
-        "command": "e.metadata->>'command'",
-        "commandId": "e.metadata->>'commandId'",
-        "undoes": "e.metadata->>'undoes'",
-        "undoesPosition": "(e.metadata->>'undoesPosition')::bigint",
-        "correlationId": "e.metadata->>'correlationId'",
-        "causationId": "e.metadata->>'causationId'",
-        "changes": CHANGES,
-        "details": DETAILS,
-    }
+    entry_columns(
+        (
+            *("position", "entityType", "entityId", "action", "topic", "version", "accountId"),
+            *("actor", "occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command"),
+            *("commandId", "undoes", "undoesPosition", "correlationId", "causationId", "changes"),
+            "details",
+        ),
+        entityType="a.entity_type",
+        entityId="a.entity_id",
+        action="a.action",
+    )
 )
-"""What an entry shows: names on the wire, and SQL over the rows `a` (trail) and `e` (log)."""
-
-_PAIRS = ", ".join(f"'{name}', {sql}" for name, sql in ITEM.items())
-ITEM_SQL = f"json_build_object({_PAIRS})"
+"""The columns of an entry by wire name: SQL over the rows `a` (read table) and `e` (log)."""
+ITEM_SQL = json_object(ITEM)
 
 CHOSEN = """
      WHERE a.workspace_id = %(workspace)s
@@ -69,8 +54,7 @@ SELECT coalesce(json_agg({ITEM_SQL} ORDER BY a.ordinal)
            FILTER (WHERE a.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            min(a.position) FILTER (WHERE a.ordinal <= %(limit)s) END
-  FROM numbered AS a JOIN events AS e ON e.position = a.position
-   AND e.workspace_id = a.workspace_id
+  FROM numbered AS a {EVENT_OF_ENTRY}
 """
 
 
@@ -94,10 +78,6 @@ SELECT position FROM read.audit
  WHERE workspace_id = %(workspace)s AND command_id = %(command)s AND entity_type <> 'job'
    AND position < %(below)s
  ORDER BY position DESC LIMIT %(limit)s
-"""
-WHOLE_OF = """
-SELECT metadata->>'commandId' FROM events
- WHERE workspace_id = %s AND position = %s AND metadata->>%s IS NOT NULL
 """
 
 
@@ -153,12 +133,6 @@ async def positions_of_command(
     assert row is not None
     positions, has_holes = row
     return None if has_holes else list(positions)
-
-
-async def whole_of(connection: AsyncConnection, workspace_id: UUID, position: int) -> str | None:
-    """The command of the event, where that is undone as one; None where it is not, or no event."""
-    row = await (await connection.execute(WHOLE_OF, (workspace_id, position, AS_ONE))).fetchone()
-    return row[0] if row else None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from domain.shared.cells import neutralised
 from domain.shared.fields import CUSTOM
 from domain.shared.refusals import Refusal
 from eventlog.locks import EXPORT_LOCK
+from eventlog.reading.audit import EVENT_OF_ENTRY
+from eventlog.reading.counts import has_events
 from readmodels.audit import CHOSEN, ITEM, ITEM_SQL, AuditQuery
 from readmodels.lists import ListQuery, item_sql, selection
 from readmodels.names import CUSTOM_PREFIX
@@ -46,7 +48,7 @@ COPY = {
 # In one snapshot: the positions of the projections, of each of their partitions where they consume
 # Kafka; whether anything of this workspace happened between the first and the last of them; and
 # whether entities of this workspace are parked.
-STANDING = """
+STANDING = f"""
 WITH asked AS MATERIALIZED (
     SELECT position FROM projections WHERE name = ANY(%(names)s)
      UNION ALL
@@ -55,9 +57,7 @@ WITH asked AS MATERIALIZED (
     SELECT min(position) AS first, max(position) AS last FROM asked
 )
 SELECT last,
-       NOT EXISTS (SELECT FROM events AS e, span
-                    WHERE e.position > first AND e.position <= last
-                      AND e.workspace_id = %(workspace)s),
+       NOT {has_events("span.first", "span.last", "%(workspace)s")},
        (SELECT count(*) FROM projection_parked
          WHERE projection = ANY(%(names)s) AND workspace_id = %(workspace)s)
   FROM span
@@ -79,7 +79,7 @@ SELECT DISTINCT k FROM ({rows}) AS t, jsonb_object_keys(t.custom_fields) AS k
 CUSTOM_CELL = "CASE jsonb_typeof({cell}) WHEN 'string' THEN {text} ELSE {cell} #>> '{{}}' END"
 
 AUDIT = f"""
-read.audit AS a JOIN events AS e ON e.position = a.position AND e.workspace_id = a.workspace_id
+read.audit AS a {EVENT_OF_ENTRY}
 {CHOSEN}"""
 AUDIT_CELLS: Mapping[str, str] = {
     **{name: sql for name, sql in ITEM.items() if name not in ("actor", "changes", "details")},

@@ -24,13 +24,13 @@ from psycopg import sql
 from eventlog.connections import Connection, follow_connection
 from eventlog.locks import ANALYSIS_LOCK, try_lock
 from eventlog.reading import RecordedEvent
+from eventlog.reading.part import Part, count_part
 from projections.changes import Patch, Projection, Put, Remove, Row, RowChange, Table
 from projections.engine.install import Definition, create_tables, guard_tables
 from projections.engine.memory import MemoryTables, Rows
 from projections.engine.rebuild.build import REPORT_EVENTS
 from projections.engine.rebuild.copying import copy_rows
-from projections.engine.rebuild.part import Part
-from replay.span import count_events, read_span
+from replay.span import read_span
 
 __all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", "Remove", "load"]
 
@@ -232,7 +232,7 @@ def _fold(
     schema: str,
     report: OnProgress,
 ) -> AnalysisResult:
-    total, done = count_events(connection, part), 0
+    total, done = count_part(connection, part), 0
     fold = _Fold(analysis, tables)
     report(0, total)
     for event in read_span(connection, part):

@@ -23,6 +23,8 @@ from domain.shared.entity import Entity
 from domain.shared.kinds import BY_PLURAL
 from eventlog.connections import Connection
 from eventlog.reading import RecordedEvent, to_event
+from eventlog.reading.audit import EVENT_OF_ENTRY
+from eventlog.reading.recorded import COLUMNS_OF_E
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from projections.changes import column
@@ -33,11 +35,9 @@ AS_OF_EVENTS_MAX = 2_000_000
 """More history than this is not folded while somebody waits."""
 AS_OF_FETCH_EVENTS = 5_000
 
-SELECT_OCCURRED = """
-SELECT e.position, e.workspace_id::text, e.stream_id::text, e.stream_version, e.topic,
-       e.account_id::text, e.data, e.metadata, e.occurred_at::text, e.recorded_at::text
-  FROM read.audit AS a JOIN events AS e
-    ON e.position = a.position AND e.workspace_id = a.workspace_id
+SELECT_OCCURRED = f"""
+SELECT {COLUMNS_OF_E}
+  FROM read.audit AS a {EVENT_OF_ENTRY}
  WHERE a.workspace_id = %(workspace)s AND a.entity_type = ANY(%(types)s)
    AND (a.occurred_at <= %(at)s OR a.entity_type = ANY(%(names)s))
  ORDER BY a.position LIMIT %(limit)s

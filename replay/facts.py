@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-
-from eventlog.changes_sql import CHANGES, DETAILS
+from eventlog.connections import AsyncConnection
+from eventlog.reading.audit import entry_columns, json_object
+from eventlog.reading.history import select_in_workspace, select_news
 from replay.history import ACTION_SQL, ACTIONS_JSON
 
 HISTORY_PAGE = 200
@@ -22,42 +21,23 @@ HISTORY_PAGE = 200
 HISTORY_SPAN = 50_000
 """Positions that one statement looks through, so that it stays short in a large log."""
 
+BODY = json_object(
+    entry_columns(
+        (
+            *("position", "type", "kind", "entityId", "accountId", "version", "action", "actor"),
+            *("occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command", "commandId"),
+            *("undoes", "undoesPosition", "correlationId", "causationId", "changes", "details"),
+        ),
+        action=ACTION_SQL,
+    )
+)
 FACT = f"""
 e.position, e.workspace_id, e.stream_id, e.topic, e.account_id,
-CASE WHEN e.position IS NOT NULL THEN json_build_object(
-    'position', e.position, 'type', e.topic, 'kind', split_part(e.topic, '.', 1),
-    'entityId', e.stream_id, 'accountId', e.account_id, 'version', e.stream_version,
-    'action', {ACTION_SQL},
-    'actor', e.metadata->'actor',
-    'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
-    'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent',
-    'requestId', e.metadata->>'requestId', 'command', e.metadata->>'command',
-    'commandId', e.metadata->>'commandId', 'undoes', e.metadata->>'undoes',
-    'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
-    'correlationId', e.metadata->>'correlationId', 'causationId', e.metadata->>'causationId',
-    'changes', {CHANGES}, 'details', {DETAILS})::text END
+CASE WHEN e.position IS NOT NULL THEN {BODY}::text END
 """
 
-NEWS = f"""
-SELECT n.upto, {FACT}
-  FROM news_of(%(followed)s::uuid[], %(known)s::bigint, %(most)s) AS n,
-       LATERAL (SELECT (n.event).*) AS e
- ORDER BY e.position NULLS LAST
-"""
-
-HISTORY = f"""
-SELECT {FACT}
-  FROM events AS e
- WHERE e.workspace_id = %(workspace)s AND e.position > %(after)s AND e.position <= %(upto)s
-   AND (%(kinds)s::text[] IS NULL OR split_part(e.topic, '.', 1) = ANY (%(kinds)s))
-   AND (%(topics)s::text[] IS NULL OR e.topic = ANY (%(topics)s))
-   AND (%(entity)s::uuid IS NULL OR e.stream_id = %(entity)s)
-   AND (%(account)s::uuid IS NULL OR e.account_id = %(account)s OR e.stream_id = %(account)s)
- ORDER BY e.position LIMIT %(limit)s
-"""
-
-LAST = "SELECT last_event_position()"
-TAKEN = "SELECT coalesce(pg_sequence_last_value('public.events_position_seq'), 0)"
+NEWS = select_news(FACT)
+HISTORY = select_in_workspace(FACT)
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +89,7 @@ class FactPage:
 
 
 async def news(
-    connection: AsyncConnection[TupleRow], followed: Sequence[UUID], known: int, most: int
+    connection: AsyncConnection, followed: Sequence[UUID], known: int, most: int
 ) -> FactPage:
     """The facts of these workspaces among the next events, of which `most` are looked at.
 
@@ -126,9 +106,7 @@ async def news(
     return FactPage([to_fact(row[1:]) for row in rows[:-1]], rows[-1][0])
 
 
-async def history(
-    connection: AsyncConnection[TupleRow], wanted: Wanted, after: int, upto: int
-) -> FactPage:
+async def history(connection: AsyncConnection, wanted: Wanted, after: int, upto: int) -> FactPage:
     """The next facts that are wanted, after one position and up to another.
 
     At most `HISTORY_PAGE` of them, out of at most `HISTORY_SPAN` positions. `upto` must be a
@@ -151,26 +129,10 @@ async def history(
     return FactPage(facts, facts[-1].position if len(facts) == HISTORY_PAGE else upto)
 
 
-async def last_position(connection: AsyncConnection[TupleRow]) -> int:
-    """The position of the last event that can be read, in whichever workspace."""
-    return await _number(connection, LAST)
-
-
-async def taken_position(connection: AsyncConnection[TupleRow]) -> int:
-    """The last position that was given out; events below may still be on their way."""
-    return await _number(connection, TAKEN)
-
-
 def to_fact(row: tuple[Any, ...]) -> Fact:
     """A row of the columns of FACT."""
     position, workspace_id, entity_id, topic, account_id, body = row
     return Fact(position, workspace_id, entity_id, topic, account_id, body.encode())
-
-
-async def _number(connection: AsyncConnection[TupleRow], statement: str) -> int:
-    row = await (await connection.execute(statement.encode())).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def _list(values: Iterable[str] | None) -> list[str] | None:

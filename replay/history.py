@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from uuid import UUID
 
 import orjson
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
 
-from eventlog.changes_sql import CHANGES, DETAILS
+from eventlog.connections import AsyncConnection
+from eventlog.reading.audit import entry_columns, json_object
+from eventlog.reading.history import ENTITY_PAGE, MERGED_ENTITY_PAGE
 from projections.audit import ACTIONS, OF_DATA, UNDO
 
 HISTORY_PAGE_DEFAULT = 100
@@ -22,65 +23,43 @@ ACTION_SQL = f"""
 CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {OF_DATA_SQL}
      ELSE %(actions)s::jsonb->>e.topic END"""
 """What the audit trail calls an event; `actions` is ACTIONS_JSON."""
-ENTRY = f"""
-'position', e.position, 'version', e.stream_version, 'topic', e.topic, 'action', {ACTION_SQL},
-'undoes', e.metadata->>'undoes',
-'undoesPosition', (e.metadata->>'undoesPosition')::bigint,
-'actor', e.metadata->'actor',
-'occurredAt', e.occurred_at, 'recordedAt', e.recorded_at,
-'requestId', e.metadata->>'requestId', 'command', e.metadata->>'command',
-'commandId', e.metadata->>'commandId', 'causationId', e.metadata->>'causationId',
-'changes', {CHANGES}, 'details', {DETAILS}"""
-ADDRESSES = "'ip', e.metadata->>'ip', 'userAgent', e.metadata->>'userAgent'"
-"""From where it was done: for who may read the trail."""
+ENTRY = (
+    *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "occurredAt"),
+    *("recordedAt", "requestId", "command", "commandId", "causationId", "changes", "details"),
+)
+ADDRESSES = ("ip", "userAgent")
+"""Columns for callers who may read the audit trail."""
 
-HISTORY = """
-WITH page AS (
-    SELECT e.* FROM events AS e
-     WHERE e.workspace_id = %(workspace)s AND e.stream_id = %(stream)s
-       AND e.stream_version > %(after)s AND e.topic LIKE %(topics)s
-     ORDER BY e.stream_version LIMIT %(limit)s + 1
-), numbered AS (
+HISTORY = (
+    ENTITY_PAGE
+    + """, numbered AS (
     SELECT e.*, row_number() OVER (ORDER BY e.stream_version) AS ordinal FROM page AS e
 )
-SELECT coalesce(json_agg(json_build_object({entry}) ORDER BY e.ordinal)
+SELECT coalesce(json_agg({entry} ORDER BY e.ordinal)
            FILTER (WHERE e.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            max(e.stream_version) FILTER (WHERE e.ordinal <= %(limit)s) END,
        count(*)
   FROM numbered AS e
 """
-
-# Of all that are one by now: this one, what was merged into it, and into those. By position.
-HISTORY_OF_ALL = """
-WITH RECURSIVE one(id) AS (
-    SELECT %(stream)s::uuid
-    UNION
-    SELECT (m.data->>'other')::uuid FROM one AS o JOIN events AS m ON m.stream_id = o.id
-     WHERE m.workspace_id = %(workspace)s AND m.topic = %(kind)s || '.merged'
-       AND (SELECT last.data->>'mergedInto' FROM events AS last
-             WHERE last.workspace_id = %(workspace)s
-               AND last.stream_id = (m.data->>'other')::uuid
-             ORDER BY last.stream_version DESC LIMIT 1) = o.id::text
-), page AS (
-    SELECT e.* FROM events AS e
-     WHERE e.workspace_id = %(workspace)s AND e.stream_id IN (SELECT id FROM one)
-       AND e.position > %(after)s AND e.topic LIKE %(topics)s
-     ORDER BY e.position LIMIT %(limit)s + 1
-), numbered AS (
+)
+MERGED_HISTORY = (
+    MERGED_ENTITY_PAGE
+    + """, numbered AS (
     SELECT e.*, row_number() OVER (ORDER BY e.position) AS ordinal FROM page AS e
 )
-SELECT coalesce(json_agg(json_build_object('entityId', e.stream_id, {entry}) ORDER BY e.ordinal)
+SELECT coalesce(json_agg({entry} ORDER BY e.ordinal)
            FILTER (WHERE e.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            max(e.position) FILTER (WHERE e.ordinal <= %(limit)s) END,
        count(*)
   FROM numbered AS e
 """
+)
 
 
 async def entity_history(
-    connection: AsyncConnection[TupleRow],
+    connection: AsyncConnection,
     workspace_id: UUID,
     kind: str,
     entity_id: UUID,
@@ -105,12 +84,22 @@ async def entity_history(
         "limit": limit,
         "actions": ACTIONS_JSON,
     }
-    statement = HISTORY_OF_ALL if with_merged else HISTORY
-    entry = f"{ENTRY}, {ADDRESSES}" if with_addresses else ENTRY
-    found = await connection.execute(statement.format(entry=entry).encode(), parameters)
+    statement = _statement(with_merged, with_addresses)
+    found = await connection.execute(statement, parameters)
     row = await found.fetchone()
     assert row is not None
     if row[2] == 0 and after == 0:
         return None
     cursor = "null" if row[1] is None else str(row[1])
     return f'{{"items":{row[0]},"nextCursor":{cursor}}}'.encode()
+
+
+@cache
+def _statement(with_merged: bool, with_addresses: bool) -> bytes:
+    names = [*ENTRY, *ADDRESSES] if with_addresses else [*ENTRY]
+    statement = HISTORY
+    if with_merged:
+        names.insert(0, "entityId")
+        statement = MERGED_HISTORY
+    entry = json_object(entry_columns(names, action=ACTION_SQL))
+    return statement.format(entry=entry).encode()

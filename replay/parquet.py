@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
-from projections.engine.rebuild.part import Part
+from eventlog.reading.part import Part, count_part
 from replay.analysis import AnalysisError, AnalysisResult, OnProgress, ResultTable
 from replay.folders import appearing
-from replay.span import count_events, read_span
+from replay.span import read_span
 
 ROWS_PER_WRITE = 20_000
 """Rows held before they are written: a row group of the file."""
@@ -99,7 +99,7 @@ def export_history(
         _Months(unfinished) as months,
     ):
         part = choose(connection)
-        total = count_events(connection, part)
+        total = count_part(connection, part)
         report(0, total)
         for event in read_span(connection, part):
             if months.add(event):

@@ -7,11 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from psycopg import sql
-
 from eventlog.connections import Connection
 from eventlog.reading import RecordedEvent, readable_position
-from projections.engine.rebuild.part import Part, read_part
+from eventlog.reading.part import Part, read_part
 
 WINDOW_POSITIONS = 500_000
 """Positions read by one COPY. Each is a snapshot of its own, so that a long reading does not keep
@@ -19,8 +17,6 @@ the database from clearing away old rows."""
 
 AsOf = int | datetime
 """A position, or a time with its zone."""
-
-COUNT = "SELECT count(*) FROM events WHERE {condition}"
 
 
 def choose(
@@ -55,13 +51,6 @@ def parse_as_of(text: str) -> AsOf:
         return int(text)
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def count_events(connection: Connection, part: Part) -> int:
-    """How many events there are in it."""
-    row = connection.execute(sql.SQL(COUNT).format(condition=part.condition())).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def read_span(connection: Connection, part: Part) -> Iterator[RecordedEvent]:

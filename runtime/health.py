@@ -23,6 +23,7 @@ from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
 from eventlog.locks import LEASE_LOCK
 from eventlog.migrations import SQL_FOLDER
+from eventlog.reading.positions import readable_position_async
 from projections.engine.registry import PROJECTIONS
 from readmodels.operation import health
 from readmodels.operation.checkpoints import report
@@ -237,7 +238,7 @@ class HealthMonitor:
         processes = await health.load_processes(connection, urgent)
         return HealthSnapshot(
             missing=tuple(missing),
-            position=await health.load_readable_position(connection),
+            position=await readable_position_async(connection),
             projections=tuple(projections),
             rebuilds=tuple(await health.load_rebuilds(connection)),
             checks=tuple(await health.load_coverage_checks(connection)),

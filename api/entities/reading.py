@@ -34,7 +34,7 @@ from domain.shared.refusals import NotFound
 from eventlog.scope import Scope
 from readmodels.details import detail
 from readmodels.lists import ListQuery, list_page
-from readmodels.merged import merged_into
+from eventlog.reading.merging import merged_into
 from readmodels.pool import AsyncConnection
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from runtime import codes

@@ -19,8 +19,9 @@ from api.realtime.read_tables import ReadTableProgress
 from api.realtime.reader import LogReader, ReaderCallbacks
 from api.realtime.subscriber import CloseReason, Interest, Subscriber
 from api.realtime.transport import OPEN, Transport
+from eventlog.reading.positions import taken_position
 from readmodels.pool import ReadPool
-from replay.facts import FactPage, history, taken_position
+from replay.facts import FactPage, history
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.settings import Settings

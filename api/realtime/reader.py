@@ -15,7 +15,8 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
 from eventlog.hints import APPENDED, listen, unlisten
-from replay.facts import FactPage, last_position, news, taken_position
+from eventlog.reading.positions import last_position, taken_position
+from replay.facts import FactPage, news
 
 log = logging.getLogger(__name__)
 

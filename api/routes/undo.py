@@ -50,6 +50,7 @@ from domain.shared.entity import (
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, TooMuchToUndo, UndoConflict
 from domain.workspace import Workspace
+from eventlog.reading.audit import whole_command
 from eventlog.scope import Scope
 from projections.audit import action_of
 from readmodels.audit import (
@@ -57,7 +58,6 @@ from readmodels.audit import (
     last_positions_below,
     operation_of,
     positions_of_command,
-    whole_of,
 )
 from runtime import codes
 from runtime.errors import ApiError, as_api_error, facts_of
@@ -264,7 +264,7 @@ async def _asked(
     services = request.app.state.services
     if event_position is not None:
         async with services.reads.workspace(caller.workspace_id) as connection:
-            command_id = await whole_of(connection, caller.workspace_id, event_position)
+            command_id = await whole_command(connection, caller.workspace_id, event_position)
         if command_id is None:
             return UndoTarget((event_position,))
     assert command_id is not None
@@ -273,7 +273,7 @@ async def _asked(
     async with services.reads.workspace(caller.workspace_id) as connection:
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)
-        whole = await whole_of(connection, workspace_id, operation.last_position)
+        whole = await whole_command(connection, workspace_id, operation.last_position)
         limit = UNDO_AS_ONE_EVENTS_MAX if whole else UNDO_EVENTS_MAX
         found = await positions_of_command(connection, workspace_id, command_id, limit + 1)
     if found is None:

@@ -10,13 +10,10 @@ from commands.importing.options import Mode
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
 from eventlog.connections import Connection
+from eventlog.reading.entities import existing_ids
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
-MADE = """
-SELECT stream_id FROM events
- WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[]) AND stream_version = 1
-"""
 ContactsOf = Callable[
     [Connection, UUID, Collection[UUID]], Iterable[tuple[UUID, UUID, FieldValues]]
 ]
@@ -36,10 +33,7 @@ class LogWorld(ExistingRecords):
 
     def made(self, ids: Collection[UUID]) -> set[UUID]:
         """Those of these ids that there is (or was) something by."""
-        if not ids:
-            return set()
-        found = self._connection.execute(MADE, (self._workspace_id, list(ids)))
-        return {row[0] for row in found}
+        return existing_ids(self._connection, self._workspace_id, ids) if ids else set()
 
     def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
         """The entities with these ids, deleted or not."""

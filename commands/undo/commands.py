@@ -24,9 +24,9 @@ from domain.shared.entity import (
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.merging import EntityMerged
 from domain.shared.refusals import NothingToUndo, NotUndoable, PartOfAWhole, TooMuchToUndo
-from eventlog.scope import Scope
+from eventlog.scope import AS_ONE, Scope
 from eventlog.store.log import EventLog
-from eventlog.store.streams import AS_ONE, EventSearch, TracedEvent
+from eventlog.store.streams import EventSearch, TracedEvent
 
 UNDO_EVENTS_MAX = 1_000
 """Most events that are undone at once; a job undoes more."""

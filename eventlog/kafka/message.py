@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from eventlog.digest import event_digest
-from eventlog.reading import RecordedEvent, iso
+from eventlog.reading.recorded import RecordedEvent, iso
 from eventlog.upcast import upcast
 
 MARK_TOPIC = "annals.mark"

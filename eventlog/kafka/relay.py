@@ -19,7 +19,6 @@ import psycopg
 from kafka.errors import KafkaError
 
 from eventlog.connections import Connection, follow_connection
-from eventlog.digest import DIGEST_SQL
 from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.kafka.broker import DELIVERY_TIMEOUT_MS, Broker, close_quietly
 from eventlog.kafka.message import (
@@ -48,6 +47,8 @@ from eventlog.kafka.topic import (
 )
 from eventlog.locks import RELAY_LOCK, try_lock
 from eventlog.reading import read_rows_after
+from eventlog.reading.digests import digests_at
+from eventlog.reading.positions import last_visible_position
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,6 @@ INDEX_MARK = """
 INSERT INTO kafka_marks (topic, generation, position, offsets) VALUES (%s, %s, %s, %s)
     ON CONFLICT (topic, generation, position) DO UPDATE SET offsets = excluded.offsets
 """
-SELECT_LAST = "SELECT coalesce(max(position), 0) FROM events"
-SELECT_DIGESTS = f"SELECT position, {DIGEST_SQL} FROM events WHERE position = ANY(%s)"
 
 
 class Interrupted(Exception):
@@ -311,14 +310,13 @@ class Window:
 def _require_same_events(connection: Connection, topic: str, tails: list[Tail]) -> None:
     """The last events of the topic are those of the log. Raises `TopicRefused`."""
     last = dict(tail.last_event for tail in tails if tail.last_event)
-    row = connection.execute(SELECT_LAST).fetchone()
-    assert row is not None
-    if last and max(last) > row[0]:
+    log_end = last_visible_position(connection)
+    if last and max(last) > log_end:
         raise TopicRefused(
-            f"Topic {topic} is ahead of the log ({max(last)}, the log ends at {row[0]}): the"
+            f"Topic {topic} is ahead of the log ({max(last)}, the log ends at {log_end}): the"
             " database was restored from an older copy; annals relay --anew publishes it again."
         )
-    in_log: dict[int, int] = dict(connection.execute(SELECT_DIGESTS, (list(last),)).fetchall())
+    in_log = digests_at(connection, last)
     for position, digest in last.items():
         if in_log.get(position) != digest:
             raise TopicRefused(

@@ -25,11 +25,11 @@ from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection
 from eventlog.locks import ACCOUNT_LOCK
+from eventlog.reading.entities import ABSORBED
 from eventlog.scope import Scope
 from eventlog.store.claims import hold_claims, keep_claims, select_claimants, store_claims
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.store.recorder import PostgresLogRecorder, current_session
-from eventlog.store.streams import TAKEN_OVER
 
 E = TypeVar("E", bound=RecordedAggregate)
 
@@ -37,9 +37,9 @@ LOCK_ACCOUNT_SHARED = f"SELECT pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hash
 LOCK_ACCOUNT = f"SELECT pg_advisory_xact_lock({ACCOUNT_LOCK}, hashtext(%s))"
 
 SELECT_HANGING_ON = f"""
-WITH RECURSIVE {TAKEN_OVER}
+WITH RECURSIVE {ABSORBED}
 SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_id
-  FROM taken_over AS o
+  FROM absorbed AS o
   JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
   JOIN events AS e ON e.stream_id = c.stream_id
  WHERE c.workspace_id = %(workspace)s AND e.workspace_id = %(workspace)s

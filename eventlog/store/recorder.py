@@ -32,6 +32,7 @@ from eventsourcing.persistence import (
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from eventlog.connections import Connection
+from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
 from eventlog.store.mapper import LogEvent, LogNotification
 
@@ -58,8 +59,6 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
    AND (%(topics)s::text[] = '{}' OR topic = ANY(%(topics)s))
  ORDER BY position LIMIT %(limit)s
 """
-
-TAKEN_POSITION = "SELECT pg_sequence_last_value('public.events_position_seq')"
 
 WAITED_TOO_LONG = (
     psycopg.OperationalError,
@@ -242,7 +241,7 @@ class PostgresLogRecorder(ApplicationRecorder):
         """Events of the current workspace in order of position, none of them ever stepped over."""
         workspace_id = current_session().scope.workspace_id
         with _translated(), self._reading(workspace_id) as connection:
-            (readable,) = connection.execute("SELECT readable_position()").fetchone() or (0,)
+            readable = readable_position(connection)
             rows = connection.execute(
                 SELECT_NOTIFICATIONS,
                 {
@@ -270,15 +269,14 @@ class PostgresLogRecorder(ApplicationRecorder):
     def max_notification_id(self) -> int | None:
         """The position up to which the log can be read; None while it is empty."""
         with _translated(), self.pool.connection() as connection:
-            (position,) = connection.execute("SELECT readable_position()").fetchone() or (0,)
-        return position or None
+            return readable_position(connection) or None
 
     def taken_position(self) -> int:
         """The last position that was given out; events below may still be on their way."""
         session = current_session()
         with _translated(), self._reading(session.scope.workspace_id) as connection:
-            (position,) = connection.execute(TAKEN_POSITION).fetchone() or (None,)
-        return position or 0
+            (position,) = connection.execute(SELECT_TAKEN).fetchone() or (0,)
+        return int(position)
 
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()

@@ -16,10 +16,8 @@ from eventsourcing.persistence import Mapper
 
 from domain.shared.entity import EntityEvent
 from eventlog.connections import Connection
+from eventlog.reading.entities import ABSORBED
 from eventlog.store.mapper import LogEvent
-
-AS_ONE = "asOne"
-"""In the metadata of events: no part of what the command did is undone without the rest."""
 
 COLUMNS = """
 e.position, e.workspace_id, e.stream_id, e.stream_version, e.topic, e.data, e.metadata,
@@ -38,23 +36,12 @@ SELECT {COLUMNS} FROM events AS e
  ORDER BY e.stream_id, e.stream_version
 """
 
-# Accounts, and those that ever were merged into one of them: what hangs on them was created on one
-# of all these.
-TAKEN_OVER = """
-taken_over(id) AS (
-    SELECT unnest(%(accounts)s::uuid[])
-    UNION
-    SELECT (m.data->>'other')::uuid FROM taken_over AS o JOIN events AS m ON m.stream_id = o.id
-     WHERE m.workspace_id = %(workspace)s AND m.topic = 'account.merged'
-)
-"""
-
 # What an account took along when it was deleted, and what came back with it. Its children are
 # deleted just before it and after its own last event, and restored just after it: while it is
 # deleted nothing happens to them.
 DELETED_ALONG = f"""
-WITH RECURSIVE {TAKEN_OVER}
-SELECT e.position FROM taken_over AS o
+WITH RECURSIVE {ABSORBED}
+SELECT e.position FROM absorbed AS o
   JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
   JOIN events AS e ON e.stream_id = c.stream_id
  WHERE c.workspace_id = %(workspace)s
@@ -65,8 +52,8 @@ SELECT e.position FROM taken_over AS o
                         AND stream_version = %(version)s - 1)
 """
 RESTORED_ALONG = f"""
-WITH RECURSIVE {TAKEN_OVER}
-SELECT min(e.position) FROM taken_over AS o
+WITH RECURSIVE {ABSORBED}
+SELECT min(e.position) FROM absorbed AS o
   JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
   JOIN events AS e ON e.stream_id = c.stream_id
   JOIN events AS b ON b.stream_id = e.stream_id AND b.stream_version = e.stream_version - 1

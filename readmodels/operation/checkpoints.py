@@ -14,6 +14,7 @@ import psycopg
 
 from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
 from eventlog.hints import PROJECTED, hinted
+from eventlog.reading.positions import READABLE_POSITION, lag
 from readmodels.pool import AsyncConnection
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,12 @@ SELECT_POSITIONS = "SELECT name, position FROM projections"
 
 REPORT = f"""
 WITH head AS MATERIALIZED (
-    SELECT readable_position() AS position
+    SELECT {READABLE_POSITION} AS position
 ), behind AS MATERIALIZED (
     -- Projections mostly stand at one position, so this is looked up once for each position.
     SELECT standing.position, b.n, b.seconds
       FROM (SELECT DISTINCT position FROM projections WHERE name NOT LIKE '%:%') AS standing, head,
-           log_behind(standing.position, head.position, {LAG_EVENTS_MAX}) AS b
+           {lag("standing.position", "head.position", LAG_EVENTS_MAX)} AS b
 )
 SELECT json_build_object(
            'name', p.name, 'version', p.version, 'wantedVersion', p.wanted_version,

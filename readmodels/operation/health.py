@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from eventlog.reading.positions import READABLE_POSITION, lag
 from readmodels.pool import AsyncConnection
 
 Row = tuple[Any, ...]
@@ -20,7 +21,6 @@ SELECT p.name, l.pid
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 SELECT_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::integer[]) AS pid"
-SELECT_POSITION = "SELECT readable_position()"
 SELECT_REBUILDS = """
 SELECT projection, state, processed, total FROM projection_rebuilds
  WHERE ended_at IS NULL AND kind = 'rebuild' ORDER BY id
@@ -29,14 +29,14 @@ SELECT_CHECKS = "SELECT projection, newest, swept_at FROM projection_checks"
 SELECT_BATCHES = """
 SELECT source, events, seconds, batches_by_events, batches_by_seconds FROM projector_work
 """
-SELECT_PROCESSES = """
+SELECT_PROCESSES = f"""
 SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s,
        unread_by_process(i.process, known.topics),
        extract(epoch FROM clock_timestamp() - i.updated_at)::float
   FROM process_inboxes AS i
   JOIN waiting_commands() AS w USING (process)
   JOIN json_to_recordset(%s) AS known (process text, topics text[]) USING (process)
- CROSS JOIN log_behind(i.position, readable_position(), 100000) AS b
+ CROSS JOIN {lag("i.position", READABLE_POSITION, 100_000)} AS b
  ORDER BY i.process
 """
 SELECT_BREAKERS = """
@@ -60,12 +60,6 @@ async def load_blockers(connection: AsyncConnection, pids: Collection[int]) -> d
         return {}
     cursor = await connection.execute(SELECT_BLOCKERS, (list(pids),))
     return {pid: blockers for pid, blockers in await cursor.fetchall() if blockers}
-
-
-async def load_readable_position(connection: AsyncConnection) -> int:
-    """Return the position up to which followers may read the log."""
-    (row,) = await _rows(connection, SELECT_POSITION)
-    return int(row[0])
 
 
 async def load_rebuilds(connection: AsyncConnection) -> list[Row]:

@@ -17,7 +17,7 @@ from server.postgres.databases import Database
 
 if TYPE_CHECKING:
     from eventlog.connections import Connection
-    from projections.engine.rebuild.part import Part
+    from eventlog.reading.part import Part
     from replay.analysis import AnalysisResult, StoreResult
 
 PARQUET = "parquet"

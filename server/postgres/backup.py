@@ -20,9 +20,10 @@ import psycopg
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eventlog.connections import Connection, follow_connection
-from eventlog.digest import DIGEST_SQL
 from eventlog.locks import MIGRATION_LOCK
 from eventlog.migrations import SELECT_APPLIED
+from eventlog.reading.counts import log_size
+from eventlog.reading.digests import range_sums
 from projections.changes import Table
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.compare import checksum
@@ -41,12 +42,10 @@ DUMP_JOBS = 2
 DUMP_COMPRESSION = "zstd:3"
 LOCK_WAIT_S = 60
 
-LOG_SIZE = "SELECT coalesce(max(position), 0), count(*) FROM events"
 LOG_RANGES = f"""
-SELECT position / {RANGE_POSITIONS} * {RANGE_POSITIONS}, count(*), sum(d)::text,
-       sum(d * (position % {RANGE_POSITIONS} + 1)::numeric)::text
-  FROM (SELECT position, {DIGEST_SQL} AS d FROM events) AS e
- GROUP BY 1 ORDER BY 1
+SELECT number * {RANGE_POSITIONS}, n, digest::text, weighted::text
+  FROM ({range_sums(RANGE_POSITIONS)}) AS sums
+ ORDER BY number
 """
 READ_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY tablename"
 CHECKPOINTS = "SELECT name, version, position FROM projections ORDER BY name"
@@ -174,7 +173,7 @@ def read_backup(folder: Path) -> Manifest:
 
 def contents_of(connection: Connection) -> Contents:
     """Read the content of the database, in a transaction of one snapshot and as a superuser."""
-    position, events = _row(connection, LOG_SIZE)
+    position, events = log_size(connection)
     tables = [row[0] for row in connection.execute(READ_TABLES, (READ_SCHEMA,)).fetchall()]
     sums = {name: checksum(connection, READ_SCHEMA, Table(name)) for name in tables}
     return Contents(

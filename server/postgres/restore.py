@@ -18,10 +18,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from eventlog.connections import Connection, follow_connection
+from eventlog.reading.counts import count_events
+from eventlog.reading.part import Part
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.build import PARTITION_EVENTS, build_part
 from projections.engine.rebuild.compare import checksum
-from projections.engine.rebuild.part import Part
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
@@ -160,11 +161,7 @@ def _describe_difference(expected: Contents, found: Contents) -> str:
 def _build(
     connection: Connection, url: str, shadows: list[Shadow], position: int, workers: int
 ) -> None:
-    row = connection.execute(
-        "SELECT count(*) FROM events WHERE position <= %s", (position,)
-    ).fetchone()
-    assert row is not None
-    events = int(row[0])
+    events = count_events(connection, upto=position)
     parts = max(min(workers, 1 + events // PART_EVENTS_MIN), -(-events // PARTITION_EVENTS))
     schemas = {shadow.name: shadow.schema for shadow in shadows}
     jobs = [(url, schemas, Part(position, number, parts)) for number in range(parts)]

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from eventlog.connections import Connection, follow_connection
-from eventlog.reading import follow, readable_position
+from eventlog.reading import Page, read_after, readable_position
 from tests.conftest import Urls
 from tests.support.waiting import wait_until
 
@@ -55,6 +55,17 @@ connection.execute(sys.argv[2], (3,))
 print("taken", flush=True)
 time.sleep(60)
 """
+
+
+def follow(connection: Connection, position: int, *, limit: int) -> Iterator[Page]:
+    """Read pages from `position` to the end of what can be read now."""
+    while True:
+        page = read_after(connection, position, limit)
+        if page.upto > position:
+            yield page
+        if not page.more:
+            return
+        position = page.upto
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import pytest
 from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection, raw_json
-from replay.facts import FactPage, last_position, news
+from eventlog.reading.positions import last_position
+from replay.facts import FactPage, news
 from tests.conftest import Urls
 
 HERE, THERE = uuid4(), uuid4()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eventlog.connections import Connection, array
-from eventlog.digest import DIGEST_SQL
 from eventlog.reading import RecordedEvent
+from eventlog.reading.digests import digests_between, range_sums
 
 BUCKET_POSITIONS = 1_000
 
@@ -32,12 +32,8 @@ SELECT p.name, b.bucket, b.n, b.digest, b.weighted
 ADD = ADD_FOR.format(names="unnest(%s::text[])")
 
 COMPARE = f"""
-WITH log AS (
-    SELECT position / {BUCKET_POSITIONS} AS bucket, count(*) AS n, sum(d) AS digest,
-           sum(d * (position %% {BUCKET_POSITIONS} + 1)::numeric) AS weighted
-      FROM (SELECT position, {DIGEST_SQL} AS d FROM events
-             WHERE position >= %(first)s AND position <= %(upto)s) AS e
-     GROUP BY 1
+WITH log(bucket, n, digest, weighted) AS (
+    {range_sums(BUCKET_POSITIONS, "position >= %(first)s AND position <= %(upto)s")}
 ), expected AS (
     SELECT p.projection, log.* FROM unnest(%(projections)s::text[]) AS p(projection), log
 ), ledger AS (
@@ -52,11 +48,6 @@ SELECT projection, bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
  WHERE ledger.n IS DISTINCT FROM log.n OR ledger.digest IS DISTINCT FROM log.digest
     OR ledger.weighted IS DISTINCT FROM log.weighted
  ORDER BY projection, bucket
-"""
-
-SELECT_BUCKET_DIGESTS = f"""
-SELECT position, {DIGEST_SQL} FROM events
- WHERE position >= %s AND position < %s AND position <= %s ORDER BY position
 """
 
 SELECT_LIVE = "SELECT name, position FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
@@ -158,7 +149,7 @@ def _explain(
     if rest or not 1 <= offset <= BUCKET_POSITIONS or abs(n) > 1:
         return Gap(projection, first, last, "several", None)
     position = first + offset - 1
-    in_log = {row[0] for row in connection.execute(SELECT_BUCKET_DIGESTS, (first, last + 1, upto))}
+    in_log = digests_between(connection, first, min(last, upto))
     if n == 0:
         return Gap(projection, first, last, "altered", position)
     if n < 0:

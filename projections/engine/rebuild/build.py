@@ -15,12 +15,12 @@ from itertools import islice
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
+from eventlog.reading.part import Part, read_part
 from projections.changes import Handler, Projection, Table
 from projections.engine.ledger.coverage import CoverageTally, record, tally
 from projections.engine.ledger.parking import EntityKey, Parked, park
 from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.copying import copy_rows
-from projections.engine.rebuild.part import Part, read_part
 
 PARTITION_EVENTS = 500_000
 """About how many events one partition holds in memory at a time."""

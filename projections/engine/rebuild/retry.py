@@ -8,8 +8,8 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import PROJECTED
-from eventlog.reading import RecordedEvent, to_event
-from eventlog.store.streams import TAKEN_OVER
+from eventlog.reading import RecordedEvent
+from eventlog.reading.entities import read_entity
 from projections.changes import Projection, Row, RowKey
 from projections.engine.install import READ_SCHEMA
 from projections.engine.ledger.parking import Parked, unpark
@@ -20,20 +20,6 @@ from projections.engine.rebuild.compare import unequal_rows
 
 LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
 NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
-
-# An account's rows are made of what happened on it; what hangs on it may have come from another.
-SELECT_ENTITY = f"""
-WITH RECURSIVE {TAKEN_OVER}
-SELECT position, workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
-       occurred_at::text, recorded_at::text
-  FROM events
- WHERE workspace_id = %(workspace)s AND position <= %(upto)s
-   AND (stream_id = %(account)s
-        OR (%(by_account)s AND account_id = %(account)s AND stream_id IN (
-            SELECT c.stream_id FROM taken_over AS o JOIN events AS c
-                ON c.account_id = o.id AND c.stream_version = 1)))
- ORDER BY position
-"""
 
 
 class NotEqual(Exception):
@@ -86,14 +72,13 @@ def _events_of(
     connection: Connection, projection: Projection, entry: Parked, upto: int
 ) -> list[RecordedEvent]:
     consumed = reached(connection, projection.name)
-    parameters = {
-        "workspace": entry.workspace_id,
-        "account": entry.entity_id,
-        "accounts": [entry.entity_id],
-        "upto": max(upto, consumed.highest),
-        "by_account": projection.by_account,
-    }
-    events = map(to_event, connection.execute(SELECT_ENTITY, parameters))
+    events = read_entity(
+        connection,
+        entry.workspace_id,
+        entry.entity_id,
+        upto=max(upto, consumed.highest),
+        with_children=projection.by_account,
+    )
     return [event for event in events if event.position <= upto or consumed.has(event)]
 
 

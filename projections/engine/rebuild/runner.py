@@ -28,10 +28,11 @@ import psycopg
 from eventlog.connections import Connection, follow_connection
 from eventlog.locks import REBUILD_LOCK
 from eventlog.reading import read_after, readable_position
+from eventlog.reading.counts import count_events
+from eventlog.reading.part import Part
 from projections.engine.install import READ_SCHEMA, Definition
 from projections.engine.live.follower import Follower
 from projections.engine.rebuild.build import PARTITION_EVENTS, build_part, throttled
-from projections.engine.rebuild.part import Part
 from projections.engine.rebuild.progress import Cancelled, RebuildProgress, Say, note, request
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.rebuild.swap import (
@@ -81,7 +82,7 @@ def plan(url: str, name: str, definition: str) -> RebuildPlan:
     """How many events there are to read, and how long it will take by past experience."""
     with follow_connection(url, application_name="annals-rebuild") as connection:
         projection = PROJECTIONS[name]
-        events = _one(connection, "SELECT count(*) FROM events")
+        events = count_events(connection)
         rate = _one(connection, MEASURED_RATE, name, EVENTS_PER_S_DEFAULT)
         size = sum(
             _one(connection, "SELECT pg_total_relation_size(%s)", f"{READ_SCHEMA}.{table.name}")
@@ -141,14 +142,14 @@ class Rebuild:
             if shadow.name not in self._ids:
                 self._ids[shadow.name] = request(connection, shadow.name, shadow.version)
         progress = RebuildProgress(connection, self._ids, self._say)
-        progress.begin(_one(connection, "SELECT count(*) FROM events"))
+        progress.begin(count_events(connection))
         return progress
 
     def _build(self, connection: Connection, progress: RebuildProgress) -> None:
         for shadow in self._shadows:
             shadow.prepare(connection)
         upto = readable_position(connection)
-        total = _one(connection, "SELECT count(*) FROM events WHERE position <= %s", upto)
+        total = count_events(connection, upto=upto)
         spawn = multiprocessing.get_context("spawn")
         folds = self._folds(upto, total)
         self._in_parallel(_fold, folds, progress, partial(ProcessPoolExecutor, mp_context=spawn))

@@ -1,4 +1,4 @@
-"""A part of history, and its events read by COPY: for whoever folds much of it at once."""
+"""A part of the log, read by COPY: the fastest way to read many events in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from eventlog.digest import event_digest
-from eventlog.reading import RecordedEvent, iso
+from eventlog.reading.recorded import RecordedEvent, iso
 from eventlog.upcast import upcast
 
 ESCAPES = {
@@ -24,22 +24,23 @@ ESCAPES = {
     rb"\f": b"\f",
     rb"\v": b"\v",
 }
-"""How COPY's text format writes characters that would end a line or a column."""
+"""Escapes of COPY's text format, which keep a character from ending a line or a column."""
 ESCAPED = re.compile(rb"\\.")
 
-COPY_PARTITION = """
+COPY_PART = """
 COPY (SELECT position, workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
              occurred_at, recorded_at
         FROM events WHERE {condition} ORDER BY position) TO STDOUT WITH (NULL '')
 """
-OF_PARTITION = """
+COUNT_PART = "SELECT count(*) FROM events WHERE {condition}"
+IN_PARTITION = """
 abs(uuid_hash(coalesce(account_id, stream_id))::bigint) % {partitions} = {partition}
 """
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of history: one partition of a build, or what a reader chose of it."""
+    """A part of the log: a partition of a rebuild, or the events that a reader chose."""
 
     upto: int
     partition: int = 0
@@ -47,16 +48,16 @@ class Part:
     after: int = 0
     workspace_id: str | None = None
     occurred_until: datetime | None = None
-    """Only what had occurred by then; an import may set that to long before it was recorded."""
+    """Leave out later events. An import may date an event long before it records it."""
 
     def condition(self) -> sql.Composed:
-        """The same over columns of `events`."""
+        """The part as a condition on the columns of `events`."""
         wanted = [
             sql.SQL("position > {} AND position <= {}").format(self.after, self.upto),
         ]
         if self.partitions > 1:
             wanted.append(
-                sql.SQL(OF_PARTITION).format(partitions=self.partitions, partition=self.partition)
+                sql.SQL(IN_PARTITION).format(partitions=self.partitions, partition=self.partition)
             )
         if self.workspace_id is not None:
             wanted.append(sql.SQL("workspace_id = {}::uuid").format(self.workspace_id))
@@ -65,9 +66,16 @@ class Part:
         return sql.SQL(" AND ").join(wanted)
 
 
+def count_part(connection: Connection, part: Part) -> int:
+    """Count the events of a part."""
+    row = connection.execute(sql.SQL(COUNT_PART).format(condition=part.condition())).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def read_part(connection: Connection, part: Part) -> Iterator[RecordedEvent]:
-    """The events of a partition in order of position, by COPY."""
-    statement = sql.SQL(COPY_PARTITION).format(condition=part.condition())
+    """Read the events of a part in order of position."""
+    statement = sql.SQL(COPY_PART).format(condition=part.condition())
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         rest = b""
         for block in copy:
@@ -78,9 +86,9 @@ def read_part(connection: Connection, part: Part) -> Iterator[RecordedEvent]:
 
 
 def _parse(line: bytes) -> RecordedEvent:
-    """A line of COPY's text format."""
+    """Make an event from a line of COPY's text format."""
     position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = (
-        line.decode().split("\t")  # once, and not field by field
+        line.decode().split("\t")  # faster than decoding each field
         if b"\\" not in line
         else [_unescaped(text).decode() for text in line.split(b"\t")]
     )

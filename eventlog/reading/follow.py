@@ -1,0 +1,65 @@
+"""Read the log in order of position, without stepping over an event or reading one twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eventlog.connections import Connection
+from eventlog.reading.positions import readable_position
+from eventlog.reading.recorded import COLUMNS, RecordedEvent, to_event
+
+SELECT_AFTER = f"""
+SELECT {COLUMNS}
+  FROM events
+ WHERE position > %s AND position <= %s
+ ORDER BY position LIMIT %s
+"""
+
+
+@dataclass(slots=True)
+class Page:
+    """Events in order, and the position up to which the log was read to find them."""
+
+    events: list[RecordedEvent]
+    upto: int
+    more: bool
+
+
+@dataclass(slots=True)
+class RowPage:
+    """A page of rows with the columns `COLUMNS`, data and metadata as they are stored."""
+
+    rows: list[tuple[Any, ...]]
+    upto: int
+    more: bool
+
+
+def read_after(
+    connection: Connection, position: int, limit: int, *, upto: int | None = None
+) -> Page:
+    """Read at most `limit` events after `position` and up to `upto`.
+
+    A reader that keeps its place outside this database must keep the position of the last event
+    and not `Page.upto`: after a crash, the server may assign positions again that no event took.
+    """
+    page = read_rows_after(connection, position, limit, upto=upto)
+    return Page([to_event(row) for row in page.rows], page.upto, page.more)
+
+
+def read_rows_after(
+    connection: Connection, position: int, limit: int, *, upto: int | None = None
+) -> RowPage:
+    """As `read_after`, for readers that pass events on as they are stored.
+
+    It takes two statements, because the second must see all that was committed when the first ran.
+    """
+    readable = readable_position(connection, known=position)
+    if upto is not None:
+        readable = min(readable, upto)
+    if readable <= position:
+        return RowPage([], position, False)
+    rows = connection.execute(SELECT_AFTER, (position, readable, limit), prepare=True).fetchall()
+    if len(rows) == limit:
+        return RowPage(rows, rows[-1][0], True)
+    return RowPage(rows, readable, False)

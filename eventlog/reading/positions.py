@@ -1,0 +1,62 @@
+"""Positions of the log: how far it can be read, its last event, and what was assigned so far."""
+
+from __future__ import annotations
+
+from eventlog.connections import AsyncConnection, Connection
+
+READABLE_POSITION = "readable_position()"
+"""SQL: the position that `readable_position` returns, for statements that compare with it."""
+SELECT_READABLE = f"SELECT {READABLE_POSITION}"
+SELECT_READABLE_FROM = "SELECT readable_position(%s::bigint)"
+SELECT_LAST_READABLE = "SELECT last_event_position()"
+SELECT_LAST = "SELECT coalesce(max(position), 0) FROM events"
+SELECT_TAKEN = "SELECT coalesce(pg_sequence_last_value('public.events_position_seq'), 0)"
+
+
+def lag(since: str, upto: str, count_max: int) -> str:
+    """SQL for a table of one row: how far a reader at `since` is behind `upto`, both SQL.
+
+    Its columns are `n`, the events in between, counted up to `count_max`, and `seconds` since the
+    first of them was recorded. Events of all workspaces count, for every role.
+    """
+    return f"log_behind({since}, {upto}, {count_max})"
+
+
+def readable_position(connection: Connection, *, known: int = 0) -> int:
+    """The position up to which no event can appear any more that the next statement does not see.
+
+    known: the follower's position; the function is faster if no position was assigned since. Raises
+    `psycopg.Error` on a standby and in a transaction that keeps one snapshot (repeatable read,
+    serializable), where a follower could step over an event.
+    """
+    row = connection.execute(SELECT_READABLE_FROM, (known,), prepare=True).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def readable_position_async(connection: AsyncConnection) -> int:
+    """As `readable_position`, in an event loop."""
+    return await _number(connection, SELECT_READABLE)
+
+
+async def last_position(connection: AsyncConnection) -> int:
+    """The position of the last event that can be read, in any workspace; 0 for an empty log."""
+    return await _number(connection, SELECT_LAST_READABLE)
+
+
+async def taken_position(connection: AsyncConnection) -> int:
+    """The last position that was assigned; events below it may not have been committed yet."""
+    return await _number(connection, SELECT_TAKEN)
+
+
+def last_visible_position(connection: Connection) -> int:
+    """The highest position of a committed event; events below it may not have been committed."""
+    row = connection.execute(SELECT_LAST).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def _number(connection: AsyncConnection, statement: str) -> int:
+    row = await (await connection.execute(statement.encode())).fetchone()
+    assert row is not None
+    return int(row[0])
