@@ -48,7 +48,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "react": (inbox, "_issue"),
     "claim": (SmsDelivery, "claim"),
     "call": (SmsDelivery, "_answered"),
-    "record": (SmsCommands, "learn"),
+    "record": (SmsCommands, "record_status"),
     "end": (SmsDelivery, "end"),
 }
 
