@@ -31,10 +31,10 @@ from api.http.responses import json_response
 from commands.permissions import Permission
 from domain.shared.entity import Entity
 from domain.shared.refusals import NotFound
+from eventlog.reading.merging import merged_into
 from eventlog.scope import Scope
 from readmodels.details import detail
 from readmodels.lists import ListQuery, list_page
-from eventlog.reading.merging import merged_into
 from readmodels.pool import AsyncConnection
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from runtime import codes
