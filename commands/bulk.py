@@ -1,48 +1,41 @@
-"""Bulk: the same change to many entities, each with an outcome of its own.
+"""Bulk: the same change to many entities, with an outcome for each of them.
 
-All of them are loaded in one statement, decided, and what was decided is appended in one: followers
-of the log wait from the first event of a transaction to its end, so that is kept short.
+All entities are loaded in one statement, and all events are appended in one. Followers of the log
+wait from the first event of a transaction to its commit, so the append comes last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from eventsourcing.domain import CanMutateAggregate
 from eventsourcing.persistence import IntegrityError
 
-from commands.entities import retry_on_conflict
+from commands.entities import delete_with_children, restore_with_children, retry_on_conflict
 from commands.jobs.work import CannotContinue, JobContext, JobWork
-from commands.links import is_member, require_links
+from commands.links import require_account, require_links
+from commands.loaded import LoadedEntities, event_time
 from domain.account import Account
 from domain.job import JobStep
-from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
-from domain.shared.refusals import (
-    AccountUnavailable,
-    NotFound,
-    OpenOpportunities,
-    Refusal,
-    TimeTaken,
-)
+from domain.shared.refusals import Refusal, TimeTaken
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 INLINE_ITEMS_MAX = 200
-"""Items that are done while the client waits; more become a job."""
+"""Most items that are changed while the client waits; more take a job."""
 JOB_ITEMS_MAX = 100_000
 """Most items of one bulk operation."""
 ATOMIC_ITEMS_MAX = 1_000
-"""Most items of which all or none are changed: that is one transaction."""
+"""Most items of an atomic operation, which is one transaction."""
 ACCOUNTS_MAX = 100
-"""Accounts that come or go in one step: all that hangs on them comes and goes along."""
+"""Most accounts that one step deletes or restores, because their children are changed with them."""
 
 Revise = Callable[[FieldValues], Mapping[str, Any]]
 
@@ -55,16 +48,16 @@ class BulkAction(StrEnum):
 
 @dataclass(frozen=True)
 class BulkChange:
-    """What is to be done to each: fields set (status and assignee among them), or its life."""
+    """The change to each entity: set fields (status and assignee included), delete or restore."""
 
     action: BulkAction
     revise: Revise | None = None
-    """With `set`: the fields as they should be, made of those that there are."""
+    """With `set`: returns the new fields for the current ones."""
 
 
 @dataclass(frozen=True)
 class ItemOutcome:
-    """One entity after the change, or why it was not changed."""
+    """One entity after the change, or the reason why it was not changed."""
 
     entity_id: UUID
     entity: Entity | None = None
@@ -73,14 +66,14 @@ class ItemOutcome:
 
 @dataclass(frozen=True)
 class BulkOutcome:
-    """What came of each, in the order asked for, and the position by which it is recorded."""
+    """The outcome of each item in the requested order, and a log position that includes them."""
 
     items: list[ItemOutcome]
     position: int
 
     @property
     def failed(self) -> list[ItemOutcome]:
-        """Those that were not changed."""
+        """The items that were not changed."""
         return [each for each in self.items if each.error is not None]
 
 
@@ -132,17 +125,17 @@ class BulkCommands:
         *,
         atomic: bool = False,
     ) -> BulkOutcome:
-        """Change each of these; what is so already records nothing and counts as done.
+        """Change each of these entities, all in one transaction.
 
-        One event for each entity that changes, all in one transaction. What is refused for one
-        entity is its outcome, and spoils nothing for the others; with `atomic` it is `BulkRefused`
-        and nothing is recorded. Raises the library's errors where the database does not go along,
-        of atomic ones `IntegrityError` where others keep changing the same entities, and
-        `TimeTaken` where one would take time that another has.
+        An entity that the change would leave as it is counts as changed and records nothing. A
+        refusal is the outcome of its entity and does not affect the others; with `atomic` it raises
+        `BulkRefused`, and nothing is recorded. Raises the library's errors for failures of the
+        database. An atomic change also raises `IntegrityError` after too many concurrent writes,
+        and `TimeTaken` if an entity claims a time that is taken.
         """
 
         def decide() -> BulkOutcome:
-            return self._together(scope, kind, ids, change, atomic=atomic)
+            return self._apply_to_all(scope, kind, ids, change, atomic=atomic)
 
         try:
             return retry_on_conflict(decide)
@@ -152,9 +145,9 @@ class BulkCommands:
         except IntegrityError:
             if atomic or len(ids) == 1:
                 raise
-        return self._one_by_one(scope, kind, ids, change)
+        return self._apply_to_each(scope, kind, ids, change)
 
-    def _together(
+    def _apply_to_all(
         self,
         scope: Scope,
         kind: type[Entity],
@@ -164,20 +157,20 @@ class BulkCommands:
         atomic: bool,
     ) -> BulkOutcome:
         with self._log.transaction(scope):
-            batch = _Batch(self._log, kind, change, self._clock())
-            outcome = BulkOutcome(batch.decide(ids), 0)
+            decider = _BulkDecider(self._log, kind, change, self._clock())
+            outcome = BulkOutcome(decider.decide(ids), 0)
             if atomic and outcome.failed:
                 raise BulkRefused(outcome.failed)
-            position = self._log.record(batch.events)
-            return BulkOutcome(outcome.items, position or self._log.taken_position())
+            return BulkOutcome(outcome.items, decider.loaded.append())
 
-    def _one_by_one(
+    def _apply_to_each(
         self, scope: Scope, kind: type[Entity], ids: Sequence[UUID], change: BulkChange
     ) -> BulkOutcome:
+        """Change one entity after the other, so that one that fails does not affect the others."""
         items, position = [], 0
         with self._log.transaction(scope):
             for entity_id in ids:
-                alone = partial(self._together, scope, kind, [entity_id], change, atomic=False)
+                alone = partial(self._apply_to_all, scope, kind, [entity_id], change, atomic=False)
                 try:
                     done = retry_on_conflict(alone)
                 except (IntegrityError, TimeTaken) as error:
@@ -188,93 +181,63 @@ class BulkCommands:
         return BulkOutcome(items, position)
 
 
-@dataclass
-class _Batch:
-    """Decides on some entities of one kind, within a transaction."""
+class _BulkDecider:
+    """Decides on entities of one kind, within a transaction."""
 
-    log: EventLog
-    kind: type[Entity]
-    change: BulkChange
-    now: datetime
-    events: list[CanMutateAggregate[UUID]] = field(default_factory=list)
-    """What was decided, in order."""
-    _known: Callable[[UUID], bool] = field(init=False)
-    """Who is a member, asked once for each."""
-    _accounts: dict[UUID, Account] = field(default_factory=dict)
-    _children: dict[UUID, list[Entity]] = field(default_factory=dict)
+    def __init__(
+        self, log: EventLog, kind: type[Entity], change: BulkChange, now: datetime
+    ) -> None:
+        self.loaded = LoadedEntities(log)
+        self._kind = kind
+        self._change = change
+        self._now = now
 
-    def __post_init__(self) -> None:
-        self._known = cache(partial(is_member, self.log))
+    def decide(self, ids: Sequence[UUID]) -> list[ItemOutcome]:
+        """Decide on each of these entities; the events of those that are changed are staged."""
+        action = self._change.action
+        if self._kind is Account and action is not BulkAction.SET:
+            self.loaded.lock_accounts(exclusive=ids)
+            self.loaded.load_children(ids)
+        self.loaded.load(ids)
+        if action is BulkAction.RESTORE:
+            self._lock_accounts_of(ids)
+        return [self._decide(entity_id) for entity_id in ids]
 
-    def decide(self, ids: Iterable[UUID]) -> list[ItemOutcome]:
-        """The outcome of each."""
-        ids = list(ids)
-        if self.kind is Account and self.change.action is not BulkAction.SET:
-            self.log.hold_accounts(ids, alone=True)
-            self._children = self.log.children_of(ids)
-        entities = self.log.load_many(self.kind, ids)
-        if self.change.action is BulkAction.RESTORE:
-            self._hold_accounts(entities.values())
-        return [self._decide(entity_id, entities.get(entity_id)) for entity_id in ids]
-
-    def _decide(self, entity_id: UUID, entity: Entity | None) -> ItemOutcome:
-        if entity is None:
-            return ItemOutcome(entity_id, error=NotFound(self.kind.KIND, entity_id))
-        act = {
+    def _decide(self, entity_id: UUID) -> ItemOutcome:
+        decide = {
             BulkAction.SET: self._set,
             BulkAction.DELETE: self._delete,
             BulkAction.RESTORE: self._restore,
-        }[self.change.action]
+        }[self._change.action]
         try:
-            changed = act(entity)
+            entity = self.loaded.get(self._kind, entity_id)
+            self.loaded.stage(*decide(entity))
         except Refusal as refusal:
+            self.loaded.discard([entity_id])
             return ItemOutcome(entity_id, error=refusal)
-        self.events += [event for each in changed for event in each.collect_events()]
         return ItemOutcome(entity_id, entity)
 
     def _set(self, entity: Entity) -> list[Entity]:
-        assert self.change.revise is not None
+        assert self._change.revise is not None
         entity.require_not_deleted()
         before = entity.values
-        entity.revise(self.change.revise(before), at=self._time(entity))
-        require_links(self.log, self.kind, before, entity.values, known=self._known)
+        entity.revise(self._change.revise(before), at=event_time(entity, self._now))
+        require_links(self.loaded, self._kind, before, entity.values)
         return [entity]
 
     def _delete(self, entity: Entity) -> list[Entity]:
-        if entity.is_deleted or not isinstance(entity, Account):
-            entity.delete(at=self._time(entity))
-            return [entity]
-        children = [each for each in self._children[entity.id] if not each.is_deleted]
-        is_open = [each.id for each in children if isinstance(each, Opportunity) and each.is_open]
-        if is_open:
-            raise OpenOpportunities(entity.id, is_open)
-        for child in children:
-            child.delete(at=self._time(child), deleted_with=entity.id)
-        entity.delete(at=self._time(entity))
-        return [*children, entity]
+        return delete_with_children(self.loaded, entity, self._now)
 
     def _restore(self, entity: Entity) -> list[Entity]:
         if entity.account_id is not None:
-            account = self._accounts.get(entity.account_id)
-            if account is None or account.is_deleted:
-                into = account.merged_into if account else None
-                raise AccountUnavailable(entity.account_id, into)
-        children: list[Entity] = []
-        if isinstance(entity, Account) and entity.is_deleted:
-            children = [each for each in self._children[entity.id] if each.deleted_with]
-        entity.restore(at=self._time(entity))
-        for child in children:
-            child.restore(at=self._time(child))
-        return [entity, *children]
+            require_account(self.loaded, entity.account_id)
+        return restore_with_children(self.loaded, entity, self._now)
 
-    def _hold_accounts(self, entities: Iterable[Entity]) -> None:
-        wanted = {each.account_id for each in entities if each.account_id is not None}
-        if wanted:
-            self.log.hold_accounts(wanted)
-            self._accounts = self.log.load_many(Account, wanted)
-
-    def _time(self, entity: Entity) -> datetime:
-        return max(self.now, entity.modified_on)
+    def _lock_accounts_of(self, ids: Iterable[UUID]) -> None:
+        entities = (self.loaded.find(self._kind, each) for each in ids)
+        accounts = {each.account_id for each in entities if each and each.account_id}
+        self.loaded.lock_accounts(shared=accounts)
+        self.loaded.load(accounts)
 
 
 class BulkWork(JobWork):
@@ -289,14 +252,14 @@ class BulkWork(JobWork):
         self._change = change
 
     def step(self, cursor: Any, limit: int) -> JobStep:
-        """The next ids."""
+        """Change the entities with the next ids."""
         done = int(cursor or 0)
         if self._kind is Account and self._change.action is not BulkAction.SET:
             limit = min(limit, ACCOUNTS_MAX)
         ids = [UUID(each) for each in self.context.items(done, limit)]
         total = self.context.total or 0
         if not ids and done < total:
-            raise CannotContinue(f"{total - done} ids are not there")
+            raise CannotContinue(f"{total - done} ids are missing")
         outcome = self._bulk.apply(self.context.scope, self._kind, ids, self._change)
         errors = [
             self.context.item_error(row, each.error, id=str(each.entity_id))

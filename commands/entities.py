@@ -1,7 +1,7 @@
-"""Commands on entities: create, change, delete and restore, for every kind alike.
+"""Commands on entities of every kind: create, revise, delete and restore.
 
-Each loads what it decides on, lets the aggregate decide, and appends. Where somebody else was
-faster, it decides again on what is there now, unless the caller said which version it meant.
+A command loads the entities that it decides on, has the aggregates decide, and appends. After a
+concurrent write it decides again on the new state, unless the caller named an expected version.
 """
 
 from __future__ import annotations
@@ -15,17 +15,13 @@ from uuid import UUID
 from eventsourcing.persistence import IntegrityError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from commands.links import require_links
+from commands.links import require_account, require_links
+from commands.loaded import LoadedEntities, event_time
 from domain.account import Account
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
-from domain.shared.refusals import (
-    AccountUnavailable,
-    NotFound,
-    OpenOpportunities,
-    StaleVersion,
-)
+from domain.shared.refusals import OpenOpportunities
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
@@ -33,17 +29,18 @@ E = TypeVar("E", bound=Entity)
 R = TypeVar("R")
 
 DECIDE_ATTEMPTS_MAX = 12
-"""How often a command decides anew where somebody else was faster."""
+"""Most attempts of a command that meets concurrent writes."""
 DECIDE_WAIT_S = 0.01
 DECIDE_WAIT_MAX_S = 0.25
-"""It waits a random time before, up to the first and doubling up to the second."""
+"""The pause before another attempt is random. Its upper bound starts at the first of these values
+and doubles up to the second."""
 MERGES_FOLLOWED_MAX = 100
-"""From an account that was merged into another, which was merged into a third …"""
+"""Most merges that are followed from an account to the one that remains."""
 
 
 @dataclass(frozen=True)
 class CommandOutcome:
-    """The entity after the command, and the log position by which all of it is recorded."""
+    """The entity after the command, and a log position that includes the command's events."""
 
     entity: Entity
     position: int
@@ -69,7 +66,7 @@ class EntityCommands:
         occurred_at: datetime | None = None,
         entity_id: UUID | None = None,
     ) -> CommandOutcome:
-        """A new entity.
+        """Create an entity.
 
         Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`, `ReferenceUnavailable`.
         """
@@ -80,14 +77,15 @@ class EntityCommands:
             at=occurred_at or self._clock(),
             account_id=account_id,
         )
-        if account_id is None:
-            with self._log.scoped(scope):
-                require_links(self._log, kind, None, entity.values)
-                return self._append(entity)
-        with self._log.transaction(scope):
-            self.require_account(account_id)
-            require_links(self._log, kind, None, entity.values)
-            return self._append(entity)
+        # Without an account there is nothing to lock, and the append is one statement.
+        block = self._log.scoped if account_id is None else self._log.transaction
+        with block(scope):
+            loaded = LoadedEntities(self._log)
+            if account_id is not None:
+                loaded.lock_accounts(shared=[account_id])
+                require_account(loaded, account_id)
+            require_links(loaded, kind, None, entity.values)
+            return _append(loaded, entity)
 
     def revise(
         self,
@@ -99,22 +97,17 @@ class EntityCommands:
         expected_version: int | None = None,
         occurred_at: datetime | None = None,
     ) -> CommandOutcome:
-        """Make the fields be what `change` makes of those that there are.
+        """Replace the fields by what `change` returns for the current ones.
 
         Raises `NotFound`, `IsDeleted`, `WasMerged`, `InvalidFields`, `TransitionRefused`,
         `NotAMember`, `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`.
         """
 
-        def decide() -> CommandOutcome:
-            with self._log.scoped(scope):
-                entity = self._load(kind, entity_id, expected_version)
-                entity.require_not_deleted()
-                before = entity.values
-                entity.revise(change(before), at=self._time(entity, occurred_at))
-                require_links(self._log, kind, before, entity.values)
-                return self._append(entity)
+        def decide(entity: Entity, now: datetime) -> None:
+            entity.require_not_deleted()
+            entity.revise(change(entity.values), at=occurred_at or now)
 
-        return retry_on_conflict(decide)
+        return self.act(scope, kind, entity_id, decide, expected_version=expected_version)
 
     def act(
         self,
@@ -125,7 +118,7 @@ class EntityCommands:
         *,
         expected_version: int | None = None,
     ) -> CommandOutcome:
-        """Have it decide something of its own: `decide` is given the entity and the time.
+        """Call `decide` with the entity and the time, and record what the entity decided.
 
         Raises what `decide` raises, `NotFound`, `NotAMember`, `ReferenceUnavailable`,
         `StaleVersion`.
@@ -133,11 +126,12 @@ class EntityCommands:
 
         def try_once() -> CommandOutcome:
             with self._log.scoped(scope):
-                entity = self._load(kind, entity_id, expected_version)
+                loaded = LoadedEntities(self._log)
+                entity = loaded.get(kind, entity_id, expected_version)
                 before = entity.values
-                decide(entity, self._time(entity))
-                require_links(self._log, kind, before, entity.values)
-                return self._append(entity)
+                decide(entity, event_time(entity, self._clock()))
+                require_links(loaded, kind, before, entity.values)
+                return _append(loaded, entity)
 
         return retry_on_conflict(try_once)
 
@@ -149,18 +143,20 @@ class EntityCommands:
         *,
         expected_version: int | None = None,
     ) -> CommandOutcome:
-        """Delete it; an account with all that hangs on it.
+        """Delete an entity; an account together with its children.
 
         Raises `NotFound`, `StaleVersion`, `OpenOpportunities`.
         """
 
         def decide() -> CommandOutcome:
-            if kind is Account:
-                return self._delete_account(scope, entity_id, expected_version)
-            with self._log.scoped(scope):
-                entity = self._load(kind, entity_id, expected_version)
-                entity.delete(at=self._time(entity))
-                return self._append(entity)
+            block = self._log.transaction if kind is Account else self._log.scoped
+            with block(scope):
+                loaded = LoadedEntities(self._log)
+                if kind is Account:
+                    loaded.lock_accounts(exclusive=[entity_id])
+                entity = loaded.get(kind, entity_id, expected_version)
+                loaded.stage(*delete_with_children(loaded, entity, self._clock()))
+                return CommandOutcome(entity, loaded.append())
 
         return retry_on_conflict(decide)
 
@@ -172,92 +168,82 @@ class EntityCommands:
         *,
         expected_version: int | None = None,
     ) -> CommandOutcome:
-        """Bring it back; an account with all that was deleted with it.
+        """Restore an entity; an account together with the children that were deleted with it.
 
-        What hung on an account that was merged into another comes back on that one. Raises
-        `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`, `WasMerged`.
+        A child of an account that was merged into another is restored to the remaining account.
+        Raises `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`, `WasMerged`.
         """
 
         def decide() -> CommandOutcome:
             with self._log.transaction(scope):
-                entity = self._load(kind, entity_id, expected_version)
-                account_id = entity.account_id and self._survivor(entity.account_id)
+                loaded = LoadedEntities(self._log)
+                if kind is Account:
+                    loaded.lock_accounts(exclusive=[entity_id])
+                entity = loaded.get(kind, entity_id, expected_version)
+                account_id = entity.account_id and _remaining_account(loaded, entity.account_id)
                 if account_id is not None:
-                    self.require_account(account_id)
-                children: list[Entity] = []
-                if isinstance(entity, Account) and entity.is_deleted:
-                    self._log.hold_account_alone(entity_id)
-                    hanging = self._log.children_of([entity_id])[entity_id]
-                    children = [each for each in hanging if each.deleted_with]
-                entity.restore(at=self._time(entity), account_id=account_id)
-                for child in children:
-                    child.restore(at=self._time(child))
-                return self._append(entity, *children)
+                    loaded.lock_accounts(shared=[account_id])
+                    require_account(loaded, account_id)
+                now = self._clock()
+                return _append(loaded, *restore_with_children(loaded, entity, now, account_id))
 
         return retry_on_conflict(decide)
 
-    def _delete_account(
-        self, scope: Scope, account_id: UUID, expected_version: int | None
-    ) -> CommandOutcome:
-        with self._log.transaction(scope):
-            self._log.hold_account_alone(account_id)
-            account = self._load(Account, account_id, expected_version)
-            hanging = self._log.children_of([account_id])[account_id]
-            children = [each for each in hanging if not each.is_deleted]
-            is_open = [
-                each.id for each in children if isinstance(each, Opportunity) and each.is_open
-            ]
-            if is_open and not account.is_deleted:
-                raise OpenOpportunities(account_id, is_open)
-            for child in children:
-                child.delete(at=self._time(child), deleted_with=account_id)
-            account.delete(at=self._time(account))
-            outcome = self._append(*children, account)
-            return CommandOutcome(account, outcome.position)
 
-    def _load(self, kind: type[E], entity_id: UUID, expected_version: int | None) -> E:
-        entity = self._log.load(kind, entity_id)
-        if expected_version is not None and entity.version != expected_version:
-            raise StaleVersion(entity_id, expected_version, entity.version)
-        return entity
+def delete_with_children(loaded: LoadedEntities, entity: Entity, now: datetime) -> list[Entity]:
+    """Delete the entity; return what changed, children first, so that no child lacks its account.
 
-    def require_account(self, account_id: UUID) -> None:
-        """The account is there, and stays until this transaction ends.
+    The caller has locked an account exclusively. Raises `OpenOpportunities`.
+    """
+    children: list[Entity] = []
+    if isinstance(entity, Account) and not entity.is_deleted:
+        children = [each for each in loaded.children_of(entity.id) if not each.is_deleted]
+        is_open = [each.id for each in children if isinstance(each, Opportunity) and each.is_open]
+        if is_open:
+            raise OpenOpportunities(entity.id, is_open)
+    for child in children:
+        child.delete(at=event_time(child, now), deleted_with=entity.id)
+    entity.delete(at=event_time(entity, now))
+    return [*children, entity]
 
-        Raises `AccountUnavailable`.
-        """
-        self._log.hold_account(account_id)
-        try:
-            account = self._log.load(Account, account_id)
-        except NotFound:
-            raise AccountUnavailable(account_id) from None
-        if account.is_deleted:
-            raise AccountUnavailable(account_id, account.merged_into)
 
-    def _survivor(self, account_id: UUID) -> UUID:
-        """The account into which this one was merged, that one into another …; itself if it was
-        not."""
-        for _ in range(MERGES_FOLLOWED_MAX):
-            account = self._log.load(Account, account_id)
-            if account.merged_into is None:
-                break
-            account_id = account.merged_into
-        return account_id
+def restore_with_children(
+    loaded: LoadedEntities, entity: Entity, now: datetime, account_id: UUID | None = None
+) -> list[Entity]:
+    """Restore the entity, to this account if one is given; return what changed, children last.
 
-    def _append(self, *entities: Entity) -> CommandOutcome:
-        position = self._log.append(*entities)
-        return CommandOutcome(entities[0], position or self._log.taken_position())
-
-    def _time(self, entity: Entity, occurred_at: datetime | None = None) -> datetime:
-        """When it occurs: now, were it not for clocks that differ, never before what there is."""
-        return occurred_at or max(self._clock(), entity.modified_on)
+    The caller has locked an account exclusively. Raises `WasMerged`, `KeyRevoked`.
+    """
+    children: list[Entity] = []
+    if isinstance(entity, Account) and entity.is_deleted:
+        children = [each for each in loaded.children_of(entity.id) if each.deleted_with]
+    entity.restore(at=event_time(entity, now), account_id=account_id)
+    for child in children:
+        child.restore(at=event_time(child, now))
+    return [entity, *children]
 
 
 def retry_on_conflict(decide: Callable[[], R]) -> R:
-    """Decide anew where somebody else was faster. Whoever asked for a version hears it then."""
+    """Retry the decision after a concurrent write. A caller that named a version gets the refusal
+    instead."""
     return Retrying(
         retry=retry_if_exception_type(IntegrityError),
         stop=stop_after_attempt(DECIDE_ATTEMPTS_MAX),
         wait=wait_random_exponential(DECIDE_WAIT_S, DECIDE_WAIT_MAX_S),
         reraise=True,
     )(decide)
+
+
+def _remaining_account(loaded: LoadedEntities, account_id: UUID) -> UUID:
+    """Follow merges from this account to the one that remains."""
+    for _ in range(MERGES_FOLLOWED_MAX):
+        account = loaded.get(Account, account_id)
+        if account.merged_into is None:
+            break
+        account_id = account.merged_into
+    return account_id
+
+
+def _append(loaded: LoadedEntities, entity: Entity, *others: Entity) -> CommandOutcome:
+    loaded.stage(entity, *others)
+    return CommandOutcome(entity, loaded.append())

@@ -1,4 +1,4 @@
-"""Commands on leads: move one or many to a status, and convert one into what it became."""
+"""Commands on leads: change the status of many, and convert one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.entities import EntityCommands, retry_on_conflict
-from commands.links import require_links
+from commands.entities import retry_on_conflict
+from commands.links import require_account, require_links
+from commands.loaded import LoadedEntities, event_time
 from domain.account import Account, AccountStatus, AccountType
 from domain.contact import Contact
 from domain.lead import Lead
 from domain.opportunity import Opportunity
 from domain.shared.fields import CUSTOM, FieldValues
-from domain.shared.refusals import InvalidFields, Refusal, StaleVersion
+from domain.shared.refusals import InvalidFields, Refusal
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 LEADS_AT_ONCE_MAX = 500
-"""Most leads whose status is updated by one request."""
+"""Most leads whose status one request changes."""
 
 
 @dataclass
 class StatusUpdates:
-    """What came of moving many leads: those that moved, and why the others did not."""
+    """The leads whose status changed, and why others were refused."""
 
     updated: list[Lead] = field(default_factory=list)
     refused: dict[UUID, Refusal] = field(default_factory=dict)
@@ -34,19 +35,19 @@ class StatusUpdates:
 
 
 class StatusUpdatesRefused(Exception):
-    """All or nothing was asked for, and some of them could not be moved. Nothing was recorded."""
+    """Some leads of an atomic update were refused, so nothing was recorded."""
 
-    def __init__(self, moves: StatusUpdates) -> None:
+    def __init__(self, updates: StatusUpdates) -> None:
         super().__init__()
-        self.moves = moves
+        self.updates = updates
 
 
 @dataclass(frozen=True)
 class ConversionOverrides:
-    """What a conversion should make otherwise than it would by itself.
+    """Values that replace the defaults of a conversion.
 
-    Fields of the account, the contact and the opportunity by wire name, None for none at all;
-    `account_id` names an account that is there already.
+    Fields of the account, the contact and the opportunity by wire name; None leaves a field unset.
+    `account_id` names an existing account to use.
     """
 
     account: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class ConversionOverrides:
 
 @dataclass(frozen=True)
 class ConversionOutcome:
-    """A lead, what it became, and the log position by which all of it is recorded."""
+    """The lead, the entities made of it, and a log position that includes all of them."""
 
     lead: Lead
     account: Account
@@ -67,44 +68,41 @@ class ConversionOutcome:
 
 
 class LeadCommands:
-    """Handles what only leads do. Thread-safe; clock and ids are passed in."""
+    """Handles commands that only leads have. Thread-safe; clock and ids are passed in."""
 
     def __init__(
-        self,
-        log: EventLog,
-        entities: EntityCommands,
-        *,
-        clock: Callable[[], datetime],
-        new_id: Callable[[], UUID],
+        self, log: EventLog, *, clock: Callable[[], datetime], new_id: Callable[[], UUID]
     ) -> None:
         self._log = log
-        self._entities = entities
         self._clock = clock
         self._new_id = new_id
 
     def update_statuses(
         self, scope: Scope, lead_ids: Sequence[UUID], status: str, *, atomic: bool = False
     ) -> StatusUpdates:
-        """Move these leads to the status, each for itself; all or none where it is `atomic`.
+        """Change the status of these leads, each of them once; all or none with `atomic`.
 
-        A lead that is named twice is moved once. Raises `StatusUpdatesRefused`.
+        Raises `StatusUpdatesRefused`.
         """
 
         def decide() -> StatusUpdates:
-            moves = StatusUpdates()
+            updates = StatusUpdates()
             with self._log.transaction(scope):
+                loaded = LoadedEntities(self._log)
+                loaded.load(lead_ids)
                 for lead_id in dict.fromkeys(lead_ids):
                     try:
-                        lead = self._log.load(Lead, lead_id)
-                        lead.update_status(status, at=self._time(lead))
+                        lead = loaded.get(Lead, lead_id)
+                        lead.update_status(status, at=event_time(lead, self._clock()))
                     except Refusal as refusal:
-                        moves.refused[lead_id] = refusal
+                        updates.refused[lead_id] = refusal
                     else:
-                        moves.updated.append(lead)
-                if atomic and moves.refused:
-                    raise StatusUpdatesRefused(moves)
-                moves.position = self._log.append(*moves.updated) or self._log.taken_position()
-            return moves
+                        loaded.stage(lead)
+                        updates.updated.append(lead)
+                if atomic and updates.refused:
+                    raise StatusUpdatesRefused(updates)
+                updates.position = loaded.append()
+            return updates
 
         return retry_on_conflict(decide)
 
@@ -112,11 +110,11 @@ class LeadCommands:
         self,
         scope: Scope,
         lead_id: UUID,
-        wishes: ConversionOverrides,
+        overrides: ConversionOverrides,
         *,
         expected_version: int | None = None,
     ) -> ConversionOutcome:
-        """Make an account, a contact and an opportunity of the lead, which is won by that.
+        """Win the lead, and create an account, a contact and an opportunity from it.
 
         Raises `NotFound`, `IsDeleted`, `AlreadyConverted`, `TransitionRefused`, `InvalidFields`,
         `AccountUnavailable`, `NotAMember`, `StaleVersion`.
@@ -124,86 +122,84 @@ class LeadCommands:
 
         def decide() -> ConversionOutcome:
             with self._log.transaction(scope):
-                lead = self._log.load(Lead, lead_id)
-                if expected_version is not None and lead.version != expected_version:
-                    raise StaleVersion(lead_id, expected_version, lead.version)
-                return self._convert(scope, lead, wishes)
+                loaded = LoadedEntities(self._log)
+                lead = loaded.get(Lead, lead_id, expected_version)
+                return self._convert(loaded, lead, overrides)
 
         return retry_on_conflict(decide)
 
-    def _convert(self, scope: Scope, lead: Lead, wishes: ConversionOverrides) -> ConversionOutcome:
-        at = self._time(lead)
-        account_id = wishes.account_id or self._new_id()
+    def _convert(
+        self, loaded: LoadedEntities, lead: Lead, overrides: ConversionOverrides
+    ) -> ConversionOutcome:
+        at = event_time(lead, self._clock())
+        workspace = lead.workspace_id
+        account_id = overrides.account_id or self._new_id()
         contact_id, opportunity_id = self._new_id(), self._new_id()
-        facts = lead.values
+        values = lead.values
         lead.convert(
             account_id=account_id, contact_id=contact_id, opportunity_id=opportunity_id, at=at
         )
-        workspace = scope.workspace_id
-        if wishes.account_id is None:
-            with _faults_of("account"):
-                fields = account_fields(facts, wishes.account)
+        if overrides.account_id is None:
+            with _errors_prefixed("account"):
+                fields = account_fields(values, overrides.account)
                 account = Account.create(account_id, workspace, fields, at=at)
-            require_links(self._log, Account, None, account.values)
+            require_links(loaded, Account, None, account.values)
         else:
-            self._entities.require_account(account_id)
-            account = self._log.load(Account, account_id)
-        with _faults_of("contact"):
-            fields = contact_fields(facts, wishes.contact)
+            loaded.lock_accounts(shared=[account_id])
+            require_account(loaded, account_id)
+            account = loaded.get(Account, account_id)
+        with _errors_prefixed("contact"):
+            fields = contact_fields(values, overrides.contact)
             contact = Contact.create(contact_id, workspace, fields, at=at, account_id=account_id)
-        with _faults_of("opportunity"):
-            fields = opportunity_fields(facts, wishes.opportunity)
+        with _errors_prefixed("opportunity"):
+            fields = opportunity_fields(values, overrides.opportunity)
             opportunity = Opportunity.create(
                 opportunity_id, workspace, fields, at=at, account_id=account_id
             )
-        require_links(self._log, Contact, None, contact.values)
-        require_links(self._log, Opportunity, None, opportunity.values)
-        position = self._log.append(account, contact, opportunity, lead)
-        assert position is not None, "a conversion records something"
-        return ConversionOutcome(lead, account, contact, opportunity, position)
-
-    def _time(self, lead: Lead) -> datetime:
-        return max(self._clock(), lead.modified_on)
+        require_links(loaded, Contact, None, contact.values)
+        require_links(loaded, Opportunity, None, opportunity.values)
+        loaded.stage(account, contact, opportunity, lead)
+        return ConversionOutcome(lead, account, contact, opportunity, loaded.append())
 
 
-def account_fields(lead: FieldValues, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """The account that becomes of a lead: a customer, unless it is wished otherwise."""
-    made = {
+def account_fields(lead: FieldValues, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the account made of a lead: a customer by default."""
+    fields = {
         "company": lead.get("company", lead["name"]),
         "type": AccountType.CUSTOMER.value,
         "status": AccountStatus.ACTIVE.value,
-        **_same(lead, "nextAction", "nextActionDate", "assignedTo", CUSTOM),
+        **_selected(lead, "nextAction", "nextActionDate", "assignedTo", CUSTOM),
     }
-    if wishes.get("type", made["type"]) == AccountType.CUSTOMER:
-        made |= {"dealValue": lead["value"]} if "value" in lead else {}
-    return _with(made, wishes)
+    if overrides.get("type", fields["type"]) == AccountType.CUSTOMER:
+        fields |= {"dealValue": lead["value"]} if "value" in lead else {}
+    return _overridden(fields, overrides)
 
 
-def contact_fields(lead: FieldValues, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """The contact that becomes of a lead."""
-    return _with(_same(lead, "name", "email", "phone", "assignedTo"), wishes)
+def contact_fields(lead: FieldValues, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the contact made of a lead."""
+    return _overridden(_selected(lead, "name", "email", "phone", "assignedTo"), overrides)
 
 
-def opportunity_fields(lead: FieldValues, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """The opportunity that becomes of a lead."""
+def opportunity_fields(lead: FieldValues, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the opportunity made of a lead."""
     name = {"name": lead.get("company", lead["name"])}
-    return _with({**name, **_same(lead, "value", "assignedTo")}, wishes)
+    return _overridden({**name, **_selected(lead, "value", "assignedTo")}, overrides)
 
 
 @contextmanager
-def _faults_of(what: str) -> Iterator[None]:
-    """Faults are told of `account.company` and the like."""
+def _errors_prefixed(prefix: str) -> Iterator[None]:
+    """Report field errors by paths such as `account.company`."""
     try:
         yield
     except InvalidFields as invalid:
-        faults = [replace(each, field=f"{what}.{each.field}") for each in invalid.errors]
-        raise InvalidFields(faults) from None
+        errors = [replace(each, field=f"{prefix}.{each.field}") for each in invalid.errors]
+        raise InvalidFields(errors) from None
 
 
-def _same(lead: FieldValues, *names: str) -> dict[str, Any]:
+def _selected(lead: FieldValues, *names: str) -> dict[str, Any]:
     return {name: lead[name] for name in names if name in lead}
 
 
-def _with(made: dict[str, Any], wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """A wish that is null takes the field away."""
-    return {name: value for name, value in {**made, **wishes}.items() if value is not None}
+def _overridden(fields: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**fields, **overrides}
+    return {name: value for name, value in merged.items() if value is not None}

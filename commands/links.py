@@ -1,73 +1,63 @@
-"""What an entity's fields name in its workspace: members, and entities of other kinds."""
+"""References of an entity that must exist: its account, members and entities of other kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from uuid import UUID
 
+from commands.loaded import LoadedEntities
+from domain.account import Account
 from domain.member import Member
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
 from domain.shared.kinds import KINDS
-from domain.shared.refusals import NotAMember, NotFound, ReferenceUnavailable
-from eventlog.store.log import EventLog
+from domain.shared.refusals import AccountUnavailable, NotAMember, ReferenceUnavailable
 
 MEMBER_FIELDS = ("assignedTo", "memberId")
-"""Fields that name a member, who has to be one when the field is set."""
+"""Fields with the id of a member, who must exist when the field is set."""
+
+
+def require_account(loaded: LoadedEntities, account_id: UUID) -> None:
+    """Check that the account exists. Lock it before. Raises `AccountUnavailable`."""
+    account = loaded.find(Account, account_id)
+    if account is None or account.is_deleted:
+        raise AccountUnavailable(account_id, account.merged_into if account else None)
 
 
 def require_links(
-    log: EventLog,
+    loaded: LoadedEntities,
     kind: type[Entity],
     before: FieldValues | None,
     after: FieldValues,
-    *,
-    known: Callable[[UUID], bool] | None = None,
 ) -> None:
-    """What the fields name, where they name something else than before, is there.
+    """Check the members and entities that `after` refers to and `before` did not.
 
-    `known` says who is a member where that is asked for many entities; without it the log does.
-    Within a scope of the log. Raises `NotAMember`, `ReferenceUnavailable`.
+    Raises `NotAMember`, `ReferenceUnavailable`.
     """
-    require_members(log, before, after, known=known)
+    require_members(loaded, before, after)
     for name, referred in kind.REFERENCES.items():
-        if (named := _newly_named(name, before, after)) is not None:
-            _require_reference(log, name, referred, named)
+        new_id = _new_reference(name, before, after)
+        if new_id is not None and not _exists(loaded, KINDS[referred], new_id):
+            raise ReferenceUnavailable(name, referred, new_id)
 
 
-def require_members(
-    log: EventLog,
-    before: FieldValues | None,
-    after: FieldValues,
-    *,
-    known: Callable[[UUID], bool] | None = None,
-) -> None:
-    """Whoever is named in `after`, and was not in `before`, is a member. Raises `NotAMember`."""
-    known = known or partial(is_member, log)
+def require_members(loaded: LoadedEntities, before: FieldValues | None, after: FieldValues) -> None:
+    """Check the members that `after` names and `before` did not. Raises `NotAMember`."""
     for name in MEMBER_FIELDS:
-        named = _newly_named(name, before, after)
-        if named is not None and not known(named):
-            raise NotAMember(named)
+        new_id = _new_reference(name, before, after)
+        if new_id is not None and not is_member(loaded, new_id):
+            raise NotAMember(new_id)
 
 
-def is_member(log: EventLog, member_id: UUID) -> bool:
-    """Whether there is such a member now. Within a scope of the log."""
-    try:
-        return not log.load(Member, member_id).is_deleted
-    except NotFound:
-        return False
+def is_member(loaded: LoadedEntities, member_id: UUID) -> bool:
+    """Whether the member exists and has not left the workspace."""
+    return _exists(loaded, Member, member_id)
 
 
-def _newly_named(name: str, before: FieldValues | None, after: FieldValues) -> UUID | None:
-    named = after.get(name)
-    return UUID(named) if named is not None and (before or {}).get(name) != named else None
+def _exists(loaded: LoadedEntities, kind: type[Entity], entity_id: UUID) -> bool:
+    entity = loaded.find(kind, entity_id)
+    return entity is not None and not entity.is_deleted
 
 
-def _require_reference(log: EventLog, name: str, kind: str, entity_id: UUID) -> None:
-    try:
-        entity = log.load(KINDS[kind], entity_id)
-    except NotFound:
-        raise ReferenceUnavailable(name, kind, entity_id) from None
-    if entity.is_deleted:
-        raise ReferenceUnavailable(name, kind, entity_id)
+def _new_reference(name: str, before: FieldValues | None, after: FieldValues) -> UUID | None:
+    value = after.get(name)
+    return UUID(value) if value is not None and (before or {}).get(name) != value else None

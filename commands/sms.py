@@ -1,4 +1,4 @@
-"""Commands on text messages: ask for one, and take note of what became of it."""
+"""Commands on text messages: request one, and record its status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, tzinfo
 from typing import Any
 from uuid import UUID
 
-from commands.entities import CommandOutcome, EntityCommands, retry_on_conflict
+from commands.entities import CommandOutcome, EntityCommands
 from domain.appointment import Appointment, AppointmentStatus
 from domain.lead import Lead, LeadStatus
 from domain.shared.fields import FieldValues
@@ -30,28 +30,30 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
-# The lead's row first and the workspace's second, whoever counts: nobody waits in a circle.
-COUNT = """
+# Count a message to a lead, or of the workspace (lead_id null). Every transaction counts the lead
+# before the workspace, so that two of them cannot deadlock.
+INCREMENT_COUNT = """
 INSERT INTO sms_counts AS c (workspace_id, day, lead_id, n)
 VALUES (%(workspace)s, %(day)s, %(lead)s, 1)
 ON CONFLICT (workspace_id, day, lead_id) DO UPDATE SET n = c.n + 1
 RETURNING n
 """
-FORGET_COUNTS = "DELETE FROM sms_counts WHERE workspace_id = %(workspace)s AND day < %(day)s"
+# Delete the counters of earlier days.
+DELETE_OLD_COUNTS = "DELETE FROM sms_counts WHERE workspace_id = %(workspace)s AND day < %(day)s"
 
 
 @dataclass(frozen=True)
 class SmsLimits:
-    """What may be sent, and how numbers are read."""
+    """Limits on messages, and defaults for phone numbers and times."""
 
     lead_daily_max: int = 10
-    """Messages to one lead, a day in UTC."""
+    """Most messages to one lead per UTC day."""
     workspace_daily_max: int = 2_000
-    """Messages of one workspace, a day in UTC."""
+    """Most messages of one workspace per UTC day."""
     region: str | None = None
-    """ISO 3166 code of the country in which numbers without `+` are dialled; none by default."""
+    """ISO 3166 country code for phone numbers without `+`; by default these are rejected."""
     zone: tzinfo = UTC
-    """In which times are told."""
+    """The time zone of times in messages."""
 
 
 class SmsCommands:
@@ -80,12 +82,13 @@ class SmsCommands:
         variables: Mapping[str, str] | None = None,
         sms_id: UUID | None = None,
     ) -> CommandOutcome:
-        """Ask for a message to a lead; it is sent by a process that follows the log.
+        """Request a message to a lead. A sender process that follows the log sends it.
 
-        The text is `message`; with variables, or where there is no message, it is the template's.
-        `name` is the lead's where it is not given, `message` the message. Raises `NotFound`,
-        `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`, `PhoneUnusable`, `VariableMissing`,
-        `VariableUnknown`, `InvalidFields`, `LeadDailyLimitReached`, `WorkspaceDailyLimitReached`.
+        The text is `message`, or that of the template if there are variables or no message. The
+        variables `name` and `message` default to the lead's name and to `message`. Raises
+        `NotFound`, `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`, `PhoneUnusable`,
+        `VariableMissing`, `VariableUnknown`, `InvalidFields`, `LeadDailyLimitReached`,
+        `WorkspaceDailyLimitReached`.
         """
         with self._log.transaction(scope) as connection:
             lead = self._log.load(Lead, lead_id)
@@ -97,32 +100,30 @@ class SmsCommands:
                 "templateId": template_id,
             }
             fields = {name: value for name, value in given.items() if value is not None}
-            # Before the event: whoever waits to be counted holds no follower back.
+            # Before the append: waiting for a counter must not hold back followers of the log.
             self._count(connection, scope.workspace_id, lead_id, self._clock().date())
             return self._entities.create(scope, Sms, fields, entity_id=sms_id)
 
     def record_status(
         self, scope: Scope, sms_id: UUID, status: SmsStatus, **facts: Any
     ) -> CommandOutcome:
-        """Take note of what is heard of a message; `facts` as `Sms.record_status` has them.
+        """Record a status of the message; `facts` are those of `Sms.record_status`.
 
         Raises `NotFound`, `IsDeleted`.
         """
 
-        def decide() -> CommandOutcome:
-            with self._log.transaction(scope):
-                sms = self._log.load(Sms, sms_id)
-                sms.record_status(status, at=max(self._clock(), sms.modified_on), **facts)
-                return CommandOutcome(sms, self._log.append(sms) or self._log.taken_position())
+        def decide(sms: Sms, now: datetime) -> None:
+            sms.record_status(status, at=now, **facts)
 
-        return retry_on_conflict(decide)
+        return self._entities.act(scope, Sms, sms_id, decide)
 
     def request_confirmation(
         self, scope: Scope, appointment_id: UUID, *, sms_id: UUID
     ) -> CommandOutcome:
-        """Ask for a message that tells the lead of an appointment that it is confirmed.
+        """Request a message to the lead of an appointment that the appointment is confirmed.
 
-        Raises `NoRecipient` where it has no lead or is not confirmed any more, and as `request`.
+        Raises `NoRecipient` if the appointment has no lead or is no longer confirmed, and what
+        `request` raises.
         """
         with self._log.transaction(scope):
             appointment = self._log.load(Appointment, appointment_id)
@@ -139,7 +140,7 @@ class SmsCommands:
             )
 
     def mark_lead_contacted(self, scope: Scope, sms_id: UUID) -> CommandOutcome:
-        """The lead who got this message is contacted by that; one that is not new stays as it is.
+        """Set the status of the message's lead to contacted, if the lead is new.
 
         Raises `NotFound`, `IsDeleted`.
         """
@@ -148,23 +149,20 @@ class SmsCommands:
         return self._entities.revise(scope, Lead, lead_id, _contacted)
 
     def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
-        """Count one more message of today.
-
-        Raises `LeadDailyLimitReached` and `WorkspaceDailyLimitReached`, and counts nothing then.
-        """
-        asked = {"workspace": workspace_id, "day": day}
-        (of_lead,) = connection.execute(COUNT, {**asked, "lead": lead_id}).fetchone() or (0,)
-        if of_lead > self._limits.lead_daily_max:
+        """Count a message of this day. Raises `LeadDailyLimitReached`,
+        `WorkspaceDailyLimitReached`; the caller then rolls the counters back."""
+        of_day = {"workspace": workspace_id, "day": day}
+        if _incremented(connection, {**of_day, "lead": lead_id}) > self._limits.lead_daily_max:
             raise LeadDailyLimitReached(lead_id, self._limits.lead_daily_max)
-        (of_all,) = connection.execute(COUNT, {**asked, "lead": None}).fetchone() or (0,)
-        if of_all > self._limits.workspace_daily_max:
+        of_workspace = _incremented(connection, {**of_day, "lead": None})
+        if of_workspace > self._limits.workspace_daily_max:
             raise WorkspaceDailyLimitReached(self._limits.workspace_daily_max)
-        if of_all == 1:
-            connection.execute(FORGET_COUNTS, asked)
+        if of_workspace == 1:
+            connection.execute(DELETE_OLD_COUNTS, of_day)
 
 
 def require_reachable(lead: Lead) -> str:
-    """The phone number of the lead. Raises `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`."""
+    """Return the lead's phone number. Raises `IsDeleted`, `LeadOptedOut`, `LeadHasNoPhone`."""
     if lead.is_deleted:
         raise IsDeleted(Lead.KIND, lead.id)
     if lead.sms_opt_out:
@@ -175,16 +173,21 @@ def require_reachable(lead: Lead) -> str:
 
 
 def day_and_time(starts_at: datetime) -> dict[str, str]:
-    """As the template of a confirmation says it: `31 January 2026`, `14:30 CET`."""
+    """The variables of the confirmation template: `31 January 2026`, `14:30 CET`."""
     return {
         "date": f"{starts_at.day} {starts_at:%B %Y}",
         "time": f"{starts_at:%H:%M} {starts_at.tzname()}",
     }
 
 
-def _contacted(facts: FieldValues) -> FieldValues:
-    is_new = facts["status"] == LeadStatus.NEW
-    return {**facts, "status": LeadStatus.CONTACTED} if is_new else facts
+def _incremented(connection: Connection, parameters: Mapping[str, Any]) -> int:
+    (count,) = connection.execute(INCREMENT_COUNT, parameters).fetchone() or (0,)
+    return int(count)
+
+
+def _contacted(values: FieldValues) -> FieldValues:
+    is_new = values["status"] == LeadStatus.NEW
+    return {**values, "status": LeadStatus.CONTACTED} if is_new else values
 
 
 def _text(
@@ -193,7 +196,7 @@ def _text(
     template_id: TemplateId | None,
     variables: Mapping[str, str] | None,
 ) -> str | None:
-    """What the message says; None where nothing was given, which the fields refuse."""
+    """The text of the message; None if none was given, which the fields refuse."""
     if template_id is None or (message is not None and variables is None):
         return message
     known = {"name": lead.name, "message": message}

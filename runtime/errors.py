@@ -28,6 +28,7 @@ from commands.idempotency import KeyInFlight, KeyReused
 from commands.importing.commands import ImportStarted, ImportUnderWay, NoFailedRows
 from commands.importing.findings import ImportFault, ImportRefused
 from commands.jobs.work import ErrorSummary
+from commands.undo.commands import OperationInProgress
 from domain import sms
 from domain.job import JobEnded
 from domain.shared import phone, refusals
@@ -70,6 +71,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.NotUndoable: codes.NOT_UNDOABLE,
         refusals.NothingToUndo: codes.NOTHING_TO_UNDO,
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
+        OperationInProgress: codes.OPERATION_IN_PROGRESS,
         JobEnded: codes.JOB_ENDED,
         refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,

@@ -97,7 +97,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 settings=settings,
                 log=writing.log,
                 commands=writing.commands,
-                leads=LeadCommands(writing.log, writing.commands, clock=now, new_id=new_id),
+                leads=LeadCommands(writing.log, clock=now, new_id=new_id),
                 merging=MergeCommands(writing.log, clock=now),
                 undo=UndoCommands(writing.log, clock=now),
                 sms=SmsCommands(

@@ -121,7 +121,7 @@ def update_status(
                 scope, request.lead_ids or [], request.status.value, atomic=request.atomic
             )
         except StatusUpdatesRefused as refused:
-            raise _nothing_updated(refused.moves) from None
+            raise _nothing_updated(refused.updates) from None
         return json_response(_updates_as_json(updates), position=updates.position)
 
     return executor.run(act, body)

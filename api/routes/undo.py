@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Self
-from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -23,7 +21,6 @@ from pydantic.alias_generators import to_camel
 
 from api.dependencies.annotated import Executor, ServicesDep, Writer
 from api.dependencies.request import command_scope, require_write_capacity
-from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.bodies import Body, parse_body, require_body
 from api.http.conditions import POSITION_MAX, await_position, wait_for_projections
@@ -33,12 +30,10 @@ from api.http.openapi.responses import ON_BODY, ON_READ, ON_WRITE, problems, suc
 from api.http.parameters import invalid_parameter, reject_control_characters
 from api.http.responses import POSITION
 from api.jobs.responses import JOB_ACCEPTED, job_accepted
-from commands.permissions import Permission, write_permission
-from commands.undo.commands import UNDO_AS_ONE_EVENTS_MAX, UNDO_EVENTS_MAX, Kinds, UndoTarget
+from commands.permissions import write_permission
+from commands.undo.commands import UndoTarget, needs_undo_job, undo_events_max
 from commands.undo.plan import UndoAttempt, UndoPlan, UndoStep
-from commands.undo.work import UNDO_JOB_EVENTS_MAX
-from domain.job import Job
-from domain.member import Member
+from commands.undo.work import KIND, undo_parameters
 from domain.shared.changes import FieldChange
 from domain.shared.entity import (
     EntityDeleted,
@@ -48,8 +43,7 @@ from domain.shared.entity import (
     EntityUpdated,
 )
 from domain.shared.kinds import ENTITY_OF, KINDS
-from domain.shared.refusals import Refusal, TooMuchToUndo, UndoConflict
-from domain.workspace import Workspace
+from domain.shared.refusals import Refusal, UndoConflict
 from eventlog.reading.audit import whole_command
 from eventlog.scope import Scope
 from projections.audit import action_of
@@ -62,7 +56,6 @@ from readmodels.audit import (
 from runtime import codes
 from runtime.errors import ApiError, as_api_error, facts_of
 from runtime.patches import JSON_TYPE
-from runtime.work.undo import KIND
 
 PROJECTION = "audit"
 """By it the events of a command are found."""
@@ -73,9 +66,6 @@ PREVIEW_EVENTS_MAX = 500
 PREVIEW_SHOWN_MAX = 100
 """Changes, conflicts and obstacles of a large operation that are shown, of each."""
 FORCED_NAME_MAX_CHARS = 200
-
-WRITE_OF = {Member: Permission.MEMBERS, Workspace: Permission.WORKSPACE}
-"""What undoing a change takes, as the change itself did; `write` where nothing is said."""
 
 ROUTER = APIRouter(prefix="/api/undo", tags=["undo"])
 
@@ -177,10 +167,12 @@ async def undo(
     def act(scope: Scope) -> Response:
         if isinstance(asked, Large):
             asked.require_allowed(caller)
-            parameters = asked.parameters(asked_for.force)
+            parameters = undo_parameters(
+                asked.command_id, asked.operation.last_position, asked_for.force
+            )
             total = asked.operation.events
             return job_accepted(services.jobs.request(scope, KIND, parameters, total=total), scope)
-        undone = services.undo.undo(scope, asked, force=asked_for.force, allow=_allow(caller))
+        undone = services.undo.undo(scope, asked, force=asked_for.force, authorise=caller.require)
         content = {"commandId": scope.command_id, "changes": _changes(undone.plan)}
         headers = {POSITION: str(undone.position)}
         return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)
@@ -232,7 +224,7 @@ async def preview(
             services.undo.preview_each, scope, asked.command_id, positions
         )
         return Response(orjson.dumps(_shown_large(asked, attempts)), media_type=JSON_TYPE)
-    plan = await run_in_threadpool(services.undo.preview, scope, asked, allow=_allow(caller))
+    plan = await run_in_threadpool(services.undo.preview, scope, asked, authorise=caller.require)
     return Response(orjson.dumps(_shown(plan)), media_type=JSON_TYPE)
 
 
@@ -245,12 +237,8 @@ class Large:
 
     def require_allowed(self, caller: Caller) -> None:
         """Raises 403 (E1008) where the caller may not undo all of it."""
-        _allow(caller)({KINDS[kind] for kind, _, _ in self.operation.did})
-
-    def parameters(self, force: list[str]) -> dict[str, Any]:
-        """Of the job that undoes it."""
-        below = self.operation.last_position + 1
-        return {"commandId": self.command_id, "force": force, "below": below}
+        for kind, _, _ in self.operation.did:
+            caller.require(write_permission(KINDS[kind]))
 
 
 async def _asked(
@@ -274,25 +262,16 @@ async def _asked(
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)
         whole = await whole_command(connection, workspace_id, operation.last_position)
-        limit = UNDO_AS_ONE_EVENTS_MAX if whole else UNDO_EVENTS_MAX
+        limit = undo_events_max(is_atomic=whole is not None)
         found = await positions_of_command(connection, workspace_id, command_id, limit + 1)
     if found is None:
         raise ApiError(codes.NOT_YET_PROJECTED, "The audit trail has parked entities.")
     if operation.job_id is not None:
         scope = command_scope(request, caller)
-        await run_in_threadpool(_require_ended, services, scope, operation.job_id)
-    if len(found) <= limit or whole:
-        return UndoTarget(tuple(found), command_id)
-    if operation.events > UNDO_JOB_EVENTS_MAX:
-        raise TooMuchToUndo(UNDO_JOB_EVENTS_MAX)
-    return Large(command_id, operation)
-
-
-def _require_ended(services: Services, scope: Scope, job_id: UUID) -> None:
-    with services.log.scoped(scope):
-        job = services.log.load(Job, job_id)
-    if job.is_open:
-        raise ApiError(codes.OPERATION_IN_PROGRESS, jobId=str(job_id))
+        await run_in_threadpool(services.undo.require_ended, scope, operation.job_id)
+    if needs_undo_job(operation.events, is_atomic=whole is not None):
+        return Large(command_id, operation)
+    return UndoTarget(tuple(found), command_id)
 
 
 async def _first_positions(request: Request, caller: Caller, asked: Large) -> list[int]:
@@ -312,14 +291,6 @@ async def _first_positions(request: Request, caller: Caller, asked: Large) -> li
             return find(connection)
 
     return await run_in_threadpool(ask)
-
-
-def _allow(caller: Caller) -> Callable[[Kinds], None]:
-    def allow(kinds: Kinds) -> None:
-        for kind in kinds:
-            caller.require(write_permission(kind))
-
-    return allow
 
 
 def _shown(plan: UndoPlan) -> dict[str, Any]:

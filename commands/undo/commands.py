@@ -1,20 +1,25 @@
-"""Undo: later events that take back earlier ones, of one event or of all that a command did.
+"""Undo: new events that take back earlier ones, of one event or of all events of a command.
 
-What an undo records is events like any other. Their metadata says which event each takes back
-(`undoesPosition`) and which command that belonged to (`undoes`), so an undo can be undone like
-everything else. See docs/adr/0009-undo.md.
+The events of an undo are events like any other. Their metadata names the event that each of them
+undoes (`undoesPosition`) and the command of that event (`undoes`), so an undo can be undone as
+well. See docs/adr/0009-undo.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from commands.entities import retry_on_conflict
-from commands.undo.plan import UndoAttempt, UndoPlan, UndoPlanner
+from commands.loaded import LoadedEntities
+from commands.permissions import Permission, write_permission
+from commands.undo.histories import EntityHistories
+from commands.undo.plan import UndoAttempt, UndoPlan, UndoPlanner, stage_plan
 from domain.account import Account
+from domain.job import Job
 from domain.shared.entity import (
     Entity,
     EntityCreated,
@@ -23,23 +28,32 @@ from domain.shared.entity import (
 )
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.merging import EntityMerged
-from domain.shared.refusals import NothingToUndo, NotUndoable, PartOfAWhole, TooMuchToUndo
+from domain.shared.refusals import (
+    NothingToUndo,
+    NotUndoable,
+    PartOfAWhole,
+    Refusal,
+    TooMuchToUndo,
+)
 from eventlog.scope import AS_ONE, Scope
 from eventlog.store.log import EventLog
 from eventlog.store.streams import EventSearch, TracedEvent
 
 UNDO_EVENTS_MAX = 1_000
-"""Most events that are undone at once; a job undoes more."""
+"""Most events that are undone in one transaction; more take a job."""
 UNDO_AS_ONE_EVENTS_MAX = 5_000
-"""Most of a whole, such as a merge, of which no part is undone without the rest. What takes longer
-than 15 s the database would end; this takes some 4 s on a busy machine of two cores."""
+"""Most events of an atomic command, such as a merge, which is always undone in one transaction.
+That takes about 4 s on a busy machine with two cores; the database ends transactions after 15 s."""
+UNDO_JOB_EVENTS_MAX = 1_000_000
+"""Most events that one undo takes back."""
 
-Kinds = set[type[Entity]]
+Authorise = Callable[[Permission], None]
+"""Raises if the caller lacks the permission."""
 
 
 @dataclass(frozen=True)
 class UndoTarget:
-    """What is to be undone: the events at these positions, all of one command where it is named."""
+    """The events to undo, by position; only those of `command_id` if that is given."""
 
     positions: tuple[int, ...]
     command_id: str | None = None
@@ -50,10 +64,31 @@ class UndoTarget:
 
 @dataclass(frozen=True)
 class UndoOutcome:
-    """What was undone, and the log position by which all of it is recorded."""
+    """What was undone, and a log position that includes it."""
 
     plan: UndoPlan
     position: int
+
+
+@dataclass
+class OperationInProgress(Refusal):
+    """The operation is still under way."""
+
+    job_id: UUID
+
+
+def undo_events_max(*, is_atomic: bool) -> int:
+    """Most events of a command that are undone in one transaction."""
+    return UNDO_AS_ONE_EVENTS_MAX if is_atomic else UNDO_EVENTS_MAX
+
+
+def needs_undo_job(events: int, *, is_atomic: bool) -> bool:
+    """Whether undoing a command with this number of events takes a job. Raises `TooMuchToUndo`."""
+    if is_atomic or events <= UNDO_EVENTS_MAX:
+        return False
+    if events > UNDO_JOB_EVENTS_MAX:
+        raise TooMuchToUndo(UNDO_JOB_EVENTS_MAX)
+    return True
 
 
 class UndoCommands:
@@ -64,171 +99,168 @@ class UndoCommands:
         self._clock = clock
 
     def preview(
-        self,
-        scope: Scope,
-        asked: UndoTarget,
-        *,
-        allow: Callable[[Kinds], None] = lambda kinds: None,
+        self, scope: Scope, target: UndoTarget, *, authorise: Authorise = lambda permission: None
     ) -> UndoPlan:
-        """What undoing would record, as if everything that can be forced were, and what hinders it.
+        """The plan of an undo. Its steps are those of an undo that forces every conflict it can.
 
-        `allow` is told the kinds concerned, and raises where the caller may not. Raises
-        `NothingToUndo`, `TooMuchToUndo`.
+        Raises what `authorise` raises, `NothingToUndo`, `TooMuchToUndo`, `PartOfAWhole`.
         """
-        with self._log.transaction(scope):
-            return self._plan(scope, asked, allow, hold=False)
+        with self._deciding(scope, is_preview=True) as decision:
+            return decision.plan(target, authorise)
 
     def undo(
         self,
         scope: Scope,
-        asked: UndoTarget,
+        target: UndoTarget,
         *,
         force: Iterable[str] = (),
-        allow: Callable[[Kinds], None] = lambda kinds: None,
+        authorise: Authorise = lambda permission: None,
     ) -> UndoOutcome:
-        """Take the events back, all or none; later changes of the fields in `force` as well.
+        """Undo all of the events or none. Later changes of the fields in `force` are undone too.
 
-        Raises as `preview`, and `NotUndoable`, `AlreadyUndone`, `UndoConflict`, `InvalidFields`,
-        `NotAMember`.
+        Raises what `preview` raises, and `NotUndoable`, `AlreadyUndone`, `UndoConflict`,
+        `InvalidFields`, `NotAMember`.
         """
 
         def decide() -> UndoOutcome:
-            with self._log.transaction(scope):
-                plan = self._plan(scope, asked, allow, hold=True)
+            with self._deciding(scope) as decision:
+                plan = decision.plan(target, authorise)
                 plan.require_no_obstacle(force)
-                return UndoOutcome(plan, self._record(plan))
+                return UndoOutcome(plan, self._record(decision.loaded, plan))
 
         return retry_on_conflict(decide)
 
     def undo_each(
         self, scope: Scope, command_id: str, positions: Sequence[int], *, force: Iterable[str] = ()
     ) -> list[UndoAttempt]:
-        """Take back each of these events of a command by itself, the last one first.
+        """Undo each of these events of a command on its own, the last one first.
 
-        What stands in the way of one leaves that one as it is, and is told. Where an event brings
-        something to an account, the one before it has to be among them.
+        A conflict leaves its event as it is and is returned. An event that moves an entity to an
+        account must come with the event before it.
         """
 
         def decide() -> list[UndoAttempt]:
-            with self._log.transaction(scope):
-                attempts = self._attempts(scope, command_id, positions, force, hold=True)
-                events = [
-                    (event, undo_metadata(step.target))
-                    for attempt in attempts
-                    if attempt.refusal is None
-                    for step in attempt.plan.steps
-                    for event in step.events
-                ]
-                self._log.record_each(events)
+            with self._deciding(scope) as decision:
+                attempts = decision.attempts(command_id, positions, force)
+                decision.loaded.append()
                 return attempts
 
         return retry_on_conflict(decide)
 
-    def ends_move(self, scope: Scope, position: int) -> bool:
-        """Whether the event there brings something to an account that left another just before."""
-        with self._log.transaction(scope) as connection:
-            tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
-            return any(getattr(each.event, "moved_from", None) for each in tracing.at([position]))
-
     def preview_each(
         self, scope: Scope, command_id: str, positions: Sequence[int]
     ) -> list[UndoAttempt]:
-        """What would come of each of these. Nothing is recorded."""
-        with self._log.transaction(scope):
-            return self._attempts(scope, command_id, positions, (), hold=False)
+        """The outcome of `undo_each`. Nothing is recorded."""
+        with self._deciding(scope, is_preview=True) as decision:
+            return decision.attempts(command_id, positions, ())
 
-    def _attempts(
+    def ends_move(self, scope: Scope, position: int) -> bool:
+        """Whether the event moves an entity to an account. The event before it is the first half
+        of the move."""
+        with self._deciding(scope) as decision:
+            found = decision.search.at([position])
+            return any(getattr(each.event, "moved_from", None) for each in found)
+
+    def require_ended(self, scope: Scope, job_id: UUID) -> None:
+        """Check that the job of an operation has ended. Raises `OperationInProgress`."""
+        with self._log.scoped(scope):
+            job = self._log.load(Job, job_id)
+        if job.is_open:
+            raise OperationInProgress(job_id)
+
+    @contextmanager
+    def _deciding(self, scope: Scope, *, is_preview: bool = False) -> Iterator[_Decision]:
+        with self._log.transaction(scope) as connection:
+            search = EventSearch(connection, self._log.mapper, scope.workspace_id)
+            yield _Decision(self._log, search, self._clock, is_preview=is_preview)
+
+    def _record(self, loaded: LoadedEntities, plan: UndoPlan) -> int:
+        stage_plan(loaded, plan)
+        return loaded.append()
+
+
+class _Decision:
+    """One decision on an undo, within a transaction."""
+
+    def __init__(
         self,
-        scope: Scope,
-        command_id: str,
-        positions: Sequence[int],
-        force: Iterable[str],
+        log: EventLog,
+        search: EventSearch,
+        clock: Callable[[], datetime],
         *,
-        hold: bool,
+        is_preview: bool,
+    ) -> None:
+        self.search = search
+        self._histories = EntityHistories(search)
+        self.loaded = LoadedEntities(log, read=self._histories.states, is_preview=is_preview)
+        self._clock = clock
+
+    def plan(self, target: UndoTarget, authorise: Authorise) -> UndoPlan:
+        events = _events_of(self.search, target)
+        for permission in sorted({write_permission(_kind(each)) for each in events}):
+            authorise(permission)
+        irreversible = [each.position for each in events if each.event.IS_IRREVERSIBLE]
+        if irreversible:
+            return UndoPlan(irreversible, refusals=[NotUndoable(irreversible)])
+        return self._planner(events).plan()
+
+    def attempts(
+        self, command_id: str, positions: Sequence[int], force: Iterable[str]
     ) -> list[UndoAttempt]:
-        with self._log.transaction(scope) as connection:
-            tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
-            found = tracing.at(positions)
-            targets = [each for each in found if _is_of(each, command_id)]
-            if hold:
-                self._hold_accounts(targets)
-            return list(UndoPlanner(self._log, tracing, targets, self._clock()).each(force))
+        events = [each for each in self.search.at(positions) if _is_of(each, command_id)]
+        return list(self._planner(events).each(force))
 
-    def _plan(
-        self, scope: Scope, asked: UndoTarget, allow: Callable[[Kinds], None], *, hold: bool
-    ) -> UndoPlan:
-        with self._log.transaction(scope) as connection:
-            tracing = EventSearch(connection, self._log.mapper, scope.workspace_id)
-            targets = _targets(tracing, asked)
-            allow({ENTITY_OF[each.event.TOPIC] for each in targets})
-            final = [each.position for each in targets if each.event.IS_IRREVERSIBLE]
-            if final:
-                return UndoPlan(final, refusals=[NotUndoable(final)])
-            if hold:
-                self._hold_accounts(targets)
-            return UndoPlanner(self._log, tracing, targets, self._clock()).plan()
+    def _planner(self, events: list[TracedEvent]) -> UndoPlanner:
+        self._lock_accounts(events)
+        return UndoPlanner(self.loaded, self._histories, events, self._clock())
 
-    def _hold_accounts(self, targets: list[TracedEvent]) -> None:
-        """Nobody adds to accounts that come or go, nor deletes those to which something returns."""
-        alone: set[UUID] = set()
+    def _lock_accounts(self, events: list[TracedEvent]) -> None:
+        """Lock accounts that are deleted or restored, and those to which an entity returns."""
+        exclusive: set[UUID] = set()
         shared: set[UUID | None] = set()
-        for each in targets:
+        for each in events:
             event = each.event
             if isinstance(event, EntityCreated | EntityDeleted | EntityRestored | EntityMerged):
-                if _is_of_account(each):
-                    alone.add(each.stream_id)
+                if _kind(each) is Account:
+                    exclusive.add(each.stream_id)
                 moved = (getattr(event, name, None) for name in ("moved_to", "moved_from"))
                 shared.update((event.account_id, *moved))
-        self._log.hold_all(alone=alone, shared={*filter(None, shared)})
-
-    def _record(self, plan: UndoPlan) -> int:
-        events = [
-            (event, undo_metadata(step.target)) for step in plan.steps for event in step.events
-        ]
-        return self._log.record_each(events) or self._log.taken_position()
+        self.loaded.lock_accounts(exclusive=exclusive, shared=filter(None, shared))
 
 
-def undo_metadata(target: TracedEvent) -> dict[str, str]:
-    """What the metadata of an event says that takes this one back."""
-    undoes = {
-        "undoes": target.metadata.get("commandId", ""),
-        "undoesPosition": str(target.position),
-    }
-    return {**undoes, AS_ONE: "true"} if AS_ONE in target.metadata else undoes
-
-
-def _targets(tracing: EventSearch, asked: UndoTarget) -> list[TracedEvent]:
-    """The events asked for, with what an account took along or brought back; in order."""
+def _events_of(search: EventSearch, target: UndoTarget) -> list[TracedEvent]:
+    """The target's events in order, with those of children deleted or restored with an account."""
     found = {
         each.position: each
-        for each in tracing.at(asked.positions)
-        if _is_of(each, asked.command_id)
+        for each in search.at(target.positions)
+        if _is_of(each, target.command_id)
     }
     if not found:
-        raise NothingToUndo(str(asked))
-    if asked.command_id is None:
+        raise NothingToUndo(str(target))
+    if target.command_id is None:
         for each in found.values():
             if AS_ONE in each.metadata:
                 raise PartOfAWhole(each.metadata["commandId"])
-    for each in [each for each in found.values() if _is_of_account(each)]:
-        along: list[int] = []
+    for each in [each for each in found.values() if _kind(each) is Account]:
+        of_children: list[int] = []
         if isinstance(each.event, EntityDeleted):
-            along = tracing.deleted_along(each)
+            of_children = search.deleted_along(each)
         elif isinstance(each.event, EntityRestored):
-            along = tracing.restored_along(each)
-        found.update((more.position, more) for more in tracing.at(set(along) - found.keys()))
-    is_whole = any(AS_ONE in each.metadata for each in found.values())
-    limit = UNDO_AS_ONE_EVENTS_MAX if is_whole else UNDO_EVENTS_MAX
+            of_children = search.restored_along(each)
+        missing = set(of_children) - found.keys()
+        found.update((more.position, more) for more in search.at(missing))
+    is_atomic = any(AS_ONE in each.metadata for each in found.values())
+    limit = undo_events_max(is_atomic=is_atomic)
     if len(found) > limit:
         raise TooMuchToUndo(limit)
     return sorted(found.values(), key=lambda each: each.position)
 
 
-def _is_of_account(traced: TracedEvent) -> bool:
-    return ENTITY_OF[traced.event.TOPIC] is Account
+def _kind(traced: TracedEvent) -> type[Entity]:
+    return ENTITY_OF[traced.event.TOPIC]
 
 
 def _is_of(traced: TracedEvent, command_id: str | None) -> bool:
-    """Whether it happened to an entity, by this command where one is named."""
+    """Whether the event is one of an entity, and of this command if one is given."""
     is_of_command = command_id is None or traced.metadata.get("commandId") == command_id
     return is_of_command and traced.event.TOPIC in ENTITY_OF

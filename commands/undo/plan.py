@@ -1,4 +1,4 @@
-"""What undoes some events: decided here, the last of them first. Nothing is recorded."""
+"""Decide on the events that undo others, starting with the last one. Nothing is recorded here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.links import MEMBER_FIELDS
+from commands.links import MEMBER_FIELDS, is_member
+from commands.loaded import LoadedEntities, event_time
+from commands.undo.histories import EntityHistories, undone_position
 from domain.account import Account
-from domain.member import Member
 from domain.shared.changes import equal_as_json, flatten
 from domain.shared.entity import (
     Entity,
@@ -32,17 +33,17 @@ from domain.shared.refusals import (
     Refusal,
     UndoConflict,
 )
-from eventlog.store.log import EventLog, evolve
-from eventlog.store.streams import EventSearch, TracedEvent
+from eventlog.scope import AS_ONE
+from eventlog.store.streams import TracedEvent
 
 EXISTS = "exists"
-"""Names in conflicts that the thing itself came or went."""
+"""The field of a conflict with the creation, deletion or restoration of an entity."""
 ACCOUNT = "accountId"
 
 
 @dataclass(frozen=True)
 class UndoStep:
-    """What is recorded to undo one event."""
+    """The events that undo one event."""
 
     target: TracedEvent
     events: tuple[EntityEvent, ...]
@@ -50,29 +51,29 @@ class UndoStep:
 
 @dataclass
 class UndoPlan:
-    """What an undo would record, in order, and what stands in its way."""
+    """The events that an undo would record, in order, and the obstacles."""
 
     positions: list[int]
-    """Of the events that are undone, in the order in which they are."""
+    """Positions of the events to undo, the last one first."""
     steps: list[UndoStep] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
     def unforced(self, force: Iterable[str]) -> list[Conflict]:
-        """The conflicts that are not settled by forcing these fields.
+        """The conflicts that remain if these fields are forced.
 
-        A name is a field's, for all that is undone, or `<entity id>/<field>`, for one.
+        A name is that of a field, for all entities, or `<entity id>/<field>`, for one entity.
         """
-        named = frozenset(force)
+        forced = frozenset(force)
         return [
             each
             for each in self.conflicts
             if not each.can_force
-            or named.isdisjoint({each.field, f"{each.entity_id}/{each.field}"})
+            or forced.isdisjoint({each.field, f"{each.entity_id}/{each.field}"})
         ]
 
     def require_no_obstacle(self, force: Iterable[str]) -> None:
-        """Raises `UndoConflict`, and what else the plan met."""
+        """Raises `UndoConflict`, or the first of the other refusals."""
         if unforced := self.unforced(force):
             raise UndoConflict(unforced)
         if self.refusals:
@@ -81,237 +82,246 @@ class UndoPlan:
 
 @dataclass(frozen=True)
 class UndoAttempt:
-    """What came of undoing one event, or the two of a move, by itself."""
+    """The outcome of undoing one event, or the two events of a move, on its own."""
 
     targets: tuple[TracedEvent, ...]
     plan: UndoPlan
     refusal: Refusal | None = None
-    """Why it stays as it is."""
+    """The reason why the event is not undone."""
 
 
 class UndoPlanner:
-    """Decides what undoes the given events, the last of them first. Nothing is recorded here."""
+    """Decides on the events that undo the given ones, starting with the last of these.
+
+    The caller has locked the accounts concerned, and loads entities from the same histories.
+    """
 
     def __init__(
-        self, log: EventLog, tracing: EventSearch, targets: Sequence[TracedEvent], now: datetime
+        self,
+        loaded: LoadedEntities,
+        histories: EntityHistories,
+        targets: Sequence[TracedEvent],
+        now: datetime,
     ) -> None:
-        self._log = log
-        self._tracing = tracing
+        self._loaded = loaded
+        self._histories = histories
         self._targets = targets
-        self._positions = frozenset(each.position for each in targets)
+        self._positions = {each.position for each in targets}
         self._now = now
-        self._histories = tracing.streams({each.stream_id for each in targets})
-        self._entities: dict[UUID, Entity] = {}
-        self._hanging: dict[UUID, list[Entity]] = {}
-        self._decided: dict[UUID, list[EntityEvent]] = {}
-        self._undone: dict[UUID, dict[int, TracedEvent]] = {}
         self._conflicts: dict[tuple[UUID, str], Conflict] = {}
         self._refusals: list[Refusal] = []
+        loaded.load(each.stream_id for each in targets)
 
     def plan(self) -> UndoPlan:
-        """The plan for all of them; what is undone already is left as it is."""
+        """The plan for all targets together. Targets that are undone already are left out."""
         targets = self._open_targets()
         if not targets:
             return self._plan_of_undone()
+        return self._plan_of(targets)
+
+    def each(self, force: Iterable[str]) -> Iterator[UndoAttempt]:
+        """Decide on each target on its own, the last one first, and stage the events.
+
+        A target that is refused changes nothing. The two events of a move are undone together.
+        """
+        for target in reversed(self._targets):
+            if _changed_nothing(target) or self._is_undone(target):
+                yield UndoAttempt((target,), UndoPlan([target.position]))
+        move: list[TracedEvent] = []
+        for target in self._open_targets():
+            move.append(target)
+            if getattr(target.event, "moved_from", None) is None:
+                yield self._attempt(tuple(move), force)
+                move = []
+        if move:
+            yield self._attempt(tuple(move), force)
+
+    def _attempt(self, targets: tuple[TracedEvent, ...], force: Iterable[str]) -> UndoAttempt:
+        positions = [each.position for each in targets]
+        irreversible = [each.position for each in targets if each.event.IS_IRREVERSIBLE]
+        if irreversible:
+            return UndoAttempt(targets, UndoPlan(positions), NotUndoable(irreversible))
+        self._conflicts, self._refusals = {}, []
+        plan = self._plan_of(targets)
+        try:
+            plan.require_no_obstacle(force)
+        except Refusal as refusal:
+            self._positions.difference_update(positions)
+            self._loaded.discard(each.stream_id for each in targets)
+            return UndoAttempt(targets, plan, refusal)
+        stage_plan(self._loaded, plan)
+        return UndoAttempt(targets, plan)
+
+    def _plan_of(self, targets: Sequence[TracedEvent]) -> UndoPlan:
         plan = UndoPlan([each.position for each in targets])
-        plan.steps = [step for target in targets for step in self._steps(target)]
+        plan.steps = [step for target in targets if (step := self._step(target)).events]
         plan.conflicts = list(self._conflicts.values())
         plan.refusals = self._refusals
         return plan
 
-    def each(self, force: Iterable[str]) -> Iterator[UndoAttempt]:
-        """What comes of each of them by itself, the last one first; what fails leaves no trace.
-
-        A move is two events, and done as one.
-        """
-        for target in reversed(self._targets):
-            if _is_mere_note(target) or target.position in self._undone_of(target.stream_id):
-                yield UndoAttempt((target,), UndoPlan([target.position]))
-        moving: list[TracedEvent] = []
-        for target in self._open_targets():
-            moving.append(target)
-            if getattr(target.event, "moved_from", None) is None:
-                yield self._attempt(tuple(moving), force)
-                moving = []
-        if moving:
-            yield self._attempt(tuple(moving), force)
-
-    def _attempt(self, targets: tuple[TracedEvent, ...], force: Iterable[str]) -> UndoAttempt:
-        self._conflicts, self._refusals = {}, []
-        plan = UndoPlan([each.position for each in targets])
-        final = [each.position for each in targets if each.event.IS_IRREVERSIBLE]
-        if final:
-            return UndoAttempt(targets, plan, NotUndoable(final))
-        plan.steps = [step for target in targets for step in self._steps(target)]
-        plan.conflicts = list(self._conflicts.values())
-        plan.refusals = self._refusals
-        try:
-            plan.require_no_obstacle(force)
-        except Refusal as refusal:
-            self._positions -= {*plan.positions}
-            for target in targets:
-                self._entities.pop(target.stream_id, None)
-            return UndoAttempt(targets, plan, refusal)
-        for step in plan.steps:
-            self._decided.setdefault(step.target.stream_id, []).extend(step.events)
-        return UndoAttempt(targets, plan)
-
-    def _open_targets(self) -> list[TracedEvent]:
-        """Those that are not undone yet, the last one first; without those that changed nothing."""
-        return [
-            each
-            for each in reversed(self._targets)
-            if each.position not in self._undone_of(each.stream_id) and not _is_mere_note(each)
-        ]
-
-    def _steps(self, target: TracedEvent) -> Iterator[UndoStep]:
-        entity = self._entity(target.stream_id)
-        self._take_back(target, entity)
-        events: Any = tuple(entity.collect_events())
-        if events:
-            yield UndoStep(target, events)
-
     def _plan_of_undone(self) -> UndoPlan:
-        undone = (self._undone_of(each.stream_id).get(each.position) for each in self._targets)
+        undone = (
+            self._histories.undone_of(each.stream_id).get(each.position) for each in self._targets
+        )
         by = next(filter(None, undone))
         refusal = AlreadyUndone(by.position, by.metadata.get("commandId", ""))
         return UndoPlan([each.position for each in self._targets], refusals=[refusal])
 
-    def _take_back(self, target: TracedEvent, entity: Entity) -> None:
+    def _open_targets(self) -> list[TracedEvent]:
+        """The targets that changed something and are not undone yet, the last one first."""
+        return [
+            each
+            for each in reversed(self._targets)
+            if not self._is_undone(each) and not _changed_nothing(each)
+        ]
+
+    def _is_undone(self, target: TracedEvent) -> bool:
+        return target.position in self._histories.undone_of(target.stream_id)
+
+    def _step(self, target: TracedEvent) -> UndoStep:
+        entity = self._loaded.find(Entity, target.stream_id)
+        assert entity is not None, "an event has an entity"
+        self._undo_event(target, entity)
+        events: Any = tuple(entity.collect_events())
+        return UndoStep(target, events)
+
+    def _undo_event(self, target: TracedEvent, entity: Entity) -> None:
         event = target.event
         if isinstance(event, EntityCreated):
-            self._take_away(target, entity)
+            self._undo_appearance(target, entity)
         elif isinstance(event, EntityRestored) and event.moved_from is not None:
-            self._move_away(target, entity, event.moved_from)
+            self._undo_arrival(target, entity, event.moved_from)
         elif isinstance(event, EntityRestored):
-            deletion = self._history(target.stream_id)[target.version - 2].event
+            deletion = self._histories.of(target.stream_id)[target.version - 2].event
             assert isinstance(deletion, EntityDeleted)
-            self._take_away(target, entity, deletion)
+            self._undo_appearance(target, entity, deletion)
         elif isinstance(event, EntityDeleted) and event.moved_to is not None:
-            self._move_back(target, entity)
+            self._undo_departure(target, entity)
         elif isinstance(event, EntityDeleted):
-            self._bring_back(target, entity)
+            self._undo_deletion(target, entity)
         elif isinstance(event, EntityUpdated):
             before = {name: change["before"] for name, change in event.changes.items()}
-            self._set_back(target, entity, before)
+            self._revert_fields(target, entity, before)
         elif isinstance(event, EntityStatusChanged):
-            self._set_back(target, entity, {str(entity.STATUS_FIELD): event.before})
+            self._revert_fields(target, entity, {str(entity.STATUS_FIELD): event.before})
 
-    def _take_away(
-        self, target: TracedEvent, entity: Entity, again: EntityDeleted | None = None
+    def _undo_appearance(
+        self, target: TracedEvent, entity: Entity, deletion: EntityDeleted | None = None
     ) -> None:
-        """As it was gone before: by itself, with its account, or into another one."""
+        """Delete an entity that was created, or restored after this deletion."""
         if entity.is_deleted:
             return
         for later in self._later(target):
-            for name in sorted(_touched(later.event, entity)):
-                self._conflict(later, name)
+            for name in sorted(_changed_fields(later.event, entity)):
+                self._add_conflict(later, name)
         if isinstance(entity, Account):
-            self._require_nothing_hangs_on(entity)
+            self._require_no_children(entity)
         entity.delete(
-            at=self._time(entity),
-            deleted_with=again.deleted_with if again else None,
-            merged_into=again.merged_into if again else None,
+            at=event_time(entity, self._now),
+            deleted_with=deletion.deleted_with if deletion else None,
+            merged_into=deletion.merged_into if deletion else None,
         )
 
-    def _bring_back(self, target: TracedEvent, entity: Entity) -> None:
+    def _undo_deletion(self, target: TracedEvent, entity: Entity) -> None:
         if not entity.is_deleted:
             return
         can_force = entity.merged_into in (None, getattr(target.event, "merged_into", None))
         for later in self._later(target):
-            self._conflict(later, EXISTS, can_force=can_force)
+            self._add_conflict(later, EXISTS, can_force=can_force)
         if not can_force:
             return
-        self._require_there(entity.account_id)
-        entity.undo_delete(at=self._time(entity))
+        self._require_account(entity.account_id)
+        entity.undo_delete(at=event_time(entity, self._now))
 
-    def _move_away(self, target: TracedEvent, entity: Entity, account_id: UUID) -> None:
-        """From the account to which it came with this event."""
+    def _undo_arrival(self, target: TracedEvent, entity: Entity, account_id: UUID) -> None:
+        """Undo the second half of a move: leave the account to which the event moved the entity."""
         is_elsewhere = entity.account_id != target.event.account_id
         can_force = not is_elsewhere and entity.merged_into is None
         for later in self._later(target):
-            for name in sorted(_touched(later.event, entity) & {EXISTS, ACCOUNT}):
-                self._conflict(later, name, can_force=can_force)
+            for name in sorted(_changed_fields(later.event, entity) & {EXISTS, ACCOUNT}):
+                self._add_conflict(later, name, can_force=can_force)
         if not is_elsewhere and not entity.is_deleted:
-            entity.begin_move(account_id, at=self._time(entity))
+            entity.begin_move(account_id, at=event_time(entity, self._now))
 
-    def _move_back(self, target: TracedEvent, entity: Entity) -> None:
-        """To the account which it left with this event. What was deleted since is so no more."""
+    def _undo_departure(self, target: TracedEvent, entity: Entity) -> None:
+        """Undo the first half of a move: return to the former account, if only deleted since."""
         account_id = target.event.account_id
         if account_id is not None and entity.is_deleted and entity.merged_into is None:
-            self._require_there(account_id)
-            entity.complete_move(account_id, at=self._time(entity))
+            self._require_account(account_id)
+            entity.complete_move(account_id, at=event_time(entity, self._now))
 
-    def _require_there(self, account_id: UUID | None) -> None:
-        if account_id is not None and self._entity(account_id).is_deleted:
-            self._conflict(self._history(account_id)[-1], ACCOUNT, can_force=False)
-
-    def _set_back(self, target: TracedEvent, entity: Entity, before: dict[str, Any]) -> None:
-        now = flatten(entity.values)
+    def _revert_fields(self, target: TracedEvent, entity: Entity, before: dict[str, Any]) -> None:
+        current = flatten(entity.values)
         wanted = {
-            name: value for name, value in before.items() if not equal_as_json(now.get(name), value)
+            name: value
+            for name, value in before.items()
+            if not equal_as_json(current.get(name), value)
         }
         if not wanted:
             return
         if entity.is_deleted:
-            self._conflict(self._history(target.stream_id)[-1], EXISTS, can_force=False)
+            last = self._histories.of(target.stream_id)[-1]
+            self._add_conflict(last, EXISTS, can_force=False)
             return
         for later in self._later(target):
-            for name in sorted(_touched(later.event, entity) & wanted.keys()):
-                self._conflict(later, name)
+            for name in sorted(_changed_fields(later.event, entity) & wanted.keys()):
+                self._add_conflict(later, name)
         self._require_members(wanted)
         try:
-            entity.revert(wanted, at=self._time(entity))
+            entity.revert(wanted, at=event_time(entity, self._now))
         except InvalidFields as invalid:
             self._refusals.append(invalid)
 
-    def _require_nothing_hangs_on(self, account: Account) -> None:
-        children = [each.id for each in self._hanging_on(account.id) if not each.is_deleted]
-        self._load({*children} - self._histories.keys())
-        for child_id in children:
-            child = self._entity(child_id)
-            if child.account_id == account.id and not child.is_deleted:
-                came = [
-                    each
-                    for each in self._history(child_id)
-                    if isinstance(each.event, EntityCreated | EntityRestored)
-                ]
-                self._conflict(came[-1], ACCOUNT, can_force=False)
+    def _require_account(self, account_id: UUID | None) -> None:
+        """Add a conflict if the account is deleted."""
+        if account_id is None:
+            return
+        account = self._loaded.get(Account, account_id)
+        if account.is_deleted:
+            self._add_conflict(self._histories.of(account_id)[-1], ACCOUNT, can_force=False)
 
-    def _hanging_on(self, account_id: UUID) -> list[Entity]:
-        """As it is in the log; of all accounts that go, asked for at once."""
-        if account_id not in self._hanging:
-            going = {
-                each.stream_id
-                for each in self._targets
+    def _require_no_children(self, account: Account) -> None:
+        """Add a conflict for each child that the account has at this point of the plan."""
+        appearing = {
+            each.stream_id
+            for each in self._targets
+            if isinstance(each.event, EntityCreated | EntityRestored)
+            and ENTITY_OF[each.event.TOPIC] is Account
+        }
+        self._loaded.load_children({*appearing, account.id})
+        children = [
+            each
+            for each in self._loaded.children_of(account.id)
+            if each.account_id == account.id and not each.is_deleted
+        ]
+        self._histories.load(each.id for each in children)
+        for child in children:
+            appearances = [
+                each
+                for each in self._histories.of(child.id)
                 if isinstance(each.event, EntityCreated | EntityRestored)
-                and ENTITY_OF[each.event.TOPIC] is Account
-            }
-            self._hanging = self._log.children_of({*going, account_id})
-        return self._hanging[account_id]
+            ]
+            self._add_conflict(appearances[-1], ACCOUNT, can_force=False)
 
     def _require_members(self, wanted: dict[str, Any]) -> None:
         for name in MEMBER_FIELDS:
-            if wanted.get(name) is not None:
-                member_id = UUID(wanted[name])
-                member = self._entity(member_id) if self._history(member_id) else None
-                if not isinstance(member, Member) or member.is_deleted:
-                    self._refusals.append(NotAMember(member_id))
+            if wanted.get(name) is not None and not is_member(self._loaded, UUID(wanted[name])):
+                self._refusals.append(NotAMember(UUID(wanted[name])))
 
     def _later(self, target: TracedEvent) -> Iterator[TracedEvent]:
-        """What happened to the entity since and still holds: nothing that was undone, nor its undo.
+        """Later events of the entity that still count.
 
-        What is undone along with the target does not count either.
+        Undone events and their undos do not count, nor do events that are undone with the target.
         """
-        undone = self._undone_of(target.stream_id)
-        for each in self._history(target.stream_id)[target.version :]:
-            undoes = _undoes(each)
-            is_taken_back = each.position in undone or (undoes or 0) > target.position
-            if not is_taken_back and each.position not in self._positions:
+        undone = self._histories.undone_of(target.stream_id)
+        for each in self._histories.of(target.stream_id)[target.version :]:
+            is_reverted = each.position in undone
+            is_undo_of_later = (undone_position(each) or 0) > target.position
+            if not is_reverted and not is_undo_of_later and each.position not in self._positions:
                 yield each
 
-    def _conflict(self, later: TracedEvent, name: str, *, can_force: bool = True) -> None:
-        """Only the last change of a field is told."""
+    def _add_conflict(self, later: TracedEvent, name: str, *, can_force: bool = True) -> None:
+        """Add a conflict with a later event; the last one of each field replaces earlier ones."""
         conflict = Conflict(
             kind=ENTITY_OF[later.event.TOPIC].KIND,
             entity_id=later.stream_id,
@@ -323,57 +333,29 @@ class UndoPlanner:
         )
         self._conflicts[later.stream_id, name] = conflict
 
-    def _undone_of(self, stream_id: UUID) -> dict[int, TracedEvent]:
-        """By position of an event that is undone: the event that undid it."""
-        if stream_id not in self._undone:
-            self._undone[stream_id] = undone_by(self._history(stream_id))
-        return self._undone[stream_id]
 
-    def _history(self, stream_id: UUID) -> list[TracedEvent]:
-        self._load({stream_id} - self._histories.keys())
-        return self._histories[stream_id]
-
-    def _entity(self, stream_id: UUID) -> Entity:
-        """The entity as it is with what is decided here so far."""
-        if stream_id not in self._entities:
-            events = [each.event for each in self._history(stream_id)]
-            events += self._decided.get(stream_id, ())
-            self._entities[stream_id] = evolve(None, events)
-        return self._entities[stream_id]
-
-    def _load(self, stream_ids: set[UUID]) -> None:
-        if stream_ids:
-            self._histories.update(self._tracing.streams(stream_ids))
-
-    def _time(self, entity: Entity) -> datetime:
-        return max(self._now, entity.modified_on)
+def stage_plan(loaded: LoadedEntities, plan: UndoPlan) -> None:
+    """Stage the events of the plan, each with metadata that names the event it undoes."""
+    for step in plan.steps:
+        loaded.stage_events(step.events, undo_metadata(step.target))
 
 
-def undone_by(history: Sequence[TracedEvent]) -> dict[int, TracedEvent]:
-    """By position of an event that is undone: the event that undid it.
-
-    Read from the end: an undo that was itself undone undoes nothing.
-    """
-    found: dict[int, TracedEvent] = {}
-    for event in reversed(history):
-        undoes = _undoes(event)
-        if undoes is not None and event.position not in found:
-            found.setdefault(undoes, event)
-    return found
+def undo_metadata(target: TracedEvent) -> dict[str, str]:
+    """The metadata of an event that undoes the target."""
+    undoes = {
+        "undoes": target.metadata.get("commandId", ""),
+        "undoesPosition": str(target.position),
+    }
+    return {**undoes, AS_ONE: "true"} if AS_ONE in target.metadata else undoes
 
 
-def _undoes(traced: TracedEvent) -> int | None:
-    position = traced.metadata.get("undoesPosition")
-    return None if position is None else int(position)
-
-
-def _is_mere_note(traced: TracedEvent) -> bool:
-    """Whether it says that two were merged, and no field was taken over."""
+def _changed_nothing(traced: TracedEvent) -> bool:
+    """Whether the event only records a merge that took over no field."""
     return isinstance(traced.event, EntityMerged) and not traced.event.changes
 
 
-def _touched(event: EntityEvent, entity: Entity) -> set[str]:
-    """The fields that the event changed, `exists` where it is about the thing itself."""
+def _changed_fields(event: EntityEvent, entity: Entity) -> set[str]:
+    """The fields that the event changed, as conflicts name them."""
     if isinstance(event, EntityUpdated):
         return set(event.changes)
     if isinstance(event, EntityStatusChanged):

@@ -1,12 +1,13 @@
-"""Undo of a whole operation as a job: its events one by one, the last one first.
+"""Undo of a large command as a job: its events one by one, the last one first.
 
-In reverse order what hangs on an account goes before the account does. A step takes some events
-back and notes how far it came in one transaction; what somebody changed since stays and is named.
+In reverse order the children of an account are undone before the account is. A step undoes some
+events and records the progress in one transaction. Events with conflicts are left as they are and
+reported as errors of the job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,19 +19,25 @@ from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import UndoConflict
 from eventlog.connections import Connection
 
+KIND = "undo"
+
 UNDO_STEP_EVENTS = 200
-"""Events of one step; some 200 ms."""
-UNDO_JOB_EVENTS_MAX = 1_000_000
-"""Most events that one undo takes back."""
-CONFLICTS_TOLD_MAX = 10
-"""Of one item; the first ones."""
+"""Events of one step, which takes about 200 ms."""
+CONFLICTS_SHOWN_MAX = 10
+"""Conflicts that the error of an item lists, the first ones."""
 
 PositionsBelow = Callable[[Connection, UUID, str, int, int], list[int]]
-"""Of a command's events: the last ones below a position, in descending order."""
+"""Returns the last positions of a command's events below a position, in descending order; called
+with workspace, command, position and limit."""
+
+
+def undo_parameters(command_id: str, last_position: int, force: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a job that undoes the command's events up to the last position."""
+    return {"commandId": command_id, "force": list(force), "below": last_position + 1}
 
 
 class UndoWork(JobWork):
-    """Takes back a command; parameters `{commandId, force, below}`. Items are its events."""
+    """Undoes a command; the items are its events. Parameters are those of `undo_parameters`."""
 
     LIMIT = UNDO_STEP_EVENTS
 
@@ -44,7 +51,7 @@ class UndoWork(JobWork):
         self._force: list[str] = context.parameters["force"]
 
     def step(self, cursor: Any, limit: int) -> JobStep:
-        """The next events. The cursor is the position of the last one, and how many are done."""
+        """Undo the next events. The cursor is the last position and the number of events done."""
         positions, row = self._next(cursor, limit)
         if not positions:
             return JobStep(cursor, 0, done=True)
@@ -53,7 +60,7 @@ class UndoWork(JobWork):
         )
         failed = [each for each in attempts if each.refusal is not None]
         rows = {position: row + n for n, position in enumerate(positions, 1)}
-        errors = [self._failure(each, rows) for each in failed]
+        errors = [self._item_error(each, rows) for each in failed]
         count = sum(len(each.targets) for each in failed)
         undone = sum(len(each.plan.steps) > 0 for each in attempts if each.refusal is None)
         return JobStep(
@@ -65,13 +72,16 @@ class UndoWork(JobWork):
         )
 
     def skip(self, cursor: Any, error: Exception) -> JobStep:
-        """The next event stays as it is; where it ends a move, so does the one that begins it."""
+        """Leave the next event as it is, and with the second half of a move the first half too."""
         positions, row = self._next(cursor, 1)
         failure = self.context.item_error(row + 1, error, position=positions[0])
         return JobStep([positions[-1], row + len(positions)], 0, len(positions), [failure])
 
     def _next(self, cursor: Any, limit: int) -> tuple[list[int], int]:
-        """Positions, descending, and how many are done before them. A move is not divided."""
+        """The next positions, descending, and the number of events before them.
+
+        The two events of a move stay together.
+        """
         below, row = cursor or (self.context.parameters["below"], 0)
         with self.context.log.transaction(self.context.scope) as connection:
             workspace_id = self.context.scope.workspace_id
@@ -82,7 +92,7 @@ class UndoWork(JobWork):
                 found.pop()
         return found, row
 
-    def _failure(self, attempt: UndoAttempt, rows: dict[int, int]) -> ItemError:
+    def _item_error(self, attempt: UndoAttempt, rows: dict[int, int]) -> ItemError:
         target, refusal = attempt.targets[0], attempt.refusal
         assert refusal is not None
         facts: dict[str, Any] = {}
@@ -95,7 +105,7 @@ class UndoWork(JobWork):
                     "actor": each.actor,
                     "canForce": each.can_force,
                 }
-                for each in refusal.conflicts[:CONFLICTS_TOLD_MAX]
+                for each in refusal.conflicts[:CONFLICTS_SHOWN_MAX]
             ]
         return self.context.item_error(
             rows[target.position],

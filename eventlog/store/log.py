@@ -144,10 +144,10 @@ class EventLog(Application[UUID]):
         return entity
 
     def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
-        """Those of these that there are, as they are now, deleted or not. One statement."""
-        workspace_id = current_session().scope.workspace_id
-        rows = self._in_transaction().execute(SELECT_STREAMS, (workspace_id, list(ids)))
-        found = self._evolved(rows)
+        """Load those of these entities that exist, deleted or not, in one statement."""
+        with self._log_recorder.reading() as connection:
+            workspace_id = current_session().scope.workspace_id
+            found = self._evolved(connection.execute(SELECT_STREAMS, (workspace_id, list(ids))))
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
     def append(self, *entities: RecordedAggregate) -> int | None:
@@ -164,10 +164,20 @@ class EventLog(Application[UUID]):
         }
         return self._write([event for each in entities for event in each.collect_events()], claims)
 
-    def record(self, events: Iterable[CanMutateAggregate[UUID]]) -> int | None:
-        """As `append`, for decisions that were collected before."""
+    def record(
+        self,
+        events: Iterable[CanMutateAggregate[UUID]],
+        *,
+        claims: Mapping[UUID, TimeClaim | None] | None = None,
+        extras: Sequence[Mapping[str, str]] | None = None,
+    ) -> int | None:
+        """As `append`, for events that were collected before.
+
+        `claims` are those of the entities after the events; by default they are worked out here.
+        `extras`, one for each event, are added to the metadata of the scope.
+        """
         events = list(events)
-        return self._write(events, self._claims_after(events))
+        return self._write(events, self._claims_after(events) if claims is None else claims, extras)
 
     def mend_claims(self, scope: Scope) -> list[UUID]:
         """Have the table of claimed times say what the log says; the entities of which it did not.
@@ -205,15 +215,6 @@ class EventLog(Application[UUID]):
                 keep_claims(connection, scope.workspace_id, claims)
                 positions = self._log_recorder.insert_events(stored, extras=extras)
         return positions[-1] if positions else None
-
-    def record_each(
-        self, events: Iterable[tuple[CanMutateAggregate[UUID], Mapping[str, str]]]
-    ) -> int | None:
-        """As `record`, with what the metadata of each event says beside the scope's."""
-        pairs = list(events)
-        decided = [event for event, _ in pairs]
-        extras = [extra for _, extra in pairs]
-        return self._write(decided, self._claims_after(decided), extras)
 
     def _claims_after(self, events: Iterable[Any]) -> dict[UUID, TimeClaim | None]:
         """What those of the entities claim that may, after these events."""

@@ -284,6 +284,12 @@ class PostgresLogRecorder(ApplicationRecorder):
         """Follow the current workspace by polling."""
         return PollingSubscription(self, gt=gt, topics=topics)
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """The connection of the open transaction, or one with a transaction for this block."""
+        with _translated(), self._reading(current_session().scope.workspace_id) as connection:
+            yield connection
+
     def _append(
         self, connection: Connection, statement: LiteralString, parameters: tuple[Any, ...]
     ) -> list[int]:

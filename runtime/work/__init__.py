@@ -1,7 +1,7 @@
-"""The kinds of work that jobs do, found by looking: each module of this package is one.
+"""The kinds of work that jobs do. Each module of this package is one, and is found automatically.
 
-A module has `KIND`, the name by which jobs are asked for, and `open_work(context)`, which makes the
-work (`commands.jobs.work.Work`) for one turn on one job.
+A module has `KIND`, the name by which a job is requested, and `open_work(context)`, which creates
+the work (`commands.jobs.work.JobWork`) for one job run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from commands.jobs.work import WorkFactory
 
 
 def work_factories() -> Mapping[str, WorkFactory]:
-    """What makes the work, by kind."""
+    """The functions that create work, by kind."""
     modules = (
         importlib.import_module(info.name)
         for info in pkgutil.iter_modules(__path__, f"{__name__}.")

@@ -1,16 +1,16 @@
-"""Undo of a whole operation as a job."""
+"""Undo of a large command as a job."""
 
 from __future__ import annotations
 
 from commands.jobs.work import JobContext
 from commands.undo.commands import UndoCommands
-from commands.undo.work import UndoWork
+from commands.undo.work import KIND, UndoWork
 from readmodels.audit import last_positions_below
 
-KIND = "undo"
+__all__ = ["KIND", "open_work"]
 
 
 def open_work(context: JobContext) -> UndoWork:
-    """The work of a job with the parameters `{commandId, force, below}`."""
+    """Create the work of an undo job."""
     undo = UndoCommands(context.log, clock=context.clock)
     return UndoWork(context, undo, last_positions_below)

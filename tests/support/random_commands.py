@@ -354,7 +354,7 @@ class Player:
         def clock() -> datetime:
             return datetime.now(UTC)
 
-        leads = LeadCommands(log, commands, clock=clock, new_id=uuid4)
+        leads = LeadCommands(log, clock=clock, new_id=uuid4)
         return cls(commands, MergeCommands(log, clock=clock), leads)
 
     def play(self, step: Doing) -> None:

@@ -251,12 +251,12 @@ def test_a_plan_is_made_anew_where_somebody_is_faster(
     position = undo_client.set(Account, account, nextAction="Call")
     record, times = UndoCommands._record, []
 
-    def outrun(self: UndoCommands, plan: Any) -> int:
+    def outrun(self: UndoCommands, loaded: Any, plan: Any) -> int:
         times.append(1)
         if len(times) == 1:
             with other_thread() as pool:
                 pool.submit(undo_client.set, Account, account, nextAction="Write").result()
-        return record(self, plan)
+        return record(self, loaded, plan)
 
     monkeypatch.setattr(UndoCommands, "_record", outrun)
     assert conflicts(lambda: undo_client.undo(position)) == [("account", "nextAction", True)]

@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from api.routes import undo as undo_route
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
 from commands.keys import issue_key
+from commands.undo import commands as undo_commands
 from commands.undo.work import UndoWork
 from domain.account import Account
 from domain.contact import Contact
@@ -264,7 +264,7 @@ def test_a_killed_worker_costs_nothing(
 
 @pytest.fixture
 def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(undo_route, "UNDO_EVENTS_MAX", 10)
+    monkeypatch.setattr(undo_commands, "UNDO_EVENTS_MAX", 10)
 
 
 def ended(client: httpx.Client, job: httpx.Response) -> dict[str, Any]:
