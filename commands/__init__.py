@@ -1,1 +1,1 @@
-"""Commands: what can be asked of the log, and the rules that span more than one entity."""
+"""Command models and handlers: what may change the log, and under which rules."""

@@ -1,7 +1,7 @@
-"""Idempotency: the first answer to a request is remembered under the key that the client gave.
+"""Idempotency: the answer to a request is stored under the client's key and repeated on a retry.
 
-All of this happens within the transaction that appends the events (`EventLog.transaction`): answer
-and events are there together or not at all. See docs/adr/0008-idempotency.md.
+The answer is stored in the transaction that appends the events (`EventLog.transaction`), so both
+are committed or neither is. See docs/adr/0008-idempotency.md.
 """
 
 from __future__ import annotations
@@ -24,37 +24,38 @@ NONCE_BYTES = 12
 SEALED_FOR = b"annals: remembered answer"
 
 TRY_KEY = f"SELECT pg_try_advisory_xact_lock({one_key(IDEMPOTENCY_LOCK)})"
-# now() and not clock_timestamp(): partitions older than the window are not looked at.
-RECALL = """
+# The answer under a key. With now(), unlike clock_timestamp(), the planner skips old partitions.
+SELECT_ANSWER = """
 SELECT request, answer FROM remembered_answers
  WHERE workspace_id = %(workspace)s AND caller = %(caller)s AND key = %(key)s
    AND answered_at > now() - make_interval(secs => %(window_s)s)
  ORDER BY answered_at DESC LIMIT 1
 """
-REMEMBER = """
+# Store an answer, after creating the partition for it if necessary.
+INSERT_ANSWER = """
 SELECT remember_answer(%(workspace)s, %(caller)s, %(key)s, %(request)s, %(answer)s, %(window_s)s)
 """
+# Create partitions ahead, and drop those older than the window, in seconds.
 MAINTAIN_PARTITIONS = "SELECT made, dropped FROM keep_remembered_answers(%s)"
-"""Makes partitions ahead and drops those that are older than the window, in seconds."""
 
 
 @dataclass
 class KeyInFlight(Refusal):
-    """A request with this idempotency key is still being worked on."""
+    """A request with this idempotency key is still in progress."""
 
     key: str
 
 
 @dataclass
 class KeyReused(Refusal):
-    """This idempotency key was used for another request."""
+    """This idempotency key was used for a different request."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it went to the client: what is repeated where the client asks again."""
+    """An answer as it was sent to the client."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -63,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """An idempotency key, and whose it is. The same one of another caller is another key."""
+    """An idempotency key of one caller. Equal keys of different callers are different."""
 
     workspace_id: UUID
     caller: UUID
@@ -74,10 +75,10 @@ class IdempotencyKey:
 
 
 class IdempotencyStore:
-    """The answer under one key. Lives as long as the transaction that it is made for.
+    """The stored answer of one key, within one transaction.
 
-    `token` is what the caller came in by: stored answers, which may hold what nobody else should
-    see (a new API key), open with it and with nothing else.
+    `token` is the caller's credential. Answers, which may contain secrets such as a new API key,
+    are encrypted with a key derived from it.
     """
 
     def __init__(
@@ -97,16 +98,16 @@ class IdempotencyStore:
         self._window_s = window_s
 
     def find(self) -> Answer | None:
-        """The answer that was given, None where this is the first time; then it stays ours.
+        """Lock the key and return the stored answer, None if there is none.
 
-        Others who come with the key are refused until the transaction ends. Raises `KeyInFlight`,
-        and `KeyReused` where the key was used for another request.
+        The lock lasts until the end of the transaction; concurrent requests with the key are
+        refused. Raises `KeyInFlight`, and `KeyReused` if the key was used for another request.
         """
-        (ours,) = self._connection.execute(TRY_KEY, (str(self._key),)).fetchone() or (False,)
-        if not ours:
+        (is_ours,) = self._connection.execute(TRY_KEY, (str(self._key),)).fetchone() or (False,)
+        if not is_ours:
             raise KeyInFlight(self._key.text)
-        # A statement of its own: it sees what whoever had the lock before us has committed.
-        row = self._connection.execute(RECALL, self._parameters()).fetchone()
+        # A separate statement, so that it sees what the last holder of the lock has committed.
+        row = self._connection.execute(SELECT_ANSWER, self._parameters()).fetchone()
         if row is None:
             return None
         request, sealed = row
@@ -115,9 +116,9 @@ class IdempotencyStore:
         return self._open(sealed)
 
     def remember(self, answer: Answer) -> None:
-        """Keep the answer for the window."""
+        """Store the answer for the window."""
         parameters = {**self._parameters(), "request": self._request, "answer": self._seal(answer)}
-        self._connection.execute(REMEMBER, parameters)
+        self._connection.execute(INSERT_ANSWER, parameters)
 
     def _parameters(self) -> dict[str, object]:
         return {
@@ -142,7 +143,7 @@ class IdempotencyStore:
 
 
 def request_digest(method: str, path: str, media_type: str, body: bytes) -> bytes:
-    """SHA-256 of what a request asks for; each part is preceded by its length."""
+    """SHA-256 of a request; each part is preceded by its length."""
     digest = hashlib.sha256()
     for part in (method.encode(), path.encode(), media_type.encode(), body):
         digest.update(len(part).to_bytes(8, "big") + part)

@@ -1,7 +1,7 @@
-"""API keys: issue and recognise. The secret is shown once; the log keeps its SHA-256.
+"""API keys: issue, parse and verify. The secret is shown once; the log keeps its SHA-256.
 
-A secret has 256 random bits, so a fast hash is enough: there is nothing to guess (OWASP advises
-slow hashes for what people choose).
+A fast hash is enough because a secret has 256 random bits. OWASP advises slow hashes for secrets
+that people choose.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True)
 class IssuedKey:
-    """The outcome of issuing a key, and the token that is never shown again."""
+    """The outcome of issuing a key, and the token, which is shown only once."""
 
     outcome: CommandOutcome
     token: str
 
 
 def issue_key(commands: EntityCommands, scope: Scope, fields: Mapping[str, Any]) -> IssuedKey:
-    """Issue a key with these fields (not the secret, that is made here). Raises `InvalidFields`."""
+    """Issue a key with these fields and a new secret. Raises `InvalidFields`."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
     outcome = commands.create(scope, ApiKey, {**fields, "secretSha256": digest(secret)})
     return IssuedKey(outcome, f"{PREFIX}_{outcome.entity.id.hex}_{secret}")
 
 
 def parse_token(token: str) -> tuple[UUID, str] | None:
-    """Key id and secret of a token, None where it is none."""
+    """Return key id and secret of a token, None for a malformed one."""
     prefix, _, rest = token.partition("_")
     key_hex, _, secret = rest.partition("_")
     if prefix != PREFIX or not secret:
@@ -55,5 +55,5 @@ def digest(secret: str) -> str:
 
 
 def matches(secret: str, secret_sha256: str) -> bool:
-    """Whether this is the secret, compared in constant time."""
+    """Whether the secret has this hash, compared in constant time."""
     return hmac.compare_digest(digest(secret), secret_sha256)

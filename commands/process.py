@@ -1,7 +1,7 @@
-"""What a process manager is: a function from what it remembers and an event to what it wants done.
+"""A process manager: a pure function from its state and an event to a new state and commands.
 
-It reads no clock and no database, so it is tested by the commands that it issues. It remembers one
-thing for each `key` (an appointment, a message) and forgets it by answering None.
+It reads no clock and no database, so tests check the commands that it issues. It keeps one state
+for each `key` (an appointment, a message), and returns None to delete the state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Command:
-    """Something to be done: a name that the outbox knows, and JSON."""
+    """A command for the outbox: a name with a handler, and JSON."""
 
     name: str
     data: Mapping[str, Any]
@@ -29,23 +29,25 @@ Reaction = tuple[S | None, tuple[Command, ...]]
 
 @dataclass(frozen=True)
 class Process(Generic[S]):
-    """A process manager. `memory` is a frozen dataclass of JSON values."""
+    """The declaration of a process manager."""
 
     name: str
     topics: frozenset[str]
-    """The events that it is shown; others it never sees."""
+    """The events that it reacts to."""
     react: Callable[[S | None, RecordedEvent], Reaction[S]]
-    """Pure: what it remembers afterwards, and what is to be done."""
+    """Pure: returns the new state, and the commands to run."""
     state_type: type[S]
+    """A frozen dataclass of JSON values."""
     key: Callable[[RecordedEvent], str] = lambda event: event.stream_id
-    """What the event is about, for the process: under this it remembers."""
+    """The key of the state that an event concerns."""
     urgent: frozenset[str] = frozenset()
-    """Those of its topics for which somebody waits: unread for long, they turn health red."""
+    """Topics that users wait for: health turns red if such an event is not handled for long."""
 
 
 def command_id(process: str, event: RecordedEvent, number: int = 0) -> UUID:
-    """The id of the process's command number so-and-so on this event: the same every time.
+    """The id of a command that the process issues on this event: the same every time.
 
-    By the stream and not by the position alone, which other logs have as well.
+    `number` counts the commands on the event. The id is made from the stream and its version,
+    because positions of another log may be the same.
     """
     return uuid5(UUID(event.stream_id), f"{process}/{event.stream_version}/{number}")

@@ -20,37 +20,38 @@ PATCH_TYPES = (MERGE_PATCH_TYPE, JSON_PATCH_TYPE, JSON_TYPE)
 
 PATCH_OPERATIONS_MAX = 100
 DOCUMENT_MAX_VALUES = 5_000
-"""`copy` could double the document with every operation; a whole one has some hundred values."""
+"""Most values of a patched document. An entity has a few hundred values, but each `copy` operation
+could double the document."""
 
 PatchFunction = Callable[[FieldValues], Mapping[str, Any]]
 
 
 def change_of(fields: type[Fields], media_type: str, patch: Any) -> PatchFunction:
-    """What the patch makes of the fields of a thing. Raises 400 (E2026, E2027).
+    """Return a function that applies the patch to fields. Raises 400 (E2026, E2027).
 
-    The change raises 409 (E5010, E5011) where it does not fit what it is given.
+    The function raises 409 (E5010, E5011) if the patch does not apply to the fields.
     """
     if media_type == JSON_PATCH_TYPE:
         operations = _operations(patch)
-        return lambda facts: _patched(document(fields, facts), operations)
+        return lambda values: _patched(document(fields, values), operations)
     merge = require_object(patch)
-    return lambda facts: without_nulls(merge_patch(document(fields, facts), merge))
+    return lambda values: without_nulls(merge_patch(document(fields, values), merge))
 
 
-def document(fields: type[Fields], facts: FieldValues) -> dict[str, Any]:
-    """The fields as GET shows them: null where not set, so that `replace` and `test` find them."""
-    shown = {name: copy.deepcopy(facts.get(name)) for name in fields.wire_names()}
+def document(fields: type[Fields], values: FieldValues) -> dict[str, Any]:
+    """The fields as GET shows them: unset ones are null, so that `replace` and `test` find them."""
+    shown = {name: copy.deepcopy(values.get(name)) for name in fields.wire_names()}
     shown[CUSTOM] = shown[CUSTOM] or {}
     return shown
 
 
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that have a value: null says that one is not set."""
+    """The fields that are set, which null ones are not."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396, section 2: objects are merged, null takes away, everything else replaces."""
+    """Apply a patch by RFC 7396, section 2: merge objects, remove by null, replace otherwise."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -63,7 +64,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def require_object(value: Any) -> dict[str, Any]:
-    """The value, which is a JSON object. Raises 400 (E2026)."""
+    """Return the value if it is a JSON object. Raises 400 (E2026)."""
     if not isinstance(value, dict):
         raise ApiError(codes.UNEXPECTED_SHAPE, "A JSON object is expected.")
     return value
@@ -115,7 +116,7 @@ def _applied(value: Any, number: int, operation: jsonpatch.JsonPatch) -> Any:
     if members["op"] == "test" and not _is_same(_at(value, members["path"]), members["value"]):
         raise ApiError(codes.PATCH_TEST_FAILED, **facts)
     if members["op"] == "copy" and _is_too_large(result):
-        raise ApiError(codes.MALFORMED_PATCH, "The document grows too large.", **facts)
+        raise ApiError(codes.MALFORMED_PATCH, "The patched document is too large.", **facts)
     return result
 
 
@@ -124,7 +125,7 @@ def _at(value: Any, pointer: str) -> Any:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Equal as RFC 6902, section 4.6, has it: in Python true equals 1 as well."""
+    """Whether values are equal by RFC 6902, section 4.6. Python's `==` equates true and 1."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
@@ -136,12 +137,12 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _is_too_large(value: Any) -> bool:
-    waiting, seen = [value], 0
-    while waiting and seen <= DOCUMENT_MAX_VALUES:
-        each = waiting.pop()
-        seen += 1
+    unvisited, count = [value], 0
+    while unvisited and count <= DOCUMENT_MAX_VALUES:
+        each = unvisited.pop()
+        count += 1
         if isinstance(each, dict):
-            waiting.extend(each.values())
+            unvisited.extend(each.values())
         elif isinstance(each, list):
-            waiting.extend(each)
-    return seen > DOCUMENT_MAX_VALUES
+            unvisited.extend(each)
+    return count > DOCUMENT_MAX_VALUES

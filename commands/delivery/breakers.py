@@ -1,4 +1,4 @@
-"""Circuit breakers kept in PostgreSQL: one state for all processes, by one clock, over restarts."""
+"""Circuit breakers in PostgreSQL: all processes share one state and one clock, across restarts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from datetime import datetime
 from domain.shared.breaker import Breaker, State
 from eventlog.connections import Connection
 
-SELECT = """
+SELECT_BREAKER = """
 SELECT state, failures, wait_s, until, epoch, clock_timestamp()
   FROM circuit_breakers WHERE name = %s
 """
-SELECT_ALONE = f"{SELECT} FOR UPDATE"
-UPDATE = """
+LOCK_BREAKER = f"{SELECT_BREAKER} FOR UPDATE"
+UPDATE_BREAKER = """
 UPDATE circuit_breakers
    SET state = %s, failures = %s::timestamptz[], wait_s = %s, until = %s, epoch = %s
  WHERE name = %s
@@ -20,20 +20,23 @@ UPDATE circuit_breakers
 
 
 def load_breaker(connection: Connection, name: str) -> tuple[Breaker, datetime]:
-    """The breaker as it is, and the database's time."""
-    return _read(connection, SELECT, name)
+    """Return the breaker and the database's time. Raises `LookupError`."""
+    return _read(connection, SELECT_BREAKER, name)
 
 
 def lock_breaker(connection: Connection, name: str) -> tuple[Breaker, datetime]:
-    """The same; until the end of the transaction nobody else holds it."""
-    return _read(connection, SELECT_ALONE, name)
+    """Lock the breaker until the end of the transaction, and return it with the database's time.
+
+    Raises `LookupError`.
+    """
+    return _read(connection, LOCK_BREAKER, name)
 
 
 def save_breaker(connection: Connection, name: str, before: Breaker, after: Breaker) -> None:
-    """Write down what became of it."""
+    """Save the breaker if it has changed."""
     if after != before:
         parameters = (after.state, list(after.failures), after.wait_s, after.until, after.epoch)
-        connection.execute(UPDATE, (*parameters, name))
+        connection.execute(UPDATE_BREAKER, (*parameters, name))
 
 
 def _read(connection: Connection, statement: str, name: str) -> tuple[Breaker, datetime]:

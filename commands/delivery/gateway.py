@@ -1,4 +1,4 @@
-"""The port to whoever delivers text messages. Its adapters are in `runtime/gateways/`."""
+"""The interface of an SMS gateway. Adapters for providers are in runtime/gateways/."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class OutgoingSms:
-    """A message on its way out."""
+    """A message to be sent."""
 
     id: UUID
-    """The same for every attempt: by it the gateway can tell a second one."""
+    """The same for every attempt, so that the gateway can recognise a second one."""
     workspace_id: UUID
     to: str
     """In E.164."""
@@ -20,7 +20,7 @@ class OutgoingSms:
 
 
 class GatewayRefused(Exception):
-    """The gateway will not take this message, however often it is asked."""
+    """The gateway rejects this message; another attempt would be rejected too."""
 
     def __init__(self, reason: str, code: str | None = None) -> None:
         super().__init__(reason)
@@ -28,9 +28,9 @@ class GatewayRefused(Exception):
 
 
 class GatewayUnavailable(Exception):
-    """The gateway did not answer, or not to the point; whether it took the message is not known.
+    """The gateway gave no usable answer; it may or may not have accepted the message.
 
-    retry_after_s: how long it wants to be left alone, where it said so.
+    retry_after_s: the pause that the gateway asked for, 0 by default.
     """
 
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
@@ -39,10 +39,10 @@ class GatewayUnavailable(Exception):
 
 
 class SmsGateway(Protocol):
-    """Takes messages. Called by several threads at once."""
+    """Accepts messages. Several threads call it concurrently."""
 
     def send(self, sms: OutgoingSms) -> str:
-        """Hand it over; what the gateway calls it. Bounded in time.
+        """Hand over the message within a bounded time; return the gateway's id of it.
 
         Raises `GatewayRefused`, `GatewayUnavailable`.
         """

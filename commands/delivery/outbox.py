@@ -1,7 +1,7 @@
-"""What processes want done is done: each command once, in the transaction that notes that it was.
+"""Run the commands of process managers: each once, in the transaction that records it as done.
 
-A refusal ends a command: asking again would be refused again. Anything else that fails is tried
-again later, for ever, and said each time.
+A refusal ends a command, because another attempt would be refused too. Any other failure is logged,
+and the command is retried without a limit.
 """
 
 from __future__ import annotations
@@ -24,43 +24,49 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 300.0
-KEEP_ENDED_S = 30 * 86_400
-"""So long it can be seen what was done. The inbox never goes back, so nothing comes of it again."""
-FORGET_MAX = 1_000
+"""The pause before another attempt starts at the first of these values and doubles up to the
+second."""
+ENDED_KEPT_S = 30 * 86_400
+"""Retention of ended commands, which are kept for operators only."""
+DELETED_AT_ONCE_MAX = 1_000
 
-NEXT = """
+# The command with these names that has waited longest, unless another sender has locked it.
+NEXT_COMMAND = """
 SELECT id, workspace_id FROM process_commands
  WHERE state = 'waiting' AND next_attempt_at <= clock_timestamp() AND name = ANY(%s)
  ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
-TAKE = """
+# Lock the command until the end of the transaction, unless another sender has locked it.
+LOCK_COMMAND = """
 SELECT name, data, metadata FROM process_commands
  WHERE id = %s AND workspace_id = %s AND state = 'waiting' FOR UPDATE SKIP LOCKED
 """
-END = """
+END_COMMAND = """
 UPDATE process_commands SET state = %s, error = %s, ended_at = clock_timestamp()
  WHERE id = %s AND workspace_id = %s AND state = 'waiting'
 """
-POSTPONE = f"""
+# Schedule another attempt. The exponent is bounded so that the power cannot overflow.
+POSTPONE_COMMAND = f"""
 UPDATE process_commands
    SET attempts = attempts + 1, error = %s,
        next_attempt_at = clock_timestamp()
            + least({RETRY_MAX_S}, {RETRY_FIRST_S} * 2 ^ least(attempts, 20)) * interval '1 s'
  WHERE id = %s AND workspace_id = %s AND state = 'waiting'
 """
+# Delete some of the commands that ended longest ago.
 DELETE_ENDED = f"""
 DELETE FROM process_commands WHERE id IN (
        SELECT id FROM process_commands
-        WHERE state <> 'waiting' AND ended_at < clock_timestamp() - interval '{KEEP_ENDED_S} s'
-        LIMIT {FORGET_MAX})
+        WHERE state <> 'waiting' AND ended_at < clock_timestamp() - interval '{ENDED_KEPT_S} s'
+        LIMIT {DELETED_AT_ONCE_MAX})
 """
 
 CommandHandler = Callable[[Scope, UUID, Mapping[str, Any]], object]
-"""Does a command; is given its id, by which what it makes can be called."""
+"""Runs a command. The second argument is its id, which new entities may take as theirs."""
 
 
 def command_handlers(sms: SmsCommands) -> dict[str, CommandHandler]:
-    """The commands that are done to the log alone, by name."""
+    """The handlers of commands that concern the log alone, by command name."""
 
     def request_confirmation(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
         return sms.request_confirmation(scope, UUID(data["appointmentId"]), sms_id=id_)
@@ -73,29 +79,29 @@ def command_handlers(sms: SmsCommands) -> dict[str, CommandHandler]:
 
 @dataclass(frozen=True)
 class Outbox:
-    """Does the commands that it has handlers for. Several may work side by side."""
+    """Runs the commands that it has handlers for. Several senders may do so concurrently."""
 
     log: EventLog
     handlers: Mapping[str, CommandHandler]
 
     def run_next(self, connection: Connection) -> bool:
-        """Do the command that waits longest; False where none is due."""
-        row = connection.execute(NEXT, (list(self.handlers),)).fetchone()
+        """Run the command that has waited longest; return False if none is due."""
+        row = connection.execute(NEXT_COMMAND, (list(self.handlers),)).fetchone()
         if row is None:
             return False
         command, workspace = UUID(str(row[0])), UUID(str(row[1]))
         try:
-            self._do(command, workspace)
-        except Exception as error:  # whatever it is, the others must not wait for it
-            log.exception("command %s failed and is tried again", command)
-            connection.execute(POSTPONE, (type(error).__name__, command, workspace))
+            self._run(command, workspace)
+        except Exception as error:  # any failure is retried later, so that other commands can run
+            log.exception("command %s failed and will be retried", command)
+            connection.execute(POSTPONE_COMMAND, (type(error).__name__, command, workspace))
         return True
 
-    def _do(self, command: UUID, workspace: UUID) -> None:
+    def _run(self, command: UUID, workspace: UUID) -> None:
         with self.log.transaction(Scope(workspace)) as connection:
-            row = connection.execute(TAKE, (command, workspace)).fetchone()
+            row = connection.execute(LOCK_COMMAND, (command, workspace)).fetchone()
             if row is None:
-                return  # somebody else was faster
+                return  # another sender runs it
             name, data, metadata = row
             scope = scope_of(command, workspace, name, metadata)
             try:
@@ -103,19 +109,20 @@ class Outbox:
                     self.handlers[name](scope, command, orjson.loads(data))
             except Refusal as refusal:
                 log.warning("command %s was refused: %s", command, refusal)
-                connection.execute(END, ("refused", type(refusal).__name__, command, workspace))
+                parameters = ("refused", type(refusal).__name__, command, workspace)
+                connection.execute(END_COMMAND, parameters)
             else:
-                connection.execute(END, ("done", "", command, workspace))
+                connection.execute(END_COMMAND, ("done", "", command, workspace))
 
 
 def scope_of(command: UUID, workspace: UUID, name: str, metadata: bytes) -> Scope:
-    """Where a process's command acts, and what its events will say of where it came from."""
-    known = orjson.loads(metadata)
+    """The scope of a process's command, with the correlation and causation ids of its event."""
+    ids = orjson.loads(metadata)
     return Scope(
         workspace,
         SYSTEM,
         command=name,
         command_id=str(command),
-        correlation_id=known["correlationId"],
-        causation_id=known["causationId"],
+        correlation_id=ids["correlationId"],
+        causation_id=ids["causationId"],
     )

@@ -1,8 +1,8 @@
-"""Text messages are handed to the gateway: claimed, called for, written down.
+"""Send text messages: claim a message, call the gateway, record the result.
 
-Nothing is held while the gateway is called. A claim is a row that nobody touches until its lease is
-over; who dies with it has counted as an attempt, and the message is tried again under the same key.
-See docs/adr/0015-process-managers-and-sms.md for what each death leads to.
+No lock is held during the call. A claim is a row that no other sender takes before its lease ends.
+If a sender dies with a claim, that counts as an attempt, and the message is sent again under the
+same id. docs/adr/0015-process-managers-and-sms.md lists the consequences of a death at each step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tenacity import RetryCallState, Retrying, wait_exponential, wait_random
 
 from commands.delivery.breakers import lock_breaker, save_breaker
 from commands.delivery.gateway import GatewayRefused, GatewayUnavailable, OutgoingSms, SmsGateway
-from commands.delivery.outbox import END, scope_of
+from commands.delivery.outbox import END_COMMAND, scope_of
 from commands.sms import SmsCommands, require_reachable
 from domain.lead import Lead
 from domain.shared.breaker import Breaker, Limits
@@ -35,22 +35,24 @@ BREAKER = "sms"
 COMMAND = "sendSms"
 ERROR_MAX_CHARS = 500
 RETRY_AFTER_MAX_S = 300.0
-"""However long a gateway wants to be left alone."""
+"""Upper bound for the pause that a gateway asks for."""
 
-DUE = """
+# The message that has waited longest, unless another sender has locked it.
+NEXT_MESSAGE = """
 SELECT id, workspace_id, data->>'smsId', metadata, attempts,
        extract(epoch FROM clock_timestamp() - created_at)
   FROM process_commands
  WHERE state = 'waiting' AND next_attempt_at <= clock_timestamp() AND name = %s
  ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
-CLAIM = """
+# Count the attempt, and keep other senders away until the lease ends.
+CLAIM_MESSAGE = """
 UPDATE process_commands
    SET attempts = %s, next_attempt_at = clock_timestamp() + make_interval(secs => %s)
  WHERE id = %s AND workspace_id = %s
 """
-# Whoever outlived its lease and finds another attempt begun leaves the row to that one.
-LATER = """
+# Schedule another attempt, unless the lease has ended and another attempt has begun.
+POSTPONE_MESSAGE = """
 UPDATE process_commands
    SET error = %s, next_attempt_at = clock_timestamp() + make_interval(secs => %s)
  WHERE id = %s AND workspace_id = %s AND state = 'waiting' AND attempts = %s
@@ -62,23 +64,23 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and for how long a message is tried."""
+    """Limits on the attempts to send a message."""
 
     attempts_max: int = 5
     backoff_first_s: float = 1.0
-    """Pause after the first attempt; twice that after the second, and so on,"""
+    """The pause after the first attempt; it doubles after each further attempt."""
     backoff_max_s: float = 4.0
-    """no more than this,"""
+    """Upper bound of the pause, without jitter."""
     jitter_s: float = 0.5
-    """and up to so much longer, so that not all come back at once."""
+    """Upper bound of a random addition to the pause, so that messages do not retry at once."""
     lease_s: float = 15.0
-    """A claim is void after so long: longer than the gateway is waited for."""
+    """Duration of a claim, which has to be longer than the timeout of the gateway."""
     expire_s: float = 86_400.0
-    """A message that could not be sent for so long is not sent any more: it says nothing today."""
+    """Age after which a message is not sent any more, because it is out of date."""
     breaker: Limits = LIMITS
 
     def pause_s(self, attempts: int) -> float:
-        """How long to wait after so many attempts."""
+        """The pause after this number of attempts."""
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = attempts
         backoff = wait_exponential(multiplier=self.backoff_first_s, max=self.backoff_max_s)
@@ -87,20 +89,20 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class ClaimedMessage:
-    """A message that is ours to send until the lease is over."""
+    """A message that this sender may send until the lease ends."""
 
     command: UUID
     sms_id: UUID
     scope: Scope
     attempt: int
     epoch: int
-    """Of the breaker that let it through."""
-    given_up: str = ""
-    """Why it is not to be tried again; empty where it is."""
+    """The epoch of the breaker that admitted the call."""
+    give_up_reason: str = ""
+    """The reason against another attempt; empty if there is none."""
 
 
 class SmsDelivery:
-    """Sends messages, one for each call of `send_next`. Thread-safe; several processes share."""
+    """Sends one message per call of `send_next`. Thread-safe; several processes share the work."""
 
     def __init__(
         self,
@@ -117,68 +119,75 @@ class SmsDelivery:
         self._retry_policy = retry_policy
 
     def send_next(self) -> bool:
-        """Try the message that waits longest; False where none is due, or the breaker is open."""
+        """Try to send the message that has waited longest.
+
+        Returns False if none is due, or if the breaker is open.
+        """
         claim = self.claim()
         if claim is None:
             return False
-        if claim.given_up:
-            self.end(claim, "failed", SmsStatus.FAILED, error=claim.given_up)
+        if claim.give_up_reason:
+            self.end(claim, "failed", SmsStatus.FAILED, error=claim.give_up_reason)
             return True
-        outgoing = self._outgoing(claim)
+        outgoing = self._prepare(claim)
         if outgoing is not None:
             self._call(claim, outgoing)
         return True
 
     def claim(self) -> ClaimedMessage | None:
-        """Take the next message, and leave to call. Both or none: a probe has something to send."""
+        """Claim the next message and have the breaker admit the call, both in one transaction.
+
+        So a breaker that admits a probe always has a message to probe with.
+        """
         with self._pool.connection() as connection, connection.transaction():
-            row = connection.execute(DUE, (COMMAND,)).fetchone()
+            row = connection.execute(NEXT_MESSAGE, (COMMAND,)).fetchone()
             if row is None:
                 return None
             breaker, now = lock_breaker(connection, BREAKER)
             command, workspace, sms_id, metadata, attempts, age_s = row
-            given_up = self._given_up(attempts, float(age_s))
-            admitted = breaker if given_up else breaker.admit(now, self._retry_policy.breaker)
+            reason = self._give_up_reason(attempts, float(age_s))
+            admitted = breaker if reason else breaker.admit(now, self._retry_policy.breaker)
             if admitted is None:
                 return None
             save_breaker(connection, BREAKER, breaker, admitted)
-            attempt = attempts if given_up else attempts + 1
-            connection.execute(CLAIM, (attempt, self._retry_policy.lease_s, command, workspace))
+            attempt = attempts if reason else attempts + 1
+            parameters = (attempt, self._retry_policy.lease_s, command, workspace)
+            connection.execute(CLAIM_MESSAGE, parameters)
         scope = scope_of(command, workspace, COMMAND, metadata)
-        return ClaimedMessage(command, UUID(sms_id), scope, attempt, admitted.epoch, given_up)
+        return ClaimedMessage(command, UUID(sms_id), scope, attempt, admitted.epoch, reason)
 
     def end(
         self, claim: ClaimedMessage, state: str, status: SmsStatus, **facts: str | None
     ) -> None:
-        """Write down what became of the message, and that no more is to be done for it."""
+        """Record the status of the message, and end its command, in one transaction."""
         with self._log.transaction(claim.scope) as connection:
             with suppress(IsDeleted):
                 self._sms.record_status(claim.scope, claim.sms_id, status, **facts)
             error = facts.get("error") or ""
             workspace = claim.scope.workspace_id
-            connection.execute(END, (state, error, claim.command, workspace))
+            connection.execute(END_COMMAND, (state, error, claim.command, workspace))
 
-    def _given_up(self, attempts: int, age_s: float) -> str:
+    def _give_up_reason(self, attempts: int, age_s: float) -> str:
         if attempts >= self._retry_policy.attempts_max:
             return f"given up after {attempts} attempts"
         if age_s > self._retry_policy.expire_s:
             return f"not sent within {self._retry_policy.expire_s:.0f} s"
         return ""
 
-    def _outgoing(self, claim: ClaimedMessage) -> OutgoingSms | None:
-        """What is to be sent, as things are now; None where nothing is, any more."""
+    def _prepare(self, claim: ClaimedMessage) -> OutgoingSms | None:
+        """The message by the current state of message and lead; None if it must not be sent."""
         with self._log.scoped(claim.scope):
             sms = self._log.load(Sms, claim.sms_id)
             lead = self._log.load(Lead, sms.lead_id)
         if sms.is_deleted or sms.status != SmsStatus.PENDING:
-            # A receipt told what a lost answer did not.
-            self._withdraw(claim)
-            self._end_quietly(claim)
+            # The answer to an earlier attempt was lost, and a delivery receipt came instead.
+            self._release_breaker(claim)
+            self._end_command(claim)
             return None
         try:
             require_reachable(lead)
         except Refusal as refusal:
-            self._withdraw(claim)
+            self._release_breaker(claim)
             self.end(claim, "refused", SmsStatus.FAILED, error=str(refusal))
             return None
         return OutgoingSms(sms.id, sms.workspace_id, sms.phone, sms.message)
@@ -187,45 +196,47 @@ class SmsDelivery:
         try:
             gateway_id = self._gateway.send(outgoing)
         except GatewayRefused as refused:
-            self._answered(claim)
-            error = _line(str(refused))
+            self._record_success(claim)
+            error = _printable(str(refused))
             self.end(claim, "refused", SmsStatus.FAILED, error=error, error_code=refused.code)
         except GatewayUnavailable as unavailable:
-            self._unanswered(claim)
-            self._again(claim, unavailable)
+            self._record_failure(claim)
+            self._postpone(claim, unavailable)
         else:
-            self._answered(claim)
-            self.end(claim, "done", SmsStatus.SENT, gateway_id=_line(gateway_id))
+            self._record_success(claim)
+            self.end(claim, "done", SmsStatus.SENT, gateway_id=_printable(gateway_id))
 
-    def _again(self, claim: ClaimedMessage, unavailable: GatewayUnavailable) -> None:
+    def _postpone(self, claim: ClaimedMessage, unavailable: GatewayUnavailable) -> None:
         facts = {"sms": str(claim.sms_id), "attempt": claim.attempt, "error": str(unavailable)}
         log.warning("a message was not sent", extra={"facts": facts})
         if claim.attempt >= self._retry_policy.attempts_max:
-            error = _line(f"given up after {claim.attempt} attempts: {unavailable}")
+            error = _printable(f"given up after {claim.attempt} attempts: {unavailable}")
             self.end(claim, "failed", SmsStatus.FAILED, error=error)
             return
         retry_after_s = min(unavailable.retry_after_s, RETRY_AFTER_MAX_S)
         pause_s = max(self._retry_policy.pause_s(claim.attempt), retry_after_s)
         with self._log.transaction(claim.scope) as connection:
             workspace = claim.scope.workspace_id
-            parameters = (_line(str(unavailable)), pause_s, claim.command, workspace)
-            connection.execute(LATER, (*parameters, claim.attempt))
+            parameters = (_printable(str(unavailable)), pause_s, claim.command, workspace)
+            connection.execute(POSTPONE_MESSAGE, (*parameters, claim.attempt))
 
-    def _end_quietly(self, claim: ClaimedMessage) -> None:
+    def _end_command(self, claim: ClaimedMessage) -> None:
         with self._log.transaction(claim.scope) as connection:
-            connection.execute(END, ("done", "", claim.command, claim.scope.workspace_id))
+            connection.execute(END_COMMAND, ("done", "", claim.command, claim.scope.workspace_id))
 
-    def _answered(self, claim: ClaimedMessage) -> None:
-        self._note(lambda breaker, now: breaker.succeeded(claim.epoch))
+    def _record_success(self, claim: ClaimedMessage) -> None:
+        """The gateway has answered, be it with a refusal."""
+        self._update_breaker(lambda breaker, now: breaker.succeeded(claim.epoch))
 
-    def _unanswered(self, claim: ClaimedMessage) -> None:
+    def _record_failure(self, claim: ClaimedMessage) -> None:
         limits = self._retry_policy.breaker
-        self._note(lambda breaker, now: breaker.failed(claim.epoch, now, limits))
+        self._update_breaker(lambda breaker, now: breaker.failed(claim.epoch, now, limits))
 
-    def _withdraw(self, claim: ClaimedMessage) -> None:
-        self._note(lambda breaker, now: breaker.withdrawn(claim.epoch, now))
+    def _release_breaker(self, claim: ClaimedMessage) -> None:
+        """The admitted call is not made."""
+        self._update_breaker(lambda breaker, now: breaker.withdrawn(claim.epoch, now))
 
-    def _note(self, change: Callable[[Breaker, datetime], Breaker]) -> None:
+    def _update_breaker(self, change: Callable[[Breaker, datetime], Breaker]) -> None:
         with self._pool.connection() as connection, connection.transaction():
             before, now = lock_breaker(connection, BREAKER)
             after = change(before, now)
@@ -235,7 +246,7 @@ class SmsDelivery:
             log.warning("the breaker of the gateway is %s", after.state, extra={"facts": facts})
 
 
-def _line(text: str) -> str:
-    """What others said, as a field can hold it."""
+def _printable(text: str) -> str:
+    """The gateway's text in a form that a field accepts."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return printable[:ERROR_MAX_CHARS].strip() or "no reason was given"

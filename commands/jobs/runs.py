@@ -107,7 +107,7 @@ class JobRun:
                 raise
             except CannotContinue as reason:
                 self._fail(reason)
-            except Exception as error:  # noqa: BLE001 - any error of a kind of work fails one item at most
+            except Exception as error:  # noqa: BLE001 - it fails one item at most
                 limit = self._reduce_limit(work, limit, error)
             else:
                 limit = min(work.LIMIT, limit * 2)

@@ -1,8 +1,8 @@
-"""Process managers, found by looking: each module of this package may define one as PROCESS.
+"""Process managers. Each module of this package may define one as PROCESS, and is found by name.
 
-A process is pure: an event in, commands out (`commands/process.py`). Following the log for it
-is `commands/delivery/inbox.py`, doing what it wants is `commands/delivery/outbox.py` and
-`commands/delivery/sending.py`.
+A process is pure: an event in, commands out (`commands/process.py`). `commands/delivery/inbox.py`
+follows the log for it; `commands/delivery/outbox.py` and `commands/delivery/sending.py` run its
+commands.
 """
 
 from __future__ import annotations

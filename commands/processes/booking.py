@@ -1,4 +1,4 @@
-"""Whoever booked is told that the appointment is confirmed; a new lead is contacted by that."""
+"""Notify the lead of a confirmed appointment. A delivered message marks a new lead as contacted."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ NAME = "booking"
 
 @dataclass(frozen=True)
 class MessageRequested:
-    """A message is on its way. It is called as the command that asked for it."""
+    """A message is on its way. Its id is that of the command that requested it."""
 
 
-def react(memory: MessageRequested | None, event: RecordedEvent) -> Reaction[MessageRequested]:
-    """First the message; when it is delivered, the lead."""
+def react(state: MessageRequested | None, event: RecordedEvent) -> Reaction[MessageRequested]:
+    """Request a message; when it is delivered, mark the lead as contacted."""
     if event.topic == "appointment.confirmed" and event.data["notify"]:
-        return MessageRequested(), (Command("tellConfirmed", {"appointmentId": event.stream_id}),)
-    if memory and event.data.get("after") == "delivered":
+        command = Command("tellConfirmed", {"appointmentId": event.stream_id})
+        return MessageRequested(), (command,)
+    if state and event.data.get("after") == "delivered":
         return None, (Command("contactLead", {"smsId": event.stream_id}),)
-    return memory, ()
+    return state, ()
 
 
 def key(event: RecordedEvent) -> str:
-    """The message, before there is one too."""
+    """The id of the message, which is known before the message exists."""
     is_first = event.topic == "appointment.confirmed"
     return str(command_id(NAME, event)) if is_first else event.stream_id
 

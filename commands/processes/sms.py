@@ -1,4 +1,4 @@
-"""A text message that was asked for is sent."""
+"""Send each requested text message."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from commands.process import Command, Process, Reaction
 from eventlog.reading import RecordedEvent
 
 
-def react(memory: None, event: RecordedEvent) -> Reaction[None]:
-    """There is nothing to remember: the message's own stream says what became of it."""
+def react(state: None, event: RecordedEvent) -> Reaction[None]:
+    """Send the message. No state is needed, because the message's stream has its status."""
     return None, (Command("sendSms", {"smsId": event.stream_id}),)
 
 
-ASKED = frozenset({"sms.created"})
-PROCESS: Process[None] = Process("sms", ASKED, react, state_type=type(None), urgent=ASKED)
+REQUESTED = frozenset({"sms.created"})
+PROCESS: Process[None] = Process("sms", REQUESTED, react, state_type=type(None), urgent=REQUESTED)

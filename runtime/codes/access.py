@@ -53,7 +53,7 @@ FORBIDDEN = ErrorCode(
     403,
     "This API key may not do that.",
     "The role of the key lacks the permission named in `permission`; `role` is the key's role."
-    " The table of roles is in api/http/auth.py.",
+    " The table of roles is in commands/permissions.py.",
 )
 METRICS_FORBIDDEN = ErrorCode(
     "E1009",

@@ -16,23 +16,23 @@ KIND = "bulk"
 
 
 def open_work(context: JobContext) -> BulkWork:
-    """The work of a job with the parameters `{kind, change}`, as POST /api/bulk asks for it."""
+    """Create the work of a job with parameters `{kind, change}`, as POST /api/bulk sets them."""
     kind = KINDS[context.parameters["kind"]]
     change = bulk_change(kind, context.parameters["change"])
     return BulkWork(context, BulkCommands(context.log, clock=context.clock), kind, change)
 
 
 def bulk_change(kind: type[Entity], given: Mapping[str, Any]) -> BulkChange:
-    """`{set: …}`, `{delete: true}` or `{restore: true}`. Raises `InvalidFields`."""
+    """Parse `{set: …}`, `{delete: true}` or `{restore: true}`. Raises `InvalidFields`."""
     ((name, value),) = given.items()
     action = BulkAction(name)
     if action is not BulkAction.SET:
         return BulkChange(action)
-    known = set(kind.FIELDS.wire_names())
+    known_fields = set(kind.FIELDS.wire_names())
     unknown = [
         FieldError(f"change.set.{field}", "extra_forbidden", "There is no such field")
         for field in value
-        if field not in known
+        if field not in known_fields
     ]
     if unknown:
         raise InvalidFields(unknown)

@@ -45,9 +45,9 @@ def crash_after(owner: Any, name: str) -> None:
 
 
 PLACES: dict[str, tuple[Any, str]] = {
-    "react": (inbox, "_issue"),
+    "react": (inbox, "_save_commands"),
     "claim": (SmsDelivery, "claim"),
-    "call": (SmsDelivery, "_answered"),
+    "call": (SmsDelivery, "_record_success"),
     "record": (SmsCommands, "record_status"),
     "end": (SmsDelivery, "end"),
 }

@@ -164,8 +164,8 @@ def test_who_cannot_be_told_is_not_and_that_is_said(
     assert sorted(row[3] for row in sms_harness.commands()) == [
         "LeadHasNoPhone",
         "LeadOptedOut",
-        "NobodyToTell",
-        "NobodyToTell",
+        "NoRecipient",
+        "NoRecipient",
     ]
 
 
