@@ -60,7 +60,9 @@ def up(port: PortOption = None) -> None:
 
 
 def demo(
-    accounts: Annotated[int, typer.Option(min=1, max=ACCOUNTS_MAX, help="Number of accounts.")] = 1_000,
+    accounts: Annotated[
+        int, typer.Option(min=1, max=ACCOUNTS_MAX, help="Number of accounts.")
+    ] = 1_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 1,
     port: PortOption = None,
 ) -> None:

@@ -31,7 +31,7 @@ MARK = "=====block====="
 
 # The launcher itself is tested elsewhere; this one takes the interpreter of the tests.
 LAUNCHER = f"""#!/bin/sh
-exec "{sys.executable}" -P -m api "$@"
+exec "{sys.executable}" -P -m server.cli "$@"
 """
 
 

@@ -48,13 +48,13 @@ class Clone:
         self.tools = folder / "tools"
         self.elsewhere = folder / "elsewhere"
         self.venv = self.folder / ".venv"
-        for made in (self.folder / "api", self.tools, self.elsewhere):
+        for made in (self.folder / "server" / "cli", self.tools, self.elsewhere):
             made.mkdir(parents=True)
         shutil.copy(REPOSITORY / "annals", self.folder)
         (self.folder / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
         (self.folder / "requirements-dev.txt").write_text("# nothing\n", encoding="utf-8")
-        (self.folder / "api" / "__init__.py").touch()
-        (self.folder / "api" / "__main__.py").write_text(PRINTS_WHAT_IT_GOT, encoding="utf-8")
+        (self.folder / "server" / "__init__.py").touch()
+        (self.folder / "server" / "cli" / "__main__.py").write_text(PRINTS_WHAT_IT_GOT, "utf-8")
         self.add_tool("uv", PRETENDED_UV.format(folder=self.tools))
 
     def add_tool(self, name: str, content: str) -> None:
@@ -101,8 +101,8 @@ def test_the_second_start_installs_nothing(clone: Clone) -> None:
 
 
 def test_it_works_through_a_link_and_beside_another_api(clone: Clone) -> None:
-    (clone.elsewhere / "api").mkdir()
-    (clone.elsewhere / "api" / "__main__.py").write_text("raise SystemExit(9)", encoding="utf-8")
+    (clone.elsewhere / "server" / "cli").mkdir(parents=True)
+    (clone.elsewhere / "server" / "cli" / "__main__.py").write_text("raise SystemExit(9)", "utf-8")
     link = clone.elsewhere / "linked"
     link.symlink_to(Path("..") / clone.folder.name / "annals")
     assert clone.run("up", script=link)[0] == 0

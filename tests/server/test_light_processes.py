@@ -29,7 +29,7 @@ with mock.patch.object({name}, "run", report):
 PROCESSES = {
     "work": ("commands.jobs.worker", "Worker"),
     "send": ("server.processes.sender", "Sender"),
-    "project": ("projections.engine.live.runner", "Engine"),
+    "project": ("projections.engine.live.runner", "ProjectionEngine"),
     "relay": ("eventlog.kafka.relay", "Relay"),
 }
 
