@@ -6,7 +6,7 @@ ENV PYTHONUNBUFFERED=1 \
 
 RUN useradd --system --uid 10001 --home-dir /var/lib/annals --create-home annals
 
-# The packages first: a change of the code does not install them again.
+# Packages first, so that a code change does not install them again.
 COPY requirements.txt /app/
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /app/requirements.txt
 

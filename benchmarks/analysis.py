@@ -1,8 +1,8 @@
-"""How fast an analyst's projection runs over history, and history goes out as Parquet.
+"""The rate at which an analyst's projection runs over history and history is exported as Parquet.
 
     python -m benchmarks.analysis [--events 1000000]
 
-Events a second on one core; memory is the largest resident set so far, in MiB, which is not to
+Prints events per second on one core, and the largest resident set so far in MiB, which should not
 grow with the number of events.
 """
 
@@ -30,17 +30,17 @@ def project(event):
 """
 
 
-def measured(what: str, events: int, work: Callable[[], object]) -> None:
-    """Do the work and print its rate."""
+def print_rate(name: str, events: int, work: Callable[[], object]) -> None:
+    """Run the work and print its rate."""
     started = time.monotonic()
     work()
     rate = events / (time.monotonic() - started)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{what:<24} {rate:10,.0f} events/s, {peak_mib:.0f} MiB")
+    print(f"{name:<24} {rate:10,.0f} events/s, {peak_mib:.0f} MiB")
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     events = parser.parse_args().events
@@ -49,15 +49,15 @@ def main() -> None:
         file = Path(folder) / "topics.py"
         file.write_text(SOURCE, "utf-8")
         analysis = load(file)
-        # Twice: the first reading of new rows writes hints to them.
+        # Twice, because the first read of new rows sets their hint bits.
         for _ in range(2):
-            measured(
+            print_rate(
                 "annals project --file",
                 events,
                 lambda: run(urls.projector, analysis, choose, into_schema),
             )
         history = Path(folder) / "history"
-        measured(
+        print_rate(
             "annals export history", events, lambda: export_history(urls.projector, choose, history)
         )
 

@@ -1,14 +1,14 @@
-"""Appends a second, beside the least that PostgreSQL needs and the library's stock recorder.
+"""Appends per second, compared with plain inserts and with the library's PostgreSQL recorder.
 
     python -m benchmarks.append [--seconds 3] [--rounds 3] [--writers 1 4 16] [--url SUPERUSER_URL]
 
-Three ways take turns within each round, so that whatever else the machine does meets all alike:
+Each round measures three ways one after the other, so that other load affects all of them:
 
-log    domain objects decided, checked, mapped and appended through EventLog
-raw    the same bytes by one INSERT of bare psycopg: same columns and indexes, no trigger, no policy
-stock  the eventsourcing library's own application and PostgreSQL recorder, same facts
+log    aggregates created, validated, mapped and appended through EventLog
+raw    the same bytes in one INSERT by psycopg: same columns and indexes, no trigger, no policy
+stock  the eventsourcing library's own application and PostgreSQL recorder, same data
 
-Everything once more with each flush of the write-ahead log slowed by 1 ms, as on a cloud disk.
+Everything is repeated with each flush of the write-ahead log slowed by 1 ms, as on a cloud disk.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PRELOADED = [
 WARM_UP_S = 0.3
 JOIN_WAIT_S = 120.0
 ROLES = ("annals_owner", "annals_app", "annals_projector", "annals_sender")
-# The leader of a group commit sleeps this long before it flushes.
+# The leader of a group commit sleeps this long, in microseconds, before it flushes.
 SLOW_FSYNC = {"commit_delay": "1000", "commit_siblings": "0"}
 
 FIELDS = {
@@ -96,7 +96,7 @@ VALUES {rows} RETURNING position
 
 
 class StockAccount(Aggregate):
-    """What Account is to the log, in the library's default style."""
+    """An account in the library's default style."""
 
     class Created(Aggregate.Created):
         workspace_id: UUID
@@ -104,12 +104,12 @@ class StockAccount(Aggregate):
         fields: dict[str, Any]
         metadata: dict[str, Any]
 
-    def __init__(self, **facts: Any) -> None:
-        self.values = facts
+    def __init__(self, **values: Any) -> None:
+        self.values = values
 
     @classmethod
     def open(cls) -> StockAccount:
-        """A new one, its fields checked as Account's are."""
+        """Create an account, with fields validated like those of `Account`."""
         return cls._create(
             cls.Created,
             id=uuid4(),
@@ -123,9 +123,9 @@ class StockAccount(Aggregate):
 
 @contextmanager
 def appender(way: str, url: str, batch: int) -> Iterator[Callable[[], None]]:
-    """A function that appends `batch` events in one transaction, in this way."""
-    opened = {"log": log_appender, "raw": raw_appender, "stock": stock_appender}[way]
-    with opened(url, batch) as append:
+    """Give a function that appends `batch` events in one transaction, in this way."""
+    open_appender = {"log": log_appender, "raw": raw_appender, "stock": stock_appender}[way]
+    with open_appender(url, batch) as append:
         yield append
 
 
@@ -167,13 +167,13 @@ def raw_appender(url: str, batch: int) -> Iterator[Callable[[], None]]:
 def stock_appender(url: str, batch: int) -> Iterator[Callable[[], None]]:
     application = Application[UUID](env=stock_settings(url, create_table=False))
     try:
-        yield lambda: use(application.save(*(StockAccount.open() for _ in range(batch))))
+        yield lambda: discard(application.save(*(StockAccount.open() for _ in range(batch))))
     finally:
         application.close()
 
 
-def use(_: object) -> None:
-    """Take a result that nobody needs."""
+def discard(_: object) -> None:
+    """Ignore a result."""
 
 
 def stock_settings(url: str, *, create_table: bool) -> dict[str, str]:
@@ -190,7 +190,7 @@ def stock_settings(url: str, *, create_table: bool) -> dict[str, str]:
 
 
 def acting_as(role: str, url: str) -> str:
-    """The superuser's URL, for a session that has no more rights than the role."""
+    """Return the superuser's URL for a session that has only the rights of the role."""
     return f"{url}?options={quote(f'-c role={role}')}"
 
 
@@ -199,17 +199,17 @@ def acting_as(role: str, url: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table."""
+    """The parameters of one line of the table."""
 
     slow_fsync: bool
     batch: int
     writers: int
 
 
-def write_for_a_while(
+def append_until_end(
     way: str, url: str, batch: int, seconds: float, start: Any, results: Any
 ) -> None:
-    """One writer process: events appended between the common start and the end."""
+    """One writer process: count the events appended between the common start and the end."""
     with appender(way, url, batch) as append:
         warm = time.monotonic() + WARM_UP_S
         while time.monotonic() < warm:
@@ -227,7 +227,7 @@ def events_per_second(way: str, url: str, case: Case, seconds: float) -> float:
     start, results = processes.Barrier(case.writers), processes.Queue()
     arguments = (way, url, case.batch, seconds, start, results)
     writers = [
-        processes.Process(target=write_for_a_while, args=arguments) for _ in range(case.writers)
+        processes.Process(target=append_until_end, args=arguments) for _ in range(case.writers)
     ]
     for writer in writers:
         writer.start()
@@ -238,9 +238,9 @@ def events_per_second(way: str, url: str, case: Case, seconds: float) -> float:
 
 
 def measure(url: str, case: Case, seconds: float, rounds: int) -> dict[str, float]:
-    """Events a second for each way: the median of the rounds."""
+    """Measure the events per second of each way, as the median of the rounds."""
     found: dict[str, list[float]] = {way: [] for way in WAYS}
-    with flushes(url, slow=case.slow_fsync):
+    with flush_delay(url, slow=case.slow_fsync):
         for _ in range(rounds):
             for way in WAYS:
                 found[way].append(events_per_second(way, url, case, seconds))
@@ -248,8 +248,8 @@ def measure(url: str, case: Case, seconds: float, rounds: int) -> dict[str, floa
 
 
 @contextmanager
-def flushes(url: str, *, slow: bool) -> Iterator[None]:
-    """Slow flushes of the write-ahead log down, and take that back whatever happens."""
+def flush_delay(url: str, *, slow: bool) -> Iterator[None]:
+    """Slow down flushes of the write-ahead log within the block, if `slow`."""
     try:
         if slow:
             configure(url, "ALTER SYSTEM SET {} = {}")
@@ -265,18 +265,18 @@ def configure(url: str, statement: str) -> None:
             parts = [sql.Identifier(name), sql.Literal(value)][: statement.count("{}")]
             connection.execute(sql.SQL(statement).format(*parts))
         connection.execute("SELECT pg_reload_conf()")
-    time.sleep(0.2)  # until the backends have read it
+    time.sleep(0.2)  # until the backends have read the settings
 
 
 @contextmanager
 def database(server_url: str) -> Iterator[str]:
-    """A fresh database with the three tables; gone at the end."""
+    """A new database with the three tables, dropped at the end."""
     name = f"annals_benchmark_{time.time_ns()}"
     url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     with psycopg.connect(server_url, autocommit=True) as connection:
-        there = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles")}
+        existing = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles")}
         for role in ROLES:
-            if role not in there:
+            if role not in existing:
                 connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
         connection.execute(
             sql.SQL("CREATE DATABASE {} OWNER {}").format(
@@ -298,7 +298,7 @@ def database(server_url: str) -> Iterator[str]:
 
 @contextmanager
 def server(url: str | None) -> Iterator[str]:
-    """The superuser's URL: the one given, or that of an embedded server of this run."""
+    """The superuser's URL: the given one, or that of a new embedded server."""
     if url is not None:
         yield url
         return
@@ -318,10 +318,14 @@ def cases(writers: Sequence[int]) -> list[Case]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    arguments.add_argument("--rounds", type=int, default=3, help="the median of which is printed")
+    arguments.add_argument(
+        "--seconds", type=float, default=3.0, help="duration of each measurement"
+    )
+    arguments.add_argument(
+        "--rounds", type=int, default=3, help="number of rounds; the median is printed"
+    )
     arguments.add_argument("--writers", type=int, nargs="+", default=[1, 4, 16])
-    arguments.add_argument("--url", help="a superuser's, of a server to use instead of a new one")
+    arguments.add_argument("--url", help="superuser's URL of a server to use instead of a new one")
     given = arguments.parse_args()
     multiprocessing.set_forkserver_preload(PRELOADED)
     print("events/s                 writers       log       raw     stock   log/raw  log/stock")

@@ -1,8 +1,8 @@
-"""Chaos for as long as one likes: random commands, random faults, and then the verdict.
+"""The chaos test for a chosen time: random commands, random faults, and then a check of the data.
 
     python -m benchmarks.chaos --minutes 10 [--seed N] [--kafka]
 
-Prints the seed first, then each fault as it happens. The exit code is 1 where anything was lost,
+Prints the seed first, then each fault as it happens. The exit code is 1 if anything was lost,
 doubled or wrong (docs/how-to/run-the-chaos-test.md).
 """
 
@@ -20,17 +20,19 @@ SEED_MAX = 1_000_000
 
 
 def main() -> int:
-    """Run one trial; the exit code."""
+    """Run one trial and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=None, help="a new one where none is given")
-    parser.add_argument("--kafka", action="store_true", help="project from Kafka, which breaks too")
+    parser.add_argument("--seed", type=int, default=None, help="random by default")
+    parser.add_argument(
+        "--kafka", action="store_true", help="project from Kafka, and break that too"
+    )
     arguments = parser.parse_args()
     seed = secrets.randbelow(SEED_MAX) if arguments.seed is None else arguments.seed
     with ExitStack() as stack:
         kafka = None
         if arguments.kafka:
-            from tests.support.kafka_broker import running_kafka  # few need a client of Kafka
+            from tests.support.kafka_broker import running_kafka  # needs the Kafka client
 
             kafka = stack.enter_context(running_kafka())
         trial = Trial(seed, arguments.minutes * SECONDS_PER_MINUTE, kafka)

@@ -1,9 +1,9 @@
-"""How fast lists go out over HTTP, beside a raw COPY TO STDOUT of the same rows.
+"""The rate of list exports over HTTP, compared with a raw COPY TO STDOUT of the same rows.
 
     python -m benchmarks.export [--rows 50000] [--rounds 3]
 
-Rows a second, time to the first byte, the API's memory, and what a page of the list takes for
-somebody else meanwhile. The API is a process of its own, on the same cores as client and server.
+Prints rows per second, the time to the first byte, the API's memory, and the time that another
+client waits for a page of the list meanwhile. API, client and PostgreSQL share the same cores.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
+from server.polling import poll_until
 from server.postgres.embedded import DatabaseUrls
 
 PORT = 8399
 START_WAIT_S = 60.0
+POLL_S = 0.1
 MIB = 2**20
 
-# As the projector would: accounts with four custom fields, a contact each, assigned to 20 members.
+# Rows as the projector writes them: accounts with four custom fields and one contact each, assigned
+# to 20 members.
 MEMBERS = """
 INSERT INTO read.members (workspace_id, id, name, is_deleted, custom_fields, created_at, updated_at,
                           version)
@@ -73,7 +76,7 @@ EXPORTS = {
 
 
 def fill(urls: DatabaseUrls, rows: int) -> str:
-    """Make the rows; returns a token."""
+    """Insert the rows and return a token."""
     with write_pool(urls.app) as pool:
         commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
         scope = Scope(UUID(WORKSPACE))
@@ -89,7 +92,7 @@ def fill(urls: DatabaseUrls, rows: int) -> str:
 
 @contextmanager
 def serving(urls: DatabaseUrls) -> Iterator[tuple[str, psutil.Process]]:
-    """The API as a process of its own."""
+    """Run the API as a separate process; give its URL and the process."""
     environment = {
         **os.environ,
         "ANNALS_OWNER_URL": urls.owner,
@@ -100,11 +103,8 @@ def serving(urls: DatabaseUrls) -> Iterator[tuple[str, psutil.Process]]:
     process = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env=environment)
     url = f"http://127.0.0.1:{PORT}"
     try:
-        deadline = time.monotonic() + START_WAIT_S
-        while not is_live(url):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the API does not start")
-            time.sleep(0.1)
+        if not poll_until(lambda: is_live(url), START_WAIT_S, POLL_S):
+            raise TimeoutError("the API does not start")
         yield url, psutil.Process(process.pid)
     finally:
         process.terminate()
@@ -112,15 +112,15 @@ def serving(urls: DatabaseUrls) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def is_live(url: str) -> bool:
-    """Whether the API answers."""
+    """Return whether the API answers."""
     try:
         return httpx.get(f"{url}/livez", verify=False).is_success
     except httpx.TransportError:
         return False
 
 
-class Neighbour(threading.Thread):
-    """Somebody else, who looks at the first page of the list again and again."""
+class ConcurrentReader(threading.Thread):
+    """Another client, which reads the first page of the list repeatedly."""
 
     def __init__(self, client: httpx.Client) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class Neighbour(threading.Thread):
             self.seconds.append(time.perf_counter() - started)
 
     def p95_ms(self) -> float:
-        """Of the pages so far, the time that 95 of 100 did not exceed."""
+        """Stop, and return the 95th percentile of the times, in milliseconds."""
         self.done.set()
         self.join()
         return statistics.quantiles(self.seconds, n=20)[-1] * 1000
 
 
-def raw(url: str) -> tuple[float, float, int]:
-    """Seconds to the first byte and to the last, and bytes."""
+def copy_raw(url: str) -> tuple[float, float, int]:
+    """Run the raw COPY. Return the seconds to the first and to the last byte, and the bytes."""
     with psycopg.connect(url) as connection:
         started = time.perf_counter()
         first_s, size = 0.0, 0
@@ -153,8 +153,8 @@ def raw(url: str) -> tuple[float, float, int]:
         return first_s, time.perf_counter() - started, size
 
 
-def over_http(client: httpx.Client, path: str) -> tuple[float, float, int]:
-    """The same of an export."""
+def export_over_http(client: httpx.Client, path: str) -> tuple[float, float, int]:
+    """Run an export. Return the same as `copy_raw`."""
     started = time.perf_counter()
     first_s, size = 0.0, 0
     with client.stream("GET", path) as response:
@@ -166,7 +166,7 @@ def over_http(client: httpx.Client, path: str) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -190,8 +190,8 @@ def measure(
     rows: int,
     rounds: int,
 ) -> None:
-    """Each in turns with the others; of each the best round."""
-    idle = Neighbour(other)
+    """Measure all exports in each round and print the best round of each."""
+    idle = ConcurrentReader(other)
     idle.start()
     time.sleep(2)
     print(f"a page of the list alone: p95 {idle.p95_ms():.1f} ms")
@@ -200,15 +200,17 @@ def measure(
     pages: dict[str, float] = {}
     for _ in range(rounds):
         best["raw COPY"] = min(
-            best.get("raw COPY", (0.0, float("inf"), 0)), raw(projector_url), key=lambda m: m[1]
+            best.get("raw COPY", (0.0, float("inf"), 0)),
+            copy_raw(projector_url),
+            key=lambda m: m[1],
         )
         for name, path in EXPORTS.items():
-            measured = over_http(client, path)
+            measured = export_over_http(client, path)
             best[name] = min(best.get(name, measured), measured, key=lambda m: m[1])
-            neighbour = Neighbour(other)
-            neighbour.start()
-            over_http(client, path)
-            pages[name] = neighbour.p95_ms()
+            reader = ConcurrentReader(other)
+            reader.start()
+            export_over_http(client, path)
+            pages[name] = reader.p95_ms()
     for name, (first_s, seconds, size) in best.items():
         print(
             f"{name:<22}{rows / seconds:>10,.0f}{best['raw COPY'][1] / seconds:>8.2f}"

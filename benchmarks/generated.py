@@ -1,4 +1,4 @@
-"""Databases for benchmarks: an embedded server of their own, and a log filled by COPY."""
+"""Databases for benchmarks: a new embedded server, and a log filled by COPY."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ Event = tuple[str, int, str, str | None, dict[str, Any]]
 
 @contextmanager
 def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
-    """A migrated database on a server that is gone afterwards."""
+    """A migrated database on an embedded server that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="annals-benchmark-") as folder:
         Path(folder).chmod(0o755)
         with EmbeddedPostgres(Path(folder) / "home") as cluster:
@@ -76,10 +76,10 @@ def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
 
 
 def fill_log(app_url: str, events: int, *, seed: int = 1) -> None:
-    """Append this many generated CRM events by COPY."""
+    """Append this number of generated CRM events by COPY."""
     with psycopg.connect(app_url) as connection:
         connection.execute("SELECT set_config('annals.workspace_id', %s, false)", (WORKSPACE,))
-        # COPY is refused under row-level security, so rows are staged and then inserted in sets.
+        # PostgreSQL refuses COPY under row-level security, so rows are staged and then inserted.
         connection.execute(
             """CREATE TEMP TABLE staged (n serial, stream_id uuid, stream_version int, topic text,
                                          account_id uuid, data json, occurred_at timestamptz)"""
@@ -109,7 +109,7 @@ def _insert_block(connection: psycopg.Connection[Any], block: list[Event]) -> No
 
 
 def generate(seed: int) -> Iterator[Event]:
-    """CRM events without end: accounts, and what happens to what hangs on them."""
+    """Yield CRM events without end: accounts and the entities that belong to them."""
     rng = random.Random(seed)
     for number in itertools.count():
         yield from _account(rng, number)

@@ -1,12 +1,12 @@
-# ruff: noqa: N999 - named as the others are, by what it measures
-"""How fast a file of accounts with contacts is imported, and in how much memory.
+# ruff: noqa: N999 - benchmarks are named after what they measure
+"""The rate and the memory of importing a file of accounts with contacts.
 
     python -m benchmarks.import [--rows 50000] [--few 10000]
 
-The file is handed in as over HTTP, and a worker process takes its rows as a job: every row is
-checked, told apart by its company, and recorded as events. Beside it, in the same run, COPY of the
-same file into one table of text. Memory is the largest resident set of the worker process, once for
-each number of rows, a new worker each time; it should not grow with the file.
+The file is uploaded as over HTTP, and a worker process imports its rows as a job: every row is
+validated, deduplicated by company, and recorded as events. The same run also measures COPY of the
+file into one table of text columns. Memory is the largest resident set of the worker process; each
+number of rows gets a new worker, and memory should not grow with the file.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from projections.engine.registry import PROJECTIONS
 from runtime.composition import Writing, new_id, now, open_writing
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.importing import hand_in
+from server.polling import poll_until
 
 COLUMNS = (
     *("company", "type", "status", "priority", "nextAction", "sector", "region"),
@@ -44,7 +45,7 @@ COLUMNS = (
 )
 SECTORS = ("retail", "technology", "health", "energy", "finance")
 CONTACTS_EACH = 5
-"""Every so many rows one is a further contact of the company before."""
+"""One row in this number is another contact of the previous company."""
 READY = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'annals-work' LIMIT 1"
 WAIT_S = 1_800.0
 POLL_S = 0.25
@@ -52,7 +53,7 @@ KIB = 1_024
 
 
 def write_file(path: Path, rows: int) -> None:
-    """Accounts with contacts as CSV."""
+    """Write accounts with contacts as CSV."""
     rng = random.Random(1)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -73,7 +74,7 @@ def write_file(path: Path, rows: int) -> None:
 
 
 def copy_s(url: str, path: Path) -> float:
-    """Seconds for COPY of the file into one table of text."""
+    """Return the seconds for COPY of the file into one table of text columns."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS read.bare")
         names = ", ".join(f'"{name}" text' for name in COLUMNS)
@@ -91,7 +92,7 @@ def copy_s(url: str, path: Path) -> float:
 
 @contextmanager
 def worker(settings: Settings) -> Iterator[int]:
-    """A worker process of its own; its pid."""
+    """Run a worker process; give its pid."""
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "ANNALS_APP_URL": str(settings.app_url),
@@ -106,7 +107,7 @@ def worker(settings: Settings) -> Iterator[int]:
 
 
 def peak_mib(pid: int) -> float:
-    """The largest resident set of the process so far, in MiB; 0 where the system does not say."""
+    """Return the largest resident set of the process in MiB, or 0 if the system has no /proc."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return 0.0
@@ -115,7 +116,7 @@ def peak_mib(pid: int) -> float:
 
 
 def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float, float]:
-    """Seconds to hand the file in, seconds until the job has ended, MiB of the worker."""
+    """Import the file. Return the seconds of the upload and of the job, and the worker's MiB."""
     scope = Scope(uuid4(), command="import", command_id=str(new_id()))
     jobs = JobCommands(writing.log, clock=now, new_id=new_id)
     imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
@@ -128,28 +129,27 @@ def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float,
     imports.change(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
     handed_in_s = time.monotonic() - started
     with worker(settings) as pid:
-        _until_ready(settings)
+        _wait_for_worker(settings)
         started = time.monotonic()
         job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
-        while (job := _job(writing, scope, job_id)).is_open:
-            if time.monotonic() - started > WAIT_S:
-                raise TimeoutError("the import has not ended")
-            time.sleep(POLL_S)
+        if not poll_until(lambda: not _load_job(writing, scope, job_id).is_open, WAIT_S, POLL_S):
+            raise TimeoutError("the import has not ended")
         took_s = time.monotonic() - started
         peak = peak_mib(pid)
+    job = _load_job(writing, scope, job_id)
     if job.status is not JobStatus.COMPLETED or job.failed:
         raise RuntimeError(f"{job.status}: {job.failed} rows failed")
     return handed_in_s, took_s, peak
 
 
-def _until_ready(settings: Settings) -> None:
-    """Return when a worker looks for jobs: its start is not what is measured."""
+def _wait_for_worker(settings: Settings) -> None:
+    """Wait until the worker looks for jobs, so that its start is not measured."""
     with psycopg.connect(str(settings.app_url), autocommit=True) as connection:
-        while not connection.execute(READY).fetchone():
-            time.sleep(POLL_S)
+        if not poll_until(lambda: connection.execute(READY).fetchone() is not None, WAIT_S, POLL_S):
+            raise TimeoutError("the worker does not start")
 
 
-def _job(writing: Writing, scope: Scope, job_id: UUID) -> Job:
+def _load_job(writing: Writing, scope: Scope, job_id: UUID) -> Job:
     with writing.log.scoped(scope):
         return writing.log.load(Job, job_id)
 

@@ -1,11 +1,11 @@
-"""Events a second through Kafka: relayed, and consumed by 1, 2 and 4 processes of one group.
+"""Events per second through Kafka: relayed, and consumed by 1, 2 and 4 processes of one group.
 
     python -m benchmarks.kafka [--events 60000] [--sizes 1 2 4]
 
-Each size has a topic of as many partitions and a group of as many processes, which keep all read
-tables. In the same run, for scale: (i) kafka-python alone, the same messages produced and read by
-one process that does nothing else; (ii) the engine that follows the log, one process. A broker
-and a PostgreSQL of their own, on this machine: they share its cores with what is measured.
+Each size has a topic with that number of partitions and a group with that number of processes,
+which keep all read tables. For comparison, the same run measures (i) kafka-python alone, which
+produces and reads the same messages in one process, and (ii) one process of the engine that follows
+the log. A new broker and a new PostgreSQL run on this machine and share its cores.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from eventlog.reading import read_rows_after
 from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
+from server.polling import poll_until
 from tests.support.kafka_broker import running_kafka
 
 JOIN_WAIT_S = 60.0
@@ -43,8 +44,8 @@ BEGUN = "SELECT count(*) FROM projection_offsets WHERE position > 0"
 MEMBERS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'annals-apply'"
 
 
-def bare(url: str, bootstrap: str, events: int) -> tuple[float, float]:
-    """kafka-python alone: messages produced and read a second."""
+def kafka_alone(url: str, bootstrap: str, events: int) -> tuple[float, float]:
+    """Return the messages per second that kafka-python alone produces and reads."""
     broker = Broker(bootstrap, topic="bare")
     with follow_connection(url, application_name="benchmark") as connection:
         rows = read_rows_after(connection, 0, events).rows
@@ -70,24 +71,24 @@ def bare(url: str, bootstrap: str, events: int) -> tuple[float, float]:
 
 
 def follow_log(url: str, events: int) -> float:
-    """Events a second of the engine that follows the log."""
+    """Return the events per second of the engine that follows the log."""
     started = time.monotonic()
     ProjectionEngine(url, PROJECTIONS.values(), batch_events=BATCH_EVENTS).catch_up()
     return events / (time.monotonic() - started)
 
 
 def relay(url: str, broker: Broker, partitions: int, events: int) -> float:
-    """Events a second of the relay, its start among them."""
+    """Return the events per second of the relay, including its start."""
     started = time.monotonic()
     Relay(url, broker, partitions=partitions).run(once=True)
     return events / (time.monotonic() - started)
 
 
 def consume(url: str, broker: Broker, processes: int, events: int) -> float:
-    """Events a second of a group, from the first batch until all projections are at the end."""
+    """Return a group's events per second, from the first batch to the end of the log."""
     spawn = multiprocessing.get_context("spawn")
     with psycopg.connect(url, autocommit=True) as connection:
-        # As long as a swap seems to be at hand they join the group and wait.
+        # The members join the group and wait while a swap seems to be in progress.
         connection.execute(
             "SELECT pg_advisory_lock(%s, hashtext(name)) FROM projections", (REBUILD_LOCK,)
         )
@@ -95,14 +96,14 @@ def consume(url: str, broker: Broker, processes: int, events: int) -> float:
         members = [spawn.Process(target=_member, args=(url, broker)) for _ in range(processes)]
         for member in members:
             member.start()
-        _await(lambda: _number(connection, MEMBERS) == processes, JOIN_WAIT_S)
+        _require(lambda: _number(connection, MEMBERS) == processes, JOIN_WAIT_S)
         time.sleep(broker.session_timeout_ms / 1000)
         connection.execute("UPDATE projections SET state = 'live'")
         connection.execute("SELECT pg_advisory_unlock_all()")
-        _await(lambda: _number(connection, BEGUN) > 0, JOIN_WAIT_S)
+        _require(lambda: _number(connection, BEGUN) > 0, JOIN_WAIT_S)
         started = time.monotonic()
         already = _number(connection, CONSUMED)
-        _await(lambda: _number(connection, CONSUMED) >= events, CONSUME_WAIT_S)
+        _require(lambda: _number(connection, CONSUMED) >= events, CONSUME_WAIT_S)
         took_s = time.monotonic() - started
         for member in members:
             member.terminate()
@@ -115,7 +116,7 @@ def _member(url: str, broker: Broker) -> None:
 
 
 def empty(url: str) -> None:
-    """The read tables as before the first event."""
+    """Reset the read tables to their state before the first event."""
     with psycopg.connect(url, autocommit=True) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'read'")
         for (table,) in tables.fetchall():
@@ -125,12 +126,9 @@ def empty(url: str) -> None:
         connection.execute("UPDATE projections SET position = 0")
 
 
-def _await(what: Callable[[], bool], wait_s: float) -> None:
-    until = time.monotonic() + wait_s
-    while not what():
-        if time.monotonic() > until:
-            raise TimeoutError("it did not come about in time")
-        time.sleep(POLL_S)
+def _require(condition: Callable[[], bool], wait_s: float) -> None:
+    if not poll_until(condition, wait_s, POLL_S):
+        raise TimeoutError(f"the group is not ready after {wait_s:.0f} s")
 
 
 def _number(connection: psycopg.Connection[Any], statement: str) -> int:
@@ -140,7 +138,7 @@ def _number(connection: psycopg.Connection[Any], statement: str) -> int:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
@@ -148,7 +146,7 @@ def main() -> None:
     events: int = options.events
     with database() as urls, running_kafka() as kafka:
         fill_log(urls.app, events)
-        produced, read = bare(urls.projector, kafka.bootstrap, events)
+        produced, read = kafka_alone(urls.projector, kafka.bootstrap, events)
         log = follow_log(urls.projector, events)
         print(f"{events} events, {os.cpu_count()} cores")
         print(f"kafka-python alone   produced {produced:8,.0f}/s   read {read:8,.0f}/s")

@@ -1,10 +1,10 @@
-"""From commit to readable: how long after an append its row can be read.
+"""The lag of projections: the time from an append until its row can be read.
 
     python -m benchmarks.lag [--rate 500] [--seconds 10]
 
-A writer appends at a steady rate; a projector process keeps all read models; an observer looks at
-the checkpoint without pause. Beside it, in the same run, the least there is: a writer that inserts
-and notifies, and a process that hears it and updates one row. Milliseconds.
+A writer appends at a steady rate, a projector process keeps all read models, and an observer polls
+the checkpoint. The same run measures a lower bound: a writer that inserts and notifies, and a
+process that listens and updates one row. Times are in milliseconds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
+from server.polling import poll_until
 
 WARM_UP_S = 2.0
 OBSERVE_PAUSE_S = 0.0005
 SETTLE_S = 1.0
 JOIN_S = 30.0
+POLL_S = 0.05
 SPAWN = multiprocessing.get_context("spawn")
 
 BARE_TABLES = """
@@ -49,7 +51,7 @@ INSERT INTO bare_events (data) VALUES ('{"company": "Acme"}') RETURNING id
 
 
 def project(url: str, stop: Event) -> None:
-    """The projector process."""
+    """Run in the projector process."""
     engine = ProjectionEngine(url, PROJECTIONS.values())
 
     def end() -> None:
@@ -60,8 +62,8 @@ def project(url: str, stop: Event) -> None:
     engine.run()
 
 
-def bare_follow(url: str, stop: Event) -> None:
-    """The process that hears a NOTIFY and updates one row."""
+def update_on_notify(url: str, stop: Event) -> None:
+    """Run in the process that listens for NOTIFY and updates one row."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("LISTEN bare")
         while not stop.is_set():
@@ -71,28 +73,28 @@ def bare_follow(url: str, stop: Event) -> None:
                 )
 
 
-def observe(url: str, query: str, stop: Event, seen: multiprocessing.Queue[Any]) -> None:
-    """The process that notes when each position was first seen."""
-    sights: dict[int, float] = {}
+def observe(url: str, query: str, stop: Event, results: multiprocessing.Queue[Any]) -> None:
+    """Run in the process that records when each position was first seen."""
+    seen_at: dict[int, float] = {}
     with psycopg.connect(url, autocommit=True) as connection:
         last = 0
         while not stop.is_set():
             row = connection.execute(query.encode(), prepare=True).fetchone()
             now = time.monotonic()
             if row and row[0] > last:
-                sights.update((position, now) for position in range(last + 1, row[0] + 1))
+                seen_at.update((position, now) for position in range(last + 1, row[0] + 1))
                 last = row[0]
             time.sleep(OBSERVE_PAUSE_S)
-    seen.put(sights)
+    results.put(seen_at)
 
 
 def measure(
     append: Callable[[], int], url: str, query: str, rate: float, seconds: float
 ) -> list[float]:
-    """Milliseconds from each append's return to the sight of it, on one monotonic clock."""
-    seen: multiprocessing.Queue[Any] = SPAWN.Queue()
+    """Return the milliseconds from the return of each append until it was seen."""
+    results: multiprocessing.Queue[Any] = SPAWN.Queue()
     stop = SPAWN.Event()
-    observer = SPAWN.Process(target=observe, args=(url, query, stop, seen))
+    observer = SPAWN.Process(target=observe, args=(url, query, stop, results))
     observer.start()
     committed: dict[int, float] = {}
     started = time.monotonic()
@@ -105,13 +107,15 @@ def measure(
         time.sleep(max(0.0, started + number / rate - time.monotonic()))
     time.sleep(SETTLE_S)
     stop.set()
-    sights = seen.get(timeout=JOIN_S)
+    seen_at = results.get(timeout=JOIN_S)
     observer.join()
-    return [1000 * max(0.0, sights[each] - at) for each, at in committed.items() if each in sights]
+    return [
+        1000 * max(0.0, seen_at[each] - at) for each, at in committed.items() if each in seen_at
+    ]
 
 
-def ours(app_url: str, projector_url: str, rate: float, seconds: float) -> list[float]:
-    """Through EventLog, Hinter and the engine with all projections."""
+def measure_annals(app_url: str, projector_url: str, rate: float, seconds: float) -> list[float]:
+    """Measure the way through EventLog, Hinter and the engine with all projections."""
     stop = SPAWN.Event()
     process = SPAWN.Process(target=project, args=(projector_url, stop))
     process.start()
@@ -138,21 +142,23 @@ def ours(app_url: str, projector_url: str, rate: float, seconds: float) -> list[
 
 
 def _wait_for_holder(url: str) -> None:
-    """Return once the projector process works on every projection."""
-    until = time.monotonic() + JOIN_S
+    """Wait until the projector process works on every projection."""
     with psycopg.connect(url, autocommit=True) as connection:
-        while time.monotonic() < until:
+
+        def has_started() -> bool:
             row = connection.execute("SELECT bool_and(holder IS NOT NULL) FROM projections")
-            if row.fetchall()[0][0]:
-                return
-            time.sleep(OBSERVE_PAUSE_S * 100)
-    raise TimeoutError("the projector does not start")
+            return bool(row.fetchall()[0][0])
+
+        if not poll_until(has_started, JOIN_S, POLL_S):
+            raise TimeoutError("the projector does not start")
 
 
-def bare(app_url: str, projector_url: str, rate: float, seconds: float) -> list[float]:
-    """INSERT and NOTIFY in one transaction, and one UPDATE by whoever hears it."""
+def measure_lower_bound(
+    app_url: str, projector_url: str, rate: float, seconds: float
+) -> list[float]:
+    """Measure INSERT and NOTIFY in one transaction, followed by one UPDATE in the listener."""
     stop = SPAWN.Event()
-    process = SPAWN.Process(target=bare_follow, args=(projector_url, stop))
+    process = SPAWN.Process(target=update_on_notify, args=(projector_url, stop))
     process.start()
     try:
         with psycopg.connect(app_url) as connection:
@@ -171,14 +177,14 @@ def bare(app_url: str, projector_url: str, rate: float, seconds: float) -> list[
 
 
 def report(name: str, lags_ms: list[float]) -> tuple[float, float]:
-    """Print and return p50 and p99."""
+    """Print p50 and p99 and return them."""
     cuts = statistics.quantiles(lags_ms, n=100)
     print(f"{name:<34} p50 {cuts[49]:7.2f} ms   p99 {cuts[98]:7.2f} ms   n {len(lags_ms)}")
     return cuts[49], cuts[98]
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=500)
     parser.add_argument("--seconds", type=float, default=10)
@@ -186,10 +192,10 @@ def main() -> None:
     with database() as urls:
         with psycopg.connect(urls.owner, autocommit=True) as connection:
             connection.execute(BARE_TABLES)
-        least = report("bare NOTIFY and update, one row",
-                       bare(urls.app, urls.projector, options.rate, options.seconds))  # fmt: skip
-        found = report("commit to readable, all read models",
-                       ours(urls.app, urls.projector, options.rate, options.seconds))  # fmt: skip
+        lags_ms = measure_lower_bound(urls.app, urls.projector, options.rate, options.seconds)
+        least = report("bare NOTIFY and update, one row", lags_ms)
+        lags_ms = measure_annals(urls.app, urls.projector, options.rate, options.seconds)
+        found = report("commit to readable, all read models", lags_ms)
         print(f"ours / bare: p50 {found[0] / least[0]:.2f}, p99 {found[1] / least[1]:.2f}  (aim 2)")
 
 

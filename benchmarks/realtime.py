@@ -1,11 +1,11 @@
-"""From commit to client: how long after an append those who follow it have heard of it.
+"""The latency of realtime: the time from an append until subscribers have received it.
 
     python -m benchmarks.realtime [--subscribers 1 1000] [--rate 20] [--seconds 10]
 
-A writer appends at a steady rate; the API is a process of its own, and so are the clients, which
-hold raw sockets and read server-sent events. Beside it, in the same run, the least there is: a
-writer that commits and then notifies, and a process that hears it. All from the return of the
-append, on one monotonic clock. Milliseconds.
+A writer appends at a steady rate. The API is a separate process, and another process has the
+clients, which read server-sent events from raw sockets. The same run measures a lower bound: a
+writer that commits and then notifies, and a process that listens. Times start at the return of the
+append, on one monotonic clock, in milliseconds.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from runtime.composition import open_writing
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.database import catch_up
+from server.polling import poll_until
 from server.postgres.embedded import DatabaseUrls
 from server.processes.serving import raise_open_files_limit
 from server.processes.supervisor import is_healthy
@@ -46,81 +47,84 @@ from server.processes.supervisor import is_healthy
 WARM_UP_S = 1.0
 SETTLE_S = 1.0
 JOIN_S = 60.0
+POLL_S = 0.05
 PORT = 8399
 CONNECTING_AT_ONCE = 50
 SPAWN = multiprocessing.get_context("spawn")
 SCOPE = Scope(UUID(WORKSPACE))
 FIELDS = {"company": "Acme", "type": "customer"}
 
-Heard = dict[int, list[float]]
-"""When each position was heard of, by each who heard."""
+Receipts = dict[int, list[float]]
+"""The times at which each position was received, one for each client."""
 
 
 class Client(asyncio.Protocol):
-    """A raw socket that reads server-sent events and notes when each came."""
+    """A raw socket that reads server-sent events and records when each arrived."""
 
-    def __init__(self, token: str, heard: Heard, opened: Callable[[], None]) -> None:
+    def __init__(self, token: str, receipts: Receipts, opened: Callable[[], None]) -> None:
         head = f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}"
         self._request = f"GET /api/realtime HTTP/1.1\r\n{head}\r\n\r\n".encode()
-        self._heard = heard
+        self._receipts = receipts
         self._opened = opened
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the stream."""
+        """Request the stream."""
         cast(asyncio.Transport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Note the facts that are whole now."""
+        """Record the facts that are complete."""
         now = time.monotonic()
-        *whole, self._rest = (self._rest + data).split(b"\n\n")
-        for each in whole:
+        *messages, self._rest = (self._rest + data).split(b"\n\n")
+        for each in messages:
             if b"event: fact" in each:
                 position = int(each.rpartition(b"\nid: ")[2])
-                self._heard.setdefault(position, []).append(now)
+                self._receipts.setdefault(position, []).append(now)
             elif b"event: open" in each:
                 self._opened()
 
 
 def clients(token: str, count: int, ready: Event, stop: Event, results: Any) -> None:
-    """The process of all clients."""
+    """Run in the process of all clients."""
     import uvloop
 
-    heard: Heard = {}
+    receipts: Receipts = {}
     raise_open_files_limit(count + 256)
-    uvloop.run(follow(token, count, heard, ready, stop))
-    results.put(heard)
+    uvloop.run(follow(token, count, receipts, ready, stop))
+    results.put(receipts)
 
 
-async def follow(token: str, count: int, heard: Heard, ready: Event, stop: Event) -> None:
-    """Connect all of them, then read until told to stop."""
+async def follow(token: str, count: int, receipts: Receipts, ready: Event, stop: Event) -> None:
+    """Connect all clients, then read until `stop` is set."""
     loop = asyncio.get_running_loop()
     opened = 0
 
-    def one_more() -> None:
+    def count_opened() -> None:
         nonlocal opened
         opened += 1
 
     for first in range(0, count, CONNECTING_AT_ONCE):
         wanted = min(count, first + CONNECTING_AT_ONCE)
         for _ in range(first, wanted):
-            await loop.create_connection(lambda: Client(token, heard, one_more), "127.0.0.1", PORT)
+            await loop.create_connection(
+                lambda: Client(token, receipts, count_opened), "127.0.0.1", PORT
+            )
         while opened < wanted:
             await asyncio.sleep(0.01)
     ready.set()
     await asyncio.to_thread(stop.wait)
 
 
-def bare_listen(url: str, ready: Event, stop: Event, results: Any) -> None:
-    """The process that hears a NOTIFY, and nothing else."""
-    heard: Heard = {}
+def listen_only(url: str, ready: Event, stop: Event, results: Any) -> None:
+    """Run in the process that only listens for NOTIFY."""
+    receipts: Receipts = {}
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("LISTEN bare")
         ready.set()
         while not stop.is_set():
             for notify in connection.notifies(timeout=0.2, stop_after=1):
-                heard.setdefault(int(notify.payload), []).append(time.monotonic())
-    results.put(heard)
+                receipts.setdefault(int(notify.payload), []).append(time.monotonic())
+    results.put(receipts)
 
 
 def measure(
@@ -130,49 +134,49 @@ def measure(
     rate: float,
     seconds: float,
 ) -> list[float]:
-    """Milliseconds from each append's return until each listener heard of it."""
+    """Return the milliseconds from the return of each append until each listener received it."""
     results: multiprocessing.Queue[Any] = SPAWN.Queue()
     ready, stop = SPAWN.Event(), SPAWN.Event()
     process = SPAWN.Process(target=listen, args=(*arguments, ready, stop, results), daemon=True)
     process.start()
     if not ready.wait(JOIN_S):
-        raise TimeoutError("those who listen do not begin")
+        raise TimeoutError("the listeners do not start")
     committed: dict[int, float] = {}
     started = time.monotonic()
     number = 0
     while (elapsed := time.monotonic() - started) < seconds + WARM_UP_S:
         position = append()
         if elapsed > WARM_UP_S:
-            committed[position] = returned.at
+            committed[position] = last_append.returned_at
         number += 1
         time.sleep(max(0.0, started + number / rate - time.monotonic()))
     time.sleep(SETTLE_S)
     stop.set()
-    heard: Heard = results.get(timeout=JOIN_S)
+    receipts: Receipts = results.get(timeout=JOIN_S)
     process.join()
     return [
-        1000 * (at - committed[each])
-        for each, ats in heard.items()
-        if each in committed
-        for at in ats
+        1000 * (at - committed[position])
+        for position, times in receipts.items()
+        if position in committed
+        for at in times
     ]
 
 
-class Returned(threading.local):
-    """When the last append returned."""
+class LastAppend(threading.local):
+    """The time at which this thread's last append returned."""
 
-    at = 0.0
+    returned_at = 0.0
 
 
-returned = Returned()
+last_append = LastAppend()
 
 
 @contextmanager
 def appending(app_url: str, after: Callable[[], None]) -> Iterator[Callable[[], int]]:
-    """Appends one account; when it was committed is noted before `after` is called."""
+    """Give a function that appends one account, records the time, and calls `after`."""
 
     def committed() -> None:
-        returned.at = time.monotonic()
+        last_append.returned_at = time.monotonic()
         after()
 
     with write_pool(app_url, max_size=2) as pool:
@@ -186,8 +190,10 @@ def appending(app_url: str, after: Callable[[], None]) -> Iterator[Callable[[], 
         yield append
 
 
-def ours(urls: DatabaseUrls, token: str, count: int, rate: float, seconds: float) -> list[float]:
-    """Through EventLog, Hinter, the API and sockets."""
+def measure_annals(
+    urls: DatabaseUrls, token: str, count: int, rate: float, seconds: float
+) -> list[float]:
+    """Measure the way through EventLog, Hinter, the API and sockets."""
     hinter = Hinter(urls.app)
     try:
         with appending(urls.app, hinter.hint) as append:
@@ -196,8 +202,8 @@ def ours(urls: DatabaseUrls, token: str, count: int, rate: float, seconds: float
         hinter.close()
 
 
-def bare(urls: DatabaseUrls, rate: float, seconds: float) -> list[float]:
-    """The same append, and then a NOTIFY by a connection that waits for it."""
+def measure_lower_bound(urls: DatabaseUrls, rate: float, seconds: float) -> list[float]:
+    """Measure the same append followed by a NOTIFY from the same thread."""
     with (
         psycopg.connect(urls.app, autocommit=True) as notifier,
         appending(urls.app, lambda: None) as append,
@@ -208,12 +214,12 @@ def bare(urls: DatabaseUrls, rate: float, seconds: float) -> list[float]:
             notifier.execute(f"NOTIFY bare, '{position}'".encode())
             return position
 
-        return measure(append_and_notify, bare_listen, (urls.app,), rate, seconds)
+        return measure(append_and_notify, listen_only, (urls.app,), rate, seconds)
 
 
 @contextmanager
 def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
-    """The API as a process of its own; gives a token."""
+    """Run the API as a separate process; give a token."""
     settings = Settings(
         owner_url=urls.owner, app_url=urls.app, projector_url=urls.projector, port=PORT
     )
@@ -232,11 +238,8 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
     }
     process = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env=environment)
     try:
-        until = time.monotonic() + JOIN_S
-        while not is_healthy(settings):
-            if time.monotonic() > until:
-                raise TimeoutError("the API does not answer")
-            time.sleep(0.05)
+        if not poll_until(lambda: is_healthy(settings), JOIN_S, POLL_S):
+            raise TimeoutError("the API does not answer")
         yield token
     finally:
         process.terminate()
@@ -244,7 +247,7 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subscribers", type=int, nargs="+", default=[1, 1_000])
     parser.add_argument("--rate", type=float, default=20)
@@ -252,11 +255,14 @@ def main() -> None:
     options = parser.parse_args()
     most = max(options.subscribers)
     with database() as urls, serving(urls, most) as token:
-        least = report("bare NOTIFY after the commit", bare(urls, options.rate, options.seconds))
+        least = report(
+            "bare NOTIFY after the commit",
+            measure_lower_bound(urls, options.rate, options.seconds),
+        )
         for count in options.subscribers:
             found = report(
                 f"commit to client, {count} subscribers",
-                ours(urls, token, count, options.rate, options.seconds),
+                measure_annals(urls, token, count, options.rate, options.seconds),
             )
             print(f"    / bare: p50 {found[0] / least[0]:.2f}, p99 {found[1] / least[1]:.2f}")
 

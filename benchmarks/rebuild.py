@@ -1,11 +1,12 @@
-"""How fast history becomes read tables again, all of them together.
+"""The rate at which all read tables are rebuilt together from history.
 
     python -m benchmarks.rebuild [--events 1000000] [--workers 2] [--stock-events 10000]
 
-In one run beside (i) a bare fold in Python of the same events into one table, COPY out and COPY in,
-on one core, (ii) the eventsourcing library's ProjectionRunner with an SQL upsert for one table, and
-(iii) PostgreSQL alone: the finished rows copied from table to table and indexed, without any fold.
-Rates are events a second; memory is the largest resident set of a worker, in MiB.
+The same run measures, for comparison, (i) a fold in plain Python of the same events into one table,
+with COPY out and COPY in, on one core, (ii) the eventsourcing library's ProjectionRunner with an
+SQL upsert for one table, and (iii) PostgreSQL alone: the finished rows copied from table to table
+and indexed, without a fold. Rates are events per second; memory is the largest resident set of a
+worker, in MiB.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ COPY (SELECT stream_id, topic, account_id, data FROM events ORDER BY position) T
 
 
 def bare_fold(url: str) -> float:
-    """Events a second: COPY out, fold the accounts in a dict, COPY in."""
+    """Return the events per second of COPY out, a fold of the accounts in a dict, and COPY in."""
     started = time.monotonic()
     accounts: dict[bytes, dict[str, Any]] = {}
     events = 0
@@ -84,36 +85,36 @@ def _fold_line(accounts: dict[bytes, dict[str, Any]], line: bytes) -> None:
 
 
 def rebuild_all(url: str, workers: int) -> tuple[float, float]:
-    """Seconds to rebuild every read model in one pass, and MiB of the largest worker."""
+    """Rebuild all read models. Return the seconds, and the MiB of the largest worker."""
     started = time.monotonic()
 
-    def say(step: str, done: int, _total: int) -> None:
+    def print_step(step: str, done: int, _total: int) -> None:
         print(f"    {time.monotonic() - started:7.1f} s  {step} ({done:,})", flush=True)
 
-    with watched() as sizes:
-        Rebuild(url, table_definitions(), workers=workers, say=say).run()
+    with watch_memory() as sizes:
+        Rebuild(url, table_definitions(), workers=workers, say=print_step).run()
         return time.monotonic() - started, max(sizes, default=0) / MIB
 
 
 @contextmanager
-def watched() -> Iterator[list[int]]:
-    """Resident sets of the processes that this one starts meanwhile, in bytes, looked at often.
+def watch_memory() -> Iterator[list[int]]:
+    """Sample the resident sets, in bytes, of the child processes that are started in the block.
 
-    Linux gives a child the peak of its parent to begin with, so `getrusage` would not do.
+    `getrusage` cannot be used, because on Linux a child inherits the peak of its parent.
     """
     sizes: list[int] = []
     stopped = threading.Event()
-    me = psutil.Process()
-    known = {each.pid for each in me.children()}
+    this_process = psutil.Process()
+    earlier = {each.pid for each in this_process.children()}
 
-    def look() -> None:
+    def sample() -> None:
         while not stopped.wait(WATCH_S):
-            for each in me.children():
-                if each.pid not in known:
+            for each in this_process.children():
+                if each.pid not in earlier:
                     with suppress(psutil.Error):
                         sizes.append(each.memory_info().rss)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
         yield sizes
@@ -123,16 +124,16 @@ def watched() -> Iterator[list[int]]:
 
 
 def live_catch_up(url: str) -> float:
-    """Seconds of the live engine from nothing to the end of the log."""
+    """Return the seconds of the live engine from empty tables to the end of the log."""
     started = time.monotonic()
     ProjectionEngine(url, PROJECTIONS.values()).catch_up()
     return time.monotonic() - started
 
 
-def tables_alone(url: str, workers: int) -> float:
-    """Seconds of PostgreSQL to fill, count and index all read tables from the rows that there are.
+def fill_tables_alone(url: str, workers: int) -> float:
+    """Return PostgreSQL's seconds to fill, count and index all read tables from existing rows.
 
-    What no rebuild into these tables can go below: nothing is read from the log and nothing folded.
+    It is a lower bound for a rebuild: no event is read and nothing is folded.
     """
     shadows = [Shadow(*each) for each in sorted(table_definitions().items())]
 
@@ -161,7 +162,7 @@ def tables_alone(url: str, workers: int) -> float:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -179,7 +180,7 @@ def main() -> None:
         seconds, memory_mib = rebuild_all(urls.projector, options.workers)
         ours = options.events / seconds
         per_core = ours / min(options.workers, os.cpu_count() or 1)
-        alone = options.events / tables_alone(urls.projector, options.workers)
+        alone = options.events / fill_tables_alone(urls.projector, options.workers)
         stock = stock_events_per_s(urls.owner, options.stock_events)
         print(f"    together                   {ours:10,.0f} events/s, {options.workers} workers")
         print(f"(ii) ProjectionRunner          {stock:10,.0f} events/s")

@@ -1,4 +1,4 @@
-"""The peer: the eventsourcing library's own recorder and ProjectionRunner, with an SQL upsert."""
+"""For comparison: the eventsourcing library's recorder and ProjectionRunner, with an SQL upsert."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Accounts(Application[Any]):
 
 
 class AccountsView(PostgresTrackingRecorder):
-    """One table, upserted in the transaction that tracks the position."""
+    """One table, upserted in the transaction that records the position."""
 
     def __init__(self, datastore: Any, **kwargs: Any) -> None:
         super().__init__(datastore, **kwargs)
@@ -40,7 +40,7 @@ class AccountsView(PostgresTrackingRecorder):
         )
 
     def put(self, account_id: Any, company: str, tracking: Tracking) -> None:
-        """Upsert the row and track."""
+        """Upsert the row and record the position."""
         with self.datastore.transaction(commit=True) as cursor:
             cursor.execute(
                 """INSERT INTO stock_accounts VALUES (%s, %s)
@@ -58,13 +58,13 @@ def _sql(text: str) -> Any:
 
 
 class AccountsProjection(Projection[AccountsView]):
-    """From events to rows, one at a time, as the library does it."""
+    """Projects one event at a time, as the library does."""
 
     name = "stock_accounts"
 
     @singledispatchmethod
     def process_event(self, _event: Any, tracking: Tracking) -> None:
-        """Events of other kinds move nothing."""
+        """Ignore events of other kinds."""
 
     @process_event.register
     def _(self, created: StockAccount.Created, tracking: Tracking) -> None:
@@ -72,7 +72,7 @@ class AccountsProjection(Projection[AccountsView]):
 
 
 def stock_events_per_s(url: str, events: int) -> float:
-    """Events a second of the ProjectionRunner over a log of its own."""
+    """Return the events per second of the ProjectionRunner over a log in the library's format."""
     parts = urlsplit(url)
     env = {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",

@@ -191,7 +191,7 @@ def test_what_is_parked_comes_back_by_a_retry_and_is_shown_to_its_workspace_alon
         assert "Bluth" not in stranger.text
         back = admin.ended(admin.ask("retry").headers["Location"])
         assert (back["kind"], back["state"]) == ("retry", "done"), back
-        assert back["message"] == "1 entities are back, each equal to a fresh fold"
+        assert back["message"] == "1 entities are repaired, each equal to a fresh fold"
         assert admin.client.get(url, headers=owner).json()["parkedEntities"] == []
 
 
