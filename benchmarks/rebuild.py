@@ -91,7 +91,7 @@ def rebuild_all(url: str, workers: int) -> tuple[float, float]:
         print(f"    {time.monotonic() - started:7.1f} s  {step} ({done:,})", flush=True)
 
     with watched() as sizes:
-        Rebuild(url, table_definitions(), workers=workers, say=say).run()
+        Rebuild(url, table_definitions(), workers=workers, on_step=say).run()
         return time.monotonic() - started, max(sizes, default=0) / MIB
 
 
