@@ -92,7 +92,7 @@ def rebuild_all(url: str, workers: int) -> tuple[float, float]:
         print(f"    {time.monotonic() - started:7.1f} s  {step} ({done:,})", flush=True)
 
     with watch_memory() as sizes:
-        Rebuild(url, table_definitions(), workers=workers, say=print_step).run()
+        Rebuild(url, table_definitions(), workers=workers, on_step=print_step).run()
         return time.monotonic() - started, max(sizes, default=0) / MIB
 
 

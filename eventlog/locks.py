@@ -16,7 +16,7 @@ ACCOUNT_LOCK = 66
 """An account, by its id: shared to add entities to it, exclusive to delete, merge or move them."""
 INSTALL_LOCK = (67, 1)
 """The creation of read tables."""
-LEASE_LOCK = 68
+PROJECTION_LOCK = 68
 """The projector of a projection, by name; shared by consumers of Kafka."""
 REBUILD_LOCK = 69
 """The rebuild or rollback of a projection, by name."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,7 +10,8 @@ from uuid import UUID
 
 import orjson
 
-from readmodels.lists import LISTS, InvalidCursor, item_sql
+from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
+from readmodels.lists import LISTS, item_sql
 from readmodels.pool import AsyncConnection
 
 GROUPS_PAGE_DEFAULT = 20
@@ -84,7 +83,7 @@ async def duplicates_page(connection: AsyncConnection, query: DuplicatesQuery) -
     parameters |= {f"after{rank}": key if reason == last else "" for rank, reason in wanted.items()}
     row = await (await connection.execute(_sql(query.kind, wanted), parameters)).fetchone()
     assert row is not None
-    cursor = orjson.dumps(_encode(row[1]) if row[1] else None)
+    cursor = orjson.dumps(encode_cursor(row[1].encode()) if row[1] else None)
     items: bytes = row[0].encode()
     return b'{"items":' + items + b',"nextCursor":' + cursor + b"}"
 
@@ -100,17 +99,11 @@ def _sql(plural: str, wanted: Mapping[int, str]) -> str:
     return PAGE.format(groups=" UNION ALL ".join(groups), members=members)
 
 
-def _encode(last: str) -> str:
-    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
-
-
 def _decode(cursor: str) -> tuple[str, str]:
-    try:
-        reason, key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError, TypeError):
-        raise InvalidCursor from None
-    if not (isinstance(reason, str) and isinstance(key, str)):
+    content = decode_cursor(cursor)
+    if len(content) != 2 or not all(isinstance(each, str) for each in content):
         raise InvalidCursor
+    reason, key = content
     if "\0" in key or len(key) > KEY_MAX_CHARS:
         raise InvalidCursor
     return reason, key

@@ -1,4 +1,4 @@
-"""Jobs: how far they are, and what went wrong."""
+"""Jobs: their progress and their errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.pool import AsyncConnection
 
 JOBS_PAGE_DEFAULT = 50
@@ -60,7 +61,7 @@ SELECT coalesce(json_agg(error ORDER BY number) FILTER (WHERE ordinal <= %(limit
 
 @dataclass(frozen=True)
 class JobState:
-    """A job at one version, as JSON."""
+    """A job at one version; `content` is its JSON."""
 
     version: int
     has_ended: bool
@@ -69,27 +70,19 @@ class JobState:
 
 @dataclass(frozen=True)
 class JobsQuery:
-    """What is asked of the list of jobs; newest first. `before` is the last of the page before."""
+    """A page of the list of jobs, newest first."""
 
     workspace_id: UUID
     status: str | None = None
     kind: str | None = None
-    before: tuple[datetime, UUID] | None = None
+    cursor: str | None = None
     limit: int = JOBS_PAGE_DEFAULT
-
-
-@dataclass(frozen=True)
-class JobsPage:
-    """Items as a JSON array, without the errors of each; the last item where more follow."""
-
-    items: bytes
-    last: tuple[datetime, UUID] | None
 
 
 async def job_states(
     connection: AsyncConnection, workspace_id: UUID, ids: Collection[UUID]
 ) -> dict[UUID, JobState]:
-    """Those of these jobs that there are in the workspace."""
+    """Load those of these jobs that exist in the workspace."""
     cursor = await connection.execute(STATES, (workspace_id, list(ids)))
     return {
         row[0]: JobState(version=row[1], has_ended=row[2], content=row[3].encode())
@@ -97,9 +90,9 @@ async def job_states(
     }
 
 
-async def jobs_page(connection: AsyncConnection, query: JobsQuery) -> JobsPage:
-    """One page of the workspace's jobs."""
-    before, before_id = query.before or (None, None)
+async def jobs_page(connection: AsyncConnection, query: JobsQuery) -> bytes:
+    """`{items, nextCursor}` as JSON; items have no errors. Raises `InvalidCursor`."""
+    before, before_id = _decode(query.cursor) if query.cursor is not None else (None, None)
     parameters = {
         "workspace": query.workspace_id,
         "status": query.status,
@@ -111,18 +104,28 @@ async def jobs_page(connection: AsyncConnection, query: JobsQuery) -> JobsPage:
     row = await (await connection.execute(PAGE, parameters)).fetchone()
     assert row is not None
     items, last = row
-    return JobsPage(items.encode(), _last(last) if last else None)
+    cursor = _encode(*orjson.loads(last)) if last else None
+    return orjson.dumps({"items": orjson.Fragment(items), "nextCursor": cursor})
 
 
-def _last(text: str) -> tuple[datetime, UUID]:
-    at, job_id = orjson.loads(text)
-    return datetime.fromisoformat(at), UUID(job_id)
+def _encode(created_at: str, job_id: str) -> str:
+    # PostgreSQL omits trailing zeros of a time.
+    created = datetime.fromisoformat(created_at).isoformat()
+    return encode_cursor(orjson.dumps([created, job_id]))
+
+
+def _decode(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        created_at, job_id = decode_cursor(cursor)
+        return datetime.fromisoformat(created_at), UUID(job_id)
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidCursor from None
 
 
 async def job_errors(
     connection: AsyncConnection, workspace_id: UUID, job_id: UUID, *, after: int, limit: int
 ) -> bytes:
-    """`{items, nextCursor}` as JSON: the errors after the number `after`, in order."""
+    """`{items, nextCursor}` as JSON: the errors with numbers above `after`, in order."""
     parameters = {"workspace": workspace_id, "job": job_id, "after": after, "limit": limit}
     row = await (await connection.execute(ERRORS, parameters)).fetchone()
     assert row is not None

@@ -6,8 +6,6 @@ list no counter can know, and the rows that match are counted, through the index
 
 from __future__ import annotations
 
-import base64
-import binascii
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ import orjson
 import psycopg
 
 from readmodels import kinds
+from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.pool import AsyncConnection
 from readmodels.spec import ListSpec, Sort
 
@@ -69,10 +68,6 @@ SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
 COUNT_ROWS = """
 SELECT count(*) FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}
 """
-
-
-class InvalidCursor(ValueError):
-    """The cursor is not one that this list gave out for this order."""
 
 
 @dataclass(frozen=True)
@@ -242,19 +237,19 @@ def _pattern(search: str) -> str:
     return f"%{escaped}%"
 
 
+def _order_name(query: ListQuery) -> str:
+    return f"{query.sort_by}:{'desc' if query.descending else 'asc'}"
+
+
 def _encode_cursor(query: ListQuery, keys: str) -> str:
-    order = f"{query.sort_by}:{'desc' if query.descending else 'asc'}"
-    return base64.urlsafe_b64encode(orjson.dumps([order, *orjson.loads(keys)])).decode().rstrip("=")
+    return encode_cursor(orjson.dumps([_order_name(query), *orjson.loads(keys)]))
 
 
 def _decode_cursor(query: ListQuery, length: int) -> list[str]:
-    cursor = query.cursor or ""
-    try:
-        order, *keys = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError, TypeError):
-        raise InvalidCursor from None
-    if order != f"{query.sort_by}:{'desc' if query.descending else 'asc'}" or len(keys) != length:
+    content = decode_cursor(query.cursor or "")
+    if content[:1] != [_order_name(query)] or len(content) != 1 + length:
         raise InvalidCursor
+    keys = content[1:]
     if not all(isinstance(key, str) and "\0" not in key for key in keys):
         raise InvalidCursor
-    return list(keys)
+    return keys

@@ -8,7 +8,6 @@ of its own until the next run takes its place, or goes to Parquet files.
 from __future__ import annotations
 
 import re
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from projections.engine.install import Definition, create_tables, guard_tables
 from projections.engine.memory import MemoryTables, Rows
 from projections.engine.rebuild.build import REPORT_EVENTS
 from projections.engine.rebuild.copying import copy_rows
+from projections.engine.rebuild.exchange import TablesInUse, exchange_tables
 from replay.span import read_span
 
 __all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", "Remove", "load"]
@@ -37,10 +37,6 @@ __all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", 
 SCHEMA_PREFIX = "analysis_"
 RESULT_ROWS_MAX = 5_000_000
 """The result is folded in memory; about 1 KiB a row."""
-SWAP_LOCK_WAIT_MS = 500
-"""How long the exchange of results waits for readers, who wait behind it, before it steps back."""
-SWAP_ATTEMPTS_MAX = 40
-SWAP_PAUSE_S = 0.1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 CREATE_TABLE = re.compile(r"\bCREATE\s+TABLE\s+(\w+)\s*\(", re.IGNORECASE)
 
@@ -187,7 +183,7 @@ def into_schema(connection: Connection, result: AnalysisResult, scratch: str) ->
         connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO annals_app").format(schema))
         about = sql.Literal(_provenance(result))
         connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(schema, about))
-    _exchange_patiently(connection, result.analysis, scratch)
+    _exchange(connection, result.analysis, scratch)
 
 
 def _definition(path: Path, module: ModuleType) -> str:
@@ -311,23 +307,20 @@ def _require_columns(analysis: Analysis, result: ResultTable) -> None:
             )
 
 
-def _exchange_patiently(connection: Connection, analysis: Analysis, scratch: str) -> None:
-    for _ in range(SWAP_ATTEMPTS_MAX):
-        try:
-            with connection.transaction():
-                connection.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_WAIT_MS}")
-                _exchange(connection, analysis.schema, scratch)
-            return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            time.sleep(SWAP_PAUSE_S)
-        except psycopg.errors.DependentObjectsStillExist as error:
-            raise AnalysisError(
-                f"{analysis.schema} is in use ({error.diag.message_detail}): drop that first."
-            ) from None
-    raise AnalysisError(f"readers did not leave {analysis.schema} alone long enough; try again.")
+def _exchange(connection: Connection, analysis: Analysis, scratch: str) -> None:
+    """Put the scratch schema in place of the last result. Raises `AnalysisError`."""
+    schema = analysis.schema
+    try:
+        exchange_tables(connection, lambda: _replace_schema(connection, schema, scratch))
+    except TablesInUse:
+        raise AnalysisError(f"readers kept {schema} locked for too long; try again.") from None
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise AnalysisError(
+            f"{schema} is in use ({error.diag.message_detail}): drop that first."
+        ) from None
 
 
-def _exchange(connection: Connection, schema: str, scratch: str) -> None:
+def _replace_schema(connection: Connection, schema: str, scratch: str) -> None:
     for (table,) in connection.execute(OWN_TABLES, (schema,)).fetchall():
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table)))
     connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)))

@@ -38,8 +38,8 @@ from projections.engine.rebuild.refusals import (
     ProjectionJobEnded,
     ProjectionJobInProgress,
 )
+from readmodels.cursors import InvalidCursor
 from readmodels.exports import EntitiesParked, NoConsistentSnapshot, TooManyColumns
-from readmodels.lists import InvalidCursor
 from replay.as_of import TooMuchHistory
 from runtime import codes
 from runtime.codes import CODES

@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 
 from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
-from eventlog.locks import LEASE_LOCK
+from eventlog.locks import PROJECTION_LOCK
 from eventlog.migrations import SQL_FOLDER
 from eventlog.reading.positions import readable_position_async
 from projections.engine.registry import PROJECTIONS
@@ -252,7 +252,7 @@ class HealthMonitor:
     async def _query_projections(self, connection: AsyncConnection) -> list[ProjectionState]:
         facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
         holders: dict[str, list[int]] = {name: [] for name in PROJECTIONS}
-        for name, pid in await health.load_leases(connection, LEASE_LOCK):
+        for name, pid in await health.load_leases(connection, PROJECTION_LOCK):
             if name in holders:
                 holders[name].append(pid)
         stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}

@@ -96,7 +96,7 @@ async def wait_for_projections(request: Request, projections: Iterable[str], pos
     """
     timeout_s = request.app.state.settings.min_position_wait_ms / 1000
     checkpoints = request.app.state.services.checkpoints
-    if not await checkpoints.wait_for(projections, position, timeout_s):
+    if not await checkpoints.wait_until_projected(projections, position, timeout_s):
         raise ApiError(codes.NOT_YET_PROJECTED, minPosition=position)
 
 

@@ -132,13 +132,15 @@ class JobFeed:
 
     async def _run(self) -> None:
         while self._followers:
-            position = self._checkpoints.position(PROJECTION)
+            position = self._checkpoints.position_of(PROJECTION)
             try:
                 await self._query()
             except (psycopg.Error, PoolTimeout, TooManyRequests) as error:
                 log.warning("the followed jobs cannot be read: %s", error)
             await asyncio.sleep(QUERY_INTERVAL_S)
-            await self._checkpoints.wait_for((PROJECTION,), position + 1, IDLE_INTERVAL_S)
+            await self._checkpoints.wait_until_projected(
+                (PROJECTION,), position + 1, IDLE_INTERVAL_S
+            )
 
     async def _query(self) -> None:
         wanted: dict[UUID, list[UUID]] = {}

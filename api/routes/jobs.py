@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -42,7 +39,6 @@ from readmodels.jobs import (
     job_states,
     jobs_page,
 )
-from readmodels.lists import InvalidCursor
 from runtime import codes
 from runtime.work import work_factories
 
@@ -76,12 +72,10 @@ async def list_(
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=JOBS_PAGE_MAX)] = JOBS_PAGE_DEFAULT,
 ) -> Response:
     """`{items, nextCursor}`; GET /api/jobs/{id} also shows the errors of the job."""
-    before = None if cursor is None else _decoded(cursor)
-    query = JobsQuery(caller.workspace_id, status, kind, before, limit)
+    query = JobsQuery(caller.workspace_id, status, kind, cursor, limit)
     async with services.reads.workspace(caller.workspace_id) as connection:
         page = await jobs_page(connection, query)
-    content = {"items": orjson.Fragment(page.items), "nextCursor": _encoded(page.last)}
-    return json_response(content)
+    return json_response(page)
 
 
 @ROUTER.get(
@@ -214,17 +208,3 @@ def _parse_version(last_event_id: str | None) -> int:
     given = last_event_id or ""
     is_version = given.isascii() and given.isdecimal() and len(given) <= VERSION_MAX_DIGITS
     return int(given) if is_version else 0
-
-
-def _encoded(last: tuple[datetime, UUID] | None) -> str | None:
-    if last is None:
-        return None
-    return base64.urlsafe_b64encode(orjson.dumps([last[0].isoformat(), str(last[1])])).decode()
-
-
-def _decoded(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        at, job_id = orjson.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromisoformat(at), UUID(job_id)
-    except (binascii.Error, ValueError, TypeError, AttributeError):
-        raise InvalidCursor from None

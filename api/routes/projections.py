@@ -26,7 +26,7 @@ from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, problems, su
 from api.http.responses import json_response
 from projections.engine.rebuild import requests
 from projections.engine.rebuild.jobs import ProjectionJobKind
-from projections.engine.rebuild.runner import RebuildPlan
+from projections.engine.rebuild.plan import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from readmodels.operation.checkpoints import parked_of_workspace, report

@@ -1,4 +1,4 @@
-"""Tables in memory: the same projectors, folded over as much of history as one likes."""
+"""Read tables in memory: the same projectors, folded over any part of history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rows = dict[RowKey, Row]
 
 
 class MemoryTables:
-    """The tables of some projections as of the events that they were given."""
+    """The tables of some projections, as of the events applied so far."""
 
     def __init__(self, projections: Iterable[Projection]) -> None:
         self._projections = tuple(projections)
@@ -21,7 +21,7 @@ class MemoryTables:
         }
 
     def apply(self, event: RecordedEvent) -> None:
-        """Let the projectors see the event."""
+        """Apply an event by the handlers of all projections."""
         handlers = self._handlers.get(event.topic)
         if handlers is None:
             found = (projection.handler(event.topic) for projection in self._projections)
@@ -30,7 +30,7 @@ class MemoryTables:
             self.change(event.workspace_id, handler(event))
 
     def change(self, workspace_id: str, changes: Iterable[RowChange]) -> None:
-        """Do what a projector says."""
+        """Apply row changes of a workspace."""
         for change in changes:
             rows = self.tables[change.table]
             key = (workspace_id, change.key)
@@ -45,7 +45,7 @@ class MemoryTables:
 
 
 def patch(row: Row, change: Patch) -> None:
-    """Change the row in place."""
+    """Apply a patch to a row, in place."""
     row.update(change.row)
     for counter, amount in change.add.items():
         row[counter] = (row.get(counter) or 0) + amount

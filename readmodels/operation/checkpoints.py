@@ -1,18 +1,20 @@
-"""How far the projections have read, and waiting until they have read far enough."""
+"""The checkpoints of the projections: reporting them, and waiting until they reach a position."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 import orjson
 import psycopg
 
-from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
+from eventlog.connections import CONNECT_TIMEOUT_S, Connection, server_settings
 from eventlog.hints import PROJECTED, hinted
 from eventlog.reading.positions import READABLE_POSITION, lag
 from readmodels.pool import AsyncConnection
@@ -20,22 +22,31 @@ from readmodels.pool import AsyncConnection
 log = logging.getLogger(__name__)
 
 REFRESH_INTERVAL_S = 0.1
-"""How often checkpoints are looked at where no hint comes and somebody waits."""
+"""How often checkpoints are loaded while a reader waits and no hint arrives."""
 IDLE_INTERVAL_S = 2.0
+"""How often they are loaded otherwise."""
+POLL_INTERVAL_S = 0.02
 RECONNECT_DELAY_S = 0.5
 LAG_EVENTS_MAX = 100_000
 """Lag is counted up to here."""
 
 SELECT_POSITIONS = "SELECT name, position FROM projections"
+# Names with a colon are those of shadow and previous tables, which no projector advances.
+SELECT_LOWEST = """
+SELECT coalesce(min(position), 0) FROM projections
+ WHERE CASE WHEN %(names)s::text[] IS NULL THEN name NOT LIKE '%%:%%'
+            ELSE name = ANY(%(names)s) END
+"""
 
 REPORT = f"""
 WITH head AS MATERIALIZED (
     SELECT {READABLE_POSITION} AS position
 ), behind AS MATERIALIZED (
-    -- Projections mostly stand at one position, so this is looked up once for each position.
-    SELECT standing.position, b.n, b.seconds
-      FROM (SELECT DISTINCT position FROM projections WHERE name NOT LIKE '%:%') AS standing, head,
-           {lag("standing.position", "head.position", LAG_EVENTS_MAX)} AS b
+    -- Projections mostly stand at the same position, so the lag is computed once per position.
+    SELECT checkpoint.position, b.n, b.seconds
+      FROM (SELECT DISTINCT position FROM projections WHERE name NOT LIKE '%:%') AS checkpoint,
+           head,
+           {lag("checkpoint.position", "head.position", LAG_EVENTS_MAX)} AS b
 )
 SELECT json_build_object(
            'name', p.name, 'version', p.version, 'wantedVersion', p.wanted_version,
@@ -59,30 +70,68 @@ SELECT coalesce(json_agg(json_build_object(
          ORDER BY position LIMIT %s) AS parked
 """
 PARKED_MAX = 500
-"""Most parked entities that are shown at once."""
+"""Maximum number of parked entities that are shown at once."""
+
+
+class NotProjected(Exception):
+    """The projections did not reach the position in time; the slowest stands at `reached`."""
+
+    def __init__(self, position: int, reached: int) -> None:
+        super().__init__(f"the projections stand at position {reached} and not at {position}")
+        self.position = position
+        self.reached = reached
+
+
+def wait_until_projected(
+    connect: Callable[[], AbstractContextManager[Connection]],
+    position: int,
+    timeout_s: float,
+    *,
+    names: Collection[str] | None = None,
+    only_while_stalled: bool = False,
+) -> None:
+    """Wait until these projections, or by default all live ones, have reached the position.
+
+    connect: opens the connection or transaction of each poll. With `only_while_stalled` the time
+    counts from the last progress. Raises `NotProjected`, and what `connect` raises.
+    """
+    parameters = {"names": None if names is None else list(names)}
+    highest, started = -1, time.monotonic()
+    while True:
+        with connect() as connection:
+            row = connection.execute(SELECT_LOWEST, parameters).fetchone()
+        assert row is not None
+        reached = int(row[0])
+        if reached >= position:
+            return
+        if only_while_stalled and reached > highest:
+            highest, started = reached, time.monotonic()
+        elif time.monotonic() - started > timeout_s:
+            raise NotProjected(position, reached)
+        time.sleep(POLL_INTERVAL_S)
 
 
 class Checkpoints:
-    """Follows the projections' checkpoints, so that a read can wait for its own write."""
+    """Follows the checkpoints, so that requests can wait for them without polling each."""
 
     def __init__(self, app_url: str) -> None:
         self._url = app_url
         self._positions: dict[str, int] = {}
         self._changed = asyncio.Condition()
         self._waiting = 0
-        self._moved: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def position_of(self, name: str) -> int:
-        """How far the projection was when looked at last; -1 where it is not known."""
+        """The projection's checkpoint when it was last loaded; -1 if it is unknown."""
         return self._positions.get(name, -1)
 
-    def when_moved(self, call: Callable[[], None]) -> None:
-        """Call this, in the event loop, whenever a checkpoint has moved."""
-        self._moved.append(call)
+    def when_moved(self, listener: Callable[[], None]) -> None:
+        """Call the listener, in the event loop, whenever a checkpoint has moved."""
+        self._listeners.append(listener)
 
     async def start(self) -> None:
-        """Begin to follow, in a task of the running loop."""
+        """Start to follow, in a task of the running loop."""
         self._task = asyncio.create_task(self._run(), name="checkpoints")
 
     async def stop(self) -> None:
@@ -92,23 +141,21 @@ class Checkpoints:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def position(self, name: str) -> int:
-        """How far the projection had come when it was last looked at; -1 where nobody knows."""
-        return self._positions.get(name, -1)
+    async def wait_until_projected(
+        self, names: Iterable[str], position: int, timeout_s: float
+    ) -> bool:
+        """Wait until these projections have reached the position. False if the time runs out."""
+        projections = tuple(names)
 
-    async def wait_for(self, names: Iterable[str], position: int, timeout_s: float) -> bool:
-        """Whether all of these projections reached the position within the time."""
-        wanted = tuple(names)
+        def have_reached() -> bool:
+            return all(self.position_of(name) >= position for name in projections)
 
-        def reached() -> bool:
-            return all(self._positions.get(name, -1) >= position for name in wanted)
-
-        if reached():
+        if have_reached():
             return True
         self._waiting += 1
         try:
             async with self._changed:
-                await asyncio.wait_for(self._changed.wait_for(reached), timeout_s)
+                await asyncio.wait_for(self._changed.wait_for(have_reached), timeout_s)
         except TimeoutError:
             return False
         finally:
@@ -134,9 +181,9 @@ class Checkpoints:
             await connection.execute(f"LISTEN {PROJECTED}")
             waited_s = IDLE_INTERVAL_S
             while True:
-                heard = await hinted(connection, REFRESH_INTERVAL_S)
+                is_hinted = await hinted(connection, REFRESH_INTERVAL_S)
                 waited_s += REFRESH_INTERVAL_S
-                if heard or self._waiting or waited_s >= IDLE_INTERVAL_S:
+                if is_hinted or self._waiting or waited_s >= IDLE_INTERVAL_S:
                     await self._refresh(connection)
                     waited_s = 0.0
 
@@ -147,15 +194,15 @@ class Checkpoints:
             async with self._changed:
                 self._positions = positions
                 self._changed.notify_all()
-            for call in self._moved:
-                call()
+            for listener in self._listeners:
+                listener()
 
 
 async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
-    """Name, version, position, lag (events, seconds) and faults of each projection.
+    """Report name, version, position, lag (events, seconds) and faults of each live projection.
 
-    `version` is that by which the rows were made, `wantedVersion` that of the code which runs.
-    `faults` counts ranges whose coverage differs from the log, `idleSeconds` since it moved last.
+    `version` made the rows, `wantedVersion` is that of the running code. `faults` counts ranges
+    whose coverage differs from the log; `idleSeconds` is the time since the checkpoint moved.
     """
     cursor = await connection.execute(REPORT)
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]
@@ -164,7 +211,7 @@ async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
 async def parked_of_workspace(
     connection: AsyncConnection, projection: str, workspace_id: UUID
 ) -> bytes:
-    """The workspace's entities that wait for a fix, the first `PARKED_MAX`, as a JSON array."""
+    """The workspace's parked entities, at most `PARKED_MAX`, as a JSON array."""
     cursor = await connection.execute(PARKED, (projection, workspace_id, PARKED_MAX))
     row = await cursor.fetchone()
     assert row is not None

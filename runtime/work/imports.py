@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Iterable
 from threading import Lock
 from uuid import UUID
 
@@ -16,9 +14,8 @@ from commands.jobs.work import JobContext
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
-from eventlog.scope import Scope
-from eventlog.store.log import EventLog
 from readmodels.names import contacts_of, keys, names
+from readmodels.operation.checkpoints import NotProjected, wait_until_projected
 
 __all__ = ["KIND", "READING", "open_work"]
 
@@ -29,9 +26,7 @@ PREPARED_MAX = 4
 """So many jobs a process keeps ready between their turns."""
 PROJECTED_WAIT_S = 10.0
 """How long a turn waits for the read tables; then others have theirs, and it is tried again."""
-POLL_S = 0.02
 
-LEAST = "SELECT coalesce(min(position), 0) FROM projections WHERE name = ANY(%s)"
 
 _prepared: OrderedDict[UUID, Prepared] = OrderedDict()
 _lock = Lock()
@@ -57,21 +52,13 @@ def open_work(context: JobContext) -> ImportWork:
 
 def _prepare(context: JobContext) -> Prepared:
     plurals = (Account.PLURAL, Contact.PLURAL, Member.PLURAL, context.parameters["plural"])
-    wait_until_projected(context.log, context.scope, plurals, context.parameters["seen"])
+    try:
+        wait_until_projected(
+            lambda: context.log.transaction(context.scope),
+            context.parameters["seen"],
+            PROJECTED_WAIT_S,
+            names=plurals,
+        )
+    except NotProjected as error:
+        raise OperationalError(str(error)) from None
     return prepare_import(context, READING)
-
-
-def wait_until_projected(
-    log: EventLog, scope: Scope, projections: Iterable[str], position: int
-) -> None:
-    """Return when these projections have reached the position. Raises `OperationalError`."""
-    wanted = list(projections)
-    deadline = time.monotonic() + PROJECTED_WAIT_S
-    while True:
-        with log.transaction(scope) as connection:
-            row = connection.execute(LEAST, (wanted,)).fetchone()
-        if row is not None and row[0] >= position:
-            return
-        if time.monotonic() > deadline:
-            raise OperationalError(f"the read tables have not reached position {position}")
-        time.sleep(POLL_S)

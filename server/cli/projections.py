@@ -165,7 +165,7 @@ def _select_names(name: str) -> list[str]:
 
 
 def _show_plan(url: str, names: list[str]) -> None:
-    from projections.engine.rebuild.runner import plan
+    from projections.engine.rebuild.plan import plan
     from readmodels import table_definitions
 
     definitions = table_definitions()
@@ -212,7 +212,7 @@ def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | 
             {name: definitions[name] for name in names},
             throttle_events_per_s=throttle,
             workers=workers,
-            say=report,
+            on_step=report,
         ).run()
     print_line(
         f"Rebuilt and swapped in: {', '.join(names)}. The previous tables are kept (--rollback)."

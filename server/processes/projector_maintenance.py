@@ -18,7 +18,7 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from projections.engine.ledger.checks import check
-from projections.engine.live.statistics import Sum, WorkStatistics
+from projections.engine.live.statistics import BatchTotals, WorkStatistics
 from projections.engine.rebuild import jobs
 from projections.engine.rebuild.jobs import ProjectionJob
 from runtime.process import SUPERVISOR_PID_VARIABLE
@@ -54,7 +54,7 @@ class ProjectorMaintenance:
     ) -> None:
         self._url = str(settings.projector_url)
         self._work = work
-        self._reported = Sum()
+        self._reported = BatchTotals()
         self._reported_at = time.monotonic()
         self._jobs = JobProcesses()
         self._stopped = threading.Event()
@@ -122,7 +122,7 @@ class ProjectorMaintenance:
             "positions": dict(connection.execute(SELECT_POSITIONS).fetchall()),
         }
         log.info("projected", extra={"facts": facts})
-        self._reported, self._reported_at = Sum(), now
+        self._reported, self._reported_at = BatchTotals(), now
 
     def _check_coverage(self, connection: Connection, is_leader: bool) -> None:
         if not is_leader:
@@ -147,7 +147,7 @@ class JobProcesses:
         for job_id, projection, state in jobs.fail_orphaned(connection, self._running):
             facts = {"job": job_id, "projection": projection, "state": state}
             log.warning("the process of a job is gone", extra={"facts": facts})
-        for job in jobs.waiting(connection):
+        for job in jobs.load_requested(connection):
             if job.id not in self._running and self._has_room(job):
                 self._running[job.id] = (job, _start(job))
 

@@ -12,8 +12,9 @@ import pytest
 from commands.entities import EntityCommands
 from eventlog.scope import Scope
 from projections.engine.live.runner import ProjectionEngine
+from readmodels.cursors import InvalidCursor
 from readmodels.details import detail
-from readmodels.lists import LISTS, InvalidCursor
+from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster
 from tests.conftest import Urls

@@ -1,1 +1,1 @@
-"""The projector that consumes Kafka."""
+"""The projector that consumes the log from Kafka."""

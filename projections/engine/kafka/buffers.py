@@ -1,8 +1,8 @@
-"""The partitions that a consumer reads: what came of each since the last mark, and its events.
+"""Buffers of the partitions that a consumer reads, each from its last mark.
 
-A mark says that all events of the partition up to a position lie before it. What lies between two
-marks is taken together, each position once and in order, whatever a relay that crashed or was late
-has doubled.
+A mark says that all events of the partition up to a position come before it. The events between two
+marks are taken together, each position once and in order, even if a relay that crashed or was late
+has sent some twice.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from eventlog.kafka.message import Origin, decode, read_head
 from eventlog.reading import RecordedEvent
 
-WAITING_MAX = 200_000
-"""So many messages without a mark are no window of a relay any more."""
+BUFFER_MESSAGES_MAX = 200_000
+"""Maximum number of messages without a mark; a relay's window is much smaller."""
 
 
 class TopicMoved(Exception):
-    """The topic is not what it was: begin again from what PostgreSQL knows."""
+    """The topic has changed; the consumer must start again from the offsets in PostgreSQL."""
 
 
 @dataclass(slots=True)
 class ReadyEvents:
-    """Events of one partition that can be applied, and the place after them."""
+    """Events of one partition that can be applied, and the offset and position after them."""
 
     partition: int
     events: list[RecordedEvent]
@@ -34,68 +34,70 @@ class ReadyEvents:
 
 @dataclass(slots=True)
 class PartitionBuffer:
-    """One partition, read from an offset on. Holds what came after the last mark taken."""
+    """One partition, read from an offset on. Holds the messages since the last mark taken."""
 
     partition: int
     next_offset: int
-    """Of the message that must come next."""
+    """The offset that the next message must have."""
     origin: Origin
-    """The log and the generation that are expected, and the last relay that was heard."""
-    above: int
-    """Events up to here are in the rows of every projection."""
+    """The log and generation to expect, and the latest relay seen."""
+    applied_upto: int
+    """All projections have applied the events up to here."""
     _waiting: dict[int, bytes] = field(default_factory=dict)
     _taken: dict[int, bytes] = field(default_factory=dict)
     _mark: tuple[int, int] | None = None
-    """Offset after, and position of, the last mark that was heard and is not taken."""
+    """The offset after, and the position of, the latest mark that was not taken yet."""
 
-    def hear(self, messages: list[Any]) -> None:
-        """Take in what was polled. Raises `TopicMoved`, `MalformedMessage`."""
+    def add(self, messages: list[Any]) -> None:
+        """Add polled messages. Raises `TopicMoved`, `MalformedMessage`."""
         for message in messages:
             if message.offset != self.next_offset:
                 raise TopicMoved(
-                    f"partition {self.partition} goes on at offset {message.offset}"
-                    f" and not at {self.next_offset}"
+                    f"partition {self.partition} continues at offset {message.offset}"
+                    f" instead of {self.next_offset}"
                 )
             self.next_offset += 1
             head = read_head(message.headers)
-            if self._is_late(head.origin):
+            if self._is_outdated(head.origin):
                 continue
             if head.is_mark:
                 self._close(head.position)
-            elif head.position > self.above:
+            elif head.position > self.applied_upto:
                 self._waiting.setdefault(head.position, message.value)
-        if len(self._waiting) > WAITING_MAX:
-            raise TopicMoved(f"partition {self.partition}: {WAITING_MAX} messages and no mark")
+        if len(self._waiting) > BUFFER_MESSAGES_MAX:
+            raise TopicMoved(
+                f"partition {self.partition}: {BUFFER_MESSAGES_MAX} messages and no mark"
+            )
 
     @property
     def is_ready(self) -> bool:
-        """Whether a mark was heard since the last `take`."""
+        """Whether a mark has arrived since the last `take`."""
         return self._mark is not None
 
     def take(self) -> ReadyEvents:
-        """The events up to the last mark, in order, decoded."""
+        """Remove and decode the events up to the latest mark, in order."""
         assert self._mark is not None
         next_offset, through = self._mark
         events = [decode(self._taken[position]) for position in sorted(self._taken)]
         self._taken, self._mark = {}, None
-        self.above = max(self.above, through)
+        self.applied_upto = max(self.applied_upto, through)
         return ReadyEvents(self.partition, events, next_offset, through, self.origin.epoch)
 
-    def _is_late(self, origin: Origin) -> bool:
-        """Whether the message counts no more; a later relay is noted. Raises `TopicMoved`."""
+    def _is_outdated(self, origin: Origin) -> bool:
+        """Whether a later relay has replaced the message's relay. Raises `TopicMoved`."""
         if origin == self.origin:
             return False
         if origin.log_id != self.origin.log_id:
             raise TopicMoved(f"partition {self.partition} holds log {origin.log_id}")
         if origin.generation != self.origin.generation:
-            raise TopicMoved(f"the topic was made anew, for the {origin.generation}th time")
+            raise TopicMoved(f"the topic was recreated and has generation {origin.generation}")
         if origin.epoch < self.origin.epoch:
             return True
         self.origin = origin
         return False
 
     def _close(self, through: int) -> None:
-        # What lies beyond, an earlier relay sent; the one that sent the mark sends it again.
+        # Events beyond the mark came from an earlier relay; the mark's relay sends them again.
         for position, value in self._waiting.items():
             if position <= through:
                 self._taken[position] = value

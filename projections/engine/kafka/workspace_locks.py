@@ -1,9 +1,9 @@
-"""Consumers of several partitions take turns where they may meet in a row.
+"""Locks that serialise consumers of different partitions on the workspaces they share.
 
-A row belongs to one entity, and its events lie in the partition of the account that it hangs on.
-When that is merged into another, they go on in another partition: two consumers may have the same
-row at hand. The older change then does nothing (`apply.py`), and to tell which one that is, each
-must see what the other has done, counters included.
+A row belongs to one entity, whose events are in the partition of its account. When the account is
+merged into another, later events are in another partition, so two consumers may change the same row
+at once. The older change then has no effect (`live/statements.py`), but to find out which is older,
+each consumer must see what the other has committed, counters included.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from eventlog.connections import Connection
 from eventlog.locks import WORKSPACE_LOCK
 from eventlog.reading import RecordedEvent
 
-TURNS = 64
-"""So many locks at the most for one batch; workspaces that share one wait for each other."""
+LOCKS_MAX = 64
+"""Maximum number of locks for one batch. Workspaces that share a lock wait for each other."""
 
-TAKE_TURNS = "SELECT pg_advisory_xact_lock(%s, n) FROM unnest(%s::integer[]) AS n"
+LOCK_WORKSPACES = "SELECT pg_advisory_xact_lock(%s, n) FROM unnest(%s::integer[]) AS n"
 
 
 def lock_workspaces(connection: Connection, events: Iterable[RecordedEvent]) -> None:
-    """Until the end of the transaction nobody else applies events of these workspaces.
+    """Keep other consumers from applying events of these workspaces in this transaction.
 
-    The first statement of the transaction: whoever waits here has nothing that others wait for.
+    It must be the transaction's first statement, so that a waiting consumer holds no other lock.
     """
     workspaces = {event.workspace_id for event in events}
-    turns = sorted({zlib.crc32(each.encode()) % TURNS for each in workspaces})
-    connection.execute(TAKE_TURNS, (WORKSPACE_LOCK, turns), prepare=True)
+    numbers = sorted({zlib.crc32(each.encode()) % LOCKS_MAX for each in workspaces})
+    connection.execute(LOCK_WORKSPACES, (WORKSPACE_LOCK, numbers), prepare=True)

@@ -1,1 +1,1 @@
-"""What each projection consumed, compared with the log; and entities that are parked."""
+"""What each projection has consumed: its coverage ledger, its checks, and parked entities."""

@@ -1,7 +1,8 @@
-"""The alarm of the coverage ledger: it is compared with the log all the time, a bit at a time.
+"""Continuous checks of the coverage ledger against the log, a part at a time.
 
-What came in since the last check is compared at each check; all of history in rounds that begin
-anew every hour. Differences stand in `projection_faults` as long as they are there.
+Each check compares what came in since the last one, and the next part of a round over all of
+history; a new round starts an hour after the last one ended. Differences are kept in
+`projection_faults` for as long as they exist.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from eventlog.connections import Connection
 from projections.engine.ledger.coverage import BUCKET_POSITIONS, Gap, compare
 
 CHUNK_POSITIONS = 50_000
-"""Most positions that one check compares, of the newest and of the round each (0.4 s of the
-server's time)."""
+"""Maximum number of new positions, and of positions of the round, that one check compares (0.4 s
+of server time each)."""
 ROUND_INTERVAL_S = 3_600.0
-"""So long after the end of a round over all of history the next one begins."""
+"""Time from the end of one round over all of history to the start of the next."""
 
-# A projection whose partitions are not equally far has more in its last range than its checkpoint
-# says.
-SELECT_STANDING = """
+# The last range of a projection with unaligned partitions holds more than its checkpoint shows.
+SELECT_STATES = """
 SELECT p.name, p.position, p.epoch,
        EXISTS (SELECT FROM projection_offsets AS o WHERE o.projection = p.name),
        c.epoch, c.newest, c.swept, c.swept_at,
@@ -28,7 +28,7 @@ SELECT p.name, p.position, p.epoch,
   FROM projections AS p LEFT JOIN projection_checks AS c ON c.projection = p.name
  WHERE p.name NOT LIKE '%%:%%' ORDER BY p.name
 """
-NOTE_CHECK = """
+SAVE_STATE = """
 INSERT INTO projection_checks (projection, epoch, newest, swept, swept_at)
 VALUES (%s, %s, %s, %s, CASE WHEN %s THEN clock_timestamp() ELSE %s END)
     ON CONFLICT (projection) DO UPDATE
@@ -39,41 +39,39 @@ SELECT_FAULTS = """
 SELECT projection, first, last, fault, position FROM projection_faults
  WHERE projection = ANY(%s) AND first BETWEEN %s AND %s
 """
-ADD_FAULT = """
+SAVE_FAULT = """
 INSERT INTO projection_faults (projection, first, last, fault, position)
 VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT (projection, first) DO UPDATE
    SET fault = excluded.fault, position = excluded.position
 """
-DROP_FAULT = "DELETE FROM projection_faults WHERE projection = %s AND first = %s"
-FORGET_FAULTS = "DELETE FROM projection_faults WHERE projection = %s"
+DELETE_FAULT = "DELETE FROM projection_faults WHERE projection = %s AND first = %s"
+DELETE_FAULTS = "DELETE FROM projection_faults WHERE projection = %s"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check found out."""
+    """The differences that appeared or disappeared since the last check."""
 
     new: list[Gap]
-    """Differences that were not known."""
     gone: list[Gap]
-    """Differences that are there no more."""
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """How far one projection is, and how far it was checked."""
+class _CheckState:
+    """The positions up to which one projection can be, and was, checked."""
 
     name: str
     upto: int
-    """What can be compared: its checkpoint, or the end of a range before it."""
+    """The position up to which it can be compared: its checkpoint, or the end of a range before."""
     epoch: int
     newest: int
     swept: int
     swept_at: datetime | None
     is_due: bool
-    """Whether a round over all of history is to be begun or gone on with."""
-    is_other: bool
-    """Whether its tables are others than those that were checked: rebuilt, or mended."""
+    """Whether a round over all of history starts or continues."""
+    is_replaced: bool
+    """Whether its tables were rebuilt or repaired since the last check."""
 
 
 Range = tuple[int, int]
@@ -85,83 +83,82 @@ def check(
     chunk: int = CHUNK_POSITIONS,
     round_interval_s: float = ROUND_INTERVAL_S,
 ) -> CheckResult:
-    """Compare the next bit of every ledger. One process at a time may do this."""
+    """Compare the next part of every ledger. One process at a time may call this."""
     with connection.transaction():
-        # One snapshot: the checkpoints, the ledgers and the log are of the same moment.
+        # One snapshot, so that checkpoints, ledgers and log are of the same moment.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        standings = _standings(connection, round_interval_s)
-        for each in standings:
-            if each.is_other:
-                connection.execute(FORGET_FAULTS, (each.name,))
-        work: dict[Range, list[str]] = {}
-        for each in standings:
-            for piece in {_newest(each, chunk), _swept(each, chunk)} - {None}:
-                assert piece is not None
-                work.setdefault(piece, []).append(each.name)
-        found = [_compare(connection, names, piece) for piece, names in work.items()]
-        for each in standings:
-            _note(connection, each, chunk)
+        states = _load_states(connection, round_interval_s)
+        for state in states:
+            if state.is_replaced:
+                connection.execute(DELETE_FAULTS, (state.name,))
+        names_by_range: dict[Range, list[str]] = {}
+        for state in states:
+            for part in {_newest_range(state, chunk), _round_range(state, chunk)} - {None}:
+                assert part is not None
+                names_by_range.setdefault(part, []).append(state.name)
+        results = [_compare(connection, names, part) for part, names in names_by_range.items()]
+        for state in states:
+            _save_state(connection, state, chunk)
     return CheckResult(
-        [gap for one in found for gap in one.new], [gap for one in found for gap in one.gone]
+        [gap for result in results for gap in result.new],
+        [gap for result in results for gap in result.gone],
     )
 
 
-def _standings(connection: Connection, round_interval_s: float) -> list[_Standing]:
-    standings = []
-    rows = connection.execute(SELECT_STANDING, (round_interval_s,)).fetchall()
-    for name, position, epoch, is_uneven, known_epoch, newest, swept, swept_at, is_late in rows:
-        upto = position // BUCKET_POSITIONS * BUCKET_POSITIONS - 1 if is_uneven else position
-        if known_epoch != epoch:
-            is_other = known_epoch is not None
-            standings.append(_Standing(name, upto, epoch, upto, 0, None, True, is_other))
+def _load_states(connection: Connection, round_interval_s: float) -> list[_CheckState]:
+    states = []
+    rows = connection.execute(SELECT_STATES, (round_interval_s,)).fetchall()
+    for name, position, epoch, is_unaligned, checked, newest, swept, swept_at, is_late in rows:
+        upto = position // BUCKET_POSITIONS * BUCKET_POSITIONS - 1 if is_unaligned else position
+        if checked != epoch:
+            is_replaced = checked is not None
+            states.append(_CheckState(name, upto, epoch, upto, 0, None, True, is_replaced))
         else:
             start = 0 if is_late else swept
             is_due = is_late or swept_at is None
-            standings.append(
-                _Standing(name, upto, epoch, newest, start, swept_at, is_due, is_other=False)
-            )
-    return standings
+            states.append(_CheckState(name, upto, epoch, newest, start, swept_at, is_due, False))
+    return states
 
 
-def _newest(standing: _Standing, chunk: int) -> Range | None:
-    """From the range that was compared last, which may have been half full."""
-    return _piece(standing.newest, standing.upto, chunk)
+def _newest_range(state: _CheckState, chunk: int) -> Range | None:
+    """The positions from the range compared last, which may have been incomplete."""
+    return _range_after(state.newest, state.upto, chunk)
 
 
-def _swept(standing: _Standing, chunk: int) -> Range | None:
-    return _piece(standing.swept, standing.upto, chunk) if standing.is_due else None
+def _round_range(state: _CheckState, chunk: int) -> Range | None:
+    return _range_after(state.swept, state.upto, chunk) if state.is_due else None
 
 
-def _piece(after: int, upto: int, chunk: int) -> Range | None:
+def _range_after(after: int, upto: int, chunk: int) -> Range | None:
     first = (after + 1) // BUCKET_POSITIONS * BUCKET_POSITIONS
     return (first, min(first + chunk - 1, upto)) if upto >= first else None
 
 
-def _compare(connection: Connection, names: list[str], piece: Range) -> CheckResult:
-    first, upto = piece
+def _compare(connection: Connection, names: list[str], part: Range) -> CheckResult:
+    first, upto = part
     known = [Gap(*row) for row in connection.execute(SELECT_FAULTS, (names, first, upto))]
-    there = compare(connection, names, first=first, upto=upto)
-    places = {(gap.projection, gap.first) for gap in there}
+    found = compare(connection, names, first=first, upto=upto)
+    places = {(gap.projection, gap.first) for gap in found}
     gone = [gap for gap in known if (gap.projection, gap.first) not in places]
-    new = [gap for gap in there if gap not in known]
+    new = [gap for gap in found if gap not in known]
     for gap in gone:
-        connection.execute(DROP_FAULT, (gap.projection, gap.first))
+        connection.execute(DELETE_FAULT, (gap.projection, gap.first))
     for gap in new:
         row = (gap.projection, gap.first, gap.last, gap.fault, gap.position)
-        connection.execute(ADD_FAULT, row)
+        connection.execute(SAVE_FAULT, row)
     return CheckResult(new, gone)
 
 
-def _note(connection: Connection, standing: _Standing, chunk: int) -> None:
-    newest, swept = _newest(standing, chunk), _swept(standing, chunk)
-    ended = swept is not None and swept[1] >= standing.upto
-    noted = replace(
-        standing,
-        newest=newest[1] if newest else standing.newest,
-        swept=swept[1] if swept else standing.swept,
-        swept_at=None if standing.is_due else standing.swept_at,
+def _save_state(connection: Connection, state: _CheckState, chunk: int) -> None:
+    newest, swept = _newest_range(state, chunk), _round_range(state, chunk)
+    has_ended = swept is not None and swept[1] >= state.upto
+    saved = replace(
+        state,
+        newest=newest[1] if newest else state.newest,
+        swept=swept[1] if swept else state.swept,
+        swept_at=None if state.is_due else state.swept_at,
     )
     connection.execute(
-        NOTE_CHECK,
-        (noted.name, noted.epoch, noted.newest, noted.swept, ended, noted.swept_at),
+        SAVE_STATE,
+        (saved.name, saved.epoch, saved.newest, saved.swept, has_ended, saved.swept_at),
     )

@@ -1,8 +1,9 @@
-"""The coverage ledger: what each projection consumed, by range, to be compared with the log.
+"""The coverage ledger: the events that each projection consumed, for comparison with the log.
 
-For every range of positions a projection keeps the number of events it consumed, the sum of their
-digests, and the sum of digests weighted by their place in the range. Against the same three of the
-log, a difference of one event (skipped, doubled, altered, removed) can be solved for its position.
+For each range of positions (a bucket) a projection records the number of events it consumed, the
+sum of their digests, and the sum of digests weighted by their place in the range. Compared with the
+same three numbers of the log, a difference of one event (skipped, doubled, altered, removed) can be
+solved for its position.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SELECT p.name, b.bucket, b.n, b.digest, b.weighted
    SET n = c.n + excluded.n, digest = c.digest + excluded.digest,
        weighted = c.weighted + excluded.weighted
 """
-"""Takes what `entries` gives, for the names that stand somewhere."""
+"""Adds what `to_arrays` returns to the ledgers whose names the SQL `names` gives."""
 ADD = ADD_FOR.format(names="unnest(%s::text[])")
 
 COMPARE = f"""
@@ -57,14 +58,14 @@ CoverageFault = Literal["skipped", "doubled", "removed", "altered", "several"]
 
 @dataclass(frozen=True)
 class Gap:
-    """A range in which a projection consumed something else than the log holds."""
+    """A range in which the events that a projection consumed differ from the log."""
 
     projection: str
     first: int
     last: int
     fault: CoverageFault
     position: int | None
-    """Of the one event at fault; None where there are several."""
+    """The position of the event at fault; None if there are several."""
 
     def __str__(self) -> str:
         where = f"position {self.position}" if self.position else f"{self.first}..{self.last}"
@@ -73,7 +74,7 @@ class Gap:
 
 @dataclass(slots=True)
 class CoverageTally:
-    """What some events add to the ledger."""
+    """What events add to one bucket of a ledger."""
 
     n: int = 0
     digest: int = 0
@@ -81,7 +82,7 @@ class CoverageTally:
 
 
 def tally(events: Iterable[RecordedEvent]) -> dict[int, CoverageTally]:
-    """By bucket, what these events add."""
+    """Add up events by bucket."""
     buckets: dict[int, CoverageTally] = {}
     for event in events:
         bucket, offset = divmod(event.position, BUCKET_POSITIONS)
@@ -97,13 +98,13 @@ def tally(events: Iterable[RecordedEvent]) -> dict[int, CoverageTally]:
 def record(
     connection: Connection, projections: list[str], buckets: dict[int, CoverageTally]
 ) -> None:
-    """Add to the ledger of each projection, in the transaction that moves their checkpoints."""
+    """Add to each projection's ledger, in the transaction that moves its checkpoint."""
     if buckets:
-        connection.execute(ADD, (array(projections), *entries(buckets)), prepare=True)
+        connection.execute(ADD, (array(projections), *to_arrays(buckets)), prepare=True)
 
 
-def entries(buckets: dict[int, CoverageTally]) -> tuple[str, str, str, str]:
-    """The parameters by which the ledger is told of these."""
+def to_arrays(buckets: dict[int, CoverageTally]) -> tuple[str, str, str, str]:
+    """The buckets as the four array parameters of `ADD_FOR`."""
     tallies = buckets.values()
     return (
         array(buckets),
@@ -114,18 +115,17 @@ def entries(buckets: dict[int, CoverageTally]) -> tuple[str, str, str, str]:
 
 
 def gaps(connection: Connection, projection: str, *, upto: int) -> list[Gap]:
-    """Where the projection's ledger differs from the log, up to a position.
+    """The ranges in which a projection's ledger differs from the log, up to a position.
 
-    `upto` must be the projection's checkpoint, or before it and the last position of a range.
+    upto: the projection's checkpoint, or the last position of a range before it.
     """
     return compare(connection, [projection], first=0, upto=upto)
 
 
 def compare(connection: Connection, projections: list[str], *, first: int, upto: int) -> list[Gap]:
-    """Where ledgers differ from the log between two positions; reads the log once for all.
+    """The ranges between two positions in which ledgers differ from the log, read once for all.
 
-    `first` must be the first position of a range (a multiple of BUCKET_POSITIONS), `upto` as in
-    `gaps`.
+    first: the first position of a range, a multiple of BUCKET_POSITIONS. upto: as in `gaps`.
     """
     parameters = {"projections": projections, "first": first, "upto": upto}
     rows = connection.execute(COMPARE, parameters).fetchall()
@@ -141,7 +141,7 @@ def _explain(
     digest: int,
     weighted: int,
 ) -> Gap:
-    """Solve one difference for its position: weighted = digest times place, for a single fault."""
+    """Solve a difference for its position: for a single fault, weighted = digest × place."""
     first = bucket * BUCKET_POSITIONS
     last = first + BUCKET_POSITIONS - 1
     digest, weighted = int(digest), int(weighted)
@@ -159,9 +159,11 @@ def _explain(
 
 
 def verify_all(connection: Connection) -> list[Gap]:
-    """Where the ledger of any live projection differs from the log, up to its checkpoint."""
+    """The ranges in which any live projection's ledger differs from the log."""
     with connection.transaction():
-        # One snapshot: the checkpoint, the ledger and the log are of the same moment.
+        # One snapshot, so that checkpoints, ledgers and log are of the same moment.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        standing = connection.execute(SELECT_LIVE).fetchall()
-        return [gap for name, position in standing for gap in gaps(connection, name, upto=position)]
+        checkpoints = connection.execute(SELECT_LIVE).fetchall()
+        return [
+            gap for name, position in checkpoints for gap in gaps(connection, name, upto=position)
+        ]

@@ -1,4 +1,4 @@
-"""Entities that a projector could not digest, parked by position: the rest goes on without them."""
+"""Entities that a projection parked after an error, by position; all others are kept up to date."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ EntityKey = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Parked:
+class ParkedEntity:
     """An entity of a projection that waits for a fix."""
 
     workspace_id: str
     entity_id: str
     position: int
-    """Of the first event that is not in the rows."""
+    """The position of the first event that is not in the rows."""
     events: int
-    """How many events wait."""
+    """The number of events that wait."""
     error: str
 
     @property
-    def entity(self) -> EntityKey:
-        """Which one it is."""
+    def key(self) -> EntityKey:
+        """Workspace and entity id."""
         return (self.workspace_id, self.entity_id)
 
 
-def parked(connection: Connection, projection: str) -> dict[EntityKey, Parked]:
-    """What is parked in a projection."""
+def load_parked(connection: Connection, projection: str) -> dict[EntityKey, ParkedEntity]:
+    """Load the parked entities of a projection."""
     rows = connection.execute(SELECT_PARKED, (projection,)).fetchall()
-    return {(row[0], row[1]): Parked(*row) for row in rows}
+    return {(row[0], row[1]): ParkedEntity(*row) for row in rows}
 
 
-def park(connection: Connection, projection: str, entry: Parked) -> None:
-    """Park an entity, or count more events of one that is parked."""
+def park(connection: Connection, projection: str, entry: ParkedEntity) -> None:
+    """Park an entity, or add to the events of one that is parked."""
     connection.execute(
         PARK,
         (
@@ -68,5 +68,5 @@ def park(connection: Connection, projection: str, entry: Parked) -> None:
 
 
 def unpark(connection: Connection, projection: str, entity: EntityKey) -> None:
-    """The entity's rows hold all of its events again."""
+    """Remove an entity whose rows hold all of its events again."""
     connection.execute(UNPARK, (projection, *entity))

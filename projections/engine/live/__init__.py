@@ -1,1 +1,1 @@
-"""The live projector: it reads the log, folds batches and applies them in sets."""
+"""The live projector: reads the log, folds batches and applies them to the read tables."""

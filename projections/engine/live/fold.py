@@ -1,4 +1,4 @@
-"""Fold the changes of a batch into one change a row."""
+"""Folding the changes of a batch into one change per row."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Patch, Put, Remove, Row, RowChange, RowKey, Table
+from projections.changes import Patch, Put, Remove, RowChange, RowKey, Table
 from projections.engine.memory import patch
 
 
 @dataclass(frozen=True, slots=True)
 class VersionedChange:
-    """A change, and the version of the row's own entity by which it is; None where it is not one's
-    own (a counter on the account of what came or went)."""
+    """A change, with the version that its event gave to the row's entity.
+
+    The version is None if the event belongs to another entity, such as a task that is counted on
+    its account's row.
+    """
 
     workspace_id: str
     change: RowChange
@@ -22,20 +25,20 @@ class VersionedChange:
 
 
 Folded = dict[str, dict[RowKey, VersionedChange]]
-"""By table, by key: what the batch comes to."""
+"""The change of each row, by table and key."""
 
 
-def dated(event: RecordedEvent, change: RowChange) -> VersionedChange:
-    """The change that a projector made of the event."""
+def with_version(event: RecordedEvent, change: RowChange) -> VersionedChange:
+    """A change with the version of the event that it was made from."""
     is_own = change.key == event.stream_id
     return VersionedChange(event.workspace_id, change, event.stream_version if is_own else None)
 
 
 def fold(changes: Iterable[VersionedChange], tables: Iterable[Table]) -> Folded:
-    """One change for each row from changes in the order of the log.
+    """Fold changes, in the order of the log, into one change per row.
 
-    What an entity went through on one account and on the next may come in any order, from two
-    partitions of Kafka: a change that is older than what there is changes nothing.
+    After an entity moved to another account, its events come from two partitions of Kafka in any
+    order. A change that is older than the row is dropped.
     """
     folded: Folded = {table.name: {} for table in tables}
     for each in changes:
@@ -45,18 +48,20 @@ def fold(changes: Iterable[VersionedChange], tables: Iterable[Table]) -> Folded:
         if earlier is None:
             rows[key] = each
         elif not (each.version and earlier.version and each.version < earlier.version):
-            both = then(earlier.change, each.change)
+            both = combine(earlier.change, each.change)
             rows[key] = VersionedChange(each.workspace_id, both, each.version or earlier.version)
     return folded
 
 
-def then(first: RowChange, second: RowChange) -> RowChange:
-    """The one change that does what `first` and then `second` do."""
+def combine(first: RowChange, second: RowChange) -> RowChange:
+    """The single change that has the effect of `first` followed by `second`."""
     if not isinstance(second, Patch) or isinstance(first, Remove):
-        # A patch of a row that is gone changes nothing.
+        # A patch of a removed row has no effect.
         return first if isinstance(second, Patch) else second
     if isinstance(first, Put):
-        return Put(first.table, first.key, patched(first.row, second))
+        row = dict(first.row)
+        patch(row, second)
+        return Put(first.table, first.key, row)
     return Patch(
         first.table,
         first.key,
@@ -64,13 +69,6 @@ def then(first: RowChange, second: RowChange) -> RowChange:
         _added(first.add, second.add),
         _merged(first.merge, second.merge),
     )
-
-
-def patched(row: Row, change: Patch) -> Row:
-    """The row after the patch."""
-    result = dict(row)
-    patch(result, change)
-    return result
 
 
 def _added(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:

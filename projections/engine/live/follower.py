@@ -1,8 +1,10 @@
-"""One projection at work: what it does with a batch, and what it sets aside."""
+"""One projection and its place in the log: folding batches, writing rows, parking entities."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -10,16 +12,16 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection, array
 from eventlog.hints import PROJECTED
-from eventlog.reading import RecordedEvent
+from eventlog.reading import Page, RecordedEvent
 from projections.changes import Projection
-from projections.engine.ledger.coverage import ADD_FOR, entries, tally
-from projections.engine.ledger.parking import EntityKey, Parked, park, parked
-from projections.engine.live.fold import Folded, VersionedChange, dated, fold
+from projections.engine.ledger.coverage import ADD_FOR, tally, to_arrays
+from projections.engine.ledger.parking import EntityKey, ParkedEntity, load_parked, park
+from projections.engine.live.fold import Folded, VersionedChange, fold, with_version
 from projections.engine.live.statements import Statement, statements
 
-SELECT_STANDING = """
-SELECT position, epoch, version, state FROM projections WHERE name = %s
-"""
+log = logging.getLogger(__name__)
+
+SELECT_CHECKPOINT = "SELECT position, epoch, version FROM projections WHERE name = %s"
 ADVANCE = f"""
 WITH moved AS (
     UPDATE projections SET position = %s, updated_at = clock_timestamp()
@@ -28,34 +30,34 @@ WITH moved AS (
 SELECT array_agg(name), array_agg(epoch), pg_notify('{PROJECTED}', '') FROM moved
 """
 
-UNDIGESTED = (psycopg.DataError, psycopg.IntegrityError)
-"""What the database says to a row that a projector should not have made."""
+ROW_ERRORS = (psycopg.DataError, psycopg.IntegrityError)
+"""The errors by which the database rejects a row that a projector made."""
 
 
 class CheckpointMoved(Exception):
-    """Somebody else worked on the same projection; the batch was rolled back."""
+    """Another process worked on the same projection; the batch was rolled back."""
 
 
 @dataclass(slots=True)
-class Digested:
-    """What a batch comes to in one projection, and the events that it could not take."""
+class FoldedBatch:
+    """The row changes of a batch in one projection, and the entities that they leave out."""
 
-    folded: Folded
-    set_aside: dict[EntityKey, Parked] = field(default_factory=dict)
+    changes: Folded
+    parked: dict[EntityKey, ParkedEntity] = field(default_factory=dict)
 
 
 class Follower:
-    """A projection, its place in the log, and the statements by which it writes to one schema."""
+    """A projection, its place in the log, and the statements that write to one schema."""
 
     def __init__(self, connection: Connection, projection: Projection, schema: str) -> None:
-        row = connection.execute(SELECT_STANDING, (projection.name,)).fetchone()
+        row = connection.execute(SELECT_CHECKPOINT, (projection.name,)).fetchone()
         if row is None:
             raise LookupError(f"projection {projection.name} is not installed; run migrate")
         self.projection = projection
         self.position: int = row[0]
         self.epoch: int = row[1]
         self.version: str = row[2]
-        self.parked: dict[EntityKey, Parked] = parked(connection, projection.name)
+        self.parked: dict[EntityKey, ParkedEntity] = load_parked(connection, projection.name)
         self._statements: dict[str, Statement] = statements(connection, schema, projection.tables)
 
     @property
@@ -63,112 +65,139 @@ class Follower:
         """The projection's name."""
         return self.projection.name
 
-    def digest(self, events: Iterable[RecordedEvent]) -> Digested:
-        """Fold the events; those of parked entities, and of one that fails now, are set aside."""
+    def fold(self, events: Iterable[RecordedEvent]) -> FoldedBatch:
+        """Fold the events, without those of parked entities. A handler that raises parks one."""
         changes: list[VersionedChange] = []
-        set_aside: dict[EntityKey, Parked] = {}
+        parked: dict[EntityKey, ParkedEntity] = {}
         for event in events:
             handler = self.projection.handler(event.topic)
             if handler is None:
                 continue
-            if self.parked or set_aside:
+            if self.parked or parked:
                 entity = self._entity(event)
-                if entity in self.parked or entity in set_aside:
-                    _set_aside(set_aside, event, entity, "")
+                if entity in self.parked or entity in parked:
+                    _add_parked(parked, event, entity, "")
                     continue
             try:
-                changes.extend([dated(event, change) for change in handler(event)])
-            except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
+                changes.extend([with_version(event, change) for change in handler(event)])
+            except Exception as error:  # noqa: BLE001 - any error parks one entity
                 message = f"{type(error).__name__}: {error}"
-                _set_aside(set_aside, event, self._entity(event), message)
-        return Digested(fold(changes, self.projection.tables), set_aside)
+                _add_parked(parked, event, self._entity(event), message)
+        return FoldedBatch(fold(changes, self.projection.tables), parked)
 
-    def write(self, connection: Connection, digested: Digested) -> None:
-        """Apply what was digested and note what was set aside."""
-        for table, rows in digested.folded.items():
+    def write(self, connection: Connection, batch: FoldedBatch) -> None:
+        """Apply the row changes and record the parked entities."""
+        for table, rows in batch.changes.items():
             self._statements[table].apply(connection, rows)
-        for entry in digested.set_aside.values():
+        for entry in batch.parked.values():
             park(connection, self.name, entry)
 
-    def write_carefully(self, connection: Connection, events: list[RecordedEvent]) -> Digested:
-        """Apply all that can be: what fails, here or in the database, parks its entity alone.
+    def write_halved(self, connection: Connection, events: list[RecordedEvent]) -> FoldedBatch:
+        """Apply the events, and park the entities of those that the database rejects.
 
-        The events are halved until those are found that fail, so a few among many cost little.
+        The events are halved until those at fault are found, so a few among many cost little.
+        Returns the parked entities; the changes are written already.
         """
-        set_aside: dict[EntityKey, Parked] = {}
-        for digested in self._write_halved(connection, events):
-            for entity, entry in digested.set_aside.items():
-                set_aside.setdefault(entity, entry)
-        self.parked = parked(connection, self.name)
-        return Digested({}, set_aside)
+        parked: dict[EntityKey, ParkedEntity] = {}
+        for batch in self._write_halved(connection, events):
+            for entity, entry in batch.parked.items():
+                parked.setdefault(entity, entry)
+        self.parked = load_parked(connection, self.name)
+        return FoldedBatch({}, parked)
 
     def _write_halved(
         self, connection: Connection, events: list[RecordedEvent]
-    ) -> Iterator[Digested]:
-        digested = self.digest(events)
+    ) -> Iterator[FoldedBatch]:
+        batch = self.fold(events)
         try:
             with connection.transaction():
-                self.write(connection, digested)
-        except UNDIGESTED as error:
+                self.write(connection, batch)
+        except ROW_ERRORS as error:
             if len(events) > 1:
                 half = len(events) // 2
                 yield from self._write_halved(connection, events[:half])
                 yield from self._write_halved(connection, events[half:])
                 return
-            digested = self._refused(events[0], f"{type(error).__name__}: {error}")
-            self.write(connection, digested)
-        self.parked.update(digested.set_aside)  # what is left of these waits with it
-        yield digested
+            batch = self._rejected(events[0], f"{type(error).__name__}: {error}")
+            self.write(connection, batch)
+        self.parked.update(batch.parked)  # so that later events of these entities wait
+        yield batch
 
-    def _refused(self, event: RecordedEvent, error: str) -> Digested:
+    def _rejected(self, event: RecordedEvent, error: str) -> FoldedBatch:
         entity = self._entity(event)
-        return Digested({}, {entity: Parked(*entity, event.position, 1, error)})
+        return FoldedBatch({}, {entity: ParkedEntity(*entity, event.position, 1, error)})
 
     def _entity(self, event: RecordedEvent) -> EntityKey:
         return (event.workspace_id, self.projection.entity(event))
 
-    def advanced(self, position: int, digested: Digested) -> None:
-        """The transaction is committed: this is where the projection stands now."""
-        self.position = position
-        self.parked.update(digested.set_aside)
+
+Advance = Callable[[], AbstractContextManager[None]]
+"""Opens the block in which rows are written, and moves the checkpoints that go with them."""
 
 
-def write_all(
+def apply_events(
     connection: Connection,
-    work: list[tuple[Follower, Digested]],
-    events: list[RecordedEvent],
-    upto: int,
+    work: list[tuple[Follower, list[RecordedEvent]]],
+    advance: Advance,
+    *,
+    parks_rejected_rows: bool = True,
 ) -> None:
-    """Checkpoints, rows, ledger and the hint, in one transaction and two round trips.
+    """Apply each follower's events and move checkpoints, in one transaction.
 
-    The followers stand at one position. Raises `CheckpointMoved` and what the database says to a
-    row; nothing is written then.
+    The entities of events whose rows the database rejects are parked, and all other events applied;
+    without `parks_rejected_rows` the database's error is raised. Raises `CheckpointMoved`. Nothing
+    is written if an error is raised.
     """
-    followers = [follower for follower, _ in work]
-    with connection.pipeline() as pipeline, connection.transaction():
-        moved = _advance(connection, followers, events, upto)
-        for follower, digested in work:
-            follower.write(connection, digested)
-        pipeline.sync()
-        _require_moved(moved, followers)
-    for follower, digested in work:
-        follower.advanced(upto, digested)
+    batches = [(follower, follower.fold(events)) for follower, events in work]
+    try:
+        with connection.pipeline() as pipeline, connection.transaction(), advance():
+            for follower, batch in batches:
+                follower.write(connection, batch)
+            pipeline.sync()
+    except ROW_ERRORS as error:
+        if not parks_rejected_rows:
+            raise
+        log.warning("a batch was rejected and is applied in parts: %s", error)
+        with connection.transaction(), advance():
+            batches = [
+                (follower, follower.write_halved(connection, events)) for follower, events in work
+            ]
+    for follower, batch in batches:
+        follower.parked.update(batch.parked)
+        _log_parked(follower, batch)
 
 
-def advance(
-    connection: Connection, follower: Follower, events: list[RecordedEvent], upto: int
+def apply_page(
+    connection: Connection,
+    followers: list[Follower],
+    page: Page,
+    *,
+    parks_rejected_rows: bool = True,
 ) -> None:
-    """Move its checkpoint, on the condition that nobody else did, note in the ledger what it
-    consumed, and say so. Raises `CheckpointMoved`."""
-    _require_moved(_advance(connection, [follower], events, upto), [follower])
+    """Apply a page of the log to followers that stand at one position. As `apply_events`."""
+    apply_events(
+        connection,
+        [(follower, page.events) for follower in followers],
+        lambda: advancing(connection, followers, page.events, page.upto),
+        parks_rejected_rows=parks_rejected_rows,
+    )
+    for follower in followers:
+        follower.position = page.upto
 
 
-def _advance(
+@contextmanager
+def advancing(
     connection: Connection, followers: list[Follower], events: list[RecordedEvent], upto: int
-) -> psycopg.Cursor[TupleRow]:
+) -> Iterator[None]:
+    """Move checkpoints from the followers' position to `upto`, record coverage, send the hint.
+
+    Raises `CheckpointMoved` at the end of the block if another process moved one of them.
+    """
     names = array(follower.name for follower in followers)
-    parameters = (upto, names, followers[0].position, *entries(tally(events)))
-    return connection.execute(ADVANCE, parameters, prepare=True)
+    parameters = (upto, names, followers[0].position, *to_arrays(tally(events)))
+    moved = connection.execute(ADVANCE, parameters, prepare=True)
+    yield
+    _require_moved(moved, followers)
 
 
 def _require_moved(moved: psycopg.Cursor[TupleRow], followers: list[Follower]) -> None:
@@ -178,11 +207,21 @@ def _require_moved(moved: psycopg.Cursor[TupleRow], followers: list[Follower]) -
         raise CheckpointMoved(", ".join(follower.name for follower in followers))
 
 
-def _set_aside(
-    entries: dict[EntityKey, Parked], event: RecordedEvent, entity: EntityKey, error: str
+def _add_parked(
+    parked: dict[EntityKey, ParkedEntity], event: RecordedEvent, entity: EntityKey, error: str
 ) -> None:
-    entry = entries.get(entity)
+    entry = parked.get(entity)
     if entry is None:
-        entries[entity] = Parked(*entity, event.position, 1, error)
+        parked[entity] = ParkedEntity(*entity, event.position, 1, error)
     else:
         entry.events += 1
+
+
+def _log_parked(follower: Follower, batch: FoldedBatch) -> None:
+    """Log the entities that this batch parked; further events of parked ones have no error."""
+    for entry in batch.parked.values():
+        if entry.error:
+            log.error(
+                "projection %s parked entity %s at position %s: %s",
+                follower.name, entry.entity_id, entry.position, entry.error,
+            )  # fmt: skip

@@ -1,30 +1,33 @@
-"""A projection whose partitions are not equally far: where each is, and bringing all together.
+"""Projections whose partitions stand at different positions, and how to align them.
 
-Consumed from Kafka, the partitions of a projection move one by one; `projections.position` is what
-all have reached. Whoever wants to go on by the log alone (the engine, a swap) levels it first: it
-reads the log from there and takes, of each partition, only what that has not had yet.
+When a projection is consumed from Kafka, its partitions move one by one; `projections.position` is
+the position that all of them have reached. Before the log alone is followed again (by the engine or
+for a swap), the partitions are aligned: the log is read from that position, and each partition
+takes only the events that it lacks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from eventlog.connections import Connection
 from eventlog.kafka.message import key_of_event, partition_of
 from eventlog.reading import RecordedEvent, read_after
 from projections.engine.ledger.coverage import record, tally
-from projections.engine.live.follower import UNDIGESTED, Digested, Follower, advance
+from projections.engine.live.follower import Follower, advancing, apply_events
 
-LEVEL_EVENTS = 2_000
+ALIGN_EVENTS = 2_000
 
-SELECT_REACHED = """
+SELECT_POSITIONS = """
 SELECT partition, position FROM projection_offsets WHERE projection = %s ORDER BY partition
 """
-RAISE_REACHED = """
+RAISE_POSITIONS = """
 UPDATE projection_offsets SET position = greatest(position, %s) WHERE projection = %s
 """
-FORGET = "DELETE FROM projection_offsets WHERE projection = %s"
-NOTE_REACHED = """
+DELETE_OFFSETS = "DELETE FROM projection_offsets WHERE projection = %s"
+INSERT_POSITIONS = """
 INSERT INTO projection_offsets
        (projection, topic, partition, generation, epoch, next_offset, position)
 SELECT %s, '', n - 1, 0, 0, 0, position FROM unnest(%s::bigint[]) WITH ORDINALITY AS p(position, n)
@@ -32,80 +35,83 @@ SELECT %s, '', n - 1, 0, 0, 0, position FROM unnest(%s::bigint[]) WITH ORDINALIT
 
 
 @dataclass(frozen=True)
-class Reached:
-    """How far each partition of a projection is; empty where they are all at its checkpoint."""
+class PartitionPositions:
+    """The position of each partition of a projection; empty if all stand at its checkpoint."""
 
     positions: tuple[int, ...]
 
     @property
     def highest(self) -> int:
-        """Of the partition that is furthest."""
+        """The position of the partition that is furthest."""
         return max(self.positions, default=0)
 
-    def of(self, key: str, otherwise: int) -> int:
-        """Of the partition in which an account (or a stream) lies."""
+    def of(self, key: str, checkpoint: int) -> int:
+        """The position of the partition that holds an account or a stream."""
         if not self.positions:
-            return otherwise
-        return max(otherwise, self.positions[partition_of(key, len(self.positions))])
+            return checkpoint
+        return max(checkpoint, self.positions[partition_of(key, len(self.positions))])
 
     def has(self, event: RecordedEvent) -> bool:
-        """Whether its partition has had the event."""
+        """Whether the event's partition has consumed it."""
         return event.position <= self.of(key_of_event(event), 0)
 
 
-def reached(connection: Connection, projection: str) -> Reached:
-    """How far each partition of the projection is."""
-    rows = connection.execute(SELECT_REACHED, (projection,)).fetchall()
-    return Reached(tuple(position for _, position in rows))
+def load_partition_positions(connection: Connection, projection: str) -> PartitionPositions:
+    """Load the positions of a projection's partitions."""
+    rows = connection.execute(SELECT_POSITIONS, (projection,)).fetchall()
+    return PartitionPositions(tuple(position for _, position in rows))
 
 
 def align_partitions(connection: Connection, follower: Follower) -> None:
-    """Bring all partitions to where the furthest is; the projection goes on by the log then.
+    """Bring all partitions to the furthest one's position, from which the log can be followed.
 
-    Whoever calls works on the projection alone (the lease is theirs). Raises `CheckpointMoved`.
+    The caller holds the projection's lock alone. Raises `CheckpointMoved`.
     """
-    uneven = reached(connection, follower.name)
-    if not uneven.positions:
+    unaligned = load_partition_positions(connection, follower.name)
+    if not unaligned.positions:
         return
-    while follower.position < uneven.highest:
-        page = read_after(connection, follower.position, LEVEL_EVENTS, upto=uneven.highest)
-        new = [event for event in page.events if not uneven.has(event)]
-        _take(connection, follower, new, page.upto)
-    connection.execute(FORGET, (follower.name,))
+    while follower.position < unaligned.highest:
+        page = read_after(connection, follower.position, ALIGN_EVENTS, upto=unaligned.highest)
+        missing = [event for event in page.events if not unaligned.has(event)]
+        _apply_missing(connection, follower, missing, page.upto)
+    connection.execute(DELETE_OFFSETS, (follower.name,))
 
 
-def follow_unevenly(connection: Connection, follower: Follower, uneven: Reached) -> None:
-    """Bring a projection that is level to where another one's partitions are, each of them."""
+def follow_unaligned(
+    connection: Connection, follower: Follower, unaligned: PartitionPositions
+) -> None:
+    """Bring an aligned projection to the positions of another one's partitions."""
+    if not unaligned.positions:
+        return
     position = follower.position
-    if not uneven.positions:
-        return
     with connection.transaction():
-        while position < uneven.highest:
-            page = read_after(connection, position, LEVEL_EVENTS, upto=uneven.highest)
-            events = [event for event in page.events if uneven.has(event)]
-            _write(connection, follower, events)
-            record(connection, [follower.name], tally(events))
+        while position < unaligned.highest:
+            page = read_after(connection, position, ALIGN_EVENTS, upto=unaligned.highest)
+            events = [event for event in page.events if unaligned.has(event)]
+            _apply_consumed(connection, follower, events)
             position = page.upto
-        connection.execute(NOTE_REACHED, (follower.name, list(uneven.positions)))
+        connection.execute(INSERT_POSITIONS, (follower.name, list(unaligned.positions)))
 
 
-def _take(
+def _apply_missing(
     connection: Connection, follower: Follower, events: list[RecordedEvent], upto: int
 ) -> None:
-    with connection.transaction():
-        digested = _write(connection, follower, events)
-        advance(connection, follower, events, upto)
-        connection.execute(RAISE_REACHED, (upto, follower.name))
-    follower.advanced(upto, digested)
+    @contextmanager
+    def advance() -> Iterator[None]:
+        with advancing(connection, [follower], events, upto):
+            yield
+        connection.execute(RAISE_POSITIONS, (upto, follower.name))
+
+    apply_events(connection, [(follower, events)], advance)
+    follower.position = upto
 
 
-def _write(connection: Connection, follower: Follower, events: list[RecordedEvent]) -> Digested:
-    """Apply events, or, where the database refuses some rows, what can be applied."""
-    digested = follower.digest(events)
-    try:
-        with connection.transaction():
-            follower.write(connection, digested)
-    except UNDIGESTED:
-        digested = follower.write_carefully(connection, events)
-    follower.parked.update(digested.set_aside)
-    return digested
+def _apply_consumed(
+    connection: Connection, follower: Follower, events: list[RecordedEvent]
+) -> None:
+    @contextmanager
+    def record_coverage() -> Iterator[None]:
+        yield
+        record(connection, [follower.name], tally(events))
+
+    apply_events(connection, [(follower, events)], record_coverage)

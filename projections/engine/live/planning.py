@@ -1,8 +1,8 @@
-"""How PostgreSQL plans what a projector does.
+"""Settings and statistics that give a projector's statements good query plans.
 
-A batch is small beside a table, and rows are found by their keys. The planner knows neither how
-small, nor, of a table that was never analyzed, anything at all: left to itself it reads whole
-tables and indexes for one row, until autovacuum comes by.
+A batch is small compared with a table, and rows are found by their keys. The planner knows neither
+how small a batch is nor anything about a table that was never analyzed, so by default it scans
+whole tables and indexes for one row until autovacuum has analyzed them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from eventlog.connections import Connection
 from projections.changes import Table
 
 ANALYZE_BYTES_MIN = 64 * 1024
-"""A table that is smaller is read in no time whatever the plan, and tells little about itself."""
+"""Smaller tables are fast whatever the plan, and their statistics say little."""
 ANALYZE_INTERVAL_S = 0.3
-"""How often is looked for tables that became worth it."""
+"""How often tables that have grown beyond that are looked for."""
 
-PLAN_BY_KEYS = """
+FORCE_INDEX_PLANS = """
 SELECT set_config(name, value, false)
   FROM (VALUES ('plan_cache_mode', 'force_generic_plan'), ('enable_seqscan', 'off'),
                ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off')) AS s(name, value)
 """
-SELECT_UNKNOWN = """
+SELECT_NEVER_ANALYZED = """
 SELECT relname FROM pg_class
  WHERE relnamespace = to_regnamespace(%s) AND relname = ANY(%s)
    AND reltuples < 0 AND pg_relation_size(oid) >= %s
@@ -32,17 +32,17 @@ SELECT relname FROM pg_class
 
 
 def force_index_plans(connection: Connection) -> None:
-    """Statements of this connection are planned once, and look for rows by keys, one by one."""
-    connection.execute(PLAN_BY_KEYS)
+    """Have this connection plan each statement once, with index lookups by key."""
+    connection.execute(FORCE_INDEX_PLANS)
 
 
 def analyze_new_tables(connection: Connection, schema: str, tables: Iterable[Table]) -> None:
-    """Analyze those of the tables that nobody did yet and that are worth it.
+    """Analyze those of the tables that never were and that have `ANALYZE_BYTES_MIN`.
 
-    Later it is autovacuum's. Outside of a transaction, as the owner of the tables.
+    Autovacuum analyzes them later. Call it outside a transaction, as the owner of the tables.
     """
     names = [table.name for table in tables]
-    unknown = connection.execute(SELECT_UNKNOWN, (schema, names, ANALYZE_BYTES_MIN)).fetchall()
-    for (name,) in unknown:
+    rows = connection.execute(SELECT_NEVER_ANALYZED, (schema, names, ANALYZE_BYTES_MIN)).fetchall()
+    for (name,) in rows:
         statement = sql.SQL("ANALYZE (SKIP_LOCKED) {}").format(sql.Identifier(schema, name))
         connection.execute(statement)

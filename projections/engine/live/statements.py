@@ -1,8 +1,8 @@
-"""Apply folded changes: one statement a table, whatever the number of rows.
+"""The statements that apply folded changes: one per table, whatever the number of rows.
 
-The statement is made from the table as it is in the database, so that a table is described in one
-place, its SQL definition. Counters of a table are derived from the very rows that change, in the
-same statement: they cannot drift from what they count.
+A statement is composed from the columns that the table has in the database, so a table is described
+only in its SQL definition. The table's counters are derived from the changed rows in the same
+statement, so they always equal what they count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from projections.changes import Counts, Patch, Put, RowKey, Table
 from projections.engine.live.fold import VersionedChange
 
 VERSION = "version"
-"""The column of tables whose rows are entities."""
+"""The column that only tables of entities have."""
 
 SELECT_COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod)
@@ -61,12 +61,12 @@ put AS (
 )"""
 
 PARTS = {"remove": REMOVE, "patch": PATCH, "put": PUT}
-"""What stands in a statement for each kind of change: only those that there are cost anything."""
+"""The part of a statement for each kind of change; a statement has only the parts that it needs."""
 AFTER = {
     "patch": " UNION ALL SELECT *, 1 FROM patched",
     "put": " UNION ALL SELECT *, 1 FROM put",
 }
-"""What of them is counted."""
+"""The rows that these parts return, to be counted."""
 
 BEFORE = """,
 before AS (
@@ -74,8 +74,8 @@ before AS (
         ON t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
 )"""
 
-# What happened to an entity before it moved to another account may come after what happened there:
-# they are in two partitions of Kafka. The row knows by which version it is.
+# After an entity moved to another account, its earlier events may arrive later, because the two
+# accounts are in different partitions of Kafka. The row's version shows which change is newer.
 NEWER = " AND (i.version IS NULL OR t.version < i.version)"
 NOT_OLDER = """
        AND NOT EXISTS (SELECT FROM {table} AS t
@@ -95,19 +95,19 @@ HAVING sum(n) <> 0{having}
 
 @dataclass
 class Statement:
-    """The statement that applies changes to one table, composed for their kinds."""
+    """Applies changes to one table, by a statement composed for the kinds of change in a batch."""
 
     table: Table
     name: str
-    """Of the table, with its schema."""
+    """The table, qualified by its schema."""
     counts: str
-    """The same of the table of its counters."""
+    """The table of its counters, likewise; empty if it has none."""
     types: dict[str, str]
-    """Of its columns."""
+    """The column types."""
     composed: dict[frozenset[str], bytes] = field(default_factory=dict)
 
     def apply(self, connection: Connection, changes: dict[RowKey, VersionedChange]) -> None:
-        """Apply one change for each row."""
+        """Apply one change to each row."""
         if not changes:
             return
         encoded = [_encode(key, each) for (_, key), each in changes.items()]
@@ -141,7 +141,7 @@ class Statement:
 
 
 def prepare(connection: Connection, schema: str, table: Table) -> Statement:
-    """The statement for a table as it stands in this schema. Raises where the table is missing."""
+    """The statement for a table as it exists in the schema. Raises `psycopg.Error` if missing."""
     name = f"{schema}.{table.name}"
     types: dict[str, str] = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
     return Statement(table, name, f"{schema}.{table.counts.table}" if table.counts else "", types)
@@ -168,9 +168,9 @@ def _count(counts_table: str, counts: Counts, operations: frozenset[str]) -> str
     )
 
 
-def _encode(key: str, dated: VersionedChange) -> dict[str, Any]:
-    change = dated.change
-    encoded: dict[str, Any] = {"w": dated.workspace_id, "k": key, "v": dated.version}
+def _encode(key: str, versioned: VersionedChange) -> dict[str, Any]:
+    change = versioned.change
+    encoded: dict[str, Any] = {"w": versioned.workspace_id, "k": key, "v": versioned.version}
     if isinstance(change, Put):
         encoded.update(o="put", r=change.row)
     elif isinstance(change, Patch):
@@ -183,5 +183,5 @@ def _encode(key: str, dated: VersionedChange) -> dict[str, Any]:
 def statements(
     connection: Connection, schema: str, tables: Iterable[Table]
 ) -> dict[str, Statement]:
-    """The statements of some tables, by table."""
+    """The statements for some tables, by table name."""
     return {table.name: prepare(connection, schema, table) for table in tables}

@@ -1,7 +1,7 @@
-"""How much projectors have done: batches by size and by duration, added up in the database.
+"""Statistics of applied batches, by size and duration, added up in the database.
 
-There and not in each process: one sum over all projectors, however many there are and however
-often they were started again, and nobody has to find out where they run.
+One sum covers all projectors, however many run and however often they restart, so metrics need not
+find their processes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from eventlog.connections import Connection
 
 EVENTS_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-"""Upper bounds of the classes of a histogram; one more class is above all of them."""
+"""Upper bounds of the buckets of a histogram; one more bucket lies above the last."""
 
-ADD = """
+ADD_TOTALS = """
 INSERT INTO projector_work AS w
        (source, batches, events, seconds, batches_by_events, batches_by_seconds)
 VALUES (%s, %s, %s, %s, %s, %s)
@@ -36,8 +36,8 @@ VALUES (%s, %s, %s, %s, %s, %s)
 
 
 @dataclass
-class Sum:
-    """Batches added up."""
+class BatchTotals:
+    """Number, events and seconds of batches, and their histograms."""
 
     batches: int = 0
     events: int = 0
@@ -45,8 +45,8 @@ class Sum:
     by_events: list[int] = field(default_factory=lambda: [0] * (len(EVENTS_BOUNDS) + 1))
     by_seconds: list[int] = field(default_factory=lambda: [0] * (len(SECONDS_BOUNDS) + 1))
 
-    def add(self, other: Sum) -> None:
-        """Add what another one holds."""
+    def add(self, other: BatchTotals) -> None:
+        """Add other totals to these."""
         self.batches += other.batches
         self.events += other.events
         self.seconds += other.seconds
@@ -55,31 +55,31 @@ class Sum:
 
 
 class WorkStatistics:
-    """Collects batches as they are applied, and writes them down now and then. Thread-safe."""
+    """Counts batches as they are applied, and adds them to the database on `flush`. Thread-safe."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._sum = Sum()
+        self._totals = BatchTotals()
 
     def note(self, events: int, seconds: float) -> None:
-        """A batch was applied. Costs a microsecond."""
+        """Count an applied batch. Takes about a microsecond."""
         with self._lock:
-            self._sum.batches += 1
-            self._sum.events += events
-            self._sum.seconds += seconds
-            self._sum.by_events[bisect_left(EVENTS_BOUNDS, events)] += 1
-            self._sum.by_seconds[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+            self._totals.batches += 1
+            self._totals.events += events
+            self._totals.seconds += seconds
+            self._totals.by_events[bisect_left(EVENTS_BOUNDS, events)] += 1
+            self._totals.by_seconds[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
-    def flush(self, connection: Connection) -> Sum:
-        """Add what was collected to the database; returns it. What fails is kept for later."""
+    def flush(self, connection: Connection) -> BatchTotals:
+        """Add the counts to the database and return them. If that fails, they are kept."""
         with self._lock:
-            taken, self._sum = self._sum, Sum()
+            taken, self._totals = self._totals, BatchTotals()
         if not taken.batches:
             return taken
         try:
             connection.execute(
-                ADD,
+                ADD_TOTALS,
                 (
                     self._source,
                     taken.batches,
@@ -91,6 +91,6 @@ class WorkStatistics:
             )
         except BaseException:
             with self._lock:
-                self._sum.add(taken)
+                self._totals.add(taken)
             raise
         return taken

@@ -1,1 +1,1 @@
-"""Rebuild beside the live tables: bulk load, comparison, swap, rollback, retry."""
+"""Rebuilding projections beside the live tables: build, compare, swap, rollback, retry."""

@@ -1,8 +1,7 @@
-"""Build tables from all of history at once: partitions of entities, folded in memory, copied in.
+"""Build read tables from the whole log, in parts that are folded in memory and copied in.
 
-The log is divided by account (what belongs together stays together), so each partition is folded
-on its own, in a process of its own; memory is bounded by the size of a partition and not by the
-length of history.
+The log is partitioned by account, so each part can be folded by a separate process, and memory is
+bounded by the size of a part and not by the length of the log.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from eventlog.reading import RecordedEvent
 from eventlog.reading.part import Part, read_part
 from projections.changes import Handler, Projection, Table
 from projections.engine.ledger.coverage import CoverageTally, record, tally
-from projections.engine.ledger.parking import EntityKey, Parked, park
+from projections.engine.ledger.parking import EntityKey, ParkedEntity, park
 from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.copying import copy_rows
 
 PARTITION_EVENTS = 500_000
-"""About how many events one partition holds in memory at a time."""
+"""Approximate number of events in one part."""
 REPORT_EVENTS = 5_000
 
 
@@ -32,17 +31,17 @@ def build_part(
     projections: list[Projection],
     schemas: dict[str, str],
     part: Part,
-    progress: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> None:
-    """Fold one partition of the log and copy its rows into the tables.
+    """Fold one part of the log and copy its rows into the tables.
 
-    `schemas` says for each projection where its tables are. `progress` is told how many more
-    events were folded; it may raise `Cancelled`.
+    schemas: the schema of each projection's tables. on_progress: called with the number of events
+    folded since the last call; it may raise `Cancelled`.
     """
     with (
         follow_connection(url, application_name="annals-rebuild") as source,
         follow_connection(url, application_name="annals-rebuild") as connection,
-        _uncollected(),
+        _gc_disabled(),
     ):
         builders = [_Builder(each, schemas[each.name]) for each in projections]
         folder = _Folder(builders)
@@ -50,9 +49,9 @@ def build_part(
         for events in _blocks(read_part(source, part)):
             folder.take(events)
             for builder in builders:
-                builder.store_what_stays(connection)
+                builder.store_append_only(connection)
             _merge(buckets, tally(events))
-            progress(len(events))
+            on_progress(len(events))
         for builder in builders:
             builder.store(connection)
         with connection.transaction():
@@ -60,8 +59,8 @@ def build_part(
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Rows and events hold no cycles: looking for some would take a quarter of the time."""
+def _gc_disabled() -> Iterator[None]:
+    """Disable garbage collection, a quarter of the time: rows and events have no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -72,40 +71,40 @@ def _uncollected() -> Iterator[None]:
 
 
 def shadow_name(projection: str) -> str:
-    """Under which name the ledger of a projection's shadow is kept until the swap."""
+    """The name under which a shadow's checkpoint and ledger are kept until the swap."""
     return f"{projection}:shadow"
 
 
 class _Builder:
-    """One projection of a build: its tables, and what it could not digest."""
+    """One projection of a build: its tables in memory, and the entities it parked."""
 
     def __init__(self, projection: Projection, schema: str) -> None:
         self.projection = projection
         self._schema = schema
         self.memory = MemoryTables([projection])
-        self.parked: dict[EntityKey, Parked] = {}
+        self.parked: dict[EntityKey, ParkedEntity] = {}
 
-    def passes_over(self, event: RecordedEvent) -> bool:
-        """Whether the event's entity is parked; counts it then."""
+    def skips(self, event: RecordedEvent) -> bool:
+        """Whether the event's entity is parked. Counts the event if so."""
         entry = self.parked.get((event.workspace_id, self.projection.entity(event)))
         if entry is not None:
             entry.events += 1
         return entry is not None
 
     def park(self, event: RecordedEvent, error: Exception) -> None:
-        """The projector raised: the entity is left alone from here on."""
+        """Park the event's entity: its later events are skipped."""
         entity = (event.workspace_id, self.projection.entity(event))
         message = f"{type(error).__name__}: {error}"
-        self.parked[entity] = Parked(*entity, event.position, 1, message)
+        self.parked[entity] = ParkedEntity(*entity, event.position, 1, message)
 
-    def store_what_stays(self, connection: Connection) -> None:
+    def store_append_only(self, connection: Connection) -> None:
         """Copy in the rows that no later event changes."""
         for table in self.projection.tables:
             if table.append_only:
                 self._copy(connection, table)
 
     def store(self, connection: Connection) -> None:
-        """Copy in all rows, and say what is parked."""
+        """Copy in all rows, and record the parked entities."""
         for table in self.projection.tables:
             self._copy(connection, table)
         for entry in self.parked.values():
@@ -117,7 +116,7 @@ class _Builder:
 
 
 class _Folder:
-    """Gives each event to the projectors that want it, and to no other."""
+    """Passes each event to the projections that handle its topic."""
 
     def __init__(self, builders: list[_Builder]) -> None:
         self._builders = builders
@@ -125,15 +124,15 @@ class _Folder:
 
     def take(self, events: list[RecordedEvent]) -> None:
         for event in events:
-            for builder, handler in self._wanted(event.topic):
-                if builder.parked and builder.passes_over(event):
+            for builder, handler in self._handlers(event.topic):
+                if builder.parked and builder.skips(event):
                     continue
                 try:
                     builder.memory.change(event.workspace_id, handler(event))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it parks one entity
+                except Exception as error:  # noqa: BLE001 - any error parks one entity
                     builder.park(event, error)
 
-    def _wanted(self, topic: str) -> list[tuple[_Builder, Handler]]:
+    def _handlers(self, topic: str) -> list[tuple[_Builder, Handler]]:
         found = self._by_topic.get(topic)
         if found is None:
             each = ((builder, builder.projection.handler(topic)) for builder in self._builders)
@@ -155,19 +154,21 @@ def _merge(buckets: dict[int, CoverageTally], more: dict[int, CoverageTally]) ->
         total.weighted += entry.weighted
 
 
-def throttled(progress: Callable[[int], None], events_per_s: float | None) -> Callable[[int], None]:
-    """A progress callback that sleeps so that no more than this many events are folded a second."""
+def throttle(
+    on_progress: Callable[[int], None], events_per_s: float | None
+) -> Callable[[int], None]:
+    """A progress callback that sleeps so that events are folded at no more than this rate."""
     if not events_per_s:
-        return progress
+        return on_progress
     started = time.monotonic()
     done = 0
 
-    def slowed(events: int) -> None:
+    def throttled(events: int) -> None:
         nonlocal done
         done += events
-        progress(events)
+        on_progress(events)
         ahead_s = done / events_per_s - (time.monotonic() - started)
         if ahead_s > 0:
             time.sleep(ahead_s)
 
-    return slowed
+    return throttled

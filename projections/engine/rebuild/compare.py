@@ -1,4 +1,4 @@
-"""Compare rows: of one table with another, of an entity with a fresh fold."""
+"""Comparing rows: of two tables, or of a table with a fresh fold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from projections.changes import Projection, Row, RowKey, Table
 from projections.engine.live.statements import SELECT_COLUMNS
 
 DIFFERENT_ROWS_MAX = 20
-"""How many differing rows are named."""
+"""Maximum number of differing rows that are named."""
 
 CHECKSUM = """
 SELECT count(*), coalesce(sum(hash_record_extended({columns}, 0)), 0) FROM {table}
@@ -36,7 +36,7 @@ SELECT (SELECT ROW({columns})::text FROM {table} AS t WHERE workspace_id = %s AN
 
 @dataclass(frozen=True)
 class Checksum:
-    """What a table comes to: the same number of rows with the same content, the same checksum."""
+    """Equal for tables that have the same rows."""
 
     rows: int
     digest: int
@@ -44,7 +44,7 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row that two tables do not have alike; a side that has none is None."""
+    """A row that differs between two tables; None on the side that lacks it."""
 
     table: str
     key: str
@@ -53,7 +53,7 @@ class Difference:
 
 
 def checksum(connection: Connection, schema: str, table: Table) -> Checksum:
-    """Rows and a digest of all their columns, whatever their order."""
+    """Number of rows, and a digest of all their columns that does not depend on their order."""
     columns = _columns(connection, schema, table)
     statement = sql.SQL(CHECKSUM).format(
         columns=sql.SQL("ROW({})").format(_list(columns)), table=sql.Identifier(schema, table.name)
@@ -66,7 +66,7 @@ def checksum(connection: Connection, schema: str, table: Table) -> Checksum:
 def row_differences(
     connection: Connection, first_schema: str, second_schema: str, table: Table
 ) -> list[Difference]:
-    """The first rows in which two schemas' tables differ."""
+    """The first rows in which a table differs between two schemas."""
     columns = _columns(connection, second_schema, table)
     statement = sql.SQL(DIFFERENCE).format(
         key=sql.Identifier(table.key),
@@ -81,9 +81,9 @@ def row_differences(
 def unequal_rows(
     connection: Connection, schema: str, projection: Projection, rows: dict[str, dict[RowKey, Row]]
 ) -> list[tuple[str, RowKey]]:
-    """Which of these rows, by table and key, the schema does not hold just so.
+    """Table and key of those of these rows that the schema does not hold in the same form.
 
-    A key without a row (an empty one) is expected not to be there.
+    An empty row means that the table must have no row with this key.
     """
     unequal = []
     for table in projection.tables:

@@ -1,4 +1,4 @@
-"""Rows into tables by COPY."""
+"""Writing rows into tables by COPY."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from projections.engine.live.statements import SELECT_COLUMNS
 
 COPY_BLOCK_ROWS = 1_000
 NULL = "\x01"
-"""Stands for null in what is copied in: no field may hold a control character."""
+"""Stands for null in the copied text, because no field may hold a control character."""
 
 FILL_COUNTS = """
 INSERT INTO {counts} (workspace_id, {by}, n{sums})
@@ -23,7 +23,7 @@ SELECT workspace_id, {by}, count(*){summed} FROM {table} GROUP BY workspace_id, 
 
 
 def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[RowKey, Row]) -> None:
-    """COPY rows into a table that has none with these keys."""
+    """COPY rows into a table that has no rows with these keys."""
     if not rows:
         return
     types = connection.execute(SELECT_COLUMNS, (f"{schema}.{table.name}",)).fetchall()
@@ -42,7 +42,7 @@ def _blocks(rows: dict[RowKey, Row], names: list[str]) -> Iterator[str]:
         block = "".join(
             "\t".join([*key, *_texts(map(row.get, names))]) + "\n" for key, row in taken
         )
-        # Most text needs no escapes: they are looked for in a thousand rows at once.
+        # Most text needs no escapes, so a thousand rows are checked at once.
         if (
             "\\" in block
             or "\r" in block
@@ -57,7 +57,7 @@ def _blocks(rows: dict[RowKey, Row], names: list[str]) -> Iterator[str]:
 
 
 def _texts(values: Iterable[Any]) -> list[str]:
-    """Values as COPY's text, as yet without escapes. The usual ones first, without a call."""
+    """Values as COPY's text, without escapes. Common types come first and need no call."""
     return [
         value if value.__class__ is str else NULL if value is None else _text(value)
         for value in values
@@ -71,12 +71,12 @@ def _text(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """What would end a line or a column, as COPY's text format writes it."""
+    """Escape the characters that would end a line or a column, as COPY's text format does."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
 def fill_counts(connection: Connection, schema: str, table: Table, counts: Counts) -> None:
-    """Count the rows of a table that was copied in."""
+    """Fill the counts table of a table that was copied in."""
     connection.execute(
         FILL_COUNTS.format(
             counts=f"{schema}.{counts.table}",

@@ -1,8 +1,8 @@
-"""Jobs on projections that were asked for in writing: rebuild, rollback, retry.
+"""Requested jobs on projections: rebuild, rollback, retry.
 
-Whoever asks writes a row (`request_projection_job`). One projector process at a time looks for
-such rows and has each done by a process of its own, which holds a lock while it lives: a job that
-nobody holds any more has died, and is said to have.
+A request is a row (`request_projection_job`). One projector process at a time starts a process for
+each requested job. That process holds a lock while it runs, so a job whose lock nothing holds has
+died and is marked as failed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eventlog.connections import Connection
-from eventlog.locks import LEADER_LOCK, PROJECTION_JOB_LOCK, REBUILD_LOCK
+from eventlog.locks import LEADER_LOCK, PROJECTION_JOB_LOCK, REBUILD_LOCK, try_lock
 
-GRACE_S = 5.0
-"""So long after its last sign of life a job that nobody holds is taken for dead."""
+ORPHANED_AFTER_S = 5.0
+"""A job that nothing holds counts as orphaned this long after its last progress."""
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s, %s)"
-TRY_DUTY = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
-SELECT_WAITING = """
+SELECT_REQUESTED = """
 SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds
  WHERE state = 'requested' AND ended_at IS NULL ORDER BY id LIMIT 20
+"""
+SELECT_JOB = """
+SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds WHERE id = %s
 """
 CLAIM = """
 UPDATE projection_rebuilds
@@ -38,14 +40,14 @@ UPDATE projection_rebuilds
        ended_at = clock_timestamp(), updated_at = clock_timestamp()
  WHERE id = %(id)s AND ended_at IS NULL
 """
-# A lock's key as pg_locks has it: two oids, for which a negative integer is a large number.
-BURY = f"""
+# pg_locks shows a lock's keys as oids, in which a negative integer appears as a large number.
+FAIL_ORPHANED = f"""
 UPDATE projection_rebuilds AS r
    SET state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'failed' END,
        summary = CASE state WHEN 'cancelling' THEN '' ELSE 'its process died' END,
        ended_at = clock_timestamp(), updated_at = clock_timestamp()
  WHERE ended_at IS NULL AND state <> 'requested' AND NOT id = ANY(%s)
-   AND updated_at < clock_timestamp() - make_interval(secs => {GRACE_S})
+   AND updated_at < clock_timestamp() - make_interval(secs => {ORPHANED_AFTER_S})
    AND NOT EXISTS (
        SELECT FROM pg_locks AS l
         WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
@@ -61,7 +63,7 @@ ProjectionJobKind = Literal["rebuild", "rollback", "retry"]
 
 @dataclass(frozen=True)
 class ProjectionJob:
-    """What was asked for."""
+    """A requested job."""
 
     id: int
     projection: str
@@ -69,30 +71,26 @@ class ProjectionJob:
     throttle_events_per_s: float | None
 
 
-def is_leader(connection: Connection, duty: str) -> bool:
-    """Whether this connection looks after the duty, from now on or already."""
-    row = connection.execute(TRY_DUTY, (LEADER_LOCK, duty)).fetchone()
-    return bool(row and row[0])
+def is_leader(connection: Connection, task: str) -> bool:
+    """Whether this connection holds the task's leader lock, taking it if it is free."""
+    return try_lock(connection, LEADER_LOCK, task)
 
 
-def waiting(connection: Connection) -> list[ProjectionJob]:
-    """What nobody has begun yet, the oldest first."""
-    return [ProjectionJob(*row) for row in connection.execute(SELECT_WAITING)]
+def load_requested(connection: Connection) -> list[ProjectionJob]:
+    """Load the jobs that have not been started, oldest first."""
+    return [ProjectionJob(*row) for row in connection.execute(SELECT_REQUESTED)]
 
 
 def find_job(connection: Connection, job_id: int) -> ProjectionJob | None:
-    """The job with this id."""
-    row = connection.execute(
-        "SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds WHERE id = %s",
-        (job_id,),
-    ).fetchone()
+    """Find a job by id."""
+    row = connection.execute(SELECT_JOB, (job_id,)).fetchone()
     return ProjectionJob(*row) if row else None
 
 
 def claim(connection: Connection, job_id: int, version: str) -> bool:
-    """Begin, and hold the job by this connection; False where it is not to be begun (any more)."""
-    held = connection.execute(TRY_LOCK, (PROJECTION_JOB_LOCK, job_id)).fetchone()
-    if not (held and held[0]):
+    """Start a job, and lock it for this connection. False if it was cancelled or is taken."""
+    row = connection.execute(TRY_LOCK, (PROJECTION_JOB_LOCK, job_id)).fetchone()
+    if not (row and row[0]):
         return False
     row = connection.execute(CLAIM, (version, job_id)).fetchone()
     if row and row[0] == "cancelling":
@@ -104,12 +102,12 @@ def claim(connection: Connection, job_id: int, version: str) -> bool:
 def end(
     connection: Connection, job_id: int, state: str, *, summary: str = "", message: str = ""
 ) -> None:
-    """The job has ended; where that was written down already, it stays as it is."""
+    """Record the end of a job, unless it was recorded before."""
     connection.execute(END, {"id": job_id, "state": state, "summary": summary, "message": message})
 
 
 def is_open(connection: Connection, job_id: int) -> bool:
-    """Whether its end is still to be written down."""
+    """Whether the job's end has not been recorded."""
     row = connection.execute(
         "SELECT FROM projection_rebuilds WHERE id = %s AND ended_at IS NULL", (job_id,)
     ).fetchone()
@@ -117,5 +115,9 @@ def is_open(connection: Connection, job_id: int) -> bool:
 
 
 def fail_orphaned(connection: Connection, alive: Collection[int]) -> list[tuple[int, str, str]]:
-    """End what died without a word, `alive` excepted; id, projection and state of each."""
-    return [(row[0], row[1], row[2]) for row in connection.execute(BURY, (list(alive),))]
+    """Mark jobs whose process is gone as failed, except those in `alive`.
+
+    Returns id, projection and state of each.
+    """
+    rows = connection.execute(FAIL_ORPHANED, (list(alive),))
+    return [(row[0], row[1], row[2]) for row in rows]

@@ -1,19 +1,19 @@
-"""What is written down of a rebuild while it runs: its state, how far it is, how it ended."""
+"""The recorded progress of a rebuild: its state, the events processed, and how it ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 
 from eventlog.connections import Connection
 
 MESSAGE_MAX_CHARS = 2_000
 
-Say = Callable[[str, int, int], None]
-"""Told of each step: its name, events processed, events in all."""
+OnStep = Callable[[str, int, int], None]
+"""Called with the name of the current step, the events processed and their total."""
 
 REQUEST = """
 INSERT INTO projection_rebuilds (projection, version, state, requested_by)
-VALUES (%s, %s, %s, %s) RETURNING id
+VALUES (%s, %s, 'building', '') RETURNING id
 """
 BEGIN = """
 UPDATE projection_rebuilds
@@ -21,7 +21,7 @@ UPDATE projection_rebuilds
        state = CASE state WHEN 'cancelling' THEN state ELSE 'building' END
  WHERE id = ANY(%s)
 """
-NOTE = """
+ADD_PROGRESS = """
 UPDATE projection_rebuilds
    SET processed = processed + %s, position = greatest(position, %s),
        state = CASE state WHEN 'cancelling' THEN state ELSE coalesce(%s, state) END,
@@ -38,65 +38,58 @@ UPDATE projection_rebuilds
 
 
 class Cancelled(Exception):
-    """Whoever asked for the rebuild does not want it any more."""
+    """The rebuild was cancelled."""
 
 
 class RebuildProgress:
-    """The written progress of one rebuild of one or more projections."""
+    """The recorded progress of one rebuild of one or more projections."""
 
-    def __init__(self, connection: Connection, ids: Mapping[str, int], say: Say) -> None:
+    def __init__(self, connection: Connection, ids: Collection[int], on_step: OnStep) -> None:
         self._connection = connection
-        self.ids = dict(ids)
-        self._say = say
+        self._ids = list(ids)
+        self._on_step = on_step
 
     def begin(self, total: int) -> None:
-        """There are this many events to read."""
-        self._connection.execute(BEGIN, (total, list(self.ids.values())))
+        """Record the start and the number of events to read."""
+        self._connection.execute(BEGIN, (total, self._ids))
 
     def step(self, state: str) -> None:
-        """A new step begins. Raises `Cancelled`."""
-        self.note(state=state)
+        """Record the start of a step. Raises `Cancelled`."""
+        self.add(state=state)
 
-    def note(self, events: int = 0, position: int = 0, state: str | None = None) -> None:
-        """This many more events were read. Raises `Cancelled`."""
-        rows = note(self._connection, list(self.ids.values()), events, position, state)
+    def add(self, events: int = 0, position: int = 0, state: str | None = None) -> None:
+        """Add processed events, and report the step. Raises `Cancelled`."""
+        rows = add_progress(self._connection, self._ids, events, position, state)
         if rows:
-            self._say(*rows[0])
+            self._on_step(*rows[0])
 
-    def end(
-        self, state: str, message: str = "", *, summary: str = "", name: str | None = None
-    ) -> None:
-        """All of it, or one projection, has ended so; `summary` tells nothing of any row."""
-        ids = list(self.ids.values()) if name is None else [self.ids[name]]
-        self._connection.execute(END, (state, message[:MESSAGE_MAX_CHARS], summary, ids))
+    def end(self, state: str, message: str = "", *, summary: str = "") -> None:
+        """Record the end. `summary` is the message without anything from a row."""
+        self._connection.execute(END, (state, message[:MESSAGE_MAX_CHARS], summary, self._ids))
 
 
-def note(
+def add_progress(
     connection: Connection, ids: list[int], events: int, position: int = 0, state: str | None = None
 ) -> list[tuple[str, int, int]]:
-    """Add to the progress; raises `Cancelled` where somebody asked to stop."""
-    rows = connection.execute(NOTE, (events, position, state, ids)).fetchall()
+    """Add processed events to rebuilds. Return state, processed and total of each.
+
+    Raises `Cancelled` if one of them is to be cancelled.
+    """
+    rows = connection.execute(ADD_PROGRESS, (events, position, state, ids)).fetchall()
     if any(row[0] == "cancelling" for row in rows):
         raise Cancelled
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def request(
-    connection: Connection,
-    projection: str,
-    version: str,
-    *,
-    state: str = "building",
-    requested_by: str = "",
-) -> int:
-    """Write down that a rebuild is wanted; its id."""
-    row = connection.execute(REQUEST, (projection, version, state, requested_by)).fetchone()
+def request(connection: Connection, projection: str, version: str) -> int:
+    """Record a rebuild that was not requested as a job. Return its id."""
+    row = connection.execute(REQUEST, (projection, version)).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def cancel(connection: Connection, projection: str) -> bool:
-    """Ask a rebuild that runs, or waits to run, to stop; whether there was one."""
+    """Ask a running or waiting rebuild to stop. False if there is none."""
     cancelled = connection.execute(
         """UPDATE projection_rebuilds SET state = 'cancelling'
             WHERE projection = %s AND ended_at IS NULL""",

@@ -14,12 +14,12 @@ from psycopg.rows import TupleRow
 from eventlog.connections import Connection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.jobs import ProjectionJobKind
+from projections.engine.rebuild.plan import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
 from projections.engine.rebuild.refusals import (
     NoPreviousTables,
     ProjectionJobEnded,
     ProjectionJobInProgress,
 )
-from projections.engine.rebuild.runner import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
 from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
 

@@ -1,4 +1,4 @@
-"""Bring parked entities back: replay their events, and prove the rows equal to a fresh fold."""
+"""Retry parked entities: replay their events and require the rows of a fresh fold."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from eventlog.reading import RecordedEvent
 from eventlog.reading.entities import read_entity
 from projections.changes import Projection, Row, RowKey
 from projections.engine.install import READ_SCHEMA
-from projections.engine.ledger.parking import Parked, unpark
-from projections.engine.live.follower import UNDIGESTED, Follower
-from projections.engine.live.partitions import reached
+from projections.engine.ledger.parking import ParkedEntity, unpark
+from projections.engine.live.follower import ROW_ERRORS, Follower
+from projections.engine.live.partitions import load_partition_positions
 from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.compare import unequal_rows
 
@@ -22,56 +22,56 @@ LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
 NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
 
 
-class NotEqual(Exception):
-    """The rows after the replay are not what a fresh fold of the entity gives."""
+class RowsDiffer(Exception):
+    """After the replay, the entity's rows differ from those of a fresh fold."""
 
 
 @dataclass(frozen=True)
-class Retried:
-    """What became of one parked entity."""
+class RetryResult:
+    """The result of retrying one parked entity."""
 
-    parked: Parked
+    parked: ParkedEntity
     error: str | None
-    """Why it is still parked; None where it is back."""
+    """Why it is still parked; None if it is not."""
 
 
-def retry(url: str, projection: Projection) -> list[Retried]:
-    """Try every parked entity of a projection again, each in a transaction of its own."""
+def retry(url: str, projection: Projection) -> list[RetryResult]:
+    """Retry every parked entity of a projection, each in its own transaction."""
     with follow_connection(url, application_name="annals-retry") as connection:
         follower = Follower(connection, projection, READ_SCHEMA)
         return [_retry_one(connection, projection, entry) for entry in follower.parked.values()]
 
 
-def _retry_one(connection: Connection, projection: Projection, entry: Parked) -> Retried:
+def _retry_one(connection: Connection, projection: Projection, entry: ParkedEntity) -> RetryResult:
     try:
         with connection.transaction():
-            # The engine's next batch waits here, and then finds a new epoch.
+            # The engine's next batch waits for this lock and then finds a new epoch.
             connection.execute(LOCK_PROJECTION, (projection.name,))
             follower = Follower(connection, projection, READ_SCHEMA)
-            if entry.entity not in follower.parked:
-                return Retried(entry, None)
+            if entry.key not in follower.parked:
+                return RetryResult(entry, None)
             follower.parked = {}
             events = _events_of(connection, projection, entry, follower.position)
             waiting = [event for event in events if event.position >= entry.position]
-            digested = follower.digest(waiting)
-            for failed in digested.set_aside.values():
-                return Retried(entry, failed.error)
-            follower.write(connection, digested)
-            _prove(connection, projection, events, entry)
-            unpark(connection, projection.name, entry.entity)
+            batch = follower.fold(waiting)
+            for failed in batch.parked.values():
+                return RetryResult(entry, failed.error)
+            follower.write(connection, batch)
+            _require_equal(connection, projection, events, entry)
+            unpark(connection, projection.name, entry.key)
             connection.execute(NEW_EPOCH, (projection.name,))
             connection.execute(f"NOTIFY {PROJECTED}")
-    except (*UNDIGESTED, NotEqual) as error:
-        return Retried(entry, f"{type(error).__name__}: {error}")
+    except (*ROW_ERRORS, RowsDiffer) as error:
+        return RetryResult(entry, f"{type(error).__name__}: {error}")
     except psycopg.OperationalError as error:
-        return Retried(entry, f"not tried: {error}")
-    return Retried(entry, None)
+        return RetryResult(entry, f"not tried: {error}")
+    return RetryResult(entry, None)
 
 
 def _events_of(
-    connection: Connection, projection: Projection, entry: Parked, upto: int
+    connection: Connection, projection: Projection, entry: ParkedEntity, upto: int
 ) -> list[RecordedEvent]:
-    consumed = reached(connection, projection.name)
+    consumed = load_partition_positions(connection, projection.name)
     events = read_entity(
         connection,
         entry.workspace_id,
@@ -82,9 +82,10 @@ def _events_of(
     return [event for event in events if event.position <= upto or consumed.has(event)]
 
 
-def _prove(
-    connection: Connection, projection: Projection, events: list[RecordedEvent], entry: Parked
+def _require_equal(
+    connection: Connection, projection: Projection, events: list[RecordedEvent], entry: ParkedEntity
 ) -> None:
+    """Require the rows that a fresh fold of the events gives. Raises `RowsDiffer`."""
     fresh = MemoryTables([projection])
     touched: dict[str, dict[RowKey, Row]] = {table.name: {} for table in projection.tables}
     for event in events:
@@ -95,4 +96,4 @@ def _prove(
         touched[table].update(rows)
     unequal = unequal_rows(connection, READ_SCHEMA, projection, touched)
     if unequal:
-        raise NotEqual(f"{entry.entity_id}: {unequal[0][0]} {unequal[0][1][1]}")
+        raise RowsDiffer(f"{entry.entity_id}: {unequal[0][0]} {unequal[0][1][1]}")

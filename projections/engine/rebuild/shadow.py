@@ -1,4 +1,4 @@
-"""The new tables of one projection, from nothing to the moment at which they are swapped in."""
+"""The new tables of one projection, from creation to the swap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from psycopg import sql
 
 from eventlog.connections import Connection, follow_connection
-from eventlog.reading import read_after
 from projections.engine.install import (
     READ_SCHEMA,
     Definition,
@@ -18,17 +17,11 @@ from projections.engine.install import (
     guard_tables,
 )
 from projections.engine.live.follower import Follower
-from projections.engine.live.partitions import follow_unevenly, reached
+from projections.engine.live.partitions import follow_unaligned, load_partition_positions
 from projections.engine.rebuild.build import shadow_name
 from projections.engine.rebuild.compare import Checksum, Difference, checksum, row_differences
 from projections.engine.rebuild.copying import fill_counts
-from projections.engine.rebuild.swap import (
-    CATCH_UP_EVENTS,
-    Exchange,
-    RebuildRefused,
-    apply_page,
-    shadow_schema,
-)
+from projections.engine.rebuild.swap import Exchange, RebuildRefused, catch_up_to, shadow_schema
 from projections.engine.registry import PROJECTIONS, version
 
 COMPARE_WAIT_S = 60.0
@@ -39,7 +32,7 @@ LIVE_POSITION = "SELECT position FROM projections WHERE name = %s"
 
 
 class Shadow:
-    """One projection being rebuilt."""
+    """A projection that is being rebuilt."""
 
     def __init__(self, name: str, definition: str) -> None:
         self.name = name
@@ -51,18 +44,18 @@ class Shadow:
 
     @property
     def exchange(self) -> Exchange:
-        """What the swap has to exchange."""
+        """The exchange that the swap performs."""
         return Exchange(self.live, self.projection, self.schema, self.version, self._definition)
 
     def prepare(self, connection: Connection) -> None:
-        """Make empty tables in a schema of their own; what an earlier try left is dropped."""
+        """Create empty tables in their own schema, after dropping those of an earlier attempt."""
         self.drop(connection)
         with connection.transaction():
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self.schema)))
             create_tables(connection, self.schema, self._definition)
 
     def finish(self, connection: Connection, upto: int) -> None:
-        """The rows are in: count, index and guard them, and note how far they go."""
+        """Count, index and guard the rows that were copied in, and record their position."""
         with connection.transaction():
             for table in self.live.tables:
                 if table.counts:
@@ -80,21 +73,21 @@ class Shadow:
             connection.execute(sql.SQL("ANALYZE {}").format(name))
 
     def compare(self, connection: Connection, url: str) -> None:
-        """The same code must give the same rows; other code is meant to give others.
+        """Require the same rows as the live ones, if both were made by the same code.
 
         Raises `RebuildRefused`, naming the first row that differs.
         """
         if Follower(connection, self.live, READ_SCHEMA).version != self.version:
             return
-        found = self._differences(connection, url)
-        if found:
-            first = found[0]
+        differences = self._differences(connection, url)
+        if differences:
+            first = differences[0]
             raise RebuildRefused(
-                f"{len(found)} rows differ though the code is the same; the first is"
+                f"{len(differences)} rows differ though the code is the same; the first is"
                 f" {first.table} {first.key}: live {first.first}, rebuilt {first.second}."
                 f" The rebuilt rows stay in {self.schema} to look at.",
-                summary=f"{len(found)} rows differ though the code is the same; the rebuilt rows"
-                f" stay in {self.schema} to look at.",
+                summary=f"{len(differences)} rows differ though the code is the same; the rebuilt"
+                f" rows stay in {self.schema} to look at.",
             )
 
     def drop(self, connection: Connection) -> None:
@@ -119,18 +112,18 @@ class Shadow:
                 other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 row = other.execute(LIVE_POSITION, (self.name,)).fetchone()
                 assert row is not None
-                _bring_to(connection, shadow, row[0])
-                follow_unevenly(connection, shadow, reached(other, self.name))
-                with ThreadPoolExecutor(1) as beside:
-                    live = beside.submit(self._checksums, other, READ_SCHEMA)
+                catch_up_to(connection, shadow, row[0])
+                follow_unaligned(connection, shadow, load_partition_positions(other, self.name))
+                with ThreadPoolExecutor(1) as pool:
+                    live = pool.submit(self._checksums, other, READ_SCHEMA)
                     new = self._checksums(connection, self.schema)
                     if live.result() == new:
                         return []
                 return self._name_differences(other)
 
     def _name_differences(self, connection: Connection) -> list[Difference]:
-        # The snapshot of the live rows is older than the catch-up of the new ones, so rows that
-        # events touched in between are named too: there are few, and the checksums did differ.
+        # The snapshot of the live rows is older than the catch-up of the new ones, so this may also
+        # name rows that events changed in between. They are few, and the checksums do differ.
         return [
             difference
             for table in self.live.tables
@@ -152,9 +145,3 @@ class Shadow:
                     " ./annals projections."
                 )
             time.sleep(COMPARE_PAUSE_S)
-
-
-def _bring_to(connection: Connection, shadow: Follower, position: int) -> None:
-    while shadow.position < position:
-        page = read_after(connection, shadow.position, CATCH_UP_EVENTS, upto=position)
-        apply_page(connection, [shadow], page)

@@ -7,9 +7,8 @@ date here.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from eventlog.reading import readable_position
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from readmodels.keys import KeyRow, find_key
+from readmodels.operation.checkpoints import NotProjected, wait_until_projected
 from readmodels.pool import SET_WORKSPACE, AsyncConnection
 from runtime.composition import app_url
 from runtime.home import token_file
@@ -32,10 +32,7 @@ T = TypeVar("T")
 
 CATCH_UP_WAIT_MAX_S = 120.0
 """Longest wait for a running projector that makes no progress."""
-CATCH_UP_POLL_S = 0.05
 CATCH_UP_BATCH_EVENTS = 5_000
-
-SELECT_LOWEST_CHECKPOINT = "SELECT coalesce(min(position), 0) FROM projections"
 
 
 def catch_up(settings: Settings) -> int:
@@ -80,20 +77,15 @@ def _missing_tables_reported() -> Iterator[None]:
 
 
 def _wait_until_projected(connection: Connection, target: int) -> None:
-    last, moved_at = -1, time.monotonic()
-    while True:
-        row = connection.execute(SELECT_LOWEST_CHECKPOINT).fetchone()
-        position = int(row[0]) if row else 0
-        if position >= target:
-            return
-        if position > last:
-            last, moved_at = position, time.monotonic()
-        elif time.monotonic() - moved_at > CATCH_UP_WAIT_MAX_S:
-            raise CommandError(
-                f"A projector has stopped at position {position} of {target}:"
-                " annals projections shows which one."
-            )
-        time.sleep(CATCH_UP_POLL_S)
+    try:
+        wait_until_projected(
+            lambda: nullcontext(connection), target, CATCH_UP_WAIT_MAX_S, only_while_stalled=True
+        )
+    except NotProjected as error:
+        raise CommandError(
+            f"A projector has stopped at position {error.reached} of {target}:"
+            " annals projections shows which one."
+        ) from None
 
 
 def load_home_key(settings: Settings) -> tuple[UUID, KeyRow]:

@@ -23,7 +23,7 @@ from eventlog.store.log import EventLog
 from projections.engine.kafka.buffers import PartitionBuffer
 from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.ledger.coverage import gaps
-from projections.engine.live.partitions import reached
+from projections.engine.live.partitions import load_partition_positions
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import Rebuild
@@ -61,8 +61,8 @@ class SomePartitionsOnly(GroupEngine):
 
     def _begin(self, connection: Connection, consumer: Any) -> None:
         super()._begin(connection, consumer)
-        for number in self._lanes.keys() - set(self.partitions):
-            del self._lanes[number]
+        for number in self._buffers.keys() - set(self.partitions):
+            del self._buffers[number]
 
 
 def consume_unevenly(
@@ -74,7 +74,7 @@ def consume_unevenly(
     """Some of the partitions are consumed to the end, the others not at all."""
 
     def is_uneven() -> bool:
-        positions = [reached(database, name).positions for name in PROJECTIONS]
+        positions = [load_partition_positions(database, name).positions for name in PROJECTIONS]
         return all(each and max(each) >= position > min(each) for each in positions)
 
     engine = SomePartitionsOnly(
@@ -243,13 +243,13 @@ def test_the_group_takes_over_from_the_log_engine_without_reading_all_again(
     fill_log(published.urls.app, HALF, seed=3)
     published.relay()
     heard: list[int] = []
-    hear = PartitionBuffer.hear
+    add = PartitionBuffer.add
 
-    def listening(lane: PartitionBuffer, messages: list[Any]) -> None:
+    def listening(buffer: PartitionBuffer, messages: list[Any]) -> None:
         heard.extend(read_head(each.headers).position for each in messages)
-        hear(lane, messages)
+        add(buffer, messages)
 
-    monkeypatch.setattr(PartitionBuffer, "hear", listening)
+    monkeypatch.setattr(PartitionBuffer, "add", listening)
     consume(published, EVENTS + 2 * HALF)
     assert min(heard) == EVENTS + HALF, "a mark was near enough"
     assert_each_event_once(database)
@@ -265,7 +265,7 @@ def test_a_topic_made_anew_with_other_partitions_is_gone_on_with(
         fill_log(published.urls.app, HALF, seed=2)
         published.relay()
         published.wait_until_consumed(EVENTS + HALF)
-    assert len(reached(database, "accounts").positions) == 3
+    assert len(load_partition_positions(database, "accounts").positions) == 3
     assert_each_event_once(database)
 
 

@@ -19,7 +19,7 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.changes import RowChange
 from projections.engine.ledger.coverage import Gap, gaps
-from projections.engine.live.follower import Digested, Follower
+from projections.engine.live.follower import FoldedBatch, Follower
 from projections.engine.live.planning import force_index_plans
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.retry import retry
@@ -162,10 +162,10 @@ def test_a_row_that_is_refused_among_many_events_costs_a_few_more_statements(
     writes = 0
     write = Follower.write
 
-    def counted(self: Follower, connection: Connection, digested: Digested) -> None:
+    def counted(self: Follower, connection: Connection, batch: FoldedBatch) -> None:
         nonlocal writes
         writes += 1
-        write(self, connection, digested)
+        write(self, connection, batch)
 
     monkeypatch.setattr(Follower, "write", counted)
     ProjectionEngine(urls.projector, [PROJECTIONS["accounts"]]).catch_up()

@@ -17,9 +17,10 @@ from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from projections.engine.ledger.coverage import gaps
 from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.plan import plan
 from projections.engine.rebuild.progress import Cancelled, cancel
 from projections.engine.rebuild.retry import retry
-from projections.engine.rebuild.runner import Rebuild, plan, rollback
+from projections.engine.rebuild.runner import Rebuild, rollback
 from projections.engine.rebuild.swap import RebuildRefused
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
@@ -116,7 +117,7 @@ def test_a_cancelled_rebuild_leaves_the_live_one_untouched(
             assert cancel(database, "accounts")
 
     with pytest.raises(Cancelled):
-        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}, say=say).run()
+        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}, on_step=say).run()
     assert rows(database, "accounts") == before
     left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'read_%'").fetchall()
     assert left == []

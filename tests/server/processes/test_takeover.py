@@ -18,7 +18,7 @@ from domain.account import Account
 from domain.contact import Contact
 from domain.task import Task
 from eventlog.connections import Connection
-from eventlog.locks import LEASE_LOCK
+from eventlog.locks import PROJECTION_LOCK
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from projections.engine.ledger.coverage import verify_all
@@ -170,7 +170,7 @@ def test_one_that_is_stopped_keeps_its_work_and_health_says_so(
                 WHERE application_name IN ('annals-project', 'annals-apply')
                   AND datname = current_database()
                   AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory'
-                                 AND classid = {LEASE_LOCK} AND objsubid = 2)"""
+                                 AND classid = {PROJECTION_LOCK} AND objsubid = 2)"""
         )
         assert wait_until_projected(database, position) < TAKEOVER_WITHIN_S
         assert projection_holders(database) == {second.process.pid}

@@ -1,0 +1,49 @@
+"""Which process works on a projection: its lock, its recorded holder, and handover to a swap.
+
+The engine that follows the log, and a swap, hold a projection's lock exclusively; the consumers of
+Kafka share it (docs/adr/0006).
+"""
+
+from __future__ import annotations
+
+from eventlog.connections import Connection
+from eventlog.locks import PROJECTION_LOCK, REBUILD_LOCK, TRY_LOCK, UNLOCK
+
+TRY_LOCK_SHARED = "SELECT pg_try_advisory_lock_shared(%s, hashtext(%s))"
+UNLOCK_SHARED = "SELECT pg_advisory_unlock_shared(%s, hashtext(%s))"
+SET_HOLDER = """
+UPDATE projections SET holder = %s, wanted_version = coalesce(%s, wanted_version) WHERE name = %s
+"""
+# A swap whose process died leaves the state 'handover' behind, so its rebuild lock must be held.
+# pg_locks shows a lock's keys as oids, in which a negative integer appears as a large number.
+SELECT_HANDOVERS = f"""
+SELECT name FROM projections AS p
+ WHERE state = 'handover' AND EXISTS (
+       SELECT FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid = {REBUILD_LOCK}
+          AND l.objid::bigint = hashtext(p.name)::bigint & 4294967295)
+"""
+
+
+def lock_projection(connection: Connection, name: str, *, shared: bool = False) -> bool:
+    """Take a projection's lock for this connection; False if another process holds it."""
+    statement = TRY_LOCK_SHARED if shared else TRY_LOCK
+    row = connection.execute(statement, (PROJECTION_LOCK, name)).fetchone()
+    return bool(row and row[0])
+
+
+def unlock_projection(connection: Connection, name: str, *, shared: bool = False) -> None:
+    """Release a projection's lock."""
+    connection.execute(UNLOCK_SHARED if shared else UNLOCK, (PROJECTION_LOCK, name))
+
+
+def set_holder(connection: Connection, name: str, holder: str, version: str | None) -> None:
+    """Record the process that works on the projection and the version of its code, if known."""
+    connection.execute(SET_HOLDER, (holder, version, name))
+
+
+def load_handovers(connection: Connection) -> set[str]:
+    """The projections that a swap waits for; their holders must release them."""
+    return {row[0] for row in connection.execute(SELECT_HANDOVERS, prepare=True)}
