@@ -279,7 +279,7 @@ def test_one_who_opted_out_while_the_message_waited_gets_none(sms_harness: SmsHa
     sms_harness.send_all(gateway)
     assert gateway.taken == []
     assert sms_harness.facts(sms)["status"] == "failed"
-    assert sms_harness.facts(sms)["error"] == "The lead wants no text messages."
+    assert sms_harness.facts(sms)["error"] == "The lead has opted out of text messages."
 
 
 def test_who_cannot_be_sent_to_is_refused(sms_harness: SmsHarness) -> None:
