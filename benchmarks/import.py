@@ -127,7 +127,7 @@ def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float,
     looked = imports.look(scope, import_id, 1, path.name, size_bytes)
     imports.hand_in(scope, "accounts", looked)
     imports.change(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
-    handed_in_s = time.monotonic() - started
+    uploaded_s = time.monotonic() - started
     with worker(settings) as pid:
         _wait_for_worker(settings)
         started = time.monotonic()
@@ -139,7 +139,7 @@ def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float,
     job = _load_job(writing, scope, job_id)
     if job.status is not JobStatus.COMPLETED or job.failed:
         raise RuntimeError(f"{job.status}: {job.failed} rows failed")
-    return handed_in_s, took_s, peak
+    return uploaded_s, took_s, peak
 
 
 def _wait_for_worker(settings: Settings) -> None:
@@ -170,10 +170,10 @@ def main() -> None:
             for rows in (given.few, given.rows):
                 path = Path(folder) / f"{rows}.csv"
                 write_file(path, rows)
-                handed_in_s, took_s, peak = run(settings, writing, path)
+                uploaded_s, took_s, peak = run(settings, writing, path)
                 copied_s = copy_s(urls.projector, path)
                 print(
-                    f"{rows:>8,} rows  handed in {handed_in_s:.1f} s  imported {took_s:.1f} s"
+                    f"{rows:>8,} rows  uploaded {uploaded_s:.1f} s  imported {took_s:.1f} s"
                     f"  {rows / took_s:,.0f} rows/s  worker {peak:.0f} MiB  COPY {copied_s:.2f} s"
                     f"  {rows / copied_s:,.0f} rows/s  {took_s / copied_s:.0f} times as long",
                     flush=True,

@@ -27,7 +27,6 @@ class AccountError(Exception):
 class SystemAccount:
     """The user of a server process; `switch` is whether the process has to change its user."""
 
-    name: str
     uid: int
     gid: int
     switch: bool
@@ -51,7 +50,7 @@ def server_account(data: Path) -> SystemAccount:
     """
     if os.geteuid() != 0:
         caller = pwd.getpwuid(os.geteuid())
-        return SystemAccount(caller.pw_name, caller.pw_uid, caller.pw_gid, switch=False)
+        return SystemAccount(caller.pw_uid, caller.pw_gid, switch=False)
     if data.is_dir() and (owner_uid := data.stat().st_uid) != 0:
         return _account_of(pwd.getpwuid(owner_uid))
     for name in UNPRIVILEGED_ACCOUNTS:
@@ -91,7 +90,7 @@ def server_folder(home: Path) -> Path:
 
 
 def _account_of(entry: pwd.struct_passwd) -> SystemAccount:
-    return SystemAccount(entry.pw_name, entry.pw_uid, entry.pw_gid, switch=True)
+    return SystemAccount(entry.pw_uid, entry.pw_gid, switch=True)
 
 
 def _can_enter(account: SystemAccount, folder: Path) -> bool:
