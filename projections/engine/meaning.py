@@ -1,4 +1,4 @@
-"""A digest of what Python values do, to tell whether two versions of a projection differ.
+"""A digest of what Python values do, which shows whether two versions of a projection differ.
 
 A function is described by its syntax tree, together with every value that it reads from its
 module and from enclosing functions. Docstrings, comments, annotations, the layout of the text and
