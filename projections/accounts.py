@@ -1,4 +1,4 @@
-"""The account list: one row an account, with the counts of what hangs on it inside."""
+"""Accounts: one row per account, with counts of the entities that belong to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COUNTERS = (
     "open_opportunity_count",
 )
 
-LIFE = lifecycle("account", "accounts", status="status", defaults=dict.fromkeys(COUNTERS, 0))
+LIFECYCLE = lifecycle("account", "accounts", status="status", defaults=dict.fromkeys(COUNTERS, 0))
 
 PROJECTION = Projection(
     name="accounts",
@@ -27,8 +27,8 @@ PROJECTION = Projection(
         ),
     ),
     handlers={
-        **LIFE,
-        "account.merged": LIFE["account.updated"],
+        **LIFECYCLE,
+        "account.merged": LIFECYCLE["account.updated"],
         **counted("contact", "accounts", "contact_count", counts=lambda _: True),
         **counted(
             "task", "accounts", "task_count", counts=lambda fields: fields["status"] != "done"

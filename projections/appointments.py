@@ -1,25 +1,23 @@
-"""Appointments: one row an appointment."""
+"""Appointments: one row per appointment."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
-LIFE = lifecycle("appointment", "appointments", status="status")
+LIFECYCLE = lifecycle("appointment", "appointments", status="status")
 STEPS = ("confirmed", "rescheduled", "cancelled", "completed", "missed")
 
 PROJECTION = Projection(
     name="appointments",
     tables=(
-        Table(
-            "appointments",
-            maps=("custom_fields",),
-            counts=Counts("appointment_counts", by=("status", "member_id", "assigned_to")),
+        entity_table(
+            "appointments", Counts("appointment_counts", by=("status", "member_id", "assigned_to"))
         ),
     ),
-    # A step says what it changed as every update does.
+    # Events of the steps list their changes as updates do.
     handlers={
-        **LIFE,
-        **{f"appointment.{step}": LIFE["appointment.updated"] for step in STEPS},
+        **LIFECYCLE,
+        **{f"appointment.{step}": LIFECYCLE["appointment.updated"] for step in STEPS},
     },
 )

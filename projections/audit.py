@@ -1,4 +1,4 @@
-"""The audit trail: one narrow row an event to find it by; what happened stays in the log."""
+"""The audit trail: one narrow row per event, by which the event is found in the log."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from eventlog.reading import RecordedEvent
 from projections.changes import Projection, Put, RowChange, Table
 
 ACTIONS = {topic: event.ACTION for topic, event in EVENTS.items() if hasattr(event, "ACTION")}
-"""By topic: what its events do, where it is not their name."""
+"""The action of events by topic, if it differs from the topic's name."""
 UNDO = "undo"
-"""What takes back another event, whatever it is otherwise."""
-OF_DATA = {"mergedInto": "merge", "movedTo": "move", "movedFrom": "move"}
-"""What it is where its data has this, whatever its topic."""
-ACTION_NAMES = tuple(sorted({*ACTIONS.values(), *OF_DATA.values(), UNDO}))
+"""The action of events that undo another one."""
+ACTIONS_BY_DATA = {"mergedInto": "merge", "movedTo": "move", "movedFrom": "move"}
+"""The action of events whose data has one of these keys, of any topic."""
+ACTION_NAMES = tuple(sorted({*ACTIONS.values(), *ACTIONS_BY_DATA.values(), UNDO}))
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_DATA: Mapping[str, Any] = MappingProxyType({})
 
 
 def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """What the audit trail calls it: undo, or what it is by its topic and what it says."""
+    """The action of an event in the audit trail: undo, or the one by its topic and data."""
     return UNDO if "undoesPosition" in metadata else action_of(topic, data)
 
 
-def action_of(topic: str, data: Mapping[str, Any] = NOTHING) -> str:
-    """What an event does: create, update, delete, restore, status_change, merge, move, …"""
-    for name, what in OF_DATA.items():
+def action_of(topic: str, data: Mapping[str, Any] = NO_DATA) -> str:
+    """The action by topic and data: create, update, delete, restore, merge, move, …"""
+    for name, what in ACTIONS_BY_DATA.items():
         if data.get(name):
             return what
     return ACTIONS.get(topic) or topic.split(".")[1]
 
 
 def entry(event: RecordedEvent) -> Iterable[RowChange]:
-    """An entry for every event there is."""
+    """The entry of an event."""
     metadata = orjson.loads(event.metadata)
     actor = metadata.get("actor", {})
     row = {

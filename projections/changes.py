@@ -1,4 +1,7 @@
-"""What a projector may say: changes to rows, as data. The engine folds and applies them in sets."""
+"""Row changes, which projectors return as data, and the declaration of a projection.
+
+The engine folds the changes of a batch and applies them in sets.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from eventlog.reading import RecordedEvent
 
 Row = dict[str, Any]
 RowKey = tuple[str, str]
-"""Workspace id and key within it, as text."""
+"""Workspace id, and the key within the workspace, as text."""
 
 
 @dataclass(slots=True)
 class Put:
-    """The row is this, whether it was there or not; columns not named are null."""
+    """Insert or replace a row; columns that are not named become null."""
 
     table: str
     key: str
@@ -26,9 +29,9 @@ class Put:
 
 @dataclass(slots=True)
 class Patch:
-    """These columns change where the row is there.
+    """Change columns of a row if it exists.
 
-    `add` adds to numbers, `merge` sets keys of a JSON map (null takes the key away).
+    `add` adds to numbers, `merge` sets keys of a JSON map (null removes a key).
     """
 
     table: str
@@ -40,7 +43,7 @@ class Patch:
 
 @dataclass(slots=True)
 class Remove:
-    """The row is gone."""
+    """Delete a row."""
 
     table: str
     key: str
@@ -52,7 +55,7 @@ Handler = Callable[[RecordedEvent], Iterable[RowChange]]
 
 @dataclass(frozen=True)
 class Counts:
-    """A table of counters that the engine keeps equal to `GROUP BY by` over the rows."""
+    """A table in which the engine keeps the counts and sums of the rows, grouped by `by`."""
 
     table: str
     by: tuple[str, ...]
@@ -61,7 +64,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Table:
-    """A read table: its key beside the workspace, its counters and its JSON maps."""
+    """A read table: its key within the workspace, its counters and its JSON maps."""
 
     name: str
     key: str = "id"
@@ -69,31 +72,31 @@ class Table:
     maps: tuple[str, ...] = ()
     counts: Counts | None = None
     append_only: bool = False
-    """Each row is put once and stays: a build copies it in at once and need not hold it."""
+    """Rows are put once and never change, so that a build need not keep them in memory."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A name, the tables it owns, and what it does with each topic. It ignores other topics."""
+    """A projection: its name, its tables, and its handlers by topic. Other topics are ignored."""
 
     name: str
     tables: tuple[Table, ...]
     handlers: Mapping[str, Handler]
     every: Handler | None = None
-    """Called for every event, whatever its topic."""
+    """Handles every event, of any topic."""
     by_account: bool = False
-    """Whether an account's row is made from events of what hangs on it, too."""
+    """Whether an account's row also depends on events of entities that belong to the account."""
 
     def entity(self, event: RecordedEvent) -> str:
-        """The entity to whose rows this event belongs: what is parked when it fails."""
+        """The entity whose rows the event changes, and which is parked if the event fails."""
         return (self.by_account and event.account_id) or event.stream_id
 
     def handler(self, topic: str) -> Handler | None:
-        """What is done with events of this topic; None where they are ignored."""
+        """The handler of a topic; None if the topic is ignored."""
         return self.every or self.handlers.get(topic)
 
     def changes(self, event: RecordedEvent) -> Iterable[RowChange]:
-        """What this event changes in the tables. Pure."""
+        """The row changes of an event. Pure."""
         handler = self.handler(event.topic)
         return handler(event) if handler else ()
 
@@ -103,5 +106,5 @@ _CAPITAL = re.compile("([A-Z])")
 
 @cache
 def column(wire_name: str) -> str:
-    """The column of a field: `nextActionDate` is kept in `next_action_date`."""
+    """The column of a field: `next_action_date` for `nextActionDate`."""
     return _CAPITAL.sub(r"_\1", wire_name).lower()

@@ -1,20 +1,14 @@
-"""Contacts: one row a contact."""
+"""Contacts: one row per contact."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
-LIFE = lifecycle("contact", "contacts")
+LIFECYCLE = lifecycle("contact", "contacts")
 
 PROJECTION = Projection(
     name="contacts",
-    tables=(
-        Table(
-            "contacts",
-            maps=("custom_fields",),
-            counts=Counts("contact_counts", by=("assigned_to",)),
-        ),
-    ),
-    handlers={**LIFE, "contact.merged": LIFE["contact.updated"]},
+    tables=(entity_table("contacts", Counts("contact_counts", by=("assigned_to",))),),
+    handlers={**LIFECYCLE, "contact.merged": LIFECYCLE["contact.updated"]},
 )

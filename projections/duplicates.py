@@ -1,7 +1,7 @@
-"""Duplicates: for each contact and account the keys by which others are the same.
+"""Duplicates: for each contact and account, the keys that it shares with its duplicates.
 
-What a key is made of is written here, so that another rule is another version of the projection,
-and asks for a rebuild.
+The rules that make a key are defined here, so that changing one changes the projection's version
+and calls for a rebuild.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from eventlog.reading import RecordedEvent
 from projections.changes import Counts, Handler, Projection, Put, Remove, RowChange, Table
 
 PHONE_DIGITS_MIN = 7
-"""Fewer are an extension or an emergency call, and nobody's own."""
+"""Shorter numbers are extensions or emergency numbers, which identify no person."""
 
 _LEGAL_FORMS = """
 ab ag aps as asa bv co company corp corporation cv doo ev gbr gmbh inc incorporated kft kg kgaa kk
@@ -23,7 +23,7 @@ limited llc llp lp ltd mbh nv ohg oy oyj plc pte pty sa sab sarl sas se sl slu s
 zoo
 """
 LEGAL_FORMS = frozenset(_LEGAL_FORMS.split())
-"""Written without dots; words at the end of a company's name that tell its legal form."""
+"""Words, without dots, at the end of a company's name that give its legal form."""
 
 _SEPARATORS = re.compile(r"[\W_]+")
 _NOT_DIGITS = re.compile(r"\D+")
@@ -33,15 +33,15 @@ Normaliser = Callable[[str], str | None]
 
 
 def email_key(email: str) -> str | None:
-    """In lower case and trimmed, and nothing else: what a provider makes of dots is its own."""
+    """The address trimmed and in lower case, with its dots, which some providers ignore."""
     return email.strip().casefold() or None
 
 
 def phone_key(phone: str) -> str | None:
-    """Digits alone, after `+` where the number is international (`+` or `00`).
+    """The digits of a number, after `+` if it is international (`+` or `00`).
 
-    `(0)` in an international number is not dialled, and an extension is left out. A number without
-    its country equals only those written without. None where there are too few digits.
+    `(0)` in an international number and extensions are left out. A number without a country code
+    equals only numbers without one. None if it has fewer than PHONE_DIGITS_MIN digits.
     """
     dialled = _EXTENSION.sub("", phone).strip()
     is_international = dialled.lstrip("( ").startswith(("+", "00"))
@@ -56,9 +56,9 @@ def phone_key(phone: str) -> str | None:
 
 
 def company_key(company: str) -> str | None:
-    """Without case, accents, punctuation, spaces and legal forms at the end.
+    """The name without case, accents, punctuation, spaces and legal forms at the end.
 
-    What is nothing but a legal form, or nothing but punctuation, stays what it is.
+    A name that consists of a legal form or of punctuation only is kept.
     """
     decomposed = unicodedata.normalize("NFKD", company)
     plain = "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
@@ -70,9 +70,9 @@ def company_key(company: str) -> str | None:
 
 
 def keyed(kind: str, keys: dict[str, tuple[str, Normaliser]]) -> dict[str, Handler]:
-    """Handlers that keep a row in each table for each of the kind that has a key.
+    """Handlers that keep, in each table, a row for each entity of the kind that has a key.
 
-    `keys` says, for each table, of which field, and how it is normalised.
+    keys: for each table, the field and the function that makes its key.
     """
 
     def row(event: RecordedEvent, table: str, normalise: Normaliser, value: Any) -> RowChange:
@@ -81,7 +81,7 @@ def keyed(kind: str, keys: dict[str, tuple[str, Normaliser]]) -> dict[str, Handl
             return Remove(table, event.stream_id)
         return Put(table, event.stream_id, {"key": key, "version": event.stream_version})
 
-    def came(event: RecordedEvent) -> Iterable[RowChange]:
+    def created(event: RecordedEvent) -> Iterable[RowChange]:
         fields = event.data["fields"]
         return [
             row(event, table, normalise, fields.get(field))
@@ -96,15 +96,15 @@ def keyed(kind: str, keys: dict[str, tuple[str, Normaliser]]) -> dict[str, Handl
             if field in changes
         ]
 
-    def went(event: RecordedEvent) -> Iterable[RowChange]:
+    def deleted(event: RecordedEvent) -> Iterable[RowChange]:
         return [Remove(table, event.stream_id) for table in keys]
 
     return {
-        f"{kind}.created": came,
-        f"{kind}.restored": came,
+        f"{kind}.created": created,
+        f"{kind}.restored": created,
         f"{kind}.updated": changed,
         f"{kind}.merged": changed,
-        f"{kind}.deleted": went,
+        f"{kind}.deleted": deleted,
     }
 
 

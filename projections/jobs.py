@@ -1,4 +1,4 @@
-"""Jobs: one row a job, as far as its last step has come."""
+"""Jobs: one row per job, with its progress and its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from projections.lifecycle import stamps
 
 
 def requested(event: RecordedEvent) -> Iterable[RowChange]:
-    """It waits for a worker."""
+    """Insert the row of a job that waits for a worker."""
     metadata = orjson.loads(event.metadata)
     row = {
         "kind": event.data["work"],
@@ -31,12 +31,12 @@ def requested(event: RecordedEvent) -> Iterable[RowChange]:
 
 
 def started(event: RecordedEvent) -> Iterable[RowChange]:
-    """A worker has it."""
+    """A worker has started the job."""
     return _changed(event, {"status": "running", "started_at": event.occurred_at})
 
 
 def progressed(event: RecordedEvent) -> Iterable[RowChange]:
-    """It is so far; errors come on top of those that are known."""
+    """Set the progress, and add the new errors."""
     names = ("total", "processed", "succeeded", "failed", "counts")
     row = {name: event.data[name] for name in names}
     row["errors_total"] = event.data["errorsTotal"]
@@ -45,7 +45,7 @@ def progressed(event: RecordedEvent) -> Iterable[RowChange]:
 
 
 def ended(status: str) -> Handler:
-    """It ended like this."""
+    """A handler that sets the final status."""
 
     def handler(event: RecordedEvent) -> Iterable[RowChange]:
         row = {"status": status, "ended_at": event.occurred_at}

@@ -1,40 +1,40 @@
-"""Leads: one row a lead, which tells since when it has its status."""
+"""Leads: one row per lead, with the time of its last status change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Counts, Handler, Patch, Projection, Put, RowChange, Table
-from projections.lifecycle import changed_columns, entity_row, lifecycle, stamps
+from projections.changes import Counts, Handler, Patch, Projection, Put, RowChange
+from projections.lifecycle import changed_columns, entity_row, entity_table, lifecycle, stamps
 
 TABLE = "leads"
-SINCE = "status_changed_at"
+STATUS_CHANGED_AT = "status_changed_at"
 
 
 def created(event: RecordedEvent) -> Iterable[RowChange]:
-    """It came, with the status that it has since."""
+    """Insert the row; the lead has had its status since it was created."""
     row = entity_row(event, event.data["fields"], event.occurred_at)
-    return (Put(TABLE, event.stream_id, {**row, SINCE: event.occurred_at}),)
+    return (Put(TABLE, event.stream_id, {**row, STATUS_CHANGED_AT: event.occurred_at}),)
 
 
 def restored(event: RecordedEvent) -> Iterable[RowChange]:
-    """It is there again; its status is as old as it was."""
+    """The lead was restored with these values; `status_changed_at` keeps its old value."""
     row = entity_row(event, event.data["fields"], event.data["createdAt"])
-    return (Put(TABLE, event.stream_id, {**row, SINCE: event.data["statusChangedAt"]}),)
+    return (Put(TABLE, event.stream_id, {**row, STATUS_CHANGED_AT: event.data["statusChangedAt"]}),)
 
 
 def status_changed(event: RecordedEvent) -> Iterable[RowChange]:
-    """The status moved, now."""
-    row = {"status": event.data["after"], SINCE: event.occurred_at, **stamps(event)}
+    """Set the status and the time of the change."""
+    row = {"status": event.data["after"], STATUS_CHANGED_AT: event.occurred_at, **stamps(event)}
     return (Patch(TABLE, event.stream_id, row),)
 
 
 def converted(event: RecordedEvent) -> Iterable[RowChange]:
-    """It became something else; it is won by that, unless it was before."""
+    """Set the converted entities, and the status `won` unless the lead had it before."""
     row, _ = changed_columns(event.data["changes"])
-    since = {SINCE: event.occurred_at} if "status" in row else {}
-    return (Patch(TABLE, event.stream_id, {**row, **since, **stamps(event)}),)
+    status_changed_at = {STATUS_CHANGED_AT: event.occurred_at} if "status" in row else {}
+    return (Patch(TABLE, event.stream_id, {**row, **status_changed_at, **stamps(event)}),)
 
 
 HANDLERS: dict[str, Handler] = {
@@ -47,12 +47,6 @@ HANDLERS: dict[str, Handler] = {
 
 PROJECTION = Projection(
     name=TABLE,
-    tables=(
-        Table(
-            TABLE,
-            maps=("custom_fields",),
-            counts=Counts("lead_counts", by=("status", "source", "assigned_to")),
-        ),
-    ),
+    tables=(entity_table(TABLE, Counts("lead_counts", by=("status", "source", "assigned_to"))),),
     handlers=HANDLERS,
 )

@@ -1,4 +1,4 @@
-"""What all entity tables have in common: rows come, change and go with the entity's life."""
+"""Handlers and tables that all kinds of entity share: a row follows its entity's lifecycle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Handler, Patch, Put, Remove, Row, RowChange, column
+from projections.changes import Counts, Handler, Patch, Put, Remove, Row, RowChange, Table, column
 
 CUSTOM = "customFields"
 CUSTOM_PREFIX = CUSTOM + "."
 CUSTOM_COLUMN = column(CUSTOM)
+
+
+def entity_table(name: str, counts: Counts) -> Table:
+    """The table of a kind of entity, with custom fields and counts."""
+    return Table(name, maps=("custom_fields",), counts=counts)
 
 
 def lifecycle(
@@ -20,7 +25,7 @@ def lifecycle(
     status: str | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Handler]:
-    """Handlers for the topics of one kind; `status` names the column of its status changes."""
+    """Handlers for the topics of one kind; `status` is the column that its status changes set."""
 
     def created(event: RecordedEvent) -> Iterable[RowChange]:
         row = entity_row(event, event.data["fields"], event.occurred_at)
@@ -54,9 +59,9 @@ def lifecycle(
     return handlers
 
 
-def entity_row(event: RecordedEvent, facts: Mapping[str, Any], created_at: str) -> Row:
-    """The whole row of an entity that has these fields."""
-    row = {CUSTOM_COLUMN: {}, **{column(name): value for name, value in facts.items()}}
+def entity_row(event: RecordedEvent, values: Mapping[str, Any], created_at: str) -> Row:
+    """The whole row of an entity with these values."""
+    row = {CUSTOM_COLUMN: {}, **{column(name): value for name, value in values.items()}}
     row["created_at"] = created_at
     row["updated_at"] = event.occurred_at
     row["version"] = event.stream_version
@@ -66,12 +71,12 @@ def entity_row(event: RecordedEvent, facts: Mapping[str, Any], created_at: str) 
 
 
 def stamps(event: RecordedEvent) -> Row:
-    """What every event leaves on the row of its entity."""
+    """The columns that every event sets on the row of its entity."""
     return {"version": event.stream_version, "updated_at": event.occurred_at}
 
 
 def changed_columns(changes: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
-    """New values by column, and those of custom fields by their own key."""
+    """New values by column, and new values of custom fields by key."""
     row: Row = {}
     custom: dict[str, Any] = {}
     for name, change in changes.items():
@@ -85,9 +90,10 @@ def changed_columns(changes: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
 def counted(
     kind: str, table: str, counter: str, *, counts: Callable[[Mapping[str, Any]], bool]
 ) -> dict[str, Handler]:
-    """Handlers that keep a counter on the account's row: how many of its `kind` satisfy `counts`.
+    """Handlers that count, on the account's row, its entities of a kind that satisfy `counts`.
 
-    `counts` is given the fields; what it looks at must be the status or never change.
+    `counts` is called with the values, of which it may use only the status, or the stage, and
+    values that never change.
     """
 
     def add(event: RecordedEvent, amount: int) -> Iterable[RowChange]:
@@ -95,10 +101,10 @@ def counted(
             return ()
         return (Patch(table, event.account_id, add={counter: amount}),)
 
-    def came(event: RecordedEvent) -> Iterable[RowChange]:
+    def added(event: RecordedEvent) -> Iterable[RowChange]:
         return add(event, int(counts(event.data["fields"])))
 
-    def went(event: RecordedEvent) -> Iterable[RowChange]:
+    def removed(event: RecordedEvent) -> Iterable[RowChange]:
         return add(event, -int(counts(event.data["fields"])))
 
     def moved(event: RecordedEvent) -> Iterable[RowChange]:
@@ -107,9 +113,9 @@ def counted(
         return add(event, int(after) - int(before))
 
     return {
-        f"{kind}.created": came,
-        f"{kind}.restored": came,
-        f"{kind}.deleted": went,
+        f"{kind}.created": added,
+        f"{kind}.restored": added,
+        f"{kind}.deleted": removed,
         f"{kind}.status_changed": moved,
         f"{kind}.stage_changed": moved,
     }

@@ -1,18 +1,12 @@
-"""Meetings: one row a meeting."""
+"""Meetings: one row per meeting."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
 PROJECTION = Projection(
     name="meetings",
-    tables=(
-        Table(
-            "meetings",
-            maps=("custom_fields",),
-            counts=Counts("meeting_counts", by=("status", "assigned_to")),
-        ),
-    ),
+    tables=(entity_table("meetings", Counts("meeting_counts", by=("status", "assigned_to"))),),
     handlers=lifecycle("meeting", "meetings", status="status"),
 )

@@ -1,30 +1,24 @@
-"""Members: one row a member. One who left keeps a row, for the name on what was assigned."""
+"""Members: one row per member. A deleted member's row stays, for its name on assigned entities."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Counts, Patch, Projection, RowChange, Table
-from projections.lifecycle import lifecycle, stamps
+from projections.changes import Counts, Patch, Projection, RowChange
+from projections.lifecycle import entity_table, lifecycle, stamps
 
 
-def left(event: RecordedEvent) -> Iterable[RowChange]:
-    """The member is gone; the name stays."""
+def deleted(event: RecordedEvent) -> Iterable[RowChange]:
+    """Mark the row as deleted; the name stays."""
     return (Patch("members", event.stream_id, {"is_deleted": True, **stamps(event)}),)
 
 
 PROJECTION = Projection(
     name="members",
-    tables=(
-        Table(
-            "members",
-            maps=("custom_fields",),
-            counts=Counts("member_counts", by=("is_deleted",)),
-        ),
-    ),
+    tables=(entity_table("members", Counts("member_counts", by=("is_deleted",))),),
     handlers={
         **lifecycle("member", "members", defaults={"is_deleted": False}),
-        "member.deleted": left,
+        "member.deleted": deleted,
     },
 )

@@ -1,18 +1,12 @@
-"""Notes: one row a note."""
+"""Notes: one row per note."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
 PROJECTION = Projection(
     name="notes",
-    tables=(
-        Table(
-            "notes",
-            maps=("custom_fields",),
-            counts=Counts("note_counts", by=("assigned_to",)),
-        ),
-    ),
+    tables=(entity_table("notes", Counts("note_counts", by=("assigned_to",))),),
     handlers=lifecycle("note", "notes"),
 )

@@ -1,17 +1,16 @@
-"""Opportunities: one row an opportunity, and the pipeline by stage."""
+"""Opportunities: one row per opportunity, and the pipeline by stage."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
 PROJECTION = Projection(
     name="opportunities",
     tables=(
-        Table(
+        entity_table(
             "opportunities",
-            maps=("custom_fields",),
-            counts=Counts("opportunity_counts", by=("stage", "assigned_to"), sums=("value",)),
+            Counts("opportunity_counts", by=("stage", "assigned_to"), sums=("value",)),
         ),
     ),
     handlers=lifecycle("opportunity", "opportunities", status="stage"),

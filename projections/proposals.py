@@ -1,22 +1,16 @@
-"""Proposals: one row a proposal."""
+"""Proposals: one row per proposal."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
-LIFE = lifecycle("proposal", "proposals", status="status")
+LIFECYCLE = lifecycle("proposal", "proposals", status="status")
 STEPS = ("sent", "accepted", "declined", "revised")
 
 PROJECTION = Projection(
     name="proposals",
-    tables=(
-        Table(
-            "proposals",
-            maps=("custom_fields",),
-            counts=Counts("proposal_counts", by=("status", "assigned_to")),
-        ),
-    ),
-    # A step says what it changed as every update does.
-    handlers={**LIFE, **{f"proposal.{step}": LIFE["proposal.updated"] for step in STEPS}},
+    tables=(entity_table("proposals", Counts("proposal_counts", by=("status", "assigned_to"))),),
+    # Events of the steps list their changes as updates do.
+    handlers={**LIFECYCLE, **{f"proposal.{step}": LIFECYCLE["proposal.updated"] for step in STEPS}},
 )

@@ -1,4 +1,4 @@
-"""Text messages: one row a message, with what became of it."""
+"""Text messages: one row per message, with the status of its delivery."""
 
 from __future__ import annotations
 

@@ -1,18 +1,12 @@
-"""Tasks: one row a task."""
+"""Tasks: one row per task."""
 
 from __future__ import annotations
 
-from projections.changes import Counts, Projection, Table
-from projections.lifecycle import lifecycle
+from projections.changes import Counts, Projection
+from projections.lifecycle import entity_table, lifecycle
 
 PROJECTION = Projection(
     name="tasks",
-    tables=(
-        Table(
-            "tasks",
-            maps=("custom_fields",),
-            counts=Counts("task_counts", by=("status", "assigned_to")),
-        ),
-    ),
+    tables=(entity_table("tasks", Counts("task_counts", by=("status", "assigned_to"))),),
     handlers=lifecycle("task", "tasks", status="status"),
 )

@@ -1,11 +1,11 @@
-"""Workspaces and the API keys that open them."""
+"""Workspaces and their API keys."""
 
 from __future__ import annotations
 
 from projections.changes import Projection, Table
 from projections.lifecycle import lifecycle
 
-KEY = lifecycle("api_key", "api_keys")
+KEY_LIFECYCLE = lifecycle("api_key", "api_keys")
 
 PROJECTION = Projection(
     name="workspaces",
@@ -15,8 +15,8 @@ PROJECTION = Projection(
     ),
     handlers={
         **lifecycle("workspace", "workspaces"),
-        "api_key.issued": KEY["api_key.created"],
-        "api_key.updated": KEY["api_key.updated"],
-        "api_key.revoked": KEY["api_key.deleted"],
+        "api_key.issued": KEY_LIFECYCLE["api_key.created"],
+        "api_key.updated": KEY_LIFECYCLE["api_key.updated"],
+        "api_key.revoked": KEY_LIFECYCLE["api_key.deleted"],
     },
 )

@@ -1,4 +1,4 @@
-"""SQL: the definitions of the read tables, and the queries that serve from them."""
+"""SQL: the definitions of the read tables, and the queries that read them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ TABLES_FOLDER = Path(__file__).parent / "tables"
 
 
 def table_definitions() -> dict[str, str]:
-    """The SQL that makes the tables of each projection, by the projection's name."""
+    """The SQL that creates the tables of each projection, by the projection's name."""
     return {path.stem: path.read_text("utf-8") for path in sorted(TABLES_FOLDER.glob("*.sql"))}

@@ -1,4 +1,4 @@
-"""The audit trail: who changed what, when, from where, before and after."""
+"""The audit trail: who changed what, when and from where, with the values before and after."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ITEM: Mapping[str, str] = MappingProxyType(
 """The columns of an entry by wire name: SQL over the rows `a` (read table) and `e` (log)."""
 ITEM_SQL = json_object(ITEM)
 
-CHOSEN = """
+FILTERED = """
      WHERE a.workspace_id = %(workspace)s
        AND (%(entity_type)s::text IS NULL OR a.entity_type = %(entity_type)s)
        AND (%(entity_id)s::uuid IS NULL OR a.entity_id = %(entity_id)s)
@@ -45,7 +45,7 @@ CHOSEN = """
 
 PAGE = f"""
 WITH page AS MATERIALIZED (
-    SELECT a.* FROM read.audit AS a {CHOSEN}
+    SELECT a.* FROM read.audit AS a {FILTERED}
      ORDER BY a.position DESC LIMIT %(limit)s + 1
 ), numbered AS (
     SELECT a.*, row_number() OVER () AS ordinal FROM page AS a
@@ -57,8 +57,7 @@ SELECT coalesce(json_agg({ITEM_SQL} ORDER BY a.ordinal)
   FROM numbered AS a {EVENT_OF_ENTRY}
 """
 
-
-OF_COMMAND = """
+POSITIONS_OF_COMMAND = """
 SELECT array(SELECT position FROM read.audit
               WHERE workspace_id = %(workspace)s AND command_id = %(command)s
                 AND entity_type <> 'job'
@@ -67,13 +66,13 @@ SELECT array(SELECT position FROM read.audit
                 WHERE projection = 'audit' AND workspace_id = %(workspace)s)
 """
 
-SUMMARY_OF = """
+SUMMARY_OF_COMMAND = """
 SELECT entity_type, action, count(*), max(position),
        (array_agg(entity_id) FILTER (WHERE entity_type = 'job'))[1] FROM read.audit
  WHERE workspace_id = %(workspace)s AND command_id = %(command)s
  GROUP BY entity_type, action ORDER BY entity_type, action
 """
-LAST_BELOW = """
+LAST_POSITIONS_BELOW = """
 SELECT position FROM read.audit
  WHERE workspace_id = %(workspace)s AND command_id = %(command)s AND entity_type <> 'job'
    AND position < %(below)s
@@ -83,7 +82,7 @@ SELECT position FROM read.audit
 
 @dataclass(frozen=True)
 class AuditQuery:
-    """What is asked of the audit trail; newest first. Times are those of recording."""
+    """A page of the audit trail, newest first. `since` and `until` are times of recording."""
 
     workspace_id: UUID
     entity_type: str | None = None
@@ -96,7 +95,7 @@ class AuditQuery:
     limit: int = AUDIT_PAGE_DEFAULT
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters of the SQL above."""
+        """The parameters of FILTERED and PAGE."""
         return {
             "workspace": self.workspace_id,
             "entity_type": self.entity_type,
@@ -111,7 +110,7 @@ class AuditQuery:
 
 
 async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
-    """`{items, nextCursor}` as JSON; the cursor is a position, pages go from it downwards."""
+    """`{items, nextCursor}` as JSON; the cursor is the position above the next page."""
     row = await (await connection.execute(PAGE, query.parameters())).fetchone()
     assert row is not None
     cursor = "null" if row[1] is None else str(row[1])
@@ -121,42 +120,41 @@ async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
 async def positions_of_command(
     connection: AsyncConnection, workspace_id: UUID, command_id: str, limit: int
 ) -> list[int] | None:
-    """Positions of what the command did to entities, `limit` at the most, in order.
+    """Positions of a command's first `limit` events of entities, in order.
 
-    A job that it did it by is left out: how far it came is nothing that could be taken back.
-
-    None where the trail has a hole in this workspace (parked entities), so that some might be
-    missing. The trail is as old as its checkpoint: wait for that first.
+    Events of the job that ran the command are left out, because its progress cannot be undone.
+    Returns None if entities of this workspace are parked, so that the trail may lack events. Wait
+    for the checkpoint of the trail first.
     """
     parameters = {"workspace": workspace_id, "command": command_id, "limit": limit}
-    row = await (await connection.execute(OF_COMMAND, parameters)).fetchone()
+    row = await (await connection.execute(POSITIONS_OF_COMMAND, parameters)).fetchone()
     assert row is not None
-    positions, has_holes = row
-    return None if has_holes else list(positions)
+    positions, is_incomplete = row
+    return None if is_incomplete else list(positions)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What a command did, in numbers."""
+    """A summary of what a command did."""
 
     did: list[tuple[str, str, int]]
-    """Kind of entity, action, and how many events."""
+    """Kind of entity, action, and number of events."""
     last_position: int
     job_id: UUID | None
-    """The job by which it did it."""
+    """The job that ran the command."""
 
     @property
     def events(self) -> int:
-        """How many events there are of entities."""
+        """Number of events of entities."""
         return sum(count for _, _, count in self.did)
 
 
 async def operation_of(
     connection: AsyncConnection, workspace_id: UUID, command_id: str
 ) -> Operation:
-    """All that the command did, counted; by an index on the command."""
+    """Summarise a command by its events."""
     parameters = {"workspace": workspace_id, "command": command_id}
-    rows = await (await connection.execute(SUMMARY_OF, parameters)).fetchall()
+    rows = await (await connection.execute(SUMMARY_OF_COMMAND, parameters)).fetchall()
     did = [(kind, action, count) for kind, action, count, _, _ in rows if kind != JOB]
     last = max((position for kind, _, _, position, _ in rows if kind != JOB), default=0)
     job_id = next((entity_id for kind, _, _, _, entity_id in rows if kind == JOB), None)
@@ -166,11 +164,11 @@ async def operation_of(
 def last_positions_below(
     connection: Connection, workspace_id: UUID, command_id: str, below: int, limit: int
 ) -> list[int]:
-    """Positions of what the command did to entities below this one, the last ones first."""
+    """Positions of a command's last `limit` events of entities below a position, highest first."""
     parameters = {
         "workspace": workspace_id,
         "command": command_id,
         "below": below,
         "limit": limit,
     }
-    return [row[0] for row in connection.execute(LAST_BELOW, parameters)]
+    return [row[0] for row in connection.execute(LAST_POSITIONS_BELOW, parameters)]

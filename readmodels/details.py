@@ -1,4 +1,4 @@
-"""One thing with all that its page shows."""
+"""One entity with everything that its page shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPPORTUNITIES = f"""(
 async def detail(
     connection: AsyncConnection, plural: str, workspace_id: UUID, entity_id: UUID
 ) -> tuple[int, bytes] | None:
-    """Version and JSON of one thing, None where it is not there."""
+    """Version and JSON of one entity; None if it does not exist."""
     cursor = await connection.execute(_sql(LISTS[plural]), (workspace_id, entity_id))
     row = await cursor.fetchone()
     return (row[0], row[1].encode()) if row else None

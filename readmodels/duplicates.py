@@ -1,4 +1,4 @@
-"""Duplicates: groups of contacts or accounts that have a key in common."""
+"""Duplicates: groups of contacts or accounts that share a key."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from readmodels.pool import AsyncConnection
 GROUPS_PAGE_DEFAULT = 20
 GROUPS_PAGE_MAX = 100
 MEMBERS_SHOWN_MAX = 20
-"""Members of a group that are shown, the oldest first; the count tells how many there are."""
+"""Maximum number of members shown of a group, oldest first; the count includes all."""
 KEY_MAX_CHARS = 1_000
 
 REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"contacts": ("email", "phone"), "accounts": ("company",)}
 )
-"""By which keys a kind is compared, in the order in which groups come."""
+"""The keys by which a kind is compared, in the order in which groups are shown."""
 
-# Only groups of more than one are in the index.
+# The index holds only groups of more than one.
 GROUPS = """
 SELECT '{reason}' AS reason, {rank} AS rank, key, n FROM read.{reason}_counts
  WHERE workspace_id = %(workspace)s AND n > 1 AND key > %(after{rank})s::text
@@ -57,7 +57,7 @@ WHEN '{reason}' THEN (
 
 @dataclass(frozen=True)
 class DuplicatesQuery:
-    """Which groups are asked for. The kind and the reason are checked by whoever asks."""
+    """A page of groups. The caller has validated kind and reason."""
 
     workspace_id: UUID
     kind: str
@@ -72,28 +72,28 @@ async def duplicates_page(connection: AsyncConnection, query: DuplicatesQuery) -
     last, key = _decode(query.cursor) if query.cursor else (reasons[0], "")
     if last not in reasons:
         raise InvalidCursor
-    wanted = {
+    ranked = {
         rank: reason
         for rank, reason in enumerate(reasons)
         if rank >= reasons.index(last) and query.reason in (None, reason)
     }
-    if not wanted:
+    if not ranked:
         return b'{"items":[],"nextCursor":null}'
     parameters: dict[str, Any] = {"workspace": query.workspace_id, "limit": query.limit}
-    parameters |= {f"after{rank}": key if reason == last else "" for rank, reason in wanted.items()}
-    row = await (await connection.execute(_sql(query.kind, wanted), parameters)).fetchone()
+    parameters |= {f"after{rank}": key if reason == last else "" for rank, reason in ranked.items()}
+    row = await (await connection.execute(_sql(query.kind, ranked), parameters)).fetchone()
     assert row is not None
     cursor = orjson.dumps(encode_cursor(row[1].encode()) if row[1] else None)
     items: bytes = row[0].encode()
     return b'{"items":' + items + b',"nextCursor":' + cursor + b"}"
 
 
-def _sql(plural: str, wanted: Mapping[int, str]) -> str:
-    groups = [f"({GROUPS.format(reason=reason, rank=rank)})" for rank, reason in wanted.items()]
+def _sql(plural: str, ranked: Mapping[int, str]) -> str:
+    groups = [f"({GROUPS.format(reason=reason, rank=rank)})" for rank, reason in ranked.items()]
     item = item_sql(LISTS[plural], with_contacts=False)
     cases = [
         MEMBERS_OF.format(reason=reason, item=item, plural=plural, shown=MEMBERS_SHOWN_MAX)
-        for reason in wanted.values()
+        for reason in ranked.values()
     ]
     members = MEMBERS.format(cases="".join(cases))
     return PAGE.format(groups=" UNION ALL ".join(groups), members=members)

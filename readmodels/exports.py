@@ -1,7 +1,7 @@
-"""Exports: all rows of a list, or of the audit trail, as CSV or NDJSON, from one point of the log.
+"""Exports: all rows of a list, or of the audit trail, as CSV or NDJSON, in a consistent snapshot.
 
 PostgreSQL makes the bytes (COPY … TO STDOUT) and Python passes them on, so memory holds one block
-of them however many rows there are. Who reads slowly makes PostgreSQL wait.
+whatever the number of rows. A slow reader makes PostgreSQL wait.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from domain.shared.refusals import Refusal
 from eventlog.locks import EXPORT_LOCK
 from eventlog.reading.audit import EVENT_OF_ENTRY
 from eventlog.reading.counts import has_events
-from readmodels.audit import CHOSEN, ITEM, ITEM_SQL, AuditQuery
+from readmodels.audit import FILTERED, ITEM, ITEM_SQL, AuditQuery
 from readmodels.lists import ListQuery, item_sql, selection
 from readmodels.names import CUSTOM_PREFIX
 from readmodels.pool import AsyncConnection, ReadPool
 from readmodels.spec import ListSpec
 
 BLOCK_BYTES = 65_536
-"""Rows are passed on in blocks of about this size."""
+"""Approximate size of the blocks in which rows are passed on."""
 CUSTOM_COLUMNS_MAX = 150
-"""A CSV file has so many columns of custom fields at the most; with the others it has fewer than
-the 200 that an import takes."""
-EVEN_WAIT_S = 5.0
-"""So long is waited for the read tables to stand at one point of the log."""
-EVEN_POLL_S = 0.02
+"""Maximum number of custom field columns of a CSV file. With the other columns they are fewer than
+the 200 that an import accepts."""
+SNAPSHOT_WAIT_S = 5.0
+"""How long an export waits for a consistent snapshot."""
+SNAPSHOT_POLL_S = 0.02
 
-# The delimiter and the quote of the second are control characters, which JSON never holds as they
-# are: every row is one line, as it is.
+# NDJSON is CSV with control characters as delimiter and quote. JSON text never contains them, so
+# each row is written as one unquoted line.
 COPY = {
     "csv": "COPY ({query}) TO STDOUT (FORMAT csv)",
     "ndjson": "COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')",
 }
 
-# In one snapshot: the positions of the projections, of each of their partitions where they consume
-# Kafka; whether anything of this workspace happened between the first and the last of them; and
-# whether entities of this workspace are parked.
-STANDING = f"""
-WITH asked AS MATERIALIZED (
+# In one snapshot: the highest position of the projections, or of their partitions if they consume
+# Kafka; whether the workspace has no events between the lowest and the highest; and how many of its
+# entities are parked.
+SELECT_POSITION = f"""
+WITH positions AS MATERIALIZED (
     SELECT position FROM projections WHERE name = ANY(%(names)s)
      UNION ALL
     SELECT position FROM projection_offsets WHERE projection = ANY(%(names)s)
 ), span AS MATERIALIZED (
-    SELECT min(position) AS first, max(position) AS last FROM asked
+    SELECT min(position) AS first, max(position) AS last FROM positions
 )
 SELECT last,
        NOT {has_events("span.first", "span.last", "%(workspace)s")},
@@ -63,13 +63,13 @@ SELECT last,
   FROM span
 """
 
-# Asked, and not waited for: where tables are about to be exchanged, there is no export for now.
-HOLD_TABLES = f"""
+# The locks are not waited for: no export starts while a swap is about to exchange the tables.
+LOCK_TABLES = f"""
 SELECT bool_and(pg_try_advisory_xact_lock_shared({EXPORT_LOCK}, hashtext(name)))
   FROM unnest(%(names)s::text[]) AS name
 """
 
-# As domain.shared.cells.neutralised does it; a test holds the two against each other.
+# Equals domain.shared.cells.neutralised; a test compares the two.
 NEUTRALISED = "CASE WHEN {cell} ~ E'^''*[-=+@\\t\\r\\n]' THEN '''' || {cell} ELSE {cell} END"
 
 CUSTOM_KEYS = """
@@ -80,7 +80,7 @@ CUSTOM_CELL = "CASE jsonb_typeof({cell}) WHEN 'string' THEN {text} ELSE {cell} #
 
 AUDIT = f"""
 read.audit AS a {EVENT_OF_ENTRY}
-{CHOSEN}"""
+{FILTERED}"""
 AUDIT_CELLS: Mapping[str, str] = {
     **{name: sql for name, sql in ITEM.items() if name not in ("actor", "changes", "details")},
     "actorType": "e.metadata->'actor'->>'type'",
@@ -89,18 +89,18 @@ AUDIT_CELLS: Mapping[str, str] = {
     "changes": ITEM["changes"],
     "details": ITEM["details"],
 }
-"""An entry in CSV: its actor as three cells, its changes as JSON in one."""
+"""The cells of an entry in CSV: its actor as three cells, its changes as JSON in one."""
 
 TEXT = frozenset({25, 1042, 1043})
-"""Object ids of the types whose values people write: only these can be taken for formulas."""
+"""Object ids of the text types, whose values a spreadsheet could take for formulas."""
 TIMES = frozenset({1082, 1114, 1184})
-"""Dates and times, to be written as JSON has them."""
+"""Dates and times, which are written as in JSON."""
 AS_TEXT = frozenset({16, 114, 3802})
-"""Booleans and JSON: by ::text they are `true` and not `t`."""
+"""Booleans and JSON: ::text gives `true` instead of `t`."""
 
 
 class Format(StrEnum):
-    """How rows are written."""
+    """The format of the rows."""
 
     CSV = "csv"
     NDJSON = "ndjson"
@@ -108,26 +108,26 @@ class Format(StrEnum):
 
 @dataclass
 class NoConsistentSnapshot(Refusal):
-    """The lists do not stand at one point of the log just now."""
+    """The projections stand at positions between which the workspace has events."""
 
 
 @dataclass
 class EntitiesParked(Refusal):
-    """Some of what would be exported cannot be shown for now: entities are parked."""
+    """The export would lack entities of the workspace that are parked."""
 
     parked: int
 
 
 @dataclass
 class TooManyColumns(Refusal):
-    """There are more custom fields than a CSV file can have columns."""
+    """There are more custom fields than a CSV file may have columns."""
 
     limit: int
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be sent: the first line, and the statement that makes the others."""
+    """The first line of an export, and the statement that makes the others."""
 
     head: bytes
     statement: str
@@ -135,7 +135,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Point:
+class Snapshot:
     """A transaction that sees one workspace as of one position of the log."""
 
     connection: AsyncConnection
@@ -143,52 +143,52 @@ class Point:
 
 
 @asynccontextmanager
-async def one_point(
+async def consistent_snapshot(
     pool: ReadPool, workspace_id: UUID, projections: Collection[str]
-) -> AsyncIterator[Point]:
-    """A snapshot in which the tables of all these projections stand at one point of the log.
+) -> AsyncIterator[Snapshot]:
+    """Open a snapshot in which the tables of these projections show one position of the log.
 
-    They mostly do, for projectors move them together; and they are not exchanged (by a rebuild)
-    before the transaction ends. Raises `NoConsistentSnapshot` after `EVEN_WAIT_S` seconds
-    without success, `EntitiesParked`, and what the pool raises.
+    That is the usual state, as projectors move them together. No swap exchanges the tables before
+    the transaction ends. Raises `NoConsistentSnapshot` after `SNAPSHOT_WAIT_S` seconds,
+    `EntitiesParked`, and what the pool raises.
     """
-    deadline_s = time.monotonic() + EVEN_WAIT_S
+    deadline = time.monotonic() + SNAPSHOT_WAIT_S
     while True:
         async with pool.workspace(workspace_id) as connection:
-            position = await _standing(connection, workspace_id, projections)
+            position = await _lock_position(connection, workspace_id, projections)
             if position is not None:
-                yield Point(connection, position)
+                yield Snapshot(connection, position)
                 return
-        if time.monotonic() > deadline_s:
+        if time.monotonic() > deadline:
             raise NoConsistentSnapshot
-        await asyncio.sleep(EVEN_POLL_S)
+        await asyncio.sleep(SNAPSHOT_POLL_S)
 
 
-async def _standing(
+async def _lock_position(
     connection: AsyncConnection, workspace_id: UUID, projections: Collection[str]
 ) -> int | None:
-    """The position as of which all of them tell of this workspace; None where there is none."""
+    """Lock the tables, and return the position that all of them show; None if there is none."""
     parameters = {"names": sorted(projections), "workspace": workspace_id}
-    held = await (await connection.execute(HOLD_TABLES, parameters)).fetchone()
-    row = await (await connection.execute(STANDING, parameters)).fetchone()
-    assert held is not None
+    locked = await (await connection.execute(LOCK_TABLES, parameters)).fetchone()
+    row = await (await connection.execute(SELECT_POSITION, parameters)).fetchone()
+    assert locked is not None
     assert row is not None
-    position, is_even, parked = row
+    position, is_consistent, parked = row
     if parked:
         raise EntitiesParked(parked)
-    return int(position) if held[0] and is_even else None
+    return int(position) if locked[0] and is_consistent else None
 
 
 async def list_export(
     connection: AsyncConnection, spec: ListSpec, query: ListQuery, form: Format
 ) -> Export:
-    """All items of a list: as NDJSON as the list shows them, as CSV a column for each field.
+    """All items of a list: in NDJSON as the list shows them, in CSV with a column per field.
 
-    In CSV there are no contacts, and `customFields.<key>` is a column for each key that occurs.
-    Raises `TooManyColumns`.
+    CSV has no contacts, and a column `customFields.<key>` for each key that occurs. Raises
+    `TooManyColumns`.
     """
     rows, order, parameters = selection(spec, query)
-    # What an item shows is made after the rows are sorted: OFFSET 0 keeps items from being sorted.
+    # OFFSET 0 makes PostgreSQL sort the rows before it computes the items.
     source = f"({rows} ORDER BY {order} OFFSET 0) AS t"
     if form is Format.NDJSON:
         item = item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts)
@@ -203,7 +203,7 @@ async def list_export(
 async def audit_export(
     connection: AsyncConnection, query: AuditQuery, form: Format, *, descending: bool = True
 ) -> Export:
-    """All entries of the audit trail that the filters leave, in the order of their positions."""
+    """All entries of the audit trail that match the filters, in order of position."""
     parameters = replace(query, cursor=None).parameters()
     source = f"{AUDIT} ORDER BY a.position {'DESC' if descending else 'ASC'}"
     if form is Format.NDJSON:
@@ -212,7 +212,7 @@ async def audit_export(
 
 
 async def blocks(connection: AsyncConnection, export: Export) -> AsyncGenerator[bytes, None]:
-    """The export in blocks of about `BLOCK_BYTES`. Whoever stops early closes the generator."""
+    """The export in blocks of about `BLOCK_BYTES`. Close the generator to stop early."""
     block = bytearray(export.head)
     async with (
         connection.cursor() as cursor,
@@ -230,8 +230,8 @@ async def blocks(connection: AsyncConnection, export: Export) -> AsyncGenerator[
 async def _custom_keys(
     connection: AsyncConnection, rows: str, parameters: Mapping[str, Any]
 ) -> list[str]:
-    asked = {**parameters, "keys_max": CUSTOM_COLUMNS_MAX}
-    cursor = await connection.execute(CUSTOM_KEYS.format(rows=rows), asked)
+    limited = {**parameters, "keys_max": CUSTOM_COLUMNS_MAX}
+    cursor = await connection.execute(CUSTOM_KEYS.format(rows=rows), limited)
     keys = [row[0] for row in await cursor.fetchall()]
     if len(keys) > CUSTOM_COLUMNS_MAX:
         raise TooManyColumns(CUSTOM_COLUMNS_MAX)
@@ -245,8 +245,8 @@ async def _table(
     parameters: Mapping[str, Any],
     custom: Mapping[str, str],
 ) -> Export:
-    """Rows as CSV: these cells, by name, and of the row `t` these custom fields, by key."""
-    # An amount that the wire has as text is a number here.
+    """Rows as CSV with these cells, by name, and these custom fields of the row `t`, by key."""
+    # Amounts, which JSON shows as text, are numbers in CSV.
     plain = [sql.removesuffix("::text") for sql in cells.values()]
     named = ", ".join(f"{sql} AS c{n}" for n, sql in enumerate(plain))
     types = await _types(connection, f"SELECT {named} FROM {source} LIMIT 0", parameters)
@@ -254,7 +254,7 @@ async def _table(
     for n, key in enumerate(custom.values()):
         named += f", t.custom_fields -> {key} AS k{n}"
         written.append(_custom_cell(f"k{n}"))
-    # OFFSET 0, lest each mention of a cell be the whole expression once more.
+    # OFFSET 0 keeps PostgreSQL from repeating the whole expression wherever a cell is used.
     query = f"SELECT {', '.join(written)} FROM (SELECT {named} FROM {source} OFFSET 0) AS cells"
     return _copy(Format.CSV, _header([*cells, *custom]), query, parameters)
 

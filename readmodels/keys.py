@@ -1,4 +1,4 @@
-"""API keys, as the door looks them up and as admins list them."""
+"""API keys, for authentication and for their list, and the workspace itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SELECT version, json_build_object('id', id, 'name', name, 'customFields', custom
 
 @dataclass(frozen=True)
 class KeyRow:
-    """What is known of a key; the secret itself is not."""
+    """An API key, with the hash of its secret."""
 
     workspace_id: UUID
     name: str
@@ -43,13 +43,13 @@ class KeyRow:
 
 
 async def find_key(connection: AsyncConnection, key_id: UUID) -> KeyRow | None:
-    """The key with this id, whatever its workspace; None where there is none or it is revoked."""
+    """Find a key by id in any workspace; None if it does not exist or is revoked."""
     row = await (await connection.execute(FIND, (key_id,))).fetchone()
     return KeyRow(*row) if row else None
 
 
 async def list_keys(connection: AsyncConnection, workspace_id: UUID) -> bytes:
-    """The workspace's keys as a JSON array, newest first, without anything secret."""
+    """The workspace's keys as a JSON array, newest first, without secrets."""
     row = await (await connection.execute(LIST, (workspace_id, KEYS_MAX))).fetchone()
     assert row is not None
     return bytes(row[0].encode())

@@ -1,7 +1,7 @@
-"""Lists: one page as JSON, with its totals and aggregations, from read tables alone.
+"""Lists: one page as JSON, with totals and aggregations, from the read tables.
 
-Totals come from the counters that the projectors keep. Where `search` or `accountId` narrows the
-list no counter can know, and the rows that match are counted, through the index.
+Totals come from the counters that the projectors keep. For a list narrowed by `search` or
+`accountId` there is no counter, so the matching rows are counted, through the index.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SELECT count(*) FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {wher
 
 @dataclass(frozen=True)
 class ListQuery:
-    """What is asked of a list. Filters by wire name, already checked by whoever asks."""
+    """A page of a list. The caller has validated the filters, which are given by wire name."""
 
     workspace_id: UUID
     filters: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ def _specs() -> dict[str, ListSpec]:
 
 
 LISTS: Mapping[str, ListSpec] = MappingProxyType(_specs())
-"""The lists there are, by the name of their collection."""
+"""The lists by the name of their collection."""
 
 
 async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuery) -> bytes:
@@ -103,14 +103,14 @@ async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuer
     try:
         return await _page(connection, spec, query, _parameters(spec, query))
     except psycopg.DataError:
-        # Whoever asks has checked the rest; the values in a cursor are checked by using them.
+        # The caller has validated everything except the values in the cursor.
         raise InvalidCursor from None
 
 
 async def list_ids(
     connection: AsyncConnection, spec: ListSpec, query: ListQuery, limit: int
 ) -> tuple[list[UUID], int]:
-    """The ids of all that the filters match, `limit` at the most, and the position they are of."""
+    """The first `limit` ids that match the filters, and the position that they show."""
     parameters = {**_parameters(spec, query), "limit": limit, "projection": spec.plural}
     statement = IDS.format(table=spec.table, where=_where(spec, query))
     row = await (await connection.execute(statement, parameters)).fetchone()
@@ -172,10 +172,7 @@ def item_sql(spec: ListSpec, *, with_contacts: bool) -> str:
 
 
 def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any]]:
-    """SQL for all rows `t` that a list finds, their order, and the parameters of the SQL.
-
-    Not by the page: whoever reads all of it reads it in one go.
-    """
+    """SQL for all rows `t` of a list, for their order, and the parameters of both."""
     order = _order(spec.sorts[query.sort_by], descending=query.descending)
     rows = ALL_ROWS.format(table=spec.table, where=_where(spec, query))
     return rows, order, _parameters(spec, query)

@@ -1,4 +1,4 @@
-"""What there is by name and by key, for whoever matches rows from outside: imports first."""
+"""Existing entities by name and by key, for matching them with rows of an import."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import sql
+from pydantic.alias_generators import to_snake
 
 from eventlog.connections import Connection
 from readmodels.lists import LISTS
+from readmodels.pool import SET_WORKSPACE
 
 FETCH_ROWS = 5_000
 CUSTOM_PREFIX = "customFields."
@@ -19,30 +21,32 @@ SELECT_CONTACTS = """
 SELECT account_id, id, name, email FROM read.contacts
  WHERE workspace_id = %s AND account_id = ANY(%s::uuid[]) ORDER BY account_id, created_at, id
 """
-SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
 
 
-def names(
+def load_names(
     connection: Connection, workspace_id: UUID, plural: str, name: str
 ) -> Iterator[tuple[str, UUID]]:
-    """Name (the field of this wire name) and id of everything in a list."""
+    """Load name (the field with this wire name) and id of every entity in a list."""
     columns = [_column(name), sql.SQL("t.id")]
     yield from _rows(connection, workspace_id, plural, columns)
 
 
-def keys(
+def load_keys(
     connection: Connection, workspace_id: UUID, plural: str, fields: Sequence[str]
 ) -> Iterator[tuple[UUID, tuple[str | None, ...]]]:
-    """Id and these fields of everything in a list, as text; custom ones by `customFields.<key>`."""
+    """Load id and these fields, as text, of every entity in a list.
+
+    A custom field is named `customFields.<key>`.
+    """
     columns = [sql.SQL("t.id"), *(_column(name) for name in fields)]
     for entity_id, *parts in _rows(connection, workspace_id, plural, columns):
         yield entity_id, tuple(parts)
 
 
-def contacts_of(
+def load_contacts(
     connection: Connection, workspace_id: UUID, account_ids: Collection[UUID]
 ) -> Iterator[tuple[UUID, UUID, dict[str, str]]]:
-    """Account, id, and name and e-mail of the contacts of these accounts, the oldest first."""
+    """Load account, id, and name and e-mail of the contacts of these accounts, oldest first."""
     rows = connection.execute(SELECT_CONTACTS, (workspace_id, list(account_ids)))
     for account_id, contact_id, name, email in rows:
         yield account_id, contact_id, {"name": name} | ({"email": email} if email else {})
@@ -51,7 +55,7 @@ def contacts_of(
 def _rows(
     connection: Connection, workspace_id: UUID, plural: str, columns: list[sql.Composable]
 ) -> Iterator[Any]:
-    """Rows of a list by a server-side cursor, so that memory holds a few of them at a time."""
+    """Read rows of a list by a server-side cursor, so that memory holds `FETCH_ROWS` of them."""
     spec = LISTS[plural]
     query = sql.SQL(SELECT).format(
         columns=sql.SQL(", ").join(columns),
@@ -68,8 +72,4 @@ def _rows(
 def _column(name: str) -> sql.Composable:
     if name.startswith(CUSTOM_PREFIX):
         return sql.SQL("t.custom_fields ->> {}").format(sql.Literal(name[len(CUSTOM_PREFIX) :]))
-    return sql.SQL("{}::text").format(sql.Identifier("t", _snake(name)))
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
+    return sql.SQL("{}::text").format(sql.Identifier("t", to_snake(name)))

@@ -1,4 +1,4 @@
-"""Connections for reading: each in one workspace, read-only, on one consistent snapshot."""
+"""Connections for reads: read-only transactions in one workspace, on one snapshot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
 
 
 class ReadPool:
-    """A pool of asynchronous connections under the role that owns nothing."""
+    """A pool of asynchronous connections under the application role, which owns no tables."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ReadPool:
         )
 
     async def open(self) -> None:
-        """Open in the background; the first use waits for a connection."""
+        """Open the pool in the background; the first use waits for a connection."""
         await self._pool.open()
 
     async def close(self) -> None:
@@ -62,24 +62,24 @@ class ReadPool:
 
     @asynccontextmanager
     async def workspace(self, workspace_id: UUID) -> AsyncIterator[AsyncConnection]:
-        """A read-only transaction that sees this workspace and no other.
+        """Open a read-only transaction that sees this workspace only.
 
-        Raises `psycopg.OperationalError` and `psycopg_pool.PoolTimeout` where none can be had.
+        Raises `psycopg.OperationalError` and `psycopg_pool.PoolTimeout` if no connection is free.
         """
-        # Not in a pipeline: measured over HTTP it halved the rate of single reads.
+        # Without a pipeline, which halved the rate of single reads, measured over HTTP.
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(SET_WORKSPACE, (str(workspace_id),))
             yield connection
 
     @asynccontextmanager
     async def plain(self) -> AsyncIterator[AsyncConnection]:
-        """A read-only transaction outside every workspace; each statement sees what is newest."""
+        """Open a read-only transaction outside any workspace; statements see the newest data."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             yield connection
 
     def statistics(self) -> dict[str, int]:
-        """Size, use and queue of the pool, by psycopg's names."""
+        """Size, use and queue of the pool, under psycopg's names."""
         return self._pool.get_stats()
 
 

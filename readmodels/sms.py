@@ -1,4 +1,4 @@
-"""The text messages to a lead, newest first."""
+"""The text messages of a lead, newest first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from readmodels.pool import AsyncConnection
 SMS_PAGE_DEFAULT = 50
 SMS_PAGE_MAX = 500
 
-# The cursor is the last message of the page before: no two messages have one id.
+# The cursor is the id of the last message on the previous page.
 HISTORY = """
 WITH page AS (
     SELECT m.* FROM read.sms_messages AS m
@@ -40,7 +40,7 @@ SELECT count(*) FROM (
      WHERE workspace_id = %s AND status = 'pending' LIMIT %s) AS waiting
 """
 WAITING_MAX = 10_000
-"""Messages that wait are counted up to here."""
+"""Waiting messages are counted up to here."""
 
 
 async def sms_history(
@@ -51,15 +51,15 @@ async def sms_history(
     after: UUID | None = None,
     limit: int = SMS_PAGE_DEFAULT,
 ) -> bytes | None:
-    """`{sms_messages, nextCursor}` as JSON; None where there is neither lead nor message."""
-    asked = {"workspace": workspace_id, "lead": lead_id, "after": after, "limit": limit}
-    row = await (await connection.execute(HISTORY, asked)).fetchone()
+    """`{sms_messages, nextCursor}` as JSON; None if neither the lead nor a message exists."""
+    parameters = {"workspace": workspace_id, "lead": lead_id, "after": after, "limit": limit}
+    row = await (await connection.execute(HISTORY, parameters)).fetchone()
     assert row is not None
     return row[0].encode() if row[1] else None
 
 
 async def waiting_messages(connection: AsyncConnection, workspace_id: UUID) -> int:
-    """How many messages of the workspace the gateway does not have yet, up to `WAITING_MAX`."""
+    """Number of the workspace's messages that the gateway lacks, at most `WAITING_MAX`."""
     row = await (await connection.execute(WAITING, (workspace_id, WAITING_MAX))).fetchone()
     assert row is not None
     return int(row[0])

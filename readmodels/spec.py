@@ -1,55 +1,64 @@
-"""How a list is described: its table, what an item shows, and by what it is filtered and sorted."""
+"""How a list is declared: its table, the items it shows, its filters, orders and aggregations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-NAME_OF_MEMBER = """(SELECT m.name FROM read.members m
+from pydantic.alias_generators import to_camel
+
+MEMBER_NAME = """(SELECT m.name FROM read.members m
                    WHERE m.workspace_id = t.workspace_id AND m.id = t.{column})"""
-MEMBER_NAME = NAME_OF_MEMBER.format(column="assigned_to")
 ACCOUNT_NAME = """(SELECT a.company FROM read.accounts a
                     WHERE a.workspace_id = t.workspace_id AND a.id = t.account_id)"""
+
+Column = tuple[str, str]
+"""A column and its type."""
 
 
 @dataclass(frozen=True)
 class Sort:
-    """An order: columns that are never null, each with its type; the id comes last by itself."""
+    """An order by columns that are never null; the id is added to make it total."""
 
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def by(cls, *columns: Column) -> Sort:
+        """An order by these columns."""
+        return cls(columns)
 
     @property
-    def keys(self) -> tuple[tuple[str, str], ...]:
-        """The columns and types that make the order total."""
+    def keys(self) -> tuple[Column, ...]:
+        """The columns that make the order total."""
         return (*self.columns, ("id", "uuid"))
 
 
-CREATED = Sort((("created_at", "timestamptz"),))
-UPDATED = Sort((("updated_at", "timestamptz"),))
+CREATED_AT = ("created_at", "timestamptz")
+UPDATED_AT = ("updated_at", "timestamptz")
+COMMON_SORTS = {"created_at": Sort.by(CREATED_AT), "updated_at": Sort.by(UPDATED_AT)}
 
 
 @dataclass(frozen=True)
 class ListSpec:
-    """A list that can be asked for.
+    """The declaration of a list.
 
-    `items` maps names on the wire to SQL over the row `t`; `filters` names on the wire to columns.
-    Filters in `counted` are dimensions of the counts table, so that totals need no counting.
+    `items` maps wire names to SQL over the row `t`, `filters` wire names to columns. Filters in
+    `counted` are dimensions of the counts table, so that totals need no counting.
     """
 
     plural: str
     items: Mapping[str, str]
-    filters: Mapping[str, tuple[str, str]]
+    filters: Mapping[str, Column]
     counts_table: str
     counted: frozenset[str]
     sorts: Mapping[str, Sort]
-    search: str
-    """The function that finds ids by a pattern."""
     search_inline: str
-    """The same condition for patterns too short for the index, over the row `t`."""
+    """The search condition over the row `t`, for patterns too short for the index."""
     base: str = "true"
-    """What every row of the list satisfies, over `t`; columns of it are in the counts table."""
+    """A condition over `t` that selects the rows of the list, by columns of the counts table."""
     stats: Mapping[str, str] = field(default_factory=dict)
-    """Aggregations: SQL that gives one JSON value, by name on the wire."""
+    """Aggregations by wire name: SQL that gives one JSON value."""
     with_contacts: bool = False
 
     @property
@@ -58,42 +67,78 @@ class ListSpec:
         return f"read.{self.plural}"
 
     @property
-    def searchable(self) -> bool:
-        """Every list can be searched."""
-        return bool(self.search)
+    def search(self) -> str:
+        """The SQL function that finds ids by a pattern, through the index."""
+        return f"read.search_{self.plural}"
 
 
 def columns(*names: str) -> dict[str, str]:
-    """Items that are plain columns: `a_b` is shown as `aB`."""
-    return {camel(name): f"t.{name}" for name in names}
-
-
-def camel(name: str) -> str:
-    """`next_action` as the wire has it: `nextAction`."""
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
+    """Items that show a column: `next_action` as `nextAction`."""
+    return {to_camel(name): f"t.{name}" for name in names}
 
 
 def money(*names: str) -> dict[str, str]:
-    """Items that are amounts: decimal strings."""
-    return {camel(name): f"t.{name}::text" for name in names}
+    """Items that show an amount as a decimal string."""
+    return {to_camel(name): f"t.{name}::text" for name in names}
 
 
-STAMPS = {
+def member_name(column: str) -> str:
+    """SQL for the name of the member whose id is in a column."""
+    return MEMBER_NAME.format(column=column)
+
+
+COMMON_ITEMS = {
     **columns("assigned_to"),
-    "assignedToName": MEMBER_NAME,
+    "assignedToName": member_name("assigned_to"),
     **columns("custom_fields", "created_at", "updated_at", "version"),
 }
-"""What every item ends with."""
+"""The last items of every list."""
 
-OF_ACCOUNT = {"accountId": "t.account_id", "accountName": ACCOUNT_NAME}
+NONE: Mapping[str, Column] = MappingProxyType({})
 
-ASSIGNEE = {"assignedTo": ("assigned_to", "uuid")}
-ACCOUNT = {"accountId": ("account_id", "uuid")}
+
+def entity_list(
+    plural: str,
+    items: Mapping[str, str],
+    *,
+    of_account: bool = True,
+    filters: Mapping[str, Column] = NONE,
+    counted: Mapping[str, Column] = NONE,
+    counts_table: str,
+    sorts: Mapping[str, Sort],
+    search_inline: str,
+    stats: Mapping[str, str] | None = None,
+    with_contacts: bool = False,
+) -> ListSpec:
+    """Declare a list of entities that can be assigned to a member.
+
+    It shows the id, with `of_account` the account, then `items` and COMMON_ITEMS. It can be
+    filtered by account, `filters`, `counted` and assignee, of which `counted` and the assignee are
+    dimensions of the counts table, and sorted by `sorts` and COMMON_SORTS.
+    """
+    account = {"accountId": "t.account_id", "accountName": ACCOUNT_NAME} if of_account else {}
+    account_filter = {"accountId": ("account_id", "uuid")} if of_account else {}
+    counted = {**counted, "assignedTo": ("assigned_to", "uuid")}
+    return ListSpec(
+        plural=plural,
+        items={**columns("id"), **account, **items, **COMMON_ITEMS},
+        filters={**account_filter, **filters, **counted},
+        counts_table=counts_table,
+        counted=frozenset(counted),
+        sorts={**sorts, **COMMON_SORTS},
+        search_inline=search_inline,
+        stats=stats or {},
+        with_contacts=with_contacts,
+    )
+
+
+def by_text(*names: str) -> dict[str, Column]:
+    """Filters by text columns of the same name."""
+    return {name: (name, "text") for name in names}
 
 
 def count_by(counts_table: str, column: str, *, where: str = "true") -> str:
-    """An aggregation: how many rows there are by one dimension of a counts table."""
+    """An aggregation: the number of rows by one dimension of a counts table."""
     return f"""
         SELECT coalesce(json_object_agg(k, n ORDER BY k), '{{}}') FROM (
             SELECT {column} AS k, sum(n)::bigint AS n FROM read.{counts_table}

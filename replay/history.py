@@ -10,13 +10,13 @@ import orjson
 from eventlog.connections import AsyncConnection
 from eventlog.reading.audit import entry_columns, json_object
 from eventlog.reading.history import ENTITY_PAGE, MERGED_ENTITY_PAGE
-from projections.audit import ACTIONS, OF_DATA, UNDO
+from projections.audit import ACTIONS, ACTIONS_BY_DATA, UNDO
 
 HISTORY_PAGE_DEFAULT = 100
 HISTORY_PAGE_MAX = 1_000
 ACTIONS_JSON = orjson.dumps(ACTIONS).decode()
 OF_DATA_SQL = " ".join(
-    f"WHEN e.data->>'{name}' IS NOT NULL THEN '{what}'" for name, what in OF_DATA.items()
+    f"WHEN e.data->>'{name}' IS NOT NULL THEN '{what}'" for name, what in ACTIONS_BY_DATA.items()
 )
 
 ACTION_SQL = f"""

@@ -252,7 +252,7 @@ class HealthMonitor:
     async def _query_projections(self, connection: AsyncConnection) -> list[ProjectionState]:
         facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
         holders: dict[str, list[int]] = {name: [] for name in PROJECTIONS}
-        for name, pid in await health.load_leases(connection, PROJECTION_LOCK):
+        for name, pid in await health.load_lock_holders(connection, PROJECTION_LOCK):
             if name in holders:
                 holders[name].append(pid)
         stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}

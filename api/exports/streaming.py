@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api.exports.formats import MEDIA_TYPES
-from readmodels.exports import Export, Format, blocks, one_point
+from readmodels.exports import Export, Format, blocks, consistent_snapshot
 from readmodels.pool import AsyncConnection, ReadPool
 from runtime import codes
 from runtime.errors import ApiError
@@ -95,7 +95,7 @@ class ExportResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the export until it ends, is aborted or the client disconnects.
 
-        Raises the errors of `one_point` and `ExportLimiter.slot` before anything is sent.
+        Raises the errors of `consistent_snapshot` and `ExportLimiter.slot` before anything is sent.
         """
         streaming = asyncio.create_task(self._stream(scope["method"], send))
         disconnect = asyncio.create_task(_wait_for_disconnect(receive))
@@ -124,12 +124,14 @@ class ExportResponse(Response):
     async def _stream(self, method: str, send: Send) -> None:
         request, limiter = self._request, self._limiter
         with limiter.slot(request.workspace_id):
-            async with one_point(limiter.pool, request.workspace_id, request.projections) as point:
-                export = await request.prepare(point.connection)
+            async with consistent_snapshot(
+                limiter.pool, request.workspace_id, request.projections
+            ) as snapshot:
+                export = await request.prepare(snapshot.connection)
                 self._has_begun = True
-                await self._send(send, self._head(point.position))
+                await self._send(send, self._head(snapshot.position))
                 if method != "HEAD":
-                    async with aclosing(blocks(point.connection, export)) as stream:
+                    async with aclosing(blocks(snapshot.connection, export)) as stream:
                         async for block in stream:
                             await self._send(send, _body(block, more=True))
         await self._send(send, _body(b"", more=False))

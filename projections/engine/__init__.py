@@ -1,1 +1,1 @@
-"""The engine: folds changes, applies them in sets, keeps checkpoints."""
+"""The engine: installs, updates, checks and rebuilds the read tables of the projections."""

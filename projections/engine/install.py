@@ -1,4 +1,4 @@
-"""Make the tables of projections: by the projector's role, with row-level security on every one."""
+"""Creation of the read tables, by the projector's role and with row-level security on each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECT tablename FROM pg_tables WHERE schemaname = %s AND NOT rowsecurity ORDER 
 
 @dataclass(frozen=True)
 class Definition:
-    """A table definition in its three parts: a rebuild fills the tables before it makes indexes."""
+    """A table definition in three parts, because a rebuild fills tables before it indexes them."""
 
     tables: str
     indexes: str
@@ -39,15 +39,15 @@ class Definition:
 
 
 def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
-    """Create what is missing; returns the names of the projections that are new.
+    """Create missing tables. Return the names of the projections that were installed.
 
-    `definitions` holds the SQL that makes each projection's tables, by name of the projection.
+    definitions: the SQL that creates each projection's tables, by name.
     """
     with psycopg.connect(projector_url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", INSTALL_LOCK)
         known = {row[0] for row in connection.execute("SELECT name FROM projections")}
         new = [name for name in PROJECTIONS if name not in known]
-        # Functions of one projection may read tables of another, so they come last.
+        # Functions may read tables of other projections, so they are created last.
         for name in new:
             definition = Definition.parse(definitions[name])
             create_tables(connection, READ_SCHEMA, definition)
@@ -63,14 +63,14 @@ def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
 
 
 def create_tables(connection: Connection, schema: str, definition: Definition) -> None:
-    """Make the tables in the schema. They are to be guarded before anybody may enter it."""
+    """Create the tables in the schema. Guard them before any other role may use the schema."""
     _run(connection, schema, definition.tables)
 
 
 def guard_tables(connection: Connection, schema: str) -> None:
-    """Put every table of the schema under row-level security, as far as it is not yet.
+    """Enable row-level security on the tables of the schema that lack it.
 
-    After they were filled: COPY refuses tables that have it.
+    Call it after they were filled, because COPY rejects tables that have it.
     """
     rows = connection.execute(UNGUARDED, (schema,)).fetchall()
     for (table,) in rows:
@@ -78,12 +78,12 @@ def guard_tables(connection: Connection, schema: str) -> None:
 
 
 def create_indexes(connection: Connection, schema: str, definition: Definition) -> None:
-    """Make the indexes beside the primary keys."""
+    """Create primary keys and indexes."""
     _run(connection, schema, definition.indexes)
 
 
 def create_functions(connection: Connection, definition: Definition) -> None:
-    """Make, or replace, the functions that read the live tables."""
+    """Create or replace the functions that read the live tables."""
     _run(connection, READ_SCHEMA, definition.functions)
 
 
@@ -97,7 +97,7 @@ def _run(connection: Connection, schema: str, statements: str) -> None:
 
 
 def _guard(connection: Connection, table: sql.Identifier) -> None:
-    """Readers see one workspace; the projector, whose the table is, sees all of them."""
+    """Let readers see one workspace, and the projector, which owns the table, all of them."""
     for statement in (
         "ALTER TABLE {} ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE {} FORCE ROW LEVEL SECURITY",

@@ -1,9 +1,9 @@
-"""A digest of what Python values do, so that two versions of a projection can be compared.
+"""A digest of what Python values do, which shows whether two versions of a projection differ.
 
 A function is described by its syntax tree, together with every value that it reads from its
 module and from enclosing functions. Docstrings, comments, annotations, the layout of the text and
-the names of local variables, parameters and module-level names are left out: they change nothing.
-The description does not depend on the version of Python that runs.
+the names of local variables, parameters and module-level names are left out. The description does
+not depend on the running version of Python.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-"""What lies below it is described by its content, everything else by its name."""
+"""Code below this folder is described by its content, all other code by its name."""
 
-# Fields of the syntax tree that say nothing about what the code does.
-SILENT = frozenset({"ctx", "kind", "type_comment", "type_ignores", "annotation", "returns"})
+# Fields of the syntax tree that do not affect what the code does.
+IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores", "annotation", "returns"})
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*DEFINITIONS, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -36,9 +36,9 @@ _QUOTES_COMMENTS_SPACES = re.compile(r"('(?:[^']|'')*')|(?:--[^\n]*|\s)+")
 
 
 def meaning(*values: Any) -> str:
-    """A SHA-256 of what the values are and do, in hexadecimal.
+    """The SHA-256 of the description of the values, in hexadecimal.
 
-    Raises `TypeError` for a value that it cannot describe, such as an open file.
+    Raises `TypeError` for a value that cannot be described, such as an open file.
     """
     describer = _Describer()
     text = "\n".join(describer.describe(value) for value in values)
@@ -46,16 +46,16 @@ def meaning(*values: Any) -> str:
 
 
 def sql_meaning(text: str) -> str:
-    """SQL without comments, with one space for each run of white space; quoted text is kept."""
+    """SQL without comments, and with single spaces outside of quoted text."""
     return _QUOTES_COMMENTS_SPACES.sub(lambda match: match[1] or " ", text).strip()
 
 
 class _Describer:
-    """Describes values; a function or class that was described already is referred to by number."""
+    """Describes values; functions and classes that were described before are given by number."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
-        self._kept: list[Any] = []  # so that no id is given out twice
+        self._kept: list[Any] = []  # so that no id is reused
 
     def describe(self, value: Any) -> str:
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
@@ -99,7 +99,7 @@ class _Describer:
             return f"named({value.__module__}.{value.__qualname__})"
         if type(value).__module__ in sys.stdlib_module_names:
             return f"named({type(value).__name__} {value})"
-        raise TypeError(f"a projection takes {value!r}, of which no description can be made")
+        raise TypeError(f"a projection uses {value!r}, of which no description can be made")
 
     def _function(self, function: FunctionType) -> str:
         node = _function_node(function)
@@ -116,7 +116,7 @@ class _Describer:
 
 
 class _Canonical:
-    """Writes one syntax tree without what changes nothing, and collects the values it takes."""
+    """Writes one syntax tree without the ignored parts, and collects the values that it uses."""
 
     def __init__(self, module: Mapping[str, Any], enclosed: Mapping[str, Any]) -> None:
         self._module = module
@@ -125,7 +125,7 @@ class _Canonical:
         self._taken: list[Any] = []
 
     def tree(self, node: ast.AST) -> tuple[str, list[Any]]:
-        """The text of the tree, and the values that its outer names stand for, in their order."""
+        """The text of the tree, and the values of its outer names in order of appearance."""
         if isinstance(node, ast.ClassDef):
             return self._class(node), self._taken
         return self._scoped(node, []), self._taken
@@ -142,8 +142,8 @@ class _Canonical:
         names = list(dict.fromkeys(_bound_in(node)))
         number = sum(map(len, outer))
         scopes = [*outer, {name: number + place for place, name in enumerate(names)}]
-        # Defaults and decorators are values of a function already made; of a nested one they are
-        # part of what the outer function does.
+        # The defaults and decorators of a function have been evaluated; those of a nested function
+        # are part of what the outer function does.
         skipped = () if outer else ("decorator_list", "defaults", "kw_defaults")
         return self._fields(node, scopes, skipped)
 
@@ -172,7 +172,7 @@ class _Canonical:
     ) -> str:
         written = []
         for name, value in ast.iter_fields(node):
-            if name in SILENT or name in skipped or value is None or value == []:
+            if name in IGNORED or name in skipped or value is None or value == []:
                 continue
             if name == "name" and isinstance(node, (*DEFINITIONS, ast.ExceptHandler)):
                 is_local = any(value in scope for scope in scopes)
@@ -197,7 +197,7 @@ class _Canonical:
         return f"attribute({name})"  # of a class body
 
     def _of_module(self, node: ast.Attribute, scopes: list[LocalNames]) -> str | None:
-        """What `module.name` stands for, where the module is one of ours."""
+        """The value of `module.name` if the module lies below ROOT."""
         if not isinstance(node.value, ast.Name) or any(node.value.id in each for each in scopes):
             return None
         module = self._module.get(node.value.id)
@@ -233,7 +233,7 @@ def _bound_in(scope: ast.AST) -> Iterator[str]:
 
 
 def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below, without those that stand inside another function or comprehension."""
+    """The nodes below, except those inside another function, comprehension or class."""
     for child in ast.iter_child_nodes(scope):
         yield child
         if not isinstance(child, (*SCOPES, *COMPREHENSIONS, ast.ClassDef)):
@@ -241,7 +241,7 @@ def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Statements without those that are nothing but text; the text after a constant is one, too."""
+    """The statements without string literals: docstrings, and the text after a constant."""
     return [
         each
         for each in body
@@ -254,7 +254,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a subclass (a `StrEnum`'s member) as the plain one that it equals."""
+    """A value of a subclass, such as a member of a `StrEnum`, as the built-in value it equals."""
     plain = (bool, int, float, complex, str, bytes)
     base: Any = next((each for each in plain if isinstance(value, each)), None)
     return base(value) if base else value
@@ -278,7 +278,7 @@ def _function_node(function: FunctionType) -> ast.AST:
         for node in ast.walk(_syntax(code.co_filename))
         if isinstance(node, SCOPES) and _first_line(node) == code.co_firstlineno
     ]
-    if len(found) > 1:  # lambdas of one line are told apart by their columns
+    if len(found) > 1:  # lambdas of one line are distinguished by their columns
         found = [node for node in found if isinstance(node, ast.Lambda) and _holds(node, code)]
     if not found:
         raise TypeError(f"no source was found of {function.__qualname__}")

@@ -1,4 +1,4 @@
-"""The projections there are, found by looking: each module of this package may define one."""
+"""The projections: each module of `projections` may define one, which is found by import."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ PROJECTIONS: Mapping[str, Projection] = MappingProxyType(_projections())
 
 
 def version(name: str, table_definition: str) -> str:
-    """A digest of what the projection does and of its tables: it changes when the rows may.
+    """A digest of a projection's handlers and tables, which changes when its rows may change.
 
-    Handlers count with everything that they take from elsewhere, upcasters of older events among
-    it. Docstrings, comments and the names of variables and functions do not count.
+    It covers everything that handlers use, including upcasters of older events, but no docstrings,
+    comments and names of variables and functions.
     """
     return version_of(PROJECTIONS[name], table_definition)
 
 
 def version_of(projection: Projection, table_definition: str) -> str:
-    """The same, of a projection that need not be registered."""
+    """The version of a projection that need not be registered."""
     topics = None if projection.every else projection.handlers.keys()
     digest = meaning(
         projection.tables,

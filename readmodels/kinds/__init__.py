@@ -1,1 +1,1 @@
-"""The lists there are, one module each: what an item shows, its filters, orders and counts."""
+"""The lists, one module per kind: their items, filters, orders and aggregations."""

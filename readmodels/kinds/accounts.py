@@ -1,51 +1,26 @@
-"""The account list."""
+"""The list of accounts, with the counts of the entities that belong to each."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ASSIGNEE,
-    CREATED,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    Sort,
-    columns,
-    count_by,
-    money,
-)
+from readmodels.spec import CREATED_AT, Sort, by_text, columns, count_by, entity_list, money
 
 OF_TYPE = "(%(type)s::text IS NULL OR type = %(type)s)"
 
-SPEC = ListSpec(
-    plural="accounts",
-    items={
-        **columns("id", "company", "type", "status", "priority", "next_action", "next_action_date"),
+SPEC = entity_list(
+    "accounts",
+    {
+        **columns("company", "type", "status", "priority", "next_action", "next_action_date"),
         **money("check_size", "deal_value"),
-        **columns(
-            "opportunity",
-            "contact_count",
-            "task_count",
-            "meeting_count",
-            "note_count",
-            "open_opportunity_count",
-        ),
-        **STAMPS,
+        **columns("opportunity", "contact_count", "task_count", "meeting_count", "note_count"),
+        **columns("open_opportunity_count"),
     },
-    filters={
-        "type": ("type", "text"),
-        "status": ("status", "text"),
-        "priority": ("priority", "text"),
-        **ASSIGNEE,
-    },
+    of_account=False,
+    counted=by_text("type", "status", "priority"),
     counts_table="account_counts",
-    counted=frozenset({"type", "status", "priority", "assignedTo"}),
     sorts={
-        "company": Sort((("company_key", "text"),)),
-        "status": Sort((("status", "text"), ("created_at", "timestamptz"))),
-        "created_at": CREATED,
-        "updated_at": UPDATED,
+        "company": Sort.by(("company_key", "text")),
+        "status": Sort.by(("status", "text"), CREATED_AT),
     },
-    search="read.search_accounts",
     search_inline="""(t.company ILIKE %(pattern)s OR EXISTS (
         SELECT FROM read.contacts c WHERE c.workspace_id = t.workspace_id
            AND c.account_id = t.id AND c.name ILIKE %(pattern)s))""",

@@ -1,49 +1,25 @@
-"""Appointments."""
+"""The list of appointments."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ACCOUNT,
-    ASSIGNEE,
-    CREATED,
-    NAME_OF_MEMBER,
-    OF_ACCOUNT,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    Sort,
-    columns,
-    count_by,
-)
+from readmodels.spec import CREATED_AT, Sort, by_text, columns, count_by, entity_list, member_name
 
-SPEC = ListSpec(
-    plural="appointments",
-    items={
-        **columns("id"),
-        **OF_ACCOUNT,
+SPEC = entity_list(
+    "appointments",
+    {
         **columns("title", "status", "member_id"),
-        "memberName": NAME_OF_MEMBER.format(column="member_id"),
-        **columns("starts_at", "ends_at", "lead_id", "contact_id"),
-        **columns("location", "notes", "allow_overlap", "confirmed_at", "confirmed_by"),
-        **columns("confirmation_notes", "cancel_reason"),
-        **STAMPS,
+        "memberName": member_name("member_id"),
+        **columns("starts_at", "ends_at", "lead_id", "contact_id", "location", "notes"),
+        **columns("allow_overlap", "confirmed_at", "confirmed_by", "confirmation_notes"),
+        **columns("cancel_reason"),
     },
-    filters={
-        **ACCOUNT,
-        "leadId": ("lead_id", "uuid"),
-        "memberId": ("member_id", "uuid"),
-        "status": ("status", "text"),
-        **ASSIGNEE,
-    },
+    filters={"leadId": ("lead_id", "uuid")},
+    counted={"memberId": ("member_id", "uuid"), **by_text("status")},
     counts_table="appointment_counts",
-    counted=frozenset({"status", "memberId", "assignedTo"}),
     sorts={
-        "status": Sort((("status", "text"), ("created_at", "timestamptz"))),
-        "starts_at": Sort((("starts_at", "timestamptz"),)),
-        "created_at": CREATED,
-        "updated_at": UPDATED,
+        "status": Sort.by(("status", "text"), CREATED_AT),
+        "starts_at": Sort.by(("starts_at", "timestamptz")),
     },
-    search="read.search_appointments",
     search_inline="t.title ILIKE %(pattern)s",
     stats={"byStatus": count_by("appointment_counts", "status")},
 )

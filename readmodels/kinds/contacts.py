@@ -1,31 +1,13 @@
-"""Contacts."""
+"""The list of contacts."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ACCOUNT,
-    ASSIGNEE,
-    CREATED,
-    OF_ACCOUNT,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    Sort,
-    columns,
-)
+from readmodels.spec import Sort, columns, entity_list
 
-SPEC = ListSpec(
-    plural="contacts",
-    items={
-        **columns("id"),
-        **OF_ACCOUNT,
-        **columns("name", "email", "phone", "title"),
-        **STAMPS,
-    },
-    filters={**ACCOUNT, **ASSIGNEE},
+SPEC = entity_list(
+    "contacts",
+    columns("name", "email", "phone", "title"),
     counts_table="contact_counts",
-    counted=frozenset({"assignedTo"}),
-    sorts={"name": Sort((("name_key", "text"),)), "created_at": CREATED, "updated_at": UPDATED},
-    search="read.search_contacts",
+    sorts={"name": Sort.by(("name_key", "text"))},
     search_inline="t.name ILIKE %(pattern)s",
 )

@@ -1,20 +1,16 @@
-"""Members."""
+"""The list of members."""
 
 from __future__ import annotations
 
-from readmodels.spec import CREATED, STAMPS, UPDATED, ListSpec, Sort, columns
+from readmodels.spec import COMMON_ITEMS, COMMON_SORTS, ListSpec, Sort, columns
 
 SPEC = ListSpec(
     plural="members",
-    items={
-        **columns("id", "name", "email", "title"),
-        **STAMPS,
-    },
+    items={**columns("id", "name", "email", "title"), **COMMON_ITEMS},
     filters={},
     counts_table="member_counts",
     counted=frozenset(),
-    sorts={"name": Sort((("name_key", "text"),)), "created_at": CREATED, "updated_at": UPDATED},
-    search="read.search_members",
+    sorts={"name": Sort.by(("name_key", "text")), **COMMON_SORTS},
     search_inline="t.name ILIKE %(pattern)s",
     base="NOT t.is_deleted",
 )

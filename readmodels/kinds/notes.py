@@ -1,30 +1,13 @@
-"""Notes."""
+"""The list of notes."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ACCOUNT,
-    ASSIGNEE,
-    CREATED,
-    OF_ACCOUNT,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    columns,
-)
+from readmodels.spec import columns, entity_list
 
-SPEC = ListSpec(
-    plural="notes",
-    items={
-        **columns("id"),
-        **OF_ACCOUNT,
-        **columns("title", "body"),
-        **STAMPS,
-    },
-    filters={**ACCOUNT, **ASSIGNEE},
+SPEC = entity_list(
+    "notes",
+    columns("title", "body"),
     counts_table="note_counts",
-    counted=frozenset({"assignedTo"}),
-    sorts={"created_at": CREATED, "updated_at": UPDATED},
-    search="read.search_notes",
+    sorts={},
     search_inline="t.body ILIKE %(pattern)s",
 )

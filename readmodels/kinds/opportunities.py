@@ -1,19 +1,8 @@
-"""Opportunities, with the pipeline by stage."""
+"""The list of opportunities, with the pipeline by stage."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ACCOUNT,
-    ASSIGNEE,
-    CREATED,
-    OF_ACCOUNT,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    Sort,
-    columns,
-    money,
-)
+from readmodels.spec import CREATED_AT, Sort, by_text, columns, entity_list, money
 
 BY_STAGE = """
     SELECT coalesce(json_object_agg(stage, json_build_object('count', n, 'value', value::text)
@@ -22,26 +11,19 @@ BY_STAGE = """
               FROM read.opportunity_counts WHERE workspace_id = %(workspace)s
              GROUP BY stage HAVING sum(n) <> 0) AS by_stage"""
 
-SPEC = ListSpec(
-    plural="opportunities",
-    items={
-        **columns("id"),
-        **OF_ACCOUNT,
+SPEC = entity_list(
+    "opportunities",
+    {
         **columns("name", "stage"),
         **money("value"),
         **columns("engaged_on", "expected_close_on", "closed_on"),
-        **STAMPS,
     },
-    filters={**ACCOUNT, "stage": ("stage", "text"), **ASSIGNEE},
+    counted=by_text("stage"),
     counts_table="opportunity_counts",
-    counted=frozenset({"stage", "assignedTo"}),
     sorts={
-        "name": Sort((("name_key", "text"),)),
-        "stage": Sort((("stage", "text"), ("created_at", "timestamptz"))),
-        "created_at": CREATED,
-        "updated_at": UPDATED,
+        "name": Sort.by(("name_key", "text")),
+        "stage": Sort.by(("stage", "text"), CREATED_AT),
     },
-    search="read.search_opportunities",
     search_inline="t.name ILIKE %(pattern)s",
     stats={"byStage": BY_STAGE},
 )

@@ -1,41 +1,20 @@
-"""Proposals."""
+"""The list of proposals."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ACCOUNT,
-    ASSIGNEE,
-    CREATED,
-    OF_ACCOUNT,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    Sort,
-    columns,
-    count_by,
-    money,
-)
+from readmodels.spec import CREATED_AT, Sort, by_text, columns, count_by, entity_list, money
 
-SPEC = ListSpec(
-    plural="proposals",
-    items={
-        **columns("id"),
-        **OF_ACCOUNT,
+SPEC = entity_list(
+    "proposals",
+    {
         **columns("title", "status", "body"),
         **money("value"),
         **columns("valid_until", "opportunity_id", "sent_at", "sent_to", "answered_at"),
         **columns("decline_reason"),
-        **STAMPS,
     },
-    filters={**ACCOUNT, "status": ("status", "text"), **ASSIGNEE},
+    counted=by_text("status"),
     counts_table="proposal_counts",
-    counted=frozenset({"status", "assignedTo"}),
-    sorts={
-        "status": Sort((("status", "text"), ("created_at", "timestamptz"))),
-        "created_at": CREATED,
-        "updated_at": UPDATED,
-    },
-    search="read.search_proposals",
+    sorts={"status": Sort.by(("status", "text"), CREATED_AT)},
     search_inline="t.title ILIKE %(pattern)s",
     stats={"byStatus": count_by("proposal_counts", "status")},
 )

@@ -1,38 +1,18 @@
-"""Tasks."""
+"""The list of tasks."""
 
 from __future__ import annotations
 
-from readmodels.spec import (
-    ACCOUNT,
-    ASSIGNEE,
-    CREATED,
-    OF_ACCOUNT,
-    STAMPS,
-    UPDATED,
-    ListSpec,
-    Sort,
-    columns,
-    count_by,
-)
+from readmodels.spec import CREATED_AT, Sort, by_text, columns, count_by, entity_list
 
-SPEC = ListSpec(
-    plural="tasks",
-    items={
-        **columns("id"),
-        **OF_ACCOUNT,
-        **columns("title", "status", "due_date", "description"),
-        **STAMPS,
-    },
-    filters={**ACCOUNT, "status": ("status", "text"), **ASSIGNEE},
+SPEC = entity_list(
+    "tasks",
+    columns("title", "status", "due_date", "description"),
+    counted=by_text("status"),
     counts_table="task_counts",
-    counted=frozenset({"status", "assignedTo"}),
     sorts={
-        "status": Sort((("status", "text"), ("created_at", "timestamptz"))),
-        "due_date": Sort((("due_date_key", "date"),)),
-        "created_at": CREATED,
-        "updated_at": UPDATED,
+        "status": Sort.by(("status", "text"), CREATED_AT),
+        "due_date": Sort.by(("due_date_key", "date")),
     },
-    search="read.search_tasks",
     search_inline="t.title ILIKE %(pattern)s",
     stats={"byStatus": count_by("task_counts", "status")},
 )

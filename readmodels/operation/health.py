@@ -13,7 +13,7 @@ from readmodels.pool import AsyncConnection
 Row = tuple[Any, ...]
 
 # A lock's key in pg_locks is two oids, so a negative integer appears as a large number.
-SELECT_LEASES = """
+SELECT_LOCK_HOLDERS = """
 SELECT p.name, l.pid
   FROM pg_locks AS l JOIN projections AS p
     ON l.objid::bigint = hashtext(p.name)::bigint & 4294967295
@@ -48,9 +48,9 @@ SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
 SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
 
 
-async def load_leases(connection: AsyncConnection, lock_class: int) -> list[Row]:
-    """Return the projection and server process of each lease, an advisory lock of this class."""
-    cursor = await connection.execute(SELECT_LEASES, (lock_class,))
+async def load_lock_holders(connection: AsyncConnection, lock_class: int) -> list[Row]:
+    """Return projection and server process id of each held advisory lock of this class."""
+    cursor = await connection.execute(SELECT_LOCK_HOLDERS, (lock_class,))
     return await cursor.fetchall()
 
 

@@ -1,4 +1,4 @@
--- The account list: all that a list of accounts shows, counts included.
+-- Accounts, with everything that their list shows, including counts of other entities.
 CREATE TABLE accounts (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,
@@ -46,8 +46,8 @@ CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON accounts USING gin (workspace_id, company public.gin_trgm_ops);
 
 -- functions
--- By the company or by the name of a contact. Row-level security keeps an index away from operators
--- that might leak, ILIKE among them: this runs as the tables' owner and checks the workspace itself.
+-- Finds accounts by company or by the name of a contact. Row-level security keeps leaky operators
+-- such as ILIKE from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
 BEGIN

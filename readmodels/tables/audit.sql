@@ -1,4 +1,4 @@
--- The audit trail: what to find an event by. What happened stands in events, at the position.
+-- The audit trail: one narrow row per event; the event itself is in the log, at the position.
 CREATE TABLE audit (
     workspace_id   uuid        NOT NULL,
     position       bigint      NOT NULL,

@@ -32,8 +32,8 @@ CREATE INDEX ON contacts (workspace_id, name_key, id);
 CREATE INDEX ON contacts USING gin (workspace_id, name public.gin_trgm_ops);
 
 -- functions
--- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
--- function runs as the tables' owner and checks the workspace itself.
+-- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
+-- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_contacts(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM contacts

@@ -1,5 +1,5 @@
--- Who may be the same: normalised e-mail addresses and telephone numbers of contacts, companies of
--- accounts, and how many there are of each. projections/duplicates.py says how they are normalised.
+-- Keys of possible duplicates: normalised e-mail addresses and phone numbers of contacts, company
+-- names of accounts, and the number of each. projections/duplicates.py normalises them.
 
 CREATE TABLE email_keys (
     workspace_id uuid    NOT NULL,

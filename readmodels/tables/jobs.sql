@@ -1,4 +1,4 @@
--- Jobs: how far each is and how it ended; the first of its errors by their number.
+-- Jobs: their progress and their end; the first errors by item number.
 CREATE TABLE jobs (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,

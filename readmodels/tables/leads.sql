@@ -51,8 +51,8 @@ CREATE INDEX ON leads USING gin (workspace_id, company public.gin_trgm_ops);
 CREATE INDEX ON leads USING gin (workspace_id, email public.gin_trgm_ops);
 
 -- functions
--- By name, company or email. Row-level security keeps an index away from operators that might leak,
--- ILIKE among them: this runs as the tables' owner and checks the workspace itself.
+-- Finds leads by name, company or email. Row-level security keeps leaky operators such as ILIKE
+-- from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_leads(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM leads

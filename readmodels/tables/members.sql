@@ -1,4 +1,4 @@
--- Members; one who left keeps a row, for the name on what was assigned.
+-- Members. A deleted member's row stays, for its name on assigned entities.
 CREATE TABLE members (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,
@@ -29,8 +29,8 @@ CREATE INDEX ON members (workspace_id, name_key, id);
 CREATE INDEX ON members USING gin (workspace_id, name public.gin_trgm_ops);
 
 -- functions
--- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
--- function runs as the tables' owner and checks the workspace itself.
+-- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
+-- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_members(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM members

@@ -1,4 +1,4 @@
--- Text messages and what became of them.
+-- Text messages and the status of their delivery.
 CREATE TABLE sms_messages (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,

@@ -34,8 +34,8 @@ CREATE INDEX ON tasks (workspace_id, status, created_at, id);
 CREATE INDEX ON tasks USING gin (workspace_id, title public.gin_trgm_ops);
 
 -- functions
--- Row-level security keeps an index away from operators that might leak, ILIKE among them. This
--- function runs as the tables' owner and checks the workspace itself.
+-- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
+-- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_tasks(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
     SELECT id FROM tasks

@@ -1,4 +1,4 @@
--- Workspaces, and the API keys that open them (by the hash of their secret).
+-- Workspaces, and their API keys with the hash of each secret.
 CREATE TABLE workspaces (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,
@@ -31,7 +31,7 @@ ALTER TABLE api_keys ADD PRIMARY KEY (workspace_id, id);
 CREATE INDEX ON api_keys (id);
 
 -- functions
--- Before the key is known there is no workspace: whoever asks must know the id and gets one row.
+-- Authentication knows no workspace yet, so this finds a key by id in any workspace.
 CREATE OR REPLACE FUNCTION find_api_key(key_id uuid)
 RETURNS TABLE (workspace_id uuid, name text, role text, member_id uuid, expires_at timestamptz,
                secret_sha256 text)

@@ -31,7 +31,7 @@ NO_CONSISTENT_SNAPSHOT = ErrorCode(
     "The lists do not stand at one point of the log just now.",
     "Projections that are joined in this export have read differently far, and something happened"
     " in this workspace in between; or a rebuild is about to exchange their tables. That it passes"
-    " was waited for EVEN_WAIT_S seconds.",
+    " was waited for SNAPSHOT_WAIT_S seconds.",
 )
 ENTITIES_PARKED = ErrorCode(
     "E2084",

@@ -14,12 +14,12 @@ from commands.jobs.work import JobContext
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
-from readmodels.names import contacts_of, keys, names
+from readmodels.names import load_contacts, load_keys, load_names
 from readmodels.operation.checkpoints import NotProjected, wait_until_projected
 
 __all__ = ["KIND", "READING", "open_work"]
 
-READING = Reading(names=names, keys=keys, contacts_of=contacts_of)
+READING = Reading(names=load_names, keys=load_keys, contacts_of=load_contacts)
 """What imports ask of the read tables."""
 
 PREPARED_MAX = 4

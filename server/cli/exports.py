@@ -67,7 +67,7 @@ async def _export(
     """Write the file, which is complete or missing, and return the position that it shows."""
     from api.dependencies.services import export_limiter
     from projections.engine.registry import PROJECTIONS
-    from readmodels.exports import blocks, one_point
+    from readmodels.exports import blocks, consistent_snapshot
 
     # A list does not read the audit table, and the audit trail reads nothing else.
     projections = {AUDIT} if plural == AUDIT else PROJECTIONS.keys() - {AUDIT}
@@ -75,14 +75,14 @@ async def _export(
     await pool.open()
     try:
         with _open_target(to) as target:
-            async with one_point(pool, workspace, projections) as point:
-                export = await _prepare(point.connection, plural, form, workspace)
-                async with aclosing(blocks(point.connection, export)) as stream:
+            async with consistent_snapshot(pool, workspace, projections) as snapshot:
+                export = await _prepare(snapshot.connection, plural, form, workspace)
+                async with aclosing(blocks(snapshot.connection, export)) as stream:
                     async for block in stream:
                         target.write(block)
     finally:
         await pool.close()
-    return point.position
+    return snapshot.position
 
 
 @contextmanager

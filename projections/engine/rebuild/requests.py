@@ -76,8 +76,8 @@ def request_job(
     """
     if kind == "rollback" and not _has_previous(connection, projection):
         raise NoPreviousTables
-    wanted = version(projection, definition)
-    parameters = (projection, kind, wanted, throttle_events_per_s, requested_by)
+    new_version = version(projection, definition)
+    parameters = (projection, kind, new_version, throttle_events_per_s, requested_by)
     row = connection.execute(REQUEST, parameters).fetchone()
     assert row is not None
     if row[0] is None:

@@ -260,7 +260,7 @@ def test_an_export_that_breaks_off_is_seen_to_be_short(
 def test_tables_that_stand_apart_are_not_joined(
     exported: Exported, superuser: Connection, monkeypatch: pytest.MonkeyPatch, apart: str
 ) -> None:
-    monkeypatch.setattr(exports, "EVEN_WAIT_S", 0.1)
+    monkeypatch.setattr(exports, "SNAPSHOT_WAIT_S", 0.1)
     # The two events of the house are its keys: that of the workspace with many came first.
     with api_without_projector(exported.urls) as client:
         try:
@@ -283,7 +283,7 @@ def test_tables_that_stand_apart_are_not_joined(
 def test_a_rebuild_waits_for_exports_and_lists_do_not_wait_for_it(
     exported: Exported, superuser: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "EVEN_WAIT_S", 0.1)
+    monkeypatch.setattr(exports, "SNAPSHOT_WAIT_S", 0.1)
     rebuild = Rebuild(
         exported.urls.projector, {"members": table_definitions()["members"]}, workers=1
     )
