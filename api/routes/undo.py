@@ -176,9 +176,9 @@ async def undo(
     summary="What an undo would change, and what prevents it",
     responses={
         200: success(
-            "`conflicts` are later changes, `obstacles` other reasons against the undo. If it takes a"
-            " job, only the last events are evaluated (`examined`), but all are counted (`events`,"
-            " `did`).",
+            "`conflicts` are later changes, `obstacles` other reasons against the undo. If it takes"
+            " a job, only the last events are evaluated (`examined`), but all are counted"
+            " (`events`, `did`).",
             example={
                 "canUndo": False,
                 "positions": [7],
