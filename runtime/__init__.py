@@ -1,1 +1,1 @@
-"""What every process shares: settings, composition, error codes, health, metrics, logs."""
+"""What every process shares: settings, wiring, error codes, health, metrics, logs, tracing."""

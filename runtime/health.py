@@ -21,7 +21,6 @@ from psycopg.rows import TupleRow
 
 from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
-from eventlog.locks import PROJECTION_LOCK
 from eventlog.migrations import SQL_FOLDER
 from eventlog.reading.positions import readable_position_async
 from projections.engine.registry import PROJECTIONS
@@ -55,7 +54,7 @@ class ProjectionState:
     facts: dict[str, Any]
     """As `readmodels.operation.checkpoints.report` returns them."""
     is_held: bool
-    """Whether a projector holds its lease."""
+    """Whether a projector holds its lock."""
     is_stalled: bool
     alarms: list[str]
     """Why it is red."""
@@ -252,7 +251,7 @@ class HealthMonitor:
     async def _query_projections(self, connection: AsyncConnection) -> list[ProjectionState]:
         facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
         holders: dict[str, list[int]] = {name: [] for name in PROJECTIONS}
-        for name, pid in await health.load_lock_holders(connection, PROJECTION_LOCK):
+        for name, pid in await health.load_projection_locks(connection):
             if name in holders:
                 holders[name].append(pid)
         stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}
@@ -333,4 +332,4 @@ def _cause(facts: dict[str, Any], pids: list[int], blockers: dict[int, list[int]
         return "a swap has not ended"
     if not pids:
         return "no projector works on it"
-    return "its projector holds the lease but does nothing"
+    return "its projector holds the lock but does nothing"

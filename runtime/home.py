@@ -1,4 +1,4 @@
-"""The home folder: who holds it, and the private files in it."""
+"""The home folder: its lock, and the private files in it."""
 
 import fcntl
 import hashlib
@@ -12,21 +12,21 @@ from runtime.settings import Settings
 
 PRIVATE_FILE_MODE = 0o600
 PRIVATE_FOLDER_MODE = 0o700
-# For root's home: the account that its database server is given to passes through it.
 PASSABLE_FOLDER_MODE = 0o711
+"""For root: the account that runs the database server has to reach its data folder inside."""
 
 
 def make_home(home: Path) -> None:
-    """Create the home folder, as private as it can be. Raises OSError."""
+    """Create the home folder with the most restrictive usable mode. Raises OSError."""
     mode = PASSABLE_FOLDER_MODE if os.geteuid() == 0 else PRIVATE_FOLDER_MODE
     home.mkdir(mode=mode, parents=True, exist_ok=True)
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, all of it or nothing.
+    """Write a file atomically that only its owner may read.
 
-    Readers see the old content or the new one, never a part; the mode is right from the first
-    byte on. Raises OSError where the folder cannot be written.
+    Readers see the old or the new content, and the file is never readable by others. Raises OSError
+    if the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
@@ -43,9 +43,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where the file is missing or is no object.
+    """Return the JSON object in a file; an empty one if the file is missing or not an object.
 
-    Raises OSError where the file is there but may not be read.
+    Raises OSError if the file exists but cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class AlreadyHeldError(Exception):
-    """Another process holds the lock; the message says which, and where it answers."""
+    """Another process holds the lock; the message has its process id and URL, if known."""
 
     def __init__(self, pid: int | None, url: str | None) -> None:
         self.pid = pid
@@ -66,9 +66,9 @@ class AlreadyHeldError(Exception):
 
 
 class HomeLock:
-    """A lock that the kernel frees when its holder dies, and that says who holds it.
+    """A file lock on the home folder that names its holder. The kernel releases it on exit.
 
-    Two starts of one home cannot both get it; the second learns pid and address of the first.
+    Of two processes started with one home, the second fails with process id and URL of the first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class HomeLock:
         self._descriptor: int | None = None
 
     def acquire(self, url: str | None = None) -> None:
-        """Take the lock or raise AlreadyHeldError at once. Raises OSError on an unusable folder."""
+        """Acquire the lock without waiting. Raises AlreadyHeldError, or OSError for the folder."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,16 +88,16 @@ class HomeLock:
         self.announce(url)
 
     def announce(self, url: str | None) -> None:
-        """Tell those who come second where the holder answers."""
+        """Store the URL of this process for processes that fail to acquire the lock."""
         if self._descriptor is None:
             raise RuntimeError("announce() needs the lock")
         content = json.dumps({"pid": os.getpid(), "url": url}).encode()
-        # In place and not by rename: the lock belongs to this inode.
+        # Written in place rather than by rename: the lock belongs to this inode.
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, content, 0)
 
     def release(self) -> None:
-        """Give the lock back; the file stays, for removing it would race with the next holder."""
+        """Release the lock. The file stays: removing it would race with the next holder."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
@@ -117,7 +117,7 @@ class HomeLock:
 
 
 def token_file(settings: Settings) -> Path:
-    """One file for each database, as the same home may be started on another one."""
+    """Return the file of the access token. A home has one for each database it is used with."""
     if settings.owner_url is None:
         return settings.home / "token"
     digest = hashlib.sha256(settings.owner_url.encode()).hexdigest()[:12]
@@ -125,6 +125,6 @@ def token_file(settings: Settings) -> Path:
 
 
 def demo_file(settings: Settings) -> Path:
-    """What generated data the database of the token has."""
-    kept = token_file(settings)
-    return kept.with_name(kept.name.replace("token", "demo") + ".json")
+    """Return the file that describes the demo data in the database."""
+    token = token_file(settings)
+    return token.with_name(token.name.replace("token", "demo") + ".json")

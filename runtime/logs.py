@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, on standard output, the same in every process."""
+"""Logging as JSON lines on standard output, in the same format in every process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import orjson
 from runtime.settings import Settings
 
 current_request_id: ContextVar[str] = ContextVar("annals_request_id", default="")
-"""The id of the request at hand, for log lines from anywhere below."""
+"""The id of the current request, for all log lines written while it is served."""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record, with the id of the request at hand and the record's `facts`."""
+    """Formats a record as a JSON object, with the current request's id and the record's `facts`."""
 
     def __init__(self, service: str = "api") -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         at = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
             "time": at.isoformat(timespec="milliseconds"),
@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
 
 
 def logging_config(settings: Settings, service: str) -> dict[str, Any]:
-    """For `logging.config.dictConfig`: JSON lines for everything, libraries from warning on."""
+    """Return the argument of `dictConfig`: JSON lines, from libraries only warnings and errors."""
     level = (settings.log_level or "info").upper()
     return {
         "version": 1,
@@ -65,5 +65,5 @@ def logging_config(settings: Settings, service: str) -> dict[str, Any]:
 
 
 def configure_logging(settings: Settings, service: str) -> None:
-    """Have this process log as JSON; called where a process begins."""
+    """Configure the logging of this process. Call it when the process starts."""
     logging.config.dictConfig(logging_config(settings, service))

@@ -72,7 +72,7 @@ PROJECTION_GAUGES: Mapping[str, tuple[str, Callable[[ProjectionState], float]]] 
         "Ranges of the log in which the events consumed differ from the log.",
         lambda each: each.facts["faults"],
     ),
-    "held": ("Whether a projector holds its lease.", lambda each: each.is_held),
+    "held": ("Whether a projector holds its lock.", lambda each: each.is_held),
     "stalled": (
         "Whether it makes no progress although there are events to process.",
         lambda each: each.is_stalled,

@@ -1,4 +1,4 @@
-"""What every process needs: signals that stop it, an end with its supervisor, rare collections."""
+"""Process management: stop signals, exit with the supervisor, garbage collection."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def ask_kernel_to_signal(signal_number: int) -> None:
-    """Have Linux send this process a signal when the thread that forked it ends; elsewhere nothing.
+    """Have Linux send this process a signal when the thread that forked it ends.
 
-    The request survives exec but not a change of user, so it belongs after that change.
+    Does nothing on other systems. The setting survives exec but not a change of user, so call this
+    after changing the user.
     """
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 def end_with_supervisor() -> None:
-    """Called by a child of the supervisor at its start: end, cleanly, once the supervisor is gone.
+    """Have a child of the supervisor stop cleanly once the supervisor is gone.
 
-    Linux says so at once; a watcher thread covers the other systems and the moment between fork
-    and this call. Does nothing in a process that was started by hand.
+    Linux sends a signal immediately; a watcher thread covers other systems and the time between
+    fork and this call. Does nothing in a process that was started without a supervisor.
     """
     supervisor_pid = int(os.environ.get(SUPERVISOR_PID_VARIABLE, "0"))
     if supervisor_pid == 0:
@@ -50,7 +51,7 @@ def _end_when_orphaned(supervisor_pid: int) -> None:
         time.sleep(PARENT_CHECK_INTERVAL_S)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN_GRACE_S)
-    # The clean way out is stuck, and nobody is left who could press Ctrl-C.
+    # The clean exit is stuck, and no supervisor is left to end this process.
     os._exit(1)
 
 
@@ -63,7 +64,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Either signal calls `stop`, for as long as the block lasts. In the main thread only."""
+    """Call `stop` on SIGTERM or SIGINT for the duration of the block. Main thread only."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop()
@@ -76,12 +77,13 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-COLLECT_AFTER = (20_000, 20, 50)
-"""By generation. A look at all there is, with a thousand streams open, stops them all for longer
-than a change may take to its reader; a projector's rows form no cycles."""
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Garbage collection thresholds by generation, for long-running processes. With a thousand streams
+open, a full collection pauses them longer than the delivery of a change may take; a projector's
+rows form no cycles."""
 
 
 def tune_gc() -> None:
-    """From here on; what was loaded until now stays and is not looked at again."""
+    """Collect garbage rarely from now on, and exclude everything loaded so far."""
     gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
+    gc.set_threshold(*GC_THRESHOLDS)

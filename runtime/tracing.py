@@ -1,8 +1,8 @@
-"""OpenTelemetry traces from a request to the projections of what it wrote. Optional.
+"""OpenTelemetry traces from a request to the projection of its events. Optional.
 
-The trace context of a request goes into the metadata of its events (`traceparent`, W3C Trace
-Context); a projector links its batch to the requests whose events are in it. Without
-ANNALS_OTEL_ENDPOINT, or without the group `otel` installed, nothing of this is even imported.
+The trace context of a request is stored in the metadata of its events (`traceparent`, W3C Trace
+Context). A projector links the span of a batch to the requests whose events are in it.
+OpenTelemetry is imported only if ANNALS_OTEL_ENDPOINT is set.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ log = logging.getLogger(__name__)
 
 TRACEPARENT = "traceparent"
 LINKS_MAX = 100
-"""Most requests that the span of one batch is linked to."""
+"""Maximum number of requests that the span of one batch is linked to."""
 NS_PER_S = 1_000_000_000
 
 
 class RequestSpan:
-    """The span of one request, while it is served."""
+    """The open span of one request."""
 
     def __init__(self, span: Any, traceparent: str) -> None:
         self._span = span
         self.traceparent = traceparent
-        """For the metadata of the events that the request brings about."""
+        """For the metadata of the events that the request records."""
 
     @property
     def trace_id(self) -> str:
-        """For log lines."""
+        """The trace id in hexadecimal, for log lines."""
         return format(self._span.get_span_context().trace_id, "032x")
 
     def end(self, method: str, route: str, status: int, request_id: str) -> None:
-        """What became of the request."""
+        """Set the attributes of the response."""
         from opentelemetry.trace import StatusCode
 
         self._span.update_name(f"{method} {route}")
@@ -61,7 +61,7 @@ class RequestSpan:
 
 
 class SpanExporter:
-    """Makes the spans of one process."""
+    """Creates the spans of one process."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -72,7 +72,7 @@ class SpanExporter:
 
     @contextmanager
     def request(self, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
-        """A span for a request, below the one that its `traceparent` header names."""
+        """Open a span for a request, as a child of the one in its `traceparent` header."""
         from opentelemetry.trace import SpanKind
 
         parent = self._propagator.extract(dict(headers))
@@ -84,10 +84,10 @@ class SpanExporter:
             yield RequestSpan(span, carrier.get(TRACEPARENT, ""))
 
     def batch(self, source: str, events: Sequence[RecordedEvent], seconds: float) -> None:
-        """A span for a batch that was applied just now.
+        """Export a span for a batch that was just applied.
 
-        It is linked to the requests that wrote its events; where all are of one request, it is
-        part of that trace.
+        It is linked to the requests that wrote its events. If there is only one such request, the
+        span is part of its trace.
         """
         from opentelemetry.trace import SpanKind
 
@@ -112,14 +112,14 @@ class SpanExporter:
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send what is still to be sent."""
+        """Export the remaining spans."""
         shutdown = getattr(self._provider, "shutdown", None)
         if shutdown is not None:
             shutdown()
 
 
 def open_tracing(settings: Settings, service: str) -> SpanExporter | None:
-    """Tracing as the settings have it; None where nothing is to be traced."""
+    """Return the exporter that the settings configure; None if tracing is off."""
     if settings.otel_endpoint is None:
         return None
     try:
@@ -137,7 +137,7 @@ def open_tracing(settings: Settings, service: str) -> SpanExporter | None:
 
 
 def _traceparents(events: Sequence[RecordedEvent]) -> list[str]:
-    """The trace contexts in the metadata of events, each once."""
+    """Return the distinct trace contexts in the metadata of events, at most LINKS_MAX."""
     found: dict[str, None] = {}
     for event in events:
         if b'"traceparent"' in event.metadata:

@@ -1,34 +1,25 @@
-"""/api/undo: take back one change, or all that a command did."""
+"""/api/undo: undo one event, or all events of a command."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Self
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from api.dependencies.annotated import Executor, ServicesDep, Writer
+from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Writer
 from api.dependencies.request import command_scope, require_write_capacity
+from api.dependencies.services import Services
 from api.http.auth import Caller
-from api.http.bodies import Body, parse_body, require_body
+from api.http.bodies import RequestModel, parse_body
 from api.http.conditions import POSITION_MAX, await_position, wait_for_projections
 from api.http.openapi.bodies import request_body
-from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_BODY, ON_READ, ON_WRITE, problems, success
 from api.http.parameters import invalid_parameter, reject_control_characters
-from api.http.responses import POSITION
+from api.http.responses import json_response
 from api.jobs.responses import JOB_ACCEPTED, job_accepted
 from commands.permissions import write_permission
 from commands.undo.commands import UndoTarget, needs_undo_job, undo_events_max
@@ -58,13 +49,13 @@ from runtime.errors import ApiError, as_api_error, facts_of
 from runtime.patches import JSON_TYPE
 
 PROJECTION = "audit"
-"""By it the events of a command are found."""
+"""The projection that finds the events of a command."""
 COMMAND_ID_MAX_CHARS = 128
 FORCE_MAX = 500
 PREVIEW_EVENTS_MAX = 500
-"""Events of a large operation that a preview looks at: those that would be undone first."""
+"""Maximum number of events of a large operation that a preview evaluates: the last ones."""
 PREVIEW_SHOWN_MAX = 100
-"""Changes, conflicts and obstacles of a large operation that are shown, of each."""
+"""Maximum number each of changes, conflicts and obstacles in the preview of a large operation."""
 FORCED_NAME_MAX_CHARS = 200
 
 ROUTER = APIRouter(prefix="/api/undo", tags=["undo"])
@@ -77,44 +68,42 @@ CommandId = Annotated[
 ]
 ForcedName = Annotated[str, StringConstraints(min_length=1, max_length=FORCED_NAME_MAX_CHARS)]
 
-CHANGE = {
+EXAMPLE_UNDONE = {
     "position": 7,
     "entityType": "account",
     "entityId": EXAMPLE_ID,
     "action": "update",
     "changes": [{"field": "nextAction", "before": "Send the term sheet", "after": None}],
 }
-CONFLICT = {
+EXAMPLE_CONFLICT = {
     "kind": "account",
     "entityId": EXAMPLE_ID,
     "field": "nextAction",
     "position": 9,
-    "actor": {"type": "api_key", "id": EXAMPLE_ID, "name": "Nightly sync"},
+    "actor": EXAMPLE_ACTOR,
     "recordedAt": EXAMPLE_TIME,
     "canForce": True,
 }
 
 
-class UndoRequest(BaseModel):
-    """What is to be undone: one event, or all that a command did."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+class UndoRequest(RequestModel):
+    """What to undo: one event, or all events of a command."""
 
     event_position: Position | None = Field(
-        default=None, description="As Annals-Position or a history names it."
+        default=None, description="A position as in Annals-Position or in a history."
     )
     command_id: CommandId | None = Field(
-        default=None, description="As Annals-Command or a history names it."
+        default=None, description="A command as in Annals-Command or in a history."
     )
     force: list[ForcedName] = Field(
         default=[],
         max_length=FORCE_MAX,
-        description="Fields whose later changes are overwritten: `nextAction` wherever it is in"
-        " conflict, `<entity id>/nextAction` of one thing.",
+        description="Fields whose later changes undo overwrites: `nextAction` for all entities,"
+        " `<entity id>/nextAction` for one.",
     )
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _exactly_one(self) -> Self:
         if (self.event_position is None) == (self.command_id is None):
             raise ValueError("either eventPosition or commandId is needed")
         return self
@@ -123,13 +112,13 @@ class UndoRequest(BaseModel):
 @ROUTER.post(
     "",
     operation_id="undo",
-    summary="Undo a change, or all that a command did; an undo can be undone as well",
+    summary="Undo an event, or all events of a command; an undo can be undone as well",
     responses={
         200: success(
-            "Undone: this is what it changed.",
+            "Undone, with the changes made.",
             None,
             "Annals-Position",
-            example={"commandId": EXAMPLE_ID, "changes": [CHANGE]},
+            example={"commandId": EXAMPLE_ID, "changes": [EXAMPLE_UNDONE]},
         ),
         202: JOB_ACCEPTED,
         **problems(
@@ -153,46 +142,48 @@ async def undo(
     request: Request,
     services: ServicesDep,
     caller: Writer,
-    given: Annotated[Body, Depends(require_body(JSON_TYPE))],
+    body: JsonBody,
     executor: Executor,
 ) -> Response:
-    """All of it or nothing; 409 (E5014) names what was changed since.
+    """Undoes everything or nothing; 409 (E5014) names later changes that it would overwrite.
 
-    What a command did with more than 1,000 events is undone by a job: what was changed since stays
-    as it is and is an error of the job, the rest is undone.
+    A command with more than 1,000 events is undone by a job. The job does not overwrite later
+    changes: it reports each of them as an error, and undoes the rest.
     """
-    asked_for = parse_body(UndoRequest, given)
-    asked = await _asked(request, caller, asked_for.event_position, asked_for.command_id)
+    undo_request = parse_body(UndoRequest, body)
+    force = undo_request.force
+    target = await _find_target(
+        request, caller, undo_request.event_position, undo_request.command_id
+    )
 
     def act(scope: Scope) -> Response:
-        if isinstance(asked, Large):
-            asked.require_allowed(caller)
-            parameters = undo_parameters(
-                asked.command_id, asked.operation.last_position, asked_for.force
-            )
-            total = asked.operation.events
-            return job_accepted(services.jobs.request(scope, KIND, parameters, total=total), scope)
-        undone = services.undo.undo(scope, asked, force=asked_for.force, authorise=caller.require)
-        content = {"commandId": scope.command_id, "changes": _changes(undone.plan)}
-        headers = {POSITION: str(undone.position)}
-        return Response(orjson.dumps(content), media_type=JSON_TYPE, headers=headers)
+        if isinstance(target, LargeOperation):
+            target.authorise(caller)
+            operation = target.operation
+            parameters = undo_parameters(target.command_id, operation.last_position, force)
+            job = services.jobs.request(scope, KIND, parameters, total=operation.events)
+            return job_accepted(job, scope)
+        outcome = services.undo.undo(scope, target, force=force, authorise=caller.require)
+        content = {"commandId": scope.command_id, "changes": _changes(outcome.plan)}
+        return json_response(content, position=outcome.position)
 
-    return await run_in_threadpool(executor.run, act, given)
+    return await run_in_threadpool(executor.run, act, body)
 
 
 @ROUTER.get(
     "/preview",
     operation_id="previewUndo",
-    summary="What an undo would change, and what stands in its way",
+    summary="What an undo would change, and what prevents it",
     responses={
         200: success(
-            "`conflicts` are later changes, `obstacles` what else hinders. Of what a job would undo"
-            " the first events are looked at (`examined`), and all are counted (`events`, `did`).",
+            "`conflicts` are later changes, `obstacles` other reasons against the undo. If it takes"
+            " a job, only the last events are evaluated (`examined`), but all are counted"
+            " (`events`, `did`).",
             example={
                 "canUndo": False,
                 "positions": [7],
-                "changes": [CHANGE],
-                "conflicts": [CONFLICT],
+                "changes": [EXAMPLE_UNDONE],
+                "conflicts": [EXAMPLE_CONFLICT],
                 "obstacles": [],
             },
         ),
@@ -212,42 +203,42 @@ async def preview(
     ] = None,
     command_id: Annotated[CommandId | None, Query(alias="commandId")] = None,
 ) -> Response:
-    """Nothing is recorded. The changes are those that come of forcing whatever can be forced."""
+    """Records nothing. The changes are those of an undo that forces all fields that it can."""
     if (event_position is None) == (command_id is None):
         raise invalid_parameter("eventPosition", "either eventPosition or commandId is needed")
-    asked = await _asked(request, caller, event_position, command_id)
+    target = await _find_target(request, caller, event_position, command_id)
     scope = command_scope(request, caller)
-    if isinstance(asked, Large):
-        asked.require_allowed(caller)
-        positions = await _first_positions(request, caller, asked)
+    if isinstance(target, LargeOperation):
+        target.authorise(caller)
+        positions = await run_in_threadpool(_last_positions, services, scope, target)
         attempts = await run_in_threadpool(
-            services.undo.preview_each, scope, asked.command_id, positions
+            services.undo.preview_each, scope, target.command_id, positions
         )
-        return Response(orjson.dumps(_shown_large(asked, attempts)), media_type=JSON_TYPE)
-    plan = await run_in_threadpool(services.undo.preview, scope, asked, authorise=caller.require)
-    return Response(orjson.dumps(_shown(plan)), media_type=JSON_TYPE)
+        return json_response(_large_preview_as_json(target.operation, attempts))
+    plan = await run_in_threadpool(services.undo.preview, scope, target, authorise=caller.require)
+    return json_response(_preview_as_json(plan))
 
 
 @dataclass(frozen=True)
-class Large:
-    """What a command did, where that is too much to undo at once."""
+class LargeOperation:
+    """A command with so many events that a job has to undo them."""
 
     command_id: str
     operation: Operation
 
-    def require_allowed(self, caller: Caller) -> None:
-        """Raises 403 (E1008) where the caller may not undo all of it."""
+    def authorise(self, caller: Caller) -> None:
+        """Raise 403 (E1008) if the caller may not undo all of it."""
         for kind, _, _ in self.operation.did:
             caller.require(write_permission(KINDS[kind]))
 
 
-async def _asked(
+async def _find_target(
     request: Request, caller: Caller, event_position: int | None, command_id: str | None
-) -> UndoTarget | Large:
-    """What is meant: of a merge, all of it, whichever of its events is named.
+) -> UndoTarget | LargeOperation:
+    """Return the events to undo. If the event is part of a merge, it is the whole merge.
 
-    Raises 503 (E3003) where a command's events are not known yet, 409 (E5055) where there are more
-    to come, `TooMuchToUndo`.
+    Raises 503 (E3003) if the events of the command are not projected yet, and 409 (E5055) if its
+    job is still recording events. Raises `TooMuchToUndo`.
     """
     services = request.app.state.services
     if event_position is not None:
@@ -270,30 +261,23 @@ async def _asked(
         scope = command_scope(request, caller)
         await run_in_threadpool(services.undo.require_ended, scope, operation.job_id)
     if needs_undo_job(operation.events, is_atomic=whole is not None):
-        return Large(command_id, operation)
+        return LargeOperation(command_id, operation)
     return UndoTarget(tuple(found), command_id)
 
 
-async def _first_positions(request: Request, caller: Caller, asked: Large) -> list[int]:
-    """Of what would be undone first."""
-    below = asked.operation.last_position + 1
-    find = partial(
-        last_positions_below,
-        workspace_id=caller.workspace_id,
-        command_id=asked.command_id,
-        below=below,
-        limit=PREVIEW_EVENTS_MAX,
-    )
-    services = request.app.state.services
-
-    def ask() -> list[int]:
-        with services.log.transaction(command_scope(request, caller)) as connection:
-            return find(connection)
-
-    return await run_in_threadpool(ask)
+def _last_positions(services: Services, scope: Scope, target: LargeOperation) -> list[int]:
+    """Return the positions of the events that a job would undo first."""
+    with services.log.transaction(scope) as connection:
+        return last_positions_below(
+            connection,
+            workspace_id=scope.workspace_id,
+            command_id=target.command_id,
+            below=target.operation.last_position + 1,
+            limit=PREVIEW_EVENTS_MAX,
+        )
 
 
-def _shown(plan: UndoPlan) -> dict[str, Any]:
+def _preview_as_json(plan: UndoPlan) -> dict[str, Any]:
     return {
         "canUndo": not plan.conflicts and not plan.refusals,
         "positions": plan.positions,
@@ -303,30 +287,30 @@ def _shown(plan: UndoPlan) -> dict[str, Any]:
     }
 
 
-def _shown_large(asked: Large, attempts: list[UndoAttempt]) -> dict[str, Any]:
-    refused = [each.refusal for each in attempts if each.refusal is not None]
-    met = [each for each in refused if isinstance(each, UndoConflict)]
-    conflicts = [facts_of(one) for each in met for one in each.conflicts]
-    others = [_obstacle(each) for each in refused if not isinstance(each, UndoConflict)]
+def _large_preview_as_json(operation: Operation, attempts: list[UndoAttempt]) -> dict[str, Any]:
+    refusals = [each.refusal for each in attempts if each.refusal is not None]
+    with_conflicts = [each for each in refusals if isinstance(each, UndoConflict)]
+    conflicts = [facts_of(conflict) for each in with_conflicts for conflict in each.conflicts]
+    obstacles = [_obstacle(each) for each in refusals if not isinstance(each, UndoConflict)]
     changes = [change for each in attempts for change in _changes(each.plan)]
     return {
-        "canUndo": not refused,
+        "canUndo": not refusals,
         "isJob": True,
-        "events": asked.operation.events,
+        "events": operation.events,
         "did": [
             {"entityType": kind, "action": action, "count": count}
-            for kind, action, count in asked.operation.did
+            for kind, action, count in operation.did
         ],
         "examined": sum(len(each.targets) for each in attempts),
         "changes": changes[:PREVIEW_SHOWN_MAX],
         "conflicts": conflicts[:PREVIEW_SHOWN_MAX],
-        "obstacles": others[:PREVIEW_SHOWN_MAX],
+        "obstacles": obstacles[:PREVIEW_SHOWN_MAX],
     }
 
 
 def _obstacle(refusal: Refusal) -> dict[str, Any]:
-    told = as_api_error(refusal)
-    return {**told.facts, "code": told.code.code, "detail": told.detail or told.code.title}
+    error = as_api_error(refusal)
+    return {**error.facts, "code": error.code.code, "detail": error.detail or error.code.title}
 
 
 def _changes(plan: UndoPlan) -> list[dict[str, Any]]:
@@ -345,14 +329,14 @@ def _change(step: UndoStep, event: EntityEvent) -> dict[str, Any]:
 
 
 def _action(event: EntityEvent) -> str:
-    """As the trail would call it, were it no undo."""
+    """Return the action that the audit trail would show if the event were not an undo."""
     names = {"mergedInto": "merged_into", "movedTo": "moved_to", "movedFrom": "moved_from"}
-    says = {wire: getattr(event, name, None) for wire, name in names.items()}
-    return action_of(event.TOPIC, says)
+    data = {wire: getattr(event, name, None) for wire, name in names.items()}
+    return action_of(event.TOPIC, data)
 
 
 def _fields(event: EntityEvent) -> dict[str, FieldChange]:
-    """Before and after as histories show them."""
+    """Return the changed fields, before and after, as histories show them."""
     if isinstance(event, EntityUpdated):
         return event.changes
     if isinstance(event, EntityStatusChanged):

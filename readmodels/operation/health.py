@@ -7,17 +7,18 @@ from typing import Any
 
 import orjson
 
+from eventlog.locks import PROJECTION_LOCK
 from eventlog.reading.positions import READABLE_POSITION, lag
 from readmodels.pool import AsyncConnection
 
 Row = tuple[Any, ...]
 
 # A lock's key in pg_locks is two oids, so a negative integer appears as a large number.
-SELECT_LOCK_HOLDERS = """
+SELECT_PROJECTION_LOCKS = f"""
 SELECT p.name, l.pid
   FROM pg_locks AS l JOIN projections AS p
     ON l.objid::bigint = hashtext(p.name)::bigint & 4294967295
- WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objsubid = 2 AND l.granted
+ WHERE l.locktype = 'advisory' AND l.classid = {PROJECTION_LOCK} AND l.objsubid = 2 AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 SELECT_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::integer[]) AS pid"
@@ -48,10 +49,9 @@ SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
 SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
 
 
-async def load_lock_holders(connection: AsyncConnection, lock_class: int) -> list[Row]:
-    """Return projection and server process id of each held advisory lock of this class."""
-    cursor = await connection.execute(SELECT_LOCK_HOLDERS, (lock_class,))
-    return await cursor.fetchall()
+async def load_projection_locks(connection: AsyncConnection) -> list[Row]:
+    """Return the projection and the server process of each lock that a projector holds."""
+    return await _rows(connection, SELECT_PROJECTION_LOCKS)
 
 
 async def load_blockers(connection: AsyncConnection, pids: Collection[int]) -> dict[int, list[int]]:

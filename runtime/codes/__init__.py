@@ -1,7 +1,7 @@
-"""The dictionary of error codes: what the user is told, and what support needs to know.
+"""The error codes: each has a title for users and an explanation for support.
 
 E1xxx authentication and access, E2xxx validation, E3xxx storage, E4xxx network and time,
-E5xxx business rules. A code keeps its meaning for ever; docs/errors.md is made from this package.
+E5xxx business rules. A code never changes its meaning. docs/errors.md is generated from here.
 """
 
 from __future__ import annotations
@@ -30,4 +30,4 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         )
     )
 )
-"""All codes, in order."""
+"""All codes by number, in order."""

@@ -1,4 +1,4 @@
-"""What an error code is."""
+"""The definition of an error code."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """One way in which a request can fail: its HTTP status, and a sentence for each reader."""
+    """One way in which a request can fail.
+
+    `title` is for users, `explanation` for support.
+    """
 
     code: str
     status: int
     title: str
     explanation: str
     known_as: str | None = None
-    """What clients know it as: `code` in the problem document, where `errorCode` is this one."""
+    """The value of `code` in problem documents, if it differs; `errorCode` is this one then."""

@@ -7,44 +7,44 @@ from runtime.codes.code import ErrorCode
 TOO_MANY_EXPORTS = ErrorCode(
     "E2080",
     503,
-    "Too many exports are under way.",
-    "This process streams as many as ANNALS_EXPORTS_MAX allows; each holds a database connection"
-    " until its reader has it all or goes away. `limit` tells how many.",
+    "Too many exports are in progress.",
+    "The maximum of this process is `limit`, the setting ANNALS_EXPORTS_MAX. Each export holds a"
+    " database connection until the client has read it or disconnects.",
 )
 TOO_MANY_EXPORTS_OF_WORKSPACE = ErrorCode(
     "E2081",
     429,
-    "Too many exports of this workspace are under way.",
-    "ANNALS_EXPORTS_PER_WORKSPACE_MAX of them are streamed at once, lest one workspace keep all"
-    " others waiting. `limit` tells how many.",
+    "Too many exports of this workspace are in progress.",
+    "The maximum is `limit`, the setting ANNALS_EXPORTS_PER_WORKSPACE_MAX, so that one workspace"
+    " cannot take the capacity of all others.",
 )
 UNSUPPORTED_EXPORT_FORMAT = ErrorCode(
     "E2082",
     406,
-    "It cannot be had in this format.",
-    "Exports are CSV (text/csv) or NDJSON (application/x-ndjson), as the Accept header or"
-    " `?format=` says; `supported` lists them.",
+    "This format is not supported.",
+    "Exports are CSV (text/csv) or NDJSON (application/x-ndjson), selected by the Accept header"
+    " or `?format=`; `supported` lists them.",
 )
 NO_CONSISTENT_SNAPSHOT = ErrorCode(
     "E2083",
     503,
-    "The lists do not stand at one point of the log just now.",
-    "Projections that are joined in this export have read differently far, and something happened"
-    " in this workspace in between; or a rebuild is about to exchange their tables. That it passes"
-    " was waited for SNAPSHOT_WAIT_S seconds.",
+    "The lists cannot be read at one common log position at the moment.",
+    "The projections joined in this export have reached different positions, with events of this"
+    " workspace in between, or a rebuild is about to swap their tables. The server waited"
+    " SNAPSHOT_WAIT_S seconds for this to pass.",
 )
 ENTITIES_PARKED = ErrorCode(
     "E2084",
     503,
-    "Some of what would be exported cannot be shown for now.",
-    "Entities of this workspace are parked because a projector could not digest an event. The"
-    " export would lack them, so there is none; `parked` counts them, `annals retry` brings them"
-    " back.",
+    "Some of the data to export is unavailable at the moment.",
+    "Entities of this workspace are parked because an event of theirs could not be projected. The"
+    " export would lack them, so it is refused. `parked` counts them; `annals retry` recovers"
+    " them.",
 )
 TOO_MANY_COLUMNS = ErrorCode(
     "E2085",
     422,
-    "There are too many custom fields for a table.",
-    "A CSV file has a column for each custom field that occurs, CUSTOM_COLUMNS_MAX at the most."
-    " NDJSON has no such limit; filters may help too.",
+    "There are too many custom fields for a CSV file.",
+    "A CSV file has a column for each custom field that occurs, at most CUSTOM_COLUMNS_MAX."
+    " NDJSON has no such limit; filters may reduce the number.",
 )

@@ -1,4 +1,4 @@
-"""E506x and E209x: leads, appointments and what else has commands of its own."""
+"""E506x and E209x: commands on leads and appointments."""
 
 from __future__ import annotations
 
@@ -7,48 +7,49 @@ from runtime.codes.code import ErrorCode
 SET_BY_COMMAND = ErrorCode(
     "E2095",
     422,
-    "This field is set by a command of its own.",
-    "What a lead was converted into, when an appointment was confirmed and the like are facts that"
-    " a command records; they cannot be written by hand. Undo takes such a command back.",
+    "This field is set by a command.",
+    "Facts such as what a lead was converted into or when an appointment was confirmed are"
+    " recorded by commands and cannot be written directly. Undo reverts such a command.",
 )
 STATUS_UNCHANGED = ErrorCode(
     "E5060",
     409,
-    "It has this status already.",
-    "`status` is the status that it has. Nothing was recorded.",
+    "It already has this status.",
+    "`status` is the current status. Nothing was recorded.",
 )
 ALREADY_CONVERTED = ErrorCode(
     "E5061",
     409,
-    "The lead was converted before.",
-    "`accountId`, `contactId` and `opportunityId` are what it became. Undo of the conversion takes"
-    " them away again.",
+    "The lead has already been converted.",
+    "`accountId`, `contactId` and `opportunityId` are the entities created from it. Undo of the"
+    " conversion removes them.",
 )
 NOTHING_UPDATED = ErrorCode(
     "E5062",
     409,
-    "Nothing was changed, for some of them could not be.",
-    "`atomic` asked for all or nothing. `errors` names each that hindered it, with its own code;"
-    " the others would have been changed.",
+    "Nothing was changed, because some of the leads could not be changed.",
+    "`atomic` was requested. `errors` names each lead that could not be changed, with its own"
+    " code.",
 )
 REFERENCE_UNAVAILABLE = ErrorCode(
     "E5063",
     422,
-    "What a field refers to does not exist or is deleted.",
-    "`field` is the field, `entityId` what it names, `kind` what that would have to be.",
+    "The entity that a field refers to does not exist or is deleted.",
+    "`field` is the field, `entityId` its value, and `kind` the kind of entity that it must refer"
+    " to.",
 )
 TIME_TAKEN = ErrorCode(
     "E5064",
     409,
-    "The member has something else at that time.",
-    "`taken` names what lies there: appointments that are scheduled, confirmed or completed."
-    " `allowOverlap: true` puts the appointment beside it. Nothing was recorded.",
+    "The member is not free at that time.",
+    "`taken` lists the appointments at that time that are scheduled, confirmed or completed."
+    " `allowOverlap: true` allows the overlap. Nothing was recorded.",
 )
 ALREADY_CONFIRMED = ErrorCode(
     "E5065",
     409,
-    "The appointment was confirmed before.",
-    "`confirmedAt` and `confirmedBy` say when and by whom. `code` is `ALREADY_CONFIRMED`, which"
-    " clients know, and `errorCode` is this one.",
+    "The appointment has already been confirmed.",
+    "`confirmedAt` and `confirmedBy` say when and by whom. For compatibility `code` is"
+    " `ALREADY_CONFIRMED`, and `errorCode` is this code.",
     known_as="ALREADY_CONFIRMED",
 )

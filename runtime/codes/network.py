@@ -8,7 +8,7 @@ TIMED_OUT = ErrorCode(
     "E4001",
     504,
     "Request timed out.",
-    "The database did not answer within the statement timeout. Nothing was recorded.",
+    "The database did not respond within the statement timeout. Nothing was recorded.",
 )
 BODY_TIMED_OUT = ErrorCode(
     "E4002",
@@ -19,6 +19,6 @@ BODY_TIMED_OUT = ErrorCode(
 UNEXPECTED = ErrorCode(
     "E4500",
     500,
-    "Something went wrong on our side.",
-    "An error that nobody foresaw. The log has it, with its traceback, under the request id.",
+    "An unexpected error occurred.",
+    "The server's log has the error with its traceback under the request id.",
 )

@@ -7,58 +7,60 @@ from runtime.codes.code import ErrorCode
 TEMPLATE_VARIABLE_MISSING = ErrorCode(
     "E2100",
     422,
-    "The template has variables that were not given.",
-    "`variables` are those that `templateId` needs. `name` is the lead's where it is not given.",
+    "Values for variables of the template are missing.",
+    "`variables` lists those that `templateId` needs. `name` defaults to the name of the lead.",
 )
 TEMPLATE_VARIABLE_UNKNOWN = ErrorCode(
     "E2101",
     422,
-    "Variables were given that the template does not have.",
-    "`variables` are those that `templateId` has no place for.",
+    "The template does not have these variables.",
+    "`variables` lists those that `templateId` does not use.",
 )
 PHONE_UNUSABLE = ErrorCode(
     "E2102",
     422,
-    "The telephone number cannot be sent to.",
-    "`phone` is no number in E.164, nor one of the country ANNALS_SMS_REGION. Without that setting"
-    " it has to begin with `+`.",
+    "No message can be sent to this phone number.",
+    "`phone` is neither a number in E.164 format nor one of the country ANNALS_SMS_REGION."
+    " Without that setting it has to begin with `+`.",
 )
 RECEIPT_NOT_SIGNED = ErrorCode(
     "E1010",
     403,
-    "The signature is not right.",
-    "X-Twilio-Signature does not fit the request under ANNALS_SMS_TWILIO_TOKEN, or"
-    " ANNALS_SMS_PUBLIC_URL is not the address that the gateway calls, or another gateway is set.",
+    "The signature is not valid.",
+    "X-Twilio-Signature does not match the request under ANNALS_SMS_TWILIO_TOKEN,"
+    " ANNALS_SMS_PUBLIC_URL is not the address that the gateway calls, or another gateway is"
+    " configured.",
 )
 SMS_GATEWAY_UNAVAILABLE = ErrorCode(
     "E4011",
     503,
-    "The gateway for text messages does not answer; the message is kept and sent later.",
-    "The circuit breaker is open: GET /api/sms/gateway shows until when. The answer is"
-    " `{success: false, error, retrying: true}` and no problem document. The message is recorded;"
-    " asking again would send it twice.",
+    "The SMS gateway is unavailable; the message was recorded and will be sent later.",
+    "The circuit breaker is open; GET /api/sms/gateway shows until when. The response is"
+    " `{success: false, error, retrying: true}` and no problem document. Do not send the request"
+    " again: that would send the message twice.",
 )
 LEAD_OPTED_OUT = ErrorCode(
     "E5070",
     409,
-    "The lead wants no text messages.",
-    "`smsOptOut` of the lead is true. One that is set while a message waits holds for it as well.",
+    "The lead has opted out of text messages.",
+    "`smsOptOut` of the lead is true. If it is set while a message waits, that message is not"
+    " sent either.",
 )
 LEAD_HAS_NO_PHONE = ErrorCode(
     "E5071",
     422,
-    "The lead has no telephone number.",
+    "The lead has no phone number.",
     "Its `phone` is empty.",
 )
 LEAD_DAILY_LIMIT_REACHED = ErrorCode(
     "E5072",
     429,
-    "The lead has got as many messages as it may in a day.",
-    "`dailyMax` is ANNALS_SMS_LEAD_DAILY_MAX; days are those of UTC.",
+    "The lead has received the maximum number of messages a day.",
+    "`dailyMax` is ANNALS_SMS_LEAD_DAILY_MAX; days are in UTC.",
 )
 WORKSPACE_DAILY_LIMIT_REACHED = ErrorCode(
     "E5073",
     429,
-    "The workspace has sent as many messages as it may in a day.",
-    "`dailyMax` is ANNALS_SMS_WORKSPACE_DAILY_MAX; days are those of UTC.",
+    "The workspace has sent the maximum number of messages a day.",
+    "`dailyMax` is ANNALS_SMS_WORKSPACE_DAILY_MAX; days are in UTC.",
 )
