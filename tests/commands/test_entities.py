@@ -30,7 +30,7 @@ from domain.task import Task
 from eventlog.connections import Connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 Ask = Callable[[], CommandOutcome]
 

@@ -46,8 +46,8 @@ from projections.engine.rebuild import runner
 from projections.engine.rebuild.retry import retry
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
-from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
+from tests.support.databases import Urls
 from tests.support.failing_projection import failing_for
 from tests.support.oracle import assert_tables_match_log
 from tests.support.undo_client import ACME, UndoClient, conflicts

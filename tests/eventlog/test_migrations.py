@@ -38,7 +38,7 @@ from server.postgres.embedded import Cluster, DatabaseUrls, EmbeddedPostgres, pr
 from server.postgres.rehearsal import rehearse
 from server.postgres.restore import replay
 from server.postgres.upgrade import plan_upgrade, upgrade
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.postgres_server import reachable_folder
 from tests.support.recorded_schemas import EVENTS, SCHEMAS, WORKSPACES, append, dump, restore
 
@@ -289,7 +289,7 @@ def test_two_at_once_apply_each_migration_once(empty: DatabaseUrls) -> None:
 
 
 def test_a_rehearsal_upgrades_a_copy_and_leaves_the_database_alone() -> None:
-    with reachable_folder() as folder:
+    with reachable_folder(in_memory=True) as folder:
         home = folder / "home"
         with EmbeddedPostgres(home) as cluster:
             urls = prepare_database(cluster, "annals")

@@ -18,7 +18,7 @@ import pytest
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import Page, read_after, readable_position
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.waiting import wait_until
 
 WRITERS = 12

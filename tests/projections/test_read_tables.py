@@ -21,7 +21,7 @@ from projections.changes import Projection
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.live.statements import Statement
 from projections.engine.registry import PROJECTIONS
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.duplicate_keys import assert_keys_match_lists
 from tests.support.oracle import (
     Row,

@@ -17,8 +17,8 @@ from eventlog.store.log import EventLog
 from projections.duplicates import PHONE_DIGITS_MIN, company_key, email_key, phone_key
 from projections.engine.live.runner import ProjectionEngine
 from readmodels.duplicates import MEMBERS_SHOWN_MAX
-from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
+from tests.support.databases import Urls
 from tests.support.duplicate_keys import KEYS, assert_keys_match_lists
 from tests.support.undo_client import UndoClient
 

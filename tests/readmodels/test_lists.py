@@ -17,7 +17,7 @@ from readmodels.details import detail
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.list_pages import Pages
 from tests.support.populated_workspaces import (
     SEARCHES,

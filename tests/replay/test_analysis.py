@@ -22,7 +22,7 @@ from replay.analysis import AnalysisError, AnalysisResult, into_schema, load, ru
 from replay.folders import FolderInUse
 from replay.parquet import export_history, into_folder
 from replay.span import choose, parse_as_of
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.recorded_schemas import OCCURRED, append
 
 HERE, THERE = UUID(int=1), UUID(int=2)

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from eventlog.connections import Connection, raw_json
 from eventlog.reading.positions import last_position
 from replay.facts import FactPage, news
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 HERE, THERE = uuid4(), uuid4()
 

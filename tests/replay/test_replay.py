@@ -32,7 +32,7 @@ from readmodels.lists import LISTS
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
 from server.postgres.embedded import Cluster
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.kinds import DESCRIBED_KINDS
 from tests.support.list_pages import Pages
 from tests.support.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, things

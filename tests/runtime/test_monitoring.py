@@ -40,8 +40,8 @@ from runtime.health import SNAPSHOT_TTL_S, is_stalled
 from runtime.settings import REPOSITORY, Settings
 from runtime.tracing import SpanExporter, open_tracing
 from server.postgres.embedded import Cluster
-from tests.conftest import Urls, fresh_database
 from tests.support.api_server import Api, ApiWorkspace
+from tests.support.databases import Urls, fresh_database
 from tests.support.processes import Projector, api_without_projector, running_projector
 from tests.support.waiting import wait_until, wait_until_projected
 

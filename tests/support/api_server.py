@@ -159,8 +159,13 @@ def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator
     opened = open_socket(server.config, settings.unread_timeout_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
+
+    def has_started() -> bool:
+        assert thread.is_alive(), "the API ended while it started: see its log"
+        return server.started
+
     try:
-        wait_until(lambda: server.started, "the API has started")
+        wait_until(has_started, "the API has started")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True

@@ -110,7 +110,7 @@ class Clone:
 @contextmanager
 def clone() -> Iterator[Clone]:
     """A clone, while the block lasts."""
-    with reachable_folder() as folder:
+    with reachable_folder(in_memory=True) as folder:
         launcher = folder / "annals"
         launcher.write_text(LAUNCHER, "utf-8")
         launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)

@@ -21,7 +21,7 @@ from replay.as_of import AsOfQuery, list_as_of
 from runtime.settings import Settings
 from server.cli.local.database import with_workspace_reader
 from server.cli.local.importing import ImportResult, run_import
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 PAGE_SIZE = 500
 

@@ -23,7 +23,7 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from runtime.errors import summarise_error
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 WRITING = "writing"
 POISON = "poison"

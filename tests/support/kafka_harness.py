@@ -24,7 +24,7 @@ from eventlog.kafka.tail import read_between
 from projections.changes import Projection
 from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.registry import PROJECTIONS
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.kafka_broker import RunningKafka
 from tests.support.waiting import wait_until
 

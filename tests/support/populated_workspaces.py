@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg import sql
 
 from commands.entities import EntityCommands
 from commands.jobs.requests import JobCommands
@@ -31,8 +30,8 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from server.postgres.embedded import Cluster, prepare_database
-from tests.conftest import Urls
+from server.postgres.embedded import Cluster
+from tests.support.databases import Urls, fresh_database
 from tests.support.kinds import DESCRIBED_KINDS
 from tests.support.oracle import recorded_events
 from tests.support.reference_lists import FILTERS, SORTS, ListRequest, ReferenceLists, column
@@ -178,27 +177,23 @@ class PopulatedDatabase:
 @contextmanager
 def populated_database(cluster: Cluster, template: str, seed: int) -> Iterator[PopulatedDatabase]:
     """A database of its own, filled and projected, for as long as the block lasts."""
-    name = f"crowded_{uuid4().hex}"
-    made = prepare_database(cluster, name, template=template)
-    urls = Urls(made.owner, made.app, made.projector, cluster.url("postgres", name))
     scopes = [Scope(uuid4()), Scope(uuid4())]
-    with write_pool(urls.app) as pool:
-        log = EventLog(pool)
-        commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
-        jobs = JobCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
-        for scope in scopes:
-            jobs.request(scope, "bulk", {"kind": "note"}, total=7)
-        fillers = [WorkspaceFiller(commands, scope, seed + n) for n, scope in enumerate(scopes)]
-        for filler in fillers:
-            filler.fill(accounts=40, others=160)
-    ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
-    with psycopg.connect(urls.superuser) as connection:
-        events = recorded_events(connection)
-    workspaces = [scope.workspace_id for scope in scopes]
-    references = [ReferenceLists(events, workspace_id) for workspace_id in workspaces]
-    yield PopulatedDatabase(urls, fillers, workspaces, references)
-    with psycopg.connect(cluster.superuser_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with fresh_database(cluster, template) as urls:
+        with write_pool(urls.app) as pool:
+            log = EventLog(pool)
+            commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+            jobs = JobCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+            for scope in scopes:
+                jobs.request(scope, "bulk", {"kind": "note"}, total=7)
+            fillers = [WorkspaceFiller(commands, scope, seed + n) for n, scope in enumerate(scopes)]
+            for filler in fillers:
+                filler.fill(accounts=40, others=160)
+        ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
+        with psycopg.connect(urls.superuser) as connection:
+            events = recorded_events(connection)
+        workspaces = [scope.workspace_id for scope in scopes]
+        references = [ReferenceLists(events, workspace_id) for workspace_id in workspaces]
+        yield PopulatedDatabase(urls, fillers, workspaces, references)
 
 
 def random_requests(

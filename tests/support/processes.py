@@ -21,8 +21,8 @@ from eventlog.connections import Connection
 from projections.engine.live.runner import ProjectionEngine
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
-from tests.conftest import Urls
 from tests.support.api_server import free_port, serving
+from tests.support.databases import Urls
 from tests.support.waiting import TIMEOUT_S, wait_until
 
 STOP_TIMEOUT_S = 60.0

@@ -18,7 +18,7 @@ from domain.account import Account
 from eventlog.connections import Connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.processes import api_without_projector
 from tests.support.waiting import wait_until, wait_until_projected
 

@@ -26,7 +26,7 @@ from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster, prepare_database
 from server.postgres.upgrade import upgrade
-from tests.support.postgres_server import session_cluster
+from tests.support.postgres_server import fast_cluster
 
 SCHEMAS = REPOSITORY / "tests" / "schemas"
 EVENTS = 500
@@ -85,7 +85,7 @@ def restore(cluster: Cluster, database: str, recorded: Path) -> None:
 
 def record() -> Path:
     """Record the present state."""
-    with session_cluster() as cluster:
+    with fast_cluster() as cluster:
         urls = prepare_database(cluster, "recorded")
         upgrade(urls.owner, urls.projector)
         fill(urls.app, urls.projector)

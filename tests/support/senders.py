@@ -12,7 +12,7 @@ from typing import Any
 from runtime.gateways import gateway_of
 from runtime.settings import Settings
 from server.processes.sender import Sender
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.processes import STOP_TIMEOUT_S, start_module, stop_process
 from tests.support.twilio_server import FakeTwilio
 

@@ -26,7 +26,7 @@ from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from runtime.gateways.twilio import Twilio, TwilioGateway
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.twilio_server import ACCOUNT, NUMBER, TOKEN, FakeTwilio
 
 PHONE = "+44 20 7946 0000"

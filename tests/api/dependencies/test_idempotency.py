@@ -33,8 +33,8 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from runtime.settings import REPOSITORY, Settings
-from tests.conftest import Urls
 from tests.support.api_server import Api, ApiWorkspace, created, free_port
+from tests.support.databases import Urls
 
 WAIT_S = 120.0
 DAY_S = 86_400

@@ -21,8 +21,8 @@ from domain.shared.cells import FORMULA_STARTS, neutralised
 from domain.shared.kinds import BY_PLURAL
 from readmodels.exports import AUDIT_CELLS, CUSTOM_COLUMNS_MAX, NEUTRALISED
 from readmodels.lists import LISTS
-from tests.conftest import Urls
 from tests.support.api_server import Api, ApiWorkspace, after
+from tests.support.databases import Urls
 from tests.support.export_files import as_rows, cell, objects, rows
 from tests.support.import_desk import Desk, settings_for
 from tests.support.kinds import DESCRIBED_KINDS

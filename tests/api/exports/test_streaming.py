@@ -37,8 +37,8 @@ from runtime.composition import now
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster
-from tests.conftest import Urls, fresh_database
 from tests.support.api_server import ApiWorkspace, free_port
+from tests.support.databases import Urls, fresh_database
 from tests.support.oracle import recorded_events
 from tests.support.processes import api_without_projector
 from tests.support.reference_lists import ListRequest, ReferenceLists, comparable

@@ -16,8 +16,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 from server.postgres.embedded import Cluster
-from tests.conftest import Urls, fresh_database
 from tests.support.api_server import Api, ApiWorkspace, after, running_api
+from tests.support.databases import Urls, fresh_database
 from tests.support.realtime_client import (
     REALTIME_PATH,
     RECEIVE_TIMEOUT_S,

@@ -24,8 +24,8 @@ from domain.shared.refusals import TimeTaken
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
+from tests.support.databases import Urls
 from tests.support.oracle import assert_claims_match_log
 
 TEN = "2026-02-01T10:00:00+00:00"

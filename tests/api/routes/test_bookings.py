@@ -19,8 +19,8 @@ from domain.member import Member
 from domain.sms import SmsStatus
 from runtime.composition import sms_limits
 from runtime.settings import Settings
-from tests.conftest import Urls
 from tests.support.api_server import free_port, running_api
+from tests.support.databases import Urls
 from tests.support.events import recorded_event
 from tests.support.senders import running_sender
 from tests.support.sms_harness import SmsHarness, gateway_to

@@ -20,8 +20,8 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from runtime.composition import new_id, now
 from runtime.housekeeping import drop_expired_imports
-from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
+from tests.support.databases import Urls
 
 JOB_WAIT_S = 120.0
 CSV = {"Content-Type": "text/csv"}

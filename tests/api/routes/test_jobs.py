@@ -19,8 +19,8 @@ from commands.jobs.requests import JobCommands
 from domain.job import ItemError, Job, JobStep
 from eventlog.scope import Actor, Scope
 from runtime.composition import new_id, now
-from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after, running_api
+from tests.support.databases import Urls
 from tests.support.waiting import TIMEOUT_S
 
 NOBODYS = "of a later version"

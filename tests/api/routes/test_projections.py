@@ -26,7 +26,7 @@ from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild import jobs
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.failing_projection import failing_for
 from tests.support.processes import Projector, running_projector
 from tests.support.projection_admin import ProjectionAdmin, open_projection_admin

@@ -19,8 +19,8 @@ from commands.processes import PROCESSES
 from runtime.gateways.log_only import LoggingGateway
 from runtime.health import SNAPSHOT_TTL_S
 from server.postgres.embedded import Cluster
-from tests.conftest import Urls, fresh_database
 from tests.support.api_server import Api, ApiWorkspace, free_port, running_api
+from tests.support.databases import Urls, fresh_database
 from tests.support.sms_harness import (
     PHONE,
     CountingGateway,

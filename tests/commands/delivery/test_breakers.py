@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from commands.delivery.breakers import load_breaker, lock_breaker, save_breaker
 from domain.shared.breaker import Breaker, Limits, State
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LIMITS = Limits()

@@ -23,7 +23,7 @@ from domain.sms import (
     WorkspaceDailyLimitReached,
 )
 from runtime.gateways.twilio import signature
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.sms_harness import CountingGateway, SmsHarness, gateway_to
 from tests.support.twilio_server import (
     ACCOUNT,

@@ -41,7 +41,7 @@ from server.cli import CommandError
 from server.cli.local.database import catch_up
 from server.cli.local.importing import hand_in, known_values, write_report
 from server.postgres.embedded import Cluster, prepare_database
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.import_desk import Desk, errors, settings_for, warnings
 
 DEALS = {

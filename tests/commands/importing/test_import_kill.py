@@ -18,7 +18,7 @@ from runtime.composition import new_id, now, open_writing
 from runtime.settings import Settings
 from server.cli.local.importing import hand_in
 from server.processes.worker import open_worker
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.processes import STOP_TIMEOUT_S, running_worker
 from tests.support.waiting import wait_until
 

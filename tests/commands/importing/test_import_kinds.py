@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.import_desk import Desk, errors, settings_for
 
 

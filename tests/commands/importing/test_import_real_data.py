@@ -20,7 +20,7 @@ import pytest
 from eventlog.connections import write_pool
 from runtime.settings import REPOSITORY
 from server.cli.local.importing import known_values
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.import_desk import Desk, settings_for
 
 PUBLISHED = REPOSITORY.parent / "shared" / "data" / "crm-sales-opportunities"

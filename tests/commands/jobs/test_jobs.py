@@ -22,7 +22,7 @@ from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.runner import Rebuild
 from readmodels import table_definitions
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.job_harness import (
     HOPELESS,
     POISON,

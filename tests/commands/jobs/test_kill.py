@@ -22,7 +22,7 @@ from eventlog.locks import JOB_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.oracle import assert_tables_match_log
 from tests.support.processes import running_worker
 from tests.support.waiting import TIMEOUT_S, wait_until

@@ -20,7 +20,7 @@ from domain.shared.refusals import NotFound
 from eventlog.connections import follow_connection
 from eventlog.reading import RecordedEvent
 from eventlog.scope import Scope
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.events import recorded_event
 from tests.support.sms_harness import CountingGateway, SmsHarness, entity_commands
 

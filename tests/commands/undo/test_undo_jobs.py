@@ -30,8 +30,8 @@ from runtime.composition import now
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
 from runtime.work import work_factories
-from tests.conftest import Urls
 from tests.support.api_server import ApiWorkspace, after
+from tests.support.databases import Urls
 from tests.support.job_harness import JobHarness
 from tests.support.oracle import assert_tables_match_log
 from tests.support.undo_client import ACME, UndoClient

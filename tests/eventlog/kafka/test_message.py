@@ -26,7 +26,7 @@ from eventlog.kafka.schemas import FOLDER, as_text, schemas
 from eventlog.reading import read_rows_after, to_event
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.event_samples import entity_with_all_events, jobs_with_all_events
 
 TRICKY = [

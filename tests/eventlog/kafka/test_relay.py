@@ -17,7 +17,7 @@ from eventlog.kafka.message import partition_of, read_head
 from eventlog.kafka.reconcile import ReconcileReport, reconcile
 from eventlog.kafka.relay import Relay
 from eventlog.kafka.topic import TopicRefused, create_topic, known
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.kafka_harness import PARTITIONS, TIMEOUT_S, KafkaHarness, append
 from tests.support.waiting import wait_until
 

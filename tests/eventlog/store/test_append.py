@@ -32,7 +32,7 @@ from eventlog.reading import read_after
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 LARGE = 5_000

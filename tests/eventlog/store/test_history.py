@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from eventlog.connections import Connection
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 COLUMNS = "workspace_id, stream_id, stream_version, topic, data, metadata, occurred_at"
 INSERT = f"""

@@ -29,7 +29,7 @@ from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.failing_projection import companies, failing_for
 from tests.support.kafka_harness import TIMEOUT_S, KafkaHarness, append, running_groups
 from tests.support.oracle import assert_tables_match_log

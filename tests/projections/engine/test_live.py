@@ -24,7 +24,7 @@ from projections.engine.live.planning import force_index_plans
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.retry import retry
 from projections.engine.registry import PROJECTIONS
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.failing_projection import companies, failing_for
 from tests.support.processes import running_engine
 from tests.support.waiting import wait_until

@@ -24,7 +24,7 @@ from projections.engine.rebuild.runner import Rebuild, rollback
 from projections.engine.rebuild.swap import RebuildRefused
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.failing_projection import companies, failing_for
 from tests.support.processes import running_engine
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.processes import running_projector
 from tests.support.projection_admin import ProjectionAdmin, open_projection_admin
 from tests.support.waiting import wait_until

@@ -14,7 +14,7 @@ from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.runner import Rebuild
 from readmodels import table_definitions
 from readmodels.operation.checkpoints import NotProjected, wait_until_projected
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 
 def test_wait_ends_when_the_live_projections_have_reached_the_position(

@@ -19,7 +19,7 @@ from server.cli.local import demo_data
 from server.cli.local.database import with_reader
 from server.cli.local.demo import BATCH_ACCOUNTS, bootstrap, fill
 from server.postgres.embedded import Cluster, prepare_database
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.import_desk import Desk, settings_for
 
 ACCOUNTS = 120

@@ -259,7 +259,7 @@ def refused(home: Path, port: int) -> str:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    with reachable_folder() as folder:
+    with reachable_folder(in_memory=True) as folder:
         annals = Running(folder / "home", free_port())
         try:
             annals.wait_until_up()

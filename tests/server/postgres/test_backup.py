@@ -69,7 +69,7 @@ class Installation:
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Installation]:
     """One for all tests here; starting a server takes longer than most of them."""
-    with reachable_folder() as folder, EmbeddedPostgres(folder / "home") as cluster:
+    with reachable_folder(in_memory=True) as folder, EmbeddedPostgres(folder / "home") as cluster:
         urls = prepare_database(cluster, DATABASE_NAME)
         upgrade(urls.owner, urls.projector)
         fill(urls.app, urls.projector)

@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,11 +30,12 @@ from server.postgres.embedded import (
 )
 from server.postgres.processes import EmbeddedPostgresError
 from tests.support.postgres_server import reachable_folder
+from tests.support.waiting import wait_until
 
 as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changes the user, which needs root")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-GONE_WAIT_MAX_S = 10.0
+GONE_TIMEOUT_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +156,11 @@ def test_data_survives_kill_9_of_everything(home: Path, binaries: Path) -> None:
 def test_a_killed_starter_takes_its_server_along(home: Path, binaries: Path) -> None:
     starter, _, _ = start_elsewhere(home, binaries)
     kill(starter)
-    deadline = time.monotonic() + GONE_WAIT_MAX_S
-    while serving(home / "postgres" / "data"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(
+        lambda: not serving(home / "postgres" / "data"),
+        "all processes of the server are gone",
+        timeout_s=GONE_TIMEOUT_S,
+    )
 
 
 def test_a_server_left_behind_is_replaced(home: Path, binaries: Path) -> None:
@@ -199,10 +200,11 @@ def test_an_interrupted_first_start_is_done_again(new_home: Path, binaries: Path
         write_row(cluster)
 
 
-def test_writes_are_durable(cluster: Cluster) -> None:
-    assert setting(cluster, "fsync") == "on"
-    assert setting(cluster, "synchronous_commit") == "on"
-    assert setting(cluster, "full_page_writes") == "on"
+def test_writes_are_durable(home: Path, binaries: Path) -> None:
+    with EmbeddedPostgres(home, binaries) as cluster:
+        assert setting(cluster, "fsync") == "on"
+        assert setting(cluster, "synchronous_commit") == "on"
+        assert setting(cluster, "full_page_writes") == "on"
 
 
 def test_a_server_without_fsync_is_refused(

@@ -22,7 +22,6 @@ from eventlog.scope import Scope
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
-from tests.conftest import Urls
 from tests.support.chaos.checker import Event, check
 from tests.support.chaos.clients import ClientConfig
 from tests.support.chaos.database_checks import check_database
@@ -31,6 +30,7 @@ from tests.support.chaos.journal import Answer, Exchange, Journal, SentCommand, 
 from tests.support.chaos.operations import KnownEntities, draw_operation, resolve_request
 from tests.support.chaos.projection_faults import ProjectionFaults
 from tests.support.chaos.trial import CLIENTS, Trial, run
+from tests.support.databases import Urls
 from tests.support.kafka_broker import RunningKafka
 
 SEED = int(os.environ.get("ANNALS_CHAOS_SEED", "20"))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from runtime.settings import REPOSITORY
-from tests.conftest import Urls
+from tests.support.databases import Urls
 
 # Runs a command of `annals` as the script does, up to where its process would begin to work.
 START = """

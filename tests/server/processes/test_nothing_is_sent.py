@@ -18,7 +18,7 @@ from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from runtime.settings import REPOSITORY
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.processes import running_engine
 from tests.support.sms_harness import CountingGateway, SmsHarness
 

@@ -15,7 +15,7 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from runtime.settings import Settings
 from server.processes.projector import open_projection_engine
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.processes import STOP_TIMEOUT_S
 from tests.support.waiting import wait_until
 

@@ -21,8 +21,8 @@ from runtime.gateways import GatewaySettingsError, gateway_of
 from runtime.gateways.log_only import LoggingGateway
 from runtime.settings import Settings
 from server.processes.sender import Sender
-from tests.conftest import Urls
 from tests.support.crashing_sender import PLACES
+from tests.support.databases import Urls
 from tests.support.processes import STOP_TIMEOUT_S
 from tests.support.senders import SHORT_WAITS, running_sender, sender_process
 from tests.support.sms_harness import CountingGateway, SmsHarness

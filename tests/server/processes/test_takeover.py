@@ -22,7 +22,7 @@ from eventlog.locks import PROJECTION_LOCK
 from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from projections.engine.ledger.coverage import verify_all
-from tests.conftest import Urls
+from tests.support.databases import Urls
 from tests.support.oracle import assert_tables_match_log
 from tests.support.processes import (
     Projector,
