@@ -41,11 +41,11 @@ from server.postgres.upgrade import plan_upgrade, upgrade
 from tests.support.databases import Urls
 from tests.support.postgres_server import reachable_folder
 from tests.support.recorded_schemas import EVENTS, SCHEMAS, WORKSPACES, append, dump, restore
+from tests.support.waiting import wait_until
 
 RECORDED = sorted(SCHEMAS.glob("*.sql.gz"))
 HOW_TO = REPOSITORY / "docs" / "how-to" / "migrate.md"
 IMPATIENT = LockWaits(lock_wait_ms=100, attempts_max=3, pause_s=0.05)
-WAIT_S = 120.0
 _numbers = itertools.count(1)
 
 
@@ -86,15 +86,17 @@ class Traffic:
             thread.join()
 
     def flow(self) -> None:
-        """Return when each of them has done something more."""
-        before = (len(self.positions), self.reads, len(self.followed))
-        deadline = time.monotonic() + WAIT_S
-        while not self.errors and time.monotonic() < deadline:
-            now = (len(self.positions), self.reads, len(self.followed))
-            if all(new >= old + 10 for new, old in zip(now, before, strict=True)):
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"traffic stands still: {self.errors}")
+        """Wait until each thread has done something more."""
+        before = self._progress()
+
+        def has_flowed() -> bool:
+            assert not self.errors, self.errors
+            return all(new >= old + 10 for new, old in zip(self._progress(), before, strict=True))
+
+        wait_until(has_flowed, "every writer and reader has done ten more")
+
+    def _progress(self) -> tuple[int, int, int]:
+        return len(self.positions), self.reads, len(self.followed)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -233,7 +235,7 @@ def test_a_migration_never_queues_for_long_before_writers(urls: Urls, tmp_path: 
                 started = time.monotonic()
                 append(writer, UUID(int=7), [event])
                 slowest_s = max(slowest_s, time.monotonic() - started)
-                time.sleep(0.01)
+                time.sleep(0.01)  # spread over the attempts of the migration
         assert migrating.is_alive()
     migrating.join()
     assert applied(urls.owner)[-1] == "9001_slow"

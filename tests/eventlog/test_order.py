@@ -49,11 +49,11 @@ END $$
 
 # A process that takes positions, says so, and then does nothing until it is killed.
 STALLING_PROCESS = """
-import sys, time, psycopg
+import signal, sys, psycopg
 connection = psycopg.connect(sys.argv[1])
 connection.execute(sys.argv[2], (3,))
 print("taken", flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -107,7 +107,7 @@ class Follower(threading.Thread):
                 position = self.poll(connection, position)
                 if last_round:
                     return
-                time.sleep(POLL_S)
+                self.done.wait(POLL_S)
 
     def poll(self, connection: Connection, position: int) -> int:
         for page in follow(connection, position, limit=PAGE):
@@ -148,7 +148,7 @@ class Writer(threading.Thread):
     def transaction(self, connection: Connection) -> None:
         for _ in range(self.dice.randint(1, 3)):
             self.take_positions(connection)
-            time.sleep(self.dice.random() * 0.008)
+            time.sleep(self.dice.random() * 0.008)  # so that transactions overlap
         match self.dice.choices(["commit", "rollback", "terminated"], [75, 20, 5])[0]:
             case "commit":
                 connection.commit()

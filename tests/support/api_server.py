@@ -180,9 +180,18 @@ def free_port() -> int:
 
 
 def is_ready(url: str) -> bool:
-    """Whether the API there answers and reaches the database."""
+    """Whether the API at this URL is ready to serve."""
+    return _answers_ok(f"{url}/readyz")
+
+
+def is_live(url: str) -> bool:
+    """Whether the API at this URL answers at all."""
+    return _answers_ok(f"{url}/livez")
+
+
+def _answers_ok(url: str) -> bool:
     try:
         # Without TLS there are no certificates to load.
-        return httpx.get(f"{url}/readyz", timeout=1, verify=False).status_code == 200
+        return httpx.get(url, timeout=1, verify=False).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False

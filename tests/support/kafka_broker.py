@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +17,14 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from tests.support.waiting import wait_until
+
 KAFKA = "4.1.1"
 LOG4J = "2.25.1"
 COPY_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 FETCH_WAIT_S = 600
-START_WAIT_S = 60
+START_TIMEOUT_S = 60
 STOP_WAIT_S = 20
 HEAP = "512m"
 SESSION_TIMEOUT_MIN_MS = 1_000
@@ -127,7 +128,7 @@ class RunningKafka:
         self._java(
             "kafka.tools.StorageTool", "format", f"--cluster-id={CLUSTER_ID}",
             "-c", str(self._properties),
-        ).wait(START_WAIT_S)  # fmt: skip
+        ).wait(START_TIMEOUT_S)  # fmt: skip
 
     @property
     def bootstrap(self) -> str:
@@ -137,12 +138,17 @@ class RunningKafka:
     def start(self) -> None:
         """Start the broker and wait until it answers. Raises `KafkaUnavailable`."""
         self._process = self._java("kafka.Kafka", str(self._properties))
-        until = time.monotonic() + START_WAIT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > until:
-                output = (self._folder / "output").read_text(errors="replace")
-                raise KafkaUnavailable(f"the broker did not start: {output[-1_000:]}")
-            time.sleep(0.1)
+        process = self._process
+
+        def has_started() -> bool:
+            assert process.poll() is None, "the broker ended"
+            return self._answers()
+
+        try:
+            wait_until(has_started, "the broker answers", timeout_s=START_TIMEOUT_S)
+        except AssertionError as error:
+            output = (self._folder / "output").read_text(errors="replace")
+            raise KafkaUnavailable(f"{error}: {output[-1_000:]}") from None
 
     def kill(self) -> None:
         """As kill -9: nothing is flushed, nobody is told."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from runtime.settings import REPOSITORY, Settings
-from tests.support.api_server import Api, ApiWorkspace, created, free_port
+from tests.support.api_server import Api, ApiWorkspace, created, free_port, is_live
 from tests.support.databases import Urls
+from tests.support.waiting import TIMEOUT_S, wait_until
 
-WAIT_S = 120.0
 DAY_S = 86_400
 SOMEBODY, SOMEBODY_ELSE = UUID(int=1), UUID(int=2)
 ACME = {"company": "Acme", "type": "customer"}
@@ -61,14 +60,18 @@ def events_of(api: Api, workspace_id: UUID, topic: str = "account.created") -> l
         return [row[0] for row in cursor]
 
 
-def until_done(send: Callable[[], httpx.Response]) -> httpx.Response:
-    """The answer, asked for again as long as the first request is still being worked on."""
-    deadline = time.monotonic() + WAIT_S
-    while (answer := send()).status_code == 409 and answer.json()["code"] == "E5013":
-        assert answer.headers["Retry-After"] == "1"
-        assert time.monotonic() < deadline, "it is never done"
-        time.sleep(0.02)
-    return answer
+def send_until_done(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """Send a request again as long as the first one is being worked on; return the answer."""
+    answers: list[httpx.Response] = []
+
+    def is_done() -> bool:
+        answers.append(send())
+        is_in_flight = answers[-1].status_code == 409 and answers[-1].json()["code"] == "E5013"
+        assert not is_in_flight or answers[-1].headers["Retry-After"] == "1"
+        return not is_in_flight
+
+    wait_until(is_done, "the first request is done")
+    return answers[-1]
 
 
 MUTATIONS: dict[str, Callable[[ApiWorkspace], tuple[str, str, Any]]] = {
@@ -250,7 +253,7 @@ def test_fifty_at_once_make_one_event_and_get_one_answer(
     clients = [api.client(token) for _ in range(50)]
 
     def send(client: httpx.Client) -> httpx.Response:
-        return until_done(lambda: client.post("/api/accounts", headers=key, json=ACME))
+        return send_until_done(lambda: client.post("/api/accounts", headers=key, json=ACME))
 
     with ThreadPoolExecutor(len(clients)) as pool:
         answers = list(pool.map(send, clients))
@@ -292,7 +295,7 @@ def test_an_issued_key_is_not_stored_in_the_clear(api: Api, api_workspace: ApiWo
 
 
 @contextmanager
-def dying_api(settings: Settings, when: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def crashing_api(settings: Settings, when: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """URL and process of an API on the same database that kills itself at that time."""
     port = free_port()
     names = ("owner_url", "app_url", "projector_url")
@@ -306,18 +309,7 @@ def dying_api(settings: Settings, when: str) -> Iterator[tuple[str, subprocess.P
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()
-        process.wait(WAIT_S)
-
-
-def until_up(client: httpx.Client) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        try:
-            if client.get("/healthz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise TimeoutError("the API does not start")
+        process.wait(TIMEOUT_S)
 
 
 @pytest.mark.parametrize(("when", "is_recorded"), [("answer", True), ("commit", False)])
@@ -325,16 +317,16 @@ def test_kill_9_parts_no_answer_from_its_event(
     api: Api, api_workspace: ApiWorkspace, when: str, is_recorded: bool
 ) -> None:
     key, token = with_key(), api_workspace.token("member")
-    with dying_api(api.settings, when) as (url, process):
+    with crashing_api(api.settings, when) as (url, process):
         client = httpx.Client(base_url=url, headers=api.client(token).headers, verify=False)
         with client:
-            until_up(client)
+            wait_until(lambda: is_live(url), "the API answers")
             with pytest.raises(httpx.TransportError):
                 client.post("/api/accounts", headers=key, json=ACME)
-        assert process.wait(WAIT_S) == -9
+        assert process.wait(TIMEOUT_S) == -9
     before = events_of(api, api_workspace.workspace_id)
     assert len(before) == is_recorded
-    again = until_done(lambda: api.client(token).post("/api/accounts", headers=key, json=ACME))
+    again = send_until_done(lambda: api.client(token).post("/api/accounts", headers=key, json=ACME))
     assert again.status_code == 201
     assert ("Idempotent-Replayed" in again.headers) == is_recorded
     assert events_of(api, api_workspace.workspace_id) == [UUID(again.json()["id"])]

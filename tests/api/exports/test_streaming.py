@@ -330,7 +330,7 @@ def test_memory_does_not_grow_with_the_rows(exported: Exported, tmp_path: Path) 
         for token in (exported.fewer, exported.fewer, exported.many):
             with Peak(process) as peak, reading(url, token, form="csv") as reader:
                 reader.some()
-                time.sleep(SLOW_S)  # while nobody reads, nothing may pile up
+                time.sleep(SLOW_S)  # while the client does not read, nothing may pile up
                 rows = reader.rest().count(b"\n") - 1
             peaks[rows] = peak.rss_bytes
     assert peaks[BIG_ROWS] - peaks[SMALL_ROWS] < GROWTH_MAX_BYTES

@@ -101,7 +101,7 @@ def test_a_member_who_left_comes_in_no_more(api_workspace: ApiWorkspace) -> None
     )
     assert client.get("/api/accounts").status_code == 200
     api_workspace.client().delete(member)
-    time.sleep(KEY_CACHE_TTL_S)
+    time.sleep(KEY_CACHE_TTL_S)  # the promise is that no key works for longer
     refused = client.get("/api/accounts")
     assert (refused.status_code, refused.json()["code"]) == (401, "E1007")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -28,8 +27,9 @@ from runtime.errors import CODES_BY_IMPORT_FAULT, CODES_BY_REFUSAL, as_api_error
 from runtime.logs import JsonLines
 from runtime.settings import REPOSITORY, Settings
 from tests.support.api_server import Api, ApiWorkspace, free_port, serving
+from tests.support.waiting import wait_until
 
-LOG_WAIT_S = 60.0
+LOG_TIMEOUT_S = 60.0
 
 GIVEN = {
     "E1001": "Invalid email or password.",
@@ -207,15 +207,16 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
 
 
 def request_lines(caplog: pytest.LogCaptureFixture, request_id: str) -> list[dict[str, Any]]:
-    """The lines with this request id; that of the request comes just after the answer."""
-    deadline = time.monotonic() + LOG_WAIT_S
-    while time.monotonic() < deadline:
+    """Return the log lines with this request id; that of the request comes after the answer."""
+    found: list[dict[str, Any]] = []
+
+    def is_logged() -> bool:
         lines = [json.loads(line) for line in caplog.text.splitlines() if line.startswith("{")]
-        found = [line for line in lines if line.get("requestId") == request_id]
-        if any(line["message"] == "request" for line in found):
-            return found
-        time.sleep(0.01)
-    return []
+        found[:] = [line for line in lines if line.get("requestId") == request_id]
+        return any(line["message"] == "request" for line in found)
+
+    wait_until(is_logged, "the request is logged", timeout_s=LOG_TIMEOUT_S)
+    return found
 
 
 @pytest.mark.parametrize(("path", "status"), [("/works", 200), ("/fails", 500)])

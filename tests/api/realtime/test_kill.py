@@ -34,7 +34,7 @@ SUBSCRIBERS = 100
 BY_SOCKET = 10
 """Of them, those who come by WebSocket."""
 KILLS = ["api", "postgres", "api", "postgres"]
-PAUSE_S = (0.3, 1.0)
+WRITES_BETWEEN_KILLS = (10, 40)
 SEED = 5
 COMING_BACK_S = 0.05
 WRITERS = 6
@@ -65,7 +65,7 @@ class Follower:
             self.came += 1
             with contextlib.suppress(*DISCONNECTED):
                 await (self._by_socket(stack) if by_socket else self._by_events(stack, http))
-            await asyncio.sleep(COMING_BACK_S)
+            await asyncio.sleep(COMING_BACK_S)  # as clients pause before they connect again
 
     async def _by_events(self, stack: KillableStack, http: httpx.AsyncClient) -> None:
         headers = {"Authorization": f"Bearer {self.token}", "Last-Event-ID": str(self.last)}
@@ -107,10 +107,9 @@ class Crowd(threading.Thread):
                 asyncio.create_task(each.follow(self._stack, http, number < BY_SOCKET))
                 for number, each in enumerate(self.followers)
             ]
-            while not self.stopped.is_set():
-                await asyncio.sleep(0.05)
-                for task in tasks:
-                    assert not task.done(), task
+            stopped = asyncio.create_task(asyncio.to_thread(self.stopped.wait))
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            assert done == {stopped}, done
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,12 +123,16 @@ class Writer(threading.Thread):
         self._stack = stack
         self._headers = {"Authorization": f"Bearer {token}"}
         self._stopped = stopped
+        self.written = 0
 
     def run(self) -> None:
         with httpx.Client(base_url=self._stack.url, headers=self._headers, verify=False) as http:
             while not self._stopped.is_set():
                 with contextlib.suppress(httpx.TransportError):
-                    http.post("/api/accounts", json={"company": "Acme", "type": "customer"})
+                    answer = http.post(
+                        "/api/accounts", json={"company": "Acme", "type": "customer"}
+                    )
+                    self.written += answer.is_success
                 self._stopped.wait(0.01)
 
 
@@ -163,6 +166,16 @@ def test_whatever_is_killed_each_has_seen_every_event_once_and_in_order() -> Non
         assert each.seen == recorded
 
 
+def wait_for_writes(writers: list[Writer], number: int) -> None:
+    """Wait until this many more writes are acknowledged."""
+
+    def written() -> int:
+        return sum(writer.written for writer in writers)
+
+    target = written() + number
+    wait_until(lambda: written() >= target, f"{number} more writes are acknowledged")
+
+
 def write_while_killing(
     stack: KillableStack, token: str, random: Random, workspace_id: UUID
 ) -> list[int]:
@@ -173,11 +186,11 @@ def write_while_killing(
         writer.start()
     try:
         for name in KILLS:
-            time.sleep(random.uniform(*PAUSE_S))
+            wait_for_writes(writers, random.randint(*WRITES_BETWEEN_KILLS))
             stack.kill(name)
             stack.restart(name)
             wait_until(stack.is_ready, "the API is ready")
-        time.sleep(PAUSE_S[0])
+        wait_for_writes(writers, WRITES_BETWEEN_KILLS[0])
     finally:
         stopped.set()
         for writer in writers:
@@ -204,7 +217,7 @@ class Disorder(threading.Thread):
             for _ in range(TRANSACTIONS_EACH):
                 for _ in range(self._random.randint(1, 3)):
                     self._append(connection)
-                    time.sleep(self._random.random() * 0.02)
+                    time.sleep(self._random.random() * 0.02)  # so that transactions overlap
                 if self._random.random() < 0.3:
                     connection.rollback()
                 else:

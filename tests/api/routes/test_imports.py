@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import time
 from typing import Any
 
 import httpx
@@ -22,8 +21,8 @@ from runtime.composition import new_id, now
 from runtime.housekeeping import drop_expired_imports
 from tests.support.api_server import ApiWorkspace, after
 from tests.support.databases import Urls
+from tests.support.waiting import wait_until
 
-JOB_WAIT_S = 120.0
 CSV = {"Content-Type": "text/csv"}
 
 CUSTOMERS = """Organisation,Type,Owner,Sector,Contact Person,E-Mail
@@ -64,18 +63,19 @@ def run(api_workspace: ApiWorkspace, made: Any) -> Any:
 def ended(api_workspace: ApiWorkspace, asked: httpx.Response) -> Any:
     """The job when it has ended, and the read tables have what it did."""
     assert asked.status_code == 202, asked.text
-    deadline = time.monotonic() + JOB_WAIT_S
-    while time.monotonic() < deadline:
+    job: dict[str, Any] = {}
+
+    def has_ended() -> bool:
         answer = api_workspace.client().get(asked.headers["Location"], headers=after(asked))
-        job = answer.json()
-        if answer.status_code == 200 and job["endedAt"]:
-            with api_workspace.api.writing.pool.connection() as connection:
-                row = connection.execute("SELECT readable_position()").fetchone()
-            assert row is not None
-            api_workspace.api.wait_until_projected(row[0])
-            return job
-        time.sleep(0.02)
-    raise TimeoutError(f"the job has not ended: {job}")
+        job.update(answer.json())
+        return answer.status_code == 200 and bool(job["endedAt"])
+
+    wait_until(has_ended, "the job has ended")
+    with api_workspace.api.writing.pool.connection() as connection:
+        row = connection.execute("SELECT readable_position()").fetchone()
+    assert row is not None
+    api_workspace.api.wait_until_projected(row[0])
+    return job
 
 
 def do(api_workspace: ApiWorkspace, content: str, kind: str = "accounts", **changes: Any) -> Any:

@@ -238,7 +238,7 @@ def test_a_request_waits_for_a_projector_and_can_be_taken_back(
 ) -> None:
     with desk_with_engine(urls, engine) as admin:
         location = admin.ask("rebuild").headers["Location"]
-        time.sleep(0.2)
+        time.sleep(0.2)  # long enough for a projector to take the request, if one were there
         assert admin.client.get(location).json()["state"] == "requested"
         admin.client.post(f"{location}/cancel")
         with follow_connection(urls.projector, application_name="test") as connection:

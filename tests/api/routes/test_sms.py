@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,6 @@ import pytest
 from commands.delivery.gateway import OutgoingSms
 from commands.processes import PROCESSES
 from runtime.gateways.log_only import LoggingGateway
-from runtime.health import SNAPSHOT_TTL_S
 from server.postgres.embedded import Cluster
 from tests.support.api_server import Api, ApiWorkspace, free_port, running_api
 from tests.support.databases import Urls, fresh_database
@@ -33,8 +31,6 @@ from tests.support.waiting import wait_until
 
 LEAD_DAILY_MAX = 4
 RECEIPTS = "/api/sms/receipts"
-STALE_S = SNAPSHOT_TTL_S + 0.1
-"""After so long metrics have looked again."""
 
 
 @dataclass
@@ -339,11 +335,15 @@ def test_the_state_of_the_gateway_can_be_read(
     assert (told["openUntil"] is None) == (state == "CLOSED")
     assert told["waiting"] == 0, "messages of others are not counted"
     assert stranger.client().get("/api/sms/gateway").json()["waiting"] == 1
-    time.sleep(STALE_S)
-    shown = sms_stack.api.client().get("/metrics").text
-    for each in ("CLOSED", "OPEN", "HALF_OPEN"):
-        value = float(each == state)
-        assert f'annals_sms_gateway_state{{state="{each}"}} {value}' in shown
+    expected = [
+        f'annals_sms_gateway_state{{state="{each}"}} {float(each == state)}'
+        for each in ("CLOSED", "OPEN", "HALF_OPEN")
+    ]
+    metrics = sms_stack.api.client()
+    wait_until(
+        lambda: set(expected) <= set(metrics.get("/metrics").text.splitlines()),
+        f"the metrics show that the breaker is {state}",
+    )
 
 
 def test_metrics_tell_how_far_processes_are(
@@ -351,14 +351,18 @@ def test_metrics_tell_how_far_processes_are(
 ) -> None:
     sent(api_workspace, a_lead(api_workspace))
     sms_stack.sms.react()
-    time.sleep(STALE_S)
-    shown = sms_stack.api.client().get("/metrics").text
-    for name in PROCESSES:
-        assert f'annals_process_position{{process="{name}"}}' in shown
-        assert f'annals_process_lag_seconds{{process="{name}"}} 0.0' in shown
-    start = 'annals_process_commands_waiting{process="sms"'
-    (waiting,) = (line for line in shown.splitlines() if line.startswith(start))
-    assert float(waiting.split()[-1]) >= 1
+    client = sms_stack.api.client()
+
+    def shown(name: str, process: str) -> float:
+        start = f'annals_process_{name}{{process="{process}"'
+        lines = client.get("/metrics").text.splitlines()
+        (line,) = (each for each in lines if each.startswith(start))
+        return float(line.split()[-1])
+
+    wait_until(lambda: shown("commands_waiting", "sms") >= 1, "the metrics show a waiting command")
+    for process in PROCESSES:
+        assert shown("position", process) > 0
+        assert shown("lag_seconds", process) == 0.0
     sms_stack.sms.send_all(CountingGateway())
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,6 +42,7 @@ from server.cli.local.importing import hand_in, known_values, write_report
 from server.postgres.embedded import Cluster, prepare_database
 from tests.support.databases import Urls
 from tests.support.import_desk import Desk, errors, settings_for, warnings
+from tests.support.waiting import wait_until
 
 DEALS = {
     "mapping": {
@@ -549,9 +549,7 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
         "ANNALS_PROJECTOR_URL": urls.projector,
     }
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while count_events(database, desk.workspace) == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: count_events(database, desk.workspace) > 0, "a batch is written")
     process.kill()
     assert process.wait() == -signal.SIGKILL
     result = desk.hand_in("opportunities", path, dedupe_by=("name",))

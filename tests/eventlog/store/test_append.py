@@ -59,7 +59,7 @@ def append_and_stall(log: EventLog, scope: Scope) -> None:
     with log.transaction(scope) as connection:
         connection.execute("SET LOCAL annals.writer_limit_ms = 100")
         log.append(account(scope.workspace_id))
-        time.sleep(0.4)
+        time.sleep(0.4)  # longer than the writer's limit, which is under test
         log.append(account(scope.workspace_id))
 
 

@@ -84,15 +84,15 @@ def setting(cluster: Cluster, name: str) -> str:
 
 
 STARTER = """
-import sys, threading, time
+import signal, sys, threading
 from pathlib import Path
 from server.postgres.embedded import EmbeddedPostgres
 home, binaries, with_thread = sys.argv[1:]
 if with_thread == "yes":  # then the server is not told to follow its starter
-    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 cluster = EmbeddedPostgres(Path(home), Path(binaries)).start()
 print(cluster.pid, cluster.superuser_url, flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 

@@ -32,8 +32,9 @@ from tests.support.waiting import wait_until, wait_until_projected
 SEED = 9
 CLIENTS = 3
 KILLS = ["projector", "api", "postgres", "api", "projector", "postgres"]
-PAUSE_S = (0.4, 1.2)
-"""Between two kills, once everything answers again."""
+WRITES_BETWEEN_KILLS = (15, 60)
+"""Acknowledged since everything answers again."""
+OUTAGE_MAX_S = 0.2
 DATABASE = "annals"
 REQUEST_TIMEOUT_S = 5.0
 WAIT_MAX_S = 60.0
@@ -73,12 +74,12 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost_or_doubled(stack: Killa
     for client in clients:
         client.start()
     for name in KILLS:
-        time.sleep(random.uniform(*PAUSE_S))
+        wait_for_writes(clients, random.randint(*WRITES_BETWEEN_KILLS))
         stack.kill(name)
-        time.sleep(random.uniform(0, 0.2))
+        time.sleep(random.uniform(0, OUTAGE_MAX_S))  # the length of the outage is part of the test
         stack.restart(name)
         wait_until(stack.is_ready, "the API is ready")
-    time.sleep(PAUSE_S[1])
+    wait_for_writes(clients, WRITES_BETWEEN_KILLS[1])
     stopped.set()
     for client in clients:
         client.join(WAIT_MAX_S)
@@ -94,6 +95,22 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost_or_doubled(stack: Killa
         assert {name: gaps(database, name, upto=upto) for name in PROJECTIONS} == {
             name: [] for name in PROJECTIONS
         }
+
+
+def wait_for_writes(clients: list[Client], number: int) -> None:
+    """Wait until this many more writes are acknowledged, at least one of each client."""
+    before = [len(client.deeds.acknowledged) for client in clients]
+
+    def are_acknowledged() -> bool:
+        errors = [client.error for client in clients if client.error]
+        assert not errors, errors
+        new = [
+            len(client.deeds.acknowledged) - old
+            for client, old in zip(clients, before, strict=True)
+        ]
+        return min(new) > 0 and sum(new) >= number
+
+    wait_until(are_acknowledged, f"{number} more writes are acknowledged")
 
 
 def check(database: Connection, deeds: Deeds) -> None:

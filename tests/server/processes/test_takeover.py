@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +35,7 @@ TAKEOVER_WITHIN_S = 5.0
 RED_WITHIN_S = 10.0
 SEED = 20_261_121
 KILLS = 4
+ROUNDS_BETWEEN_KILLS = (20, 100)
 
 
 @pytest.fixture
@@ -80,6 +80,16 @@ class Writer(threading.Thread):
         """Finish what is at hand."""
         self._stopped.set()
         self.join()
+
+
+def wait_for_load(writers: list[Writer], rounds: int) -> None:
+    """Wait until the writers have done this many more rounds, all of them together."""
+
+    def written() -> int:
+        return sum(writer.written for writer in writers)
+
+    target = written() + rounds
+    wait_until(lambda: written() >= target, f"{rounds} more rounds are written")
 
 
 def write(commands: EntityCommands, scope: Scope) -> int:
@@ -127,7 +137,7 @@ def test_under_load_each_kill_changes_nothing_in_the_rows(
         for writer in writers:
             writer.start()
         for number in range(KILLS):
-            time.sleep(random.uniform(0.5, 1.5))
+            wait_for_load(writers, random.randint(*ROUNDS_BETWEEN_KILLS))
             before = readable_position(database)
             working = projection_holders(database)
             next(each for each in projectors if each.process.pid in working).kill()

@@ -224,7 +224,7 @@ class Client:
             self._journal.record_answer(answer)
             self._note_answer(request, answer)
             pause_s = OUTAGE_PAUSE_S if answer.ending == "unknown" else PACE_S
-            time.sleep(self._pace.random() * pause_s)
+            time.sleep(self._pace.random() * pause_s)  # the pace is part of the chaos
 
     def _next(self) -> Request | None:
         """The next command; None to skip this number."""
