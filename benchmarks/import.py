@@ -27,8 +27,9 @@ from uuid import UUID, uuid4
 import psycopg
 
 from benchmarks.generated import database
-from commands.importing.commands import DatedColumns, ImportCommands
-from commands.importing.tables import LocalFile
+from commands.importing.commands import ImportCommands
+from commands.importing.files import LocalFile
+from commands.importing.mapping import DateOrders
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
 from eventlog.scope import Scope
@@ -36,7 +37,7 @@ from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.composition import Writing, new_id, now, open_writing
 from runtime.settings import REPOSITORY, Settings
-from server.cli.local.importing import hand_in
+from server.cli.local.importing import upload_file
 from server.polling import poll_until
 
 COLUMNS = (
@@ -122,16 +123,16 @@ def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float,
     imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
     ProjectionEngine(str(settings.projector_url), PROJECTIONS.values()).catch_up()
     started = time.monotonic()
-    import_id = imports.begin(scope, "accounts", path.name)
-    size_bytes = hand_in(imports, scope, import_id, 1, LocalFile(path))
-    looked = imports.look(scope, import_id, 1, path.name, size_bytes)
-    imports.hand_in(scope, "accounts", looked)
-    imports.change(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
+    import_id = imports.begin_upload(scope, "accounts", path.name)
+    size_bytes = upload_file(imports, scope, import_id, 1, LocalFile(path))
+    file = imports.inspect(scope, import_id, 1, path.name, size_bytes)
+    imports.finish_upload(scope, "accounts", file)
+    imports.change_options(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
     uploaded_s = time.monotonic() - started
     with worker(settings) as pid:
         _wait_for_worker(settings)
         started = time.monotonic()
-        job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
+        job_id = imports.start(scope, import_id, DateOrders()).job.id
         if not poll_until(lambda: not _load_job(writing, scope, job_id).is_open, WAIT_S, POLL_S):
             raise TimeoutError("the import has not ended")
         took_s = time.monotonic() - started

@@ -26,7 +26,7 @@ from pydantic.alias_generators import to_camel
 from commands.bulk import BulkRefused, ItemOutcome, TooManyItems
 from commands.idempotency import KeyInFlight, KeyReused
 from commands.importing.commands import ImportStarted, ImportUnderWay, NoFailedRows
-from commands.importing.findings import ImportFault, ImportRefused
+from commands.importing.issues import ImportFault, ImportRefused
 from commands.jobs.work import ErrorSummary
 from commands.undo.commands import OperationInProgress
 from domain import sms
@@ -93,7 +93,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         NoPreviousTables: codes.NO_PREVIOUS_TABLES,
         ImportUnderWay: codes.IMPORT_UNDER_WAY,
         ImportStarted: codes.IMPORT_STARTED,
-        NoFailedRows: codes.NOTHING_TO_MEND,
+        NoFailedRows: codes.NO_FAILED_ROWS,
         KeyInFlight: codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         KeyReused: codes.IDEMPOTENCY_KEY_REUSED,
         NoConsistentSnapshot: codes.NO_CONSISTENT_SNAPSHOT,

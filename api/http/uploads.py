@@ -1,4 +1,4 @@
-"""Files in the body of a request: taken as they arrive, so that none is held in memory whole."""
+"""Files in the body of a request, stored in parts as they arrive, never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from commands.importing.store import PART_BYTES
+from commands.importing.files import PART_BYTES
 from runtime import codes
 from runtime.errors import ApiError
 
@@ -25,12 +25,12 @@ NAME_MAX_CHARS = 200
 UNNAMED = "import.csv"
 
 Save = Callable[[int, list[bytes]], Awaitable[None]]
-"""Keeps parts of a file, given the number of the first."""
+"""Stores parts of a file, given the number of the first."""
 
 
 @dataclass(frozen=True)
-class Received:
-    """A file that came whole: its length, its SHA-256, its name where the form gave one."""
+class ReceivedFile:
+    """A file that was received completely: length, SHA-256, and the name if a form gave one."""
 
     size_bytes: int
     digest: bytes
@@ -38,14 +38,14 @@ class Received:
 
 
 def charset_of(request: Request) -> str | None:
-    """The encoding that Content-Type names."""
+    """The charset of Content-Type."""
     header = Message()
     header["Content-Type"] = request.headers.get("Content-Type", "")
     return header.get_content_charset()
 
 
-async def receive_file(request: Request, save: Save) -> Received:
-    """Take the file, as `text/csv` or as the part `file` of a form.
+async def receive_file(request: Request, save: Save) -> ReceivedFile:
+    """Receive a file: a body of `text/csv`, or the part `file` of a form.
 
     Raises 400 (E2066), 408 (E4002), 413 (E2061), 415 (E2025).
     """
@@ -62,7 +62,7 @@ async def receive_file(request: Request, save: Save) -> Received:
         raise ApiError(codes.BODY_TIMED_OUT, headers={"Connection": "close"}) from None
 
 
-async def _from_form(request: Request, save: Save) -> Received:
+async def _from_form(request: Request, save: Save) -> ReceivedFile:
     try:
         form = await MultiPartParser(request.headers, _bounded(request), max_files=1).parse()
     except (MultiPartException, KeyError) as fault:
@@ -82,20 +82,20 @@ async def _read(file: UploadFile) -> AsyncIterator[bytes]:
 
 
 async def _bounded(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body, as long as it is no longer than it may be."""
-    most = request.app.state.settings.import_max_bytes
+    """The body. Raises 413 (E2061) beyond the maximum length."""
+    max_bytes = request.app.state.settings.import_max_bytes
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > most:
+        if size > max_bytes:
             # The rest is not read, so the connection cannot serve another request.
             headers = {"Connection": "close"}
-            raise ApiError(codes.IMPORT_TOO_LARGE, headers=headers, maxBytes=most)
+            raise ApiError(codes.IMPORT_TOO_LARGE, headers=headers, maxBytes=max_bytes)
         yield chunk
 
 
-async def _saved(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> Received:
-    """Save the chunks as parts of one length, some at a time."""
+async def _saved(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> ReceivedFile:
+    """Save the chunks as parts of `PART_BYTES`, several at a time."""
     digest, size, number = hashlib.sha256(), 0, 0
     rest = bytearray()
     async for chunk in chunks:
@@ -107,7 +107,7 @@ async def _saved(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> 
             number += await _save(save, number, rest[:whole])
             del rest[:whole]
     await _save(save, number, rest)
-    return Received(size, digest.digest(), name)
+    return ReceivedFile(size, digest.digest(), name)
 
 
 async def _save(save: Save, number: int, content: bytearray) -> int:
@@ -119,7 +119,7 @@ async def _save(save: Save, number: int, content: bytearray) -> int:
 
 
 def plain_name(name: str | None) -> str:
-    """What a file is called, without the folders and whatever else a client may put into it."""
+    """The name of a file without folders and unprintable characters."""
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     plain = "".join(char for char in last if char.isprintable()).strip()[:NAME_MAX_CHARS]
     return plain or UNNAMED

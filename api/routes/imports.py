@@ -1,10 +1,10 @@
-"""/api/imports: hand in a file, say what its columns are, see what would come of it, start it."""
+"""/api/imports: upload a file, choose fields for its columns, preview it, start it, correct it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
 from uuid import UUID
 
 import orjson
@@ -12,8 +12,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies.annotated import EntityId, Executor, ServicesDep, Versions, Writer
-from api.dependencies.idempotency import REPLAYED
+from api.dependencies.idempotency import REPLAYED, IdempotentExecutor
 from api.dependencies.request import command_scope, require_write_capacity
+from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.bodies import Body, parse_body, require_body
 from api.http.conditions import await_position, with_if_match
@@ -33,43 +34,44 @@ from api.http.uploads import (
     CSV_TYPE,
     FILE_PART,
     FORM_TYPE,
-    Received,
     charset_of,
     plain_name,
     receive_file,
 )
-from api.jobs.import_answers import (
-    EXAMPLE_FAILED,
-    EXAMPLE_FINDING,
+from api.jobs.import_responses import (
+    EXAMPLE_FAILED_ROWS,
     EXAMPLE_IMPORT,
+    EXAMPLE_ISSUE,
     EXAMPLE_PREVIEW,
     PREVIEW_ROWS_DEFAULT,
-    ROWS_SHOWN,
+    PREVIEW_ROWS_SHOWN,
     ImportChange,
-    changed,
-    failed_rows,
-    import_as_shown,
-    shown_preview,
+    changed_options,
+    failed_rows_csv,
+    import_as_json,
+    preview_as_json,
 )
 from api.jobs.responses import JOB_ACCEPTED, job_accepted
-from commands.importing.commands import Looked
-from commands.importing.options import IMPORTABLE
+from commands.importing.commands import InspectedFile
+from commands.importing.mapping import IMPORTABLE
+from commands.importing.store import FIRST_ROUND, StoredImport
 from commands.jobs.requests import JobOutcome
 from commands.permissions import Permission, write_permission
 from eventlog.scope import Scope
 from runtime import codes
 from runtime.patches import JSON_TYPE
-from runtime.work.imports import READING
+from runtime.work.imports import READ_TABLES
 
 LATEST = 100
-FINDINGS_PAGE_DEFAULT = 100
-FINDINGS_PAGE_MAX = 1_000
-READS = ("accounts", "contacts", "members")
+ISSUES_PAGE_DEFAULT = 100
+ISSUES_PAGE_MAX = 1_000
+PREVIEW_READS = ("accounts", "contacts", "members")
+"""The projections that a preview reads."""
 
 ROUTER = APIRouter(prefix="/api/imports", tags=["imports"])
 
 Waits = Annotated[None, Depends(await_position())]
-"""What is kept of an import is read as it is; nothing has to be waited for."""
+"""Accepts Annals-Min-Position. Imports are not projected, so there is nothing to wait for."""
 Delimiter = Annotated[str | None, Query(min_length=1, max_length=1)]
 EncodingName = Annotated[str | None, Query(min_length=1, max_length=40)]
 
@@ -99,18 +101,18 @@ FILE_BODY = {
 @ROUTER.post(
     "",
     operation_id="handInImport",
-    summary="Hand in a CSV file; its columns get the fields that they probably are",
+    summary="Upload a CSV file; a field is proposed for each of its columns",
     status_code=201,
     responses={
         201: success(
-            "Handed in.", None, *("ETag", "Location", "Annals-Position"), example=EXAMPLE_IMPORT
+            "Uploaded.", None, *("ETag", "Location", "Annals-Position"), example=EXAMPLE_IMPORT
         ),
         **problems(codes.NOT_IMPORTABLE, *ON_FILE, *ON_WRITE),
     },
     openapi_extra=FILE_BODY,
     dependencies=[Depends(require_write_capacity)],
 )
-async def hand_in(
+async def upload(
     request: Request,
     services: ServicesDep,
     caller: Writer,
@@ -120,78 +122,58 @@ async def hand_in(
     encoding: EncodingName = None,
     delimiter: Delimiter = None,
 ) -> Response:
-    """Nothing is imported yet. Encoding and delimiter are found out where they are not named."""
-    _require(caller, kind)
+    """Nothing is imported yet. Encoding and delimiter are detected unless given."""
+    _require_write(caller, kind)
     imports, scope = services.imports, command_scope(request, caller)
-    import_id = await run_in_threadpool(imports.begin, scope, kind, plain_name(file_name))
-    is_kept = False
-    try:
-        received = await _receive(request, services, scope, import_id, 1)
-        name = plain_name(file_name or received.name)
-        looked = await run_in_threadpool(
-            imports.look,
-            scope,
-            import_id,
-            1,
-            name,
-            received.size_bytes,
-            encoding=encoding or charset_of(request),
-            delimiter=delimiter,
-        )
+    import_id = await run_in_threadpool(imports.begin_upload, scope, kind, plain_name(file_name))
 
-        def act(scope: Scope) -> Response:
-            stored = imports.hand_in(scope, kind, looked)
-            headers = {"Location": f"/api/imports/{import_id}", "ETag": etag(stored.version)}
-            return _answer(
-                services, scope, import_as_shown(stored, None, services.settings), 201, headers
-            )
+    def act(scope: Scope, file: InspectedFile) -> Response:
+        stored = imports.finish_upload(scope, kind, file)
+        headers = {"Location": f"/api/imports/{import_id}", "ETag": etag(stored.version)}
+        return _import_response(services, scope, stored, 201, headers)
 
-        asked = [kind, name, encoding, delimiter, received.digest.hex()]
-        response = await run_in_threadpool(executor.run, act, Body(CSV_TYPE, orjson.dumps(asked)))
-        is_kept = REPLAYED not in response.headers
-        return response
-    finally:
-        if not is_kept:
-            await run_in_threadpool(imports.give_up, scope, import_id, 1)
+    upload = _Upload(request, services, scope, import_id, FIRST_ROUND, encoding, delimiter)
+    return await upload.perform(executor, act, file_name, kind)
 
 
 @ROUTER.get(
     "",
     operation_id="listImports",
-    summary="The imports that were handed in last",
+    summary="The latest imports",
     responses={200: success("The latest.", example={"items": [EXAMPLE_IMPORT]}), **problems()},
 )
 def list_(request: Request, services: ServicesDep, caller: Writer, _: Waits) -> Response:
-    """As long as they are kept; without the state of their jobs, which `jobId` names."""
+    """Until they are deleted. `jobId` names the job; its state is not included."""
     scope = command_scope(request, caller)
     latest = services.imports.latest(scope, LATEST)
-    items = [import_as_shown(each, None, services.settings) for each in latest]
+    items = [import_as_json(each, None, services.settings) for each in latest]
     return Response(orjson.dumps({"items": items}), media_type=JSON_TYPE)
 
 
 @ROUTER.get(
     "/{id}",
     operation_id="getImport",
-    summary="An import: its columns, what they become, and how far its job is",
+    summary="An import: its columns, their fields, and the progress of its job",
     responses={
-        200: success("There it is.", None, "ETag", example=EXAMPLE_IMPORT),
+        200: success("The import.", None, "ETag", example=EXAMPLE_IMPORT),
         **problems(codes.NOT_FOUND),
     },
 )
 def get(
     request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: Waits
 ) -> Response:
-    """As long as it is kept."""
-    stored, job = services.imports.get(command_scope(request, caller), entity_id)
+    """Until it is deleted."""
+    scope = command_scope(request, caller)
+    stored, job = services.imports.get_with_job(scope, entity_id)
     return json_response(
-        orjson.dumps(import_as_shown(stored, job, services.settings)), version=stored.version
+        orjson.dumps(import_as_json(stored, job, services.settings)), version=stored.version
     )
 
 
 @ROUTER.patch(
     "/{id}",
     operation_id="changeImport",
-    summary="Say what becomes of the columns, which rows are the same, and what becomes of those",
+    summary="Choose the fields of the columns, which rows are the same, and what happens to those",
     responses={
         200: success("Changed.", None, "ETag", "Annals-Position", example=EXAMPLE_IMPORT),
         **problems(
@@ -213,35 +195,31 @@ async def change(
     given: Annotated[Body, Depends(require_body(JSON_TYPE))],
     executor: Executor,
 ) -> Response:
-    """Before it is started. What is not named stays as it is; a column set to null becomes what was
-    proposed. Read in another encoding or by another delimiter, fields are proposed anew."""
-    asked = parse_body(ImportChange, given)
-    looked: Looked | None = None
-    if asked.encoding or asked.delimiter:
-        scope = command_scope(request, caller)
-        looked = await run_in_threadpool(
-            services.imports.look_again,
-            scope,
+    """Before it is started. Members that are left out keep their value; a column set to null gets
+    the proposed field. With another encoding or delimiter, new fields are proposed."""
+    changes = parse_body(ImportChange, given)
+    file: InspectedFile | None = None
+    if changes.encoding or changes.delimiter:
+        file = await run_in_threadpool(
+            services.imports.inspect_again,
+            command_scope(request, caller),
             entity_id,
-            encoding=asked.encoding,
-            delimiter=asked.delimiter,
+            encoding=changes.encoding,
+            delimiter=changes.delimiter,
         )
 
     def act(scope: Scope) -> Response:
         stored = with_if_match(
             versions,
-            lambda version: services.imports.change(
+            lambda version: services.imports.change_options(
                 scope,
                 entity_id,
-                lambda before: changed(before, asked),
-                looked,
+                lambda before: changed_options(before, changes),
+                file,
                 expected_version=version,
             ),
         )
-        headers = {"ETag": etag(stored.version)}
-        return _answer(
-            services, scope, import_as_shown(stored, None, services.settings), 200, headers
-        )
+        return _import_response(services, scope, stored, 200, {"ETag": etag(stored.version)})
 
     return await run_in_threadpool(executor.run, act, given)
 
@@ -249,7 +227,7 @@ async def change(
 @ROUTER.get(
     "/{id}/preview",
     operation_id="previewImport",
-    summary="What would come of the file: rows created, updated, skipped, failed",
+    summary="What an import would do: rows created, updated, skipped, failed",
     responses={
         200: success("Nothing was written.", example=EXAMPLE_PREVIEW),
         **problems(
@@ -263,22 +241,25 @@ def preview(
     entity_id: EntityId,
     services: ServicesDep,
     caller: Writer,
-    _: Annotated[None, Depends(await_position(*READS))],
+    _: Annotated[None, Depends(await_position(*PREVIEW_READS))],
     rows: Annotated[int, Query(ge=1)] = PREVIEW_ROWS_DEFAULT,
 ) -> Response:
-    """Of the first `rows` rows (ANNALS_IMPORT_PREVIEW_ROWS_MAX at the most), decided as the job
-    would decide them now; `isComplete` where that is all of them."""
-    scope = command_scope(request, caller)
-    most = min(rows, services.settings.import_preview_rows_max)
-    found = services.imports.preview(scope, READING, entity_id, rows_max=most, shown_max=ROWS_SHOWN)
-    stored, _job = services.imports.get(scope, entity_id)
-    return Response(orjson.dumps(shown_preview(found, stored)), media_type=JSON_TYPE)
+    """Of the first `rows` rows, at most ANNALS_IMPORT_PREVIEW_ROWS_MAX, decided as the job would
+    decide them now. `isComplete` if those are all rows."""
+    found = services.imports.preview(
+        command_scope(request, caller),
+        READ_TABLES,
+        entity_id,
+        rows_max=min(rows, services.settings.import_preview_rows_max),
+        outcomes_max=PREVIEW_ROWS_SHOWN,
+    )
+    return Response(orjson.dumps(preview_as_json(found)), media_type=JSON_TYPE)
 
 
 @ROUTER.post(
     "/{id}/start",
     operation_id="startImport",
-    summary="Import the rows, as a job; by the import's id all of it can be undone",
+    summary="Import the rows, as a job; one undo by the import's id takes all of it back",
     status_code=202,
     responses={202: JOB_ACCEPTED, **problems(codes.IMPORT_STARTED, *ON_START, *ON_WRITE)},
     dependencies=[Depends(require_write_capacity)],
@@ -287,38 +268,36 @@ def start(
     request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, executor: Executor
 ) -> Response:
     """One import of a workspace is under way at a time."""
-    stored, dated = services.imports.dated(command_scope(request, caller), entity_id)
-    _require(caller, stored.kind)
+    stored, orders = services.imports.detect_dates(command_scope(request, caller), entity_id)
+    _require_write(caller, stored.kind)
 
     def act(scope: Scope) -> Response:
-        return _begun(services.imports.start(scope, entity_id, dated), scope, entity_id)
+        return _accepted(services.imports.start(scope, entity_id, orders), scope, entity_id)
 
     return executor.run(act)
 
 
 @ROUTER.get(
-    "/{id}/findings",
-    operation_id="listImportFindings",
-    summary="What there was to say about rows: row, column, value, code and a sentence",
+    "/{id}/issues",
+    operation_id="listImportIssues",
+    summary="Issues of the rows: row, column, value, code and a sentence",
     responses={
-        200: success("A page.", example={"items": [EXAMPLE_FINDING], "nextCursor": None}),
+        200: success("A page.", example={"items": [EXAMPLE_ISSUE], "nextCursor": None}),
         **problems(codes.NOT_FOUND),
     },
 )
-def findings(
+def issues(
     request: Request,
     entity_id: EntityId,
     services: ServicesDep,
     caller: Writer,
     _: Waits,
-    cursor: Annotated[int, Query(ge=0, le=2**62, description="Go on after this.")] = 0,
-    limit: Annotated[
-        int, Query(alias="pageSize", ge=1, le=FINDINGS_PAGE_MAX)
-    ] = FINDINGS_PAGE_DEFAULT,
+    cursor: Annotated[int, Query(ge=0, le=2**62, description="Continue after this.")] = 0,
+    limit: Annotated[int, Query(alias="pageSize", ge=1, le=ISSUES_PAGE_MAX)] = ISSUES_PAGE_DEFAULT,
 ) -> Response:
-    """In the order of the rows, file by file; errors kept a row out, warnings did not."""
+    """In the order of the rows, file by file. An error kept a row out, a warning did not."""
     scope = command_scope(request, caller)
-    page = services.imports.findings(scope, entity_id, cursor, limit + 1)
+    page = services.imports.issues(scope, entity_id, cursor, limit + 1)
     more = page[limit - 1][0] if len(page) > limit else None
     content = {"items": [each for _, each in page[:limit]], "nextCursor": more}
     return Response(orjson.dumps(content), media_type=JSON_TYPE)
@@ -327,11 +306,11 @@ def findings(
 @ROUTER.get(
     "/{id}/failed.csv",
     operation_id="getFailedRows",
-    summary="The rows that failed, with their own columns and why, to be mended",
+    summary="The rows that failed, with their columns and the reasons, to be corrected",
     responses={
         200: {
             **success("In UTF-8, with the delimiter of the file."),
-            "content": {CSV_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FAILED}},
+            "content": {CSV_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FAILED_ROWS}},
         },
         **problems(codes.NOT_FOUND),
     },
@@ -339,25 +318,24 @@ def findings(
 def failed(
     request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: Waits
 ) -> Response:
-    """Mend the cells, leave the columns `annals:…` alone, and hand it in at `/mended`."""
+    """Correct the cells, keep the columns `annals:…`, and upload the file to `/corrections`."""
     scope = command_scope(request, caller)
-    stored, _job = services.imports.get(scope, entity_id)
-    return failed_rows(services.imports, scope, stored)
+    return failed_rows_csv(services.imports, scope, services.imports.get(scope, entity_id))
 
 
 @ROUTER.post(
-    "/{id}/mended",
-    operation_id="mendImport",
-    summary="Hand in the failed rows again, mended; the import goes on with them",
+    "/{id}/corrections",
+    operation_id="correctImport",
+    summary="Upload failed rows that were corrected; the import resumes with them",
     status_code=202,
     responses={
         202: JOB_ACCEPTED,
-        **problems(codes.NOTHING_TO_MEND, *ON_START, *ON_FILE, *ON_WRITE),
+        **problems(codes.NO_FAILED_ROWS, *ON_START, *ON_FILE, *ON_WRITE),
     },
     openapi_extra=FILE_BODY,
     dependencies=[Depends(require_write_capacity)],
 )
-async def mend(
+async def correct(
     request: Request,
     entity_id: EntityId,
     services: ServicesDep,
@@ -366,45 +344,27 @@ async def mend(
     encoding: EncodingName = None,
     delimiter: Delimiter = None,
 ) -> Response:
-    """Rows that succeeded are not done again, whatever the file holds. Not those that failed and
-    are not in it: they can be mended later."""
+    """Rows that succeeded before are left out, whatever the file has. Failed rows that it lacks can
+    be corrected later."""
     imports, scope = services.imports, command_scope(request, caller)
-    stored, _job = await run_in_threadpool(imports.get, scope, entity_id)
-    _require(caller, stored.kind)
-    round_ = await run_in_threadpool(imports.begin_round, scope, entity_id)
-    is_kept = False
-    try:
-        received = await _receive(request, services, scope, entity_id, round_)
-        looked = await run_in_threadpool(
-            imports.look,
-            scope,
-            entity_id,
-            round_,
-            stored.file_name,
-            received.size_bytes,
-            encoding=encoding or charset_of(request),
-            delimiter=delimiter,
-        )
+    stored = await run_in_threadpool(imports.get, scope, entity_id)
+    _require_write(caller, stored.kind)
+    round_ = await run_in_threadpool(imports.begin_corrections, scope, entity_id)
 
-        def act(scope: Scope) -> Response:
-            return _begun(imports.resume(scope, looked), scope, entity_id)
+    def act(scope: Scope, file: InspectedFile) -> Response:
+        return _accepted(imports.resume(scope, file), scope, entity_id)
 
-        content = orjson.dumps([encoding, delimiter, received.digest.hex()])
-        response = await run_in_threadpool(executor.run, act, Body(CSV_TYPE, content))
-        is_kept = REPLAYED not in response.headers
-        return response
-    finally:
-        if not is_kept:
-            await run_in_threadpool(imports.give_up, scope, entity_id, round_)
+    upload = _Upload(request, services, scope, entity_id, round_, encoding, delimiter)
+    return await upload.perform(executor, act, stored.file_name)
 
 
 @ROUTER.delete(
     "/{id}",
     operation_id="deleteImport",
-    summary="Forget the file and its failed rows; what was imported stays",
+    summary="Delete the file and its failed rows; what was imported stays",
     status_code=204,
     responses={
-        204: success("It is not kept any more.", None, "Annals-Position"),
+        204: success("Deleted.", None, "Annals-Position"),
         **problems(codes.NOT_FOUND, codes.IMPORT_UNDER_WAY, *ON_VERSION, *ON_WRITE),
     },
     dependencies=[Depends(require_write_capacity)],
@@ -416,50 +376,99 @@ def delete(
     versions: Versions,
     executor: Executor,
 ) -> Response:
-    """Not while its job is at work."""
+    """Not while its job is running."""
 
     def act(scope: Scope) -> Response:
-        drop = services.imports.drop
-        with_if_match(versions, lambda each: drop(scope, entity_id, expected_version=each))
-        return _answer(services, scope, None, 204)
+        imports = services.imports
+        with_if_match(
+            versions, lambda each: imports.delete(scope, entity_id, expected_version=each)
+        )
+        return _import_response(services, scope, None, 204, {})
 
     return executor.run(act)
 
 
-async def _receive(
-    request: Request, services: ServicesDep, scope: Scope, import_id: UUID, round_: int
-) -> Received:
-    async def save(first: int, parts: list[bytes]) -> None:
-        add = services.imports.add_parts
-        await run_in_threadpool(add, scope, import_id, round_, first, parts)
+@dataclass(frozen=True)
+class _Upload:
+    """A request whose body is a file for one round of an import."""
 
-    return await receive_file(request, save)
+    request: Request
+    services: Services
+    scope: Scope
+    import_id: UUID
+    round: int
+    encoding: str | None
+    delimiter: str | None
+
+    async def perform(
+        self,
+        executor: IdempotentExecutor,
+        act: Callable[[Scope, InspectedFile], Response],
+        name: str | None,
+        *asked: str,
+    ) -> Response:
+        """Store and inspect the file, then act on it, once for each idempotency key.
+
+        `asked` are further parts of the request's identity. The file is deleted if anything raises,
+        or if the key was used before.
+        """
+        imports, is_stored = self.services.imports, False
+        try:
+            received = await receive_file(self.request, self._save)
+            name = plain_name(name or received.name)
+            file = await run_in_threadpool(
+                imports.inspect,
+                self.scope,
+                self.import_id,
+                self.round,
+                name,
+                received.size_bytes,
+                encoding=self.encoding or charset_of(self.request),
+                delimiter=self.delimiter,
+            )
+            identity = [*asked, name, self.encoding, self.delimiter, received.digest.hex()]
+            response = await run_in_threadpool(
+                executor.run, lambda scope: act(scope, file), Body(CSV_TYPE, orjson.dumps(identity))
+            )
+            is_stored = REPLAYED not in response.headers
+            return response
+        finally:
+            if not is_stored:
+                discard = imports.discard_upload
+                await run_in_threadpool(discard, self.scope, self.import_id, self.round)
+
+    async def _save(self, first: int, parts: list[bytes]) -> None:
+        add = self.services.imports.add_parts
+        await run_in_threadpool(add, self.scope, self.import_id, self.round, first, parts)
 
 
-def _begun(outcome: JobOutcome, scope: Scope, import_id: UUID) -> Response:
+def _accepted(outcome: JobOutcome, scope: Scope, import_id: UUID) -> Response:
     """202. All rounds of an import are one command, named by the import's id."""
     response = job_accepted(outcome, replace(scope, command_id=str(import_id)))
     response.headers[COMMAND] = str(import_id)
     return response
 
 
-def _answer(
-    services: ServicesDep,
+def _import_response(
+    services: Services,
     scope: Scope,
-    content: Mapping[str, Any] | None,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
+    stored: StoredImport | None,
+    status: int,
+    headers: Mapping[str, str],
 ) -> Response:
-    """What is kept of an import is no event; the position is that of what was recorded before."""
+    """The import as JSON. A change of it is no event, so the position is that of earlier events."""
     with services.log.scoped(scope):
         position = services.log.taken_position()
-    found = {**(headers or {}), POSITION: str(position)}
-    if content is None:
-        return Response(status_code=status, headers=found)
-    return Response(orjson.dumps(content), status, media_type=JSON_TYPE, headers=found)
+    content = b""
+    if stored is not None:
+        content = orjson.dumps(import_as_json(stored, None, services.settings))
+    media_type = JSON_TYPE if stored is not None else None
+    return Response(
+        content, status, media_type=media_type, headers={**headers, POSITION: str(position)}
+    )
 
 
-def _require(caller: Caller, plural: str) -> None:
-    """Importing takes what creating one by one does."""
+def _require_write(caller: Caller, plural: str) -> None:
+    """Importing requires the same permission as creating records of the kind."""
     kind = IMPORTABLE.get(plural)
     caller.require(write_permission(kind) if kind else Permission.WRITE)

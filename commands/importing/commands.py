@@ -1,7 +1,7 @@
-"""Imports: a file is handed in, looked at, its columns are given fields, and a job takes its rows.
+"""Commands on imports: upload a file, choose fields for its columns, preview it, start its job.
 
-What an import records carries its id as command id, in every round: by it all is undone as one.
-See docs/adr/0011-import.md.
+All that an import records carries the import's id as command id, in every round, so that one undo
+takes it back. See docs/adr/0011-import.md.
 """
 
 from __future__ import annotations
@@ -13,23 +13,30 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from commands.importing.cells import DateOrder
-from commands.importing.dates import with_orders
-from commands.importing.findings import Finding, ImportFault, ImportRefused
-from commands.importing.options import ROW_COLUMN, ImportOptions, columns_of, kind_of
+from commands.importing.deciding import ReadTables, open_import_engine
+from commands.importing.files import SourceTable, read_table
+from commands.importing.issues import ImportFault, ImportRefused
+from commands.importing.job import KIND
+from commands.importing.mapping import (
+    ROW_COLUMN,
+    DateOrders,
+    ImportOptions,
+    columns_of,
+    detect_date_orders,
+    kind_of,
+)
+from commands.importing.preview import Preview, preview
 from commands.importing.proposing import ColumnProposal, propose
-from commands.importing.running import Preview, Reading, dated_columns, open_import_engine, preview
 from commands.importing.store import (
-    Failure,
+    FailedRow,
     ImportStore,
-    PartsOfFile,
     StoredFile,
     StoredImport,
     options_as_json,
-    options_of,
+    options_from_json,
+    stored_table,
+    uploaded_file,
 )
-from commands.importing.tables import SourceTable, read_table
-from commands.importing.work import KIND, table_of
 from commands.jobs.requests import JobCommands, JobOutcome
 from domain.job import Job
 from domain.shared.refusals import NotFound, Refusal, StaleVersion
@@ -37,12 +44,12 @@ from eventlog.locks import IMPORT_START_LOCK
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
-EXAMPLE_ROWS = 200
-"""So many rows are looked at for what a column may be."""
+SAMPLE_ROWS = 200
+"""Number of rows whose values are examined to propose fields."""
 EXAMPLES_MAX = 3
 
 # No other import starts in the workspace until the transaction ends.
-HOLD_STARTS = f"SELECT pg_advisory_xact_lock({IMPORT_START_LOCK}, hashtext(%s))"
+LOCK_STARTS = f"SELECT pg_advisory_xact_lock({IMPORT_START_LOCK}, hashtext(%s))"
 
 
 @dataclass
@@ -61,22 +68,22 @@ class ImportStarted(Refusal):
 
 @dataclass
 class NoFailedRows(Refusal):
-    """No row of this import failed, or it has not ended yet."""
+    """The import has no failed rows, or it has not ended yet."""
 
     import_id: UUID
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A file that was handed in whole: how it is to be read, and examples of every column."""
+class InspectedFile:
+    """An uploaded file, how to read it, and sample values of every column."""
 
     import_id: UUID
     round: int
     table: SourceTable
-    examples: Mapping[str, Sequence[str]]
+    samples: Mapping[str, Sequence[str]]
 
-    def stored(self) -> StoredFile:
-        """As it is kept."""
+    def as_stored(self) -> StoredFile:
+        """The file as it is stored."""
         table = self.table
         return StoredFile(
             self.round,
@@ -87,19 +94,6 @@ class Looked:
             table.rows_total,
             None,
         )
-
-
-@dataclass(frozen=True)
-class DatedColumns:
-    """The order of the dates in each column of a file, and what is doubtful about it."""
-
-    orders: Mapping[str, str]
-    doubts: Sequence[Finding]
-
-    @property
-    def of_columns(self) -> dict[str, DateOrder]:
-        """The orders by column."""
-        return {name: DateOrder(order) for name, order in self.orders.items()}
 
 
 class ImportCommands:
@@ -118,32 +112,31 @@ class ImportCommands:
         self._clock = clock
         self._new_id = new_id
 
-    # Handing in
+    # Upload
 
-    def begin(self, scope: Scope, plural: str, file_name: str) -> UUID:
-        """A new import, whose file is to be handed in. Raises `ImportRefused`."""
+    def begin_upload(self, scope: Scope, plural: str, file_name: str) -> UUID:
+        """Create an import, whose file is uploaded next. Raises `ImportRefused`."""
         kind_of(plural)
         import_id = self._new_id()
         with self._log.transaction(scope) as connection:
-            ImportStore(connection, scope.workspace_id).begin(import_id, plural, file_name)
+            ImportStore(connection, scope.workspace_id).insert(import_id, plural, file_name)
         return import_id
 
-    def begin_round(self, scope: Scope, import_id: UUID) -> int:
-        """A file with mended rows is to be handed in; its round. Raises `NotFound`."""
+    def begin_corrections(self, scope: Scope, import_id: UUID) -> int:
+        """Begin a round, whose file of corrected rows is uploaded next. Raises `NotFound`."""
         with self._log.transaction(scope) as connection:
             store = ImportStore(connection, scope.workspace_id)
-            store.hold(import_id)
-            self._require(store, import_id)
-            return store.begin_file(import_id)
+            _lock(store, import_id)
+            return store.insert_file(import_id)
 
     def add_parts(
         self, scope: Scope, import_id: UUID, round_: int, first: int, parts: Iterable[bytes]
     ) -> None:
-        """Parts of the file, `first` the number of the first. All but the last are full."""
+        """Store parts of `PART_BYTES` (the last may be shorter); `first` is the first's number."""
         with self._log.transaction(scope) as connection:
             ImportStore(connection, scope.workspace_id).add_parts(import_id, round_, first, parts)
 
-    def look(
+    def inspect(
         self,
         scope: Scope,
         import_id: UUID,
@@ -153,24 +146,24 @@ class ImportCommands:
         *,
         encoding: str | None = None,
         delimiter: str | None = None,
-    ) -> Looked:
-        """Look at a file that was handed in. Raises `ImportRefused`."""
-
-        def read_part(number: int) -> bytes:
-            with self._log.transaction(scope) as connection:
-                return ImportStore(connection, scope.workspace_id).part(import_id, round_, number)
-
-        source = PartsOfFile(name, size_bytes, read_part)
+    ) -> InspectedFile:
+        """Inspect a file whose parts are stored. Raises `ImportRefused`."""
+        source = uploaded_file(self._log, scope, import_id, round_, name, size_bytes)
         table = read_table(source, encoding=encoding, delimiter=delimiter)
-        return Looked(import_id, round_, table, _examples(table))
+        samples: dict[str, list[str]] = {name: [] for name in table.columns}
+        for row in islice(table.rows(), SAMPLE_ROWS):
+            for column, cell in row.cells.items():
+                if value := cell.strip():
+                    samples[column].append(value)
+        return InspectedFile(import_id, round_, table, samples)
 
-    def look_again(
+    def inspect_again(
         self, scope: Scope, import_id: UUID, *, encoding: str | None, delimiter: str | None
-    ) -> Looked:
-        """Look at the first file once more, read otherwise. Raises `NotFound`, `ImportRefused`."""
-        stored, _ = self.get(scope, import_id)
+    ) -> InspectedFile:
+        """Inspect the first file, read differently. Raises `NotFound`, `ImportRefused`."""
+        stored = self.get(scope, import_id)
         file = stored.files[0]
-        return self.look(
+        return self.inspect(
             scope,
             import_id,
             file.round,
@@ -180,168 +173,178 @@ class ImportCommands:
             delimiter=delimiter or (file.delimiter if encoding is None else None),
         )
 
-    def hand_in(
-        self, scope: Scope, plural: str, looked: Looked, options: ImportOptions | None = None
+    def finish_upload(
+        self, scope: Scope, plural: str, file: InspectedFile, options: ImportOptions | None = None
     ) -> StoredImport:
-        """The file is there. Without options its columns get the fields that they probably are.
+        """Store the options; without any, the columns become the proposed fields.
 
         Raises `ImportRefused`.
         """
         kind = kind_of(plural)
-        proposals = propose(kind, looked.examples)
+        proposals = propose(kind, file.samples)
         if options is None:
             options = ImportOptions(kind, {name: each.field for name, each in proposals.items()})
-        columns_of(options, looked.table.columns)
+        columns_of(options, file.table.columns)
+        columns = _columns_as_json(file.samples, proposals)
         with self._log.transaction(scope) as connection:
             store = ImportStore(connection, scope.workspace_id)
-            store.set_file(looked.import_id, looked.stored())
-            store.set_name(looked.import_id, looked.table.name)
-            columns = _columns(looked.examples, proposals)
-            store.set_options(looked.import_id, options_as_json(options), columns)
-            return self._require(store, looked.import_id)
+            store.set_file(file.import_id, file.as_stored())
+            store.set_name(file.import_id, file.table.name)
+            store.set_options(file.import_id, options_as_json(options), columns)
+            return _require(store, file.import_id)
 
-    def change(
+    def discard_upload(self, scope: Scope, import_id: UUID, round_: int) -> None:
+        """Delete a file whose upload did not end."""
+        with self._log.transaction(scope) as connection:
+            ImportStore(connection, scope.workspace_id).delete_unfinished(import_id, round_)
+
+    # Change
+
+    def change_options(
         self,
         scope: Scope,
         import_id: UUID,
         change: Callable[[StoredImport], Mapping[str, Any]],
-        looked: Looked | None = None,
+        file: InspectedFile | None = None,
         *,
         expected_version: int | None = None,
     ) -> StoredImport:
-        """Make the options be what `change` makes of them, as JSON.
+        """Set the options to what `change` returns as JSON.
 
-        Where the file is to be read as `looked`, fields are proposed anew before. Raises
-        `NotFound`, `StaleVersion`, `ImportStarted`, `ImportRefused`.
+        If the file is read differently (`file`), new fields are proposed first. Raises `NotFound`,
+        `StaleVersion`, `ImportStarted`, `ImportRefused`.
         """
         with self._log.transaction(scope) as connection:
             store = ImportStore(connection, scope.workspace_id)
-            store.hold(import_id)
-            stored = self._require(store, import_id)
-            _require_version(stored, expected_version)
+            stored = _lock(store, import_id, expected_version)
             _require_not_started(stored)
-            if looked is not None:
-                store.set_file(import_id, looked.stored())
-                proposals = propose(kind_of(stored.kind), looked.examples)
+            if file is not None:
+                store.set_file(import_id, file.as_stored())
+                proposals = propose(kind_of(stored.kind), file.samples)
                 mapping = {name: each.field for name, each in proposals.items()}
                 stored = replace(
                     stored,
-                    columns=_columns(looked.examples, proposals),
+                    columns=_columns_as_json(file.samples, proposals),
                     options={**stored.options, "mapping": mapping},
                 )
-            options = options_of(stored.kind, change(stored))
+            options = options_from_json(stored.kind, change(stored))
             columns_of(options, [each["name"] for each in stored.columns])
             store.set_options(import_id, options_as_json(options), stored.columns)
-            return self._require(store, import_id)
+            return _require(store, import_id)
 
-    def drop(self, scope: Scope, import_id: UUID, *, expected_version: int | None = None) -> None:
-        """Forget the file and what is kept with it.
+    def delete(self, scope: Scope, import_id: UUID, *, expected_version: int | None = None) -> None:
+        """Delete the file and what is stored with it; what was imported stays.
 
         Raises `NotFound`, `StaleVersion`, `ImportUnderWay`.
         """
         with self._log.transaction(scope) as connection:
             store = ImportStore(connection, scope.workspace_id)
-            store.hold(import_id)
-            stored = self._require(store, import_id)
-            _require_version(stored, expected_version)
-            job = self._last_job(stored)
+            job = self._job_of(_lock(store, import_id, expected_version))
             if job is not None and job.is_open:
                 raise ImportUnderWay(job.id)
             store.delete(import_id)
 
-    def give_up(self, scope: Scope, import_id: UUID, round_: int) -> None:
-        """A file that was being handed in is not wanted."""
-        with self._log.transaction(scope) as connection:
-            ImportStore(connection, scope.workspace_id).give_up(import_id, round_)
+    # Read
 
-    # Reading
-
-    def get(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, Job | None]:
-        """The import, and the job that takes its last file. Raises `NotFound`."""
+    def get(self, scope: Scope, import_id: UUID) -> StoredImport:
+        """The import. Raises `NotFound`."""
         with self._log.transaction(scope) as connection:
-            stored = self._require(ImportStore(connection, scope.workspace_id), import_id)
-            return stored, self._last_job(stored)
+            return _require(ImportStore(connection, scope.workspace_id), import_id)
+
+    def get_with_job(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, Job | None]:
+        """The import and the job of its last file. Raises `NotFound`."""
+        with self._log.transaction(scope) as connection:
+            stored = _require(ImportStore(connection, scope.workspace_id), import_id)
+            return stored, self._job_of(stored)
 
     def latest(self, scope: Scope, limit: int) -> list[StoredImport]:
-        """The imports that were handed in last."""
+        """The imports that were uploaded last."""
         with self._log.transaction(scope) as connection:
             return ImportStore(connection, scope.workspace_id).latest(limit)
 
-    def failures(self, scope: Scope, import_id: UUID, after_row: int, limit: int) -> list[Failure]:
-        """Rows that failed and were not mended, in order, from the one behind this on."""
-        with self._log.transaction(scope) as connection:
-            return ImportStore(connection, scope.workspace_id).failures(import_id, after_row, limit)
-
-    def findings(
-        self, scope: Scope, import_id: UUID, after: int, limit: int
-    ) -> list[tuple[int, dict[str, Any]]]:
-        """What there was to say about rows, each with its number. Raises `NotFound`."""
+    def failed_rows(
+        self, scope: Scope, import_id: UUID, after_row: int, limit: int
+    ) -> list[FailedRow]:
+        """Rows that failed and were not corrected, in order, beginning after this one."""
         with self._log.transaction(scope) as connection:
             store = ImportStore(connection, scope.workspace_id)
-            self._require(store, import_id)
-            return store.findings(import_id, after, limit)
+            return store.failed_rows(import_id, after_row, limit)
+
+    def issues(
+        self, scope: Scope, import_id: UUID, after: int, limit: int
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Issues of rows as JSON, each with its number. Raises `NotFound`."""
+        with self._log.transaction(scope) as connection:
+            store = ImportStore(connection, scope.workspace_id)
+            _require(store, import_id)
+            return store.issues(import_id, after, limit)
 
     def preview(
-        self, scope: Scope, reading: Reading, import_id: UUID, *, rows_max: int, shown_max: int
+        self, scope: Scope, tables: ReadTables, import_id: UUID, *, rows_max: int, outcomes_max: int
     ) -> Preview:
-        """What would come of the first rows. Nothing is recorded. Raises as `dated`."""
-        stored, dated = self.dated(scope, import_id)
-        options = options_of(stored.kind, stored.options)
-        table = table_of(self._log, scope, stored, stored.files[0])
-        columns = with_orders(columns_of(options, table.columns), dated.of_columns)
+        """What the first rows would do. Raises `NotFound`, `ImportRefused`."""
+        stored, orders = self.detect_dates(scope, import_id)
+        options = options_from_json(stored.kind, stored.options)
+        table = stored_table(self._log, scope, stored, stored.files[0])
+        columns = columns_of(options, table.columns, orders.by_column)
         engine = open_import_engine(
-            self._log, scope, reading, options, columns, import_id, self._clock
+            self._log, scope, tables, options, columns, import_id, self._clock
         )
-        rows = islice(table.rows(), min(rows_max, options.rows_max or rows_max))
         return preview(
-            engine, options, rows, dated.doubts, self._clock, shown_max=shown_max, findings_max=0
+            engine,
+            table,
+            orders.issues,
+            self._clock,
+            rows_max=rows_max,
+            outcomes_max=outcomes_max,
+            issues_max=0,
         )
 
-    def dated(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, DatedColumns]:
-        """The import, and the orders of its dates, for which the whole file may be read.
+    def detect_dates(self, scope: Scope, import_id: UUID) -> tuple[StoredImport, DateOrders]:
+        """The import, and how its dates are written: the whole file may be read for that.
 
         Raises `NotFound`, `ImportRefused`.
         """
-        stored, _ = self.get(scope, import_id)
-        options = options_of(stored.kind, stored.options)
-        table = table_of(self._log, scope, stored, stored.files[0])
-        _, orders, doubts = dated_columns(options, table)
-        return stored, DatedColumns(orders, doubts)
+        stored = self.get(scope, import_id)
+        options = options_from_json(stored.kind, stored.options)
+        table = stored_table(self._log, scope, stored, stored.files[0])
+        return stored, detect_date_orders(options, table)
 
-    # Going
+    # Run
 
-    def start(self, scope: Scope, import_id: UUID, dated: DatedColumns) -> JobOutcome:
-        """A job takes the rows of the first file.
+    def start(self, scope: Scope, import_id: UUID, orders: DateOrders) -> JobOutcome:
+        """Request a job for the rows of the first file; `orders` are from `detect_dates`.
 
         Raises `NotFound`, `ImportStarted`, `ImportUnderWay`.
         """
         with self._log.transaction(scope) as connection:
-            connection.execute(HOLD_STARTS, (str(scope.workspace_id),))
+            connection.execute(LOCK_STARTS, (str(scope.workspace_id),))
             store = ImportStore(connection, scope.workspace_id)
-            store.hold(import_id)
-            stored = self._require(store, import_id)
+            stored = _lock(store, import_id)
             _require_not_started(stored)
-            store.set_orders(import_id, dated.orders)
-            store.add_findings(import_id, dated.doubts)
-            return self._request(store, scope, stored, stored.files[0], dated.orders)
+            by_column = {name: order.value for name, order in orders.by_column.items()}
+            store.set_orders(import_id, by_column)
+            store.add_issues(import_id, orders.issues)
+            return self._request_job(store, scope, stored, stored.files[0], by_column)
 
-    def resume(self, scope: Scope, looked: Looked) -> JobOutcome:
-        """A job takes mended rows; those that succeeded before are not done again.
+    def resume(self, scope: Scope, corrections: InspectedFile) -> JobOutcome:
+        """Request a job for corrected rows; rows that succeeded before are left out.
 
         Raises `NotFound`, `NoFailedRows`, `ImportUnderWay`, `ImportRefused`.
         """
         with self._log.transaction(scope) as connection:
-            connection.execute(HOLD_STARTS, (str(scope.workspace_id),))
+            connection.execute(LOCK_STARTS, (str(scope.workspace_id),))
             store = ImportStore(connection, scope.workspace_id)
-            store.hold(looked.import_id)
-            stored = self._require(store, looked.import_id)
-            self._require_mendable(stored)
-            _require_columns(stored, looked.table)
-            file = looked.stored()
+            stored = _lock(store, corrections.import_id)
+            job = self._job_of(stored)
+            if job is None or job.is_open or not stored.failed_rows:
+                raise NoFailedRows(stored.id)
+            _require_columns(stored, corrections.table)
+            file = corrections.as_stored()
             store.set_file(stored.id, file)
-            return self._request(store, scope, stored, file, stored.orders)
+            return self._request_job(store, scope, stored, file, stored.orders)
 
-    def _request(
+    def _request_job(
         self,
         store: ImportStore,
         scope: Scope,
@@ -349,13 +352,14 @@ class ImportCommands:
         file: StoredFile,
         orders: Mapping[str, str],
     ) -> JobOutcome:
-        under_way = store.open_import(KIND)
+        under_way = store.open_job(KIND)
         if under_way is not None:
             raise ImportUnderWay(under_way)
-        extra = {**scope.extra, "file": stored.file_name}
-        most = stored.options.get("rowsMax")
+        rows_max = stored.options.get("rowsMax")
         outcome = self._jobs.request(
-            replace(scope, command_id=str(stored.id), extra=extra),
+            replace(
+                scope, command_id=str(stored.id), extra={**scope.extra, "file": stored.file_name}
+            ),
             KIND,
             {
                 "importId": str(stored.id),
@@ -364,25 +368,29 @@ class ImportCommands:
                 "orders": dict(orders),
                 "seen": self._log.taken_position(),
             },
-            total=file.rows if most is None else min(file.rows, most),
+            total=file.rows if rows_max is None else min(file.rows, rows_max),
         )
         store.set_job(stored.id, file.round, outcome.job.id)
         return outcome
 
-    def _require(self, store: ImportStore, import_id: UUID) -> StoredImport:
-        stored = store.find(import_id)
-        if stored is None:
-            raise NotFound("import", import_id)
-        return stored
+    def _job_of(self, stored: StoredImport) -> Job | None:
+        return self._log.load(Job, stored.last_job_id) if stored.last_job_id else None
 
-    def _require_mendable(self, stored: StoredImport) -> None:
-        job = self._last_job(stored)
-        if job is None or job.is_open or not stored.failed_rows:
-            raise NoFailedRows(stored.id)
 
-    def _last_job(self, stored: StoredImport) -> Job | None:
-        jobs = [file.job_id for file in stored.files if file.job_id is not None]
-        return self._log.load(Job, jobs[-1]) if jobs else None
+def _require(store: ImportStore, import_id: UUID) -> StoredImport:
+    stored = store.find(import_id)
+    if stored is None:
+        raise NotFound("import", import_id)
+    return stored
+
+
+def _lock(store: ImportStore, import_id: UUID, expected: int | None = None) -> StoredImport:
+    """Lock the import until the end of the transaction. Raises `NotFound`, `StaleVersion`."""
+    store.lock(import_id)
+    stored = _require(store, import_id)
+    if expected is not None and stored.version != expected:
+        raise StaleVersion(stored.id, expected, stored.version)
+    return stored
 
 
 def _require_not_started(stored: StoredImport) -> None:
@@ -391,32 +399,18 @@ def _require_not_started(stored: StoredImport) -> None:
         raise ImportStarted(job_id)
 
 
-def _require_version(stored: StoredImport, expected: int | None) -> None:
-    if expected is not None and stored.version != expected:
-        raise StaleVersion(stored.id, expected, stored.version)
-
-
 def _require_columns(stored: StoredImport, table: SourceTable) -> None:
     missing = [name for name in (ROW_COLUMN, *stored.files[0].columns) if name not in table.columns]
     if missing:
         raise ImportRefused(
-            f"The file of mended rows lacks {', '.join(missing)}: it has the columns of the failed"
-            " rows as they were given out.",
+            f"The file of corrections lacks {', '.join(missing)}: it must have the columns of the"
+            " failed rows as they were downloaded.",
             ImportFault.NO_TABLE,
         )
 
 
-def _examples(table: SourceTable) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {name: [] for name in table.columns}
-    for row in islice(table.rows(), EXAMPLE_ROWS):
-        for name, cell in row.cells.items():
-            if value := cell.strip():
-                found[name].append(value)
-    return found
-
-
-def _columns(
-    examples: Mapping[str, Sequence[str]], proposals: Mapping[str, ColumnProposal]
+def _columns_as_json(
+    samples: Mapping[str, Sequence[str]], proposals: Mapping[str, ColumnProposal]
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -425,5 +419,5 @@ def _columns(
             "proposed": proposals[name].field,
             "why": proposals[name].why.value,
         }
-        for name, values in examples.items()
+        for name, values in samples.items()
     ]

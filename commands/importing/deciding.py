@@ -1,39 +1,48 @@
-"""From planned rows to entities with events pending: what is new, what changes, what is left alone.
+"""Decides planned rows against the records that exist: create, update, skip, or fail.
 
-A batch of rows is decided on what exists at that time (`ExistingRecords`), in the order of the
-file. Nothing is written here. A preview decides on an overlay that holds what would exist by then.
+A batch of rows is decided in the order of the file. The result is entities with pending events;
+nothing is written here. A preview decides the same way, on records that it keeps in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
 from uuid import UUID
 
-from commands.importing.findings import Finding
-from commands.importing.keyindex import Ids, KeyIndex
-from commands.importing.options import ACCOUNT, ImportOptions, Mode
-from commands.importing.planning import (
+from commands.importing.cells import Lookup
+from commands.importing.issues import ImportIssue
+from commands.importing.mapping import ACCOUNT, CUSTOM_PREFIX, Column, ImportOptions, Mode
+from commands.importing.records import (
+    ContactsOf,
     DedupeKey,
-    ImportedRow,
-    dedupe_key,
-    key_of_contact,
+    ExistingRecords,
+    ImportIds,
+    KeyIndex,
+    LogRecords,
+    contact_key,
+    key_part,
 )
+from commands.importing.rows import Directory, PlannedRow, RowPlanner
 from commands.links import MEMBER_FIELDS
+from domain.account import Account
 from domain.contact import Contact
+from domain.member import Member
 from domain.shared.entity import Entity
-from domain.shared.fields import FieldValues
+from domain.shared.fields import CUSTOM, FieldValues
 from domain.shared.kinds import KINDS
 from domain.shared.refusals import AccountUnavailable, Refusal
+from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
 TICK = timedelta(microseconds=1)
 
 
 class RowResult(StrEnum):
-    """What becomes of a row."""
+    """What happened to a row."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -43,232 +52,282 @@ class RowResult(StrEnum):
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """A row, what becomes of it, and what there is to say about it."""
+    """A row, what happened to it, and all issues of its cells."""
 
-    row: ImportedRow
+    row: PlannedRow
     result: RowResult
-    findings: tuple[Finding, ...]
+    issues: tuple[ImportIssue, ...]
+
+    @property
+    def reported(self) -> tuple[ImportIssue, ...]:
+        """The issues that are reported: none of a row that was skipped."""
+        return () if self.result is RowResult.SKIPPED else self.issues
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decided:
-    """The rows of a batch with their outcomes, and the entities in which events are pending."""
+    """The outcomes of a batch of rows, and the entities with pending events."""
 
-    outcomes: list[RowOutcome] = field(default_factory=list)
-    entities: list[Entity] = field(default_factory=list)
+    outcomes: Sequence[RowOutcome]
+    entities: Sequence[Entity]
 
 
-class ExistingRecords(Protocol):
-    """What there is: asked once for a batch, so that each question is one statement."""
+@dataclass(frozen=True)
+class ReadTables:
+    """The queries that imports need, run on the connection of an open transaction."""
 
-    def made(self, ids: Collection[UUID]) -> set[UUID]:
-        """Those of these ids that there is (or was) something by."""
-        ...
+    names: Callable[[Connection, UUID, str, str], Iterable[tuple[str, UUID]]]
+    """Name (the field of this wire name) and id of every record in a list."""
+    keys: Callable[
+        [Connection, UUID, str, Sequence[str]], Iterable[tuple[UUID, tuple[str | None, ...]]]
+    ]
+    """Id and these fields of every record in a list, as text."""
+    contacts_of: ContactsOf
 
-    def entities(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
-        """The entities with these ids, deleted or not."""
-        ...
 
-    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
-        """Account, id, and name and e-mail of the contacts of these accounts."""
-        ...
+def open_import_engine(
+    log: EventLog,
+    scope: Scope,
+    tables: ReadTables,
+    options: ImportOptions,
+    columns: Sequence[Column],
+    import_id: UUID,
+    clock: Callable[[], datetime],
+) -> ImportEngine:
+    """Read the names and keys of existing records. The read tables have to be up to date."""
+    fields = {each.field for each in columns}
 
-    def hold(self, account_ids: Collection[UUID]) -> None:
-        """Nobody deletes these accounts before what is decided here is recorded."""
-        ...
+    def names(referring: Iterable[str], plural: str, name: str) -> Lookup[UUID]:
+        """The records of a list by name, if a column refers to them."""
+        if fields.isdisjoint(referring):
+            return Lookup(())
+        return Lookup(tables.names(connection, scope.workspace_id, plural, name))
+
+    with log.transaction(scope) as connection:
+        directory = Directory(
+            accounts=names((ACCOUNT,), Account.PLURAL, "company"),
+            members=names(MEMBER_FIELDS, Member.PLURAL, "name"),
+        )
+        keys = KeyIndex()
+        if options.dedupe_by and options.mode is not Mode.CREATE:
+            plural, by = options.kind.PLURAL, options.dedupe_by
+            keys = KeyIndex(tables.keys(connection, scope.workspace_id, plural, by))
+    planner = RowPlanner(options, columns, directory, clock)
+    return ImportEngine(
+        log, scope, options, planner, ImportIds(import_id), keys, tables.contacts_of
+    )
+
+
+@dataclass(frozen=True)
+class ImportEngine:
+    """Plans and decides the rows of one import. `keys` are those of the records before it."""
+
+    log: EventLog
+    scope: Scope
+    options: ImportOptions
+    planner: RowPlanner
+    ids: ImportIds
+    keys: KeyIndex
+    contacts_of: ContactsOf
+
+    def records(self, connection: Connection) -> LogRecords:
+        """The records that exist in this transaction."""
+        return LogRecords(self.log, connection, self.scope.workspace_id, self.contacts_of)
+
+    def decide(
+        self, rows: Sequence[PlannedRow], existing: ExistingRecords, now: datetime
+    ) -> Decided:
+        """Decide a batch of rows."""
+        candidates = {
+            row.number: candidate
+            for row in rows
+            if row.is_valid and (candidate := self._candidate(row))
+        }
+        batch = _Batch(self, existing, now)
+        batch.load(candidates.values())
+        for row in rows:
+            batch.decide(row, candidates.get(row.number))
+        return batch.decided()
+
+    def _candidate(self, row: PlannedRow) -> _Candidate | None:
+        """The row with the ids that it may have; None if it lacks a key."""
+        if not self.options.dedupe_by:
+            return _Candidate(row, self.ids.of("row", str(row.number)), None)
+        key = tuple(_key_part(row, name) for name in self.options.dedupe_by)
+        if not any(key):
+            return None
+        known = None if self.options.mode is Mode.CREATE else self.keys.find(key)
+        if known is not None and self.ids.includes(known):
+            known = None
+        return _Candidate(row, self.ids.of("key", *key), known)
+
+
+def _key_part(row: PlannedRow, name: str) -> str:
+    if name == ACCOUNT:
+        return str(row.account_id or "")
+    if name.startswith(CUSTOM_PREFIX):
+        return key_part(row.values.get(CUSTOM, {}).get(name[len(CUSTOM_PREFIX) :]))
+    return key_part(row.values.get(name))
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A good row, the id that it would get, and the id of what was there before by its key."""
+    """A valid row, its id as a new record, and the id of an older record with the same key."""
 
-    row: ImportedRow
-    own: UUID
-    known: UUID | None
+    row: PlannedRow
+    new_id: UUID
+    known_id: UUID | None
 
     @property
-    def parents(self) -> tuple[UUID, ...]:
-        """Accounts to which the contact of the row may come."""
-        return (self.own,) if self.known is None else (self.own, self.known)
+    def parent_ids(self) -> tuple[UUID, ...]:
+        """The accounts to which the contact of the row may belong."""
+        return (self.new_id,) if self.known_id is None else (self.new_id, self.known_id)
 
 
-class Decider:
-    """Decides the rows of one import, batch by batch."""
+class _Batch:
+    """The decisions on one batch of rows."""
 
-    def __init__(
-        self, options: ImportOptions, workspace_id: UUID, ids: Ids, known: KeyIndex
-    ) -> None:
-        self._options = options
-        self._workspace_id = workspace_id
-        self._ids = ids
-        self._known = known
-
-    def decide(self, rows: Sequence[ImportedRow], world: ExistingRecords, now: datetime) -> Decided:
-        """What becomes of these rows."""
-        aims = {row.number: aim for row in rows if row.is_good and (aim := self._aim(row))}
-        deciding = _Deciding(self._options, self._workspace_id, self._ids, world, now)
-        deciding.look(list(aims.values()))
-        for row in rows:
-            deciding.take(row, aims.get(row.number))
-        return deciding.decided()
-
-    def _aim(self, row: ImportedRow) -> _Candidate | None:
-        """None where the row has no key, and so cannot be told from others."""
-        if not self._options.dedupe_by:
-            return _Candidate(row, self._ids.of("row", str(row.number)), None)
-        key = dedupe_key(row, self._options.dedupe_by)
-        if key is None:
-            return None
-        known = None if self._options.mode is Mode.CREATE else self._known.find(key)
-        if known is not None and self._ids.has_made(known):
-            known = None
-        return _Candidate(row, self._ids.of("key", *key), known)
-
-
-class _Deciding:
-    """One batch on its way."""
-
-    def __init__(
-        self,
-        options: ImportOptions,
-        workspace_id: UUID,
-        ids: Ids,
-        world: ExistingRecords,
-        now: datetime,
-    ) -> None:
-        self._options = options
-        self._workspace_id = workspace_id
-        self._ids = ids
-        self._world = world
+    def __init__(self, engine: ImportEngine, existing: ExistingRecords, now: datetime) -> None:
+        self._options = engine.options
+        self._workspace_id = engine.scope.workspace_id
+        self._ids = engine.ids
+        self._existing = existing
         self._now = now
-        self._made: set[UUID] = set()
+        self._existing_ids: set[UUID] = set()
+        """Which of the ids that this import derives are in the log already."""
         self._contacts: dict[tuple[UUID, DedupeKey], UUID] = {}
-        self._contact_ids: dict[tuple[UUID, int], UUID] = {}
         self._entities: dict[UUID, Entity] = {}
-        """What was there before this batch, as far as it matters."""
+        """The entities from before this batch that its rows concern."""
         self._changed: dict[UUID, Entity] = {}
         self._outcomes: list[RowOutcome] = []
 
-    def look(self, aims: Sequence[_Candidate]) -> None:
-        """Ask the world for all that these rows need."""
-        with_contact = [(aim, parent) for aim in aims if aim.row.contact for parent in aim.parents]
-        contacts = {self._contact_id(parent, aim.row) for aim, parent in with_contact}
-        self._made = self._world.made({aim.own for aim in aims} | contacts)
+    def load(self, candidates: Collection[_Candidate]) -> None:
+        """Read all that these rows need, with one statement for each question."""
+        with_contact = [
+            (each, parent_id)
+            for each in candidates
+            if each.row.contact
+            for parent_id in each.parent_ids
+        ]
+        contact_ids = {self._contact_id(parent_id, each.row) for each, parent_id in with_contact}
+        self._existing_ids = self._existing.existing(
+            {each.new_id for each in candidates} | contact_ids
+        )
         parents = {
-            parent for aim, parent in with_contact if parent in self._made or parent == aim.known
+            parent_id
+            for each, parent_id in with_contact
+            if parent_id in self._existing_ids or parent_id == each.known_id
         }
-        for account_id, contact_id, facts in self._world.contacts(parents):
-            if not self._ids.has_made(contact_id):
-                self._contacts.setdefault((account_id, key_of_contact(facts)), contact_id)
-        held = parents | {aim.row.account_id for aim in aims if aim.row.account_id}
-        self._world.hold(held)
-        wanted = held | {
+        for account_id, contact_id, values in self._existing.contacts(parents):
+            if not self._ids.includes(contact_id):
+                self._contacts.setdefault((account_id, contact_key(values)), contact_id)
+        accounts = parents | {each.row.account_id for each in candidates if each.row.account_id}
+        self._existing.lock_accounts(accounts)
+        wanted = accounts | {
             UUID(id_)
-            for aim in aims
+            for each in candidates
             for name in (*MEMBER_FIELDS, *self._options.kind.REFERENCES)
-            if (id_ := aim.row.values.get(name))
+            if (id_ := each.row.values.get(name))
         }
         if self._options.mode is Mode.UPDATE:
-            wanted |= self._made | {aim.known for aim in aims if aim.known}
+            wanted |= self._existing_ids | {each.known_id for each in candidates if each.known_id}
             wanted |= {
                 found
-                for aim, parent in with_contact
-                if (found := self._contacts.get((parent, _contact_key(aim.row))))
+                for each, parent_id in with_contact
+                if (found := self._contacts.get((parent_id, _contact_key(each.row))))
             }
-        self._entities = dict(self._world.entities(wanted))
+        self._entities = dict(self._existing.load(wanted))
 
-    def take(self, row: ImportedRow, aim: _Candidate | None) -> None:
+    def decide(self, row: PlannedRow, candidate: _Candidate | None) -> None:
         """Decide one row. Each is a microsecond later, so that lists keep the order of the file."""
         self._now += TICK
-        if not row.is_good:
-            self._say(row, RowResult.FAILED)
-        elif aim is None:
+        if not row.is_valid:
+            self._add(row, RowResult.FAILED)
+        elif candidate is None:
             names = " and ".join(self._options.dedupe_by)
-            message = f"Without {names} the row cannot be told from others."
-            self._say(row, RowResult.FAILED, row.failure("", "no_key", message))
-        elif missing := self._missing(row):
-            self._say(row, RowResult.FAILED, missing)
+            message = f"Without {names} the row cannot be distinguished from others."
+            self._add(row, RowResult.FAILED, row.error("", "no_key", message))
+        elif missing := self._missing_reference(row):
+            self._add(row, RowResult.FAILED, missing)
         else:
             try:
-                result = self._apply(aim)
+                result = self._apply(candidate)
             except Refusal as refusal:
-                self._say(row, RowResult.FAILED, *row.refused(refusal))
+                self._add(row, RowResult.FAILED, *row.issues_of(refusal))
             else:
-                self._say(row, result)
+                self._add(row, result)
 
     def decided(self) -> Decided:
-        """What came of it."""
+        """The decisions so far."""
         return Decided(self._outcomes, list(self._changed.values()))
 
-    def _missing(self, row: ImportedRow) -> Finding | None:
-        """What the row refers to, and is not there any more."""
-        if row.account_id is not None and not self._is_there(row.account_id):
-            return row.failure(ACCOUNT, "account_gone", "The account was deleted meanwhile.")
+    def _add(self, row: PlannedRow, result: RowResult, *issues: ImportIssue) -> None:
+        self._outcomes.append(RowOutcome(row, result, (*row.issues, *issues)))
+
+    def _missing_reference(self, row: PlannedRow) -> ImportIssue | None:
+        """An error if the row refers to something that does not exist any more."""
+        if row.account_id is not None and not self._is_alive(row.account_id):
+            return row.error(ACCOUNT, "account_gone", "The account was deleted meanwhile.")
         for name in MEMBER_FIELDS:
-            member = row.values.get(name)
-            if member is not None and not self._is_there(UUID(member)):
-                return row.failure(name, "member_gone", "The member was deleted meanwhile.")
+            member_id = row.values.get(name)
+            if member_id is not None and not self._is_alive(UUID(member_id)):
+                return row.error(name, "member_gone", "The member was deleted meanwhile.")
         for name, kind in self._options.kind.REFERENCES.items():
-            named = row.values.get(name)
-            if named is not None and not self._is_there(UUID(named), KINDS[kind]):
-                return row.failure(name, "reference_gone", f"There is no such {kind}.")
+            referred_id = row.values.get(name)
+            if referred_id is not None and not self._is_alive(UUID(referred_id), KINDS[kind]):
+                return row.error(name, "reference_gone", f"There is no such {kind}.")
         return None
 
-    def _apply(self, aim: _Candidate) -> RowResult:
-        """Both or neither: what may refuse the contact is asked first."""
-        target = self._target(aim)
-        if aim.row.contact is None:
-            return self._apply_row(aim.row, target)
-        contact = self._contact_of(target, aim.row)
-        if contact is not None:
-            Contact.FIELDS.validated(aim.row.revised_contact(contact))
-        result = self._apply_row(aim.row, target)
-        of_contact = self._apply_contact(aim.row, aim.row.contact, target, contact)
+    def _apply(self, candidate: _Candidate) -> RowResult:
+        """Create or change the record and its contact: both, or neither if one is refused."""
+        row, target_id = candidate.row, self._target_id(candidate)
+        if row.contact is None:
+            return self._apply_row(row, target_id)
+        contact_id = self._contact_id(target_id, row)
+        if not self._exists(contact_id):
+            contact_id = self._contacts.get((target_id, _contact_key(row)), contact_id)
+        contact = self._current(contact_id)
+        if contact is not None and not contact.is_deleted:
+            Contact.FIELDS.validated(row.contact_values(contact))
+        result = self._apply_row(row, target_id)
+        of_contact = self._apply_contact(row, row.contact, target_id, contact_id)
         return of_contact if result is RowResult.SKIPPED else result
 
-    def _target(self, aim: _Candidate) -> UUID:
-        """The id of what the row is about, whether it is there or not."""
-        known = aim.known
-        if known is None or aim.own in self._changed or aim.own in self._made:
-            return aim.own
-        before = self._entities.get(known)
-        # It was deleted since the keys were read: the row makes a new one.
-        return aim.own if before is not None and before.is_deleted else known
+    def _target_id(self, candidate: _Candidate) -> UUID:
+        """The id of the record that the row is about, new or not."""
+        known_id = candidate.known_id
+        if known_id is None or self._exists(candidate.new_id):
+            return candidate.new_id
+        known = self._entities.get(known_id)
+        # It was deleted after the keys had been read: the row creates a new one.
+        return candidate.new_id if known is not None and known.is_deleted else known_id
 
-    def _apply_row(self, row: ImportedRow, target: UUID) -> RowResult:
-        is_new = self._ids.has_made(target) and target not in self._made
-        if is_new and target not in self._changed:
-            self._changed[target] = row.create(target, self._workspace_id, self._now)
+    def _apply_row(self, row: PlannedRow, target_id: UUID) -> RowResult:
+        if self._ids.includes(target_id) and not self._exists(target_id):
+            self._changed[target_id] = row.create(target_id, self._workspace_id, self._now)
             return RowResult.CREATED
         if self._options.mode is not Mode.UPDATE:
             return RowResult.SKIPPED
-        entity = self._changed.get(target) or self._entities[target]
-        return self._revised(entity, row.revise)
-
-    def _contact_of(self, account_id: UUID, row: ImportedRow) -> Entity | None:
-        """The contact that a row is about, where it is loaded and there."""
-        own = self._contact_id(account_id, row)
-        found = own if self._is_made(own) else self._contacts.get((account_id, _contact_key(row)))
-        contact = self._now_there(found) if found else None
-        return None if contact is None or contact.is_deleted else contact
+        entity = self._changed.get(target_id) or self._entities[target_id]
+        return self._revise(entity, row.revise)
 
     def _apply_contact(
-        self, row: ImportedRow, facts: FieldValues, account_id: UUID, contact: Entity | None
+        self, row: PlannedRow, values: FieldValues, account_id: UUID, contact_id: UUID
     ) -> RowResult:
-        own = self._contact_id(account_id, row)
-        if not self._is_made(own) and (account_id, _contact_key(row)) not in self._contacts:
-            if not self._is_there(account_id):
+        if self._ids.includes(contact_id) and not self._exists(contact_id):
+            if not self._is_alive(account_id):
                 raise AccountUnavailable(account_id)
             at = row.steps[0].at or self._now
-            self._changed[own] = Contact.create(
-                own, self._workspace_id, facts, at=at, account_id=account_id
+            self._changed[contact_id] = Contact.create(
+                contact_id, self._workspace_id, values, at=at, account_id=account_id
             )
             return RowResult.CREATED
-        if contact is None or self._options.mode is not Mode.UPDATE:
+        contact = self._current(contact_id)
+        if contact is None or contact.is_deleted or self._options.mode is not Mode.UPDATE:
             return RowResult.SKIPPED
-        return self._revised(contact, row.revise_contact)
+        return self._revise(contact, row.revise_contact)
 
-    def _revised(self, entity: Entity, revise: Callable[[Entity, datetime], None]) -> RowResult:
+    def _revise(self, entity: Entity, revise: Callable[[Entity, datetime], None]) -> RowResult:
         before = len(entity.pending_events)
         revise(entity, self._now)
         if len(entity.pending_events) == before:
@@ -276,27 +335,21 @@ class _Deciding:
         self._changed[entity.id] = entity
         return RowResult.UPDATED
 
-    def _is_made(self, entity_id: UUID) -> bool:
-        return entity_id in self._made or entity_id in self._changed
+    def _exists(self, derived_id: UUID) -> bool:
+        """Whether this import has created the record, in this batch or before."""
+        return derived_id in self._existing_ids or derived_id in self._changed
 
-    def _now_there(self, entity_id: UUID) -> Entity | None:
+    def _current(self, entity_id: UUID) -> Entity | None:
         return self._changed.get(entity_id) or self._entities.get(entity_id)
 
-    def _is_there(self, entity_id: UUID, kind: type[Entity] = Entity) -> bool:
-        entity = self._now_there(entity_id)
+    def _is_alive(self, entity_id: UUID, kind: type[Entity] = Entity) -> bool:
+        entity = self._current(entity_id)
         return isinstance(entity, kind) and not entity.is_deleted
 
-    def _contact_id(self, account_id: UUID, row: ImportedRow) -> UUID:
-        found = self._contact_ids.get((account_id, row.number))
-        if found is None:
-            found = self._ids.of("contact", str(account_id), *_contact_key(row))
-            self._contact_ids[account_id, row.number] = found
-        return found
-
-    def _say(self, row: ImportedRow, result: RowResult, *more: Finding) -> None:
-        self._outcomes.append(RowOutcome(row, result, (*row.findings, *more)))
+    def _contact_id(self, account_id: UUID, row: PlannedRow) -> UUID:
+        return self._ids.of("contact", str(account_id), *_contact_key(row))
 
 
-def _contact_key(row: ImportedRow) -> DedupeKey:
+def _contact_key(row: PlannedRow) -> DedupeKey:
     assert row.contact is not None
-    return key_of_contact(row.contact)
+    return contact_key(row.contact)

@@ -1,7 +1,8 @@
-"""Which field a column probably is: by its name in the spellings of other systems, and its values.
+"""Proposes a field for each column of a file: by the column's name, as other systems spell it, and
+by its values.
 
-A proposal is shown with its reason and can be changed. Names are compared as `lookup.normalised`
-leaves them. A field whose values do not fit is not proposed: the column stays a custom field.
+A proposal is shown with its reason and can be changed. Names are compared as `cells.normalised`
+returns them. A field is not proposed if the values do not fit it: the column stays a custom field.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from types import MappingProxyType
 from commands.importing.cells import (
     DateOrder,
     Form,
+    normalised,
     parse_choice,
     parse_date,
     parse_instant,
     parse_money,
 )
-from commands.importing.lookup import normalised
-from commands.importing.options import (
+from commands.importing.mapping import (
     CONTACT_FIELDS,
     CUSTOM_PREFIX,
     NAME,
-    RESERVED,
+    RESERVED_PREFIX,
     fields_of,
 )
 from domain.account import Account
@@ -34,9 +35,10 @@ from domain.shared.entity import Entity
 from domain.shared.kinds import KINDS
 
 FITTING_MIN = 0.8
-"""So large a part of a column's values has to fit a field that goes by another name."""
+"""Minimum share of a column's values that fit a field whose name differs from the column's."""
 FITTING_OF_SAME_NAME_MIN = 0.2
-"""Of the field by whose name it goes; the other rows are then reported."""
+"""Minimum share for the field of the same name. The rows that do not fit it are reported later."""
+RANK_BY_VALUES = 1_000
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PHONE = re.compile(r"(?=(?:\D*\d){6})\+?[0-9().\-/ x#*]{6,40}")
@@ -85,12 +87,18 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "body": ("note", "text", "content", "notes", "comment"),
     }
 )
-"""How fields are called elsewhere; of two columns the better spelling gets the field."""
+"""Names of fields in other systems, the best first: of two columns the better spelling wins."""
 
-OF_A_CONTACT = ("contact", "primary contact", "main contact", "contact person", "ansprechpartner")
-"""What stands before a field of the contact in a row of accounts, or alone for its name."""
+CONTACT_PREFIXES = (
+    "contact",
+    "primary contact",
+    "main contact",
+    "contact person",
+    "ansprechpartner",
+)
+"""Words before a contact's field in a row of accounts; alone they mean the contact's name."""
 
-NOT_OURS = frozenset(
+EXPORT_ONLY = frozenset(
     (
         *("id", "version", "updatedAt", "accountName", "assignedToName", "contacts"),
         *("statusChangedAt", "memberName"),
@@ -98,7 +106,7 @@ NOT_OURS = frozenset(
         *(name for kind in KINDS.values() for name in kind.FIELDS.read_only()),
     )
 )
-"""Columns of our own exports that are kept by the server: they are left out."""
+"""Columns of our exports that cannot be set by an import: they are left out."""
 
 
 class Why(StrEnum):
@@ -113,81 +121,87 @@ class Why(StrEnum):
 
 @dataclass(frozen=True)
 class ColumnProposal:
-    """The field that a column probably is; empty where it is left out."""
+    """The field that a column probably is. An empty field leaves the column out."""
 
     field: str
     why: Why
 
 
 def propose(kind: type[Entity], columns: Mapping[str, Sequence[str]]) -> dict[str, ColumnProposal]:
-    """A field for every column, no field twice. `columns` are names with some of their values."""
-    claims = sorted(
+    """Propose a field for every column, no field twice. `columns` maps names to sample values."""
+    candidates = sorted(
         (rank, order, field, column, why)
         for order, (column, values) in enumerate(columns.items())
-        for rank, field, why in _claims(kind, column, values)
+        for rank, field, why in _candidates(kind, column, values)
     )
     found: dict[str, ColumnProposal] = {}
-    for _, _, field, column, why in claims:
-        if column not in found and field not in {each.field for each in found.values()}:
+    taken: set[str] = set()
+    for _, _, field, column, why in candidates:
+        if column not in found and field not in taken:
             found[column] = ColumnProposal(field, why)
-    return {column: found.get(column) or _other(column) for column in columns}
+            taken.add(field)
+    return {column: found.get(column) or _without_field(column) for column in columns}
 
 
-def _other(column: str) -> ColumnProposal:
-    if column.startswith(RESERVED) or column in NOT_OURS:
+def _without_field(column: str) -> ColumnProposal:
+    if column.startswith(RESERVED_PREFIX) or column in EXPORT_ONLY:
         return ColumnProposal("", Why.LEFT_OUT)
-    key = column.removeprefix(CUSTOM_PREFIX)
-    return ColumnProposal(CUSTOM_PREFIX + key, Why.CUSTOM)
+    return ColumnProposal(CUSTOM_PREFIX + column.removeprefix(CUSTOM_PREFIX), Why.CUSTOM)
 
 
-def _claims(
+def _candidates(
     kind: type[Entity], column: str, values: Sequence[str]
 ) -> Iterable[tuple[int, str, Why]]:
-    """Fields that the column may be, the least rank first."""
-    name = normalised(column)
-    if column in NOT_OURS or column.startswith((RESERVED, CUSTOM_PREFIX)):
+    """The fields that the column may be, each with its rank (0 is the best) and reason."""
+    if column in EXPORT_ONLY or column.startswith((RESERVED_PREFIX, CUSTOM_PREFIX)):
         return
     fields = fields_of(kind)
-    for field, (form, choices) in fields.items():
-        rank = _rank(kind, field, name)
+    name = normalised(column)
+    for field, rank in _ranks(kind).get(name, {}).items():
+        form, choices = fields[field]
         least = FITTING_MIN if rank else FITTING_OF_SAME_NAME_MIN
-        if rank is not None and _fitting(field, form, choices, values) >= least:
-            yield rank, field, Why.NAME if rank == 0 else Why.SPELLING
-    by_values = _by_values(kind, values)
+        if _share_that_fits(field, form, choices, values) >= least:
+            yield rank, field, Why.SPELLING if rank else Why.NAME
+    by_values = _field_by_values(kind, values)
     if by_values in fields:
-        yield 1_000, str(by_values), Why.VALUES
-
-
-def _rank(kind: type[Entity], field: str, name: str) -> int | None:
-    """How well the name fits the field; None where it does not."""
-    spellings = _spellings(kind, field)
-    return spellings.index(name) if name in spellings else None
+        yield RANK_BY_VALUES, by_values, Why.VALUES
 
 
 @cache
-def _spellings(kind: type[Entity], field: str) -> tuple[str, ...]:
-    known = [field, *SPELLINGS.get(field, ())]
-    if kind is Account and field.startswith("contact"):
-        own = field.removeprefix("contact")
-        own = own[0].lower() + own[1:]
-        names = [own, *SPELLINGS.get(own, ())]
-        known = [field, *(f"{before} {each}" for before in OF_A_CONTACT for each in names)]
-        known += OF_A_CONTACT if own == NAME else ()
-        # Alone they are the contact's too: an account has neither names nor addresses.
-        known += names if own not in (NAME, "title") else ()
-        known += ("full name", "job title", "position") if own in (NAME, "title") else ()
-    return tuple(normalised(each) for each in known)
+def _ranks(kind: type[Entity]) -> Mapping[str, Mapping[str, int]]:
+    """For each normalised spelling the fields that it may mean, with the rank of the spelling."""
+    ranks: dict[str, dict[str, int]] = {}
+    for field in fields_of(kind):
+        for rank, spelling in enumerate(_spellings(kind, field)):
+            ranks.setdefault(normalised(spelling), {}).setdefault(field, rank)
+    return ranks
 
 
-def _fitting(field: str, form: Form, choices: tuple[str, ...], values: Sequence[str]) -> float:
-    """The part of the values that are what the field takes; without any the name alone counts."""
+def _spellings(kind: type[Entity], field: str) -> list[str]:
+    """The field's name and its names in other systems, the best first."""
+    if kind is not Account or not field.startswith("contact"):
+        return [field, *SPELLINGS.get(field, ())]
+    own = field.removeprefix("contact")
+    own = own[0].lower() + own[1:]
+    names = [own, *SPELLINGS.get(own, ())]
+    spellings = [field, *(f"{prefix} {each}" for prefix in CONTACT_PREFIXES for each in names)]
+    if own == NAME:
+        spellings += CONTACT_PREFIXES
+    # An account has no e-mail, phone or name parts: without a prefix they are the contact's too.
+    return spellings + (["full name", "job title", "position"] if own in (NAME, "title") else names)
+
+
+def _share_that_fits(
+    field: str, form: Form, choices: tuple[str, ...], values: Sequence[str]
+) -> float:
+    """The share of the values that the field accepts; 1 without values."""
     if not values:
         return 1.0
     own = CONTACT_FIELDS.get(field, field)
-    return sum(_is_one(own, form, choices, each) for each in values) / len(values)
+    return sum(_fits(own, form, choices, each) for each in values) / len(values)
 
 
-def _is_one(field: str, form: Form, choices: tuple[str, ...], value: str) -> bool:
+def _fits(field: str, form: Form, choices: tuple[str, ...], value: str) -> bool:
     if field == "email":
         return _EMAIL.fullmatch(value) is not None
     if field == "phone":
@@ -211,27 +225,25 @@ def _is_date(value: str) -> bool:
 
 
 def _parses(value: str, order: DateOrder) -> bool:
-    try:
-        parse_date(value, order)
-    except ValueError:
-        pass
-    else:
+    for parse in (parse_date, parse_instant):
+        try:
+            parse(value, order)
+        except ValueError:
+            continue
         return True
-    try:
-        parse_instant(value, order)
-    except ValueError:
-        return False
-    return True
+    return False
 
 
-def _by_values(kind: type[Entity], values: Sequence[str]) -> str | None:
-    """The field that values alone give away."""
-    prefix = "contact" if kind is Account else ""
-    for own, pattern in (("email", _EMAIL), ("phone", _PHONE)):
-        if values and all(pattern.fullmatch(each) for each in values):
-            if own == "phone" and all(_is_date(each) for each in values):
-                continue
-            if own == "phone" and not any(each.startswith(("+", "0", "(")) for each in values):
-                continue
-            return f"{prefix}{own[0].upper()}{own[1:]}" if prefix else own
-    return None
+def _field_by_values(kind: type[Entity], values: Sequence[str]) -> str:
+    """The field that the values alone show: an e-mail address or a phone number; empty if none."""
+    if not values:
+        return ""
+    if all(_EMAIL.fullmatch(each) for each in values):
+        return "contactEmail" if kind is Account else "email"
+    if (
+        all(_PHONE.fullmatch(each) for each in values)
+        and any(each.startswith(("+", "0", "(")) for each in values)
+        and not all(_is_date(each) for each in values)
+    ):
+        return "contactPhone" if kind is Account else "phone"
+    return ""

@@ -1,13 +1,12 @@
-"""What is kept of an import beside the log: its files in parts, its options, its failed rows.
+"""The tables of imports: uploaded files in parts, options, failed rows and issues.
 
-Within transactions of the log, and so in one workspace. The tables are in
-eventlog/sql/0007_imports.sql.
+Everything runs within transactions of the log, and so in one workspace. The tables are defined in
+eventlog/sql/0007_imports.sql; they call issues findings.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,16 +14,18 @@ from uuid import UUID
 
 import orjson
 
-from commands.importing.cells import DateOrder
-from commands.importing.findings import Finding
-from commands.importing.lookup import Lookup
-from commands.importing.options import ImportOptions, Mode, kind_of
+from commands.importing.cells import DateOrder, Lookup
+from commands.importing.files import SourceTable, UploadedFile
+from commands.importing.issues import ImportIssue
+from commands.importing.mapping import ImportOptions, Mode, kind_of
 from eventlog.connections import Connection
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
 
-PART_BYTES = 262_144
-"""Length of every part of a file but the last."""
-FINDINGS_MAX = 200_000
-"""So many findings of an import are kept; more are counted only."""
+ISSUES_MAX = 200_000
+"""Maximum number of issues that are stored for an import; more are only counted."""
+FIRST_ROUND = 1
+"""The round of the file itself; files of corrections are round 2, 3, …"""
 
 INSERT = """
 INSERT INTO imports (workspace_id, id, kind, file_name, options) VALUES (%s, %s, %s, %s, '{}')
@@ -54,7 +55,7 @@ SELECT_FILES = """
 SELECT import_id, round, size_bytes, encoding, delimiter, columns, rows, job_id
   FROM import_files WHERE workspace_id = %s AND import_id = ANY(%s) ORDER BY import_id, round
 """
-HOLD = "SELECT FROM imports WHERE workspace_id = %s AND id = %s FOR UPDATE"
+LOCK = "SELECT FROM imports WHERE workspace_id = %s AND id = %s FOR UPDATE"
 SET_OPTIONS = """
 UPDATE imports SET options = %s, columns = %s, version = version + 1
  WHERE workspace_id = %s AND id = %s
@@ -70,43 +71,43 @@ UPDATE import_files SET job_id = %s WHERE workspace_id = %s AND import_id = %s A
 SET_ORDERS = "UPDATE imports SET orders = %s WHERE workspace_id = %s AND id = %s"
 SET_NAME = "UPDATE imports SET file_name = %s WHERE workspace_id = %s AND id = %s"
 DELETE = "DELETE FROM imports WHERE workspace_id = %s AND id = %s"
-GIVE_UP = f"{DELETE} AND columns IS NULL"
-GIVE_UP_FILE = """
+DELETE_UNFINISHED = f"{DELETE} AND columns IS NULL"
+DELETE_UNFINISHED_FILE = """
 DELETE FROM import_files
  WHERE workspace_id = %s AND import_id = %s AND round = %s AND columns IS NULL
 """
-OPEN_IMPORT = "SELECT job_id FROM open_jobs WHERE workspace_id = %s AND work = %s LIMIT 1"
+SELECT_OPEN_JOB = "SELECT job_id FROM open_jobs WHERE workspace_id = %s AND work = %s LIMIT 1"
 
 PURGE = "SELECT purge_imports(%s)"
-"""Drops the imports of all workspaces that are older than so many seconds."""
+"""Drops the imports of all workspaces that are older than this number of seconds."""
 
-UPSERT_FAILURES = """
+UPSERT_FAILED_ROWS = """
 INSERT INTO import_failures (workspace_id, import_id, row, cells, findings)
-SELECT %s, %s, f.row, f.cells, f.findings
-  FROM json_to_recordset(%s) AS f(row integer, cells json, findings json)
+SELECT %s, %s, f.row, f.cells, f.issues
+  FROM json_to_recordset(%s) AS f(row integer, cells json, issues json)
     ON CONFLICT (workspace_id, import_id, row)
     DO UPDATE SET cells = EXCLUDED.cells, findings = EXCLUDED.findings
 """
-DELETE_FAILURES = """
+DELETE_FAILED_ROWS = """
 DELETE FROM import_failures WHERE workspace_id = %s AND import_id = %s AND row = ANY(%s)
 """
 FAILED_AMONG = """
 SELECT row FROM import_failures WHERE workspace_id = %s AND import_id = %s AND row = ANY(%s)
 """
-SELECT_FAILURES = """
+SELECT_FAILED_ROWS = """
 SELECT row, cells, findings FROM import_failures
  WHERE workspace_id = %s AND import_id = %s AND row > %s ORDER BY row LIMIT %s
 """
-INSERT_FINDINGS = """
+INSERT_ISSUES = """
 WITH room AS (
     UPDATE imports SET findings = findings + %(n)s
      WHERE workspace_id = %(workspace)s AND id = %(import)s RETURNING findings - %(n)s AS known)
 INSERT INTO import_findings (workspace_id, import_id, finding)
 SELECT %(workspace)s, %(import)s, f.value
-  FROM room, json_array_elements(%(findings)s) WITH ORDINALITY AS f(value, nth)
- WHERE known + nth <= %(most)s ORDER BY nth
+  FROM room, json_array_elements(%(issues)s) WITH ORDINALITY AS f(value, nth)
+ WHERE known + nth <= %(max)s ORDER BY nth
 """
-SELECT_FINDINGS = """
+SELECT_ISSUES = """
 SELECT number, finding FROM import_findings
  WHERE workspace_id = %s AND import_id = %s AND number > %s ORDER BY number LIMIT %s
 """
@@ -114,7 +115,7 @@ SELECT number, finding FROM import_findings
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of an import: the first, or one with mended rows."""
+    """One file of an import: the first one, or one with corrections."""
 
     round: int
     size_bytes: int
@@ -127,14 +128,14 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class StoredImport:
-    """An import as it is kept. `options` is JSON; `columns` are those of the first file."""
+    """An import as it is stored. `options` is JSON; `columns` are those of the first file."""
 
     id: UUID
     kind: str
     file_name: str
     options: dict[str, Any]
     orders: dict[str, str]
-    """How dates are written, by column; known when it was started."""
+    """How dates are written, by column; found out when the import was started."""
     columns: list[dict[str, Any]]
     version: int
     handed_in_at: datetime
@@ -142,46 +143,46 @@ class StoredImport:
     files: tuple[StoredFile, ...]
 
     @property
-    def last(self) -> StoredFile:
-        """The file that was handed in last."""
-        return self.files[-1]
+    def last_job_id(self) -> UUID | None:
+        """The job of the last file that has one."""
+        return next((each.job_id for each in reversed(self.files) if each.job_id), None)
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A row that failed, as it came, and why."""
+class FailedRow:
+    """A row that failed, as it was in the file, and its issues as JSON."""
 
     row: int
     cells: Mapping[str, str]
-    findings: Sequence[Mapping[str, str]]
+    issues: Sequence[Mapping[str, str]]
 
 
 class ImportStore:
-    """The tables of imports, in one workspace, on the connection of an open transaction."""
+    """The imports of one workspace, on the connection of an open transaction."""
 
     def __init__(self, connection: Connection, workspace_id: UUID) -> None:
         self._connection = connection
         self._workspace = workspace_id
 
-    def begin(self, import_id: UUID, kind: str, file_name: str) -> None:
-        """A new import whose file is still handed in."""
+    def insert(self, import_id: UUID, kind: str, file_name: str) -> None:
+        """Insert an import whose file is being uploaded."""
         self._connection.execute(INSERT, (self._workspace, import_id, kind, file_name))
-        self.begin_file(import_id)
+        self.insert_file(import_id)
 
-    def begin_file(self, import_id: UUID) -> int:
-        """A further file; its round."""
+    def insert_file(self, import_id: UUID) -> int:
+        """Insert a further file; return its round."""
         values = {"workspace": self._workspace, "import": import_id}
         row = self._connection.execute(INSERT_FILE, values).fetchone()
         assert row is not None
         return int(row[0])
 
-    def give_up(self, import_id: UUID, round_: int) -> None:
-        """A file that was not handed in whole goes, the first one with its import."""
-        self._connection.execute(GIVE_UP_FILE, (self._workspace, import_id, round_))
-        self._connection.execute(GIVE_UP, (self._workspace, import_id))
+    def delete_unfinished(self, import_id: UUID, round_: int) -> None:
+        """Delete a file whose upload did not end; the first one with its import."""
+        self._connection.execute(DELETE_UNFINISHED_FILE, (self._workspace, import_id, round_))
+        self._connection.execute(DELETE_UNFINISHED, (self._workspace, import_id))
 
     def add_parts(self, import_id: UUID, round_: int, first: int, parts: Iterable[bytes]) -> None:
-        """Parts of the file, `first` the number of the first; all but the file's last are full."""
+        """Store parts of a file; `first` is the number of the first one."""
         rows = [
             (self._workspace, import_id, round_, number, part)
             for number, part in enumerate(parts, first)
@@ -190,103 +191,101 @@ class ImportStore:
             cursor.executemany(INSERT_PART, rows)
 
     def part(self, import_id: UUID, round_: int, number: int) -> bytes:
-        """One part; nothing where there is none."""
+        """One part of a file; empty after the last one."""
         found = self._connection.execute(
             SELECT_PART, (self._workspace, import_id, round_, number)
         ).fetchone()
         return bytes(found[0]) if found else b""
 
-    def hold(self, import_id: UUID) -> None:
-        """Nobody else changes or starts the import until the transaction ends."""
-        self._connection.execute(HOLD, (self._workspace, import_id))
+    def lock(self, import_id: UUID) -> None:
+        """Keep others from changing or starting the import until the transaction ends."""
+        self._connection.execute(LOCK, (self._workspace, import_id))
 
     def find(self, import_id: UUID) -> StoredImport | None:
-        """The import, None where there is none."""
+        """The import, None if it does not exist or its upload has not ended."""
         found = self._select("id = %s", import_id, limit=1)
         return found[0] if found else None
 
     def latest(self, limit: int) -> list[StoredImport]:
-        """The imports that were handed in last."""
+        """The imports that were uploaded last."""
         return self._select("true", limit=limit)
 
     def set_options(
         self, import_id: UUID, options: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]
     ) -> None:
-        """What is to become of the columns."""
+        """Set options and columns; this counts the version on."""
         values = (_json(options), _json(columns), self._workspace, import_id)
         self._connection.execute(SET_OPTIONS, values)
 
     def set_name(self, import_id: UUID, file_name: str) -> None:
-        """What the file is called."""
+        """Set the name of the file."""
         self._connection.execute(SET_NAME, (file_name, self._workspace, import_id))
 
     def set_orders(self, import_id: UUID, orders: Mapping[str, str]) -> None:
-        """How dates are written, by column."""
+        """Set how dates are written, by column."""
         self._connection.execute(SET_ORDERS, (_json(orders), self._workspace, import_id))
 
-    def open_import(self, work: str) -> UUID | None:
-        """The job of an import into the workspace that has not ended."""
-        row = self._connection.execute(OPEN_IMPORT, (self._workspace, work)).fetchone()
+    def open_job(self, work: str) -> UUID | None:
+        """A job of this kind of work that has not ended in the workspace."""
+        row = self._connection.execute(SELECT_OPEN_JOB, (self._workspace, work)).fetchone()
         return row[0] if row else None
 
     def set_file(self, import_id: UUID, file: StoredFile) -> None:
-        """What was found out about the file."""
+        """Set what was found out about a file."""
         values = (file.size_bytes, file.encoding, file.delimiter, _json(file.columns), file.rows)
         where = (self._workspace, import_id, file.round)
         self._connection.execute(SET_FILE, (*values, *where))
 
     def set_job(self, import_id: UUID, round_: int, job_id: UUID) -> None:
-        """The job that takes the rows of this file."""
+        """Set the job that imports a file."""
         self._connection.execute(SET_JOB, (job_id, self._workspace, import_id, round_))
 
     def delete(self, import_id: UUID) -> None:
-        """The import goes with all that is kept of it."""
+        """Delete the import with its files, failed rows and issues."""
         self._connection.execute(DELETE, (self._workspace, import_id))
 
-    def add_failures(self, import_id: UUID, failures: Iterable[Failure]) -> None:
-        """These rows failed, now or again."""
-        rows = [
-            {"row": each.row, "cells": each.cells, "findings": each.findings} for each in failures
-        ]
+    def add_failed_rows(self, import_id: UUID, failed: Iterable[FailedRow]) -> None:
+        """Store rows that failed, for the first time or again."""
+        rows = [{"row": each.row, "cells": each.cells, "issues": each.issues} for each in failed]
         if rows:
-            self._connection.execute(UPSERT_FAILURES, (self._workspace, import_id, _json(rows)))
+            self._connection.execute(UPSERT_FAILED_ROWS, (self._workspace, import_id, _json(rows)))
 
-    def mended(self, import_id: UUID, rows: Sequence[int]) -> None:
-        """These rows did not fail this time."""
+    def remove_failed_rows(self, import_id: UUID, rows: Sequence[int]) -> None:
+        """Remove rows that did not fail when they were corrected."""
         if rows:
-            self._connection.execute(DELETE_FAILURES, (self._workspace, import_id, list(rows)))
+            self._connection.execute(DELETE_FAILED_ROWS, (self._workspace, import_id, list(rows)))
 
     def failed_among(self, import_id: UUID, rows: Sequence[int]) -> set[int]:
-        """Those of these rows that have failed and were not mended."""
+        """Those of these rows that failed and were not corrected."""
         found = self._connection.execute(FAILED_AMONG, (self._workspace, import_id, list(rows)))
         return {row[0] for row in found}
 
-    def failures(self, import_id: UUID, after_row: int, limit: int) -> list[Failure]:
-        """Failed rows in order, from the one behind this on."""
+    def failed_rows(self, import_id: UUID, after_row: int, limit: int) -> list[FailedRow]:
+        """The failed rows after this one, in order."""
         values = (self._workspace, import_id, after_row, limit)
         return [
-            Failure(row, orjson.loads(cells), orjson.loads(findings))
-            for row, cells, findings in self._connection.execute(SELECT_FAILURES, values)
+            FailedRow(row, orjson.loads(cells), orjson.loads(issues))
+            for row, cells, issues in self._connection.execute(SELECT_FAILED_ROWS, values)
         ]
 
-    def add_findings(self, import_id: UUID, findings: Sequence[Finding]) -> None:
-        """Keep what there was to say, as far as there is room."""
-        if not findings:
+    def add_issues(self, import_id: UUID, issues: Sequence[ImportIssue]) -> None:
+        """Count these issues, and store them up to `ISSUES_MAX`."""
+        if not issues:
             return
         values = {
             "workspace": self._workspace,
             "import": import_id,
-            "n": len(findings),
-            "findings": _json([finding_as_json(each) for each in findings]),
-            "most": FINDINGS_MAX,
+            "n": len(issues),
+            "issues": _json([each.as_json() for each in issues]),
+            "max": ISSUES_MAX,
         }
-        self._connection.execute(INSERT_FINDINGS, values)
+        self._connection.execute(INSERT_ISSUES, values)
 
-    def findings(self, import_id: UUID, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
-        """What there was to say, each with its number; from the one behind this on."""
+    def issues(self, import_id: UUID, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """The issues after this number, each with its number, as JSON."""
         values = (self._workspace, import_id, after, limit)
-        rows = self._connection.execute(SELECT_FINDINGS, values)
-        return [(number, orjson.loads(finding)) for number, finding in rows]
+        rows = self._connection.execute(SELECT_ISSUES, values)
+        return [(number, orjson.loads(issue)) for number, issue in rows]
 
     def _select(self, which: str, *values: object, limit: int) -> list[StoredImport]:
         statement = SELECT.format(which=which)
@@ -313,56 +312,28 @@ class ImportStore:
         return found
 
 
-ReadPart = Callable[[int], bytes]
+def uploaded_file(
+    log: EventLog, scope: Scope, import_id: UUID, round_: int, name: str, size_bytes: int
+) -> UploadedFile:
+    """A stored file. Each part is read in a transaction, or in the one that is open."""
+
+    def read_part(number: int) -> bytes:
+        with log.transaction(scope) as connection:
+            return ImportStore(connection, scope.workspace_id).part(import_id, round_, number)
+
+    return UploadedFile(name, size_bytes, read_part)
 
 
-@dataclass(frozen=True)
-class PartsOfFile:
-    """A file in the store, as a source of a table. Reads a part at a time."""
-
-    name: str
-    size_bytes: int
-    read_part: ReadPart
-
-    def open(self, offset: int = 0) -> io.RawIOBase:
-        """Its bytes from this one on."""
-        return _Parts(self.read_part, offset)
-
-
-class _Parts(io.RawIOBase):
-    def __init__(self, read_part: ReadPart, offset: int) -> None:
-        super().__init__()
-        self._read_part = read_part
-        self._number, self._skip = divmod(offset, PART_BYTES)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        if not self._rest:
-            self._rest = memoryview(self._read_part(self._number))[self._skip :]
-            self._number, self._skip = self._number + 1, 0
-        n = min(len(buffer), len(self._rest))
-        buffer[:n] = self._rest[:n]
-        self._rest = self._rest[n:]
-        return n
-
-
-def finding_as_json(finding: Finding) -> dict[str, Any]:
-    """The finding as JSON."""
-    return {
-        "row": finding.row,
-        "severity": finding.severity.value,
-        "column": finding.column,
-        "value": finding.value,
-        "code": finding.code,
-        "message": finding.message,
-    }
+def stored_table(
+    log: EventLog, scope: Scope, stored: StoredImport, file: StoredFile
+) -> SourceTable:
+    """A stored file as a table."""
+    source = uploaded_file(log, scope, stored.id, file.round, stored.file_name, file.size_bytes)
+    return SourceTable(source, file.encoding, file.delimiter, file.columns, file.rows)
 
 
 def options_as_json(options: ImportOptions) -> dict[str, Any]:
-    """The options as they are kept."""
+    """The options as they are stored."""
     return {
         "mapping": dict(options.mapping),
         "dedupeBy": list(options.dedupe_by),
@@ -375,21 +346,21 @@ def options_as_json(options: ImportOptions) -> dict[str, Any]:
     }
 
 
-def options_of(plural: str, kept: Mapping[str, Any]) -> ImportOptions:
-    """The options as they were kept. Raises `ImportRefused` where the kind is none."""
+def options_from_json(plural: str, stored: Mapping[str, Any]) -> ImportOptions:
+    """The options from their JSON. Raises `ImportRefused` if the kind cannot be imported."""
     return ImportOptions(
         kind=kind_of(plural),
-        mapping=kept.get("mapping", {}),
-        dedupe_by=tuple(kept.get("dedupeBy", ())),
-        mode=Mode(kept.get("mode", Mode.SKIP)),
-        defaults=kept.get("defaults", {}),
-        corrections=kept.get("corrections", {}),
+        mapping=stored.get("mapping", {}),
+        dedupe_by=tuple(stored.get("dedupeBy", ())),
+        mode=Mode(stored.get("mode", Mode.SKIP)),
+        defaults=stored.get("defaults", {}),
+        corrections=stored.get("corrections", {}),
         known={
             name: Lookup((value, value) for value in values)
-            for name, values in kept.get("known", {}).items()
+            for name, values in stored.get("known", {}).items()
         },
-        dates=DateOrder(kept["dates"]) if kept.get("dates") else None,
-        rows_max=kept.get("rowsMax"),
+        dates=DateOrder(stored["dates"]) if stored.get("dates") else None,
+        rows_max=stored.get("rowsMax"),
     )
 
 

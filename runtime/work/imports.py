@@ -8,8 +8,8 @@ from uuid import UUID
 
 from eventsourcing.persistence import OperationalError
 
-from commands.importing.running import Reading
-from commands.importing.work import KIND, ImportWork, Prepared, prepare_import
+from commands.importing.deciding import ReadTables
+from commands.importing.job import KIND, ImportWork, PreparedImport, prepare_import
 from commands.jobs.work import JobContext
 from domain.account import Account
 from domain.contact import Contact
@@ -17,26 +17,24 @@ from domain.member import Member
 from readmodels.names import load_contacts, load_keys, load_names
 from readmodels.operation.checkpoints import NotProjected, wait_until_projected
 
-__all__ = ["KIND", "READING", "open_work"]
+__all__ = ["KIND", "READ_TABLES", "open_work"]
 
-READING = Reading(names=load_names, keys=load_keys, contacts_of=load_contacts)
-"""What imports ask of the read tables."""
+READ_TABLES = ReadTables(names=load_names, keys=load_keys, contacts_of=load_contacts)
 
 PREPARED_MAX = 4
-"""So many jobs a process keeps ready between their turns."""
+"""Maximum number of jobs that a process keeps prepared between their runs."""
 PROJECTED_WAIT_S = 10.0
-"""How long a turn waits for the read tables; then others have theirs, and it is tried again."""
+"""How long a job run waits for the read tables; after that other jobs run first."""
 
-
-_prepared: OrderedDict[UUID, Prepared] = OrderedDict()
+_prepared: OrderedDict[UUID, PreparedImport] = OrderedDict()
 _lock = Lock()
 
 
 def open_work(context: JobContext) -> ImportWork:
-    """The work of a job with the parameters `{importId, round, orders, seen}`.
+    """Return the work of an import job for one run.
 
-    What takes long to read is kept between turns: names and keys of what was there when the import
-    was asked for, which stays the same.
+    Names and keys take long to read and do not change during a job, so they are cached between its
+    runs.
     """
     with _lock:
         prepared = _prepared.get(context.job_id)
@@ -50,7 +48,7 @@ def open_work(context: JobContext) -> ImportWork:
     return ImportWork(context, prepared)
 
 
-def _prepare(context: JobContext) -> Prepared:
+def _prepare(context: JobContext) -> PreparedImport:
     plurals = (Account.PLURAL, Contact.PLURAL, Member.PLURAL, context.parameters["plural"])
     try:
         wait_until_projected(
@@ -61,4 +59,4 @@ def _prepare(context: JobContext) -> Prepared:
         )
     except NotProjected as error:
         raise OperationalError(str(error)) from None
-    return prepare_import(context, READING)
+    return prepare_import(context, READ_TABLES)

@@ -12,21 +12,21 @@ from uuid import UUID
 import typer
 
 from commands.importing.cells import DateOrder
-from commands.importing.findings import Finding, ImportRefused, Severity
+from commands.importing.issues import ImportIssue, ImportRefused, Severity
 from runtime.settings import Settings
 from server.cli import CommandError, print_line, print_warning
 from server.cli.progress import progress_bar
 from server.postgres.databases import Database
 
-if TYPE_CHECKING:  # the rest is loaded by whoever imports, lest every command wait for it
-    from commands.importing.lookup import Lookup
-    from commands.importing.options import ImportOptions
-    from commands.importing.tables import SourceTable
+if TYPE_CHECKING:  # the import loads the rest itself, so that other commands start fast
+    from commands.importing.cells import Lookup
+    from commands.importing.files import SourceTable
+    from commands.importing.mapping import ImportOptions
     from server.cli.local.importing import ImportResult
 
 
 class ModeName(StrEnum):
-    """What becomes of a row that is there already; as commands.importing.options.Mode."""
+    """What happens to a row that exists already; the same as commands.importing.mapping.Mode."""
 
     SKIP = "skip"
     UPDATE = "update"
@@ -35,7 +35,7 @@ class ModeName(StrEnum):
 
 EXIT_ROWS_FAILED = 1
 SHOWN_MAX = 10
-"""So many errors are shown; all of them are in the report."""
+"""Maximum number of errors that are shown; the report has all of them."""
 
 KindArgument = Annotated[
     str, typer.Argument(help="What the rows are: accounts, members, opportunities, …")
@@ -47,7 +47,7 @@ Maps = Annotated[
 ]
 DedupeByOption = Annotated[
     list[str],
-    typer.Option("--dedupe-by", metavar="FIELD", help="Rows are told apart by it."),
+    typer.Option("--dedupe-by", metavar="FIELD", help="Rows with the same value are the same."),
 ]
 Defaults = Annotated[
     list[str], typer.Option("--default", metavar="FIELD=VALUE", help="Where a cell is empty.")
@@ -57,7 +57,7 @@ Corrections = Annotated[
 ]
 KnownOption = Annotated[
     list[str],
-    typer.Option("--known", metavar="COLUMN=FILE.csv:COLUMN", help="Values that are right."),
+    typer.Option("--known", metavar="COLUMN=FILE.csv:COLUMN", help="The valid values."),
 ]
 
 
@@ -75,22 +75,24 @@ def import_file(
     corrections: Corrections = [],  # noqa: B006
     known: KnownOption = [],  # noqa: B006
     dates: Annotated[DateOrder | None, typer.Option(help="How dates are written.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Import the first rows only.")] = None,
     encoding: Annotated[str | None, typer.Option(help="UTF-8, else cp1252.")] = None,
-    mode: Annotated[ModeName, typer.Option(help="What is there already by --dedupe-by is …")] = (
+    mode: Annotated[ModeName, typer.Option(help="For rows that exist already by --dedupe-by.")] = (
         ModeName.SKIP
     ),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
-    report: Annotated[Path | None, typer.Option(help="CSV or JSON of all findings.")] = None,
-    workspace: Annotated[UUID | None, typer.Option(help="Not the one of the home.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write all issues to a CSV or JSON file.")
+    ] = None,
+    workspace: Annotated[UUID | None, typer.Option(help="Instead of that of the home.")] = None,
 ) -> None:
-    """Read a CSV file into the workspace of this home; a second time adds only what is new.
+    """Import a CSV file into the workspace of this home; a second time adds only new rows.
 
     Columns that are not mapped become the field of the same name, else a custom field. Bad rows are
-    reported and the others go on; the exit code is 1 where there were any.
+    reported and the others imported; the exit code is 1 if there were bad rows.
     """
-    from commands.importing.options import ImportOptions, Mode, kind_of
-    from commands.importing.tables import open_table
+    from commands.importing.files import open_table
+    from commands.importing.mapping import ImportOptions, Mode, kind_of
 
     try:
         options = ImportOptions(
@@ -110,7 +112,7 @@ def import_file(
         raise CommandError(str(refused)) from None
     _show(result, options, table, dry_run=dry_run)
     if report is not None:
-        _write_report(report, result.findings)
+        _write_report(report, result.issues)
     if result.failed:
         raise typer.Exit(EXIT_ROWS_FAILED)
 
@@ -153,7 +155,7 @@ def _show(
         f" {result.skipped:,} {would}skipped (there already), {result.failed:,} failed."
     )
     _show_counts(result)
-    errors = [each for each in result.findings if each.severity is Severity.ERROR]
+    errors = [each for each in result.issues if each.is_error]
     for each in errors[:SHOWN_MAX]:
         print_warning(f"  {_example(each)}")
     if len(errors) > SHOWN_MAX:
@@ -161,7 +163,7 @@ def _show(
             f"  … and {len(errors) - SHOWN_MAX:,} more: --report FILE.csv has all of them."
         )
     if not options.dedupe_by:
-        print_warning("Without --dedupe-by a second import would create all of it again.")
+        print_warning("Without --dedupe-by a second import creates every row again.")
 
 
 def _show_counts(result: ImportResult) -> None:
@@ -173,28 +175,28 @@ def _show_counts(result: ImportResult) -> None:
     for severity, code, count in counts:
         shown = ""
         if severity == Severity.WARNING:
-            example = next((each for each in result.findings if each.code == code), None)
+            example = next((each for each in result.issues if each.code == code), None)
             shown = f"  as in {_example(example)}" if example else ""
         print_line(f"  {severity:<7}  {code:<{width}}  {count:>7,}{shown}")
 
 
-def _example(finding: Finding) -> str:
-    cell = " ".join(filter(None, (finding.column, finding.value and repr(finding.value))))
-    return f"row {finding.row}: {cell and cell + ': '}{finding.message}"
+def _example(issue: ImportIssue) -> str:
+    cell = " ".join(filter(None, (issue.column, issue.value and repr(issue.value))))
+    return f"row {issue.row}: {cell and cell + ': '}{issue.message}"
 
 
-def _write_report(path: Path, findings: list[Finding]) -> None:
+def _write_report(path: Path, issues: list[ImportIssue]) -> None:
     from server.cli.local.importing import write_report
 
     try:
-        write_report(path, findings)
+        write_report(path, issues)
     except OSError as failure:
         raise CommandError(f"{path} cannot be written: {failure.strerror}.") from None
-    print_line(f"{len(findings):,} findings are in {path}.")
+    print_line(f"{len(issues):,} issues are in {path}.")
 
 
 def _pairs(option: str, given: list[str]) -> Mapping[str, str]:
-    """`name=value` by name; `--map` splits at the last equals sign, for columns may have some."""
+    """`name=value` pairs; `--map` splits at the last equals sign, as column names may have some."""
     pairs = {}
     for text in given:
         name, equals, value = text.rpartition("=") if option == "--map" else text.partition("=")
@@ -222,5 +224,5 @@ def _known(source: str) -> Lookup[str]:
 
     path, colon, column = source.rpartition(":")
     if not colon:
-        raise ImportRefused(f"--known names FILE.csv:COLUMN and not {source!r}.")
+        raise ImportRefused(f"--known names FILE.csv:COLUMN, not {source!r}.")
     return known_values(Path(path), column)

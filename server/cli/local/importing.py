@@ -1,7 +1,7 @@
-"""An import from a file of this machine: what the command line asks, put together and run.
+"""Imports a file of this machine, for the command line.
 
-It is the import that the API does: the file is handed in, a job takes its rows. Where no worker
-runs, or none is faster, the job is done here.
+It is the same import as over HTTP: the file is uploaded into the database and a job takes its rows.
+This process runs the job, unless a worker is faster.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import InterfaceError, OperationalError
 
-from commands.importing.commands import DatedColumns, ImportCommands
-from commands.importing.deciding import RowResult
-from commands.importing.findings import Finding, ImportRefused, Severity
-from commands.importing.lookup import Lookup
-from commands.importing.options import ImportOptions
-from commands.importing.running import Preview, dated_columns, open_import_engine, preview
-from commands.importing.store import FINDINGS_MAX, PART_BYTES, ImportStore
-from commands.importing.tables import SourceFile, SourceTable, open_table
-from commands.importing.work import KIND
+from commands.importing.cells import Lookup
+from commands.importing.commands import ImportCommands
+from commands.importing.deciding import RowResult, open_import_engine
+from commands.importing.files import PART_BYTES, SourceFile, SourceTable, open_table
+from commands.importing.issues import ImportIssue, ImportRefused
+from commands.importing.job import KIND
+from commands.importing.mapping import ImportOptions, columns_of, detect_date_orders
+from commands.importing.preview import preview
+from commands.importing.store import FIRST_ROUND, ISSUES_MAX, ImportStore
 from commands.jobs.requests import JobCommands
 from commands.jobs.runs import JobEnvironment, JobRun
 from commands.jobs.worker import claim_job
 from domain.job import Job, JobStatus
 from domain.shared.cells import neutralised
-from eventlog.connections import Connection, follow_connection
+from eventlog.connections import follow_connection
 from eventlog.scope import SYSTEM, Actor, Scope
 from runtime.composition import Writing, app_url, new_id, now, open_writing
 from runtime.errors import summarise_error
 from runtime.settings import Settings
 from runtime.work import work_factories
-from runtime.work.imports import READING
+from runtime.work.imports import READ_TABLES
 from server.cli import CommandError
 from server.cli.local.database import catch_up
 
-LOST = (OperationalError, InterfaceError, psycopg.OperationalError)
+CONNECTION_LOST = (OperationalError, InterfaceError, psycopg.OperationalError)
 REPORT_COLUMNS = ("row", "severity", "column", "value", "code", "message")
 PARTS_AT_ONCE = 8
-"""So many parts of a file are handed in by one transaction."""
-TURN_S = 0.3
-"""After this time progress is shown."""
+"""Parts of a file that are uploaded in one transaction."""
+SLICE_S = 0.3
+"""Duration of a job run, after which progress is shown."""
 POLL_S = 0.1
-FINDINGS_PAGE = 5_000
+ISSUES_PAGE = 5_000
 
 OnProgress = Callable[[int, int], None]
-"""Called with the rows that are done and all there are."""
+"""Called with the rows done and their total."""
 
 
 @dataclass
 class ImportResult:
-    """What came of an import. Of a dry run: what would have come of it."""
+    """What an import did, or what it would do (dry run)."""
 
     rows: int = 0
     created: int = 0
@@ -66,20 +66,13 @@ class ImportResult:
     skipped: int = 0
     failed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    """How many errors there are, by code."""
+    """Number of errors by code."""
     warnings: Counter[str] = field(default_factory=Counter)
-    """How many warnings there are, by code; rows that were skipped give none."""
-    findings: list[Finding] = field(default_factory=list)
-    """As far as they are kept (`FINDINGS_MAX`)."""
+    """Number of warnings by code; skipped rows have none."""
+    issues: list[ImportIssue] = field(default_factory=list)
+    """In the order of the rows, up to `ISSUES_MAX`."""
     position: int = 0
-    """A log position by which all of it is recorded; 0 where nothing was."""
-
-    def report(self, findings: Iterable[Finding]) -> None:
-        """Keep and count these findings."""
-        for each in findings:
-            (self.errors if each.is_error else self.warnings)[each.code] += 1
-            self.findings.append(each)
-        self.findings.sort(key=lambda each: each.row)
+    """A log position by which all of it is recorded; 0 if nothing was."""
 
 
 def run_import(
@@ -92,36 +85,35 @@ def run_import(
     actor: Actor = SYSTEM,
     progress: OnProgress = lambda done, total: None,
 ) -> ImportResult:
-    """Import a table into a workspace, of which one import at a time may be under way.
+    """Import a table into a workspace, in which one import at a time may be under way.
 
-    One that was cut off before is brought to its end first. Reads wait for the projections before
-    (to know what is there) and after. Raises `ImportRefused` and `CommandError`.
+    An interrupted import is completed first. Reads wait for the projections before (to know the
+    existing records) and after. Raises `ImportRefused` and `CommandError`.
     """
     scope = Scope(workspace_id, actor, command="import", command_id=str(new_id()))
     try:
         with open_writing(settings) as writing:
-            desk = LocalImport(settings, writing, scope)
+            local_import = LocalImport(settings, writing, scope)
             catch_up(settings)
             if dry_run:
-                return desk.preview(options, table, progress)
-            return desk.run(options, table, progress)
-    except LOST as failure:
+                return local_import.preview(options, table, progress)
+            return local_import.run(options, table, progress)
+    except CONNECTION_LOST as failure:
         raise CommandError(
-            f"The database was lost on the way ({str(failure).partition(chr(10))[0]}). What was"
-            " recorded stays; a worker goes on with the rest, or the next import does."
+            f"The connection to the database was lost ({str(failure).partition(chr(10))[0]}). What"
+            " was recorded stays; a worker or the next import imports the rest."
         ) from None
 
 
 class LocalImport:
-    """Takes files of this machine into one workspace."""
+    """Imports files of this machine into one workspace."""
 
     def __init__(self, settings: Settings, writing: Writing, scope: Scope) -> None:
         self._settings = settings
         self._log = writing.log
         self._scope = scope
-        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
-        self._jobs = jobs
-        self._imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
+        self._jobs = JobCommands(writing.log, clock=now, new_id=new_id)
+        self._imports = ImportCommands(writing.log, self._jobs, clock=now, new_id=new_id)
         self._environment = JobEnvironment(
             writing.log,
             writing.commands,
@@ -132,54 +124,60 @@ class LocalImport:
         )
 
     def run(self, options: ImportOptions, table: SourceTable, progress: OnProgress) -> ImportResult:
-        """Hand in, start, and do what no worker does."""
-        self._finish_others(progress)
+        """Upload the file, start the job, and run it until it has ended."""
+        self._finish_interrupted(progress)
         plural = options.kind.PLURAL
-        dated = _dated(options, table)
-        import_id = self._imports.begin(self._scope, plural, table.name)
-        size_bytes = hand_in(self._imports, self._scope, import_id, 1, table.source)
-        looked = self._imports.look(
+        orders = detect_date_orders(options, table)
+        import_id = self._imports.begin_upload(self._scope, plural, table.name)
+        size_bytes = upload_file(self._imports, self._scope, import_id, FIRST_ROUND, table.source)
+        file = self._imports.inspect(
             self._scope,
             import_id,
-            1,
+            FIRST_ROUND,
             table.name,
             size_bytes,
             encoding=table.encoding,
             delimiter=table.delimiter,
         )
-        self._imports.hand_in(self._scope, plural, looked, options)
-        asked = self._imports.start(self._scope, import_id, dated)
-        job = self._until_ended(asked.job.id, progress)
+        self._imports.finish_upload(self._scope, plural, file, options)
+        outcome = self._imports.start(self._scope, import_id, orders)
+        job = self._run_job(outcome.job.id, progress)
         position = catch_up(self._settings)
         return self._result(import_id, job, position)
 
     def preview(
         self, options: ImportOptions, table: SourceTable, progress: OnProgress
     ) -> ImportResult:
-        """What `run` would do. Nothing is written, the file is not handed in."""
-        total = table.rows_total
-        if options.rows_max is not None:
-            total = min(total, options.rows_max)
-        columns, _, doubts = dated_columns(options, table)
+        """Return what `run` would do. Nothing is written, and the file is not uploaded."""
+        orders = detect_date_orders(options, table)
+        columns = columns_of(options, table.columns, orders.by_column)
         engine = open_import_engine(
-            self._log, self._scope, READING, options, columns, new_id(), now
+            self._log, self._scope, READ_TABLES, options, columns, new_id(), now
         )
         found = preview(
             engine,
-            options,
-            islice(table.rows(), total),
-            doubts,
+            table,
+            orders.issues,
             now,
-            shown_max=0,
-            findings_max=FINDINGS_MAX,
-            progress=lambda done: progress(done, total),
+            outcomes_max=0,
+            issues_max=ISSUES_MAX,
+            progress=progress,
         )
-        return _result_of(found)
+        return ImportResult(
+            found.rows,
+            found.results[RowResult.CREATED],
+            found.results[RowResult.UPDATED],
+            found.results[RowResult.SKIPPED],
+            found.results[RowResult.FAILED],
+            found.errors,
+            found.warnings,
+            sorted(found.issues, key=lambda each: each.row),
+        )
 
-    def _finish_others(self, progress: OnProgress) -> None:
-        """An import that was cut off goes on; one that is at work is not waited for."""
+    def _finish_interrupted(self, progress: OnProgress) -> None:
+        """Complete an import whose process ended. Raises `CommandError` if one is being run."""
         with self._log.transaction(self._scope) as connection:
-            job_id = ImportStore(connection, self._scope.workspace_id).open_import(KIND)
+            job_id = ImportStore(connection, self._scope.workspace_id).open_job(KIND)
         if job_id is None:
             return
         with (
@@ -188,38 +186,36 @@ class LocalImport:
         ):
             if not is_ours:
                 raise CommandError("Another import into this workspace is under way.")
-        self._until_ended(job_id, progress)
+        self._run_job(job_id, progress)
         catch_up(self._settings)
 
-    def _until_ended(self, job_id: UUID, progress: OnProgress) -> Job:
+    def _run_job(self, job_id: UUID, progress: OnProgress) -> Job:
+        """Run the job until it has ended, or wait while a worker runs it."""
+        workspace_id = self._scope.workspace_id
         try:
             with follow_connection(
                 app_url(self._settings), application_name="annals-work"
             ) as claims:
                 while (job := self._job(job_id)).is_open:
-                    self._turn(claims, job_id)
                     progress(job.processed, job.total or 0)
+                    with claim_job(claims, workspace_id, job_id) as is_ours:
+                        if is_ours:
+                            JobRun(self._environment, workspace_id, job_id).run(slice_s=SLICE_S)
+                    if not is_ours:
+                        time.sleep(POLL_S)
         except KeyboardInterrupt:
             self._jobs.cancel(self._scope, job_id)
             raise
         progress(job.processed, job.total or 0)
         if job.status is JobStatus.FAILED:
-            raise CommandError(f"The import cannot go on: {self._reason(job_id)}")
+            raise CommandError(f"The import failed: {self._failure(job_id)}")
         return job
-
-    def _turn(self, claims: Connection, job_id: UUID) -> None:
-        workspace_id = self._scope.workspace_id
-        with claim_job(claims, workspace_id, job_id) as is_ours:
-            if is_ours:
-                JobRun(self._environment, workspace_id, job_id).run(slice_s=TURN_S)
-                return
-        time.sleep(POLL_S)
 
     def _job(self, job_id: UUID) -> Job:
         with self._log.scoped(self._scope):
             return self._log.load(Job, job_id)
 
-    def _reason(self, job_id: UUID) -> str:
+    def _failure(self, job_id: UUID) -> str:
         with self._log.scoped(self._scope):
             *_, last = self._log.events.get(job_id)
         return str(vars(last)["error"]["error"])
@@ -234,19 +230,22 @@ class LocalImport:
         with self._log.transaction(self._scope) as connection:
             store = ImportStore(connection, self._scope.workspace_id)
             after = 0
-            while page := store.findings(import_id, after, FINDINGS_PAGE):
-                result.report(_finding(each) for _, each in page)
+            while page := store.issues(import_id, after, ISSUES_PAGE):
+                result.issues += (ImportIssue.from_json(each) for _, each in page)
                 after = page[-1][0]
+        for each in result.issues:
+            (result.errors if each.is_error else result.warnings)[each.code] += 1
+        result.issues.sort(key=lambda each: each.row)
         return result
 
 
-def hand_in(
+def upload_file(
     imports: ImportCommands, scope: Scope, import_id: UUID, round_: int, source: SourceFile
 ) -> int:
-    """Hand in a file of this machine; how long it is. Raises OSError."""
+    """Upload a file of this machine; return its length in bytes. Raises OSError."""
     size_bytes = 0
     with source.open() as file:
-        parts = iter(lambda: _part(file.read), b"")
+        parts = iter(lambda: _next_part(file.read), b"")
         for first in count(0, PARTS_AT_ONCE):
             some = list(islice(parts, PARTS_AT_ONCE))
             if not some:
@@ -256,57 +255,31 @@ def hand_in(
     return size_bytes
 
 
-def _part(read: Callable[[int], bytes | None]) -> bytes:
-    """The next part, whole unless the file ends."""
+def _next_part(read: Callable[[int], bytes | None]) -> bytes:
+    """The next part, of full length except at the end of the file."""
     part = b""
     while len(part) < PART_BYTES and (more := read(PART_BYTES - len(part))):
         part += more
     return part
 
 
-def _dated(options: ImportOptions, table: SourceTable) -> DatedColumns:
-    _, orders, doubts = dated_columns(options, table)
-    return DatedColumns(orders, doubts)
-
-
-def _result_of(found: Preview) -> ImportResult:
-    results = found.tally.results
-    return ImportResult(
-        found.tally.rows,
-        results[RowResult.CREATED],
-        results[RowResult.UPDATED],
-        results[RowResult.SKIPPED],
-        results[RowResult.FAILED],
-        found.tally.errors,
-        found.tally.warnings,
-        sorted(found.findings, key=lambda each: each.row),
-    )
-
-
-def _finding(kept: dict[str, str]) -> Finding:
-    severity = Severity(kept["severity"])
-    return Finding(
-        int(kept["row"]), severity, kept["column"], kept["value"], kept["code"], kept["message"]
-    )
-
-
 def known_values(path: Path, column: str) -> Lookup[str]:
-    """The different values of a column of another file. Raises `ImportRefused`."""
+    """The distinct values of a column of another file. Raises `ImportRefused`."""
     table = open_table(path)
     if column not in table.columns:
         raise ImportRefused(f"{path} has no column {column!r}.")
     return Lookup((value, value) for value in dict.fromkeys(table.values(column)))
 
 
-def write_report(path: Path, findings: Iterable[Finding]) -> None:
-    """Write every finding to a file: JSON where its name ends so, else CSV. Raises OSError."""
+def write_report(path: Path, issues: Iterable[ImportIssue]) -> None:
+    """Write the issues to a file: JSON if its name ends in .json, else CSV. Raises OSError."""
     if path.suffix.lower() == ".json":
-        rows = [asdict(each) for each in findings]
+        rows = [asdict(each) for each in issues]
         path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(REPORT_COLUMNS)
-        for each in findings:
+        for each in issues:
             row = asdict(each)
             writer.writerow(neutralised(str(row[name])) for name in REPORT_COLUMNS)

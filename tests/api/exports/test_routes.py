@@ -24,7 +24,7 @@ from readmodels.lists import LISTS
 from tests.support.api_server import Api, ApiWorkspace, after
 from tests.support.databases import Urls
 from tests.support.export_files import as_rows, cell, objects, rows
-from tests.support.import_desk import Desk, settings_for
+from tests.support.imports import Importer, settings_for
 from tests.support.kinds import DESCRIBED_KINDS
 
 LONG = "+" + "x" * 300
@@ -329,20 +329,20 @@ def import_mapping(plural: str, header: list[str]) -> dict[str, str]:
 
 
 @pytest.fixture
-def elsewhere(urls: Urls, workspace: UUID, tmp_path: Path) -> Desk:
+def elsewhere(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
     """An empty workspace in another database, where files are handed in."""
-    return Desk(settings_for(urls, tmp_path), workspace, tmp_path)
+    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
 def test_what_was_exported_can_be_imported_and_is_the_same(
-    filled: ApiWorkspace, elsewhere: Desk
+    filled: ApiWorkspace, elsewhere: Importer
 ) -> None:
     in_order = ["members", "accounts", *sorted(set(LISTS) - {"members", "accounts"})]
     for plural in in_order:
         table = exported(filled, plural, "csv", sortOrder="asc")
         header = next(csv.reader([table.text.partition("\n")[0]]))
-        result = elsewhere.hand_in(plural, table.text, mapping=import_mapping(plural, header))
-        assert result.failed == 0, result.findings
+        result = elsewhere.run(plural, table.text, mapping=import_mapping(plural, header))
+        assert result.failed == 0, result.issues
         before = [_essence(plural, each) for each in walked(filled, plural, sortOrder="asc")]
         assert [_essence(plural, each) for each in elsewhere.items(plural)] == before
 

@@ -19,7 +19,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from api.app import create_app
 from api.http.middleware import RequestContext
 from api.http.problems import handle_errors
-from commands.importing.findings import ImportFault
+from commands.importing.issues import ImportFault
 from domain.shared.refusals import KeyRevoked, OpenOpportunities, Refusal
 from readmodels import pool
 from runtime.codes import CODES

@@ -1,4 +1,4 @@
-"""Imports over HTTP: hand in, look, say what the columns are, preview, start, mend, undo as one."""
+"""Imports over HTTP: upload, choose fields, preview, start, correct failed rows, undo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from commands.importing.commands import ImportCommands
-from commands.importing.store import PART_BYTES
+from commands.importing.files import PART_BYTES
 from commands.jobs.requests import JobCommands
 from eventlog.connections import Connection
 from eventlog.scope import Scope
@@ -32,10 +32,10 @@ Beta Inc,Partner,,,,
 """
 
 
-def hand_in(
+def upload(
     api_workspace: ApiWorkspace, content: str | bytes, kind: str = "accounts", **query: Any
 ) -> Any:
-    """Hand in a file; what the API answers."""
+    """Upload a file; return the import."""
     answer = api_workspace.client().post(
         "/api/imports", params={"kind": kind, **query}, content=content, headers=CSV
     )
@@ -56,12 +56,12 @@ def preview(api_workspace: ApiWorkspace, made: Any, **query: Any) -> Any:
 
 
 def run(api_workspace: ApiWorkspace, made: Any) -> Any:
-    """Start it, and return its job when it has ended."""
+    """Start the import; return its job when it has ended."""
     return ended(api_workspace, api_workspace.client().post(f"/api/imports/{made['id']}/start"))
 
 
 def ended(api_workspace: ApiWorkspace, asked: httpx.Response) -> Any:
-    """The job when it has ended, and the read tables have what it did."""
+    """The job, when it has ended and the read tables are up to date."""
     assert asked.status_code == 202, asked.text
     job: dict[str, Any] = {}
 
@@ -78,9 +78,11 @@ def ended(api_workspace: ApiWorkspace, asked: httpx.Response) -> Any:
     return job
 
 
-def do(api_workspace: ApiWorkspace, content: str, kind: str = "accounts", **changes: Any) -> Any:
-    """Hand in, change, start; the job when it has ended."""
-    made = hand_in(api_workspace, content, kind)
+def import_file(
+    api_workspace: ApiWorkspace, content: str, kind: str = "accounts", **changes: Any
+) -> Any:
+    """Upload, change, start; return the job when it has ended."""
+    made = upload(api_workspace, content, kind)
     if changes:
         change(api_workspace, made, **changes)
     return {**run(api_workspace, made), "importId": made["id"]}
@@ -110,13 +112,13 @@ def as_csv(rows: list[dict[str, str]]) -> str:
 
 
 def counts(job: Any) -> tuple[int, int, int, int]:
-    """Created, updated, skipped, failed."""
+    """Rows created, updated, skipped, failed."""
     done = job["counts"]
     return done["created"], done["updated"], done["skipped"], job["failed"]
 
 
-def test_columns_are_recognised_by_name_and_by_values(api_workspace: ApiWorkspace) -> None:
-    made = hand_in(api_workspace, CUSTOMERS, fileName="customers.csv")
+def test_fields_are_proposed_by_name_and_values(api_workspace: ApiWorkspace) -> None:
+    made = upload(api_workspace, CUSTOMERS, fileName="customers.csv")
     assert (made["rows"], made["encoding"], made["delimiter"]) == (3, "utf-8", ",")
     assert made["fileName"] == "customers.csv"
     assert {each["name"]: each["field"] for each in made["columns"]} == {
@@ -133,7 +135,7 @@ def test_columns_are_recognised_by_name_and_by_values(api_workspace: ApiWorkspac
 def test_rows_of_one_company_are_one_account_with_several_contacts(
     api_workspace: ApiWorkspace,
 ) -> None:
-    job = do(api_workspace, CUSTOMERS, dedupeBy=["company"])
+    job = import_file(api_workspace, CUSTOMERS, dedupeBy=["company"])
     assert counts(job) == (3, 0, 0, 0)
     assert (job["status"], job["processed"], job["total"]) == ("completed", 3, 3)
     acme, beta = items(api_workspace)
@@ -142,32 +144,34 @@ def test_rows_of_one_company_are_one_account_with_several_contacts(
     assert (beta["company"], beta["contacts"]) == ("Beta Inc", [])
 
 
-def test_a_preview_tells_what_then_happens(api_workspace: ApiWorkspace) -> None:
-    do(api_workspace, CUSTOMERS, dedupeBy=["company"])
+def test_preview_counts_what_the_import_does(api_workspace: ApiWorkspace) -> None:
+    import_file(api_workspace, CUSTOMERS, dedupeBy=["company"])
     rows = CUSTOMERS + "Gamma,Sponsor,,,,\nBeta Inc,Partner,,,Alan,alan@beta.example\nDelta,,,,,\n"
-    made = change(api_workspace, hand_in(api_workspace, rows), dedupeBy=["company"])
+    made = change(api_workspace, upload(api_workspace, rows), dedupeBy=["company"])
     before = api_workspace.client().get("/api/accounts").json()["pagination"]["totalItems"]
-    told = preview(api_workspace, made)
-    assert told["counts"] == {"create": 1, "update": 0, "skip": 3, "fail": 2}
-    assert told["errors"] == {"invalid_value": 1, "missing_value": 1}
-    assert (told["rows"], told["total"], told["isComplete"]) == (6, 6, True)
-    assert [each["result"] for each in told["firstRows"]] == [
+    found = preview(api_workspace, made)
+    assert found["counts"] == {"create": 1, "update": 0, "skip": 3, "fail": 2}
+    assert found["errors"] == {"invalid_value": 1, "missing_value": 1}
+    assert (found["rows"], found["total"], found["isComplete"]) == (6, 6, True)
+    assert [each["result"] for each in found["firstRows"]] == [
         "skip", "skip", "skip", "fail", "create", "fail",
     ]  # fmt: skip
     assert api_workspace.client().get("/api/accounts").json()["pagination"]["totalItems"] == before
     assert counts(run(api_workspace, made)) == (1, 0, 3, 2)
 
 
-def test_a_preview_of_the_first_rows_says_so(api_workspace: ApiWorkspace) -> None:
-    made = hand_in(api_workspace, CUSTOMERS)
-    told = preview(api_workspace, made, rows=1)
-    assert (told["rows"], told["total"], told["isComplete"]) == (1, 3, False)
+def test_preview_of_the_first_rows_is_incomplete(api_workspace: ApiWorkspace) -> None:
+    made = upload(api_workspace, CUSTOMERS)
+    found = preview(api_workspace, made, rows=1)
+    assert (found["rows"], found["total"], found["isComplete"]) == (1, 3, False)
 
 
-def test_update_changes_what_the_row_has_something_for(api_workspace: ApiWorkspace) -> None:
-    do(api_workspace, "company,type,priority,city\nAcme,customer,high,Oslo\n", dedupeBy=["company"])
+def test_update_sets_the_fields_for_which_the_row_has_a_value(api_workspace: ApiWorkspace) -> None:
+    import_file(
+        api_workspace, "company,type,priority,city\nAcme,customer,high,Oslo\n", dedupeBy=["company"]
+    )
     rows = "company,type,priority,status,city,zip\nACME,,,on hold,,0150\nNew,partner,,,,\n"
-    job = do(
+    job = import_file(
         api_workspace, rows, dedupeBy=["company"], mode="update", defaults={"type": "investor"}
     )
     assert counts(job) == (1, 1, 0, 0)
@@ -176,7 +180,7 @@ def test_update_changes_what_the_row_has_something_for(api_workspace: ApiWorkspa
     assert (acme["priority"], acme["status"]) == ("high", "on_hold")
     assert acme["customFields"] == {"city": "Oslo", "zip": "0150"}
     assert new["type"] == "partner"
-    again = do(
+    again = import_file(
         api_workspace, rows, dedupeBy=["company"], mode="update", defaults={"type": "investor"}
     )
     assert counts(again) == (0, 0, 2, 0)
@@ -185,30 +189,40 @@ def test_update_changes_what_the_row_has_something_for(api_workspace: ApiWorkspa
     ]
 
 
-def test_update_changes_contacts_too(api_workspace: ApiWorkspace) -> None:
+def test_update_changes_contacts(api_workspace: ApiWorkspace) -> None:
     head = "company,type,contactName,contactEmail,contactPhone\n"
-    do(api_workspace, head + "Acme,customer,Ada,ada@acme.example,\n", dedupeBy=["company"])
+    import_file(api_workspace, head + "Acme,customer,Ada,ada@acme.example,\n", dedupeBy=["company"])
     rows = head + "Acme,,Ada L,ADA@acme.example,+47 22 33 44\nAcme,,Bob,,\n"
-    assert counts(do(api_workspace, rows, dedupeBy=["company"], mode="update")) == (1, 1, 0, 0)
+    assert counts(import_file(api_workspace, rows, dedupeBy=["company"], mode="update")) == (
+        1,
+        1,
+        0,
+        0,
+    )
     (acme,) = items(api_workspace)
     assert [(each["name"], each["phone"]) for each in acme["contacts"]] == [
         ("Ada L", "+47 22 33 44"), ("Bob", None),
     ]  # fmt: skip
-    assert counts(do(api_workspace, rows, dedupeBy=["company"])) == (0, 0, 2, 0)
+    assert counts(import_file(api_workspace, rows, dedupeBy=["company"])) == (0, 0, 2, 0)
 
 
-def test_create_makes_one_more(api_workspace: ApiWorkspace) -> None:
+def test_create_creates_another_record(api_workspace: ApiWorkspace) -> None:
     rows = "company,type\nAcme,customer\nAcme,customer\n"
     for _ in range(2):
-        assert counts(do(api_workspace, rows, dedupeBy=["company"], mode="create")) == (1, 0, 1, 0)
-    assert counts(do(api_workspace, rows)) == (2, 0, 0, 0)
+        assert counts(import_file(api_workspace, rows, dedupeBy=["company"], mode="create")) == (
+            1,
+            0,
+            1,
+            0,
+        )
+    assert counts(import_file(api_workspace, rows)) == (2, 0, 0, 0)
     assert len(items(api_workspace)) == 4
 
 
-def test_first_and_last_name_make_a_name(api_workspace: ApiWorkspace) -> None:
+def test_first_and_last_name_are_joined(api_workspace: ApiWorkspace) -> None:
     api_workspace.account(company="Acme")
     rows = "First Name,Surname,Company,Mail\nAda,Lovelace,Acme,ada@acme.example\n"
-    made = hand_in(api_workspace, rows, "contacts")
+    made = upload(api_workspace, rows, "contacts")
     assert [each["field"] for each in made["columns"]] == [
         "firstName", "lastName", "accountId", "email",
     ]  # fmt: skip
@@ -216,14 +230,14 @@ def test_first_and_last_name_make_a_name(api_workspace: ApiWorkspace) -> None:
     assert items(api_workspace, "contacts")[0]["name"] == "Ada Lovelace"
 
 
-def test_failed_rows_are_given_back_mended_and_done_once(api_workspace: ApiWorkspace) -> None:
+def test_failed_rows_are_corrected_and_imported_once(api_workspace: ApiWorkspace) -> None:
     rows = (
         "company,type,dealValue,note\nAcme,customer,5,'=1+1\nOdd,sponsor,,=2\nPoor,customer,-5,x\n"
     )
-    job = do(api_workspace, rows, dedupeBy=["company"])
+    job = import_file(api_workspace, rows, dedupeBy=["company"])
     assert counts(job) == (1, 0, 0, 2)
-    told = [(each["row"], each["column"], each["value"]) for each in job["errors"]]
-    assert told == [(3, "type", "sponsor"), (4, "dealValue", "-5")]
+    cells = [(each["row"], each["column"], each["value"]) for each in job["errors"]]
+    assert cells == [(3, "type", "sponsor"), (4, "dealValue", "-5")]
     assert {each["code"] for each in job["errors"]} == {"invalid_value"}
     odd, poor = failed(api_workspace, job["importId"])
     assert (odd["company"], odd["note"], odd["annals:row"]) == ("Odd", "'=2", "3")
@@ -232,10 +246,11 @@ def test_failed_rows_are_given_back_mended_and_done_once(api_workspace: ApiWorks
     assert odd["annals:error"].startswith("type: The value is none of")
 
     acme = odd | {"company": "Acme again", "type": "customer", "annals:row": "2"}
-    mended = as_csv([acme, odd | {"type": "partner"}, poor, odd | {"type": "investor"}])
+    corrected = as_csv([acme, odd | {"type": "partner"}, poor, odd | {"type": "investor"}])
     path = f"/api/imports/{job['importId']}"
     second = ended(
-        api_workspace, api_workspace.client().post(f"{path}/mended", content=mended, headers=CSV)
+        api_workspace,
+        api_workspace.client().post(f"{path}/corrections", content=corrected, headers=CSV),
     )
     assert counts(second) == (1, 0, 2, 1)
     assert [each["company"] for each in items(api_workspace)] == ["Acme", "Odd"]
@@ -244,11 +259,11 @@ def test_failed_rows_are_given_back_mended_and_done_once(api_workspace: ApiWorks
 
     last = as_csv([poor | {"dealValue": "5"}])
     third = ended(
-        api_workspace, api_workspace.client().post(f"{path}/mended", content=last, headers=CSV)
+        api_workspace, api_workspace.client().post(f"{path}/corrections", content=last, headers=CSV)
     )
     assert counts(third) == (1, 0, 0, 0)
     assert failed(api_workspace, job["importId"]) == []
-    refused = api_workspace.client().post(f"{path}/mended", content=last, headers=CSV)
+    refused = api_workspace.client().post(f"{path}/corrections", content=last, headers=CSV)
     assert (refused.status_code, refused.json()["code"]) == (409, "E5042")
     assert [each["round"] for each in api_workspace.client().get(path).json()["rounds"]] == [
         1,
@@ -257,13 +272,13 @@ def test_failed_rows_are_given_back_mended_and_done_once(api_workspace: ApiWorks
     ]
 
 
-def test_all_rounds_are_undone_as_one(api_workspace: ApiWorkspace) -> None:
+def test_one_undo_takes_back_all_rounds(api_workspace: ApiWorkspace) -> None:
     rows = "company,type,contactName\nAcme,customer,Ada\nAcme,customer,Bob\nOdd,sponsor,Eve\n"
-    job = do(api_workspace, rows, dedupeBy=["company"])
+    job = import_file(api_workspace, rows, dedupeBy=["company"])
     (odd,) = failed(api_workspace, job["importId"])
-    mended = as_csv([odd | {"type": "partner"}])
+    corrected = as_csv([odd | {"type": "partner"}])
     asked = api_workspace.client().post(
-        f"/api/imports/{job['importId']}/mended", content=mended, headers=CSV
+        f"/api/imports/{job['importId']}/corrections", content=corrected, headers=CSV
     )
     ended(api_workspace, asked)
     assert asked.headers["Annals-Command"] == asked.json()["commandId"] == job["importId"]
@@ -276,19 +291,21 @@ def test_all_rounds_are_undone_as_one(api_workspace: ApiWorkspace) -> None:
     assert items(api_workspace) == items(api_workspace, "contacts") == []
 
 
-def test_dates_of_mended_rows_are_read_as_those_of_the_file(api_workspace: ApiWorkspace) -> None:
+def test_dates_of_corrections_are_read_like_those_of_the_file(api_workspace: ApiWorkspace) -> None:
     rows = "company,type,nextActionDate\nA,partner,13/2/2017\nB,sponsor,1/2/2017\n"
-    job = do(api_workspace, rows)
+    job = import_file(api_workspace, rows)
     (bad,) = failed(api_workspace, job["importId"])
-    mended = as_csv([bad | {"type": "partner"}])
-    path = f"/api/imports/{job['importId']}/mended"
-    ended(api_workspace, api_workspace.client().post(path, content=mended, headers=CSV))
+    corrected = as_csv([bad | {"type": "partner"}])
+    path = f"/api/imports/{job['importId']}/corrections"
+    ended(api_workspace, api_workspace.client().post(path, content=corrected, headers=CSV))
     assert [each["nextActionDate"] for each in items(api_workspace)] == ["2017-02-13", "2017-02-01"]
 
 
-def test_what_was_said_of_rows_can_be_read(api_workspace: ApiWorkspace) -> None:
-    job = do(api_workspace, "company,type,owner\nA,partner,Nobody\nB,sponsor,\nC,partner,\n")
-    path = f"/api/imports/{job['importId']}/findings"
+def test_issues_are_listed_page_by_page(api_workspace: ApiWorkspace) -> None:
+    job = import_file(
+        api_workspace, "company,type,owner\nA,partner,Stranger\nB,sponsor,\nC,partner,\n"
+    )
+    path = f"/api/imports/{job['importId']}/issues"
     first = api_workspace.client().get(path, params={"pageSize": 1}).json()
     second = api_workspace.client().get(path, params={"cursor": first["nextCursor"]}).json()
     found = [*first["items"], *second["items"]]
@@ -299,8 +316,8 @@ def test_what_was_said_of_rows_can_be_read(api_workspace: ApiWorkspace) -> None:
     assert job["counts"]["warnings"] == 1
 
 
-def test_mapping_can_be_changed_column_by_column(api_workspace: ApiWorkspace) -> None:
-    made = hand_in(api_workspace, "Firm,Kind,Secret\nAcme,customer,x\n")
+def test_mapping_is_changed_column_by_column(api_workspace: ApiWorkspace) -> None:
+    made = upload(api_workspace, "Firm,Kind,Secret\nAcme,customer,x\n")
     changed = change(api_workspace, made, mapping={"Secret": "", "Kind": "customFields.kind"})
     assert {each["name"]: each["field"] for each in changed["columns"]} == {
         "Firm": "company", "Kind": "customFields.kind", "Secret": "",
@@ -312,8 +329,8 @@ def test_mapping_can_be_changed_column_by_column(api_workspace: ApiWorkspace) ->
     assert (acme["type"], acme["priority"], acme["customFields"]) == ("customer", "low", {})
 
 
-def test_a_stale_change_is_refused(api_workspace: ApiWorkspace) -> None:
-    made = hand_in(api_workspace, CUSTOMERS)
+def test_stale_change_is_refused(api_workspace: ApiWorkspace) -> None:
+    made = upload(api_workspace, CUSTOMERS)
     path = f"/api/imports/{made['id']}"
     tag = api_workspace.client().get(path).headers["ETag"]
     change(api_workspace, made, mode="update")
@@ -325,7 +342,7 @@ def test_a_stale_change_is_refused(api_workspace: ApiWorkspace) -> None:
     assert api_workspace.client().get(path).json()["mode"] == "update"
 
 
-def test_a_form_and_a_wrong_encoding_that_is_corrected(api_workspace: ApiWorkspace) -> None:
+def test_file_of_a_form_is_read_in_another_encoding(api_workspace: ApiWorkspace) -> None:
     content = "company;type\nŽofie Dvořáková;customer\n".encode("cp1250")
     answer = api_workspace.client().post(
         "/api/imports", params={"kind": "accounts"}, files={"file": ("../firmy.csv", content)}
@@ -353,7 +370,7 @@ def test_a_form_and_a_wrong_encoding_that_is_corrected(api_workspace: ApiWorkspa
         (b"company\n", {"kind": "keys"}, 400, "E2031"),
     ],
 )
-def test_files_that_are_no_table_are_refused_with_a_code(
+def test_file_that_is_not_a_table_is_refused_with_a_code(
     api_workspace: ApiWorkspace, content: bytes, query: dict[str, str], status: int, code: str
 ) -> None:
     answer = api_workspace.client().post(
@@ -363,7 +380,7 @@ def test_files_that_are_no_table_are_refused_with_a_code(
     assert api_workspace.client().get("/api/imports").json()["items"] == []
 
 
-def test_a_form_without_a_file_and_another_type_are_refused(api_workspace: ApiWorkspace) -> None:
+def test_form_without_file_and_other_media_types_are_refused(api_workspace: ApiWorkspace) -> None:
     client, query = api_workspace.client(), {"kind": "accounts"}
     form = client.post("/api/imports", params=query, files={"other": ("x", b"company\n")})
     assert (form.status_code, form.json()["code"]) == (400, "E2066")
@@ -392,13 +409,13 @@ def test_a_form_without_a_file_and_another_type_are_refused(api_workspace: ApiWo
 def test_options_that_do_not_fit_are_refused(
     api_workspace: ApiWorkspace, changes: dict[str, Any], code: str
 ) -> None:
-    made = hand_in(api_workspace, CUSTOMERS)
+    made = upload(api_workspace, CUSTOMERS)
     answer = api_workspace.client().patch(f"/api/imports/{made['id']}", json=changes)
     assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
 
 
-def test_an_import_is_started_once_and_repeated_by_its_key(api_workspace: ApiWorkspace) -> None:
-    made = hand_in(api_workspace, CUSTOMERS)
+def test_start_is_repeated_by_its_idempotency_key_only(api_workspace: ApiWorkspace) -> None:
+    made = upload(api_workspace, CUSTOMERS)
     path = f"/api/imports/{made['id']}"
     key = {"Idempotency-Key": "start"}
     first = api_workspace.client().post(f"{path}/start", headers=key)
@@ -412,7 +429,7 @@ def test_an_import_is_started_once_and_repeated_by_its_key(api_workspace: ApiWor
     assert api_workspace.client().get(path).json()["job"]["status"] == "completed"
 
 
-def test_the_same_file_with_the_same_key_is_handed_in_once(api_workspace: ApiWorkspace) -> None:
+def test_same_file_with_the_same_key_is_uploaded_once(api_workspace: ApiWorkspace) -> None:
     def post(content: str) -> httpx.Response:
         return api_workspace.client().post(
             "/api/imports",
@@ -428,8 +445,8 @@ def test_the_same_file_with_the_same_key_is_handed_in_once(api_workspace: ApiWor
     assert [each["id"] for each in kept] == [first.json()["id"]]
 
 
-def test_a_deleted_import_is_gone_and_what_it_made_stays(api_workspace: ApiWorkspace) -> None:
-    job = do(api_workspace, CUSTOMERS)
+def test_deleted_import_is_404_and_its_records_stay(api_workspace: ApiWorkspace) -> None:
+    job = import_file(api_workspace, CUSTOMERS)
     path = f"/api/imports/{job['importId']}"
     assert api_workspace.client().delete(path).status_code == 204
     for answer in (
@@ -440,13 +457,16 @@ def test_a_deleted_import_is_gone_and_what_it_made_stays(api_workspace: ApiWorks
     assert len(items(api_workspace)) == 3
 
 
-def test_another_workspace_sees_nothing_of_an_import(api_workspace: ApiWorkspace) -> None:
-    job = do(api_workspace, "company,type\nAcme,customer\nOdd,sponsor\n")
+def test_import_is_invisible_to_another_workspace(api_workspace: ApiWorkspace) -> None:
+    job = import_file(api_workspace, "company,type\nAcme,customer\nOdd,sponsor\n")
     path = f"/api/imports/{job['importId']}"
     other = api_workspace.api.new_workspace().client()
     answers = [
-        *(other.get(path + rest) for rest in ("", "/preview", "/findings", "/failed.csv")),
-        *(other.post(path + rest, content=b"x", headers=CSV) for rest in ("/start", "/mended")),
+        *(other.get(path + rest) for rest in ("", "/preview", "/issues", "/failed.csv")),
+        *(
+            other.post(path + rest, content=b"x", headers=CSV)
+            for rest in ("/start", "/corrections")
+        ),
         other.patch(path, json={"mode": "skip"}),
         other.delete(path),
     ]
@@ -462,7 +482,7 @@ def test_another_workspace_sees_nothing_of_an_import(api_workspace: ApiWorkspace
             assert connection.execute(f"SELECT FROM {table}").fetchall() == []
 
 
-def test_members_take_an_admin_and_readers_import_nothing(api_workspace: ApiWorkspace) -> None:
+def test_import_requires_permission_to_write_the_kind(api_workspace: ApiWorkspace) -> None:
     for role, kind in (("member", "members"), ("read-only", "accounts")):
         answer = api_workspace.client(role).post(
             "/api/imports", params={"kind": kind}, content=b"name\nAda\n", headers=CSV
@@ -470,11 +490,11 @@ def test_members_take_an_admin_and_readers_import_nothing(api_workspace: ApiWork
         assert (answer.status_code, answer.json()["code"]) == (403, "E1008")
 
 
-def test_a_file_of_many_parts_is_read_whole(api_workspace: ApiWorkspace) -> None:
+def test_file_of_many_parts_is_read_completely(api_workspace: ApiWorkspace) -> None:
     filler = "ä" * 1_000
     n = 4 * PART_BYTES // len(filler.encode()) + 7
     rows = "\n".join(f'Firm {number},customer,"a\n{filler}"' for number in range(n))
-    made = hand_in(api_workspace, f"company,type,note\n{rows}\n")
+    made = upload(api_workspace, f"company,type,note\n{rows}\n")
     assert (made["rows"], made["encoding"]) == (n, "utf-8")
     job = run(api_workspace, made)
     assert counts(job) == (n, 0, 0, 0)
@@ -482,13 +502,13 @@ def test_a_file_of_many_parts_is_read_whole(api_workspace: ApiWorkspace) -> None
     assert (first["company"], first["customFields"]["note"]) == ("Firm 0", f"a\n{filler}")
 
 
-def test_what_was_kept_long_enough_is_dropped_with_its_files(
+def test_expired_imports_are_deleted_with_their_files(
     urls: Urls, log: EventLog, scope: Scope, database: Connection
 ) -> None:
     jobs = JobCommands(log, clock=now, new_id=new_id)
     imports = ImportCommands(log, jobs, clock=now, new_id=new_id)
     for _ in range(2):
-        import_id = imports.begin(scope, "members", "rows.csv")
+        import_id = imports.begin_upload(scope, "members", "rows.csv")
         imports.add_parts(scope, import_id, 1, 0, [b"name\nAda\n"])
     database.execute(
         "UPDATE imports SET handed_in_at = now() - interval '2 hours' WHERE id = %s", (import_id,)

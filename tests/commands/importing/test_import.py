@@ -1,4 +1,4 @@
-"""Imports: rows become history, each with an outcome of its own, and never twice."""
+"""Imports: every row has one outcome, is recorded once, and can be dated in the past."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from psycopg_pool import ConnectionPool
 
 from commands.entities import EntityCommands
 from commands.importing.cells import DateOrder
-from commands.importing.commands import DatedColumns, ImportCommands
-from commands.importing.findings import ImportRefused
-from commands.importing.options import Mode
-from commands.importing.tables import open_table
-from commands.importing.worlds import LogWorld
+from commands.importing.commands import ImportCommands
+from commands.importing.files import open_table
+from commands.importing.issues import ImportRefused
+from commands.importing.mapping import DateOrders, Mode
+from commands.importing.records import LogRecords
 from commands.jobs.requests import JobCommands
 from commands.jobs.worker import TRY_CLAIM
 from domain.account import Account
@@ -38,10 +38,10 @@ from runtime.composition import new_id, now, open_writing
 from runtime.settings import REPOSITORY
 from server.cli import CommandError
 from server.cli.local.database import catch_up
-from server.cli.local.importing import hand_in, known_values, write_report
+from server.cli.local.importing import known_values, upload_file, write_report
 from server.postgres.embedded import Cluster, prepare_database
 from tests.support.databases import Urls
-from tests.support.import_desk import Desk, errors, settings_for, warnings
+from tests.support.imports import Importer, errors, settings_for, warnings
 from tests.support.waiting import wait_until
 
 DEALS = {
@@ -69,25 +69,25 @@ LONG_AGO = datetime(2016, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def urls(cluster: Cluster, template: str) -> Urls:
-    """One database for all of these tests: each has a workspace of its own."""
+    """One database for all of these tests, each with its own workspace."""
     made = prepare_database(cluster, "imports", template=template)
     return Urls(made.owner, made.app, made.projector, cluster.url("postgres", "imports"))
 
 
 @pytest.fixture
-def desk(urls: Urls, workspace: UUID, tmp_path: Path) -> Desk:
-    return Desk(settings_for(urls, tmp_path), workspace, tmp_path)
+def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
+    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
 @pytest.fixture
-def staffed(desk: Desk, commands: EntityCommands, scope: Scope) -> Desk:
-    """A desk whose workspace has two members and two accounts."""
+def populated(importer: Importer, commands: EntityCommands, scope: Scope) -> Importer:
+    """An importer into a workspace with two members and two accounts."""
     for name in ("Ada Lovelace", "Grace Hopper"):
         commands.create(scope, Member, {"name": name}, occurred_at=LONG_AGO)
     for company in ("Acme Ltd", "Beta Inc"):
         fields = {"company": company, "type": "customer"}
         commands.create(scope, Account, fields, occurred_at=LONG_AGO)
-    return desk
+    return importer
 
 
 def count_events(database: Connection, workspace: UUID) -> int:
@@ -99,29 +99,29 @@ def count_events(database: Connection, workspace: UUID) -> int:
     return int(row[0])
 
 
-def test_columns_become_fields_and_the_others_custom_fields(desk: Desk) -> None:
+def test_unmapped_columns_become_custom_fields(importer: Importer) -> None:
     rows = "firm,Sector,code,note\n Acme Ltd ,Retail,007,\nBeta Inc,,8,'=1+1\n"
-    result = desk.hand_in(
+    result = importer.run(
         "accounts", rows, mapping={"firm": "company"}, defaults={"type": "Customer"}
     )
     assert (result.created, result.skipped, result.failed) == (2, 0, 0)
-    acme, beta = desk.items("accounts")
+    acme, beta = importer.items("accounts")
     assert (acme["company"], acme["type"]) == ("Acme Ltd", "customer")
     assert acme["customFields"] == {"Sector": "Retail", "code": "007"}
     assert beta["customFields"] == {"code": "8", "note": "=1+1"}
 
 
-def test_a_column_can_be_left_out_and_a_field_given_by_default(desk: Desk) -> None:
+def test_columns_can_be_left_out_and_fields_have_defaults(importer: Importer) -> None:
     rows = "company,secret,status\nAcme,x,\nBeta,y,On Hold\n"
     options = {"mapping": {"secret": ""}, "defaults": {"type": "partner", "status": "active"}}
-    desk.hand_in("accounts", rows, **options)
-    assert [(each["status"], each["customFields"]) for each in desk.items("accounts")] == [
+    importer.run("accounts", rows, **options)
+    assert [(each["status"], each["customFields"]) for each in importer.items("accounts")] == [
         ("active", {}),
         ("on_hold", {}),
     ]
 
 
-def test_bad_rows_are_reported_and_the_others_go_on(desk: Desk) -> None:
+def test_bad_rows_are_reported_and_the_others_imported(importer: Importer) -> None:
     rows = (
         "company,type,nextActionDate,dealValue\n"
         "Good,customer,2017-03-01,\"$1,054.50\"\n"
@@ -133,7 +133,7 @@ def test_bad_rows_are_reported_and_the_others_go_on(desk: Desk) -> None:
         "Fine,investor,,\n"
         "Wrong,investor,,7\n"
     )  # fmt: skip
-    result = desk.hand_in("accounts", rows)
+    result = importer.run("accounts", rows)
     assert (result.rows, result.created, result.failed) == (8, 2, 6)
     assert errors(result) == [
         (3, "company", "", "missing_value"),
@@ -143,58 +143,58 @@ def test_bad_rows_are_reported_and_the_others_go_on(desk: Desk) -> None:
         (7, "", "surplus", "too_many_cells"),
         (9, "", "", "invalid_value"),
     ]
-    assert "none of investor, customer, partner" in result.findings[1].message
-    assert [each["company"] for each in desk.items("accounts")] == ["Good", "Fine"]
-    assert desk.items("accounts")[0]["dealValue"] == "1054.50"
+    assert "none of investor, customer, partner" in result.issues[1].message
+    assert [each["company"] for each in importer.items("accounts")] == ["Good", "Fine"]
+    assert importer.items("accounts")[0]["dealValue"] == "1054.50"
 
 
-def test_a_second_import_records_nothing(staffed: Desk, database: Connection) -> None:
-    first = staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
+def test_a_second_import_records_nothing(populated: Importer, database: Connection) -> None:
+    first = populated.run("opportunities", DEAL_ROWS, **DEALS)
     assert first.created == 4
-    events = count_events(database, staffed.workspace)
-    second = staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
+    events = count_events(database, populated.workspace)
+    second = populated.run("opportunities", DEAL_ROWS, **DEALS)
     assert (second.created, second.skipped, second.failed) == (0, 4, 0)
-    assert count_events(database, staffed.workspace) == events
+    assert count_events(database, populated.workspace) == events
 
 
-def test_rows_are_the_same_whatever_case_and_spaces(desk: Desk) -> None:
+def test_keys_ignore_case_and_spaces(importer: Importer) -> None:
     rows = "company,city\nAcme  Ltd,Oslo\nACME ltd,oslo\nAcme Ltd,Riga\n"
     options = {
         "dedupe_by": ("company", "customFields.city"),
         "defaults": {"type": "partner"},
     }
-    result = desk.hand_in("accounts", rows, **options)
+    result = importer.run("accounts", rows, **options)
     assert (result.created, result.skipped) == (2, 1)
-    again = desk.hand_in("accounts", rows, **options)
+    again = importer.run("accounts", rows, **options)
     assert (again.created, again.skipped) == (0, 3)
 
 
-def test_a_row_without_a_key_is_reported(desk: Desk) -> None:
-    result = desk.hand_in("members", "name,email\nAda,\n", dedupe_by=("email",))
+def test_row_without_key_is_reported(importer: Importer) -> None:
+    result = importer.run("members", "name,email\nAda,\n", dedupe_by=("email",))
     assert errors(result) == [(2, "", "", "no_key")]
 
 
-def test_members_who_left_are_neither_found_nor_in_the_way(
-    desk: Desk, commands: EntityCommands, scope: Scope
+def test_deleted_members_do_not_match(
+    importer: Importer, commands: EntityCommands, scope: Scope
 ) -> None:
     left = commands.create(scope, Member, {"name": "Ada"})
     commands.delete(scope, Member, left.entity.id)
-    assert desk.hand_in("members", "name\nAda\n", dedupe_by=("name",)).created == 1
+    assert importer.run("members", "name\nAda\n", dedupe_by=("name",)).created == 1
 
 
-def test_explicit_corrections_are_reported_row_by_row(desk: Desk) -> None:
+def test_explicit_corrections_are_reported_row_by_row(importer: Importer) -> None:
     rows = "company,type,sector\nAcme,customer,technolgy\nBeta,customer,retail\n"
     corrections = {"sector": {"technolgy": "technology"}}
-    result = desk.hand_in("accounts", rows, corrections=corrections)
+    result = importer.run("accounts", rows, corrections=corrections)
     assert warnings(result) == [(2, "sector", "technolgy", "corrected")]
-    assert desk.items("accounts")[0]["customFields"] == {"sector": "technology"}
+    assert importer.items("accounts")[0]["customFields"] == {"sector": "technology"}
 
 
-def test_values_are_corrected_by_a_list_of_known_ones(desk: Desk, tmp_path: Path) -> None:
+def test_values_are_corrected_by_a_list_of_known_values(importer: Importer, tmp_path: Path) -> None:
     products = tmp_path / "products.csv"
     products.write_text("product,price\nGTX Pro,4821\nGTX Plus Pro,5482\nMG 500,1\n", "utf-8")
     rows = "name,product\nA,GTX Pro\nB,GTXPro\nC,GTX Plus Prp\nD,MG 501\nE,\n"
-    result = desk.hand_in(
+    result = importer.run(
         "opportunities", rows, known={"product": known_values(products, "product")}
     )
     assert warnings(result) == [
@@ -202,11 +202,11 @@ def test_values_are_corrected_by_a_list_of_known_ones(desk: Desk, tmp_path: Path
         (4, "product", "GTX Plus Prp", "corrected"),
         (5, "product", "MG 501", "unknown_value"),
     ]
-    made = [each["customFields"].get("product") for each in desk.items("opportunities")]
+    made = [each["customFields"].get("product") for each in importer.items("opportunities")]
     assert sorted(filter(None, made)) == ["GTX Plus Pro", "GTX Pro", "GTX Pro", "MG 501"]
 
 
-def test_references_are_found_by_name(staffed: Desk) -> None:
+def test_references_are_found_by_name(populated: Importer) -> None:
     rows = (
         "deal,agent,client\n"
         "exact,Ada Lovelace,Acme Ltd\n"
@@ -216,7 +216,7 @@ def test_references_are_found_by_name(staffed: Desk) -> None:
         "missing,,\n"
     )
     mapping = {"deal": "name", "agent": "assignedTo", "client": "accountId"}
-    result = staffed.hand_in("opportunities", rows, mapping=mapping)
+    result = populated.run("opportunities", rows, mapping=mapping)
     assert warnings(result) == [
         (4, "agent", "Ada Lovelase", "close_match"),
         (5, "agent", "Charles Babbage", "unknown_reference"),
@@ -225,61 +225,61 @@ def test_references_are_found_by_name(staffed: Desk) -> None:
     ]
     found = {
         each["name"]: (each["assignedToName"], each["accountName"])
-        for each in staffed.items("opportunities")
+        for each in populated.items("opportunities")
     }
     ada = ("Ada Lovelace", "Acme Ltd")
-    nobody = (None, None)
+    not_found = (None, None)
     assert found == {
-        "exact": ada, "normalised": ada, "close": ada, "unknown": nobody, "missing": nobody,
+        "exact": ada, "normalised": ada, "close": ada, "unknown": not_found, "missing": not_found,
     }  # fmt: skip
-    unknown = next(each for each in staffed.items("opportunities") if each["name"] == "unknown")
+    unknown = next(each for each in populated.items("opportunities") if each["name"] == "unknown")
     assert unknown["customFields"] == {"agent": "Charles Babbage", "client": "Nowhere Ltd"}
 
 
-def test_a_name_that_two_accounts_have_is_not_guessed(staffed: Desk) -> None:
-    staffed.hand_in("accounts", "company,type\nAcme Ltd,partner\n")
-    result = staffed.hand_in("opportunities", "name,accountId\nDeal,Acme Ltd\n")
+def test_name_of_two_accounts_is_ambiguous(populated: Importer) -> None:
+    populated.run("accounts", "company,type\nAcme Ltd,partner\n")
+    result = populated.run("opportunities", "name,accountId\nDeal,Acme Ltd\n")
     assert warnings(result) == [(2, "accountId", "Acme Ltd", "ambiguous_reference")]
 
 
-def test_what_hangs_on_an_account_fails_without_one(staffed: Desk) -> None:
+def test_contact_without_account_fails(populated: Importer) -> None:
     rows = "name,accountId\nEve,Acme Ltd\nMallory,Nowhere Ltd\nTrent,\n"
-    result = staffed.hand_in("contacts", rows)
+    result = populated.run("contacts", rows)
     assert errors(result) == [
         (3, "accountId", "Nowhere Ltd", "unknown_reference"),
         (4, "accountId", "", "no_account"),
     ]
-    assert [each["name"] for each in staffed.items("contacts")] == ["Eve"]
+    assert [each["name"] for each in populated.items("contacts")] == ["Eve"]
 
 
-def test_stages_changed_when_the_file_says(staffed: Desk, urls: Urls) -> None:
-    staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
-    stages = staffed.page("opportunities")["aggregations"]["byStage"]
+def test_stage_changes_occur_on_the_dates_of_the_file(populated: Importer, urls: Urls) -> None:
+    populated.run("opportunities", DEAL_ROWS, **DEALS)
+    stages = populated.page("opportunities")["aggregations"]["byStage"]
     assert {name: (stage["count"], float(stage["value"])) for name, stage in stages.items()} == {
         "won": (1, 1054.0), "lost": (1, 0.0), "engaging": (1, 0.0), "prospecting": (1, 0.0),
     }  # fmt: skip
     with write_pool(urls.app) as pool:
-        assert counts_on(staffed, pool, 2016, 10, 19) == {}
-        assert counts_on(staffed, pool, 2016, 10, 20) == {"engaging": 1}
-        assert counts_on(staffed, pool, 2017, 3, 1) == {"won": 1}
-        assert counts_on(staffed, pool, 2017, 6, 30) == {"won": 1, "engaging": 2}
-        assert counts_on(staffed, pool, 2017, 7, 15) == {"won": 1, "lost": 1, "engaging": 1}
-        won = staffed.pipeline(pool, datetime(2017, 3, 1, tzinfo=UTC))["won"]
+        assert counts_on(populated, pool, 2016, 10, 19) == {}
+        assert counts_on(populated, pool, 2016, 10, 20) == {"engaging": 1}
+        assert counts_on(populated, pool, 2017, 3, 1) == {"won": 1}
+        assert counts_on(populated, pool, 2017, 6, 30) == {"won": 1, "engaging": 2}
+        assert counts_on(populated, pool, 2017, 7, 15) == {"won": 1, "lost": 1, "engaging": 1}
+        won = populated.pipeline(pool, datetime(2017, 3, 1, tzinfo=UTC))["won"]
     assert won["value"] == "1054.00"
 
 
 def counts_on(
-    desk: Desk, pool: ConnectionPool[Connection], year: int, month: int, day: int
+    importer: Importer, pool: ConnectionPool[Connection], year: int, month: int, day: int
 ) -> dict[str, int]:
-    stages = desk.pipeline(pool, datetime(year, month, day, 23, 59, tzinfo=UTC))
+    stages = importer.pipeline(pool, datetime(year, month, day, 23, 59, tzinfo=UTC))
     return {name: stage["count"] for name, stage in stages.items()}
 
 
-def test_the_value_was_not_known_before_the_close(
-    staffed: Desk, log: EventLog, scope: Scope
+def test_value_of_a_deal_is_set_at_its_close(
+    populated: Importer, log: EventLog, scope: Scope
 ) -> None:
-    staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
-    won = next(each for each in staffed.items("opportunities") if each["name"] == "D1")
+    populated.run("opportunities", DEAL_ROWS, **DEALS)
+    won = next(each for each in populated.items("opportunities") if each["name"] == "D1")
     with log.scoped(scope):
         created, updated, moved = log.events.get(UUID(won["id"]))
     assert "value" not in vars(created)["fields"]
@@ -289,25 +289,27 @@ def test_the_value_was_not_known_before_the_close(
     assert days == ["2016-10-20", "2017-03-01", "2017-03-01"]
 
 
-def test_recorded_is_now_whatever_occurred(staffed: Desk, database: Connection) -> None:
-    staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
+def test_events_are_recorded_now_and_occurred_in_the_past(
+    populated: Importer, database: Connection
+) -> None:
+    populated.run("opportunities", DEAL_ROWS, **DEALS)
     row = database.execute(
         """SELECT min(recorded_at) > now() - interval '1 minute', min(occurred_at) FROM events
             WHERE workspace_id = %s AND topic LIKE 'opportunity.%%'""",
-        (staffed.workspace,),
+        (populated.workspace,),
     ).fetchone()
     assert row is not None
     assert row[0]
     assert row[1] == datetime(2016, 10, 20, tzinfo=UTC)
 
 
-def test_any_kind_may_say_when_it_occurred(desk: Desk) -> None:
+def test_every_kind_has_occurred_at(importer: Importer) -> None:
     rows = "name,since\nAda,2015-12-10T08:30:00+02:00\n"
-    desk.hand_in("members", rows, mapping={"since": "occurredAt"})
-    assert desk.items("members")[0]["createdAt"] == "2015-12-10T06:30:00+00:00"
+    importer.run("members", rows, mapping={"since": "occurredAt"})
+    assert importer.items("members")[0]["createdAt"] == "2015-12-10T06:30:00+00:00"
 
 
-def test_deals_with_gaps_in_their_dates(staffed: Desk) -> None:
+def test_deals_with_gaps_in_their_dates(populated: Importer) -> None:
     rows = (
         "deal,agent,client,stage,engaged,closed,amount\n"
         "no start,,Acme Ltd,won,,3/14/2017,10\n"
@@ -316,7 +318,7 @@ def test_deals_with_gaps_in_their_dates(staffed: Desk) -> None:
         "future,,Acme Ltd,engaging,3/14/2150,,\n"
         "no stage,,Acme Ltd,,3/14/2017,,\n"
     )
-    result = staffed.hand_in("opportunities", rows, **DEALS)
+    result = populated.run("opportunities", rows, **DEALS)
     assert warnings(result) == [
         (2, "engaged", "", "no_engage_date"),
         (3, "closed", "", "no_close_date"),
@@ -325,12 +327,12 @@ def test_deals_with_gaps_in_their_dates(staffed: Desk) -> None:
         (4, "closed", "3/1/2017", "occurred_too_early"),
         (5, "engaged", "2150-03-14", "in_future"),
     ]
-    stages = {each["name"]: each["stage"] for each in staffed.items("opportunities")}
+    stages = {each["name"]: each["stage"] for each in populated.items("opportunities")}
     assert stages == {"no start": "won", "no end": "lost", "no stage": "engaging"}
 
 
 @pytest.mark.parametrize(
-    ("dates", "told", "day", "code"),
+    ("dates", "given_order", "day", "code"),
     [
         ("1/2/2017 13/2/2017", None, "2017-02-01", None),
         ("1/2/2017 2/13/2017", None, "2017-01-02", None),
@@ -340,34 +342,36 @@ def test_deals_with_gaps_in_their_dates(staffed: Desk) -> None:
         ("1.2.2017 13.2.2017", None, "2017-02-01", None),
     ],
 )
-def test_the_order_of_dates_is_found_out(
-    desk: Desk, dates: str, told: DateOrder | None, day: str, code: str | None
+def test_order_of_dates_is_detected(
+    importer: Importer, dates: str, given_order: DateOrder | None, day: str, code: str | None
 ) -> None:
     one, other = dates.split()
     rows = f"company,type,nextActionDate\nA,partner,{one}\nB,partner,{other}\n"
-    result = desk.hand_in("accounts", rows, dates=told)
-    found = {each["company"]: each["nextActionDate"] for each in desk.items("accounts")}
+    result = importer.run("accounts", rows, dates=given_order)
+    found = {each["company"]: each["nextActionDate"] for each in importer.items("accounts")}
     assert found["A"] == day
-    assert [each.code for each in result.findings] == ([code] if code else [])
+    assert [each.code for each in result.issues] == ([code] if code else [])
 
 
-def test_a_column_that_does_not_tell_is_as_the_others(staffed: Desk) -> None:
+def test_ambiguous_dates_are_read_like_the_other_columns(populated: Importer) -> None:
     rows = "name,engagedOn,expectedCloseOn\nA,13/2/2017,1/4/2017\nB,13/13/2017,1/4/2017\n"
-    result = staffed.hand_in("opportunities", rows)
+    result = populated.run("opportunities", rows)
     assert errors(result) == [(3, "engagedOn", "13/13/2017", "invalid_value")]
     assert warnings(result) == []
-    assert staffed.items("opportunities")[0]["expectedCloseOn"] == "2017-04-01"
+    assert populated.items("opportunities")[0]["expectedCloseOn"] == "2017-04-01"
 
 
-def test_a_dry_run_writes_nothing_and_counts_the_same(staffed: Desk, database: Connection) -> None:
+def test_a_dry_run_writes_nothing_and_counts_the_same(
+    populated: Importer, database: Connection
+) -> None:
     rows = DEAL_ROWS + "D1,,,,,,\nD5,,Acme Ltd,sleeping,,,\n"
-    before = count_events(database, staffed.workspace)
-    dry = staffed.hand_in("opportunities", rows, **DEALS, dry_run=True)
-    assert count_events(database, staffed.workspace) == before
-    real = staffed.hand_in("opportunities", rows, **DEALS)
+    before = count_events(database, populated.workspace)
+    dry = populated.run("opportunities", rows, **DEALS, dry_run=True)
+    assert count_events(database, populated.workspace) == before
+    real = populated.run("opportunities", rows, **DEALS)
     assert (dry.created, dry.skipped, dry.failed) == (4, 1, 1)
     assert (real.created, real.skipped, real.failed) == (4, 1, 1)
-    assert dry.findings == real.findings
+    assert dry.issues == real.issues
     assert dry.position == 0 < real.position
 
 
@@ -390,30 +394,30 @@ ROWS_OF_ACCOUNTS = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(before=ROWS_OF_ACCOUNTS, rows=ROWS_OF_ACCOUNTS, mode=st.sampled_from(list(Mode)))
-def test_a_preview_is_what_then_happens(
-    desk: Desk,
+def test_preview_equals_the_import(
+    importer: Importer,
     before: list[tuple[str, ...]],
     rows: list[tuple[str, ...]],
     mode: Mode,
 ) -> None:
-    elsewhere = Desk(desk.settings, uuid4(), desk.folder)
+    elsewhere = Importer(importer.settings, uuid4(), importer.folder)
     head = ("company", "type", "priority", "contactName", "contactEmail")
     first, then = (
         "\n".join(",".join(row) for row in (head, *lines)) + "\n" for lines in (before, rows)
     )
-    elsewhere.hand_in("accounts", first, dedupe_by=("company",))
+    elsewhere.run("accounts", first, dedupe_by=("company",))
     options = {"dedupe_by": ("company",), "mode": mode}
-    told = elsewhere.hand_in("accounts", then, dry_run=True, **options)
-    done = elsewhere.hand_in("accounts", then, **options)
-    assert replace(done, position=0) == told
+    preview = elsewhere.run("accounts", then, dry_run=True, **options)
+    done = elsewhere.run("accounts", then, **options)
+    assert replace(done, position=0) == preview
     # A row that lacked what a new account needs is fine once a later row has made the account.
     if mode is not Mode.CREATE and not done.failed:
-        again = elsewhere.hand_in("accounts", then, **options)
+        again = elsewhere.run("accounts", then, **options)
         assert (again.created, again.failed) == (0, 0)
 
 
-def test_one_row_that_cannot_be_recorded_does_not_spoil_the_batch(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_batch_is_recorded_without_the_row_that_cannot_be(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = EventLog.append
 
@@ -423,46 +427,46 @@ def test_one_row_that_cannot_be_recorded_does_not_spoil_the_batch(
         return append(log, *entities)
 
     monkeypatch.setattr(EventLog, "append", refuse_beta)
-    result = desk.hand_in("accounts", "company,type\nAcme,partner\nBeta,partner\nGamma,partner\n")
+    result = importer.run("accounts", "company,type\nAcme,partner\nBeta,partner\nGamma,partner\n")
     assert (result.created, result.failed) == (2, 1)
     assert errors(result) == [(3, "", "", "not_recorded")]
-    assert [each["company"] for each in desk.items("accounts")] == ["Acme", "Gamma"]
+    assert [each["company"] for each in importer.items("accounts")] == ["Acme", "Gamma"]
 
 
-def test_an_account_deleted_meanwhile_is_reported(
-    staffed: Desk, commands: EntityCommands, scope: Scope, monkeypatch: pytest.MonkeyPatch
+def test_row_of_an_account_deleted_meanwhile_fails(
+    populated: Importer, commands: EntityCommands, scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catch_up(staffed.settings)
-    beta = next(each for each in staffed.items("accounts") if each["company"] == "Beta Inc")
-    hold = LogWorld.hold
+    catch_up(populated.settings)
+    beta = next(each for each in populated.items("accounts") if each["company"] == "Beta Inc")
+    lock_accounts = LogRecords.lock_accounts
 
-    def delete_first(world: LogWorld, account_ids: Collection[UUID]) -> None:
+    def delete_first(records: LogRecords, account_ids: Collection[UUID]) -> None:
         commands.delete(scope, Account, UUID(beta["id"]))
-        hold(world, account_ids)
+        lock_accounts(records, account_ids)
 
-    monkeypatch.setattr(LogWorld, "hold", delete_first)
-    result = staffed.hand_in("opportunities", DEAL_ROWS, **DEALS)
+    monkeypatch.setattr(LogRecords, "lock_accounts", delete_first)
+    result = populated.run("opportunities", DEAL_ROWS, **DEALS)
     assert (result.created, result.failed) == (3, 1)
     assert errors(result) == [(4, "client", "Beta Inc", "account_gone")]
 
 
-def test_one_import_at_a_time_and_one_that_was_left_is_finished_first(desk: Desk) -> None:
-    scope = Scope(desk.workspace)
-    table = open_table(desk.file("name\nAda\n"))
-    with open_writing(desk.settings) as writing:
+def test_interrupted_import_is_finished_before_the_next(importer: Importer) -> None:
+    scope = Scope(importer.workspace)
+    table = open_table(importer.file("name\nAda\n"))
+    with open_writing(importer.settings) as writing:
         jobs = JobCommands(writing.log, clock=now, new_id=new_id)
         imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
-        import_id = imports.begin(scope, "members", "rows.csv")
-        size_bytes = hand_in(imports, scope, import_id, 1, table.source)
-        looked = imports.look(scope, import_id, 1, "rows.csv", size_bytes)
-        imports.hand_in(scope, "members", looked)
-        job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
-    with follow_connection(desk.settings.app_url or "", application_name="test") as claims:
-        claims.execute(TRY_CLAIM, (f"{desk.workspace} {job_id}",))
+        import_id = imports.begin_upload(scope, "members", "rows.csv")
+        size_bytes = upload_file(imports, scope, import_id, 1, table.source)
+        file = imports.inspect(scope, import_id, 1, "rows.csv", size_bytes)
+        imports.finish_upload(scope, "members", file)
+        job_id = imports.start(scope, import_id, DateOrders()).job.id
+    with follow_connection(importer.settings.app_url or "", application_name="test") as claims:
+        claims.execute(TRY_CLAIM, (f"{importer.workspace} {job_id}",))
         with pytest.raises(CommandError, match="under way"):
-            desk.hand_in("members", "name\nGrace\n")
-    assert desk.hand_in("members", "name\nGrace\n").created == 1
-    assert [each["name"] for each in desk.items("members")] == ["Ada", "Grace"]
+            importer.run("members", "name\nGrace\n")
+    assert importer.run("members", "name\nGrace\n").created == 1
+    assert [each["name"] for each in importer.items("members")] == ["Ada", "Grace"]
 
 
 @pytest.mark.parametrize(
@@ -473,7 +477,7 @@ def test_one_import_at_a_time_and_one_that_was_left_is_finished_first(desk: Desk
         ("name,,x\nAda,1,2\n", "Column 2 .* has no name"),
     ],
 )
-def test_files_that_are_no_table_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_file_that_is_not_a_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text, "utf-8")
     with pytest.raises(ImportRefused, match=message):
@@ -490,38 +494,38 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path, text: str, message:
     ],
 )
 def test_options_that_do_not_fit_the_file_are_refused(
-    desk: Desk, options: dict[str, object], message: str
+    importer: Importer, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ImportRefused, match=message):
-        desk.hand_in("members", "name,other\nAda,1\n", **options)
+        importer.run("members", "name,other\nAda,1\n", **options)
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_delimiters_are_found_out(desk: Desk, delimiter: str) -> None:
+def test_delimiter_is_detected(importer: Importer, delimiter: str) -> None:
     rows = f"name{delimiter}title\nLovelace, Ada{delimiter}Countess\n"
-    desk.hand_in("members", rows)
-    assert desk.items("members")[0]["title"] == "Countess"
+    importer.run("members", rows)
+    assert importer.items("members")[0]["title"] == "Countess"
 
 
-def test_a_file_that_is_not_utf8_is_read_as_windows_wrote_it(desk: Desk) -> None:
-    table = open_table(desk.file("name\nJosé Müller\n", encoding="cp1252"))
+def test_file_that_is_not_utf8_is_read_as_cp1252(importer: Importer) -> None:
+    table = open_table(importer.file("name\nJosé Müller\n", encoding="cp1252"))
     assert table.encoding == "cp1252"
     assert list(table.values("name")) == ["José Müller"]
 
 
-def test_a_byte_order_mark_and_empty_lines_are_no_matter(desk: Desk) -> None:
-    table = open_table(desk.file("\ufeffname,title\n\nAda,\n,\nGrace,x\n"))
+def test_byte_order_mark_and_empty_lines_are_ignored(importer: Importer) -> None:
+    table = open_table(importer.file("\ufeffname,title\n\nAda,\n,\nGrace,x\n"))
     assert table.columns == ("name", "title")
     assert [(row.number, row.cells["name"]) for row in table.rows()] == [(3, "Ada"), (5, "Grace")]
 
 
-def test_a_report_is_safe_to_open_in_a_spreadsheet(desk: Desk, tmp_path: Path) -> None:
-    result = desk.hand_in("accounts", "company,type\nA,=cmd\n")
-    write_report(tmp_path / "report.csv", result.findings)
+def test_report_is_safe_to_open_in_a_spreadsheet(importer: Importer, tmp_path: Path) -> None:
+    result = importer.run("accounts", "company,type\nA,=cmd\n")
+    write_report(tmp_path / "report.csv", result.issues)
     header, line = (tmp_path / "report.csv").read_text("utf-8").splitlines()
     assert header == "row,severity,column,value,code,message"
     assert line.startswith("2,error,type,'=cmd,invalid_value,")
-    write_report(tmp_path / "report.json", result.findings)
+    write_report(tmp_path / "report.json", result.issues)
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))[0]["value"] == "=cmd"
 
 
@@ -535,12 +539,12 @@ def long_file(folder: Path) -> Path:
     return path
 
 
-def test_an_import_that_was_killed_is_completed_by_the_next(
-    desk: Desk, urls: Urls, database: Connection, tmp_path: Path
+def test_killed_import_is_completed_by_the_next(
+    importer: Importer, urls: Urls, database: Connection, tmp_path: Path
 ) -> None:
     path = long_file(tmp_path)
     command = [sys.executable, "-P", "-m", "server.cli", "import", "opportunities", str(path)]
-    command += ["--dedupe-by", "name", "--workspace", str(desk.workspace)]
+    command += ["--dedupe-by", "name", "--workspace", str(importer.workspace)]
     environment = {
         "PYTHONPATH": str(REPOSITORY),
         "ANNALS_HOME": str(tmp_path),
@@ -549,33 +553,33 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
         "ANNALS_PROJECTOR_URL": urls.projector,
     }
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
-    wait_until(lambda: count_events(database, desk.workspace) > 0, "a batch is written")
+    wait_until(lambda: count_events(database, importer.workspace) > 0, "a batch is written")
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    result = desk.hand_in("opportunities", path, dedupe_by=("name",))
+    result = importer.run("opportunities", path, dedupe_by=("name",))
     assert result.skipped > 0
     assert result.created + result.skipped == ROWS_OF_A_LONG_FILE
     row = database.execute(
         """SELECT count(*), count(DISTINCT data->'fields'->>'name') FROM events
             WHERE workspace_id = %s AND topic = 'opportunity.created'""",
-        (desk.workspace,),
+        (importer.workspace,),
     ).fetchone()
     assert row == (ROWS_OF_A_LONG_FILE, ROWS_OF_A_LONG_FILE)
 
 
-def test_an_import_is_one_command_in_the_history(desk: Desk, database: Connection) -> None:
-    desk.hand_in("members", "name\nAda\nGrace\n")
+def test_import_is_one_command_in_the_history(importer: Importer, database: Connection) -> None:
+    importer.run("members", "name\nAda\nGrace\n")
     rows = database.execute(
         """SELECT DISTINCT metadata->>'command', metadata->>'commandId', metadata->>'file'
              FROM events WHERE workspace_id = %s AND topic = 'member.created'""",
-        (desk.workspace,),
+        (importer.workspace,),
     ).fetchall()
     assert len(rows) == 1
     assert (rows[0][0], rows[0][2]) == ("import", "rows.csv")
 
 
-def test_another_workspace_is_neither_seen_nor_touched(desk: Desk) -> None:
-    elsewhere = Desk(desk.settings, uuid4(), desk.folder)
-    elsewhere.hand_in("members", "name\nAda\n", dedupe_by=("name",))
-    assert desk.hand_in("members", "name\nAda\n", dedupe_by=("name",)).created == 1
+def test_import_neither_reads_nor_changes_another_workspace(importer: Importer) -> None:
+    elsewhere = Importer(importer.settings, uuid4(), importer.folder)
+    elsewhere.run("members", "name\nAda\n", dedupe_by=("name",))
+    assert importer.run("members", "name\nAda\n", dedupe_by=("name",)).created == 1
     assert len(elsewhere.items("members")) == 1

@@ -1,4 +1,4 @@
-"""kill -9 of workers in the middle of an import: no row twice, none lost."""
+"""Workers killed by SIGKILL during an import: no row is imported twice, none is lost."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from commands.importing.commands import DatedColumns, ImportCommands
-from commands.importing.tables import LocalFile
+from commands.importing.commands import ImportCommands
+from commands.importing.files import LocalFile
+from commands.importing.mapping import DateOrders
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
 from eventlog.connections import Connection
@@ -16,7 +17,7 @@ from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from runtime.composition import new_id, now, open_writing
 from runtime.settings import Settings
-from server.cli.local.importing import hand_in
+from server.cli.local.importing import upload_file
 from server.processes.worker import open_worker
 from tests.support.databases import Urls
 from tests.support.processes import STOP_TIMEOUT_S, running_worker
@@ -24,7 +25,7 @@ from tests.support.waiting import wait_until
 
 ROWS = 4_000
 BAD_EVERY = 97
-DEATHS = 2
+KILLS = 2
 
 CREATED = """
 SELECT data->'fields'->>'name' FROM events
@@ -41,7 +42,7 @@ def is_bad(number: int) -> bool:
 
 
 def write(path: Path) -> None:
-    """Accounts of three contacts each; some contacts have no good address."""
+    """Accounts with three contacts each; some contacts have an invalid address."""
     lines = ["company,type,contactName,contactEmail"]
     for number, name in enumerate(names()):
         email = "nowhere" if is_bad(number) else f"c{number}@example.com"
@@ -49,7 +50,7 @@ def write(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def test_killed_workers_do_no_row_twice_and_lose_none(
+def test_killed_workers_import_every_row_once(
     urls: Urls,
     engine: ProjectionEngine,
     log: EventLog,
@@ -64,24 +65,24 @@ def test_killed_workers_do_no_row_twice_and_lose_none(
     imports = ImportCommands(
         log, JobCommands(log, clock=now, new_id=new_id), clock=now, new_id=new_id
     )
-    import_id = imports.begin(scope, "accounts", path.name)
-    size_bytes = hand_in(imports, scope, import_id, 1, LocalFile(path))
-    looked = imports.look(scope, import_id, 1, path.name, size_bytes)
-    imports.hand_in(scope, "accounts", looked)
-    imports.change(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
-    job_id = imports.start(scope, import_id, DatedColumns({}, ())).job.id
+    import_id = imports.begin_upload(scope, "accounts", path.name)
+    size_bytes = upload_file(imports, scope, import_id, 1, LocalFile(path))
+    file = imports.inspect(scope, import_id, 1, path.name, size_bytes)
+    imports.finish_upload(scope, "accounts", file)
+    imports.change_options(scope, import_id, lambda each: {**each.options, "dedupeBy": ["company"]})
+    job_id = imports.start(scope, import_id, DateOrders()).job.id
 
     def job() -> Job:
         with log.scoped(scope):
             return log.load(Job, job_id)
 
-    def has_gone_on(before: int) -> bool:
+    def has_progressed(before: int) -> bool:
         return job().processed > before
 
-    for _ in range(DEATHS):
+    for _ in range(KILLS):
         before = job().processed
         with running_worker(urls, tmp_path / "worker.log") as process:
-            wait_until(partial(has_gone_on, before), "the import has gone on")
+            wait_until(partial(has_progressed, before), "the import has gone on")
             process.kill()
             process.wait(STOP_TIMEOUT_S)
         assert job().is_open
@@ -95,8 +96,8 @@ def test_killed_workers_do_no_row_twice_and_lose_none(
     assert (done.status, done.processed) == (JobStatus.COMPLETED, ROWS)
     assert (done.succeeded, done.failed) == (len(good), len(bad))
     assert [row[0] for row in database.execute(CREATED, (workspace,))] == good
-    failures = imports.failures(scope, import_id, 0, ROWS)
-    assert [each.row for each in failures] == [number + 2 for number in bad]
+    failed = imports.failed_rows(scope, import_id, 0, ROWS)
+    assert [each.row for each in failed] == [number + 2 for number in bad]
     firms = database.execute(
         """SELECT count(*), count(DISTINCT data->'fields'->>'company') FROM events
             WHERE workspace_id = %s AND topic = 'account.created'""",

@@ -1,7 +1,7 @@
-"""A whole pipeline of thousands of deals is imported, and history tells what the files tell.
+"""Imports a pipeline of thousands of deals: its history must agree with the files on every day.
 
-The files are those of a published data set where they lie beside the clone, else generated ones of
-the same shape. What must come out is counted from the files, apart from the import.
+The files are a published data set if it is stored beside the clone, else generated ones of the same
+shape. The expected numbers are counted from the files, independently of the import.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eventlog.connections import write_pool
 from runtime.settings import REPOSITORY
 from server.cli.local.importing import known_values
 from tests.support.databases import Urls
-from tests.support.import_desk import Desk, settings_for
+from tests.support.imports import Importer, settings_for
 
 PUBLISHED = REPOSITORY.parent / "shared" / "data" / "crm-sales-opportunities"
 GENERATED_DEALS = 2_000
@@ -61,18 +61,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(urls: Urls, workspace: UUID, tmp_path: Path) -> Desk:
-    return Desk(settings_for(urls, tmp_path), workspace, tmp_path)
+def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
+    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
-def test_the_pipeline_of_the_files_is_the_pipeline_of_the_log(
-    desk: Desk, urls: Urls, files: Path
+def test_pipeline_of_the_log_is_that_of_the_files(
+    importer: Importer, urls: Urls, files: Path
 ) -> None:
     deals = list(read(files / "sales_pipeline.csv"))
     options = DEALS | {"known": {"product": known_values(files / "products.csv", "product")}}
-    members = desk.hand_in("members", files / "sales_teams.csv", **MEMBERS)
-    accounts = desk.hand_in("accounts", files / "accounts.csv", **ACCOUNTS)
-    result = desk.hand_in("opportunities", files / "sales_pipeline.csv", **options)
+    members = importer.run("members", files / "sales_teams.csv", **MEMBERS)
+    accounts = importer.run("accounts", files / "accounts.csv", **ACCOUNTS)
+    result = importer.run("opportunities", files / "sales_pipeline.csv", **options)
 
     assert members.created == len(list(read(files / "sales_teams.csv")))
     assert accounts.warnings == {
@@ -83,7 +83,7 @@ def test_the_pipeline_of_the_files_is_the_pipeline_of_the_log(
         "corrected": sum(row["product"] == "GTXPro" for row in deals),
         "no_account": sum(not row["account"] for row in deals),
     }
-    stages = desk.page("opportunities")["aggregations"]["byStage"]
+    stages = importer.page("opportunities")["aggregations"]["byStage"]
     counts = Counter(row["deal_stage"].lower() for row in deals)
     if files == PUBLISHED:
         assert counts == {"won": 4_238, "lost": 2_473, "engaging": 1_589, "prospecting": 500}
@@ -93,10 +93,10 @@ def test_the_pipeline_of_the_files_is_the_pipeline_of_the_log(
 
     with write_pool(urls.app) as pool:
         for day in DAYS:
-            then = desk.pipeline(pool, day)
+            then = importer.pipeline(pool, day)
             assert {name: stage["count"] for name, stage in then.items()} == on_day(deals, day)
 
-    again = desk.hand_in("opportunities", files / "sales_pipeline.csv", **options)
+    again = importer.run("opportunities", files / "sales_pipeline.csv", **options)
     assert (again.created, again.skipped) == (0, len(deals))
 
 
@@ -128,7 +128,7 @@ def us_day(text: str) -> date | None:
 
 
 def generate(folder: Path) -> None:
-    """Files of the shape of the published ones, with their faults."""
+    """Generate files like the published ones, with the same mistakes."""
     random = Random(1)
     agents = [f"Agent {chr(65 + number)}" for number in range(20)]
     firms = [f"Firm {chr(65 + one)}{chr(97 + other)}" for one in range(10) for other in range(5)]

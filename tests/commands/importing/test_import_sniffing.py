@@ -1,4 +1,4 @@
-"""Files as other systems write them: encodings, delimiters, marks, quoted line ends; and fields."""
+"""Files of other systems: encodings, delimiters, byte order marks, quoting, proposed fields."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.importing.findings import ImportFault, ImportRefused
-from commands.importing.keyindex import Ids, KeyIndex
+from commands.importing.files import (
+    PART_BYTES,
+    SourceTable,
+    UploadedFile,
+    open_table,
+    read_table,
+)
+from commands.importing.issues import ImportFault, ImportRefused
 from commands.importing.proposing import Why, propose
-from commands.importing.store import PART_BYTES, PartsOfFile
-from commands.importing.tables import SourceTable, open_table, read_table
+from commands.importing.records import ImportIds, KeyIndex
 from domain.shared.kinds import BY_PLURAL
 
 WESTERN = "name;city\nJosé Müller;Köln\nFrançois Lefèvre;Besançon\n"
@@ -25,13 +30,13 @@ JAPANESE = "会社,担当\n株式会社山田,山田太郎\n"
 CHINESE = "公司,联系人\n北京科技有限公司,王小明\n"
 
 
-def table_of(content: bytes, **told: str) -> SourceTable:
-    """The table in these bytes, read from parts as the store has them."""
+def table_of(content: bytes, **given: str) -> SourceTable:
+    """The table in these bytes, read in parts as the store has them."""
 
     def part(number: int) -> bytes:
         return content[number * PART_BYTES : (number + 1) * PART_BYTES]
 
-    return read_table(PartsOfFile("x.csv", len(content), part), **told)
+    return read_table(UploadedFile("x.csv", len(content), part), **given)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,7 @@ def table_of(content: bytes, **told: str) -> SourceTable:
         (CHINESE, "gb18030", "gb18030"),
     ],
 )
-def test_encodings_are_found_out(text: str, encoding: str, found: str) -> None:
+def test_encoding_is_detected(text: str, encoding: str, found: str) -> None:
     table = table_of(text.encode(encoding))
     assert table.encoding == found
     lines = list(csv.reader(io.StringIO(text), delimiter=table.delimiter))
@@ -61,13 +66,13 @@ def test_encodings_are_found_out(text: str, encoding: str, found: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp1250", "iso8859-15", "mac-roman", "utf-16", "UTF-8"])
-def test_an_encoding_that_is_named_is_used(encoding: str) -> None:
+def test_given_encoding_is_used(encoding: str) -> None:
     table = table_of("name\nÖzil\n".encode(encoding), encoding=encoding)
     assert list(table.values("name")) == ["Özil"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_delimiters_are_found_out_beside_others_in_the_cells(delimiter: str) -> None:
+def test_delimiter_is_detected_among_others_in_the_cells(delimiter: str) -> None:
     text = io.StringIO()
     rows = [["company", "note", "city"], ["Acme", "one, two\nthree; four", "Oslo"]]
     csv.writer(text, delimiter=delimiter).writerows([*rows, ["Beta", "5 | 6\t7", "Riga"]])
@@ -76,12 +81,12 @@ def test_delimiters_are_found_out_beside_others_in_the_cells(delimiter: str) -> 
     assert [row.cells["city"] for row in table.rows()] == ["Oslo", "Riga"]
 
 
-def test_one_column_has_no_delimiter_to_be_found() -> None:
+def test_file_of_one_column_is_not_split() -> None:
     table = table_of(b"company\nAcme; Sons\nBeta | Co\n")
     assert list(table.values("company")) == ["Acme; Sons", "Beta | Co"]
 
 
-def test_a_quote_that_stays_open_is_told_and_one_within_a_cell_is_not() -> None:
+def test_open_quote_is_refused_and_a_quote_within_a_cell_is_not() -> None:
     assert table_of(b'a,b\n5" pipe,x\n6" pipe,y\n').rows_total == 2
     with pytest.raises(ImportRefused, match="in record 3") as refused:
         table_of(b'a,b\n1,2\n3,"4\n5,6\n')
@@ -98,7 +103,7 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\x1a"), max_s
     ),
     end=st.sampled_from(["\n", "\r\n"]),
 )
-def test_reading_goes_on_from_any_row(
+def test_reading_resumes_at_any_row(
     rows: list[tuple[str, str]], encodings: tuple[str, str], end: str
 ) -> None:
     text = io.StringIO()
@@ -114,7 +119,7 @@ def test_reading_goes_on_from_any_row(
         assert rest == whole[done:]
 
 
-def test_a_file_of_this_machine_is_read_alike(tmp_path: Path) -> None:
+def test_local_file_is_read_like_an_uploaded_one(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(WESTERN.encode("cp1252"))
     assert open_table(path).columns == ("name", "city")
@@ -167,7 +172,7 @@ def test_no_field_is_proposed_twice() -> None:
     assert {found["Client"].why, found["Firm"].why} == {Why.CUSTOM}
 
 
-def test_keys_are_found_whatever_case_and_spaces() -> None:
+def test_keys_are_found_regardless_of_case_and_spaces() -> None:
     one, other = UUID(int=1), UUID(int=2)
     index = KeyIndex([(one, ("Acme  Ltd", "Oslo")), (other, ("Beta", None)), (one, (None, ""))])
     assert len(index) == 2
@@ -176,9 +181,9 @@ def test_keys_are_found_whatever_case_and_spaces() -> None:
     assert index.find(("gamma", "")) is None
 
 
-def test_ids_are_the_same_for_the_same_key_and_known_as_the_imports_own() -> None:
-    mine, other = Ids(UUID(int=7 << 80 | 1)), Ids(UUID(int=7 << 80 | 2))
+def test_ids_are_derived_from_import_and_key() -> None:
+    mine, other = ImportIds(UUID(int=7 << 80 | 1)), ImportIds(UUID(int=7 << 80 | 2))
     assert mine.of("key", "acme") == mine.of("key", "acme") != other.of("key", "acme")
     assert mine.of("key", "acme").version == 8
-    assert mine.has_made(mine.of("key", "beta"))
-    assert not mine.has_made(UUID(int=7 << 80 | 1))
+    assert mine.includes(mine.of("key", "beta"))
+    assert not mine.includes(UUID(int=7 << 80 | 1))

@@ -20,7 +20,7 @@ from server.cli.local.database import load_home_key
 from server.cli.local.demo import bootstrap
 from tests.support.command_line import annals
 from tests.support.databases import Urls
-from tests.support.import_desk import settings_for
+from tests.support.imports import settings_for
 from tests.support.oracle import assert_claims_match_log
 
 

@@ -20,7 +20,7 @@ from server.cli.local.database import with_reader
 from server.cli.local.demo import BATCH_ACCOUNTS, bootstrap, fill
 from server.postgres.embedded import Cluster, prepare_database
 from tests.support.databases import Urls
-from tests.support.import_desk import Desk, settings_for
+from tests.support.imports import Importer, settings_for
 
 ACCOUNTS = 120
 SEED = 7
@@ -121,7 +121,7 @@ def test_the_demo_is_filled_once(settings: Settings, database: Connection) -> No
     assert content(database, first.workspace_id) == before
     for result in (first, again):
         assert opened_by(settings, result.token) == (first.workspace_id, "admin")
-    page = Desk(settings, first.workspace_id, settings.home).page("accounts")
+    page = Importer(settings, first.workspace_id, settings.home).page("accounts")
     there = [row for row in before if row[0] == "account.created"]
     assert len(there) == ACCOUNTS
     gone = Counter(row[0] for row in before)
@@ -157,4 +157,4 @@ def test_an_empty_workspace_has_a_key(settings: Settings) -> None:
     token = bootstrap(settings)
     workspace, role = opened_by(settings, token)
     assert role == "admin"
-    assert Desk(settings, workspace, settings.home).page("accounts")["items"] == []
+    assert Importer(settings, workspace, settings.home).page("accounts")["items"] == []

@@ -1,13 +1,14 @@
-"""How imports are shown, and what may be said about them."""
+"""The JSON of imports and previews, the CSV of failed rows, and the model of a change."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -20,32 +21,32 @@ from api.http.uploads import CSV_TYPE
 from api.jobs.responses import job_summary
 from commands.importing.cells import DateOrder
 from commands.importing.commands import ImportCommands
-from commands.importing.deciding import RowOutcome, RowResult
-from commands.importing.options import RESERVED, ROW_COLUMN, Mode
-from commands.importing.running import Preview
-from commands.importing.store import Failure, StoredImport, finding_as_json
-from commands.importing.tables import CELL_MAX_CHARS, COLUMNS_MAX, ROWS_MAX
+from commands.importing.deciding import RowResult
+from commands.importing.files import CELL_MAX_CHARS, COLUMNS_MAX, ROWS_MAX
+from commands.importing.mapping import RESERVED_PREFIX, ROW_COLUMN, Mode
+from commands.importing.preview import Preview
+from commands.importing.store import FailedRow, StoredImport
 from domain.job import Job
 from domain.shared.cells import neutralised
 from eventlog.scope import Scope
 from runtime.settings import Settings
 
 PREVIEW_ROWS_DEFAULT = 1_000
-ROWS_SHOWN = 20
-FAILURES_PAGE = 1_000
+PREVIEW_ROWS_SHOWN = 20
+FAILED_ROWS_PAGE = 1_000
 DEDUPE_BY_MAX = 10
 CORRECTIONS_MAX = 1_000
 
-CODE_COLUMN = f"{RESERVED}code"
-ERROR_COLUMN = f"{RESERVED}error"
+CODE_COLUMN = f"{RESERVED_PREFIX}code"
+ERROR_COLUMN = f"{RESERVED_PREFIX}error"
 
-WOULD = {
+PREVIEW_RESULTS = {
     RowResult.CREATED: "create",
     RowResult.UPDATED: "update",
     RowResult.SKIPPED: "skip",
     RowResult.FAILED: "fail",
 }
-"""What a preview calls the results."""
+"""The names of the results in a preview."""
 
 EXAMPLE_IMPORT = {
     "id": EXAMPLE_ID,
@@ -78,7 +79,7 @@ EXAMPLE_IMPORT = {
     "job": None,
     "rounds": [{"round": 1, "rows": 500, "jobId": None}],
 }
-EXAMPLE_FINDING = {
+EXAMPLE_ISSUE = {
     "row": 17,
     "severity": "error",
     "column": "Type",
@@ -86,7 +87,7 @@ EXAMPLE_FINDING = {
     "code": "invalid_value",
     "message": "The value is none of investor, customer, partner.",
 }
-EXAMPLE_FAILED = (
+EXAMPLE_FAILED_ROWS = (
     "company,type,annals:row,annals:code,annals:error\r\n"
     '"Acme",sponsor,17,invalid_value,"type: The value is none of investor, customer, partner."\r\n'
 )
@@ -103,7 +104,7 @@ EXAMPLE_PREVIEW = {
             "result": "create",
             "fields": {"company": "Acme Corporation", "type": "customer"},
             "contact": {"name": "Ada Lovelace"},
-            "findings": [],
+            "issues": [],
         }
     ],
 }
@@ -112,58 +113,61 @@ Cell = Annotated[str, StringConstraints(max_length=CELL_MAX_CHARS)]
 
 
 class ImportChange(BaseModel):
-    """What becomes of an import. What is not named stays as it is."""
+    """A change of an import. Members that are left out keep their value."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     mapping: dict[str, Annotated[str, StringConstraints(max_length=200)] | None] | None = Field(
         default=None,
         max_length=COLUMNS_MAX,
-        description="Field by column: `company`, `customFields.sector`, of accounts also"
-        " `contactName` and the like; empty to leave the column out, null for what was proposed.",
+        description="Field by column: `company`, `customFields.sector`, for accounts also"
+        " `contactName` and the like; empty to leave the column out, null for the proposed field.",
         examples=[{"Organisation": "company", "Internal": ""}],
     )
     dedupe_by: list[str] | None = Field(
         default=None,
         max_length=DEDUPE_BY_MAX,
-        description="Fields by which rows are told apart, from each other and from what is there.",
+        description="Fields that identify a row: rows and existing records with the same values are"
+        " the same.",
     )
     mode: Mode | None = Field(
         default=None,
-        description="What becomes of a row that is there already: left, changed in the fields that"
-        " it has something for, or created once more.",
+        description="What happens to a row that exists already: it is skipped, updates the fields"
+        " for which it has a value, or is created once more.",
     )
     defaults: dict[str, Cell] | None = Field(
         default=None,
         max_length=COLUMNS_MAX,
-        description="Text by field, for new things where the row has nothing.",
+        description="Text by field, for new records whose row has no value.",
         examples=[{"type": "customer"}],
     )
     corrections: dict[str, dict[str, Cell]] | None = Field(
         default=None,
         max_length=CORRECTIONS_MAX,
-        description="By column: right for wrong.",
+        description="By column: the right value for a wrong one.",
         examples=[{"sector": {"technolgy": "technology"}}],
     )
     dates: DateOrder | None = Field(
-        default=None, description="How dates are written; null to find out, column by column."
+        default=None, description="How dates are written; null to detect it, column by column."
     )
-    rows_max: int | None = Field(default=None, ge=1, le=ROWS_MAX, description="Only so many rows.")
+    rows_max: int | None = Field(
+        default=None, ge=1, le=ROWS_MAX, description="Import the first rows only."
+    )
     encoding: Annotated[str, StringConstraints(min_length=1, max_length=40)] | None = None
     delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] | None = None
 
 
 add_body_model(ImportChange)
 
-NAMED = ("dedupeBy", "mode", "defaults", "corrections", "dates", "rowsMax")
+OPTIONS = ("dedupeBy", "mode", "defaults", "corrections", "dates", "rowsMax")
 NULLABLE = frozenset({"dates", "rowsMax"})
 
 
-def changed(stored: StoredImport, asked: ImportChange) -> dict[str, Any]:
+def changed_options(stored: StoredImport, change: ImportChange) -> dict[str, Any]:
     """The options after the change, as JSON."""
-    given = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = change.model_dump(mode="json", by_alias=True, exclude_unset=True)
     options = dict(stored.options)
-    for name in NAMED:
+    for name in OPTIONS:
         if name in given and (given[name] is not None or name in NULLABLE):
             options[name] = given[name]
     proposed = {each["name"]: each["proposed"] for each in stored.columns}
@@ -174,8 +178,8 @@ def changed(stored: StoredImport, asked: ImportChange) -> dict[str, Any]:
     return {**options, "mapping": {**options.get("mapping", {}), **mapping}}
 
 
-def import_as_shown(stored: StoredImport, job: Job | None, settings: Settings) -> dict[str, Any]:
-    """The import as answers show it."""
+def import_as_json(stored: StoredImport, job: Job | None, settings: Settings) -> dict[str, Any]:
+    """The import as the API returns it."""
     first, options = stored.files[0], stored.options
     kept_until = stored.handed_in_at + timedelta(seconds=settings.import_kept_s)
     return {
@@ -186,81 +190,78 @@ def import_as_shown(stored: StoredImport, job: Job | None, settings: Settings) -
         "encoding": first.encoding,
         "delimiter": first.delimiter,
         "rows": first.rows,
-        "columns": [_column(each, options["mapping"]) for each in stored.columns],
-        **{name: options[name] for name in NAMED},
+        "columns": [
+            {**each, "field": options["mapping"].get(each["name"], each["proposed"])}
+            for each in stored.columns
+        ],
+        **{name: options[name] for name in OPTIONS},
         "handedInAt": stored.handed_in_at.isoformat(),
         "keptUntil": kept_until.isoformat(),
         "version": stored.version,
         "failedRows": stored.failed_rows,
-        "jobId": next((str(each.job_id) for each in reversed(stored.files) if each.job_id), None),
+        "jobId": _id(stored.last_job_id),
         "job": {**job_summary(job), "counts": job.counts} if job else None,
         "rounds": [
-            {
-                "round": each.round,
-                "rows": each.rows,
-                "jobId": str(each.job_id) if each.job_id else None,
-            }
+            {"round": each.round, "rows": each.rows, "jobId": _id(each.job_id)}
             for each in stored.files
         ],
     }
 
 
-def _column(column: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    return {**column, "field": mapping.get(column["name"], column["proposed"])}
+def _id(id_: UUID | None) -> str | None:
+    return str(id_) if id_ else None
 
 
-def shown_preview(found: Preview, stored: StoredImport) -> dict[str, Any]:
-    """The preview as it is answered."""
-    total = min(stored.files[0].rows, stored.options.get("rowsMax") or ROWS_MAX)
+def preview_as_json(found: Preview) -> dict[str, Any]:
+    """The preview as the API returns it."""
     return {
-        "rows": found.tally.rows,
-        "total": total,
-        "isComplete": found.tally.rows == total,
-        "counts": {name: found.tally.results[result] for result, name in WOULD.items()},
-        "errors": dict(found.tally.errors.most_common()),
-        "warnings": dict(found.tally.warnings.most_common()),
-        "firstRows": [_row(each) for each in found.outcomes],
+        "rows": found.rows,
+        "total": found.total,
+        "isComplete": found.rows == found.total,
+        "counts": {name: found.results[result] for result, name in PREVIEW_RESULTS.items()},
+        "errors": dict(found.errors.most_common()),
+        "warnings": dict(found.warnings.most_common()),
+        "firstRows": [
+            {
+                "row": each.row.number,
+                "result": PREVIEW_RESULTS[each.result],
+                "fields": each.row.values,
+                "contact": each.row.contact,
+                "issues": [issue.as_json() for issue in each.issues],
+            }
+            for each in found.outcomes
+        ],
     }
 
 
-def _row(outcome: RowOutcome) -> dict[str, Any]:
-    return {
-        "row": outcome.row.number,
-        "result": WOULD[outcome.result],
-        "fields": outcome.row.values,
-        "contact": outcome.row.contact,
-        "findings": [finding_as_json(each) for each in outcome.findings],
-    }
-
-
-def failed_rows(imports: ImportCommands, scope: Scope, stored: StoredImport) -> Response:
-    """The failed rows as CSV, page by page, safe to be opened in a spreadsheet."""
+def failed_rows_csv(imports: ImportCommands, scope: Scope, stored: StoredImport) -> Response:
+    """The failed rows as CSV, page by page, safe to open in a spreadsheet."""
     columns, delimiter = stored.files[0].columns, stored.files[0].delimiter
-    columns = tuple(each for each in columns if not each.startswith(RESERVED))
+    columns = tuple(each for each in columns if not each.startswith(RESERVED_PREFIX))
     headers = {"Content-Disposition": f'attachment; filename="failed-{stored.id}.csv"'}
 
     def lines() -> Iterator[bytes]:
         head = (*columns, ROW_COLUMN, CODE_COLUMN, ERROR_COLUMN)
-        # With its mark: without one some spreadsheets take UTF-8 for something else.
+        # Some spreadsheets recognise UTF-8 by its byte order mark only.
         yield codecs.BOM_UTF8 + _line(head, delimiter)
         after = 0
-        while page := imports.failures(scope, stored.id, after, FAILURES_PAGE):
+        while page := imports.failed_rows(scope, stored.id, after, FAILED_ROWS_PAGE):
             yield b"".join(_line(_cells(each, columns), delimiter) for each in page)
             after = page[-1].row
 
     return StreamingResponse(lines(), media_type=f"{CSV_TYPE}; charset=utf-8", headers=headers)
 
 
-def _cells(failure: Failure, columns: tuple[str, ...]) -> list[str]:
-    codes = " ".join(dict.fromkeys(each["code"] for each in failure.findings))
+def _cells(failed: FailedRow, columns: tuple[str, ...]) -> list[str]:
+    codes = " ".join(dict.fromkeys(each["code"] for each in failed.issues))
     errors = " ".join(
         f"{each['column']}: {each['message']}" if each["column"] else each["message"]
-        for each in failure.findings
+        for each in failed.issues
     )
-    return [*(failure.cells.get(name, "") for name in columns), str(failure.row), codes, errors]
+    return [*(failed.cells.get(name, "") for name in columns), str(failed.row), codes, errors]
 
 
-def _line(cells: tuple[str, ...] | list[str], delimiter: str) -> bytes:
+def _line(cells: Iterable[str], delimiter: str) -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerow([neutralised(each) for each in cells])
     return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""What tests of imports and of the demo share: a workspace, files to import, and ways to look."""
+"""Helpers for tests of imports: import files into a workspace, and read its lists."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from commands.importing.findings import Severity
-from commands.importing.options import IMPORTABLE, ImportOptions
-from commands.importing.tables import open_table
+from commands.importing.files import open_table
+from commands.importing.issues import ImportIssue
+from commands.importing.mapping import IMPORTABLE, ImportOptions
 from eventlog.connections import Connection
 from readmodels.lists import LISTS, ListQuery, list_page
 from replay.as_of import AsOfQuery, list_as_of
@@ -32,28 +32,28 @@ def settings_for(urls: Urls, home: Path) -> Settings:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where files are handed in for one workspace."""
+class Importer:
+    """Imports files into one workspace, as the command line does."""
 
     settings: Settings
     workspace: UUID
     folder: Path
 
     def file(self, text: str, *, encoding: str = "utf-8") -> Path:
-        """A file with this content."""
+        """Write a file with this content."""
         path = self.folder / "rows.csv"
         path.write_bytes(text.encode(encoding))
         return path
 
-    def hand_in(self, plural: str, file: str | Path, **options: Any) -> ImportResult:
-        """Import a file, or text that becomes one; with `dry_run` nothing is written."""
+    def run(self, plural: str, file: str | Path, **options: Any) -> ImportResult:
+        """Import a file, or text as a file; with `dry_run` nothing is written."""
         dry_run = options.pop("dry_run", False)
         path = self.file(file) if isinstance(file, str) else file
         given = ImportOptions(IMPORTABLE[plural], **options)
         return run_import(self.settings, self.workspace, given, open_table(path), dry_run=dry_run)
 
     def page(self, plural: str, **query: Any) -> dict[str, Any]:
-        """A list, as the API shows it."""
+        """A list, as the API returns it."""
         asked = ListQuery(self.workspace, page_size=PAGE_SIZE, include_stats=True, **query)
         answer = with_workspace_reader(
             self.settings,
@@ -64,7 +64,7 @@ class Desk:
         return page
 
     def items(self, plural: str) -> list[dict[str, Any]]:
-        """The items of a list in order of creation."""
+        """The items of a list, in order of creation."""
         items: list[dict[str, Any]] = self.page(plural, descending=False)["items"]
         return items
 
@@ -75,20 +75,15 @@ class Desk:
         return stages
 
 
-def findings(result: ImportResult, severity: Severity) -> Sequence[tuple[int, str, str, str]]:
-    """Row, column, value and code of each finding."""
-    return [
-        (each.row, each.column, each.value, each.code)
-        for each in result.findings
-        if each.severity is severity
-    ]
-
-
 def errors(result: ImportResult) -> Sequence[tuple[int, str, str, str]]:
-    """What kept rows out."""
-    return findings(result, Severity.ERROR)
+    """Row, column, value and code of each error."""
+    return [_summary(each) for each in result.issues if each.is_error]
 
 
 def warnings(result: ImportResult) -> Sequence[tuple[int, str, str, str]]:
-    """What there was to say of rows that went in."""
-    return findings(result, Severity.WARNING)
+    """Row, column, value and code of each warning."""
+    return [_summary(each) for each in result.issues if not each.is_error]
+
+
+def _summary(issue: ImportIssue) -> tuple[int, str, str, str]:
+    return issue.row, issue.column, issue.value, issue.code

@@ -1,0 +1,122 @@
+"""Previews: decides rows as the job would, and records nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from uuid import UUID
+
+from commands.importing.deciding import ImportEngine, RowOutcome, RowResult
+from commands.importing.files import SourceTable
+from commands.importing.issues import ImportIssue
+from commands.importing.job import BATCH_ROWS
+from commands.importing.mapping import Mode
+from commands.importing.records import ExistingRecords
+from domain.shared.entity import Entity
+from domain.shared.fields import FieldValues
+
+
+@dataclass
+class Preview:
+    """What an import of the first rows of a file would do."""
+
+    total: int
+    """Rows that the import would take."""
+    rows: int = 0
+    """Rows of the preview."""
+    results: Counter[RowResult] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    """Number of errors by code."""
+    warnings: Counter[str] = field(default_factory=Counter)
+    """Number of warnings by code; skipped rows have none."""
+    outcomes: list[RowOutcome] = field(default_factory=list)
+    """The outcomes of the very first rows."""
+    issues: list[ImportIssue] = field(default_factory=list)
+    """The first issues."""
+
+    def add_issues(self, issues: Iterable[ImportIssue], issues_max: int) -> None:
+        """Count these issues, and keep them up to the maximum."""
+        for each in issues:
+            (self.errors if each.is_error else self.warnings)[each.code] += 1
+            if len(self.issues) < issues_max:
+                self.issues.append(each)
+
+
+def preview(
+    engine: ImportEngine,
+    table: SourceTable,
+    issues: Collection[ImportIssue],
+    clock: Callable[[], datetime],
+    *,
+    rows_max: int | None = None,
+    outcomes_max: int,
+    issues_max: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Preview:
+    """Decide the first rows of a table without recording anything.
+
+    `issues` are those of the whole file. `progress` is called with the rows done and their total.
+    """
+    found = Preview(min(table.rows_total, engine.options.rows_max or table.rows_total))
+    found.add_issues(issues, len(issues))
+    overlay = PreviewOverlay(keeps_values=engine.options.mode is Mode.UPDATE)
+    rows = islice(table.rows(), min(found.total, rows_max or found.total))
+    while batch := list(islice(rows, BATCH_ROWS)):
+        planned = [engine.planner.plan(row) for row in batch]
+        with engine.log.transaction(engine.scope) as connection:
+            overlay.below = engine.records(connection)
+            decided = engine.decide(planned, overlay, clock())
+        overlay.add(decided.entities)
+        for outcome in decided.outcomes:
+            found.rows += 1
+            found.results[outcome.result] += 1
+            found.add_issues(outcome.reported, issues_max)
+            if len(found.outcomes) < outcomes_max:
+                found.outcomes.append(outcome)
+        progress(found.rows, found.total)
+    return found
+
+
+class PreviewOverlay(ExistingRecords):
+    """The records of the log, overlaid with what a preview would have created or changed."""
+
+    below: ExistingRecords
+    """The records of the log, to be set for each batch."""
+
+    def __init__(self, *, keeps_values: bool) -> None:
+        self._keeps_values = keeps_values
+        self._ids: set[UUID] = set()
+        self._entities: dict[UUID, Entity] = {}
+        self._any: Entity | None = None
+
+    def add(self, entities: Iterable[Entity]) -> None:
+        """Add what a batch would have recorded."""
+        for entity in entities:
+            entity.collect_events()
+            self._ids.add(entity.id)
+            # Unless records are updated, only their existence matters: one stands for all.
+            self._any = entity
+            if self._keeps_values:
+                self._entities[entity.id] = entity
+
+    def existing(self, ids: Collection[UUID]) -> set[UUID]:
+        """The ids that are those of records, of the log or the preview."""
+        return self.below.existing(ids) | self._ids.intersection(ids)
+
+    def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
+        """The entities with these ids as they would be."""
+        entities = self._entities
+        if not self._keeps_values and self._any:
+            entities = dict.fromkeys(self._ids.intersection(ids), self._any)
+        found = {each: entities[each] for each in ids if each in entities}
+        return {**self.below.load(ids), **found}
+
+    def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
+        """Account, id, and values with name and e-mail of the contacts in the log."""
+        return self.below.contacts(account_ids)
+
+    def lock_accounts(self, account_ids: Collection[UUID]) -> None:
+        """Lock nothing, as nothing is recorded."""
