@@ -48,7 +48,7 @@ class LogWorld(ExistingRecords):
     def hold(self, account_ids: Collection[UUID]) -> None:
         """Until the end of the transaction, nobody deletes these accounts."""
         if account_ids:
-            self._log.hold_accounts(account_ids)
+            self._log.lock_accounts(shared=account_ids)
 
 
 class PreviewOverlay:
