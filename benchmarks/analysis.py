@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.generated import database, fill_log
-from replay.analysis import into_schema, load, run
+from replay.analysis import load_analysis, run_analysis, store_in_schema
 from replay.parquet import export_history
-from replay.span import choose
+from replay.span import choose_part
 
 SOURCE = """
 from replay.analysis import Add
@@ -48,17 +48,19 @@ def main() -> None:
         fill_log(urls.app, events)
         file = Path(folder) / "topics.py"
         file.write_text(SOURCE, "utf-8")
-        analysis = load(file)
+        analysis = load_analysis(file)
         # Twice, because the first read of new rows sets their hint bits.
         for _ in range(2):
             print_rate(
                 "annals project --file",
                 events,
-                lambda: run(urls.projector, analysis, choose, into_schema),
+                lambda: run_analysis(urls.projector, analysis, choose_part, store_in_schema),
             )
         history = Path(folder) / "history"
         print_rate(
-            "annals export history", events, lambda: export_history(urls.projector, choose, history)
+            "annals export history",
+            events,
+            lambda: export_history(urls.projector, choose_part, history),
         )
 
 

@@ -83,7 +83,7 @@ class LoadedEntities:
         exclusive_ids = set(exclusive)
         ids = {*shared, *exclusive_ids}
         if ids and not self._is_preview:
-            self._log.hold_all(alone=exclusive_ids, shared=ids - exclusive_ids)
+            self._log.lock_accounts(exclusive=exclusive_ids, shared=ids - exclusive_ids)
             for account_id in ids:
                 self._children.pop(account_id, None)
             self.discard(ids)

@@ -1,1 +1,1 @@
-"""The log itself: append, read, follow, upcast. The one place that knows how events lie in SQL."""
+"""The log: append, read, follow, upcast. Only this package knows how events are stored."""

@@ -1,9 +1,10 @@
-"""Connections to PostgreSQL: pools for writers, and how JSON and times come back."""
+"""Connections to PostgreSQL for writers and followers, and how they return JSON and ids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.adapt import Loader
@@ -16,17 +17,17 @@ AsyncConnection = psycopg.AsyncConnection[TupleRow]
 CONNECT_TIMEOUT_S = 10
 WRITE_STATEMENT_TIMEOUT_MS = 10_000
 WRITE_IDLE_TIMEOUT_MS = 5_000
-"""A writer that is idle inside its transaction holds followers back no longer than this."""
+"""The longest time that a writer may idle in a transaction and so hold followers back."""
 WRITE_TRANSACTION_TIMEOUT_MS = 15_000
-"""And whatever it does no longer than this. The log's trigger sees to both for every client;
-set for the session beforehand it has nothing to do (sql/0001_events.sql, limit_writer)."""
+"""The longest transaction of a writer. The log's trigger enforces both limits for every client, and
+is faster if the session has them already (sql/0001_events.sql, limit_writer)."""
 TRANSACTION_TIMEOUT_SINCE = 170_000
+"""The version of PostgreSQL that introduced transaction_timeout."""
 WRITE_LOCK_TIMEOUT_MS = 5_000
 KEEPALIVE_IDLE_S = 2
 KEEPALIVE_INTERVAL_S = 1
 KEEPALIVES_MAX = 2
-"""A follower's machine that vanishes without a word is noticed by the server within 4 s, and what
-it held is given to another one."""
+"""With these the server frees the locks of a follower whose machine vanished within 4 s."""
 WRITE_POOL_MIN = 1
 WRITE_POOL_MAX = 16
 WRITE_POOL_WAIT_S = 10.0
@@ -34,32 +35,32 @@ WRITE_POOL_QUEUE_MAX = 1_000
 
 
 class RawJsonLoader(Loader):
-    """JSON as the bytes that PostgreSQL sent: whoever needs objects parses with orjson."""
+    """JSON as the bytes that PostgreSQL sent; callers that need objects parse them with orjson."""
 
     def load(self, data: bytes | bytearray | memoryview) -> bytes:
         return bytes(data)
 
 
 class TextIdLoader(Loader):
-    """UUIDs as text: nobody who follows the log computes with them."""
+    """UUIDs as text, because followers only pass them on."""
 
     def load(self, data: bytes | bytearray | memoryview) -> str:
         return bytes(data).decode()
 
 
 def raw_json(connection: psycopg.BaseConnection[Any]) -> None:
-    """Have this connection return json and jsonb as bytes."""
+    """Make the connection return json and jsonb as bytes."""
     connection.adapters.register_loader("json", RawJsonLoader)
     connection.adapters.register_loader("jsonb", RawJsonLoader)
 
 
 def text_ids(connection: psycopg.BaseConnection[Any]) -> None:
-    """Have this connection return UUIDs as text."""
+    """Make the connection return UUIDs as text."""
     connection.adapters.register_loader("uuid", TextIdLoader)
 
 
 def server_settings(**settings: str | int) -> str:
-    """Settings of the session as libpq's `options`."""
+    """Session settings as the value of libpq's `options`."""
     return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
@@ -69,7 +70,7 @@ def write_pool(
     max_size: int = WRITE_POOL_MAX,
     configure: Callable[[Connection], None] = raw_json,
 ) -> ConnectionPool[Connection]:
-    """A pool for commands: autocommit, with every wait bounded. Opens in the background."""
+    """Make a pool for commands: autocommit, every wait bounded. It opens in the background."""
 
     def prepare(connection: Connection) -> None:
         configure(connection)
@@ -100,27 +101,32 @@ def write_pool(
     )
 
 
-def disable_synchronous_commit(connection: psycopg.Connection[Any]) -> None:
-    """Commits of this connection do not wait for the disk.
+def set_workspace(connection: psycopg.Connection[Any], workspace_id: UUID) -> None:
+    """Restrict the transaction to a workspace by row-level security."""
+    connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace_id),))
 
-    For what is derived from the log alone: a crash of the server takes the last moments of rows and
-    of the checkpoint that goes with them, together, and they are derived again.
+
+def disable_synchronous_commit(connection: psycopg.Connection[Any]) -> None:
+    """Let commits of this connection return before they are on disk.
+
+    This is safe for rows that are derived from the log. A crash of the server loses the last rows
+    together with their checkpoint, and they are derived again.
     """
     connection.execute("SET synchronous_commit = off")
 
 
 def array(items: Iterable[str | int]) -> str:
-    """PostgreSQL's text of an array of some names or numbers, to be cast by the statement.
+    """Write PostgreSQL's text of an array, which the statement casts to its type.
 
-    For what holds no quote and no backslash. Adapting lists item by item takes longer than the
-    statements of a projector's step.
+    The items must not contain quotes or backslashes. It is faster than psycopg, which adapts lists
+    item by item.
     """
     text = '","'.join(map(str, items))
     return f'{{"{text}"}}' if text else "{}"
 
 
 def follow_connection(url: str, *, application_name: str) -> Connection:
-    """A connection for a follower: autocommit, JSON as bytes and ids as text."""
+    """Connect for a follower: autocommit, JSON as bytes and ids as text."""
     connection = psycopg.connect(
         url,
         autocommit=True,

@@ -1,7 +1,7 @@
-"""A digest of one event, the same in Python and in SQL, by which readers and the log are compared.
+"""A digest of an event, the same in Python and SQL, to compare readers with the log.
 
-The first 60 bits of the MD5 of position, stream, version, topic, data and metadata as they are
-stored. It finds faults; it is no proof against forgery (sealing is, by other means).
+It is the first 60 bits of the MD5 of position, stream, version, topic, data and metadata as they
+are stored. It finds faults, but is no proof against forgery.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import hashlib
 
 DIGEST_SQL = """('x' || left(md5(concat_ws('|', position, stream_id, stream_version, topic,
                                          data::text, metadata::text)), 15))::bit(60)::bigint"""
-"""The digest over a row of `events`."""
+"""The digest of a row of `events`."""
 
 
 def event_digest(
     position: int, stream_id: str, version: int, topic: str, data: bytes, metadata: bytes
 ) -> int:
-    """The digest of an event, from the texts that the database holds."""
+    """Compute the digest from the texts that the database holds."""
     head = f"{position}|{stream_id}|{version}|{topic}|".encode()
     digest = hashlib.md5(head + data + b"|" + metadata, usedforsecurity=False).digest()
     return int.from_bytes(digest[:8], "big") >> 4

@@ -49,8 +49,6 @@ JOB_LOCK = 93
 ROLES_LOCK = (94, 1)
 """The creation of the database and its roles."""
 
-RELEASED_CLASSES = frozenset({WRITER_LOCK, REQUEST_LOCK, CLAIMED_TIME_LOCK})
-
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 UNLOCK = "SELECT pg_advisory_unlock(%s, hashtext(%s))"
 

@@ -1,7 +1,7 @@
 """Versioned migrations of the log's schema: SQL files in eventlog/sql, applied in order.
 
-Migrations only add. Read tables are not among them: each projection makes its own. yoyo reads the
-files and keeps the record of what was applied; when and under which locks they run is decided here
+Migrations only add. They do not cover read tables, which the projections create. yoyo reads the
+files and records which were applied. This module decides when and under which locks they run
 (docs/adr/0005-migrations-and-backup.md).
 """
 
@@ -19,42 +19,43 @@ import psycopg
 import yoyo
 
 from eventlog.locks import MIGRATION_LOCK
+from eventlog.retries import LOCK_CONFLICTS, retry_locks
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 
 MIGRATION_LOCK_WAIT_S = 60
 LOCK_WAIT_MS = 1_000
-"""How long a migration waits for a table: readers and writers queue behind it no longer."""
+"""How long a migration waits for a table, while readers and writers queue behind it."""
 LOCK_ATTEMPTS_MAX = 60
 LOCK_PAUSE_S = 2.0
-"""Between two attempts, so that those who queued behind the last one get through."""
+"""Pause between two attempts, in which the transactions proceed that queued behind the last."""
 
 SELECT_APPLIED = "SELECT migration_id FROM _yoyo_migration ORDER BY applied_at_utc, migration_id"
 
 
 class MigrationBlocked(Exception):
-    """Somebody kept the locks that a migration needs; the message is one sentence."""
+    """A migration did not get its locks. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One SQL file."""
+    """An SQL file of the schema."""
 
     name: str
     file: str
     purpose: str
     """The first sentence of the file."""
     is_transactional: bool
-    """Whether it is applied whole or not at all; an index made concurrently cannot be."""
+    """Whether it runs in a transaction; the concurrent creation of an index cannot."""
 
 
 OnMigration = Callable[[Migration, float], None]
-"""Told of each migration applied, and the seconds that it took, waiting for locks included."""
+"""Called after each migration with the seconds that it took, including waits for locks."""
 
 
 @dataclass(frozen=True)
 class LockWaits:
-    """How a migration waits for the locks that it needs."""
+    """How a migration waits for its locks."""
 
     lock_wait_ms: int = LOCK_WAIT_MS
     attempts_max: int = LOCK_ATTEMPTS_MAX
@@ -66,40 +67,39 @@ def migrate(
     *,
     folder: Path = SQL_FOLDER,
     upto: str | None = None,
-    patience: LockWaits = LockWaits(),
-    told: OnMigration = lambda migration, seconds: None,
+    lock_waits: LockWaits = LockWaits(),
+    on_migration: OnMigration = lambda migration, seconds: None,
 ) -> list[str]:
-    """Bring the schema to the newest version; returns the names of the migrations applied.
+    """Bring the schema to the newest version; return the names of the migrations applied.
 
-    upto: the name of the last one to apply; all by default. Two at once wait for each other.
-    Raises `MigrationBlocked`, and `psycopg.Error` where the database refuses; what had been applied
-    before stays, the failing migration leaves nothing behind.
+    upto: the name of the last migration to apply, by default the newest. Concurrent calls wait for
+    each other. Raises `MigrationBlocked`, and `psycopg.Error` if the database refuses a statement.
+    A failing migration leaves no trace, and those applied before it stay.
     """
-    with _alone(owner_url):
+    with _migration_lock(owner_url):
         backend = yoyo.get_backend(_yoyo_url(owner_url))
         try:
-            # Nobody but us takes that lock, and we have one that goes with its holder: what is left
-            # of it is from a process that was killed.
+            # The advisory lock is held, so a lock row of yoyo is left from a killed process.
             backend.break_lock()
             found = backend.to_apply(yoyo.read_migrations(str(folder)))
             chosen = [each for each in found if upto is None or each.id <= upto]
             for migration in chosen:
                 started = time.monotonic()
-                _apply_patiently(backend, migration, patience)
-                told(_describe(migration), time.monotonic() - started)
+                _apply_with_retries(backend, migration, lock_waits)
+                on_migration(_describe(migration), time.monotonic() - started)
             return [migration.id for migration in chosen]
         finally:
             backend.connection.close()
 
 
-def pending(owner_url: str, *, folder: Path = SQL_FOLDER) -> list[Migration]:
-    """What `migrate` would apply, in order. Changes nothing."""
-    known = set(applied(owner_url))
-    return [_describe(each) for each in yoyo.read_migrations(str(folder)) if each.id not in known]
+def pending_migrations(owner_url: str, *, folder: Path = SQL_FOLDER) -> list[Migration]:
+    """The migrations that `migrate` would apply, in order."""
+    done = set(applied_migrations(owner_url))
+    return [_describe(each) for each in yoyo.read_migrations(str(folder)) if each.id not in done]
 
 
-def applied(owner_url: str) -> list[str]:
-    """The names of the migrations that the database has, oldest first."""
+def applied_migrations(owner_url: str) -> list[str]:
+    """The names of the migrations that were applied to the database, oldest first."""
     with psycopg.connect(owner_url) as connection:
         if connection.execute("SELECT to_regclass('_yoyo_migration')").fetchone() == (None,):
             return []
@@ -107,41 +107,37 @@ def applied(owner_url: str) -> list[str]:
 
 
 @contextmanager
-def _alone(owner_url: str) -> Iterator[None]:
-    """Nobody else migrates this database; the lock goes with the process, however it ends."""
+def _migration_lock(owner_url: str) -> Iterator[None]:
+    """Keep others from migrating the database. The lock ends with the process, however it ends."""
     with psycopg.connect(owner_url, autocommit=True) as connection:
         connection.execute(f"SET lock_timeout = '{MIGRATION_LOCK_WAIT_S}s'")
         try:
             connection.execute("SELECT pg_advisory_lock(%s, %s)", MIGRATION_LOCK)
         except psycopg.errors.LockNotAvailable:
             raise MigrationBlocked(
-                f"Somebody else migrates or backs up this database for {MIGRATION_LOCK_WAIT_S} s"
-                " already; try again later."
+                "Another migration or a backup has been running on this database for"
+                f" {MIGRATION_LOCK_WAIT_S} s; try again later."
             ) from None
         yield
 
 
-def _apply_patiently(backend: Any, migration: Any, patience: LockWaits) -> None:
-    for attempt in range(patience.attempts_max):
-        if attempt:
-            time.sleep(patience.pause_s)
-        try:
-            _apply(backend, migration, patience.lock_wait_ms)
-            return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            reason = error.diag.message_primary
-    raise MigrationBlocked(
-        f"{Path(migration.path).name} did not get the locks that it needs in"
-        f" {patience.attempts_max} attempts ({reason}): end the long transactions (pg_stat_activity"
-        " shows them), then migrate again."
-    )
+def _apply_with_retries(backend: Any, migration: Any, lock_waits: LockWaits) -> None:
+    retrying = retry_locks(lock_waits.attempts_max, lock_waits.pause_s)
+    try:
+        retrying(_apply, backend, migration, lock_waits.lock_wait_ms)
+    except LOCK_CONFLICTS as error:
+        raise MigrationBlocked(
+            f"{Path(migration.path).name} did not get the locks that it needs in"
+            f" {lock_waits.attempts_max} attempts ({error.diag.message_primary}): end the long"
+            " transactions (pg_stat_activity shows them), then migrate again."
+        ) from None
 
 
 def _apply(backend: Any, migration: Any, lock_wait_ms: int) -> None:
-    """Apply a migration and note it, in one transaction unless the file says otherwise."""
+    """Apply a migration and record it, in one transaction unless the file says otherwise."""
     migration.load()
     backend.connection.execute(f"SET lock_timeout = {lock_wait_ms}")
-    # yoyo prints the rows of a SELECT, which nobody asked for.
+    # yoyo prints the rows of a SELECT.
     with redirect_stdout(io.StringIO()):
         if not migration.use_transactions:
             migration.process_steps(backend, "apply")

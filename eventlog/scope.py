@@ -1,4 +1,4 @@
-"""Who acts and where: the scope of a command, which becomes the metadata of its events."""
+"""The scope of a command: workspace, actor and command. It becomes the metadata of its events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ActorType = Literal["member", "api_key", "system"]
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does it: a member, an API key or the system itself."""
+    """A member, an API key or the system."""
 
     type: ActorType
     id: str
@@ -26,7 +26,7 @@ SYSTEM = Actor("system", "annals", "Annals")
 
 @dataclass(frozen=True)
 class Scope:
-    """The workspace in which a command acts, and what is to be known of it afterwards."""
+    """The workspace in which a command acts, and the metadata that its events will have."""
 
     workspace_id: UUID
     actor: Actor = SYSTEM
@@ -40,7 +40,7 @@ class Scope:
     extra: dict[str, str] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:
-        """The event metadata, by wire name; what is not known is left out."""
+        """The metadata of events by wire name, without empty values."""
         actor = {"type": self.actor.type, "id": self.actor.id, "name": self.actor.name}
         known = {
             "command": self.command,
@@ -59,7 +59,7 @@ class Scope:
 
     @classmethod
     def of(cls, workspace_id: UUID, metadata: Mapping[str, Any]) -> Self:
-        """The scope of which this is the metadata: to go on with what was begun in it."""
+        """Rebuild a scope from the metadata of its events, to continue work begun in it."""
         known = {field: metadata.get(name, "") for name, field in _FIELDS.items()}
         extra = {
             name: value
@@ -79,4 +79,4 @@ _FIELDS = {
     "ip": "ip",
     "userAgent": "user_agent",
 }
-"""Fields of a scope by the name that they have in metadata."""
+"""Fields of a scope by their name in metadata."""

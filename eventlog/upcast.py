@@ -1,13 +1,13 @@
-"""Old versions of events, made readable: one function for each step from a version to the next.
+"""Upcasters: one function for each step from a version of an event to the next.
 
-A topic is written out with its version from the second on: `account.created`, then
-`account.created.v2`. To change the shape of an event, give its class the new TOPIC and add here
-how data of the version before becomes data of the new one:
+From the second version on, a topic contains its version: `account.created`, then
+`account.created.v2`. To change the shape of an event, give its class the new TOPIC and add a
+function here that converts the data of the previous version:
 
     @upcaster("account.created", "account.created.v2")
     def _(data): return {**data, "fields": {**data["fields"], "region": "unknown"}}
 
-What was once written is readable for ever (tests/samples holds one of each).
+Every version ever written must stay readable (tests/samples has one event of each).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STEPS: dict[str, tuple[str, UpcastStep]] = {}
 
 
 def upcaster(old: str, new: str) -> Callable[[UpcastStep], UpcastStep]:
-    """Register how data of topic `old` becomes data of topic `new`. Raises where one exists."""
+    """Register a conversion between two topics. Raises `ValueError` if `old` has one already."""
 
     def register(step: UpcastStep) -> UpcastStep:
         if old in _STEPS:
@@ -34,7 +34,7 @@ def upcaster(old: str, new: str) -> Callable[[UpcastStep], UpcastStep]:
 
 
 def upcast(topic: str, data: Data) -> tuple[str, Data]:
-    """The topic and data in the version that is written today."""
+    """Convert an event to the version that is written today."""
     while topic in _STEPS:
         topic, step = _STEPS[topic]
         data = step(data)
@@ -42,7 +42,7 @@ def upcast(topic: str, data: Data) -> tuple[str, Data]:
 
 
 def upcasters_to(topics: Collection[str] | None) -> dict[str, tuple[str, UpcastStep]]:
-    """By old topic, the steps that end in one of these topics; all of them for None."""
+    """The steps that lead to one of these topics, by old topic; for None, all steps."""
     return {
         old: step
         for old, step in sorted(_STEPS.items())

@@ -1,1 +1,1 @@
-"""Readings of history: what happened to one thing, and how everything looked as of a time."""
+"""Readings of history: what happened to an entity, and how everything looked as of a time."""

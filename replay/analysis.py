@@ -1,8 +1,8 @@
-"""An analyst's projection: a Python file with one function and a table, run over history.
+"""An analyst's projection: a Python file with a function and a table, run over history.
 
-The file lies outside the package. It defines TABLE, a CREATE TABLE statement, and `project(event)`,
-which returns changes to its rows (docs/how-to/write-a-projection.md). The result stays in a schema
-of its own until the next run takes its place, or goes to Parquet files.
+The file is outside the package. It defines TABLE, a CREATE TABLE statement, and `project(event)`,
+which returns changes to its rows (docs/how-to/write-a-projection.md). The result goes to a schema,
+where the next run replaces it, or to Parquet files.
 """
 
 from __future__ import annotations
@@ -32,11 +32,20 @@ from projections.engine.rebuild.copying import copy_rows
 from projections.engine.rebuild.exchange import TablesInUse, exchange_tables
 from replay.span import read_span
 
-__all__ = ["Add", "Analysis", "AnalysisError", "Patch", "Put", "RecordedEvent", "Remove", "load"]
+__all__ = [
+    "Add",
+    "Analysis",
+    "AnalysisError",
+    "Patch",
+    "Put",
+    "RecordedEvent",
+    "Remove",
+    "load_analysis",
+]
 
 SCHEMA_PREFIX = "analysis_"
 RESULT_ROWS_MAX = 5_000_000
-"""The result is folded in memory; about 1 KiB a row."""
+"""Maximum number of rows of a result, which is in memory at about 1 KiB a row."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 CREATE_TABLE = re.compile(r"\bCREATE\s+TABLE\s+(\w+)\s*\(", re.IGNORECASE)
 
@@ -60,16 +69,16 @@ OWN_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
 
 Number = int | float | Decimal
 OnProgress = Callable[[int, int], None]
-"""Told how many events were folded, of how many."""
+"""Called with the number of events folded and their total."""
 
 
 class AnalysisError(Exception):
-    """The analyst's file cannot be run; the message is one sentence that says where."""
+    """The analyst's file cannot be run. The message is one sentence that names the place."""
 
 
 @dataclass(slots=True)
 class Add:
-    """Add to numbers of a row, which is made where it is missing; `row` sets other columns."""
+    """Add to numbers of a row. A missing row is created, and gets the other columns from `row`."""
 
     table: str
     key: str
@@ -79,7 +88,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an analyst's file defines."""
+    """The definitions of an analyst's file."""
 
     path: Path
     definition: str
@@ -87,18 +96,18 @@ class Analysis:
 
     @property
     def name(self) -> str:
-        """The name of the file, without its ending."""
+        """The name of the file, without its suffix."""
         return self.path.stem
 
     @property
     def schema(self) -> str:
-        """Where the result of the last run is."""
+        """The schema that holds the result of the last run."""
         return SCHEMA_PREFIX + self.name
 
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """What a run came to, before it is stored somewhere."""
+    """The result of a run, before it is stored."""
 
     analysis: Analysis
     part: Part
@@ -108,7 +117,7 @@ class AnalysisResult:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The rows of one table, and its columns with their types as PostgreSQL writes them."""
+    """The rows of a table, and its columns with PostgreSQL's names of their types."""
 
     table: Table
     columns: dict[str, str]
@@ -116,15 +125,15 @@ class ResultTable:
 
 
 StoreResult = Callable[[Connection, AnalysisResult, str], None]
-"""Keeps a result; is given the schema in which its empty tables are."""
+"""Stores a result; called with the schema that has its empty tables."""
 
 
-def load(path: Path) -> Analysis:
+def load_analysis(path: Path) -> Analysis:
     """Read an analyst's file. Raises `AnalysisError`."""
     if not NAME.fullmatch(path.stem):
         raise AnalysisError(
-            f"{path.name}: the file's name becomes that of a schema, so it has to be of small"
-            " letters, digits and _, 40 at the most."
+            f"{path.name}: the file's name becomes that of a schema, so it must consist of at most"
+            " 40 small letters, digits and underscores."
         )
     module = ModuleType(f"annals_analysis_{path.stem}")
     try:
@@ -132,7 +141,7 @@ def load(path: Path) -> Analysis:
     except OSError as error:
         raise AnalysisError(f"{path} cannot be read ({error.strerror}).") from None
     try:
-        # Run from its text: importing it would leave compiled files beside it.
+        # An import would leave compiled files beside the source.
         exec(compile(source, str(path), "exec"), module.__dict__)
     except SyntaxError as error:
         raise AnalysisError(f"{path.name}, line {error.lineno}: {error.msg}.") from None
@@ -141,7 +150,7 @@ def load(path: Path) -> Analysis:
     return Analysis(path, _definition(path, module), _function(path, module))
 
 
-def run(
+def run_analysis(
     url: str,
     analysis: Analysis,
     choose: Callable[[Connection], Part],
@@ -150,13 +159,13 @@ def run(
 ) -> AnalysisResult:
     """Fold the chosen part of history and store the result.
 
-    url: the projector's. Nothing of an earlier result changes before the whole of the new one is
-    there. Raises `AnalysisError` and `psycopg.Error`.
+    url: the projector's. An earlier result stays unchanged until the new one is complete. Raises
+    `AnalysisError` and `psycopg.Error`.
     """
     scratch = f"{analysis.schema}_new"
     with (
         follow_connection(url, application_name="annals-analysis") as connection,
-        _alone(connection, analysis),
+        _run_lock(connection, analysis),
     ):
         try:
             tables = _make_tables(connection, analysis, scratch)
@@ -168,8 +177,8 @@ def run(
     return result
 
 
-def into_schema(connection: Connection, result: AnalysisResult, scratch: str) -> None:
-    """Store a result in the file's schema, in place of the one before, in one transaction."""
+def store_in_schema(connection: Connection, result: AnalysisResult, scratch: str) -> None:
+    """Store a result in the file's schema, and replace the earlier one in one transaction."""
     for each in result.tables.values():
         try:
             copy_rows(connection, scratch, each.table, each.rows)
@@ -190,7 +199,7 @@ def _definition(path: Path, module: ModuleType) -> str:
     definition = getattr(module, "TABLE", None)
     if not isinstance(definition, str) or not CREATE_TABLE.search(definition):
         raise AnalysisError(
-            f"{path.name}: TABLE has to be a CREATE TABLE statement, with a plain name."
+            f"{path.name}: TABLE must be a CREATE TABLE statement with a plain name."
         )
     return CREATE_TABLE.sub(lambda match: f"{match[0]}workspace_id uuid NOT NULL, ", definition)
 
@@ -198,7 +207,7 @@ def _definition(path: Path, module: ModuleType) -> str:
 def _function(path: Path, module: ModuleType) -> Any:
     function = getattr(module, "project", None)
     if not callable(function):
-        raise AnalysisError(f"{path.name}: there is no function project(event).")
+        raise AnalysisError(f"{path.name} has no function project(event).")
     return function
 
 
@@ -214,7 +223,7 @@ def _make_tables(connection: Connection, analysis: Analysis, schema: str) -> lis
     for table, key in rows:
         if len(key) != 2 or key[0] != "workspace_id":
             raise AnalysisError(
-                f"{analysis.path.name}: the primary key of {table} has to be (workspace_id,"
+                f"{analysis.path.name}: the primary key of {table} must be (workspace_id,"
                 " another column)."
             )
     return [Table(table, key=key[1]) for table, key in rows]
@@ -249,7 +258,7 @@ def _fold(
 
 
 class _Fold:
-    """The rows that the analyst's function came to so far."""
+    """The rows that the analyst's function has produced so far."""
 
     def __init__(self, analysis: Analysis, tables: list[Table]) -> None:
         self._analysis = analysis
@@ -258,7 +267,7 @@ class _Fold:
         self.rows = self._memory.tables
 
     def take(self, event: RecordedEvent) -> None:
-        """Let the function see an event. Raises `AnalysisError`."""
+        """Apply the function to an event. Raises `AnalysisError`."""
         try:
             self._memory.apply(event)
         except Exception as error:
@@ -268,22 +277,22 @@ class _Fold:
             ) from error
 
     def require_room(self) -> None:
-        """Raises `AnalysisError` where there are more rows than a result may have."""
+        """Raise `AnalysisError` if there are more rows than `RESULT_ROWS_MAX`."""
         if sum(map(len, self.rows.values())) > RESULT_ROWS_MAX:
             raise AnalysisError(
-                f"{self._analysis.path.name} makes more than {RESULT_ROWS_MAX:,} rows; they are"
+                f"{self._analysis.path.name} makes more than {RESULT_ROWS_MAX:,} rows. They are"
                 " folded in memory, so choose a coarser key."
             )
 
     def _changes(self, event: RecordedEvent) -> Iterator[RowChange]:
         for change in self._analysis.project(event) or ():
             if not isinstance(change, (Add, Put, Patch, Remove)):
-                raise TypeError(f"project() gave {change!r:.80}, which is no change")
+                raise TypeError(f"project() returned {change!r:.80}, which is not a change")
             rows = self.rows.get(change.table)
             if rows is None:
                 raise LookupError(f"there is no table {change.table}")
             if not isinstance(change.key, str):
-                raise TypeError(f"the key {change.key!r:.80} is no text")
+                raise TypeError(f"the key {change.key!r:.80} is not a string")
             if not isinstance(change, Add):
                 yield change
             elif (event.workspace_id, change.key) in rows:
@@ -293,7 +302,7 @@ class _Fold:
 
 
 def _whole(add: dict[str, Number]) -> dict[str, int]:
-    """Numbers of any kind, for a patch: it is declared for the engine's counters, whole ones."""
+    """Numbers of any type as the integers that `Patch` declares for the engine's counters."""
     return cast(dict[str, int], add)
 
 
@@ -336,8 +345,8 @@ def _drop(connection: Connection, schema: str) -> None:
 
 
 @contextmanager
-def _alone(connection: Connection, analysis: Analysis) -> Iterator[None]:
-    """Nobody else runs a file of this name; the lock goes with the connection."""
+def _run_lock(connection: Connection, analysis: Analysis) -> Iterator[None]:
+    """Keep others from running a file of this name. The lock ends with the connection."""
     if not try_lock(connection, ANALYSIS_LOCK, analysis.schema):
         raise AnalysisError(f"{analysis.name} is being run already.")
     yield
@@ -354,14 +363,14 @@ def _provenance(result: AnalysisResult) -> str:
 
 
 def _refused(analysis: Analysis, error: psycopg.Error) -> AnalysisError:
-    """What PostgreSQL said of the table or of a value, and where in the rows."""
+    """PostgreSQL's message about the table or a value, and its place in the rows."""
     where = f" ({error.diag.context.splitlines()[0]})" if error.diag.context else ""
-    said = error.diag.message_primary or str(error).splitlines()[0]
-    return AnalysisError(f"{analysis.path.name}: PostgreSQL refuses it: {said}{where}.")
+    message = error.diag.message_primary or str(error).splitlines()[0]
+    return AnalysisError(f"{analysis.path.name}: PostgreSQL refuses it: {message}{where}.")
 
 
 def _place(path: Path, error: BaseException) -> str:
-    """The file, and its line that the error came through last."""
+    """The file, and the last of its lines in the traceback."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

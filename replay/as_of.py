@@ -1,7 +1,6 @@
-"""How things looked: one entity, or a whole list with its counts, as of a version or a time.
+"""As-of readings: an entity, or a list with its counts, as of a version or a time.
 
-The time is the one at which things occurred, which an import may set to long before the day on
-which they were recorded.
+The time is when events occurred. An import may date events long before it records them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pydantic.alias_generators import to_camel
 
 from domain.shared.entity import Entity
 from domain.shared.kinds import BY_PLURAL
-from eventlog.connections import Connection
+from eventlog.connections import Connection, set_workspace
 from eventlog.reading import RecordedEvent, to_event
 from eventlog.reading.audit import EVENT_OF_ENTRY
 from eventlog.reading.recorded import COLUMNS_OF_E
@@ -32,7 +31,7 @@ from projections.engine.memory import MemoryTables
 from projections.engine.registry import PROJECTIONS
 
 AS_OF_EVENTS_MAX = 2_000_000
-"""More history than this is not folded while somebody waits."""
+"""Maximum number of events folded for one request."""
 AS_OF_FETCH_EVENTS = 5_000
 
 SELECT_OCCURRED = f"""
@@ -45,9 +44,9 @@ SELECT {COLUMNS_OF_E}
 
 CONTACTS_PER_ITEM_MAX = 100
 
-# What a list is made of: kinds whose events its rows depend on.
+# Kinds on whose events the rows of a list depend, if not only on those of its own kind.
 CONTRIBUTING = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
-# What it shows names of: those are told as they are known now, however late they were recorded.
+# Kinds whose names a list shows. Names are the current ones, even those recorded later.
 NAMES = ("member", "account")
 
 
@@ -55,12 +54,12 @@ Lists = dict[str, dict[str, dict[str, Any]]]
 
 
 class TooMuchHistory(Exception):
-    """There are more events than are folded while somebody waits."""
+    """The reading needs more events than `AS_OF_EVENTS_MAX`."""
 
 
 @dataclass(frozen=True)
 class AsOfQuery:
-    """Which page of which list, as of when. Filters by wire name, already checked."""
+    """A page of a list as of a time. Filters are by wire name, and are valid."""
 
     workspace_id: UUID
     plural: str
@@ -84,7 +83,7 @@ def entity_as_of(
     version: int | None = None,
     at: datetime | None = None,
 ) -> dict[str, Any] | None:
-    """The entity as of a version or a time; None where it was not there then."""
+    """Load an entity as of a version or a time; None if it did not exist then."""
     with log.scoped(scope):
         try:
             entity: Entity = log.repository.get(
@@ -95,12 +94,12 @@ def entity_as_of(
     if not isinstance(entity, kind) or entity.is_deleted:
         return None
     if version is not None and entity.version != version:
-        return None  # there is no such version yet
+        return None  # the entity has not reached this version yet
     return representation(entity)
 
 
 def representation(entity: Entity) -> dict[str, Any]:
-    """An entity as the wire shows it, from its own history alone."""
+    """Show an entity in the form of the API, from its own history alone."""
     account = {"accountId": entity.account_id} if entity.BELONGS_TO_ACCOUNT else {}
     fields = {name: entity.values.get(name) for name in entity.FIELDS.wire_names()}
     fields["customFields"] = fields.get("customFields") or {}
@@ -117,7 +116,7 @@ def representation(entity: Entity) -> dict[str, Any]:
 
 
 def list_as_of(pool: ConnectionPool[Connection], query: AsOfQuery) -> bytes:
-    """A page of a list as of a time: `{items, pagination, aggregations?}` as JSON.
+    """Read a page of a list as of a time: `{items, pagination, aggregations?}` as JSON.
 
     Raises `TooMuchHistory`.
     """
@@ -126,9 +125,7 @@ def list_as_of(pool: ConnectionPool[Connection], query: AsOfQuery) -> bytes:
     plurals = [kind.PLURAL for kind in BY_PLURAL.values() if kind.KIND in kinds | names]
     tables = MemoryTables(PROJECTIONS[plural] for plural in plurals)
     with pool.connection() as connection, connection.transaction():
-        connection.execute(
-            "SELECT set_config('annals.workspace_id', %s, true)", (str(query.workspace_id),)
-        )
+        set_workspace(connection, query.workspace_id)
         for event in _occurred(connection, query, sorted(kinds), sorted(names)):
             tables.apply(event)
     lists = {
@@ -209,7 +206,7 @@ def _matches(
 
 
 def _order(row: Mapping[str, Any], sort_by: str) -> tuple[Any, ...]:
-    """What a row is sorted by: as in the read tables, what has no value comes last."""
+    """The sort key of a row: missing values come last, as in the read tables."""
     columns = (sort_by, "created_at", "id") if sort_by in {"status", "stage"} else (sort_by, "id")
     return tuple(_sortable(column, row.get(column)) for column in columns)
 
@@ -221,7 +218,7 @@ def _sortable(column: str, value: str | None) -> tuple[bool, Any]:
 
 
 def _lower(text: str) -> str:
-    """Each character by itself, as PostgreSQL does: Python looks at the neighbours of a sigma."""
+    """Lower each character alone, as PostgreSQL does; Python has a rule for a final sigma."""
     return "".join(char.lower() for char in text)
 
 

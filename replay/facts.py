@@ -1,7 +1,7 @@
-"""Events as facts: what followers over HTTP hear, as the audit trail shows it.
+"""Facts: events as realtime subscribers receive them, in the form of the audit trail.
 
-Two readings that meet: `news` from where a reader of the log stands, for some workspaces at once,
-and `history` of one workspace in pages. Both in order of position, nothing stepped over.
+`read_news` reads the newest events of several workspaces, `read_history` pages of one workspace.
+Both read in order of position and step over no event.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from eventlog.reading.history import select_in_workspace, select_news
 from replay.history import ACTION_SQL, ACTIONS_JSON
 
 HISTORY_PAGE = 200
-"""Most facts that are read at once for one follower."""
+"""Maximum number of facts in a page."""
 HISTORY_SPAN = 50_000
-"""Positions that one statement looks through, so that it stays short in a large log."""
+"""Maximum number of positions that a statement scans, so that it is short in a large log."""
 
 BODY = json_object(
     entry_columns(
@@ -42,7 +42,7 @@ HISTORY = select_in_workspace(FACT)
 
 @dataclass(slots=True, eq=False)
 class Fact:
-    """One event, told once to all who hear of it."""
+    """An event, shared by all subscribers that receive it."""
 
     position: int
     workspace_id: UUID
@@ -50,28 +50,28 @@ class Fact:
     topic: str
     account_id: UUID | None
     body: bytes
-    """All of it as JSON."""
+    """The whole fact as JSON."""
     kind: str = ""
     frames: dict[Any, bytes] = field(default_factory=dict)
-    """For who tells it: what was made of it already."""
+    """Cache of messages made from the fact, by key of the sender."""
 
     def __post_init__(self) -> None:
         self.kind = self.topic.partition(".")[0]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which facts of a workspace are meant; None where all of them are."""
+class FactFilter:
+    """The facts of a workspace that a subscriber wants. None stands for all values."""
 
     workspace_id: UUID
     kinds: frozenset[str] | None = None
     topics: frozenset[str] | None = None
     entity_id: UUID | None = None
     account_id: UUID | None = None
-    """The account itself and what hangs on it."""
+    """The account and the entities that belong to it."""
 
     def matches(self, fact: Fact) -> bool:
-        """Whether the fact, one of this workspace, is meant."""
+        """Whether the filter lets a fact of this workspace pass."""
         return (
             (self.kinds is None or fact.kind in self.kinds)
             and (self.topics is None or fact.topic in self.topics)
@@ -82,19 +82,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class FactPage:
-    """Some facts in order, and the position up to which the log was read by them."""
+    """Facts in order, and the position up to which the log was read to find them."""
 
     facts: list[Fact]
     upto: int
 
 
-async def news(
+async def read_news(
     connection: AsyncConnection, followed: Sequence[UUID], known: int, most: int
 ) -> FactPage:
-    """The facts of these workspaces among the next events, of which `most` are looked at.
+    """Read the facts of these workspaces among the next `most` events after `known`.
 
-    `upto` is the position of an event, and so durable; where it is `known`, there was nothing.
-    Outside a transaction: each statement has to see what is newest.
+    `upto` is the position of an event, and so durable; it is `known` if there was no event. The
+    connection must not be in a transaction, because each statement must see the newest events.
     """
     parameters = {
         "followed": list(followed),
@@ -106,11 +106,13 @@ async def news(
     return FactPage([to_fact(row[1:]) for row in rows[:-1]], rows[-1][0])
 
 
-async def history(connection: AsyncConnection, wanted: Wanted, after: int, upto: int) -> FactPage:
-    """The next facts that are wanted, after one position and up to another.
+async def read_history(
+    connection: AsyncConnection, wanted: FactFilter, after: int, upto: int
+) -> FactPage:
+    """Read the next facts that pass the filter, after one position and up to another.
 
-    At most `HISTORY_PAGE` of them, out of at most `HISTORY_SPAN` positions. `upto` must be a
-    position that a reader of the log has reached.
+    It returns at most `HISTORY_PAGE` facts out of at most `HISTORY_SPAN` positions. A reader of the
+    log must have reached `upto`.
     """
     upto = min(upto, after + HISTORY_SPAN)
     parameters = {
@@ -130,7 +132,7 @@ async def history(connection: AsyncConnection, wanted: Wanted, after: int, upto:
 
 
 def to_fact(row: tuple[Any, ...]) -> Fact:
-    """A row of the columns of FACT."""
+    """Make a fact from a row with the columns of FACT."""
     position, workspace_id, entity_id, topic, account_id, body = row
     return Fact(position, workspace_id, entity_id, topic, account_id, body.encode())
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER_MODE = 0o777
-"""Before the process' umask, as for any folder."""
+"""The default mode; the process' umask applies."""
 
 
 class FolderInUse(Exception):
-    """The folder holds something already; the message says so."""
+    """The folder is not empty. The message is one sentence."""
 
 
 @contextmanager
-def appearing(folder: Path, *, mode: int = FOLDER_MODE) -> Iterator[Path]:
-    """A folder to write into, which takes its name when the block ends well, and goes otherwise.
+def atomic_folder(folder: Path, *, mode: int = FOLDER_MODE) -> Iterator[Path]:
+    """Yield a folder to write into. It gets its name if the block succeeds, and is removed if not.
 
     Raises `FolderInUse`, `OSError`.
     """

@@ -1,4 +1,4 @@
-"""The history of one entity: its events, who caused them, before and after."""
+"""The history of an entity: its events, their actors, and each change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_DATA_SQL = " ".join(
 ACTION_SQL = f"""
 CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {OF_DATA_SQL}
      ELSE %(actions)s::jsonb->>e.topic END"""
-"""What the audit trail calls an event; `actions` is ACTIONS_JSON."""
+"""SQL for the action of an event `e`; the parameter `actions` is ACTIONS_JSON."""
 ENTRY = (
     *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "occurredAt"),
     *("recordedAt", "requestId", "command", "commandId", "causationId", "changes", "details"),
@@ -30,32 +30,17 @@ ENTRY = (
 ADDRESSES = ("ip", "userAgent")
 """Columns for callers who may read the audit trail."""
 
-HISTORY = (
-    ENTITY_PAGE
-    + """, numbered AS (
-    SELECT e.*, row_number() OVER (ORDER BY e.stream_version) AS ordinal FROM page AS e
+HISTORY = """
+{page}, numbered AS (
+    SELECT e.*, row_number() OVER (ORDER BY e.{order}) AS ordinal FROM page AS e
 )
 SELECT coalesce(json_agg({entry} ORDER BY e.ordinal)
            FILTER (WHERE e.ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
-           max(e.stream_version) FILTER (WHERE e.ordinal <= %(limit)s) END,
+           max(e.{order}) FILTER (WHERE e.ordinal <= %(limit)s) END,
        count(*)
   FROM numbered AS e
 """
-)
-MERGED_HISTORY = (
-    MERGED_ENTITY_PAGE
-    + """, numbered AS (
-    SELECT e.*, row_number() OVER (ORDER BY e.position) AS ordinal FROM page AS e
-)
-SELECT coalesce(json_agg({entry} ORDER BY e.ordinal)
-           FILTER (WHERE e.ordinal <= %(limit)s), '[]')::text,
-       CASE WHEN count(*) > %(limit)s THEN
-           max(e.position) FILTER (WHERE e.ordinal <= %(limit)s) END,
-       count(*)
-  FROM numbered AS e
-"""
-)
 
 
 async def entity_history(
@@ -69,11 +54,10 @@ async def entity_history(
     with_merged: bool = False,
     with_addresses: bool = False,
 ) -> bytes | None:
-    """`{items, nextCursor}` as JSON, oldest first; None where there is no such entity.
+    """Read `{items, nextCursor}` as JSON, oldest first; None if there is no such entity.
 
-    The cursor (`after`) is the version after which to go on; of a history `with_merged`, that of
-    what was merged into it among its own, the position. `with_addresses` shows from where it was
-    done, too.
+    after: the cursor, a version. with_merged: include the histories of the entities merged into
+    this one; then the cursor is a position. with_addresses: include IP addresses and user agents.
     """
     parameters = {
         "workspace": workspace_id,
@@ -97,9 +81,9 @@ async def entity_history(
 @cache
 def _statement(with_merged: bool, with_addresses: bool) -> bytes:
     names = [*ENTRY, *ADDRESSES] if with_addresses else [*ENTRY]
-    statement = HISTORY
+    page, order = ENTITY_PAGE, "stream_version"
     if with_merged:
         names.insert(0, "entityId")
-        statement = MERGED_HISTORY
+        page, order = MERGED_ENTITY_PAGE, "position"
     entry = json_object(entry_columns(names, action=ACTION_SQL))
-    return statement.format(entry=entry).encode()
+    return HISTORY.format(page=page, order=order, entry=entry).encode()

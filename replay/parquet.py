@@ -1,6 +1,6 @@
-"""Parquet files for DuckDB, Spark and the like: an analysis' tables, and all of history.
+"""Parquet files for DuckDB, Spark and others: the tables of an analysis, and history.
 
-A folder appears whole or not at all: files are written beside their place and moved there.
+A folder or file appears complete or not at all: it is written under another name and renamed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from eventlog.reading.part import Part, count_part
 from replay.analysis import AnalysisError, AnalysisResult, OnProgress, ResultTable
-from replay.folders import appearing
+from replay.folders import atomic_folder
 from replay.span import read_span
 
 ROWS_PER_WRITE = 20_000
-"""Rows held before they are written: a row group of the file."""
+"""Rows of a row group; they are in memory until it is written."""
 MONTHS_OPEN_MAX = 2
-"""Transactions that end around midnight of the first are recorded in any order."""
+"""Around midnight of the first, events of both months come in any order."""
 COMPRESSION = "zstd"
 NUMERIC_DEFAULT = "numeric(38,9)"
-"""What a numeric without precision is taken for, as Parquet knows none."""
+"""The type of a numeric without precision, which Parquet does not have."""
 
 UTC_TIME = pa.timestamp("us", tz="UTC")
 TYPES = {
@@ -41,7 +41,7 @@ TYPES = {
     "timestamp with time zone": UTC_TIME,
     "timestamp without time zone": pa.timestamp("us"),
 }
-"""By PostgreSQL's name of the type; what is not here is text."""
+"""By PostgreSQL's name of the type. All other types are written as text."""
 
 HISTORY = pa.schema(
     [
@@ -58,11 +58,11 @@ HISTORY = pa.schema(
         pa.field("digest", pa.int64(), nullable=False),
     ]
 )
-"""An event as followers see it, in today's version; digest is that of the event as stored."""
+"""An event in the current version, with the digest of the event as stored."""
 
 
-def into_folder(folder: Path) -> Callable[[Connection, AnalysisResult, str], None]:
-    """A way to store an analysis' result: one file a table. Raises `AnalysisError`."""
+def store_in_folder(folder: Path) -> Callable[[Connection, AnalysisResult, str], None]:
+    """Return a function that stores a result, a file for each table. Raises `AnalysisError`."""
 
     def store(_connection: Connection, result: AnalysisResult, _scratch: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,14 +87,14 @@ def export_history(
     folder: Path,
     report: OnProgress = lambda done, total: None,
 ) -> int:
-    """Write the chosen part of history, partitioned by the month of recording; how many events.
+    """Write a part of history, partitioned by month of recording; return the number of events.
 
-    url: the projector's. Files are `month=2026-03/part-0.parquet`, in order of position. Memory
-    does not grow with history. Raises `FolderInUse`, `OSError`, `psycopg.Error`.
+    url: the projector's. Files are `month=2026-03/part-0.parquet`, in order of position. It needs
+    constant memory. Raises `FolderInUse`, `OSError`, `psycopg.Error`.
     """
     done = 0
     with (
-        appearing(folder) as unfinished,
+        atomic_folder(folder) as unfinished,
         follow_connection(url, application_name="annals-export") as connection,
         _Months(unfinished) as months,
     ):
@@ -110,7 +110,7 @@ def export_history(
 
 
 class _Months:
-    """An open file for each of the last months; one that comes back after that gets another."""
+    """Open files of the last months. A month whose file was closed gets another one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -118,7 +118,7 @@ class _Months:
         self._parts: dict[str, int] = {}
 
     def add(self, event: RecordedEvent) -> bool:
-        """Add an event; whether rows were written to disk by that."""
+        """Add an event; return whether that wrote rows to disk."""
         month = event.recorded_at[:7]
         if month in self._open:
             self._open.move_to_end(month)
@@ -193,7 +193,7 @@ def _write_table(path: Path, result: ResultTable) -> None:
 
 
 def _blocks(result: ResultTable) -> Iterator[dict[str, list[str | None]]]:
-    """Columns of some rows at a time, as text."""
+    """Yield the rows in blocks of columns, as text."""
     block: dict[str, list[str | None]] = {name: [] for name in result.columns}
     for number, ((workspace_id, key), row) in enumerate(result.rows.items(), start=1):
         for name, values in block.items():

@@ -1,4 +1,4 @@
-"""A span of history, chosen by position, time and workspace, and read at the speed of COPY."""
+"""Choose a part of history by position, time and workspace, and read it by COPY."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from eventlog.reading import RecordedEvent, readable_position
 from eventlog.reading.part import Part, read_part
 
 WINDOW_POSITIONS = 500_000
-"""Positions read by one COPY. Each is a snapshot of its own, so that a long reading does not keep
-the database from clearing away old rows."""
+"""Positions read by one COPY. Each COPY has its own snapshot, so that a long reading does not keep
+VACUUM from removing old rows."""
 
 AsOf = int | datetime
-"""A position, or a time with its zone."""
+"""A position, or a time with a zone."""
 
 
-def choose(
+def choose_part(
     connection: Connection,
     *,
     first: int = 0,
     as_of: AsOf | None = None,
     workspace_id: UUID | None = None,
 ) -> Part:
-    """The events from position `first` on, in one workspace or in all, as of a position or a time.
+    """Choose events from position `first` on, in one workspace or all, as of a position or time.
 
-    A time is that at which things occurred. Nothing beyond what can be read now is in it, so that
-    two readings of one span are alike.
+    A time selects by when events occurred. The part ends at the readable position, so that reading
+    it twice gives the same events.
     """
     upto = readable_position(connection)
     if isinstance(as_of, int):
@@ -43,7 +43,7 @@ def choose(
 
 
 def parse_as_of(text: str) -> AsOf:
-    """A position (`4711`) or a time (`2026-03-31`, `2026-03-31T12:00+02:00`), without a zone UTC.
+    """Parse a position (`4711`) or a time (`2026-03-31`, `2026-03-31T12:00+02:00`), by default UTC.
 
     Raises `ValueError`.
     """
@@ -54,7 +54,7 @@ def parse_as_of(text: str) -> AsOf:
 
 
 def read_span(connection: Connection, part: Part) -> Iterator[RecordedEvent]:
-    """Its events in order of position, with memory that does not grow with their number."""
+    """Read the events of a part in order of position, with constant memory."""
     for after in range(part.after, part.upto, WINDOW_POSITIONS):
         upto = min(after + WINDOW_POSITIONS, part.upto)
         yield from read_part(connection, replace(part, after=after, upto=upto))

@@ -21,7 +21,7 @@ from api.realtime.subscriber import CloseReason, Interest, Subscriber
 from api.realtime.transport import OPEN, Transport
 from eventlog.reading.positions import taken_position
 from readmodels.pool import ReadPool
-from replay.facts import FactPage, history
+from replay.facts import FactPage, read_history
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.settings import Settings
@@ -171,7 +171,7 @@ class Hub:
     async def _read_history(self, subscriber: Subscriber) -> None:
         wanted, upto = subscriber.interest.wanted, self._reader.position
         async with self._history, self._reads.workspace(wanted.workspace_id) as connection:
-            page = await history(connection, wanted, subscriber.after, upto)
+            page = await read_history(connection, wanted, subscriber.after, upto)
         for fact in page.facts:
             subscriber.deliver(fact)
         if page.upto > subscriber.after:

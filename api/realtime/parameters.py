@@ -18,7 +18,7 @@ from api.http.visibility import visibility_of, visible_kinds
 from api.realtime.subscriber import Interest
 from commands.permissions import Permission
 from domain.shared.kinds import ENTITY_OF, KINDS
-from replay.facts import Wanted
+from replay.facts import FactFilter
 from runtime import codes
 from runtime.errors import ApiError
 
@@ -89,7 +89,7 @@ def interest_of(
     allowed = visible_kinds(caller.role)
     if not {*(kinds or ()), *(topic.partition(".")[0] for topic in topics or ())} <= allowed:
         caller.require(Permission.AUDIT)
-    wanted = Wanted(
+    wanted = FactFilter(
         workspace_id=caller.workspace_id,
         kinds=kinds or (None if allowed == frozenset(KINDS) else allowed),
         topics=topics,

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
 from eventlog.hints import APPENDED, listen, unlisten
 from eventlog.reading.positions import last_position, taken_position
-from replay.facts import FactPage, news
+from replay.facts import FactPage, read_news
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class LogReader:
     async def _read(self, connection: AsyncConnection, followed: Sequence[UUID]) -> None:
         self._reading = asyncio.get_running_loop().create_future()
         try:
-            facts = await news(connection, followed, self.position, NEWS_MAX)
+            facts = await read_news(connection, followed, self.position, NEWS_MAX)
             self.position = facts.upto
             self._callbacks.deliver(facts)
         finally:

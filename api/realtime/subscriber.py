@@ -11,7 +11,7 @@ from uuid import UUID
 from api.http.auth import Caller
 from api.http.visibility import Visibility
 from api.realtime.transport import READY, Transport
-from replay.facts import Fact, Wanted
+from replay.facts import Fact, FactFilter
 
 
 class CloseReason(StrEnum):
@@ -33,7 +33,7 @@ class Interest:
     """What a caller subscribes to, and how much of it the caller may see."""
 
     caller: Caller
-    wanted: Wanted
+    wanted: FactFilter
     visibility: Visibility
     facts: bool = True
     """Send the facts."""

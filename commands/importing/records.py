@@ -138,4 +138,4 @@ class LogRecords(ExistingRecords):
     def lock_accounts(self, account_ids: Collection[UUID]) -> None:
         """Keep others from deleting these accounts until the end of the transaction."""
         if account_ids:
-            self._log.hold_accounts(account_ids)
+            self._log.lock_accounts(shared=account_ids)

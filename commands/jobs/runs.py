@@ -26,7 +26,7 @@ from domain.job import Job, JobStep
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
-from eventlog.store.streams import EventSearch, TracedEvent
+from eventlog.store.search import EventSearch, TracedEvent
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ class JobRun:
     def _history(self, workspace_id: UUID) -> list[TracedEvent]:
         with self._log.transaction(Scope(workspace_id)) as connection:
             tracing = EventSearch(connection, self._log.mapper, workspace_id)
-            return tracing.streams({self._job_id})[self._job_id]
+            return tracing.load_streams({self._job_id})[self._job_id]
 
 
 class JobRunAborted(Exception):

@@ -13,20 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_when_event_set,
-    wait_fixed,
-)
-
 from commands.jobs.job_store import JOBS_CHANNEL
 from commands.jobs.runs import CONNECTION_LOST, SLICE_S, JobEnvironment, JobRun
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import wait_for_hint
 from eventlog.locks import JOB_LOCK, one_key
+from eventlog.retries import retry_until_stopped
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +67,13 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped. Reconnects to a lost database, and logs that."""
-        Retrying(
-            retry=retry_if_exception_type(CONNECTION_LOST),
-            stop=stop_when_event_set(self._stopped),
-            wait=wait_fixed(RETRY_DELAY_S),
-            sleep=sleep_using_event(self._stopped),
-            before_sleep=_log_lost_connection,
-            retry_error_callback=lambda _: None,
-        )(self._work_until_stopped)
+        retry_until_stopped(
+            self._work_until_stopped,
+            self._stopped,
+            errors=CONNECTION_LOST,
+            delay_s=RETRY_DELAY_S,
+            on_error=_log_lost_connection,
+        )
 
     def run_once(self) -> None:
         """Work until no open job can be claimed."""
@@ -146,8 +137,7 @@ def claim_job(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[
             _is_true(claims, RELEASE, name)
 
 
-def _log_lost_connection(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
+def _log_lost_connection(error: BaseException) -> None:
     log.warning("the worker lost the database and connects again: %s", error)
 
 

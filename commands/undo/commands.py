@@ -37,7 +37,7 @@ from domain.shared.refusals import (
 )
 from eventlog.scope import AS_ONE, Scope
 from eventlog.store.log import EventLog
-from eventlog.store.streams import EventSearch, TracedEvent
+from eventlog.store.search import EventSearch, TracedEvent
 
 UNDO_EVENTS_MAX = 1_000
 """Most events that are undone in one transaction; more take a job."""
@@ -158,7 +158,7 @@ class UndoCommands:
         """Whether the event moves an entity to an account. The event before it is the first half
         of the move."""
         with self._deciding(scope) as decision:
-            found = decision.search.at([position])
+            found = decision.search.find([position])
             return any(getattr(each.event, "moved_from", None) for each in found)
 
     def require_ended(self, scope: Scope, job_id: UUID) -> None:
@@ -207,7 +207,7 @@ class _Decision:
     def attempts(
         self, command_id: str, positions: Sequence[int], force: Iterable[str]
     ) -> list[UndoAttempt]:
-        events = [each for each in self.search.at(positions) if _is_of(each, command_id)]
+        events = [each for each in self.search.find(positions) if _is_of(each, command_id)]
         return list(self._planner(events).each(force))
 
     def _planner(self, events: list[TracedEvent]) -> UndoPlanner:
@@ -232,7 +232,7 @@ def _events_of(search: EventSearch, target: UndoTarget) -> list[TracedEvent]:
     """The target's events in order, with those of children deleted or restored with an account."""
     found = {
         each.position: each
-        for each in search.at(target.positions)
+        for each in search.find(target.positions)
         if _is_of(each, target.command_id)
     }
     if not found:
@@ -244,11 +244,11 @@ def _events_of(search: EventSearch, target: UndoTarget) -> list[TracedEvent]:
     for each in [each for each in found.values() if _kind(each) is Account]:
         of_children: list[int] = []
         if isinstance(each.event, EntityDeleted):
-            of_children = search.deleted_along(each)
+            of_children = search.find_deleted_with(each)
         elif isinstance(each.event, EntityRestored):
-            of_children = search.restored_along(each)
+            of_children = search.find_restored_with(each)
         missing = set(of_children) - found.keys()
-        found.update((more.position, more) for more in search.at(missing))
+        found.update((more.position, more) for more in search.find(missing))
     is_atomic = any(AS_ONE in each.metadata for each in found.values())
     limit = undo_events_max(is_atomic=is_atomic)
     if len(found) > limit:

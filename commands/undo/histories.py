@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.shared.entity import Entity
 from eventlog.store.log import evolve
-from eventlog.store.streams import EventSearch, TracedEvent
+from eventlog.store.search import EventSearch, TracedEvent
 
 
 class EntityHistories:
@@ -22,7 +22,7 @@ class EntityHistories:
         """Read those of these histories that are not read yet, in one statement."""
         missing = {*ids} - self._histories.keys()
         if missing:
-            self._histories.update(self._search.streams(missing))
+            self._histories.update(self._search.load_streams(missing))
 
     def of(self, entity_id: UUID) -> list[TracedEvent]:
         """All events of the entity; none if there is no such entity."""

@@ -34,7 +34,7 @@ from domain.shared.refusals import (
     UndoConflict,
 )
 from eventlog.scope import AS_ONE
-from eventlog.store.streams import TracedEvent
+from eventlog.store.search import TracedEvent
 
 EXISTS = "exists"
 """The field of a conflict with the creation, deletion or restoration of an entity."""

@@ -1,1 +1,1 @@
-"""The log on Kafka: the message, the relay that publishes it, and the reconciliation of both."""
+"""The log on Kafka: messages, the relay that publishes them, and the reconciliation of both."""

@@ -1,4 +1,4 @@
-"""Clients of the broker, every wait bounded: the one place that names kafka-python's options."""
+"""Clients of the broker with their options for kafka-python; every wait is bounded."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ GROUP = "annals-projectors"
 CONNECT_TIMEOUT_MS = 10_000
 REQUEST_TIMEOUT_MS = 10_000
 DELIVERY_TIMEOUT_MS = 30_000
-"""Within this time a message is acknowledged, or the relay begins again from the last mark."""
+"""A message that is not acknowledged in this time makes the relay restart at the last mark."""
 RECONNECT_MAX_MS = 1_000
 LINGER_MS = 5
 PRODUCE_BATCH_BYTES = 256 << 10
 MESSAGE_MAX_BYTES = 16 << 20
-"""Longer than any event can be: a request body is 1 MiB."""
+"""More than any event needs: a request body is at most 1 MiB."""
 FETCH_WAIT_MS = 100
 FETCH_PARTITION_BYTES = 4 << 20
 SESSION_TIMEOUT_MS = 6_000
-"""After this time without a heartbeat the group gives a consumer's partitions to others."""
+"""After this time without heartbeats, the group gives a consumer's partitions to others."""
 HEARTBEATS_PER_SESSION = 3
 POLL_INTERVAL_MAX_MS = 120_000
-"""A consumer that works on one batch for longer loses its partitions."""
+"""A consumer that works longer on one batch loses its partitions."""
 CLOSE_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where Kafka is, and which topic of it is ours."""
+    """How to reach Kafka, and which topic and group to use."""
 
     bootstrap: str
-    """`host:port`, several divided by commas."""
+    """`host:port`, or several, separated by commas."""
     topic: str = TOPIC
     group: str = GROUP
     session_timeout_ms: int = SESSION_TIMEOUT_MS
@@ -47,7 +47,7 @@ class Broker:
     ssl_cafile: str | None = None
 
     def producer(self) -> Any:
-        """An idempotent producer that waits for all replicas."""
+        """Make an idempotent producer that waits for all replicas."""
         return KafkaProducer(
             **self._common("annals-relay"),
             acks="all",
@@ -61,7 +61,7 @@ class Broker:
         )
 
     def reader(self) -> Any:
-        """A consumer in no group, for who names partitions and offsets."""
+        """Make a consumer without a group, for callers that choose partitions and offsets."""
         return KafkaConsumer(
             **self._common("annals-reader"),
             group_id=None,
@@ -73,7 +73,7 @@ class Broker:
         )
 
     def member(self, records_max: int) -> Any:
-        """A consumer of the group. Offsets are none of its business: they are beside the rows."""
+        """Make a consumer of the group. It commits no offsets, which are in PostgreSQL."""
         return KafkaConsumer(
             **self._common("annals-project"),
             group_id=self.group,
@@ -90,7 +90,7 @@ class Broker:
 
     @contextlib.contextmanager
     def admin(self) -> Iterator[Any]:
-        """A client that makes, describes and deletes topics."""
+        """Open a client that creates, describes and deletes topics."""
         client = KafkaAdminClient(**self._common("annals-admin"))
         try:
             yield client
@@ -98,7 +98,7 @@ class Broker:
             client.close()
 
     def partitions(self, numbers: Iterable[int]) -> list[Any]:
-        """Partitions of the topic as the clients name them."""
+        """The partitions of the topic, as the clients' type."""
         return [TopicPartition(self.topic, number) for number in numbers]
 
     def _common(self, client_id: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Broker:
 
 
 def close_quietly(client: Any) -> None:
-    """Close a producer or consumer that may have lost its broker; what was not sent is dropped."""
+    """Close a producer or consumer that may have lost its broker, and drop unsent messages."""
     with contextlib.suppress(KafkaError):
         if isinstance(client, KafkaProducer):
             client.close(timeout=CLOSE_WAIT_S)

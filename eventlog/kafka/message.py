@@ -1,8 +1,8 @@
-"""The event on the wire: what a message says, and how it is read back (docs/events/README.md).
+"""Messages: how an event is written to Kafka and read back (docs/events/README.md).
 
-The value is a JSON object with data and metadata as they are stored, byte for byte, so that the
-digest of a message is the digest of the row. Between events the relay puts marks: all events of
-this partition up to that position lie before.
+The value is a JSON object with data and metadata as they are stored, byte for byte, so that message
+and row have the same digest. Between events the relay writes marks. A mark at a position follows
+all events of its partition up to that position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eventlog.reading.recorded import RecordedEvent, iso
 from eventlog.upcast import upcast
 
 MARK_TOPIC = "annals.mark"
-"""What stands in the header `topic` of a mark."""
+"""The header `topic` of a mark."""
 DATA = b',"data":'
 METADATA = b',"metadata":'
 KEYS_CACHED_MAX = 100_000
@@ -30,12 +30,12 @@ LogRow = tuple[Any, ...]
 
 
 class MalformedMessage(ValueError):
-    """The message was not written by a relay of Annals. Says where it lies."""
+    """A message was not written by a relay of Annals. The text quotes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """From which log a message comes, and from which relay of its topic."""
+    """The log that a message comes from, and the relay that wrote it."""
 
     log_id: str
     generation: int
@@ -44,7 +44,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the headers of a message say."""
+    """The headers of a message."""
 
     topic: str
     position: int
@@ -52,28 +52,28 @@ class Head:
 
     @property
     def is_mark(self) -> bool:
-        """Whether it is a mark and no event."""
+        """Whether the message is a mark."""
         return self.topic == MARK_TOPIC
 
 
 def partition_key(row: LogRow) -> str:
-    """The account that a row of the log belongs to; its own stream where it hangs on none."""
+    """The account that a row of the log belongs to, or its stream if it belongs to none."""
     return str(row[5] or row[2])
 
 
 def key_of_event(event: RecordedEvent) -> str:
-    """The same of an event."""
+    """As `partition_key`, for an event."""
     return event.account_id or event.stream_id
 
 
 @lru_cache(KEYS_CACHED_MAX)
 def partition_of(key: str, partitions: int) -> int:
-    """The partition of a key: CRC-32 modulo their number, as librdkafka's `consistent` has it."""
+    """The partition of a key: CRC-32 modulo their number, as librdkafka's `consistent`."""
     return zlib.crc32(key.encode()) % partitions
 
 
 def headers(topic: str, position: int, origin: Origin) -> Headers:
-    """The headers of a message."""
+    """Make the headers of a message."""
     return [
         ("topic", topic.encode()),
         ("position", b"%d" % position),
@@ -83,30 +83,30 @@ def headers(topic: str, position: int, origin: Origin) -> Headers:
 
 
 def encode(row: LogRow) -> bytes:
-    """A row of the columns of SELECT_AFTER as the value of a message."""
+    """Make the value of a message from a row with the columns `COLUMNS` (reading/recorded.py)."""
     position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = row
-    whose = f'"{account}"' if account else "null"
+    account_id = f'"{account}"' if account else "null"
     head = (
         f'{{"position":{position},"workspaceId":"{workspace}","streamId":"{stream}",'
-        f'"streamVersion":{version},"topic":{orjson.dumps(topic).decode()},"accountId":{whose},'
+        f'"streamVersion":{version},"topic":{orjson.dumps(topic).decode()},"accountId":{account_id},'
         f'"occurredAt":"{iso(occurred)}","recordedAt":"{iso(recorded)}","dataBytes":{len(raw)}'
     )
     return b"".join((head.encode(), DATA, raw, METADATA, metadata, b"}"))
 
 
 def encode_mark(position: int) -> bytes:
-    """The value of a mark."""
+    """Make the value of a mark."""
     return b'{"through":%d}' % position
 
 
-def read_head(given: Headers) -> Head:
-    """The headers of a message. Raises `MalformedMessage`."""
+def read_head(raw: Headers) -> Head:
+    """Parse the headers of a message. Raises `MalformedMessage`."""
     try:
-        named = dict(given)
+        named = dict(raw)
         origin = _origin(named["logId"], named["relay"])
         return Head(named["topic"].decode(), int(named["position"]), origin)
     except (KeyError, ValueError, TypeError) as error:
-        raise MalformedMessage(f"headers {given!r}: {error!r}") from None
+        raise MalformedMessage(f"headers {raw!r}: {error!r}") from None
 
 
 @lru_cache(RELAYS_CACHED_MAX)
@@ -116,7 +116,7 @@ def _origin(log_id: bytes, relay: bytes) -> Origin:
 
 
 def decode(value: bytes) -> RecordedEvent:
-    """The event of a message, in today's version. Raises `MalformedMessage`."""
+    """Parse a message into an event of the current version. Raises `MalformedMessage`."""
     try:
         fields = orjson.loads(value)
         raw, metadata = _stored_texts(value, fields["dataBytes"])
@@ -132,7 +132,7 @@ def decode(value: bytes) -> RecordedEvent:
 
 
 def digest_of(value: bytes) -> tuple[int, int]:
-    """Position and digest of a message, without upcasting. Raises `MalformedMessage`."""
+    """Compute position and digest of a message as stored. Raises `MalformedMessage`."""
     try:
         fields = orjson.loads(value)
         raw, metadata = _stored_texts(value, fields["dataBytes"])
@@ -145,9 +145,9 @@ def digest_of(value: bytes) -> tuple[int, int]:
 
 
 def _stored_texts(value: bytes, data_bytes: int) -> tuple[bytes, bytes]:
-    """Data and metadata as they stand in the database, cut out of the value.
+    """Cut data and metadata out of the value, as they are stored in the database.
 
-    No string before `data` can hold its mark: quotes in strings are escaped.
+    The first `,"data":` is the right one, because quotes within strings are escaped.
     """
     start = value.index(DATA) + len(DATA)
     end = start + data_bytes

@@ -1,7 +1,7 @@
-"""Compare log and topic: count and digest of every range, and each event by name where they differ.
+"""Compare the log with the topic: count and digest of every range, then each event that differs.
 
-The whole topic is read once. What differs is read again, so that memory is bounded by the number of
-ranges and not of events.
+The whole topic is read once, and ranges that differ are read again. So memory is bounded by the
+number of ranges and not of events.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from eventlog.kafka.topic import (
     RecordedTopic,
     TopicRefused,
     find_topic,
-    known,
-    log_id,
-    require_same,
+    load_log_id,
+    load_topic,
+    require_same_topic,
 )
 
 RANGE_POSITIONS = 1_000
 NAMED_MAX = 100
-"""So many faults of each sort are named; all are counted."""
+"""Maximum number of positions that the report lists for each sort of fault; it counts all."""
 RANGES_NAMED_MAX = 1_000
-"""In so many ranges that differ the faults are looked for one by one."""
+"""Maximum number of differing ranges in which the faults are located."""
 REPORT_MESSAGES = 50_000
 
 LOG_RANGES = f"""
@@ -42,38 +42,38 @@ SELECT position, {DIGEST_SQL} FROM events
 """
 
 OnProgress = Callable[[int, int], None]
-"""Told of messages read, and of messages in all."""
+"""Called with the number of messages read and their total."""
 
 
 @dataclass
 class ReconcileReport:
-    """What came of it. Positions, at most `NAMED_MAX` of each sort."""
+    """The result: positions, at most `NAMED_MAX` of each sort of fault."""
 
     after: int
     upto: int
     events: int = 0
-    """In the log, between the two positions."""
+    """Events of the log between the two positions."""
     messages: int = 0
-    """In the topic, marks not among them."""
+    """Messages of the topic, without marks."""
     missing: list[int] = field(default_factory=list)
     altered: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
-    """Messages for positions at which the log has no event."""
+    """Positions of messages without an event in the log."""
     doubled: list[int] = field(default_factory=list)
-    """Readers tell by the position, so this is no difference."""
+    """Not a difference: readers recognise doubled messages by their position."""
     misplaced: list[int] = field(default_factory=list)
-    """Messages in a partition that is not their account's."""
+    """Positions of messages that are not in the partition of their account."""
     foreign: list[str] = field(default_factory=list)
-    """Messages of another log, or of nobody: partition and offset."""
+    """Partition and offset of messages that this log's relay did not write."""
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_equal(self) -> bool:
-        """Whether the topic says what the log says."""
+        """Whether topic and log agree."""
         return not any((self.missing, self.altered, self.unknown, self.misplaced, self.foreign))
 
     def note(self, fault: str, where: int | str) -> None:
-        """Count a fault, and name it while there are few."""
+        """Count a fault, and list it if the list is not full."""
         self.counts[fault] += 1
         named: list[Any] = getattr(self, fault)
         if len(named) < NAMED_MAX:
@@ -85,27 +85,27 @@ class _Range:
     n: int = 0
     digest: int = 0
     seen: int = 0
-    """One bit for each position."""
+    """The positions seen, a bit for each."""
 
 
 def reconcile(
     url: str, broker: Broker, *, after: int = 0, progress: OnProgress = lambda done, total: None
 ) -> ReconcileReport:
-    """Compare all that was published after the position. Raises `TopicRefused`, `KafkaError`."""
+    """Compare everything published after a position. Raises `TopicRefused`, `KafkaError`."""
     with follow_connection(url, application_name="annals-reconcile") as connection:
-        topic = known(connection, broker.topic)
+        topic = load_topic(connection, broker.topic)
         if topic is None:
-            raise TopicRefused(f"Nothing was ever published to topic {broker.topic}.")
+            raise TopicRefused(f"Nothing has been published to topic {broker.topic} yet.")
         with broker.admin() as admin:
-            require_same(broker.topic, topic, find_topic(admin, broker.topic))
+            require_same_topic(broker.topic, topic, find_topic(admin, broker.topic))
         report = ReconcileReport(after, topic.position)
         reader = broker.reader()
         try:
-            topic_side = _Topic(reader, broker, topic, log_id(connection), report, progress)
+            topic_side = _Topic(reader, broker, topic, load_log_id(connection), report, progress)
             in_topic = topic_side.ranges()
             differing = _differing(connection, in_topic, report)
             if differing:
-                _name(connection, topic_side.digests(differing), differing, report)
+                _locate(connection, topic_side.digests(differing), differing, report)
         finally:
             close_quietly(reader)
     return report
@@ -133,7 +133,7 @@ class _Topic:
         self._ends = reader.end_offsets(self._partitions)
 
     def ranges(self) -> dict[int, _Range]:
-        """Count and digest of each range, every position once; faults that show at once noted."""
+        """Sum up each range, counting a position once; report doubled and misplaced messages."""
         ranges: dict[int, _Range] = {}
         report = self._report
         for message, position, digest in self._events(report):
@@ -151,7 +151,7 @@ class _Topic:
         return ranges
 
     def digests(self, numbers: set[int]) -> dict[int, int]:
-        """Position and digest of all events in some ranges."""
+        """The digests of the events in these ranges, by position."""
         found: dict[int, int] = {}
         for _, position, digest in self._events(None):
             if position // RANGE_POSITIONS in numbers:
@@ -202,7 +202,7 @@ def _differing(
     return set(sorted(differing)[:RANGES_NAMED_MAX])
 
 
-def _name(
+def _locate(
     connection: Connection, in_topic: dict[int, int], numbers: set[int], report: ReconcileReport
 ) -> None:
     rows = connection.execute(LOG_DIGESTS, (sorted(numbers), report.after, report.upto))

@@ -1,11 +1,11 @@
-"""The relay: publishes the log to the topic, all of it, in order, never ahead of what is committed.
+"""The relay: publishes every committed event of the log to the topic, in order.
 
-It works in windows: some events, each to the partition of its account; when all are acknowledged, a
-mark to every partition; when those are, its place is noted in PostgreSQL. A producer may lose a
-message and deliver the next one (after an expired batch it begins anew), so only a mark says that
-nothing before it is missing. After a crash the window begins again: messages may be doubled, and
-readers tell by the position. Each relay has an epoch, and readers ignore what an earlier one sends
-late.
+It works in windows. It sends some events, each to the partition of its account. After they are
+acknowledged, it sends a mark to every partition. After the marks are acknowledged, it records its
+position in PostgreSQL. A producer may lose a message and still deliver the next one (after a batch
+expires), so only a mark proves that nothing before it is missing. After a crash the window is sent
+again, and readers recognise doubled messages by their position. Each relay has an epoch, and
+readers ignore late messages of earlier epochs.
 """
 
 from __future__ import annotations
@@ -37,52 +37,56 @@ from eventlog.kafka.topic import (
     PARTITIONS,
     RecordedTopic,
     TopicRefused,
+    begin_epoch,
     create_topic,
     find_topic,
-    known,
-    log_id,
-    next_epoch,
-    remember,
-    require_same,
+    load_log_id,
+    load_topic,
+    record_topic,
+    require_same_topic,
 )
 from eventlog.locks import RELAY_LOCK, try_lock
 from eventlog.reading import read_rows_after
 from eventlog.reading.digests import digests_at
 from eventlog.reading.positions import last_visible_position
+from eventlog.retries import retry_until_stopped
 
 log = logging.getLogger(__name__)
 
 WINDOW_EVENTS = 4_000
-"""Most events between two marks; readers hold a window in memory."""
+"""Maximum number of events between two marks. Readers hold a window in memory."""
 PAUSE_S = 0.005
-"""After a window that was not full: what is appended meanwhile shares the next one."""
+"""Pause after a window that was not full, so that the next one has more events."""
 POLL_INTERVAL_S = 0.2
-"""How long a relay that hears no hint waits before it looks by itself."""
+"""How often the relay reads the log if no hint comes."""
 WAIT_FOR_OTHER_S = 0.5
-"""How often a second relay asks whether the first is gone."""
+"""How often a second relay tries to take the lock of the first."""
 RETRY_DELAY_S = 0.5
 HEARTBEAT_S = 2.0
-"""How often a relay with nothing to do says that it is there, and looks whether the topic is."""
+"""How often an idle relay updates its record and checks that the topic still exists."""
 INDEX_EVENTS = 20_000
-"""After so many events the place of a mark is noted, for readers that begin in the middle."""
+"""Events after which the offsets of a mark are recorded, for readers that start in the middle."""
 FLUSH_WAIT_S = DELIVERY_TIMEOUT_MS / 1000 + 5
 
-PUBLISHED = """
+RECORD_POSITION = """
 UPDATE kafka_topics SET position = %s, updated_at = clock_timestamp()
  WHERE topic = %s AND generation = %s AND epoch = %s
 """
-INDEX_MARK = """
+RECORD_MARK = """
 INSERT INTO kafka_marks (topic, generation, position, offsets) VALUES (%s, %s, %s, %s)
     ON CONFLICT (topic, generation, position) DO UPDATE SET offsets = excluded.offsets
 """
 
 
 class Interrupted(Exception):
-    """Something was not acknowledged, or another relay took over: begin again at the last mark."""
+    """A message was not acknowledged, or another relay took over: restart at the last mark."""
+
+
+LOST = (psycopg.OperationalError, psycopg.InterfaceError, KafkaError, Interrupted)
 
 
 class Relay:
-    """Publishes one log to one topic. Not thread-safe but for `stop`."""
+    """Publishes a log to a topic. Only `stop` is thread-safe."""
 
     def __init__(
         self,
@@ -90,60 +94,64 @@ class Relay:
         broker: Broker,
         *,
         partitions: int = PARTITIONS,
-        anew: bool = False,
+        recreate: bool = False,
         window_events: int = WINDOW_EVENTS,
     ) -> None:
-        """`url` is of the projector's role. `partitions` counts where the topic is made."""
+        """url: the projector's. partitions: those of a new topic. recreate: replace the topic, and
+        publish the whole log again."""
         self._url = url
         self._broker = broker
         self._partitions = partitions
-        self._anew = anew
+        self._recreate = recreate
         self._window_events = window_events
         self._stopped = threading.Event()
         self.published = 0
-        """Events published by this object; doubled ones count twice."""
+        """Events published so far; doubled ones count twice."""
 
     def stop(self) -> None:
-        """Finish the window at hand and return from `run`."""
+        """Make `run` return after the current window."""
         self._stopped.set()
 
     def run(self, *, once: bool = False) -> None:
-        """Publish until stopped; `once`: until the end of the log. Waits for lost servers.
+        """Publish until stopped, or `once` until the end of the log. Reconnects to lost servers.
 
-        Raises `TopicRefused` where the topic is not the one that was published to.
+        Raises `TopicRefused` if the topic is not the one that was published to.
         """
-        while not self._stopped.is_set():
-            try:
-                with follow_connection(self._url, application_name="annals-relay") as connection:
-                    if self._take_turn(connection) and self._relay(connection, once):
-                        return
-            except (psycopg.OperationalError, psycopg.InterfaceError, KafkaError, Interrupted) as e:
-                log.warning("relaying stopped and is tried again: %s: %s", type(e).__name__, e)
-                self._stopped.wait(RETRY_DELAY_S)
 
-    def _take_turn(self, connection: Connection) -> bool:
+        def relay() -> None:
+            with follow_connection(self._url, application_name="annals-relay") as connection:
+                if self._wait_for_lock(connection):
+                    self._relay(connection, once)
+
+        def report(error: BaseException) -> None:
+            log.warning("the relay stopped and is tried again: %s: %s", type(error).__name__, error)
+
+        retry_until_stopped(
+            relay, self._stopped, errors=LOST, delay_s=RETRY_DELAY_S, on_error=report
+        )
+
+    def _wait_for_lock(self, connection: Connection) -> bool:
         while not self._stopped.is_set():
             if try_lock(connection, RELAY_LOCK, self._broker.topic):
                 return True
             self._stopped.wait(WAIT_FOR_OTHER_S)
         return False
 
-    def _relay(self, connection: Connection, once: bool) -> bool:
-        """Whether the end was reached that was asked for."""
+    def _relay(self, connection: Connection, once: bool) -> None:
         topic = self._prepare(connection)
         start = self._verify(connection, topic)
-        topic = next_epoch(connection, self._broker.topic)
-        origin = Origin(log_id(connection), topic.generation, topic.epoch)
+        topic = begin_epoch(connection, self._broker.topic)
+        origin = Origin(load_log_id(connection), topic.generation, topic.epoch)
         log.info("relaying from position %s, epoch %s", start, topic.epoch)
         producer = self._broker.producer()
         try:
             window = Window(producer, self._broker.topic, topic.partitions, origin)
-            self._note(connection, origin, start, window.mark(start))
-            return self._follow(connection, window, start, once)
+            self._record(connection, origin, start, window.mark(start))
+            self._follow(connection, window, start, once)
         finally:
             close_quietly(producer)
 
-    def _follow(self, connection: Connection, window: Window, position: int, once: bool) -> bool:
+    def _follow(self, connection: Connection, window: Window, position: int, once: bool) -> None:
         connection.execute(f"LISTEN {APPENDED}")
         indexed = self.published
         heartbeat_at = time.monotonic() + HEARTBEAT_S
@@ -151,82 +159,81 @@ class Relay:
             page = read_rows_after(connection, position, self._window_events)
             if page.rows:
                 window.publish(page.rows)
-                # The last event's and not page.upto: a crash of the server may give out anew what
-                # no event took (eventlog/reading.py).
+                # Not page.upto: after a crash the server may assign positions again that no event
+                # took (eventlog/reading/follow.py).
                 position = page.rows[-1][0]
                 offsets = window.mark(position)
                 self.published += len(page.rows)
                 due = self.published - indexed >= INDEX_EVENTS
-                self._note(connection, window.origin, position, offsets if due else None)
+                self._record(connection, window.origin, position, offsets if due else None)
                 indexed = self.published if due else indexed
             elif once:
-                return True
+                return
             elif time.monotonic() > heartbeat_at:
                 heartbeat_at = time.monotonic() + HEARTBEAT_S
                 self._require_topic(connection)
-                self._note(connection, window.origin, position, None)
+                self._record(connection, window.origin, position, None)
             else:
                 wait_for_hint(connection, POLL_INTERVAL_S)
             if page.rows and not page.more:
                 self._stopped.wait(PAUSE_S)
-        return True
 
     def _prepare(self, connection: Connection) -> RecordedTopic:
-        """The topic, made where it never was. Raises `TopicRefused`."""
+        """Check or create the topic. Raises `TopicRefused`."""
         name = self._broker.topic
-        before = known(connection, name)
+        before = load_topic(connection, name)
         with self._broker.admin() as admin:
             found = find_topic(admin, name)
-            if self._anew and found is not None:
+            if self._recreate and found is not None:
                 admin.delete_topics([name])
-            if self._anew or (before is None and found is None):
+            if self._recreate or (before is None and found is None):
                 found = create_topic(admin, name, self._partitions)
-                remember(connection, name, found)
-                self._anew = False
+                record_topic(connection, name, found)
+                self._recreate = False
             elif before is None and found is not None:
                 self._require_empty(found.partitions)
-                remember(connection, name, found)
+                record_topic(connection, name, found)
             else:
                 assert before is not None
-                require_same(name, before, found)
-        topic = known(connection, name)
+                require_same_topic(name, before, found)
+        topic = load_topic(connection, name)
         assert topic is not None
         return topic
 
     def _require_topic(self, connection: Connection) -> None:
-        before = known(connection, self._broker.topic)
+        before = load_topic(connection, self._broker.topic)
         with self._broker.admin() as admin:
             found = find_topic(admin, self._broker.topic)
         if before is not None:
-            require_same(self._broker.topic, before, found)
+            require_same_topic(self._broker.topic, before, found)
 
     def _require_empty(self, partitions: int) -> None:
         for tail in self._tails(partitions):
             if tail.end > 0:
                 origins = ", ".join(origin.log_id for origin in tail.marks) or "unknown"
                 raise TopicRefused(
-                    f"Topic {self._broker.topic} holds messages that this database knows nothing"
-                    f" of (of log {origins}); choose another topic with ANNALS_KAFKA_TOPIC."
+                    f"Topic {self._broker.topic} holds messages that are unknown to this database"
+                    f" (of log {origins}); choose another topic with ANNALS_KAFKA_TOPIC."
                 )
 
     def _verify(self, connection: Connection, topic: RecordedTopic) -> int:
-        """The position from which to go on. Raises `TopicRefused`."""
-        name, mine = self._broker.topic, log_id(connection)
+        """Check the topic's messages; return the position to start at. Raises `TopicRefused`."""
+        name, own_id = self._broker.topic, load_log_id(connection)
         tails = self._tails(topic.partitions)
         for tail in tails:
-            others = {origin.log_id for origin in tail.marks} - {mine}
+            others = {origin.log_id for origin in tail.marks} - {own_id}
             if others:
                 raise TopicRefused(
-                    f"Topic {name} belongs to another log, {others.pop()}; this one is {mine}."
+                    f"Topic {name} belongs to another log, {others.pop()}; this one is {own_id}."
                 )
             if tail.highest < topic.position:
                 raise TopicRefused(
                     f"Topic {name} has lost messages: partition {tail.partition} ends at position"
                     f" {tail.highest}, and {topic.position} was published; annals relay --anew"
-                    " makes it again and publishes all of the log."
+                    " replaces it and publishes the whole log."
                 )
         _require_same_events(connection, name, tails)
-        current = Origin(mine, topic.generation, topic.epoch)
+        current = Origin(own_id, topic.generation, topic.epoch)
         return max(topic.position, min(tail.marks.get(current, 0) for tail in tails))
 
     def _tails(self, partitions: int) -> list[Tail]:
@@ -240,21 +247,21 @@ class Relay:
         finally:
             close_quietly(reader)
 
-    def _note(
+    def _record(
         self, connection: Connection, origin: Origin, position: int, offsets: list[int] | None
     ) -> None:
-        """Note what is published; `offsets` of its marks where they are to be found again."""
+        """Record how far the log is published, and the offsets of the marks if there are any."""
         name = self._broker.topic
         with connection.transaction():
             parameters = (position, name, origin.generation, origin.epoch)
-            if connection.execute(PUBLISHED, parameters, prepare=True).rowcount != 1:
+            if connection.execute(RECORD_POSITION, parameters, prepare=True).rowcount != 1:
                 raise Interrupted("another relay has begun")
             if offsets:
-                connection.execute(INDEX_MARK, (name, origin.generation, position, offsets))
+                connection.execute(RECORD_MARK, (name, origin.generation, position, offsets))
 
 
 class Window:
-    """What is sent together: all of it is acknowledged, or `Interrupted` is raised."""
+    """Sends events together: all are acknowledged, or `Interrupted` is raised."""
 
     def __init__(self, producer: Any, topic: str, partitions: int, origin: Origin) -> None:
         self._producer = producer
@@ -282,7 +289,7 @@ class Window:
         )
 
     def mark(self, position: int) -> list[int]:
-        """Say in every partition that all up to the position lies before; the marks' offsets."""
+        """Send a mark at the position to every partition; return the offsets of the marks."""
         value, head = encode_mark(position), headers(MARK_TOPIC, position, self.origin)
         sent = [
             self._producer.send(self._topic, value=value, headers=head, partition=partition)
@@ -293,9 +300,9 @@ class Window:
         for partition, (before, now) in enumerate(zip(self._reached, offsets, strict=True)):
             if now <= before:
                 raise TopicRefused(
-                    f"Topic {self._topic} was deleted and made anew while it was published to:"
+                    f"Topic {self._topic} was deleted and created again while it was published to:"
                     f" partition {partition} went back from offset {before} to {now}; annals relay"
-                    " --anew makes it again and publishes all of the log."
+                    " --anew replaces it and publishes the whole log."
                 )
         self._reached = offsets
         return offsets
@@ -308,18 +315,19 @@ class Window:
 
 
 def _require_same_events(connection: Connection, topic: str, tails: list[Tail]) -> None:
-    """The last events of the topic are those of the log. Raises `TopicRefused`."""
+    """Check that the last events of the topic are those of the log. Raises `TopicRefused`."""
     last = dict(tail.last_event for tail in tails if tail.last_event)
     log_end = last_visible_position(connection)
     if last and max(last) > log_end:
         raise TopicRefused(
             f"Topic {topic} is ahead of the log ({max(last)}, the log ends at {log_end}): the"
-            " database was restored from an older copy; annals relay --anew publishes it again."
+            " database was restored from an older copy; annals relay --anew replaces it and"
+            " publishes the whole log."
         )
     in_log = digests_at(connection, last)
     for position, digest in last.items():
         if in_log.get(position) != digest:
             raise TopicRefused(
-                f"Topic {topic} and the log differ at position {position}: one of them was changed;"
-                " see annals reconcile."
+                f"Topic {topic} and the log differ at position {position}: one of them was changed."
+                " annals reconcile shows the differences."
             )

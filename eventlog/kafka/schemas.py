@@ -1,6 +1,6 @@
-"""JSON schemas of the messages, one for each topic of the log, made from the domain's own models.
+"""JSON schemas of the messages, one for each topic of the log, derived from the domain's models.
 
-python -m eventlog.kafka.schemas [FOLDER]     writes them (docs/events where none is named)
+python -m eventlog.kafka.schemas [FOLDER]     writes them, by default to docs/events
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ ENVELOPE: dict[str, Schema] = {
     "streamVersion": {"type": "integer", "minimum": 1, "description": "1, 2, 3 … in each stream."},
     "accountId": {
         "anyOf": [UUID_SCHEMA, {"type": "null"}],
-        "description": "The account that the entity hangs on; null for an account itself.",
+        "description": "The account that the entity belongs to; null for an account itself.",
     },
     "occurredAt": {**TIME_SCHEMA, "description": "When it happened."},
-    "recordedAt": {**TIME_SCHEMA, "description": "When the database wrote it down."},
-    "dataBytes": {"type": "integer", "description": "Length of data as it stands in the message."},
+    "recordedAt": {**TIME_SCHEMA, "description": "When the database recorded it."},
+    "dataBytes": {"type": "integer", "description": "Length of `data` in the message, in bytes."},
     "metadata": {"type": "object", "description": "Actor, request, command and correlation ids."},
 }
 MOVED: Schema = {
     "type": "object",
     "additionalProperties": {"type": "integer", "minimum": 1},
-    "description": "How many of each kind came along.",
+    "description": "How many entities of each kind were moved.",
 }
 MARK: Schema = {
     "$schema": DIALECT,
     "$id": f"{MARK_TOPIC}.json",
     "title": MARK_TOPIC,
-    "description": "All events of this partition up to the position lie before this message.",
+    "description": "All events of this partition up to the position precede this message.",
     "type": "object",
     "properties": {"through": {"type": "integer", "minimum": 0}},
     "required": ["through"],
@@ -78,13 +78,13 @@ _ERROR: dict[str, Schema] = {
 
 
 def schemas() -> dict[str, Schema]:
-    """The schema of each topic's messages, by topic; the mark's among them."""
+    """The schema of the messages of each topic of the log, and of marks, by topic."""
     found = {topic: schema(topic, event) for topic, event in EVENTS.items()}
     return dict(sorted({**found, MARK_TOPIC: MARK}.items()))
 
 
 def schema(topic: str, event: type[EntityEvent]) -> Schema:
-    """The schema of one topic's messages."""
+    """The schema of the messages of a topic of the log."""
     data, definitions = _data(topic, event)
     properties: dict[str, Schema] = {**ENVELOPE, "topic": {"const": topic}, "data": data}
     made: Schema = {
@@ -100,7 +100,7 @@ def schema(topic: str, event: type[EntityEvent]) -> Schema:
 
 
 def _description(event: type[EntityEvent]) -> str:
-    """The first line of what the event, or its shape, says of itself."""
+    """The first line of the docstring of the event, or of the shape that it inherits."""
     shape = event
     if not issubclass(event, JobEvent):
         shape = next(base for base in event.__mro__ if base.__module__.startswith("domain.shared."))
@@ -108,42 +108,42 @@ def _description(event: type[EntityEvent]) -> str:
 
 
 def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
-    """What the event says, and what that refers to."""
+    """The schema of the event's data, and the definitions that it refers to."""
     if issubclass(event, JobEvent):
         return _job_data(event), {}
-    facts, definitions = _facts(topic)
+    values, definitions = _values(topic)
     if issubclass(event, EntityMerged):
-        changes = {**_changes(facts), "minProperties": 0}
+        changes = {**_changes(values), "minProperties": 0}
         return _object(changes=changes, other=UUID_SCHEMA, moved=MOVED), definitions
     if issubclass(event, EntityUpdated):
-        return _object(changes=_changes(facts), **_own_facts(event)), definitions
+        return _object(changes=_changes(values), **_own_attributes(event)), definitions
     if issubclass(event, EntityStatusChanged):
         field = ENTITY_OF[topic].STATUS_FIELD
         assert field is not None
-        status = facts["properties"][field]
+        status = values["properties"][field]
         return _object(before=status, after=status), definitions
     if issubclass(event, EntityDeleted):
-        gone_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
-        gone = _object(fields=facts, deletedWith=gone_with)
-        return _optional(gone, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
+        deleted_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
+        deleted = _object(fields=values, deletedWith=deleted_with)
+        return _optional(deleted, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
     if issubclass(event, EntityRestored):
         is_dated = issubclass(event, EntityRestoredWithStatusDate)
         dated = {"statusChangedAt": TIME_SCHEMA} if is_dated else {}
-        there = _object(fields=facts, createdAt=TIME_SCHEMA, **dated)
-        return _optional(there, movedFrom=UUID_SCHEMA), definitions
+        restored = _object(fields=values, createdAt=TIME_SCHEMA, **dated)
+        return _optional(restored, movedFrom=UUID_SCHEMA), definitions
     assert issubclass(event, EntityCreated), topic
-    return _object(fields=facts), definitions
+    return _object(fields=values), definitions
 
 
 def _job_data(event: type[JobEvent]) -> Schema:
-    """What an event of a job says."""
+    """The schema of the data of a job's event."""
     count: Schema = {"type": "integer", "minimum": 0}
     error: Schema = {"type": "object", "properties": _ERROR, "required": ["error", "row"]}
     if issubclass(event, Job.Created):
         return _object(work={"type": "string"}, parameters=_MAP, total=_or_null(count))
     if issubclass(event, Job.Progressed):
         return _object(
-            cursor={"description": "Where the next step begins; of the work's own making."},
+            cursor={"description": "Where the next step begins. Its form depends on `work`."},
             total=_or_null(count),
             **dict.fromkeys(("processed", "succeeded", "failed", "errorsTotal"), count),
             counts={"type": "object", "additionalProperties": {"type": "integer"}},
@@ -152,27 +152,27 @@ def _job_data(event: type[JobEvent]) -> Schema:
     return _object(error=_MAP) if issubclass(event, Job.Failed) else _object()
 
 
-def _own_facts(event: type[EntityEvent]) -> dict[str, Schema]:
-    """What an event says besides what its shape does, as its own class declares it."""
+def _own_attributes(event: type[EntityEvent]) -> dict[str, Schema]:
+    """The schemas of the attributes that the event's class adds to its shape."""
     own = vars(event).get("__annotations__", {})
     hints = get_type_hints(event)
     return {to_camel(name): TypeAdapter(hints[name]).json_schema() for name in own}
 
 
-def _facts(topic: str) -> tuple[Schema, Schema]:
-    """The fields as they are recorded: those without a value are left out."""
+def _values(topic: str) -> tuple[Schema, Schema]:
+    """The schema of recorded values, in which fields without a value are left out."""
     model = ENTITY_OF[topic].FIELDS
     fields: Schema = _without_titles(model.model_json_schema(by_alias=True, mode="serialization"))
     definitions: Schema = fields.pop("$defs", {})
-    # A field that is added later must not break who validates by the schema of today.
+    # A field that is added later must pass the schema of today.
     fields.pop("additionalProperties", None)
     return fields, definitions
 
 
 def _without_titles(schema: Any) -> Any:
-    """Without pydantic's titles, which say the name over again, and defaults: absent is absent.
+    """Remove pydantic's titles, which repeat the names, defaults, and `readOnly`.
 
-    Events say what happened: that a field is read-only in the API does not concern them.
+    A missing field has no value in an event, and `readOnly` concerns the API only.
     """
     if isinstance(schema, list):
         return [_without_titles(each) for each in schema]
@@ -186,11 +186,11 @@ def _without_titles(schema: Any) -> Any:
     }
 
 
-def _changes(facts: Schema) -> Schema:
-    """Before and after of each field that changed; custom fields one by one."""
+def _changes(values: Schema) -> Schema:
+    """The schema of changes, with before and after of each field and each custom field."""
     named = {
         name: _object(before=_or_null(one), after=_or_null(one))
-        for name, one in facts["properties"].items()
+        for name, one in values["properties"].items()
         if name != CUSTOM
     }
     custom = _object(before={}, after={})
@@ -215,13 +215,13 @@ def _optional(schema: Schema, **properties: Schema) -> Schema:
 
 
 def as_text(schema: Schema) -> str:
-    """A schema as its file has it."""
+    """Format a schema as in its file."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(schema, option=options).decode()
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write all schemas; files of topics that there are no more are removed."""
+    """Write all schemas, and remove the files of topics that no longer exist."""
     wanted = {f"{topic}.json": as_text(made) for topic, made in schemas().items()}
     for path in folder.glob("*.json"):
         if path.name not in wanted:

@@ -1,4 +1,4 @@
-"""The end of each partition: what the topic itself holds, found out before more is published."""
+"""Read the end of each partition, to see what the topic holds before more is published."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from eventlog.kafka.broker import REQUEST_TIMEOUT_MS, Broker
 from eventlog.kafka.message import Head, Origin, digest_of, read_head
 
 TAIL_MESSAGES = 1_000
-"""So many messages of a partition are read first; four times as many each time none is a mark."""
+"""Messages read at first; `TAIL_GROWTH` times as many each time that no mark is among them."""
 TAIL_GROWTH = 4
 STALLED_S = 30.0
-"""A broker that gives nothing for so long is given up."""
+"""How long a broker may return nothing before the reading fails."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Tail:
     end: int
     """The offset after the last message."""
     marks: dict[Origin, int]
-    """The last mark of each relay that is found."""
+    """The position of the last mark, by the relay that wrote it."""
     highest: int
-    """The highest position of any message at the end."""
+    """The highest position of the messages read."""
     last_event: tuple[int, int] | None
-    """Position and digest of the last event that is found."""
+    """Position and digest of the last event read."""
 
 
 def read_tails(reader: Any, broker: Broker, partitions: int) -> list[Tail]:
-    """The end of every partition. Raises `KafkaError`, `MalformedMessage`."""
+    """Read the end of every partition. Raises `KafkaError`, `MalformedMessage`."""
     of_topic = broker.partitions(range(partitions))
     begins = reader.beginning_offsets(of_topic)
     ends = reader.end_offsets(of_topic)
@@ -43,12 +43,12 @@ def read_tails(reader: Any, broker: Broker, partitions: int) -> list[Tail]:
 
 
 def read_between(reader: Any, partition: Any, begin: int, end: int) -> Iterator[Any]:
-    """The messages of a partition from one offset to another. Raises `KafkaError`."""
+    """Read the messages of a partition from one offset to another. Raises `KafkaError`."""
     if end <= begin:
         return
     reader.assign([partition])
     reader.seek(partition, begin)
-    heard = time.monotonic()
+    received_at = time.monotonic()
     while True:
         messages = reader.poll(timeout_ms=REQUEST_TIMEOUT_MS).get(partition, ())
         for message in messages:
@@ -57,9 +57,11 @@ def read_between(reader: Any, partition: Any, begin: int, end: int) -> Iterator[
             if message.offset >= end - 1:
                 return
         if messages:
-            heard = time.monotonic()
-        elif time.monotonic() - heard > STALLED_S:
-            raise KafkaError(f"{partition} gives nothing after offset {begin}, and ends at {end}")
+            received_at = time.monotonic()
+        elif time.monotonic() - received_at > STALLED_S:
+            raise KafkaError(
+                f"{partition} returned no message for {STALLED_S:.0f} s before offset {end}"
+            )
 
 
 def _read_tail(reader: Any, partition: Any, begin: int, end: int) -> Tail:

@@ -1,4 +1,4 @@
-"""The topic: made, recognised, or refused; and what PostgreSQL knows of it."""
+"""Create and recognise the topic, by what PostgreSQL recorded of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from eventlog.connections import Connection
 from eventlog.kafka.broker import MESSAGE_MAX_BYTES
 
 PARTITIONS = 12
-"""Of a topic that is made: by as many projectors it can be shared. It stays so for good, for the
-number decides in which partition an account is."""
+"""Partitions of a new topic, and so the maximum number of projectors that share it. The number is
+final, because it decides in which partition an account is."""
 REPLICATION = -1
-"""As the broker is set up."""
+"""The broker's default."""
 CREATE_WAIT_S = 20.0
 CREATE_PAUSE_S = 0.2
 
@@ -26,7 +27,7 @@ TOPIC_CONFIG = {
     "cleanup.policy": "delete",
     "max.message.bytes": str(MESSAGE_MAX_BYTES),
 }
-"""Nothing is ever thrown away: whoever comes new reads from the first event on."""
+"""Messages are kept for ever, because new consumers read from the first event."""
 
 SELECT_LOG_ID = "SELECT id FROM log_identity"
 SELECT_TOPIC = """
@@ -50,44 +51,44 @@ SELECT offsets FROM kafka_marks
 
 
 class TopicRefused(Exception):
-    """The topic is not what was published before. Says in one sentence what it is."""
+    """The topic is not the one that was published to. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class RecordedTopic:
-    """What PostgreSQL knows of the topic."""
+    """The topic as PostgreSQL recorded it."""
 
     topic_id: str
     partitions: int
     generation: int
     epoch: int
     position: int
-    """All events up to here are in the topic, acknowledged."""
+    """The position up to which the broker has acknowledged all events."""
 
 
 @dataclass(frozen=True)
 class BrokerTopic:
-    """What the broker knows of the topic."""
+    """The topic as the broker describes it."""
 
     topic_id: str
     partitions: int
 
 
-def log_id(connection: Connection) -> str:
-    """What tells this log from every other."""
+def load_log_id(connection: Connection) -> str:
+    """Load the id of this log."""
     row = connection.execute(SELECT_LOG_ID).fetchone()
     assert row is not None, "run annals migrate"
     return str(row[0])
 
 
-def known(connection: Connection, topic: str) -> RecordedTopic | None:
-    """The topic as it was published to; None where it never was."""
+def load_topic(connection: Connection, topic: str) -> RecordedTopic | None:
+    """Load the topic as it was published to; None if it never was."""
     row = connection.execute(SELECT_TOPIC, (topic,), prepare=True).fetchone()
     return RecordedTopic(*row) if row else None
 
 
 def find_topic(admin: Any, topic: str) -> BrokerTopic | None:
-    """The topic as it is; None where there is none. Raises `KafkaError`."""
+    """Ask the broker for the topic; None if it does not exist. Raises `KafkaError`."""
     for described in admin.describe_topics([topic]):
         if described["name"] == topic and described["error_code"] == 0:
             return BrokerTopic(described["topic_id"], len(described["partitions"]))
@@ -95,60 +96,58 @@ def find_topic(admin: Any, topic: str) -> BrokerTopic | None:
 
 
 def create_topic(admin: Any, topic: str, partitions: int) -> BrokerTopic:
-    """Make the topic; one that is being deleted is waited for. Raises `KafkaError`."""
+    """Create the topic, after waiting for one that is being deleted. Raises `KafkaError`."""
     wanted = NewTopic(topic, partitions, REPLICATION, topic_configs=TOPIC_CONFIG)
     until = time.monotonic() + CREATE_WAIT_S
-    while True:
-        try:
-            admin.create_topics([wanted], wait_for_metadata=True)
-        except TopicAlreadyExistsError:
-            if time.monotonic() > until:
-                raise
-        else:
-            break
-        time.sleep(CREATE_PAUSE_S)
+    Retrying(
+        retry=retry_if_exception_type(TopicAlreadyExistsError),
+        stop=stop_after_delay(CREATE_WAIT_S),
+        wait=wait_fixed(CREATE_PAUSE_S),
+        reraise=True,
+    )(admin.create_topics, [wanted], wait_for_metadata=True)
     while (found := find_topic(admin, topic)) is None or found.partitions < partitions:
         if time.monotonic() > until:
-            raise KafkaError(f"{topic} was made and is not there")
+            raise KafkaError(f"{topic} was created, but the broker does not list it")
         time.sleep(CREATE_PAUSE_S)
     return found
 
 
-def remember(connection: Connection, topic: str, found: BrokerTopic) -> None:
-    """From now on this is the topic, and nothing has been published to it."""
+def record_topic(connection: Connection, topic: str, found: BrokerTopic) -> None:
+    """Record a new topic, to which nothing has been published."""
     parameters = {"topic": topic, "id": found.topic_id, "partitions": found.partitions}
     connection.execute(INSERT_TOPIC, parameters)
 
 
-def next_epoch(connection: Connection, topic: str) -> RecordedTopic:
-    """A relay begins: what those before it send late counts no more."""
+def begin_epoch(connection: Connection, topic: str) -> RecordedTopic:
+    """Begin a relay's epoch, after which consumers ignore late messages of earlier relays."""
     row = connection.execute(NEXT_EPOCH, (topic,)).fetchone()
     assert row is not None
     return RecordedTopic(*row)
 
 
-def require_same(topic: str, before: RecordedTopic, found: BrokerTopic | None) -> None:
-    """The topic is the one that was published to. Raises `TopicRefused`."""
+def require_same_topic(topic: str, before: RecordedTopic, found: BrokerTopic | None) -> None:
+    """Check that the topic is the one that was published to. Raises `TopicRefused`."""
     if found is None:
         raise TopicRefused(
             f"Topic {topic} is gone, though events up to position {before.position} were published"
-            " to it; annals relay --anew makes it again and publishes all of the log."
+            " to it; annals relay --anew creates it again and publishes the whole log."
         )
     if found.topic_id != before.topic_id:
         raise TopicRefused(
-            f"Topic {topic} was deleted and made anew by somebody else; annals relay --anew"
-            " makes it again and publishes all of the log."
+            f"Topic {topic} was deleted and created again by somebody else; annals relay --anew"
+            " replaces it and publishes the whole log."
         )
     if found.partitions != before.partitions:
         raise TopicRefused(
             f"Topic {topic} has {found.partitions} partitions and had {before.partitions}, so that"
-            " accounts would change partitions; annals relay --anew publishes all of the log again."
+            " accounts would change partitions; annals relay --anew replaces it and publishes the"
+            " whole log."
         )
 
 
-def start_offsets(
+def load_start_offsets(
     connection: Connection, topic: RecordedTopic, name: str, position: int
 ) -> list[int]:
-    """For each partition, an offset at or before all that lies after the position."""
+    """The offset of each partition at which a reader that is at the position can start."""
     row = connection.execute(SELECT_MARK, (name, topic.generation, position)).fetchone()
     return list(row[0]) if row else [0] * topic.partitions

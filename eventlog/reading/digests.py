@@ -15,7 +15,7 @@ SELECT_AT = f"SELECT position, {DIGEST_SQL} FROM events WHERE position = ANY(%s)
 
 
 def range_sums(range_positions: int, condition: str = "true") -> str:
-    """SQL for the sums of each range of so many positions: `number`, `n`, `digest`, `weighted`.
+    """SQL for sums over each range of positions: `number`, `n`, `digest`, `weighted`.
 
     A range is position / range_positions. `n` counts its events, `digest` sums their digests, and
     `weighted` sums each digest times its place in the range, from 1. The condition, on columns of

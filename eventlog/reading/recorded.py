@@ -54,5 +54,5 @@ def to_event(row: tuple[Any, ...]) -> RecordedEvent:
 
 
 def iso(timestamp: str) -> str:
-    """Turn PostgreSQL's text of a UTC time into ISO 8601 (`2026-01-31T12:00:00.5+00:00`)."""
+    """Convert PostgreSQL's text of a UTC time into ISO 8601 (`2026-01-31T12:00:00.5+00:00`)."""
     return timestamp.replace(" ", "T", 1) + ":00"

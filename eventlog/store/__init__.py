@@ -1,1 +1,1 @@
-"""The store of events: append, load, claim times."""
+"""The store of events: append events, load entities, claim times."""

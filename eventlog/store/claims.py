@@ -1,7 +1,7 @@
-"""Time that is claimed: kept in the transaction of the events from which it follows.
+"""Claimed times, written in the transaction of the events that they follow from.
 
-What an entity claims is told by the entity (`Entity.claim`); here it is compared with what others
-claim, under a lock of whose time it is. The table can be made anew from the log at any time.
+An entity computes its claim (`Entity.claim`). The database compares it with the claims of others,
+under a lock on the time of the member. The table `claimed_times` can be rebuilt from the log.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ SELECT_CLAIMANTS = """
 SELECT stream_id, topic FROM events
  WHERE workspace_id = %s AND stream_version = 1 AND topic = ANY(%s) ORDER BY position
 """
-# Held until the end of the transaction. Who has claimed time but has not committed is waited for.
-HOLD = "LOCK TABLE claimed_times IN EXCLUSIVE MODE"
-FORGET = """
+# Waits for transactions that have claimed time and have not ended.
+LOCK_CLAIMS = "LOCK TABLE claimed_times IN EXCLUSIVE MODE"
+DELETE_CLAIMS = """
 DELETE FROM claimed_times AS t
  USING json_to_recordset(%(batch)s::json) AS c(entity uuid, holder uuid)
  WHERE t.workspace_id = %(workspace)s AND t.entity_id = c.entity AND c.holder IS NULL
 RETURNING t.entity_id
 """
-STORE = """
+UPSERT_CLAIMS = """
 INSERT INTO claimed_times AS t (workspace_id, entity_id, holder_id, starts_at, ends_at, may_overlap)
 SELECT %(workspace)s, c.entity, c.holder, c.starts, c.ends, c.may_overlap
   FROM json_to_recordset(%(batch)s::json)
@@ -43,16 +43,16 @@ SELECT %(workspace)s, c.entity, c.holder, c.starts, c.ends, c.may_overlap
        <> (excluded.holder_id, excluded.starts_at, excluded.ends_at, excluded.may_overlap)
 RETURNING t.entity_id
 """
-SHOWN_MAX = 10
-"""So many of those that have the time already are named."""
+CONFLICTS_SHOWN_MAX = 10
+"""Maximum number of conflicting claims that a refusal names."""
 
 
-def keep_claims(
+def claim_times(
     connection: Connection, workspace_id: UUID, claims: Mapping[UUID, TimeClaim | None]
 ) -> None:
-    """These entities claim this from now on, None is nothing any more. In a transaction.
+    """Replace the claims of these entities; None gives a claim up. Needs a transaction.
 
-    Raises `TimeTaken`; the transaction (or savepoint) must be rolled back then.
+    Raises `TimeTaken`. The caller must then roll back the transaction or savepoint.
     """
     rows = connection.execute(CLAIM, (workspace_id, _batch(claims))).fetchall()
     if rows:
@@ -60,22 +60,22 @@ def keep_claims(
         taken = [TakenTime(*row[1:]) for row in rows if row[0] == first]
         claim = claims[first]
         assert claim is not None
-        raise TimeTaken(first, claim.holder_id, taken[:SHOWN_MAX])
+        raise TimeTaken(first, claim.holder_id, taken[:CONFLICTS_SHOWN_MAX])
 
 
-def hold_claims(connection: Connection) -> None:
-    """Until the end of the transaction nobody else claims time."""
-    connection.execute(HOLD)
+def lock_claims(connection: Connection) -> None:
+    """Keep everybody else from claiming time until the transaction ends."""
+    connection.execute(LOCK_CLAIMS)
 
 
-def store_claims(
+def overwrite_claims(
     connection: Connection, workspace_id: UUID, claims: Mapping[UUID, TimeClaim | None]
 ) -> list[UUID]:
-    """Write these claims down without a question; the entities whose claim it was not."""
+    """Write these claims without a check for conflicts; return the entities whose claim changed."""
     parameters = {"workspace": workspace_id, "batch": _batch(claims)}
     return [
         row[0]
-        for statement in (FORGET, STORE)
+        for statement in (DELETE_CLAIMS, UPSERT_CLAIMS)
         for row in connection.execute(statement, parameters).fetchall()
     ]
 
@@ -83,7 +83,7 @@ def store_claims(
 def select_claimants(
     connection: Connection, workspace_id: UUID, topics: Collection[str]
 ) -> list[tuple[UUID, str]]:
-    """Id and first topic of all that ever were and may claim time."""
+    """The id and first topic of every entity, deleted ones included, created by these topics."""
     rows = connection.execute(SELECT_CLAIMANTS, (workspace_id, list(topics))).fetchall()
     return [(row[0], row[1]) for row in rows]
 

@@ -1,4 +1,4 @@
-"""The log as an application of the eventsourcing library: load entities, save what they decided."""
+"""The log as an application of the eventsourcing library: load entities, save their decisions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import CanMutateAggregate
-from eventsourcing.persistence import (
-    ApplicationRecorder,
-    InfrastructureFactory,
-    Mapper,
-    TrackingRecorder,
-    Transcoder,
-)
+from eventsourcing.persistence import InfrastructureFactory
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
@@ -24,39 +18,15 @@ from domain.shared.entity import Entity, RecordedAggregate
 from domain.shared.kinds import ENTITY_OF
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection
-from eventlog.locks import ACCOUNT_LOCK
-from eventlog.reading.entities import ABSORBED
 from eventlog.scope import Scope
-from eventlog.store.claims import hold_claims, keep_claims, select_claimants, store_claims
-from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
-from eventlog.store.recorder import PostgresLogRecorder, current_session
+from eventlog.store.accounts import SELECT_CHILDREN, lock_accounts
+from eventlog.store.claims import claim_times, lock_claims, overwrite_claims, select_claimants
+from eventlog.store.factory import LogFactory
+from eventlog.store.mapper import LogEvent
+from eventlog.store.recorder import PostgresLogRecorder
+from eventlog.store.session import current_session, open_connection
 
 E = TypeVar("E", bound=RecordedAggregate)
-
-LOCK_ACCOUNT_SHARED = f"SELECT pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hashtext(%s))"
-LOCK_ACCOUNT = f"SELECT pg_advisory_xact_lock({ACCOUNT_LOCK}, hashtext(%s))"
-
-SELECT_HANGING_ON = f"""
-WITH RECURSIVE {ABSORBED}
-SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_id
-  FROM absorbed AS o
-  JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
-  JOIN events AS e ON e.stream_id = c.stream_id
- WHERE c.workspace_id = %(workspace)s AND e.workspace_id = %(workspace)s
- ORDER BY c.position, e.stream_version
-"""
-
-LOCK_ACCOUNTS_SHARED = f"""
-SELECT pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hashtext(id::text))
-  FROM (SELECT id FROM unnest(%s::uuid[]) AS id ORDER BY id) AS ids
-"""
-LOCK_ACCOUNTS = LOCK_ACCOUNTS_SHARED.replace("_shared", "")
-
-LOCK_ALL = f"""
-SELECT CASE WHEN alone THEN pg_advisory_xact_lock({ACCOUNT_LOCK}, hashtext(id::text))
-            ELSE pg_advisory_xact_lock_shared({ACCOUNT_LOCK}, hashtext(id::text)) END
-  FROM unnest(%s::uuid[], %s::boolean[]) AS held(id, alone)
-"""
 
 SELECT_STREAMS = """
 SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
@@ -64,41 +34,15 @@ SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM even
  ORDER BY stream_id, stream_version
 """
 CLAIMING_TOPICS = [topic for topic, kind in ENTITY_OF.items() if kind.CLAIMS_TIME]
-MEND_BATCH = 200
-"""So many entities are looked at while nobody can claim time."""
-
-
-class LogFactory(InfrastructureFactory[TrackingRecorder]):
-    """Gives the library our recorder and our mapper."""
-
-    def __init__(self, env: Environment, recorder: PostgresLogRecorder) -> None:
-        super().__init__(env)
-        self.recorder = recorder
-
-    def application_recorder(self) -> ApplicationRecorder:
-        return self.recorder
-
-    def aggregate_recorder(self, purpose: str = "events") -> ApplicationRecorder:
-        return self.recorder
-
-    def transcoder(self) -> Transcoder:
-        return OrjsonTranscoder()
-
-    def mapper(self, transcoder: Transcoder | None = None, mapper_class: Any = None) -> Mapper[Any]:
-        return EventMapper(transcoder or self.transcoder())
-
-    def tracking_recorder(self, tracking_recorder_class: Any = None) -> Any:
-        raise TypeError("projections keep their own checkpoints")
-
-    def process_recorder(self) -> Any:
-        raise TypeError("projections keep their own checkpoints")
+REPAIR_BATCH = 200
+"""Entities that a repair checks in one transaction, which blocks other claims."""
 
 
 class EventLog(Application[UUID]):
-    """Reads and writes entities. Thread-safe; one per process.
+    """Reads and writes entities. Thread-safe; a process needs one.
 
     Everything happens in a scope: `with log.scoped(scope)` for single statements, or
-    `with log.transaction(scope)` where a decision must hold against what others write.
+    `with log.transaction(scope)` if a decision must hold against concurrent writes.
     """
 
     name = "annals"
@@ -120,21 +64,21 @@ class EventLog(Application[UUID]):
 
     @contextmanager
     def scoped(self, scope: Scope) -> Iterator[None]:
-        """Act in this scope; each load and each save is a transaction of its own.
+        """Act in this scope, with one transaction for each load and each save.
 
-        Within an open transaction of this workspace both scopes and transactions are parts of it.
+        If a transaction in this workspace is open, all of them join it.
         """
         with self._log_recorder.scoped(scope):
             yield
 
     @contextmanager
     def transaction(self, scope: Scope) -> Iterator[Connection]:
-        """Act in this scope within one transaction."""
+        """Act in this scope within one transaction, or join the one that is open."""
         with self._log_recorder.transaction(scope) as connection:
             yield connection
 
     def load(self, entity_class: type[E], entity_id: UUID) -> E:
-        """The entity as it is now, deleted or not. Raises `NotFound`."""
+        """Load an entity, deleted or not. Raises `NotFound`."""
         try:
             entity = self.repository.get(entity_id, projector_func=evolve)
         except AggregateNotFoundError:
@@ -144,18 +88,42 @@ class EventLog(Application[UUID]):
         return entity
 
     def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
-        """Load those of these entities that exist, deleted or not, in one statement."""
+        """Load entities, deleted or not, in one statement; unknown ids are left out."""
         with self._log_recorder.reading() as connection:
             workspace_id = current_session().scope.workspace_id
             found = self._evolved(connection.execute(SELECT_STREAMS, (workspace_id, list(ids))))
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
-    def append(self, *entities: RecordedAggregate) -> int | None:
-        """Record what the entities have decided; the last position, None where there is nothing.
+    def children_of(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
+        """Load the entities that belong to each account, deleted or not, in order of creation.
 
-        Raises the library's `IntegrityError` where somebody else was faster: nothing of this append
-        is recorded then, and what was pending is gone; load again and decide again. Raises
-        `TimeTaken` where an entity would take time that another has.
+        They were created on it, or moved to it when their account was merged into it.
+        """
+        workspace_id = current_session().scope.workspace_id
+        parameters = {"workspace": workspace_id, "accounts": list(account_ids)}
+        rows = open_connection().execute(SELECT_CHILDREN, parameters)
+        children: dict[UUID, list[Entity]] = {account_id: [] for account_id in account_ids}
+        for entity in self._evolved(rows).values():
+            if isinstance(entity, Entity) and entity.account_id in children:
+                children[entity.account_id].append(entity)
+        return children
+
+    def lock_accounts(
+        self, *, shared: Collection[UUID] = (), exclusive: Collection[UUID] = ()
+    ) -> None:
+        """Lock accounts until the transaction ends, in the same order for every caller.
+
+        shared: keeps others from deleting, merging or restoring them. exclusive: also keeps others
+        from adding entities to them.
+        """
+        lock_accounts(open_connection(), shared=shared, exclusive=exclusive)
+
+    def append(self, *entities: RecordedAggregate) -> int | None:
+        """Record what the entities have decided; return the last position, None for no events.
+
+        Raises the library's `IntegrityError` after a concurrent write to one of the entities. Then
+        nothing is recorded and the pending events are lost: load and decide again. Raises
+        `TimeTaken` if an entity claims time that another one has claimed.
         """
         claims = {
             each.id: each.claim()
@@ -173,29 +141,33 @@ class EventLog(Application[UUID]):
     ) -> int | None:
         """As `append`, for events that were collected before.
 
-        `claims` are those of the entities after the events; by default they are worked out here.
-        `extras`, one for each event, are added to the metadata of the scope.
+        claims: those of the entities after the events, by default computed here. extras: metadata
+        that is added to the scope's, one mapping for each event.
         """
         events = list(events)
         return self._write(events, self._claims_after(events) if claims is None else claims, extras)
 
-    def mend_claims(self, scope: Scope) -> list[UUID]:
-        """Have the table of claimed times say what the log says; the entities of which it did not.
+    def taken_position(self) -> int:
+        """The last position that was assigned: every event recorded so far is at or below it."""
+        return self._log_recorder.taken_position()
 
-        Some entities at a time, during which nobody else claims time.
+    def repair_claims(self, scope: Scope) -> list[UUID]:
+        """Make the table of claimed times agree with the log; return the entities that differed.
+
+        It works in batches, which block other claims.
         """
         with self.transaction(scope) as connection:
             claimants = select_claimants(connection, scope.workspace_id, CLAIMING_TOPICS)
-        mended: list[UUID] = []
-        for start in range(0, len(claimants), MEND_BATCH):
+        repaired: list[UUID] = []
+        for start in range(0, len(claimants), REPAIR_BATCH):
             with self.transaction(scope) as connection:
-                hold_claims(connection)
+                lock_claims(connection)
                 claims = {
                     entity_id: self.load(ENTITY_OF[topic], entity_id).claim()
-                    for entity_id, topic in claimants[start : start + MEND_BATCH]
+                    for entity_id, topic in claimants[start : start + REPAIR_BATCH]
                 }
-                mended += store_claims(connection, scope.workspace_id, claims)
-        return mended
+                repaired += overwrite_claims(connection, scope.workspace_id, claims)
+        return repaired
 
     def _write(
         self,
@@ -203,24 +175,23 @@ class EventLog(Application[UUID]):
         claims: Mapping[UUID, TimeClaim | None],
         extras: Sequence[Mapping[str, str]] | None = None,
     ) -> int | None:
-        # As the library's save() does, without what it checks and returns beside: that costs more
-        # than the mapping.
+        # The library's save() also checks and returns things that cost more than the mapping.
         stored = list(map(self.mapper.to_stored_event, events))
         if not stored or not claims:
             positions = self._log_recorder.insert_events(stored, extras=extras)
         else:
-            # Before the events: who waits for a lock must not hold positions meanwhile.
+            # Claims come first, because a writer must not hold positions while it waits for a lock.
             scope = current_session().scope
             with self.transaction(scope) as connection:
-                keep_claims(connection, scope.workspace_id, claims)
+                claim_times(connection, scope.workspace_id, claims)
                 positions = self._log_recorder.insert_events(stored, extras=extras)
         return positions[-1] if positions else None
 
     def _claims_after(self, events: Iterable[Any]) -> dict[UUID, TimeClaim | None]:
-        """What those of the entities claim that may, after these events."""
+        """The claims, after these events, of the entities whose kind claims time."""
         found: dict[UUID, Entity] = {}
         for event in events:
-            kind = ENTITY_OF.get(event.TOPIC)  # none where it is of a job
+            kind = ENTITY_OF.get(event.TOPIC)  # None for an event of a job
             if kind is None or not kind.CLAIMS_TIME:
                 continue
             entity_id, before = event.originator_id, event.originator_version - 1
@@ -230,44 +201,8 @@ class EventLog(Application[UUID]):
             found[entity_id] = evolve(entity, [event])
         return {entity_id: entity.claim() for entity_id, entity in found.items()}
 
-    def taken_position(self) -> int:
-        """No event that is recorded by now lies beyond this position."""
-        return self._log_recorder.taken_position()
-
-    def hold_account(self, account_id: UUID) -> None:
-        """Until the end of the transaction, nobody deletes the account with what hangs on it."""
-        self._in_transaction().execute(LOCK_ACCOUNT_SHARED, (str(account_id),))
-
-    def hold_account_alone(self, account_id: UUID) -> None:
-        """Until the end of the transaction, nobody adds anything to the account."""
-        self._in_transaction().execute(LOCK_ACCOUNT, (str(account_id),))
-
-    def hold_accounts(self, account_ids: Iterable[UUID], *, alone: bool = False) -> None:
-        """As `hold_account`, or `hold_account_alone`, for several; always in the same order."""
-        statement = LOCK_ACCOUNTS if alone else LOCK_ACCOUNTS_SHARED
-        self._in_transaction().execute(statement, (list(account_ids),))
-
-    def hold_all(self, *, alone: Collection[UUID], shared: Collection[UUID]) -> None:
-        """Some accounts alone and others not, in the order in which everybody takes them."""
-        ids = sorted({*alone, *shared})
-        self._in_transaction().execute(LOCK_ALL, (ids, [each in alone for each in ids]))
-
-    def children_of(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
-        """All that hangs on each of the accounts, deleted or not; in order of creation.
-
-        What was created there or came with an account that was merged into it, and is there still.
-        """
-        workspace_id = current_session().scope.workspace_id
-        parameters = {"workspace": workspace_id, "accounts": list(account_ids)}
-        rows = self._in_transaction().execute(SELECT_HANGING_ON, parameters)
-        hanging: dict[UUID, list[Entity]] = {account_id: [] for account_id in account_ids}
-        for entity in self._evolved(rows).values():
-            if isinstance(entity, Entity) and entity.account_id in hanging:
-                hanging[entity.account_id].append(entity)
-        return hanging
-
     def _evolved(self, rows: Iterable[Any]) -> dict[UUID, Any]:
-        """What these events make, rows of stream, version, topic, data, time and account."""
+        """Fold rows of stream, version, topic, data, time and account into entities, by id."""
         workspace_id = current_session().scope.workspace_id
         found: dict[UUID, Any] = {}
         for stream_id, version, topic, data, occurred_at, account_id in rows:
@@ -284,15 +219,9 @@ class EventLog(Application[UUID]):
             found[stream_id] = evolve(found.get(stream_id), [event])
         return found
 
-    @staticmethod
-    def _in_transaction() -> Connection:
-        connection = current_session().connection
-        assert connection is not None, "this holds within a transaction only"
-        return connection
-
 
 def evolve(entity: Any, events: Iterable[Any]) -> Any:
-    """Fold events into the entity. The library's own checks a protocol for every event (12 µs)."""
+    """Fold events into an entity, without the library's check of each event (12 µs)."""
     for event in events:
         entity = event.mutate(entity)
     return entity

@@ -1,4 +1,4 @@
-"""Between the domain's events and rows of the log."""
+"""Maps the domain's events to rows of the log and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from domain.shared.entity import EntityEvent
 from domain.shared.kinds import AGGREGATE_OF, EVENTS
 from eventlog.upcast import upcast
 
-# What has a column of its own, and so is not repeated in `data`.
+# Attributes that have a column in the table, and so are left out of `data`.
 COLUMNS = frozenset(
     {
         "originator_id",
@@ -35,26 +35,26 @@ COLUMNS = frozenset(
 )
 
 IDS = frozenset({"deleted_with", "merged_into", "moved_to", "moved_from", "other"})
-"""What data holds ids in."""
+"""Attributes whose values are ids."""
 
 
 @dataclass(frozen=True)
 class LogEvent(StoredEvent):
-    """A stored event with the columns that the library's own does not have."""
+    """A stored event with the columns that the library's class lacks."""
 
     occurred_at: datetime
     account_id: UUID | None
     workspace_id: UUID | None
-    """Set when read; when written it comes from the scope of the transaction."""
+    """Set when read. When the event is written, the session's scope has it."""
 
 
 @dataclass(frozen=True)
 class LogNotification(LogEvent, Notification):
-    """A stored event with its position, as the library's notification log hands it out."""
+    """A stored event with its position, as the library's notification log returns it."""
 
 
 class OrjsonTranscoder(Transcoder):
-    """JSON by orjson. Event data holds nothing but JSON, UUIDs excepted."""
+    """JSON by orjson. Event data holds JSON values and UUIDs only."""
 
     def encode(self, obj: Any) -> bytes:
         return orjson.dumps(obj)
@@ -64,7 +64,7 @@ class OrjsonTranscoder(Transcoder):
 
 
 class EventMapper(Mapper[UUID]):
-    """Maps domain events to rows and back, upcasting what was written in older versions."""
+    """Maps domain events to rows and back, and upcasts older versions."""
 
     def to_stored_event(self, domain_event: Any) -> LogEvent:
         event: EntityEvent = domain_event

@@ -1,43 +1,33 @@
-"""The recorder: events into and out of the `events` table, behind the library's interfaces.
+"""The recorder: events into and out of the table `events`, behind the library's interfaces.
 
-Unlike the stock recorder it takes no table lock and sends no NOTIFY inside the transaction; the
-order that followers rely on is kept by announcements (sql/0001_events.sql and docs/adr/0002).
+Unlike the library's own recorder it takes no table lock and sends no NOTIFY in the transaction.
+Announcements keep the order that followers rely on (sql/0001_events.sql and docs/adr/0002).
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, LiteralString, NoReturn
+from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
-import psycopg
 from eventsourcing.persistence import (
     ApplicationRecorder,
-    DataError,
-    IntegrityError,
-    InterfaceError,
     Notification,
-    OperationalError,
-    PersistenceError,
-    ProgrammingError,
     StoredEvent,
     Subscription,
 )
-from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import ConnectionPool
 
-from eventlog.connections import Connection
+from eventlog.connections import Connection, set_workspace
 from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
+from eventlog.store.errors import translated_errors
 from eventlog.store.mapper import LogEvent, LogNotification
-
-SUBSCRIPTION_POLL_S = 0.1
-SUBSCRIPTION_PAGE = 500
+from eventlog.store.session import SESSION, Session, current_session
+from eventlog.store.subscription import PollingSubscription
 
 APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
 APPEND_EACH = "SELECT append_events_each(%s::uuid, %s::json)"
@@ -60,37 +50,15 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
  ORDER BY position LIMIT %(limit)s
 """
 
-WAITED_TOO_LONG = (
-    psycopg.OperationalError,
-    psycopg.errors.IdleInTransactionSessionTimeout,
-    psycopg.errors.TransactionTimeout,
-    PoolTimeout,
-    TooManyRequests,
-)
-
 MAX_VERSION = 2**31 - 1
 MAX_POSITION = 2**62
 
 
-@dataclass
-class Session:
-    """What is current in this thread: the scope, and the connection of an open transaction."""
-
-    scope: Scope
-    connection: Connection | None = None
-    pool: ConnectionPool[Connection] | None = None
-    """From which the connection is."""
-    appended: bool = False
-
-
-_session: ContextVar[Session | None] = ContextVar("annals_session", default=None)
-
-
 class PostgresLogRecorder(ApplicationRecorder):
-    """Appends to and reads from the log. Safe to share between threads.
+    """Appends events to the log and reads them. Thread-safe.
 
-    Reads and writes act in the workspace of the current session (`scoped`, `transaction`): what
-    belongs to another workspace does not exist, by the statement and by row-level security.
+    Reads and writes act in the workspace of the current session (`scoped`, `transaction`). Both the
+    statements and row-level security hide all other workspaces.
     """
 
     def __init__(
@@ -100,68 +68,68 @@ class PostgresLogRecorder(ApplicationRecorder):
         after_append: Callable[[], None] = lambda: None,
         observe_append: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """observe_append: told the seconds of each append; of one within a transaction without
-        its commit."""
+        """observe_append: called with the seconds of each append, in a transaction without the
+        commit."""
         self.pool = pool
         self.after_append = after_append
         self.observe_append = observe_append
 
     @contextmanager
     def scoped(self, scope: Scope) -> Iterator[None]:
-        """Act in this scope, each read and each append in a transaction of its own.
+        """Act in this scope, with one transaction for each read and each append.
 
-        Where a transaction in this workspace is open, within that one.
+        If a transaction in this workspace is open, all of them join it.
         """
         if (outer := self._open_session(scope)) is not None:
             with self._joined(outer, scope):
                 yield
             return
-        token = _session.set(Session(scope))
+        token = SESSION.set(Session(scope))
         try:
             yield
         finally:
-            _session.reset(token)
+            SESSION.reset(token)
 
     @contextmanager
     def transaction(self, scope: Scope) -> Iterator[Connection]:
-        """Act in this scope within one transaction, committed at the end of the block.
+        """Act in this scope within one transaction, which commits at the end of the block.
 
-        Where one in this workspace is open, this one is a part of it and is committed with it.
+        If a transaction in this workspace is open, this one joins it and commits with it.
         """
         if (outer := self._open_session(scope)) is not None:
             with self._joined(outer, scope) as connection:
                 yield connection
             return
-        with _translated(), self.pool.connection() as connection, connection.transaction():
-            _set_workspace(connection, scope.workspace_id)
+        with translated_errors(), self.pool.connection() as connection, connection.transaction():
+            set_workspace(connection, scope.workspace_id)
             session = Session(scope, connection, self.pool)
-            token = _session.set(session)
+            token = SESSION.set(session)
             try:
                 yield connection
             finally:
-                _session.reset(token)
-        if session.appended:
+                SESSION.reset(token)
+        if session.has_appended:
             self.after_append()
 
     def _open_session(self, scope: Scope) -> Session | None:
-        """The session of a transaction of ours that is open in this thread and workspace."""
-        session = _session.get()
+        """The session of this recorder's open transaction in this thread and workspace."""
+        session = SESSION.get()
         if session is None or session.pool is not self.pool:
             return None
         return session if session.scope.workspace_id == scope.workspace_id else None
 
     @contextmanager
     def _joined(self, outer: Session, scope: Scope) -> Iterator[Connection]:
-        """A savepoint: what fails within can be decided anew without losing what was before."""
+        """Join a transaction by a savepoint, so that a failure leaves the earlier work intact."""
         assert outer.connection is not None
         session = Session(scope, outer.connection, self.pool)
-        token = _session.set(session)
+        token = SESSION.set(session)
         try:
-            with _translated(), outer.connection.transaction():
+            with translated_errors(), outer.connection.transaction():
                 yield outer.connection
         finally:
-            _session.reset(token)
-        outer.appended = outer.appended or session.appended
+            SESSION.reset(token)
+        outer.has_appended = outer.has_appended or session.has_appended
 
     def insert_events(
         self,
@@ -170,22 +138,22 @@ class PostgresLogRecorder(ApplicationRecorder):
         extras: Sequence[Mapping[str, str]] | None = None,
         **kwargs: Any,
     ) -> Sequence[int] | None:
-        """Append; returns the positions taken.
+        """Append events and return their positions.
 
-        `extras`, one for each event, go into their metadata beside what the scope says.
+        `extras`, one mapping for each event, are added to the scope's metadata.
 
-        Raises the library's `IntegrityError` where one of the stream versions is taken,
-        `OperationalError` where the database cannot be reached or a bounded wait ran out.
+        Raises the library's `IntegrityError` if a stream already has one of the versions, and
+        `OperationalError` if the database cannot be reached or a bounded wait times out.
         """
         if not stored_events:
             return []
         session = current_session()
         append = _append_statement(stored_events, session.scope, extras)
-        with _translated():
+        with translated_errors():
             if session.connection is not None:
-                session.appended = True
+                session.has_appended = True
                 return self._append(session.connection, *append)
-            # The call is a transaction of its own, so there is nothing for the pool to commit.
+            # In autocommit the call commits, so the pool has nothing to commit.
             connection = self.pool.getconn()
             try:
                 positions = self._append(connection, *append)
@@ -203,7 +171,7 @@ class PostgresLogRecorder(ApplicationRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        """The events of one stream in the current workspace, in order of version."""
+        """Read the events of a stream in the current workspace, in order of version."""
         workspace_id = current_session().scope.workspace_id
         parameters = {
             "workspace": workspace_id,
@@ -212,7 +180,7 @@ class PostgresLogRecorder(ApplicationRecorder):
             "lte": MAX_VERSION if lte is None else lte,
             "limit": limit,
         }
-        with _translated(), self._reading(workspace_id) as connection:
+        with translated_errors(), self._reading(workspace_id) as connection:
             rows = connection.execute(
                 SELECT_STREAM_BACKWARD if desc else SELECT_STREAM_FORWARD, parameters
             ).fetchall()
@@ -238,9 +206,9 @@ class PostgresLogRecorder(ApplicationRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """Events of the current workspace in order of position, none of them ever stepped over."""
+        """Read events of the current workspace in order of position, without stepping over any."""
         workspace_id = current_session().scope.workspace_id
-        with _translated(), self._reading(workspace_id) as connection:
+        with translated_errors(), self._reading(workspace_id) as connection:
             readable = readable_position(connection)
             rows = connection.execute(
                 SELECT_NOTIFICATIONS,
@@ -267,27 +235,27 @@ class PostgresLogRecorder(ApplicationRecorder):
         ]
 
     def max_notification_id(self) -> int | None:
-        """The position up to which the log can be read; None while it is empty."""
-        with _translated(), self.pool.connection() as connection:
+        """The position up to which the log can be read; None if it is empty."""
+        with translated_errors(), self.pool.connection() as connection:
             return readable_position(connection) or None
 
     def taken_position(self) -> int:
-        """The last position that was given out; events below may still be on their way."""
+        """The last position that was assigned; events below it may not have been committed yet."""
         session = current_session()
-        with _translated(), self._reading(session.scope.workspace_id) as connection:
+        with translated_errors(), self._reading(session.scope.workspace_id) as connection:
             (position,) = connection.execute(SELECT_TAKEN).fetchone() or (0,)
         return int(position)
 
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
     ) -> Subscription[ApplicationRecorder]:
-        """Follow the current workspace by polling."""
+        """Follow the current workspace, by polling."""
         return PollingSubscription(self, gt=gt, topics=topics)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """The connection of the open transaction, or one with a transaction for this block."""
-        with _translated(), self._reading(current_session().scope.workspace_id) as connection:
+        with translated_errors(), self._reading(current_session().scope.workspace_id) as connection:
             yield connection
 
     def _append(
@@ -304,57 +272,19 @@ class PostgresLogRecorder(ApplicationRecorder):
         if session.connection is not None:
             yield session.connection
             return
-        # Read committed: every statement sees what was committed before it began.
+        # In read committed, each statement sees everything that was committed before it.
         with self.pool.connection() as connection, connection.transaction():
-            _set_workspace(connection, workspace_id)
+            set_workspace(connection, workspace_id)
             yield connection
-
-
-class PollingSubscription(Subscription[PostgresLogRecorder]):
-    """Follows by asking, in the thread (and so in the session) of whoever iterates."""
-
-    def __init__(
-        self, recorder: PostgresLogRecorder, gt: int | None = None, topics: Sequence[str] = ()
-    ) -> None:
-        super().__init__(recorder, gt, topics)
-        self._buffer: deque[Notification] = deque()
-
-    def __next__(self) -> Notification:
-        while not self._has_been_stopped and not self._buffer:
-            self._buffer.extend(self._page())
-            if not self._buffer:
-                time.sleep(SUBSCRIPTION_POLL_S)
-        if self._has_been_stopped:
-            raise StopIteration
-        notification = self._buffer.popleft()
-        self._last_notification_id = notification.id
-        return notification
-
-    def _page(self) -> Sequence[Notification]:
-        return self._recorder.select_notifications(
-            start=self._last_notification_id,
-            limit=SUBSCRIPTION_PAGE,
-            topics=self._topics,
-            inclusive_of_start=False,
-        )
-
-
-def current_session() -> Session:
-    """The session of this thread. Raises `ProgrammingError` outside `scoped` and `transaction`."""
-    session = _session.get()
-    if session is None:
-        raise ProgrammingError("the log is read and written inside scoped() or transaction()")
-    return session
-
-
-def _set_workspace(connection: Connection, workspace_id: UUID) -> None:
-    connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace_id),))
 
 
 def _append_statement(
     events: Sequence[StoredEvent], scope: Scope, extras: Sequence[Mapping[str, str]] | None
 ) -> tuple[LiteralString, tuple[Any, ...]]:
-    """What appends them: the data of an event goes into the batch as it is."""
+    """The statement that appends these events, and its parameters.
+
+    The data of an event is already JSON and goes into the batch unparsed.
+    """
     batch: list[dict[str, Any]] = []
     for event in events:
         assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
@@ -375,25 +305,3 @@ def _append_statement(
         return APPEND_EACH, (scope.workspace_id, orjson.dumps(batch).decode())
     meta = orjson.dumps(metadata).decode()
     return APPEND, (scope.workspace_id, orjson.dumps(batch).decode(), meta)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """psycopg's errors as the library's, so that nobody above needs to know psycopg."""
-    try:
-        yield
-    except (psycopg.Error, PoolTimeout, TooManyRequests) as error:
-        _raise_translated(error)
-
-
-def _raise_translated(error: Exception) -> NoReturn:
-    if isinstance(error, psycopg.IntegrityError):
-        # Without the detail, which would tell ids of another workspace.
-        raise IntegrityError(error.diag.message_primary or str(error)) from error
-    if isinstance(error, WAITED_TOO_LONG):
-        raise OperationalError(str(error)) from error
-    if isinstance(error, psycopg.InterfaceError):
-        raise InterfaceError(str(error)) from error
-    if isinstance(error, psycopg.DataError):
-        raise DataError(str(error)) from error
-    raise PersistenceError(str(error)) from error

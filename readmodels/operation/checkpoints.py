@@ -15,7 +15,7 @@ import orjson
 import psycopg
 
 from eventlog.connections import CONNECT_TIMEOUT_S, Connection, server_settings
-from eventlog.hints import PROJECTED, hinted
+from eventlog.hints import PROJECTED, wait_for_hint_async
 from eventlog.reading.positions import READABLE_POSITION, lag
 from readmodels.pool import AsyncConnection
 
@@ -181,7 +181,7 @@ class Checkpoints:
             await connection.execute(f"LISTEN {PROJECTED}")
             waited_s = IDLE_INTERVAL_S
             while True:
-                is_hinted = await hinted(connection, REFRESH_INTERVAL_S)
+                is_hinted = await wait_for_hint_async(connection, REFRESH_INTERVAL_S)
                 waited_s += REFRESH_INTERVAL_S
                 if is_hinted or self._waiting or waited_s >= IDLE_INTERVAL_S:
                     await self._refresh(connection)

@@ -63,15 +63,15 @@ def project_file(
     target: tuple[str, Path] | None,
 ) -> None:
     """Run an analyst's projection over history. Write to its own schema or to Parquet files."""
-    from replay.analysis import AnalysisError, load, run
+    from replay.analysis import AnalysisError, load_analysis, run_analysis
 
     store = _choose_store(target)
     choose = _choose_events(first, as_of, workspace)
     try:
-        analysis = load(file.absolute())
+        analysis = load_analysis(file.absolute())
         with Database(Settings()) as database, progress_bar("events") as report:
             url = str(database.settings.projector_url)
-            result = run(url, analysis, choose, store, report)
+            result = run_analysis(url, analysis, choose, store, report)
     except AnalysisError as error:
         raise CommandError(str(error)) from None
     _print_result(result, None if target is None else target[1])
@@ -99,25 +99,27 @@ def export_history(
 def _choose_events(
     first: int, as_of: str | None, workspace: UUID | None
 ) -> Callable[[Connection], Part]:
-    from replay.span import choose, parse_as_of
+    from replay.span import choose_part, parse_as_of
 
     try:
         until = None if as_of is None else parse_as_of(as_of)
     except ValueError:
         raise CommandError(f"--as-of {as_of} is neither a position nor a time.") from None
-    return lambda connection: choose(connection, first=first, as_of=until, workspace_id=workspace)
+    return lambda connection: choose_part(
+        connection, first=first, as_of=until, workspace_id=workspace
+    )
 
 
 def _choose_store(target: tuple[str, Path] | None) -> StoreResult:
-    from replay.analysis import into_schema
+    from replay.analysis import store_in_schema
 
     if target is None:
-        return into_schema
+        return store_in_schema
     if target[0] != PARQUET:
         raise CommandError(f"--to takes {PARQUET} and a folder, not {target[0]}.")
-    from replay.parquet import into_folder
+    from replay.parquet import store_in_folder
 
-    return into_folder(target[1])
+    return store_in_folder(target[1])
 
 
 def _print_result(result: AnalysisResult, folder: Path | None) -> None:

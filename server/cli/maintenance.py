@@ -114,7 +114,7 @@ def correct_claims(workspace: WorkspaceOption = None) -> None:
             catch_up(settings)
             workspace = load_home_key(settings)[1].workspace_id
         with open_writing(settings) as writing:
-            corrected = writing.log.mend_claims(Scope(workspace))
+            corrected = writing.log.repair_claims(Scope(workspace))
     number = len(corrected)
     print_line(f"{number:,} corrected." if number else "The claimed times are those of the log.")
 

@@ -27,7 +27,7 @@ from eventlog.reading.digests import range_sums
 from projections.changes import Table
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.compare import checksum
-from replay.folders import appearing
+from replay.folders import atomic_folder
 from runtime.home import PRIVATE_FOLDER_MODE, write_private
 from server.postgres.clients import Clients
 
@@ -120,7 +120,7 @@ def back_up(
     projectors continue; a migration and the swap of a rebuild wait. Raises `BackupError`,
     `FolderInUse`, `ClientError`, `psycopg.Error`, `OSError`.
     """
-    with appearing(folder, mode=PRIVATE_FOLDER_MODE) as unfinished:
+    with atomic_folder(folder, mode=PRIVATE_FOLDER_MODE) as unfinished:
         with _snapshot(superuser_url) as (connection, snapshot):
             clients.run(
                 superuser_url,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from eventlog.migrations import Migration, migrate, pending
+from eventlog.migrations import Migration, migrate, pending_migrations
 from projections.engine.install import install
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
@@ -39,7 +39,7 @@ def upgrade(
     def report(migration: Migration, seconds: float) -> None:
         on_step(f"migration {migration.name}", seconds)
 
-    migrations = [f"migration {name}" for name in migrate(owner_url, told=report)]
+    migrations = [f"migration {name}" for name in migrate(owner_url, on_migration=report)]
     started = time.monotonic()
     installed = [f"projection {name}" for name in install(projector_url, table_definitions())]
     if installed:
@@ -56,7 +56,7 @@ def plan_upgrade(owner_url: str) -> UpgradePlan:
             rows = connection.execute("SELECT name, version FROM projections").fetchall()
     versions: dict[str, str] = dict(rows)
     return UpgradePlan(
-        migrations=pending(owner_url),
+        migrations=pending_migrations(owner_url),
         new_projections=[name for name in PROJECTIONS if name not in versions],
         changed_projections=[
             name

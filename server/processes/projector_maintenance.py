@@ -17,13 +17,13 @@ from collections.abc import Callable
 import psycopg
 
 from eventlog.connections import Connection, follow_connection
+from eventlog.retries import retry_until_stopped
 from projections.engine.ledger.checks import check
 from projections.engine.live.statistics import BatchTotals, WorkStatistics
 from projections.engine.rebuild import jobs
 from projections.engine.rebuild.jobs import ProjectionJob
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
-from server.polling import retry_until_stopped
 
 log = logging.getLogger("annals.projector")
 

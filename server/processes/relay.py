@@ -50,7 +50,7 @@ def run_relay(settings: Settings, *, recreate: bool, once: bool) -> None:
         str(settings.projector_url),
         configure_broker(settings),
         partitions=settings.kafka_partitions,
-        anew=recreate,
+        recreate=recreate,
     )
     with stopped_by_signals(relay.stop):
         log.info("relaying to %s at %s", settings.kafka_topic, settings.kafka_bootstrap)

@@ -23,13 +23,13 @@ from commands.sms import SmsCommands
 from domain.shared.breaker import Limits
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.hints import APPENDED, Hinter, wait_for_hint
+from eventlog.retries import retry_until_stopped
 from eventlog.store.log import EventLog
 from runtime.composition import new_id, now, sms_limits
 from runtime.gateways import gateway_of
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
 from runtime.settings import Settings
-from server.polling import retry_until_stopped
 
 log = logging.getLogger("annals.sender")
 

@@ -23,7 +23,7 @@ import psycopg
 import pytest
 
 from eventlog.connections import Connection
-from eventlog.store.log import LOCK_ACCOUNT
+from eventlog.store.accounts import lock_accounts
 from runtime.settings import REPOSITORY
 from tests.support.api_server import Api, ApiWorkspace, after
 from tests.support.waiting import wait_until
@@ -324,7 +324,7 @@ def test_a_write_that_is_still_in_flight_is_waited_for(
     )
     with database.transaction():
         # Whoever adds to the account waits for this; the client gives up waiting and asks again.
-        database.execute(LOCK_ACCOUNT.encode(), (account,))
+        lock_accounts(database, exclusive=[UUID(account)])
         asking.start()
         wait_until(lambda: 409 in network.statuses("POST"), "a write has met the one in flight")
     asking.join()

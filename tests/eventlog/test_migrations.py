@@ -26,9 +26,9 @@ from eventlog.migrations import (
     LockWaits,
     Migration,
     MigrationBlocked,
-    applied,
+    applied_migrations,
     migrate,
-    pending,
+    pending_migrations,
 )
 from projections.engine.ledger.coverage import verify_all
 from projections.engine.live.runner import ProjectionEngine
@@ -203,7 +203,7 @@ def test_the_plan_names_files_and_purposes_and_changes_nothing(empty: DatabaseUr
     )
     assert all(each.purpose for each in plan.migrations)
     assert plan.new_projections == list(PROJECTIONS)
-    assert applied(empty.owner) == []
+    assert applied_migrations(empty.owner) == []
     upgrade(empty.owner, empty.projector)
     plan = plan_upgrade(empty.owner)
     assert (plan.migrations, plan.new_projections) == ([], [])
@@ -222,11 +222,11 @@ def test_a_migration_never_queues_for_long_before_writers(urls: Urls, tmp_path: 
         with pytest.raises(
             MigrationBlocked, match=r"9001_slow\.sql did not get the locks .* 3 att"
         ):
-            migrate(urls.owner, folder=folder, patience=IMPATIENT)
+            migrate(urls.owner, folder=folder, lock_waits=IMPATIENT)
         migrating = threading.Thread(
             target=migrate,
             args=(urls.owner,),
-            kwargs={"folder": folder, "patience": LockWaits(100, 1_000, 0.05)},
+            kwargs={"folder": folder, "lock_waits": LockWaits(100, 1_000, 0.05)},
         )
         migrating.start()
         slowest_s = 0.0
@@ -238,14 +238,14 @@ def test_a_migration_never_queues_for_long_before_writers(urls: Urls, tmp_path: 
                 time.sleep(0.01)  # spread over the attempts of the migration
         assert migrating.is_alive()
     migrating.join()
-    assert applied(urls.owner)[-1] == "9001_slow"
+    assert applied_migrations(urls.owner)[-1] == "9001_slow"
     assert slowest_s < 2.0
 
 
 def test_an_index_is_made_concurrently_while_others_write(urls: Urls, tmp_path: Path) -> None:
     shown = re.findall(r"^ *```sql\n(.*?)```$", HOW_TO.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     folder = with_another(tmp_path, "9002_index.sql", textwrap.dedent(shown[-1]))
-    assert not pending(urls.owner, folder=folder)[0].is_transactional
+    assert not pending_migrations(urls.owner, folder=folder)[0].is_transactional
     with psycopg.connect(urls.app, autocommit=True) as writer:
         append(writer, UUID(int=7), list(itertools.islice(generate(7), 10)))
     migrate(urls.owner, folder=folder)
@@ -278,7 +278,7 @@ def test_two_at_once_apply_each_migration_once(empty: DatabaseUrls) -> None:
         threading.Thread(
             target=migrate,
             args=(empty.owner,),
-            kwargs={"told": lambda migration, _: told.append(migration)},
+            kwargs={"on_migration": lambda migration, _: told.append(migration)},
         )
         for _ in range(3)
     ]
@@ -286,7 +286,7 @@ def test_two_at_once_apply_each_migration_once(empty: DatabaseUrls) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [each.name for each in told] == applied(empty.owner)
+    assert [each.name for each in told] == applied_migrations(empty.owner)
     assert len(told) == len(list(SQL_FOLDER.glob("*.sql")))
 
 
@@ -300,5 +300,5 @@ def test_a_rehearsal_upgrades_a_copy_and_leaves_the_database_alone() -> None:
             done = rehearse(home, lambda step, seconds: told.append(f"{step} {seconds:.1f}"))
             assert done[0] == "migration 0002_projections"
             assert len(told) == len(list(SQL_FOLDER.glob("*.sql")))  # projections are one step
-            assert applied(urls.owner) == ["0001_events"]
+            assert applied_migrations(urls.owner) == ["0001_events"]
             assert not list(home.glob("rehearsal-*"))

@@ -18,10 +18,16 @@ from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
 from eventlog.locks import ANALYSIS_LOCK
 from replay import span
-from replay.analysis import AnalysisError, AnalysisResult, into_schema, load, run
+from replay.analysis import (
+    AnalysisError,
+    AnalysisResult,
+    load_analysis,
+    run_analysis,
+    store_in_schema,
+)
 from replay.folders import FolderInUse
-from replay.parquet import export_history, into_folder
-from replay.span import choose, parse_as_of
+from replay.parquet import export_history, store_in_folder
+from replay.span import choose_part, parse_as_of
 from tests.support.databases import Urls
 from tests.support.recorded_schemas import OCCURRED, append
 
@@ -84,8 +90,11 @@ def analysed(
     """Run a file of this source into its schema."""
     path = folder / f"{name}.py"
     path.write_text(source, "utf-8")
-    return run(
-        urls.projector, load(path), lambda connection: choose(connection, **chosen), into_schema
+    return run_analysis(
+        urls.projector,
+        load_analysis(path),
+        lambda connection: choose_part(connection, **chosen),
+        store_in_schema,
     )
 
 
@@ -221,17 +230,20 @@ ADD = "from replay.analysis import Add, Patch, Put\n"
     [
         ("def project(event:\n", r"mine.py, line 1: .*never closed"),
         ("import nowhere\n", r"mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'"),
-        ("def project(event): ...\n", "TABLE has to be a CREATE TABLE statement"),
-        (TABLE, r"there is no function project\(event\)"),
+        ("def project(event): ...\n", "TABLE must be a CREATE TABLE statement"),
+        (TABLE, r"has no function project\(event\)"),
         (TABLE.replace("int NOT", "int3 NOT") + "def project(event): ...", '"int3" does not exist'),
-        (TABLE.replace("workspace_id, k", "k") + "def project(event): ...", "primary key of t has"),
+        (TABLE.replace("workspace_id, k", "k") + "def project(event): ...", "key of t must be"),
         (
             TABLE + "def project(event):\n    event.data['x']",
             r"line 3: KeyError: 'x', at position 1",
         ),
-        (TABLE + "def project(event):\n    yield 7", r"gave 7, which is no change, at position 1 "),
+        (
+            TABLE + "def project(event):\n    yield 7",
+            r"returned 7, which is not a change, at position 1 ",
+        ),
         (TABLE + ADD + "def project(e):\n  yield Add('u', 'k', {'n': 1})", "there is no table u"),
-        (TABLE + ADD + "def project(e):\n  yield Add('t', 1, {'n': 1})", "the key 1 is no text"),
+        (TABLE + ADD + "def project(e):\n  yield Add('t', 1, {'n': 1})", "key 1 is not a string"),
         (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {'m': 1})", "t has no column m"),
         (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {})", r'null value in column "n"'),
         (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {'n': 'x'})", "COPY t, line 1, col"),
@@ -247,7 +259,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
 
 def test_a_name_that_is_no_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="small letters"):
-        load(tmp_path / "Won-by-month.py")
+        load_analysis(tmp_path / "Won-by-month.py")
 
 
 def test_a_file_is_run_once_at_a_time(urls: Urls, history: list[Any], tmp_path: Path) -> None:
@@ -261,7 +273,12 @@ def test_parquet_has_the_rows_and_types_of_the_table(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     analysed(urls, tmp_path, COMPANIES)
-    run(urls.projector, load(tmp_path / "mine.py"), choose, into_folder(tmp_path / "out"))
+    run_analysis(
+        urls.projector,
+        load_analysis(tmp_path / "mine.py"),
+        choose_part,
+        store_in_folder(tmp_path / "out"),
+    )
     file = f"read_parquet('{tmp_path}/out/companies.parquet')"
     columns = "id::text, company, moves, worth, big, seen::text, facts->>'sector'"
     database.execute("SET TimeZone = 'UTC'")
@@ -286,7 +303,7 @@ def test_history_goes_out_whole_by_month_of_recording(
                             '2026-03-01Z', '2026-04-01Z', '2026-01-31Z']::timestamptz[]) AS at
     """
     database.execute(late.encode(), (HERE,))
-    events = export_history(urls.projector, choose, tmp_path / "history")
+    events = export_history(urls.projector, choose_part, tmp_path / "history")
     assert events == 156
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("history/*2026-01/*")}
     assert files == {f"history/month=2026-01/part-{number}.parquet" for number in (0, 1)}
@@ -304,8 +321,8 @@ def test_an_export_that_fails_leaves_nothing_and_nothing_is_overwritten(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_history(urls.projector, choose, tmp_path / "history", fail)
+        export_history(urls.projector, choose_part, tmp_path / "history", fail)
     assert list(tmp_path.iterdir()) == []
-    assert export_history(urls.projector, choose, tmp_path / "history") == 150
+    assert export_history(urls.projector, choose_part, tmp_path / "history") == 150
     with pytest.raises(FolderInUse, match="history is not empty"):
-        export_history(urls.projector, choose, tmp_path / "history")
+        export_history(urls.projector, choose_part, tmp_path / "history")

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection, raw_json
 from eventlog.reading.positions import last_position
-from replay.facts import FactPage, news
+from replay.facts import FactPage, read_news
 from tests.support.databases import Urls
 
 HERE, THERE = uuid4(), uuid4()
@@ -62,7 +62,7 @@ def told(urls: Urls, known: int = 0, *followed: UUID, most: int = 100) -> tuple[
     """The positions that are told after `known`, and how far the log was read."""
 
     def ask(connection: psycopg.AsyncConnection[TupleRow]) -> Coroutine[Any, Any, FactPage]:
-        return news(connection, followed or (HERE,), known, most)
+        return read_news(connection, followed or (HERE,), known, most)
 
     facts: FactPage = asked(urls, ask)
     return [fact.position for fact in facts.facts], facts.upto

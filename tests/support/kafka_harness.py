@@ -59,7 +59,7 @@ class KafkaHarness:
 
     def relay(self, *, anew: bool = False, partitions: int = PARTITIONS) -> Relay:
         """Publish to the end of the log."""
-        relay = Relay(self.urls.projector, self.broker, partitions=partitions, anew=anew)
+        relay = Relay(self.urls.projector, self.broker, partitions=partitions, recreate=anew)
         relay.run(once=True)
         return relay
 

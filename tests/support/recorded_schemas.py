@@ -20,7 +20,7 @@ import orjson
 import psycopg
 
 from benchmarks.generated import generate
-from eventlog.migrations import applied
+from eventlog.migrations import applied_migrations
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
@@ -89,7 +89,7 @@ def record() -> Path:
         urls = prepare_database(cluster, "recorded")
         upgrade(urls.owner, urls.projector)
         fill(urls.app, urls.projector)
-        path = SCHEMAS / f"{applied(urls.owner)[-1]}.sql.gz"
+        path = SCHEMAS / f"{applied_migrations(urls.owner)[-1]}.sql.gz"
         path.parent.mkdir(exist_ok=True)
         # Without a time in the header, the same content is the same file.
         path.write_bytes(gzip.compress(dump(cluster, "recorded", NO_HOSTS).encode(), mtime=0))

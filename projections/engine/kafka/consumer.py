@@ -26,8 +26,9 @@ from kafka.errors import KafkaError
 from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.kafka.broker import Broker, close_quietly
 from eventlog.kafka.message import MalformedMessage, Origin
-from eventlog.kafka.topic import RecordedTopic, known, log_id
+from eventlog.kafka.topic import RecordedTopic, load_log_id, load_topic
 from eventlog.reading import RecordedEvent
+from eventlog.retries import retry_until_stopped
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.kafka.buffers import PartitionBuffer, ReadyEvents, TopicMoved
@@ -146,14 +147,18 @@ class GroupEngine:
 
     def run(self) -> None:
         """Consume until stopped; reconnect, with a warning, if database or broker are lost."""
-        while not self._stopped.is_set():
-            try:
-                with follow_connection(self._url, application_name="annals-apply") as connection:
-                    disable_synchronous_commit(connection)
-                    self._consume(connection)
-            except CONNECTION_LOST as error:
-                log.warning("consuming stopped and is retried: %r", error)
-                self._stopped.wait(RETRY_DELAY_S)
+        retry_until_stopped(
+            self._connect_and_consume,
+            self._stopped,
+            errors=CONNECTION_LOST,
+            delay_s=RETRY_DELAY_S,
+            on_error=lambda error: log.warning("consuming stopped and is retried: %r", error),
+        )
+
+    def _connect_and_consume(self) -> None:
+        with follow_connection(self._url, application_name="annals-apply") as connection:
+            disable_synchronous_commit(connection)
+            self._consume(connection)
 
     def _consume(self, connection: Connection) -> None:
         self._followers, self._buffers = {}, {}
@@ -172,7 +177,7 @@ class GroupEngine:
         """Wait until a relay has published to the topic; False if stopped before."""
         has_warned = False
         while not self._stopped.is_set():
-            if known(connection, self._broker.topic) is not None:
+            if load_topic(connection, self._broker.topic) is not None:
                 return True
             if not has_warned:
                 log.warning("nothing was published to %s yet: run annals relay", self._broker.topic)
@@ -212,7 +217,7 @@ class GroupEngine:
 
     def _require_end_of_topic(self, connection: Connection) -> None:
         """Raise `ConsumerStalled` if the topic holds events that this consumer lacks."""
-        topic = known(connection, self._broker.topic)
+        topic = load_topic(connection, self._broker.topic)
         if not self._followers or topic is None:
             return
         lowest = lowest_checkpoint(connection, self._followers)
@@ -259,7 +264,7 @@ class GroupEngine:
     def _begin(self, connection: Connection, consumer: Any) -> None:
         """Read each assigned partition from the offsets that PostgreSQL holds now."""
         name = self._broker.topic
-        topic = known(connection, name)
+        topic = load_topic(connection, name)
         assert topic is not None
         self._topic = topic
         self._checkpoints = {
@@ -268,7 +273,7 @@ class GroupEngine:
         }
         for each in self._followers:  # after the offsets, which move when an entity is parked
             self._open_follower(connection, each)
-        origin = Origin(log_id(connection), topic.generation, 0)
+        origin = Origin(load_log_id(connection), topic.generation, 0)
         assigned = {each.partition: each for each in consumer.assignment()}
         self._buffers = {}
         for partition in assigned if self._followers else ():

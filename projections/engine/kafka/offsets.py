@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from eventlog.connections import Connection
 from eventlog.hints import PROJECTED
-from eventlog.kafka.topic import RecordedTopic, start_offsets
+from eventlog.kafka.topic import RecordedTopic, load_start_offsets
 from eventlog.reading import read_rows_after
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA
@@ -103,7 +103,7 @@ def enter_topic(
         follower = Follower(connection, projection, READ_SCHEMA)
         align_partitions(connection, follower)
         position = follower.position
-        offsets = start_offsets(connection, topic, name, position)
+        offsets = load_start_offsets(connection, topic, name, position)
         parameters = (projection.name, name, topic.generation, position, offsets)
         connection.execute(INSERT_OFFSETS, parameters)
     return {each: PartitionCheckpoint(offset, position, 0) for each, offset in enumerate(offsets)}

@@ -20,6 +20,7 @@ import psycopg
 from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.reading import RecordedEvent, read_after
+from eventlog.retries import retry_until_stopped
 from projections.changes import Projection, Table
 from projections.engine.install import READ_SCHEMA
 from projections.engine.live.follower import CheckpointMoved, Follower, apply_page
@@ -97,13 +98,13 @@ class ProjectionEngine:
 
     def run(self) -> None:
         """Follow the log until stopped; reconnect, with a warning, if the database is lost."""
-        while not self._stopped.is_set():
-            try:
-                with self._connections() as (reader, writer):
-                    self._follow(reader, writer)
-            except (psycopg.OperationalError, psycopg.InterfaceError, CheckpointMoved) as error:
-                log.warning("projecting stopped and is retried: %s", error)
-                self._stopped.wait(RETRY_DELAY_S)
+        retry_until_stopped(
+            self._connect_and_follow,
+            self._stopped,
+            errors=(psycopg.OperationalError, psycopg.InterfaceError, CheckpointMoved),
+            delay_s=RETRY_DELAY_S,
+            on_error=lambda error: log.warning("projecting stopped and is retried: %s", error),
+        )
 
     def catch_up(self) -> None:
         """Apply all events that can be read now, then return."""
@@ -121,6 +122,10 @@ class ProjectionEngine:
             disable_synchronous_commit(writer)
             force_index_plans(writer)
             yield reader, writer
+
+    def _connect_and_follow(self) -> None:
+        with self._connections() as (reader, writer):
+            self._follow(reader, writer)
 
     def _follow(self, reader: Connection, writer: Connection) -> None:
         reader.execute(f"LISTEN {APPENDED}")

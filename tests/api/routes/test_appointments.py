@@ -358,16 +358,16 @@ def test_the_table_of_claimed_times_is_mended_from_the_log(
     ]
     cancelled = commands.create(scope, Appointment, appointment(grace, ELEVEN)).entity.id
     commands.act(scope, Appointment, cancelled, lambda one, at: one.cancel(at=at))
-    assert log.mend_claims(scope) == []
+    assert log.repair_claims(scope) == []
     database.execute(damage.encode())
-    assert sorted(log.mend_claims(scope)) == sorted(made)
+    assert sorted(log.repair_claims(scope)) == sorted(made)
     assert_claims_match_log(database)
     database.execute(
         """INSERT INTO claimed_times
            VALUES (%s, %s, %s, now(), now() + interval '1 hour', false)""",
         (scope.workspace_id, cancelled, grace),
     )
-    assert log.mend_claims(scope) == [cancelled]
+    assert log.repair_claims(scope) == [cancelled]
 
 
 def test_nobody_sees_or_takes_time_of_another_workspace(

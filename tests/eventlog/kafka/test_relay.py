@@ -16,7 +16,7 @@ from eventlog.connections import Connection
 from eventlog.kafka.message import partition_of, read_head
 from eventlog.kafka.reconcile import ReconcileReport, reconcile
 from eventlog.kafka.relay import Relay
-from eventlog.kafka.topic import TopicRefused, create_topic, known
+from eventlog.kafka.topic import TopicRefused, create_topic, load_topic
 from tests.support.databases import Urls
 from tests.support.kafka_harness import PARTITIONS, TIMEOUT_S, KafkaHarness, append
 from tests.support.waiting import wait_until
@@ -53,7 +53,7 @@ def relaying(kafka_harness: KafkaHarness) -> Iterator[Relay]:
 
 def published_position(database: Connection, kafka_harness: KafkaHarness) -> int:
     """How far the relay says it is."""
-    topic = known(database, kafka_harness.topic)
+    topic = load_topic(database, kafka_harness.topic)
     return topic.position if topic else 0
 
 
@@ -124,7 +124,7 @@ def test_a_second_relay_waits_and_takes_over(
     kafka_harness: KafkaHarness, database: Connection, workspace: UUID, urls: Urls
 ) -> None:
     def epoch() -> int:
-        topic = known(database, kafka_harness.topic)
+        topic = load_topic(database, kafka_harness.topic)
         return topic.epoch if topic else 0
 
     with relaying(kafka_harness) as first:
@@ -161,7 +161,7 @@ def test_a_topic_that_was_deleted_or_made_by_somebody_else_is_refused_until_it_i
         published.relay()
     with published.broker.admin() as admin:
         create_topic(admin, published.topic, PARTITIONS)
-    with pytest.raises(TopicRefused, match="was deleted and made anew by somebody else"):
+    with pytest.raises(TopicRefused, match="was deleted and created again by somebody else"):
         published.relay()
     published.relay(anew=True)
     assert compared(published).is_equal

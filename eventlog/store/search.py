@@ -1,6 +1,6 @@
-"""Reading events of the log with what is known of them: position, metadata, time of recording.
+"""Find events together with their position, metadata and time of recording, for undo.
 
-Within a transaction of the log (`EventLog.transaction`), and so in one workspace.
+It works in a transaction of the log (`EventLog.transaction`), and so in one workspace.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ SELECT {COLUMNS} FROM events AS e
  ORDER BY e.stream_id, e.stream_version
 """
 
-# What an account took along when it was deleted, and what came back with it. Its children are
-# deleted just before it and after its own last event, and restored just after it: while it is
-# deleted nothing happens to them.
-DELETED_ALONG = f"""
+# The children of a deleted account are deleted just before it, after its previous event. They are
+# restored just after it, and nothing happens to them in between.
+DELETED_WITH = f"""
 WITH RECURSIVE {ABSORBED}
 SELECT e.position FROM absorbed AS o
   JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
@@ -51,7 +50,7 @@ SELECT e.position FROM absorbed AS o
                       WHERE stream_id = %(account)s AND workspace_id = %(workspace)s
                         AND stream_version = %(version)s - 1)
 """
-RESTORED_ALONG = f"""
+RESTORED_WITH = f"""
 WITH RECURSIVE {ABSORBED}
 SELECT min(e.position) FROM absorbed AS o
   JOIN events AS c ON c.account_id = o.id AND c.stream_version = 1
@@ -67,7 +66,7 @@ SELECT min(e.position) FROM absorbed AS o
 
 @dataclass(frozen=True)
 class TracedEvent:
-    """An event, and what the log knows of it besides."""
+    """An event with what the log recorded about it."""
 
     position: int
     event: EntityEvent
@@ -81,36 +80,36 @@ class TracedEvent:
 
     @property
     def version(self) -> int:
-        """The entity's version by this event."""
+        """The version that the event gave the entity."""
         return self.event.originator_version
 
 
 class EventSearch:
-    """Finds events of one workspace."""
+    """Finds events of a workspace."""
 
     def __init__(self, connection: Connection, mapper: Mapper[UUID], workspace_id: UUID) -> None:
         self._connection = connection
         self._mapper = mapper
         self._workspace_id = workspace_id
 
-    def at(self, positions: Collection[int]) -> list[TracedEvent]:
-        """The events at these positions, in order; those that are not there are left out."""
+    def find(self, positions: Collection[int]) -> list[TracedEvent]:
+        """The events at these positions, in order; a position without an event is left out."""
         return self._events(AT_POSITIONS, positions=list(positions))
 
-    def streams(self, ids: Collection[UUID]) -> dict[UUID, list[TracedEvent]]:
-        """All events of these entities, each entity's in order of version."""
+    def load_streams(self, ids: Collection[UUID]) -> dict[UUID, list[TracedEvent]]:
+        """All events of these entities, by entity and in order of version."""
         found: dict[UUID, list[TracedEvent]] = {each: [] for each in ids}
         for event in self._events(WHOLE_STREAMS, streams=list(ids)):
             found[event.stream_id].append(event)
         return found
 
-    def deleted_along(self, deletion: TracedEvent) -> list[int]:
-        """Positions of the events by which the deletion of an account took things along."""
-        return self._positions(DELETED_ALONG, deletion)
+    def find_deleted_with(self, deletion: TracedEvent) -> list[int]:
+        """Positions of the events that deleted the children of an account together with it."""
+        return self._positions(DELETED_WITH, deletion)
 
-    def restored_along(self, restoration: TracedEvent) -> list[int]:
-        """Positions of the events by which things came back with the account."""
-        return self._positions(RESTORED_ALONG, restoration)
+    def find_restored_with(self, restoration: TracedEvent) -> list[int]:
+        """Positions of the events that restored the children of an account together with it."""
+        return self._positions(RESTORED_WITH, restoration)
 
     def _positions(self, statement: str, of: TracedEvent) -> list[int]:
         parameters = {

@@ -1,0 +1,60 @@
+"""Retries in one style: of transactions that wait for locks, and of lost connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event
+
+import psycopg
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_fixed,
+)
+
+LOCK_CONFLICTS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+
+
+def retry_locks(attempts_max: int, pause_s: float) -> Retrying:
+    """Retry after each of `LOCK_CONFLICTS`; the last attempt raises its error.
+
+    During a pause, the transactions that queued behind the last attempt proceed.
+    """
+    return Retrying(
+        retry=retry_if_exception_type(LOCK_CONFLICTS),
+        stop=stop_after_attempt(attempts_max),
+        wait=wait_fixed(pause_s),
+        reraise=True,
+    )
+
+
+def retry_until_stopped(
+    work: Callable[[], object],
+    stopped: Event,
+    *,
+    errors: tuple[type[BaseException], ...],
+    delay_s: float,
+    on_error: Callable[[BaseException], object],
+) -> None:
+    """Call `work` until it returns or `stopped` is set, with a pause after each of these errors."""
+
+    def report(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            on_error(error)
+
+    for attempt in Retrying(
+        retry=retry_if_exception_type(errors),
+        stop=stop_when_event_set(stopped),
+        wait=wait_fixed(delay_s),
+        sleep=sleep_using_event(stopped),
+        after=report,
+        retry_error_callback=lambda _: None,
+    ):
+        with attempt:
+            if not stopped.is_set():
+                work()
