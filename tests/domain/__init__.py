@@ -1,4 +1,4 @@
-"""The aggregates' specification: given what happened, when somebody decides, then this follows."""
+"""Specifications of the aggregates: given events, when a decision is made, then its outcome."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Account: what it may become, and which fields go with which type."""
+"""Account: its statuses, and the fields of each type."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from domain.account import Account
 from domain.shared.fields import FieldValues
 from tests.support.examples import ACME
-from tests.support.spec import NOON, created, given, moved, updated, when_created
-from tests.support.transitions import check_move, every_move
+from tests.support.spec import NOON, created, given, status_changed, updated, when_created
+from tests.support.transitions import check_transition, every_transition
 
 ANY = "prospect active on_hold inactive churned"
-MAY_BECOME = dict.fromkeys(ANY.split(), ANY)
+TRANSITIONS = dict.fromkeys(ANY.split(), ANY)
 OF_TYPE = {
     "checkSize": ("investor", "50000.00"),
     "dealValue": ("customer", "1200.00"),
@@ -21,18 +21,18 @@ OF_TYPE = {
 }
 
 
-@every_move(MAY_BECOME)
-def test_an_account_moves_freely(before: str, after: str) -> None:
-    check_move(Account, ACME, before, after, MAY_BECOME)
+@every_transition(TRANSITIONS)
+def test_an_account_may_change_to_any_status(before: str, after: str) -> None:
+    check_transition(Account, ACME, before, after, TRANSITIONS)
 
 
-def test_moving_to_the_status_that_it_has_records_nothing() -> None:
+def test_a_change_to_the_same_status_records_nothing() -> None:
     given(Account, created(Account, ACME)).when(
         lambda account: account.change_status("prospect", at=NOON)
     ).then_nothing()
 
 
-def test_a_status_that_there_is_not_is_invalid() -> None:
+def test_an_unknown_status_is_invalid() -> None:
     given(Account, created(Account, ACME)).when(
         lambda account: account.change_status("asleep", at=NOON)
     ).then_invalid("status")
@@ -42,15 +42,17 @@ def test_a_new_account_is_a_prospect_of_medium_priority() -> None:
     when_created(Account, {"company": "  Acme ", "type": "customer"}).then(created(Account, ACME))
 
 
-def test_fields_and_status_changed_at_once_are_told_apart() -> None:
+def test_fields_and_status_that_change_together_are_recorded_as_two_events() -> None:
     given(Account, created(Account, ACME)).when(
         lambda account: account.revise({**ACME, "status": "active", "priority": "high"}, at=NOON)
-    ).then(updated(Account, priority=("medium", "high")), moved(Account, "prospect", "active"))
+    ).then(
+        updated(Account, priority=("medium", "high")), status_changed(Account, "prospect", "active")
+    )
 
 
 @pytest.mark.parametrize("type_", ["investor", "customer", "partner"])
 @pytest.mark.parametrize("field", OF_TYPE)
-def test_some_fields_are_for_one_type_only(field: str, type_: str) -> None:
+def test_fields_of_one_type_are_refused_for_other_types(field: str, type_: str) -> None:
     of_type, value = OF_TYPE[field]
     outcome = when_created(Account, {**ACME, "type": type_, field: value})
     if type_ == of_type:
@@ -59,14 +61,14 @@ def test_some_fields_are_for_one_type_only(field: str, type_: str) -> None:
         outcome.then_invalid("body")
 
 
-def test_an_account_changes_its_type_together_with_the_fields_of_the_type() -> None:
+def test_the_type_changes_together_with_its_fields() -> None:
     customer: FieldValues = {**ACME, "dealValue": "1200.00"}
     investor: FieldValues = {**ACME, "type": "investor", "checkSize": "1200.00"}
-    known = given(Account, created(Account, customer))
-    known.when(
+    account = given(Account, created(Account, customer))
+    account.when(
         lambda account: account.revise({**customer, "type": "investor"}, at=NOON)
     ).then_invalid("body")
-    known.when(lambda account: account.revise(investor, at=NOON)).then(
+    account.when(lambda account: account.revise(investor, at=NOON)).then(
         updated(
             Account,
             type=("customer", "investor"),
@@ -87,29 +89,29 @@ def test_money_is_recorded_with_two_decimals(amount: Any, recorded: str) -> None
 
 
 @pytest.mark.parametrize("amount", ["-0.01", "0.001", "NaN", "Infinity", "1e17", "much", True])
-def test_money_that_is_none_is_refused(amount: Any) -> None:
+def test_an_invalid_amount_is_refused(amount: Any) -> None:
     when_created(Account, {**ACME, "dealValue": amount}).then_invalid("dealValue")
 
 
-def test_the_same_amount_written_differently_is_no_change() -> None:
-    known = {**ACME, "dealValue": "1200.00"}
-    given(Account, created(Account, known)).when(
-        lambda account: account.revise({**known, "dealValue": "1200"}, at=NOON)
+def test_the_same_amount_in_another_notation_is_no_change() -> None:
+    values = {**ACME, "dealValue": "1200.00"}
+    given(Account, created(Account, values)).when(
+        lambda account: account.revise({**values, "dealValue": "1200"}, at=NOON)
     ).then_nothing()
 
 
 @pytest.mark.parametrize("company", ["", "   ", "x" * 201, "a\0b", "\x07", "\ud800", None, 5])
-def test_a_company_needs_a_name(company: Any) -> None:
+def test_an_invalid_company_name_is_refused(company: Any) -> None:
     when_created(Account, {**ACME, "company": company}).then_invalid("company")
 
 
 @pytest.mark.parametrize(
     "day", ["2026-02-30", "1899-12-31", "2201-01-01", "soon", "", "0", "86400", 0, 86400, 1.0]
 )
-def test_the_next_action_has_a_sensible_date(day: Any) -> None:
+def test_an_invalid_date_of_the_next_action_is_refused(day: Any) -> None:
     when_created(Account, {**ACME, "nextActionDate": day}).then_invalid("nextActionDate")
 
 
-def test_all_faults_of_an_account_are_told_at_once() -> None:
+def test_all_faults_of_an_account_are_reported_together() -> None:
     faults = {"company": "", "type": "rival", "status": "asleep", "priority": 1, "next_action": ""}
     when_created(Account, faults).then_invalid(*faults)

@@ -1,4 +1,4 @@
-"""API key: issued with a role, revoked for good."""
+"""API key: issued with a role, revoked for ever."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def test_a_key_has_a_role(role: str) -> None:
     when_created(ApiKey, key).then(created(ApiKey, key))
 
 
-def test_a_role_that_there_is_not_is_refused() -> None:
+def test_an_unknown_role_is_refused() -> None:
     when_created(ApiKey, {**NIGHTLY_SYNC, "role": "owner"}).then_invalid("role")
 
 
 @pytest.mark.parametrize("digest", ["", "secret", "0" * 63, "G" * 64, "0" * 65])
-def test_nothing_but_a_digest_of_the_secret_is_recorded(digest: str) -> None:
+def test_only_a_digest_is_accepted_as_the_secret(digest: str) -> None:
     when_created(ApiKey, {**NIGHTLY_SYNC, "secretSha256": digest}).then_invalid("secretSha256")
 
 
-def test_a_key_is_given_another_role() -> None:
+def test_the_role_of_a_key_can_be_changed() -> None:
     given(ApiKey, created(ApiKey, NIGHTLY_SYNC)).when(
         lambda key: key.revise({**NIGHTLY_SYNC, "role": "read-only"}, at=NOON)
     ).then(updated(ApiKey, role=("member", "read-only")))
 
 
-def test_a_revoked_key_never_comes_back() -> None:
+def test_a_revoked_key_cannot_be_restored() -> None:
     given(ApiKey, created(ApiKey, NIGHTLY_SYNC), deleted(ApiKey, NIGHTLY_SYNC)).when(
         lambda key: key.restore(at=NOON)
     ).then(KeyRevoked(ID))

@@ -1,4 +1,4 @@
-"""Appointment: scheduled, confirmed, and then it takes place or does not."""
+"""Appointment: scheduled, confirmed, then completed, cancelled or missed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from tests.support.spec import (
     ADA,
     ID,
     NOON,
-    Fact,
+    EventData,
+    changes_of,
     created,
     deleted,
-    fact,
     given,
+    occurred,
     updated,
     when_created,
 )
@@ -38,24 +39,25 @@ LATER = "2026-02-01T11:00:00+00:00"
 MEMBER = UUID(FIRST_CALL["memberId"])
 
 
-def step(event: type[EntityEvent], /, *, own: FieldValues | None = None, **changes: Any) -> Fact:
+def step(
+    event: type[EntityEvent], /, *, own: FieldValues | None = None, **changes: Any
+) -> EventData:
     """A step that changed fields, each from the first of the pair to the second."""
-    told = {name: {"before": before, "after": after} for name, (before, after) in changes.items()}
-    return fact(event, changes=told, **(own or {}))
+    return occurred(event, changes=changes_of(changes), **(own or {}))
 
 
-def in_status(status: str) -> Fact:
+def in_status(status: str) -> EventData:
     return created(Appointment, {**FIRST_CALL, "status": status})
 
 
-MOVES: dict[str, Callable[[Appointment], None]] = {
+STEPS: dict[str, Callable[[Appointment], None]] = {
     "confirmed": lambda one: one.confirm("Ada", at=NOON),
     "scheduled": lambda one: one.reschedule({"startsAt": LATER}, at=NOON),
     "cancelled": lambda one: one.cancel(at=NOON),
     "completed": lambda one: one.complete(at=NOON),
     "no_show": lambda one: one.miss(at=NOON),
 }
-MAY_BECOME = {
+TRANSITIONS = {
     "scheduled": "cancelled completed confirmed no_show",
     "confirmed": "cancelled completed no_show scheduled",
     "cancelled": "scheduled",
@@ -64,14 +66,14 @@ MAY_BECOME = {
 }
 
 
-@pytest.mark.parametrize("before", MAY_BECOME)
-@pytest.mark.parametrize("after", MOVES)
-def test_every_move_is_made_or_refused_by_name(before: str, after: str) -> None:
-    facts = CONFIRMED if before == "confirmed" else {**FIRST_CALL, "status": before}
-    outcome = given(Appointment, created(Appointment, facts)).when(lambda one: MOVES[after](one))
-    allowed = MAY_BECOME[before].split()
+@pytest.mark.parametrize("before", TRANSITIONS)
+@pytest.mark.parametrize("after", STEPS)
+def test_each_step_follows_the_table_or_is_refused(before: str, after: str) -> None:
+    values = CONFIRMED if before == "confirmed" else {**FIRST_CALL, "status": before}
+    outcome = given(Appointment, created(Appointment, values)).when(STEPS[after])
+    allowed = TRANSITIONS[before].split()
     if before == after == "confirmed":
-        outcome.then(AlreadyConfirmed(ID, CONFIRMED["confirmedAt"], "Ada"))
+        outcome.then(AlreadyConfirmed(ID, datetime(2026, 1, 31, 9, tzinfo=UTC), "Ada"))
     elif before == after and before != "scheduled":
         outcome.then_nothing()
     elif before == after or after in allowed:
@@ -80,14 +82,20 @@ def test_every_move_is_made_or_refused_by_name(before: str, after: str) -> None:
         outcome.then(TransitionRefused("appointment", ID, before, after, allowed))
 
 
-@pytest.mark.parametrize("move", MOVES.values())
-def test_a_deleted_one_goes_nowhere(move: Callable[[Appointment], None]) -> None:
-    given(Appointment, in_status("scheduled"), deleted(Appointment, FIRST_CALL)).when(move).then(
+def test_an_appointment_that_was_created_as_confirmed_cannot_be_confirmed() -> None:
+    given(Appointment, in_status("confirmed")).when(STEPS["confirmed"]).then(
+        AlreadyConfirmed(ID, None, None)
+    )
+
+
+@pytest.mark.parametrize("take", STEPS.values())
+def test_a_deleted_appointment_refuses_each_step(take: Callable[[Appointment], None]) -> None:
+    given(Appointment, in_status("scheduled"), deleted(Appointment, FIRST_CALL)).when(take).then(
         IsDeleted("appointment", ID)
     )
 
 
-def test_a_confirmation_records_when_by_whom_and_whether_to_tell() -> None:
+def test_a_confirmation_records_its_time_its_author_and_whether_to_notify() -> None:
     given(Appointment, in_status("scheduled")).when(
         lambda one: one.confirm("Ada", at=NOON, notes="Gladly.", notify=True)
     ).then(
@@ -102,7 +110,7 @@ def test_a_confirmation_records_when_by_whom_and_whether_to_tell() -> None:
     )
 
 
-def test_one_that_is_rescheduled_keeps_its_length_and_has_to_be_confirmed_again() -> None:
+def test_a_rescheduled_appointment_keeps_its_duration_and_loses_its_confirmation() -> None:
     given(Appointment, created(Appointment, CONFIRMED)).when(
         lambda one: one.reschedule({"startsAt": LATER}, at=NOON)
     ).then(
@@ -117,7 +125,7 @@ def test_one_that_is_rescheduled_keeps_its_length_and_has_to_be_confirmed_again(
     )
 
 
-def test_rescheduling_to_what_is_so_records_nothing() -> None:
+def test_rescheduling_to_the_same_time_records_nothing() -> None:
     given(Appointment, created(Appointment, CONFIRMED)).when(
         lambda one: one.reschedule({"startsAt": "2026-02-01T11:00:00+01:00"}, at=NOON)
     ).then_nothing()
@@ -130,16 +138,16 @@ def test_rescheduling_to_what_is_so_records_nothing() -> None:
         ({"startsAt": LATER, "endsAt": "2026-02-01T12:00:00Z"}, "2026-02-01T12:00:00+00:00"),
     ],
 )
-def test_it_can_be_given_another_length(fields: FieldValues, ends_at: str) -> None:
+def test_rescheduling_can_change_the_duration(fields: FieldValues, ends_at: str) -> None:
     outcome = given(Appointment, in_status("cancelled")).when(
         lambda one: one.reschedule({**fields, "memberId": ADA}, at=NOON)
     )
-    facts = outcome.entity.values
-    assert (facts["endsAt"], facts["memberId"], facts["status"]) == (ends_at, ADA, "scheduled")
-    assert "durationMinutes" not in facts
+    values = outcome.entity.values
+    assert (values["endsAt"], values["memberId"], values["status"]) == (ends_at, ADA, "scheduled")
+    assert "durationMinutes" not in values
 
 
-def test_a_reason_for_cancelling_is_kept_until_it_is_rescheduled() -> None:
+def test_the_reason_of_a_cancellation_stays_until_the_appointment_is_rescheduled() -> None:
     cancelled = step(
         Appointment.Cancelled, status=("scheduled", "cancelled"), cancelReason=(None, "Ill")
     )
@@ -158,7 +166,7 @@ def test_a_reason_for_cancelling_is_kept_until_it_is_rescheduled() -> None:
     )
 
 
-def test_a_duration_makes_the_end() -> None:
+def test_the_end_is_calculated_from_a_duration() -> None:
     fields = {name: value for name, value in FIRST_CALL.items() if name != "endsAt"}
     when_created(Appointment, {**fields, "durationMinutes": 30}).then(
         created(Appointment, FIRST_CALL)
@@ -179,12 +187,12 @@ def test_a_duration_makes_the_end() -> None:
         ({"confirmedBy": "Ada"}, "confirmedBy"),
     ],
 )
-def test_what_makes_no_sense_is_refused(fields: FieldValues, fault: str) -> None:
+def test_invalid_fields_are_refused(fields: FieldValues, fault: str) -> None:
     outcome = when_created(Appointment, {**FIRST_CALL, **fields})
     outcome.then_invalid(*fault.split())
 
 
-def test_the_status_is_moved_by_commands_and_not_by_hand() -> None:
+def test_the_status_can_only_be_changed_by_steps() -> None:
     given(Appointment, in_status("scheduled")).when(
         lambda one: one.revise({**one.values, "status": "confirmed"}, at=NOON)
     ).then_invalid("status")
@@ -193,14 +201,14 @@ def test_the_status_is_moved_by_commands_and_not_by_hand() -> None:
     ).then(updated(Appointment, location=(None, "Room 4")))
 
 
-@pytest.mark.parametrize("status", MAY_BECOME)
-def test_it_takes_the_members_time_until_it_is_cancelled_or_missed(status: str) -> None:
+@pytest.mark.parametrize("status", TRANSITIONS)
+def test_an_appointment_claims_time_unless_it_is_cancelled_or_missed(status: str) -> None:
     one = given(Appointment, in_status(status)).entity
     start = datetime(2026, 2, 1, 10, tzinfo=UTC)
     claim = TimeClaim(MEMBER, start, start.replace(minute=30), may_overlap=False)
     assert one.claim() == (None if status in {"cancelled", "no_show"} else claim)
 
 
-def test_a_deleted_one_takes_no_time() -> None:
+def test_a_deleted_appointment_claims_no_time() -> None:
     one = given(Appointment, in_status("scheduled"), deleted(Appointment, FIRST_CALL)).entity
     assert one.claim() is None

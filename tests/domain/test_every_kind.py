@@ -1,4 +1,4 @@
-"""The life that every kind of entity shares: created, changed, deleted, restored."""
+"""The lifecycle of every kind of entity: created, revised, deleted, restored."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from tests.support.spec import (
     MINUTE,
     NOON,
     WORKSPACE,
+    EventData,
+    Given,
     created,
     deleted,
     given,
@@ -30,13 +32,28 @@ from tests.support.spec import (
     when_created,
 )
 
-every_kind = pytest.mark.parametrize("an", EXAMPLES, ids=lambda example: example.kind.KIND)
-MORTAL = [example for example in EXAMPLES if example.kind is not ApiKey]
-every_restorable_kind = pytest.mark.parametrize("an", MORTAL, ids=lambda example: example.kind.KIND)
+every_kind = pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.kind.KIND)
+RESTORABLE = [example for example in EXAMPLES if example.kind is not ApiKey]
+every_restorable_kind = pytest.mark.parametrize(
+    "example", RESTORABLE, ids=lambda each: each.kind.KIND
+)
+
+
+def given_created(example: Example) -> Given[Any]:
+    return given(example.kind, created(example.kind, example.values))
+
+
+def given_deleted(example: Example) -> Given[Any]:
+    kind, values = example.kind, example.values
+    return given(kind, created(kind, values), deleted(kind, values))
 
 
 def changed(example: Example) -> dict[str, Any]:
     return {**example.values, example.field: example.value}
+
+
+def change_of(example: Example) -> EventData:
+    return updated(example.kind, **{example.field: (example.values[example.field], example.value)})
 
 
 def test_each_kind_has_an_example() -> None:
@@ -44,195 +61,185 @@ def test_each_kind_has_an_example() -> None:
 
 
 @every_kind
-def test_creating_one_records_its_fields(an: Example) -> None:
-    when_created(an.kind, an.values).then(created(an.kind, an.values))
+def test_a_creation_records_the_fields(example: Example) -> None:
+    when_created(example.kind, example.values).then(created(example.kind, example.values))
 
 
 @every_kind
-def test_a_new_one_knows_its_workspace_its_account_and_when_it_came_to_be(an: Example) -> None:
-    entity = when_created(an.kind, an.values).entity
+def test_a_new_entity_has_a_workspace_an_account_and_a_date_of_creation(example: Example) -> None:
+    entity = when_created(example.kind, example.values).entity
     assert entity.id == ID
     assert entity.workspace_id == WORKSPACE
-    assert entity.account_id == (ACCOUNT if an.kind.BELONGS_TO_ACCOUNT else None)
+    assert entity.account_id == (ACCOUNT if example.kind.BELONGS_TO_ACCOUNT else None)
     assert (entity.created_on, entity.modified_on, entity.version) == (NOON, NOON, 1)
 
 
 @every_kind
-def test_what_hangs_on_an_account_cannot_be_created_without_one(an: Example) -> None:
-    outcome = when_created(an.kind, an.values, account_id=None)
-    if an.kind.ACCOUNT_REQUIRED:
+def test_a_kind_that_requires_an_account_cannot_be_created_without_one(example: Example) -> None:
+    outcome = when_created(example.kind, example.values, account_id=None)
+    if example.kind.ACCOUNT_REQUIRED:
         outcome.then(AccountUnavailable(UUID(int=0)))
     else:
-        outcome.then(created(an.kind, an.values))
+        outcome.then(created(example.kind, example.values))
 
 
 @every_kind
-def test_a_change_records_before_and_after_of_what_changed_and_of_nothing_else(
-    an: Example,
-) -> None:
-    given(an.kind, created(an.kind, an.values)).when(
-        lambda entity: entity.revise(changed(an), at=NOON)
-    ).then(updated(an.kind, **{an.field: (an.values[an.field], an.value)}))
+def test_a_revision_records_before_and_after_of_the_changed_fields_only(example: Example) -> None:
+    given_created(example).when(lambda entity: entity.revise(changed(example), at=NOON)).then(
+        change_of(example)
+    )
 
 
 @every_kind
-def test_making_the_same_change_twice_records_it_once(an: Example) -> None:
+def test_the_same_revision_twice_is_recorded_once(example: Example) -> None:
     def twice(entity: Entity) -> None:
-        entity.revise(changed(an), at=NOON)
-        entity.revise(changed(an), at=NOON + MINUTE)
+        entity.revise(changed(example), at=NOON)
+        entity.revise(changed(example), at=NOON + MINUTE)
 
-    given(an.kind, created(an.kind, an.values)).when(twice).then(
-        updated(an.kind, **{an.field: (an.values[an.field], an.value)})
-    )
+    given_created(example).when(twice).then(change_of(example))
 
 
 @every_kind
-def test_a_field_that_was_not_set_has_nothing_before(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values)).when(
+def test_a_new_value_is_recorded_without_a_value_before(example: Example) -> None:
+    given_created(example).when(
         lambda entity: entity.revise({**entity.values, "assignedTo": ADA}, at=NOON)
-    ).then(updated(an.kind, assignedTo=(None, ADA)))
+    ).then(updated(example.kind, assignedTo=(None, ADA)))
 
 
 @every_kind
-def test_a_field_that_is_taken_away_has_nothing_after(an: Example) -> None:
-    outcome = given(an.kind, created(an.kind, {**an.values, "assignedTo": ADA})).when(
-        lambda entity: entity.revise({**entity.values, "assignedTo": None}, at=NOON)
-    )
-    outcome.then(updated(an.kind, assignedTo=(ADA, None)))
+def test_a_removed_value_is_recorded_without_a_value_after(example: Example) -> None:
+    outcome = given(
+        example.kind, created(example.kind, {**example.values, "assignedTo": ADA})
+    ).when(lambda entity: entity.revise({**entity.values, "assignedTo": None}, at=NOON))
+    outcome.then(updated(example.kind, assignedTo=(ADA, None)))
     assert "assignedTo" not in outcome.entity.values
 
 
 @every_kind
-def test_deleting_records_the_fields_that_it_had(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values)).when(lambda entity: entity.delete(at=NOON)).then(
-        deleted(an.kind, an.values)
+def test_a_deletion_records_the_fields(example: Example) -> None:
+    given_created(example).when(lambda entity: entity.delete(at=NOON)).then(
+        deleted(example.kind, example.values)
     )
 
 
 @every_kind
-def test_deleting_twice_records_it_once(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values), deleted(an.kind, an.values)).when(
-        lambda entity: entity.delete(at=NOON)
-    ).then_nothing()
+def test_a_second_deletion_records_nothing(example: Example) -> None:
+    given_deleted(example).when(lambda entity: entity.delete(at=NOON)).then_nothing()
 
 
 @every_kind
-def test_what_is_deleted_refuses_changes(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values), deleted(an.kind, an.values)).when(
-        lambda entity: entity.revise(changed(an), at=NOON)
-    ).then(IsDeleted(an.kind.KIND, ID))
+def test_a_deleted_entity_refuses_changes(example: Example) -> None:
+    given_deleted(example).when(lambda entity: entity.revise(changed(example), at=NOON)).then(
+        IsDeleted(example.kind.KIND, ID)
+    )
 
 
 @every_kind
-def test_what_is_deleted_refuses_even_a_change_to_what_it_was(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values), deleted(an.kind, an.values)).when(
-        lambda entity: entity.revise(an.values, at=NOON)
-    ).then(IsDeleted(an.kind.KIND, ID))
+def test_a_deleted_entity_refuses_a_revision_that_changes_nothing(example: Example) -> None:
+    given_deleted(example).when(lambda entity: entity.revise(example.values, at=NOON)).then(
+        IsDeleted(example.kind.KIND, ID)
+    )
 
 
 @every_restorable_kind
-def test_restoring_brings_back_the_fields_and_tells_when_it_was_created(an: Example) -> None:
-    outcome = given(an.kind, created(an.kind, an.values), deleted(an.kind, an.values)).when(
-        lambda entity: entity.restore(at=NOON)
-    )
-    outcome.then(restored(an.kind, an.values))
+def test_a_restoration_records_the_fields_and_the_date_of_creation(example: Example) -> None:
+    outcome = given_deleted(example).when(lambda entity: entity.restore(at=NOON))
+    outcome.then(restored(example.kind, example.values))
     assert outcome.entity.created_on == DAWN
     assert outcome.entity.modified_on == NOON
     assert not outcome.entity.is_deleted
 
 
 @every_kind
-def test_restoring_what_is_there_records_nothing(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values)).when(
-        lambda entity: entity.restore(at=NOON)
-    ).then_nothing()
+def test_restoring_an_entity_that_is_not_deleted_records_nothing(example: Example) -> None:
+    given_created(example).when(lambda entity: entity.restore(at=NOON)).then_nothing()
 
 
 @every_restorable_kind
-def test_what_was_restored_can_be_changed_and_deleted_again(an: Example) -> None:
-    def live_on(entity: Entity) -> None:
-        entity.revise(changed(an), at=NOON)
+def test_a_restored_entity_can_be_revised_and_deleted_again(example: Example) -> None:
+    def revise_and_delete(entity: Entity) -> None:
+        entity.revise(changed(example), at=NOON)
         entity.delete(at=NOON)
 
     given(
-        an.kind,
-        created(an.kind, an.values),
-        deleted(an.kind, an.values),
-        restored(an.kind, an.values),
-    ).when(live_on).then(
-        updated(an.kind, **{an.field: (an.values[an.field], an.value)}),
-        deleted(an.kind, changed(an)),
+        example.kind,
+        created(example.kind, example.values),
+        deleted(example.kind, example.values),
+        restored(example.kind, example.values),
+    ).when(revise_and_delete).then(
+        change_of(example),
+        deleted(example.kind, changed(example)),
     )
 
 
 @every_restorable_kind
-def test_it_remembers_the_account_that_took_it_along_until_it_is_restored(an: Example) -> None:
-    gone = given(
-        an.kind, created(an.kind, an.values), deleted(an.kind, an.values, along_with=ACCOUNT)
+def test_a_restored_entity_forgets_the_account_it_was_deleted_with(example: Example) -> None:
+    child = given(
+        example.kind,
+        created(example.kind, example.values),
+        deleted(example.kind, example.values, along_with=ACCOUNT),
     )
-    assert gone.entity.deleted_with == ACCOUNT
-    outcome = gone.when(lambda entity: entity.restore(at=NOON))
+    assert child.entity.deleted_with == ACCOUNT
+    outcome = child.when(lambda entity: entity.restore(at=NOON))
     assert outcome.entity.deleted_with is None
 
 
 @every_kind
-def test_nothing_can_have_occurred_before_what_is_already_recorded(an: Example) -> None:
+def test_a_decision_before_the_last_event_is_refused(example: Example) -> None:
     early = DAWN - MINUTE
-    known = given(an.kind, created(an.kind, an.values))
+    entity = given_created(example)
     too_early = OccurredTooEarly(ID, early, DAWN)
-    known.when(lambda entity: entity.revise(changed(an), at=early)).then(too_early)
-    known.when(lambda entity: entity.delete(at=early)).then(too_early)
+    entity.when(lambda entity: entity.revise(changed(example), at=early)).then(too_early)
+    entity.when(lambda entity: entity.delete(at=early)).then(too_early)
 
 
 @every_kind
-def test_things_may_occur_at_the_same_instant(an: Example) -> None:
-    given(an.kind, created(an.kind, an.values)).when(lambda entity: entity.delete(at=DAWN)).then(
-        deleted(an.kind, an.values)
+def test_two_events_may_occur_at_the_same_instant(example: Example) -> None:
+    given_created(example).when(lambda entity: entity.delete(at=DAWN)).then(
+        deleted(example.kind, example.values)
     )
 
 
 @every_kind
-def test_every_fault_is_reported_at_once(an: Example) -> None:
-    faults = {"assignedTo": "nobody", "customFields": {"a": [1], "b": None}, "colour": "red"}
-    when_created(an.kind, {**an.values, **faults}).then_invalid(
+def test_all_faults_are_reported_together(example: Example) -> None:
+    faults = {"assignedTo": "someone", "customFields": {"a": [1], "b": None}, "colour": "red"}
+    when_created(example.kind, {**example.values, **faults}).then_invalid(
         "assignedTo", "customFields.a", "customFields.b", "colour"
     )
-    given(an.kind, created(an.kind, an.values)).when(
-        lambda entity: entity.revise({**an.values, **faults}, at=NOON)
+    given_created(example).when(
+        lambda entity: entity.revise({**example.values, **faults}, at=NOON)
     ).then_invalid("assignedTo", "customFields.a", "customFields.b", "colour")
 
 
 @every_kind
-def test_a_rule_that_was_tightened_later_does_not_break_history(an: Example) -> None:
-    unthinkable = {"colour": "red", an.field: "x" * 100_000, "customFields": {"": [None]}}
+def test_history_that_is_no_longer_valid_can_be_read(example: Example) -> None:
+    invalid = {"colour": "red", example.field: "x" * 100_000, "customFields": {"": [None]}}
     entity = given(
-        an.kind,
-        created(an.kind, unthinkable),
-        updated(an.kind, **{an.field: ("x" * 100_000, ""), "size": (None, {"a": 1})}),
-        deleted(an.kind, unthinkable),
+        example.kind,
+        created(example.kind, invalid),
+        updated(example.kind, **{example.field: ("x" * 100_000, ""), "size": (None, {"a": 1})}),
+        deleted(example.kind, invalid),
     ).entity
-    assert entity.values == {**unthinkable, an.field: "", "size": {"a": 1}}
+    assert entity.values == {**invalid, example.field: "", "size": {"a": 1}}
     assert (entity.version, entity.is_deleted) == (3, True)
 
 
 @every_restorable_kind
-def test_what_is_restored_is_what_the_event_says_and_not_what_is_allowed_today(
-    an: Example,
-) -> None:
-    unthinkable = {"colour": "red"}
-    history = [created(an.kind, an.values), deleted(an.kind, an.values)]
-    assert given(an.kind, *history, restored(an.kind, unthinkable)).entity.values == unthinkable
+def test_restored_values_are_not_validated(example: Example) -> None:
+    invalid = {"colour": "red"}
+    history = [created(example.kind, example.values), deleted(example.kind, example.values)]
+    assert given(example.kind, *history, restored(example.kind, invalid)).entity.values == invalid
 
 
 @every_kind
-def test_what_a_tightened_rule_refuses_can_still_be_deleted(an: Example) -> None:
-    unthinkable = {"colour": "red"}
-    given(an.kind, created(an.kind, unthinkable)).when(lambda entity: entity.delete(at=NOON)).then(
-        deleted(an.kind, unthinkable)
-    )
+def test_an_entity_that_is_no_longer_valid_can_be_deleted(example: Example) -> None:
+    invalid = {"colour": "red"}
+    given(example.kind, created(example.kind, invalid)).when(
+        lambda entity: entity.delete(at=NOON)
+    ).then(deleted(example.kind, invalid))
 
 
-def test_custom_fields_change_one_by_one() -> None:
+def test_custom_fields_are_recorded_one_by_one() -> None:
     before = {**ACME, "customFields": {"sector": "food", "seats": 5, "vip": True}}
     after = {**ACME, "customFields": {"sector": "food", "seats": 6, "size": "L"}}
     given(Account, created(Account, before)).when(
@@ -247,7 +254,7 @@ def test_custom_fields_change_one_by_one() -> None:
     )
 
 
-def test_the_last_custom_field_that_is_taken_away_leaves_no_empty_map() -> None:
+def test_no_empty_map_is_left_by_the_removal_of_the_last_custom_field() -> None:
     outcome = given(Account, created(Account, {**ACME, "customFields": {"sector": "food"}})).when(
         lambda account: account.revise({**ACME, "customFields": {}}, at=NOON)
     )
@@ -255,7 +262,7 @@ def test_the_last_custom_field_that_is_taken_away_leaves_no_empty_map() -> None:
     assert outcome.entity.values == ACME
 
 
-def test_no_custom_fields_and_an_empty_map_are_the_same() -> None:
+def test_an_empty_map_of_custom_fields_is_no_change() -> None:
     given(Account, created(Account, ACME)).when(
         lambda account: account.revise({**ACME, "customFields": {}}, at=NOON)
     ).then_nothing()
@@ -264,7 +271,7 @@ def test_no_custom_fields_and_an_empty_map_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [(True, 1), (1, True), (False, 0), (1, 1.0), (1, "1"), ("", False)]
 )
-def test_custom_values_that_differ_in_json_differ(before: Any, after: Any) -> None:
+def test_custom_values_are_compared_as_json(before: Any, after: Any) -> None:
     outcome = given(Account, created(Account, {**ACME, "customFields": {"x": before}})).when(
         lambda account: account.revise({**ACME, "customFields": {"x": after}}, at=NOON)
     )
@@ -272,7 +279,7 @@ def test_custom_values_that_differ_in_json_differ(before: Any, after: Any) -> No
     assert type(outcome.entity.values["customFields"]["x"]) is type(after)
 
 
-def test_a_custom_field_may_be_called_like_any_other_field_and_contain_dots() -> None:
+def test_a_custom_field_may_have_the_name_of_another_field_and_contain_dots() -> None:
     custom = {"company": "another", "a.b": 1, "customFields": "deep"}
     outcome = given(Account, created(Account, ACME)).when(
         lambda account: account.revise({**ACME, "customFields": custom}, at=NOON)
@@ -291,10 +298,10 @@ def test_a_custom_field_may_be_called_like_any_other_field_and_contain_dots() ->
 
 
 @pytest.mark.parametrize("value", [None, [], {}, float("nan"), float("inf"), 2**53 + 1, "\0"])
-def test_a_custom_field_is_text_a_number_or_a_boolean(value: object) -> None:
+def test_other_custom_values_than_text_numbers_and_booleans_are_refused(value: object) -> None:
     when_created(Account, {**ACME, "customFields": {"x": value}}).then_invalid("customFields.x")
 
 
-def test_custom_fields_are_bounded() -> None:
+def test_the_number_of_custom_fields_is_limited() -> None:
     many = {f"field {number}": number for number in range(CUSTOM_FIELDS_MAX + 1)}
     when_created(Account, {**ACME, "customFields": many}).then_invalid("customFields")

@@ -1,4 +1,4 @@
-"""Job: it waits, runs, and ends in one of three ways."""
+"""Job: it waits, runs, and ends completed, failed or cancelled."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.spec import DAWN, ID, MINUTE, NOON, WORKSPACE
 Decide = Callable[[Job], None]
 
 
-def asked(total: int | None = 4) -> Job:
-    """A job that was asked for at dawn."""
+def requested(total: int | None = 4) -> Job:
+    """A job that was requested at dawn."""
     return Job.request(ID, WORKSPACE, "bulk", {"kind": "account"}, total=total, at=DAWN)
 
 
 def given(*decisions: Decide) -> Job:
-    """A job for which this was decided; what is recorded from now on is pending."""
-    job = asked()
+    """A job after these decisions, without pending events."""
+    job = requested()
     for decide in decisions:
         decide(job)
     job.collect_events()
@@ -29,12 +29,12 @@ def given(*decisions: Decide) -> Job:
 
 
 def recorded(job: Job) -> list[str]:
-    """What was recorded, by the topics."""
+    """Collect the pending events and return their topics."""
     return [event.TOPIC for event in job.collect_events()]  # type: ignore[attr-defined]
 
 
 def pending(job: Job) -> list[Any]:
-    """What was recorded and not collected yet."""
+    """The pending events, not collected."""
     return list(job.pending_events)
 
 
@@ -42,8 +42,8 @@ def start(job: Job) -> None:
     job.start(at=NOON)
 
 
-def step(cursor: Any = 2, succeeded: int = 2, **facts: Any) -> Decide:
-    return lambda job: job.progress(JobStep(cursor, succeeded, **facts), at=NOON)
+def step(cursor: Any = 2, succeeded: int = 2, **result: Any) -> Decide:
+    return lambda job: job.progress(JobStep(cursor, succeeded, **result), at=NOON)
 
 
 def complete(job: Job) -> None:
@@ -58,15 +58,15 @@ def cancel(job: Job) -> None:
     job.cancel(at=NOON)
 
 
-def test_one_that_is_asked_for_waits() -> None:
-    job = asked()
+def test_a_requested_job_waits() -> None:
+    job = requested()
     assert recorded(job) == ["job.requested"]
     assert (job.status, job.processed, job.cursor) == (JobStatus.WAITING, 0, None)
     assert (job.work, job.parameters, job.total) == ("bulk", {"kind": "account"}, 4)
     assert job.is_open
 
 
-def test_a_worker_takes_it_up_once() -> None:
+def test_a_job_is_started_once() -> None:
     job = given()
     start(job)
     start(job)
@@ -74,7 +74,7 @@ def test_a_worker_takes_it_up_once() -> None:
     assert job.status is JobStatus.RUNNING
 
 
-def test_steps_add_up() -> None:
+def test_counts_of_steps_are_added() -> None:
     job = given(start)
     error = ItemError(2, "It is deleted.", "E5003", {"id": "a", "column": None}, kept=["x"])
     step(2, 1, failed=1, errors=[error], counts={"created": 1})(job)
@@ -87,7 +87,7 @@ def test_steps_add_up() -> None:
     assert (job.errors_total, job.status) == (1, JobStatus.COMPLETED)
 
 
-def test_only_the_first_errors_are_named() -> None:
+def test_events_contain_only_the_first_errors() -> None:
     job = given(start)
     many = [ItemError(row, "No.") for row in range(1, 81)]
     step(80, 0, failed=80, errors=many)(job)
@@ -98,15 +98,15 @@ def test_only_the_first_errors_are_named() -> None:
     assert job.errors_total == 160
 
 
-def test_the_total_may_become_known_on_the_way() -> None:
-    job = asked(total=None)
+def test_a_step_may_set_the_total() -> None:
+    job = requested(total=None)
     step(2, 2, total=7)(job)
     assert job.total == 7
     step(4, 2)(job)
     assert job.total == 7
 
 
-def test_one_that_cannot_go_on_fails_and_says_why() -> None:
+def test_a_failed_job_records_its_error() -> None:
     job = given(start)
     fail(job)
     assert pending(job)[-1].error == {"code": "E4500", "error": "No."}
@@ -115,7 +115,7 @@ def test_one_that_cannot_go_on_fails_and_says_why() -> None:
 
 
 @pytest.mark.parametrize("before", [(), (start,), (start, step())])
-def test_whoever_waits_or_runs_can_be_cancelled_once(before: tuple[Decide, ...]) -> None:
+def test_a_waiting_or_running_job_is_cancelled_once(before: tuple[Decide, ...]) -> None:
     job = given(*before)
     cancel(job)
     cancel(job)
@@ -125,7 +125,7 @@ def test_whoever_waits_or_runs_can_be_cancelled_once(before: tuple[Decide, ...])
 
 @pytest.mark.parametrize("end", [complete, fail, cancel])
 @pytest.mark.parametrize("decide", [start, step(), fail, cancel])
-def test_what_has_ended_does_not_go_on(end: Decide, decide: Decide) -> None:
+def test_an_ended_job_refuses_all_decisions(end: Decide, decide: Decide) -> None:
     if end is cancel and decide is cancel:
         return
     job = given(start, end)
@@ -136,20 +136,20 @@ def test_what_has_ended_does_not_go_on(end: Decide, decide: Decide) -> None:
     assert not job.is_open
 
 
-def test_a_clock_that_is_behind_does_not_hinder() -> None:
+def test_a_clock_that_is_behind_does_not_move_the_time_back() -> None:
     job = given(start)
     job.progress(JobStep(1, 1), at=DAWN - MINUTE)
     assert job.pending_events[-1].timestamp == NOON
 
 
-def test_its_events_carry_it_to_where_it_is() -> None:
+def test_replaying_its_events_restores_a_job() -> None:
     def fold(events: Iterable[Any]) -> Any:
         job = None
         for event in events:
             job = event.mutate(job)
         return job
 
-    job = asked()
+    job = requested()
     start(job)
     step(2, 1, failed=1, errors=[ItemError(2, "No.")], counts={"created": 1})(job)
     complete(job)

@@ -1,4 +1,4 @@
-"""Lead: forward until it is won or lost; won is final, a lost one can be reopened."""
+"""Lead: forward until it is won or lost; won is final, a lost lead can be reopened."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.support.spec import (
     MINUTE,
     NOON,
     WORKSPACE,
-    Fact,
+    EventData,
     created,
     deleted,
-    fact,
     given,
-    moved,
+    occurred,
     restored,
+    status_changed,
     updated,
     when_created,
 )
-from tests.support.transitions import check_move, every_move
+from tests.support.transitions import check_transition, every_transition
 
-MAY_BECOME = {
+TRANSITIONS = {
     "new": "contacted qualified proposal_sent negotiating won lost",
     "contacted": "qualified proposal_sent negotiating won lost",
     "qualified": "proposal_sent negotiating won lost",
@@ -37,57 +37,57 @@ MAY_BECOME = {
     "won": "",
     "lost": "new contacted qualified proposal_sent negotiating",
 }
-BECAME = {"account_id": ACCOUNT, "contact_id": ID, "opportunity_id": WORKSPACE}
+CONVERTED_TO = {"account_id": ACCOUNT, "contact_id": ID, "opportunity_id": WORKSPACE}
 
 
-def converted(before: str | None = None) -> Fact:
+def converted(before: str | None = None) -> EventData:
     changes: dict[str, Any] = {}
     if before:
         changes["status"] = {"before": before, "after": "won"}
     for name, entity_id in (("Account", ACCOUNT), ("Contact", ID), ("Opportunity", WORKSPACE)):
         changes[f"converted{name}Id"] = {"before": None, "after": str(entity_id)}
-    return fact(Lead.Converted, changes=changes)
+    return occurred(Lead.Converted, changes=changes)
 
 
-@every_move(MAY_BECOME)
-def test_statuses(before: str, after: str) -> None:
-    check_move(Lead, WALK_IN, before, after, MAY_BECOME)
+@every_transition(TRANSITIONS)
+def test_each_status_change_follows_the_table(before: str, after: str) -> None:
+    check_transition(Lead, WALK_IN, before, after, TRANSITIONS)
 
 
-@pytest.mark.parametrize("status", MAY_BECOME)
-def test_an_update_to_the_status_that_it_has_is_refused_by_name(status: str) -> None:
+@pytest.mark.parametrize("status", TRANSITIONS)
+def test_update_status_refuses_the_present_status(status: str) -> None:
     given(Lead, created(Lead, {**WALK_IN, "status": status})).when(
         lambda lead: lead.update_status(status, at=NOON)
     ).then(StatusUnchanged("lead", ID, status))
 
 
-def test_an_update_to_another_status_moves_it() -> None:
+def test_update_status_changes_the_status_and_its_date() -> None:
     outcome = given(Lead, created(Lead, WALK_IN)).when(
         lambda lead: lead.update_status("contacted", at=NOON)
     )
-    outcome.then(moved(Lead, "new", "contacted"))
+    outcome.then(status_changed(Lead, "new", "contacted"))
     assert outcome.entity.status_changed_at == NOON
 
 
-def test_an_update_follows_the_table_of_moves() -> None:
+def test_update_status_follows_the_table() -> None:
     given(Lead, created(Lead, {**WALK_IN, "status": "won"})).when(
         lambda lead: lead.update_status("lost", at=NOON)
     ).then(TransitionRefused("lead", ID, "won", "lost", []))
 
 
-def test_a_deleted_lead_is_not_moved() -> None:
+def test_the_status_of_a_deleted_lead_cannot_be_updated() -> None:
     given(Lead, created(Lead, WALK_IN), deleted(Lead, WALK_IN)).when(
         lambda lead: lead.update_status("new", at=NOON)
     ).then(IsDeleted("lead", ID))
 
 
-def test_the_status_is_as_old_as_its_last_move_whatever_else_happens() -> None:
-    facts = {**WALK_IN, "status": "contacted"}
+def test_only_a_status_change_sets_the_date_of_the_status() -> None:
+    contacted = {**WALK_IN, "status": "contacted"}
     history = [
         created(Lead, WALK_IN),
-        moved(Lead, "new", "contacted"),
+        status_changed(Lead, "new", "contacted"),
         updated(Lead, name=("Ada Lovelace", "Ada King")),
-        deleted(Lead, facts),
+        deleted(Lead, contacted),
     ]
     outcome = given(Lead, *history).when(lambda lead: lead.restore(at=NOON))
     assert outcome.entity.status_changed_at == DAWN + MINUTE
@@ -96,50 +96,50 @@ def test_the_status_is_as_old_as_its_last_move_whatever_else_happens() -> None:
 
 
 @pytest.mark.parametrize("status", ["new", "contacted", "qualified", "proposal_sent"])
-def test_a_lead_is_converted_and_won_by_that(status: str) -> None:
+def test_a_converted_lead_is_won(status: str) -> None:
     outcome = given(Lead, created(Lead, {**WALK_IN, "status": status})).when(
-        lambda lead: lead.convert(**BECAME, at=NOON)
+        lambda lead: lead.convert(**CONVERTED_TO, at=NOON)
     )
     outcome.then(converted(before=status))
     assert (outcome.entity.status, outcome.entity.status_changed_at) == ("won", NOON)
 
 
-def test_one_that_was_won_before_can_be_converted_and_was_won_then() -> None:
+def test_a_won_lead_can_be_converted_and_keeps_the_date_of_its_status() -> None:
     outcome = given(Lead, created(Lead, {**WALK_IN, "status": "won"})).when(
-        lambda lead: lead.convert(**BECAME, at=NOON)
+        lambda lead: lead.convert(**CONVERTED_TO, at=NOON)
     )
     outcome.then(converted())
     assert outcome.entity.status_changed_at == DAWN
 
 
-def test_a_second_conversion_is_refused_with_what_it_became() -> None:
+def test_a_second_conversion_is_refused_with_the_results_of_the_first() -> None:
     given(Lead, created(Lead, WALK_IN), converted(before="new")).when(
-        lambda lead: lead.convert(**BECAME, at=NOON)
+        lambda lead: lead.convert(**CONVERTED_TO, at=NOON)
     ).then(AlreadyConverted(ID, ACCOUNT, ID, WORKSPACE))
 
 
-def test_a_lost_lead_is_reopened_before_it_is_converted() -> None:
+def test_a_lost_lead_cannot_be_converted() -> None:
     given(Lead, created(Lead, {**WALK_IN, "status": "lost"})).when(
-        lambda lead: lead.convert(**BECAME, at=NOON)
-    ).then(TransitionRefused("lead", ID, "lost", "won", sorted(MAY_BECOME["lost"].split())))
+        lambda lead: lead.convert(**CONVERTED_TO, at=NOON)
+    ).then(TransitionRefused("lead", ID, "lost", "won", sorted(TRANSITIONS["lost"].split())))
 
 
-def test_what_it_became_is_not_written_by_hand() -> None:
-    by_hand = {"convertedAccountId": str(ACCOUNT)}
-    when_created(Lead, {**WALK_IN, **by_hand}).then_invalid("convertedAccountId")
+def test_the_results_of_a_conversion_are_read_only() -> None:
+    converted_account = {"convertedAccountId": str(ACCOUNT)}
+    when_created(Lead, {**WALK_IN, **converted_account}).then_invalid("convertedAccountId")
     given(Lead, created(Lead, WALK_IN)).when(
-        lambda lead: lead.revise({**lead.values, **by_hand}, at=NOON)
+        lambda lead: lead.revise({**lead.values, **converted_account}, at=NOON)
     ).then_invalid("convertedAccountId")
 
 
-def test_a_converted_lead_can_still_be_described() -> None:
+def test_a_converted_lead_can_be_revised() -> None:
     given(Lead, created(Lead, WALK_IN), converted(before="new")).when(
         lambda lead: lead.revise({**lead.values, "notes": "Kind."}, at=NOON)
     ).then(updated(Lead, notes=(None, "Kind.")))
 
 
 def test_a_conversion_can_be_reverted() -> None:
-    before = dict.fromkeys(converted().facts["changes"])
+    before = dict.fromkeys(converted().data["changes"])
     given(Lead, created(Lead, WALK_IN), converted(before="new")).when(
         lambda lead: lead.revert({**before, "status": "new"}, at=NOON)
     ).then(
@@ -149,10 +149,10 @@ def test_a_conversion_can_be_reverted() -> None:
             convertedContactId=(str(ID), None),
             convertedOpportunityId=(str(WORKSPACE), None),
         ),
-        moved(Lead, "won", "new"),
+        status_changed(Lead, "won", "new"),
     )
 
 
-def test_restored_it_is_as_it_was() -> None:
+def test_a_restored_lead_has_its_former_values() -> None:
     history = [created(Lead, WALK_IN), deleted(Lead, WALK_IN), restored(Lead, WALK_IN)]
     assert given(Lead, *history).entity.values == WALK_IN

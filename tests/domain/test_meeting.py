@@ -1,4 +1,4 @@
-"""Meeting: scheduled, then held or cancelled; a cancelled one can be scheduled again."""
+"""Meeting: scheduled, then held or cancelled; a cancelled meeting can be scheduled again."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from domain.meeting import Meeting
 from tests.support.examples import KICK_OFF
 from tests.support.spec import NOON, created, given, when_created
-from tests.support.transitions import check_move, every_move
+from tests.support.transitions import check_transition, every_transition
 
-MAY_BECOME = {"scheduled": "held cancelled", "held": "", "cancelled": "scheduled"}
+TRANSITIONS = {"scheduled": "held cancelled", "held": "", "cancelled": "scheduled"}
 AT_TEN = {**KICK_OFF, "startsAt": "2026-02-01T10:00:00+00:00"}
 
 
-@every_move(MAY_BECOME)
-def test_statuses(before: str, after: str) -> None:
-    check_move(Meeting, KICK_OFF, before, after, MAY_BECOME)
+@every_transition(TRANSITIONS)
+def test_each_status_change_follows_the_table(before: str, after: str) -> None:
+    check_transition(Meeting, KICK_OFF, before, after, TRANSITIONS)
 
 
 def test_a_new_meeting_is_scheduled() -> None:
@@ -30,12 +30,12 @@ def test_a_meeting_does_not_end_before_it_starts() -> None:
     when_created(Meeting, same).then(created(Meeting, same))
 
 
-def test_which_of_two_zones_comes_first_is_told_by_the_instant() -> None:
+def test_times_in_different_zones_are_compared_as_instants() -> None:
     when_created(Meeting, {**AT_TEN, "endsAt": "2026-02-01T10:30:00+01:00"}).then_invalid("body")
 
 
 @pytest.mark.parametrize("time", ["2026-02-01T10:00:00", "2026", "1769940000", 1769940000, "ten"])
-def test_a_time_is_written_out_and_has_a_zone(time: Any) -> None:
+def test_a_time_without_a_zone_or_as_a_number_is_refused(time: Any) -> None:
     when_created(Meeting, {**KICK_OFF, "startsAt": time}).then_invalid("startsAt")
 
 

@@ -1,4 +1,4 @@
-"""Note: a text kept with an account."""
+"""Note: a text about an account."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ def test_a_note_needs_a_body_and_no_title() -> None:
     when_created(Note, {"title": "Tea"}).then_invalid("body")
 
 
-def test_a_note_keeps_its_lines() -> None:
+def test_a_note_keeps_its_line_breaks() -> None:
     lines = "Likes:\n\ttea\r\n\tcake"
     when_created(Note, {"body": lines}).then(created(Note, {"body": lines}))
 
 
-def test_a_note_has_an_end() -> None:
+def test_a_note_has_a_maximum_length() -> None:
     longest = "x" * TEXT_MAX_CHARS
     when_created(Note, {"body": longest}).then(created(Note, {"body": longest}))
     when_created(Note, {"body": longest + "x"}).then_invalid("body")
 
 
-def test_a_title_is_given_later() -> None:
+def test_a_title_can_be_added() -> None:
     given(Note, created(Note, {"body": "Likes tea."})).when(
         lambda note: note.revise({"body": "Likes tea.", "title": "Tea"}, at=NOON)
     ).then(updated(Note, title=(None, "Tea")))

@@ -1,4 +1,4 @@
-"""Proposal: a draft is sent, and then accepted or declined; what was sent stays as it was."""
+"""Proposal: a draft is sent, then accepted or declined; sent content is read-only."""
 
 from __future__ import annotations
 
@@ -11,17 +11,28 @@ from domain.proposal import Proposal
 from domain.shared.entity import EntityEvent
 from domain.shared.fields import FieldValues
 from domain.shared.refusals import IsDeleted, TransitionRefused
-from tests.support.spec import ADA, ID, NOON, Fact, created, deleted, fact, given, updated
+from tests.support.spec import (
+    ADA,
+    ID,
+    NOON,
+    EventData,
+    changes_of,
+    created,
+    deleted,
+    given,
+    occurred,
+    updated,
+)
 
 OFFER: FieldValues = {"title": "Renewal", "status": "draft", "value": "1200.00"}
 THEN = NOON.isoformat()
-MOVES: dict[str, Callable[[Proposal], None]] = {
+STEPS: dict[str, Callable[[Proposal], None]] = {
     "draft": lambda one: one.redraft({"value": "1100.00"}, at=NOON),
     "sent": lambda one: one.send("ada@example.com", at=NOON),
     "accepted": lambda one: one.accept(at=NOON),
     "declined": lambda one: one.decline(at=NOON, reason="Too dear"),
 }
-MAY_BECOME = {
+TRANSITIONS = {
     "draft": "draft sent",
     "sent": "accepted declined draft sent",
     "declined": "draft declined",
@@ -29,35 +40,34 @@ MAY_BECOME = {
 }
 
 
-def step(event: type[EntityEvent], /, **changes: Any) -> Fact:
-    told = {name: {"before": old, "after": new} for name, (old, new) in changes.items()}
-    return fact(event, changes=told)
+def step(event: type[EntityEvent], /, **changes: Any) -> EventData:
+    return occurred(event, changes=changes_of(changes))
 
 
-def in_status(status: str) -> Fact:
+def in_status(status: str) -> EventData:
     return created(Proposal, {**OFFER, "status": status})
 
 
-@pytest.mark.parametrize("before", MAY_BECOME)
-@pytest.mark.parametrize("after", MOVES)
-def test_every_move_is_made_or_refused_by_name(before: str, after: str) -> None:
-    outcome = given(Proposal, in_status(before)).when(MOVES[after])
-    if after in MAY_BECOME[before].split():
+@pytest.mark.parametrize("before", TRANSITIONS)
+@pytest.mark.parametrize("after", STEPS)
+def test_each_step_follows_the_table_or_is_refused(before: str, after: str) -> None:
+    outcome = given(Proposal, in_status(before)).when(STEPS[after])
+    if after in TRANSITIONS[before].split():
         assert outcome.entity.status == after
     else:
-        allowed = sorted(set(MAY_BECOME[before].split()) - {before})
+        allowed = sorted(set(TRANSITIONS[before].split()) - {before})
         outcome.then(TransitionRefused("proposal", ID, before, after, allowed))
 
 
-@pytest.mark.parametrize("move", MOVES.values())
-def test_a_deleted_one_goes_nowhere(move: Callable[[Proposal], None]) -> None:
+@pytest.mark.parametrize("take", STEPS.values())
+def test_a_deleted_proposal_refuses_each_step(take: Callable[[Proposal], None]) -> None:
     given(Proposal, in_status("sent"), deleted(Proposal, {**OFFER, "status": "sent"})).when(
-        move
+        take
     ).then(IsDeleted("proposal", ID))
 
 
-def test_sending_records_when_and_to_whom() -> None:
-    given(Proposal, in_status("draft")).when(MOVES["sent"]).then(
+def test_sending_records_the_time_and_the_address() -> None:
+    given(Proposal, in_status("draft")).when(STEPS["sent"]).then(
         step(
             Proposal.Sent,
             status=("draft", "sent"),
@@ -70,21 +80,21 @@ def test_sending_records_when_and_to_whom() -> None:
 @pytest.mark.parametrize("status", ["accepted", "declined"])
 def test_the_same_answer_twice_is_recorded_once(status: str) -> None:
     def twice(one: Proposal) -> None:
-        MOVES[status](one)
-        MOVES[status](one)
+        STEPS[status](one)
+        STEPS[status](one)
 
     outcome = given(Proposal, in_status("sent")).when(twice)
     assert len(outcome.entity.pending_events) == 1
 
 
-def test_a_revision_takes_back_what_was_answered() -> None:
+def test_redrafting_removes_the_answer() -> None:
     declined = step(
         Proposal.Declined,
         status=("sent", "declined"),
         answeredAt=(None, THEN),
         declineReason=(None, "Too dear"),
     )
-    given(Proposal, in_status("sent"), declined).when(MOVES["draft"]).then(
+    given(Proposal, in_status("sent"), declined).when(STEPS["draft"]).then(
         step(
             Proposal.Revised,
             status=("declined", "draft"),
@@ -95,24 +105,24 @@ def test_a_revision_takes_back_what_was_answered() -> None:
     )
 
 
-def test_a_draft_can_be_patched() -> None:
+def test_a_draft_can_be_revised() -> None:
     given(Proposal, in_status("draft")).when(
         lambda one: one.revise({**one.values, "body": "So."}, at=NOON)
     ).then(updated(Proposal, body=(None, "So.")))
 
 
 @pytest.mark.parametrize("status", ["sent", "accepted", "declined"])
-def test_what_was_sent_is_kept_and_what_was_not_is_free(status: str) -> None:
-    known = given(Proposal, in_status(status))
-    known.when(
+def test_the_content_is_read_only_after_sending(status: str) -> None:
+    proposal = given(Proposal, in_status(status))
+    proposal.when(
         lambda one: one.revise({**one.values, "body": "So.", "value": "1"}, at=NOON)
     ).then_invalid("body", "value")
-    known.when(lambda one: one.revise({**one.values, "assignedTo": ADA}, at=NOON)).then(
+    proposal.when(lambda one: one.revise({**one.values, "assignedTo": ADA}, at=NOON)).then(
         updated(Proposal, assignedTo=(None, ADA))
     )
 
 
-def test_the_status_is_moved_by_steps_and_not_by_hand() -> None:
+def test_the_status_can_only_be_changed_by_steps() -> None:
     given(Proposal, in_status("draft")).when(
         lambda one: one.revise({**one.values, "status": "sent"}, at=NOON)
     ).then_invalid("status")

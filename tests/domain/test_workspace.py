@@ -1,4 +1,4 @@
-"""Workspace: the tenant."""
+"""Workspace: a tenant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_a_workspace_needs_a_name() -> None:
     when_created(Workspace, {"name": ""}).then_invalid("name")
 
 
-def test_a_workspace_is_renamed() -> None:
+def test_a_workspace_can_be_renamed() -> None:
     given(Workspace, created(Workspace, ACME_SALES)).when(
         lambda workspace: workspace.revise({"name": "Acme"}, at=NOON)
     ).then(updated(Workspace, name=("Acme Sales", "Acme")))

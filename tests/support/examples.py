@@ -1,4 +1,4 @@
-"""One entity of each kind, as recorded when it was created, and a change to one of its fields."""
+"""An example of each kind: the values that its creation records, and a change of one field."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CALL_BACK: FieldValues = {"title": "Call back", "status": "todo"}
 
 @dataclass(frozen=True)
 class Example:
-    """An entity's first facts, and one field with the value that it is changed to."""
+    """The values of a new entity, and a field with the value to which it is changed."""
 
     kind: type[Entity]
     values: FieldValues

@@ -1,7 +1,7 @@
-"""A small language for specifications: `given(facts).when(decision).then(facts or refusal)`.
+"""Given, when, then for aggregates: `given(kind, events).when(decision).then(events or refusal)`.
 
-Pure: an entity is made of the given events alone. Besides what a specification says, `then` checks
-that the events that were decided carry the entity, by themselves, to the state that it is in.
+The entity is built from the given events alone. Besides what a specification says, `then` checks
+that replaying all events leads to the state that the decision left the entity in.
 """
 
 from __future__ import annotations
@@ -25,73 +25,77 @@ ACCOUNT = UUID(int=3)
 ADA = "00000000-0000-0000-0000-00000000000a"
 
 DAWN = datetime(2026, 1, 31, 6, tzinfo=UTC)
-"""When the first of the given events occurred; the others follow, a minute apart."""
+"""When the first of the given events occurred; the others follow at intervals of a minute."""
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 """When decisions are made."""
 MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Fact:
-    """An event without its envelope: what happened, to be compared with what should have."""
+class EventData:
+    """An event without its envelope, so that a given or recorded event can be compared."""
 
     event: type[EntityEvent]
-    facts: dict[str, Any]
+    data: dict[str, Any]
 
 
-def fact(event: type[EntityEvent], **facts: Any) -> Fact:
-    """This happened, with these facts."""
-    return Fact(event, facts)
+def occurred(event: type[EntityEvent], **data: Any) -> EventData:
+    """An event of this type with this data."""
+    return EventData(event, data)
 
 
-def created(kind: type[Entity], fields: FieldValues) -> Fact:
-    """An entity of the kind came to be."""
-    return fact(kind.Created, fields=fields)
+def created(kind: type[Entity], fields: FieldValues) -> EventData:
+    """An entity of the kind was created."""
+    return occurred(kind.Created, fields=fields)
 
 
-def updated(kind: type[Entity], **changes: tuple[Any, Any]) -> Fact:
+def updated(kind: type[Entity], **changes: tuple[Any, Any]) -> EventData:
     """Fields changed, each from the first of the pair to the second; `a__b` stands for `a.b`."""
-    return fact(
-        kind.Updated,
-        changes={
-            name.replace("__", "."): {"before": before, "after": after}
-            for name, (before, after) in changes.items()
-        },
-    )
+    return occurred(kind.Updated, changes=changes_of(changes))
 
 
-def moved(kind: type[Entity], before: str, after: str) -> Fact:
-    """The status moved."""
-    return fact(kind.StatusChanged, before=before, after=after)
+def status_changed(kind: type[Entity], before: str, after: str) -> EventData:
+    """The status changed."""
+    return occurred(kind.StatusChanged, before=before, after=after)
 
 
-def deleted(kind: type[Entity], fields: FieldValues, *, along_with: UUID | None = None) -> Fact:
-    """It was deleted, maybe along with its account."""
-    return fact(kind.Deleted, fields=fields, deleted_with=along_with)
+def deleted(
+    kind: type[Entity], fields: FieldValues, *, along_with: UUID | None = None
+) -> EventData:
+    """The entity was deleted, perhaps along with its account."""
+    return occurred(kind.Deleted, fields=fields, deleted_with=along_with)
 
 
-def restored(kind: type[Entity], fields: FieldValues) -> Fact:
-    """It was restored; when it first came to be stays known, and since when its status is so."""
+def restored(kind: type[Entity], fields: FieldValues) -> EventData:
+    """The entity was restored; the dates of its creation and of its status stay."""
     dated = {"status_changed_at": DAWN.isoformat()} if kind.HAS_STATUS_DATE else {}
-    return fact(kind.Restored, fields=fields, created_at=DAWN.isoformat(), **dated)
+    return occurred(kind.Restored, fields=fields, created_at=DAWN.isoformat(), **dated)
+
+
+def changes_of(changes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Pairs of before and after in the form that events have; `a__b` stands for `a.b`."""
+    return {
+        name.replace("__", "."): {"before": before, "after": after}
+        for name, (before, after) in changes.items()
+    }
 
 
 class Given(Generic[E]):
-    """What has happened to one entity."""
+    """The history of one entity."""
 
-    def __init__(self, kind: type[E], facts: Sequence[Fact]) -> None:
+    def __init__(self, kind: type[E], history: Sequence[EventData]) -> None:
         self._kind = kind
-        self._events = [_event(kind, given, number) for number, given in enumerate(facts, 1)]
+        self._events = [_event(kind, each, version) for version, each in enumerate(history, 1)]
 
     @property
     def entity(self) -> E:
-        """The entity that the given events make. Each call makes another."""
+        """A new entity, built from the given events."""
         entity = fold(self._events)
         assert isinstance(entity, self._kind)
         return entity
 
     def when(self, decide: Callable[[E], object]) -> Outcome:
-        """Somebody decides."""
+        """Make this decision on a new entity."""
         entity = self.entity
         try:
             decide(entity)
@@ -101,7 +105,7 @@ class Given(Generic[E]):
 
 
 class Outcome:
-    """What came of a decision."""
+    """The outcome of a decision: recorded events or a refusal."""
 
     def __init__(
         self, before: list[EntityEvent], entity: Entity | None, refusal: Refusal | None
@@ -117,34 +121,34 @@ class Outcome:
         assert self._entity is not None, f"refused: {self._refusal}"
         return self._entity
 
-    def then(self, *expected: Fact | Refusal) -> None:
-        """Exactly these facts were recorded, or it was refused like this and nothing was."""
+    def then(self, *expected: EventData | Refusal) -> None:
+        """Assert that exactly these events were recorded, or nothing because of this refusal."""
         if len(expected) == 1 and isinstance(expected[0], Refusal):
             assert self._refusal == expected[0]
             assert not self._events
             return
         assert self._refusal is None, f"refused: {self._refusal}"
-        recorded = [_fact(event) for event in self._events]
+        recorded = [_data_of(event) for event in self._events]
         assert recorded == list(expected)
-        assert _wire(recorded) == _wire(expected), "equal, but not on the wire"
+        assert _as_json(recorded) == _as_json(expected), "equal in Python, but not in JSON"
         replayed = fold([*self._before, *self._events])
         self.entity.collect_events()
         assert replayed == self.entity
 
     def then_nothing(self) -> None:
-        """It was accepted, and there was nothing to record."""
+        """Assert that the decision was accepted and recorded nothing."""
         self.then()
 
     def then_invalid(self, *fields: str) -> None:
-        """It was refused for exactly these fields, all of them named at once."""
+        """Assert that the decision was refused with a fault for each of these fields, no other."""
         assert isinstance(self._refusal, InvalidFields), self._refusal
         assert sorted(error.field for error in self._refusal.errors) == sorted(fields)
         assert not self._events
 
 
-def given(kind: type[E], *facts: Fact) -> Given[E]:
-    """These facts were recorded of an entity of this kind."""
-    return Given(kind, facts)
+def given(kind: type[E], *history: EventData) -> Given[E]:
+    """An entity of this kind with this history."""
+    return Given(kind, history)
 
 
 def when_created(
@@ -154,7 +158,7 @@ def when_created(
     account_id: UUID | None = ACCOUNT,
     at: datetime = NOON,
 ) -> Outcome:
-    """Nothing has happened, and somebody creates one."""
+    """Create an entity of this kind."""
     account = account_id if kind.BELONGS_TO_ACCOUNT else None
     try:
         entity = kind.create(ID, WORKSPACE, fields, at=at, account_id=account)
@@ -164,7 +168,7 @@ def when_created(
 
 
 def fold(events: Iterable[EntityEvent]) -> Entity:
-    """The entity that these events make."""
+    """The entity that results from these events."""
     entity: Any = None
     for event in events:
         entity = event.mutate(entity)
@@ -172,7 +176,7 @@ def fold(events: Iterable[EntityEvent]) -> Entity:
     return entity
 
 
-def _event(kind: type[Entity], given: Fact, version: int) -> EntityEvent:
+def _event(kind: type[Entity], given: EventData, version: int) -> EntityEvent:
     envelope: dict[str, Any] = {
         "originator_id": ID,
         "originator_version": version,
@@ -181,7 +185,7 @@ def _event(kind: type[Entity], given: Fact, version: int) -> EntityEvent:
     }
     if issubclass(given.event, EntityCreated):
         envelope |= {"originator_topic": kind.TOPIC, "workspace_id": WORKSPACE}
-    return given.event(**envelope, **given.facts)
+    return given.event(**envelope, **given.data)
 
 
 _ENVELOPE = frozenset(
@@ -196,19 +200,19 @@ _ENVELOPE = frozenset(
 )
 
 
-def _fact(event: EntityEvent) -> Fact:
-    facts = {
+def _data_of(event: EntityEvent) -> EventData:
+    data = {
         name: value
         for name, value in vars(event).items()
         if name not in _ENVELOPE and not (value is None and name in event.OMITTED_IF_NONE)
     }
-    return Fact(type(event), facts)
+    return EventData(type(event), data)
 
 
-def _wire(facts: Iterable[Fact | Refusal]) -> list[Any]:
-    """As it goes out, with keys in order: True is not 1 there."""
+def _as_json(events: Iterable[EventData | Refusal]) -> list[Any]:
+    """The data as JSON, in which True and 1 differ; members in alphabetical order."""
     return [
-        json.dumps(each.facts, sort_keys=True, default=str)
-        for each in facts
-        if isinstance(each, Fact)
+        json.dumps(each.data, sort_keys=True, default=str)
+        for each in events
+        if isinstance(each, EventData)
     ]

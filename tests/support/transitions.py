@@ -1,4 +1,4 @@
-"""Tables of status transitions: each move is allowed, or refused by name."""
+"""Tables of status transitions: each transition is recorded, or refused with the allowed ones."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from _pytest.mark import MarkDecorator
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
 from domain.shared.refusals import TransitionRefused
-from tests.support.spec import ID, NOON, created, given, moved
+from tests.support.spec import ID, NOON, created, given, status_changed
 
 Table = dict[str, str]
-"""By status: those that it may become, as words of one text."""
+"""By status: the statuses that may follow it, separated by spaces."""
 
 
-def every_move(table: Table) -> MarkDecorator:
-    """Each pair of two different statuses, as `before` and `after`."""
-    moves = [move for move in product(table, table) if move[0] != move[1]]
-    return pytest.mark.parametrize(("before", "after"), moves)
+def every_transition(table: Table) -> MarkDecorator:
+    """Parametrize with each pair of two different statuses, as `before` and `after`."""
+    pairs = [pair for pair in product(table, table) if pair[0] != pair[1]]
+    return pytest.mark.parametrize(("before", "after"), pairs)
 
 
-def check_move(
-    kind: type[Entity], facts: FieldValues, before: str, after: str, table: Table
+def check_transition(
+    kind: type[Entity], values: FieldValues, before: str, after: str, table: Table
 ) -> None:
-    """The move is recorded where the table allows it, and refused with what would be allowed."""
+    """Assert that the transition is recorded if the table allows it, and refused otherwise."""
     assert kind.STATUS_FIELD is not None
-    outcome = given(kind, created(kind, {**facts, kind.STATUS_FIELD: before})).when(
+    outcome = given(kind, created(kind, {**values, kind.STATUS_FIELD: before})).when(
         lambda entity: entity.change_status(after, at=NOON)
     )
     allowed = table[before].split()
     if after in allowed:
-        outcome.then(moved(kind, before, after))
+        outcome.then(status_changed(kind, before, after))
     else:
         outcome.then(TransitionRefused(kind.KIND, ID, before, after, sorted(allowed)))

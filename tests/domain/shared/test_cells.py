@@ -1,4 +1,4 @@
-"""Cells are harmless in a spreadsheet, and come back as they were."""
+"""Cells are harmless in a spreadsheet and can be restored."""
 
 import pytest
 from hypothesis import given
@@ -10,12 +10,12 @@ CELLS = st.text() | st.text(alphabet="'=+-@\t\r\na 1")
 
 
 @given(CELLS)
-def test_what_was_neutralised_is_restored(text: str) -> None:
+def test_a_neutralised_cell_can_be_restored(text: str) -> None:
     assert without_neutraliser(neutralised(text)) == text
 
 
 @given(CELLS)
-def test_no_cell_begins_as_a_formula_does(text: str) -> None:
+def test_no_neutralised_cell_starts_like_a_formula(text: str) -> None:
     assert not neutralised(text).startswith(FORMULA_STARTS)
 
 
@@ -23,5 +23,5 @@ def test_no_cell_begins_as_a_formula_does(text: str) -> None:
     ("text", "cell"),
     [("=1+1", "'=1+1"), ("'=1", "''=1"), ("O'Neill", "O'Neill"), ("'tis", "'tis"), ("", "")],
 )
-def test_only_what_looks_like_a_formula_is_changed(text: str, cell: str) -> None:
+def test_only_text_that_looks_like_a_formula_is_changed(text: str, cell: str) -> None:
     assert neutralised(text) == cell

@@ -1,4 +1,4 @@
-"""Merging: which fields come of two, and what each of them records."""
+"""Merging and moving: the values of the result, and the events of both entities."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ from domain.shared.fields import FieldValues
 from domain.shared.merging import merge_values
 from domain.shared.refusals import InvalidFields, IsDeleted, MergeRefused, WasMerged
 from tests.support.examples import ACME
-from tests.support.spec import ACCOUNT, ID, NOON, WORKSPACE, created, deleted, fact, given, moved
+from tests.support.spec import (
+    ACCOUNT,
+    ID,
+    NOON,
+    WORKSPACE,
+    created,
+    deleted,
+    given,
+    occurred,
+    status_changed,
+)
 
 OTHER = UUID(int=77)
 MINE: FieldValues = {"name": "Ada", "title": "CFO", "customFields": {"a": 1, "b": 2}}
 THEIRS: FieldValues = {"name": "A.", "email": "ada@example.com", "customFields": {"b": 3, "c": 4}}
 
 
-def contact(facts: FieldValues, entity_id: UUID = ID) -> Contact:
-    return Contact.create(entity_id, WORKSPACE, facts, at=NOON, account_id=ACCOUNT)
+def contact(values: FieldValues, entity_id: UUID = ID) -> Contact:
+    return Contact.create(entity_id, WORKSPACE, values, at=NOON, account_id=ACCOUNT)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +50,7 @@ def contact(facts: FieldValues, entity_id: UUID = ID) -> Contact:
          {"name": "other", "email": "ada@example.com"}),
     ],
 )  # fmt: skip
-def test_what_one_lacks_is_the_others_unless_chosen(
+def test_missing_values_come_from_the_other_entity_unless_chosen(
     choices: dict[str, Any], expected: FieldValues
 ) -> None:
     assert merge_values(contact(MINE), contact(THEIRS, OTHER), choices) == expected
@@ -57,17 +67,17 @@ def test_what_one_lacks_is_the_others_unless_chosen(
         {"customFields": {"value": [1]}},
     ],
 )
-def test_a_choice_that_is_none(choices: dict[str, Any]) -> None:
+def test_an_invalid_choice_is_refused(choices: dict[str, Any]) -> None:
     with pytest.raises(InvalidFields):
         merge_values(contact(MINE), contact(THEIRS, OTHER), choices)
 
 
-def test_both_say_what_became_of_them() -> None:
+def test_a_merge_records_an_event_for_each_entity() -> None:
     other = contact(THEIRS, OTHER)
     given(Contact, created(Contact, MINE)).when(
         lambda one: one.merge(other, {**MINE, "title": "CEO"}, at=NOON, moved={})
     ).then(
-        fact(
+        occurred(
             Contact.Merged,
             changes={"title": {"before": "CFO", "after": "CEO"}},
             other=OTHER,
@@ -77,17 +87,17 @@ def test_both_say_what_became_of_them() -> None:
     assert (other.is_deleted, other.merged_into) == (True, ID)
 
 
-def test_a_status_is_told_apart() -> None:
+def test_a_merge_records_a_change_of_status_as_an_event() -> None:
     other = Account.create(OTHER, WORKSPACE, {**ACME, "status": "active"}, at=NOON)
     given(Account, created(Account, ACME)).when(
         lambda one: one.merge(other, {**ACME, "status": "active"}, at=NOON, moved={"note": 1})
     ).then(
-        fact(Account.Merged, changes={}, other=OTHER, moved={"note": 1}),
-        moved(Account, "prospect", "active"),
+        occurred(Account.Merged, changes={}, other=OTHER, moved={"note": 1}),
+        status_changed(Account, "prospect", "active"),
     )
 
 
-def test_what_is_gone_is_not_merged() -> None:
+def test_a_deleted_entity_is_not_merged() -> None:
     gone, merged = contact(THEIRS, OTHER), contact(THEIRS, OTHER)
     gone.delete(at=NOON)
     merged.delete(at=NOON, merged_into=ACCOUNT)
@@ -103,14 +113,14 @@ def test_what_is_gone_is_not_merged() -> None:
     ).then(IsDeleted("contact", ID))
 
 
-def test_a_merged_one_is_not_restored() -> None:
-    fields = fact(Contact.Deleted, fields=MINE, deleted_with=None, merged_into=OTHER)
-    given(Contact, created(Contact, MINE), fields).when(lambda one: one.restore(at=NOON)).then(
+def test_a_merged_entity_cannot_be_restored() -> None:
+    merged = occurred(Contact.Deleted, fields=MINE, deleted_with=None, merged_into=OTHER)
+    given(Contact, created(Contact, MINE), merged).when(lambda one: one.restore(at=NOON)).then(
         WasMerged("contact", ID, OTHER)
     )
 
 
-def test_nothing_is_merged_with_itself_or_with_another_type() -> None:
+def test_an_account_is_not_merged_with_itself_or_with_another_type() -> None:
     fund = Account.create(OTHER, WORKSPACE, {"company": "Fund", "type": "investor"}, at=NOON)
     for other in (fund, Account.create(ID, WORKSPACE, ACME, at=NOON)):
         account = Account.create(ID, WORKSPACE, ACME, at=NOON)
@@ -118,14 +128,14 @@ def test_nothing_is_merged_with_itself_or_with_another_type() -> None:
             account.merge(other, ACME, at=NOON, moved={})
 
 
-def test_what_leaves_arrives_as_it_was() -> None:
+def test_a_moved_entity_keeps_its_values() -> None:
     note = Note.create(ID, WORKSPACE, {"body": "x"}, at=NOON, account_id=ACCOUNT)
     note.begin_move(OTHER, at=NOON)
     assert (note.is_deleted, note.account_id) == (True, ACCOUNT)
     note.complete_move(OTHER, at=NOON)
     assert (note.is_deleted, note.account_id, note.values) == (False, OTHER, {"body": "x"})
-    _, gone, come = note.collect_events()
-    assert (gone.account_id, gone.moved_to) == (ACCOUNT, OTHER)  # type: ignore[attr-defined]
-    assert (come.account_id, come.moved_from) == (OTHER, ACCOUNT)  # type: ignore[attr-defined]
+    _, deletion, restoration = note.collect_events()
+    assert (deletion.account_id, deletion.moved_to) == (ACCOUNT, OTHER)  # type: ignore[attr-defined]
+    assert (restoration.account_id, restoration.moved_from) == (OTHER, ACCOUNT)  # type: ignore[attr-defined]
     note.complete_move(ACCOUNT, at=NOON)
     assert not note.pending_events
