@@ -81,9 +81,9 @@ class Account(MergeableEntity):
     change_status: the status does not exist (`InvalidFields`); otherwise every change is allowed.
     merge: the two are the same account or differ in type (`MergeRefused`), one is deleted, or a
         field is invalid (`InvalidFields`).
-    delete, undo_delete: never; one that changes nothing records nothing.
+    delete, undo_delete: never. Repeating one records nothing.
     restore: the account was merged into another one (`WasMerged`).
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo.
 
     A deleted account refuses revise, change_status, merge and revert (`IsDeleted`; `WasMerged` if
     it was merged). A decision dated before the last event is refused (`OccurredTooEarly`).

@@ -108,14 +108,14 @@ class Appointment(Entity):
     create: a field is invalid, or a field that only the steps below set is given
         (`InvalidFields`).
     revise: as create; the status is changed.
-    change_status: always (`InvalidFields`); the steps below change the status.
+    change_status: any change (`InvalidFields`); the steps below change the status.
     confirm: it is confirmed (`AlreadyConfirmed`), or not scheduled (`TransitionRefused`).
     reschedule: it was completed or missed (`TransitionRefused`), or a field is invalid.
     cancel, complete, miss: it is neither scheduled nor confirmed (`TransitionRefused`), or `reason`
         is invalid. One that is repeated records nothing.
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
-    begin_move, complete_move: never; a merge of accounts moves their appointments by both.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+    delete, restore, undo_delete: never. Repeating one records nothing.
+    begin_move, complete_move: never. A merge of accounts moves their appointments by both.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.
 
     A deleted appointment refuses all but delete, restore, undo_delete and complete_move
     (`IsDeleted`). A decision dated before the last event is refused (`OccurredTooEarly`). Commands

@@ -31,10 +31,10 @@ class Contact(MergeableEntity):
     create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
     revise: a field is invalid (`InvalidFields`).
     merge: the two are the same contact (`MergeRefused`), one is deleted, or a field is invalid.
-    delete, undo_delete: never; one that changes nothing records nothing.
+    delete, undo_delete: never. Repeating one records nothing.
     restore: the contact was merged into another one (`WasMerged`).
-    begin_move, complete_move: never; a merge of accounts moves their contacts by both.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+    begin_move, complete_move: never. A merge of accounts moves their contacts by both.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo.
 
     A deleted contact refuses revise, merge, begin_move and revert (`IsDeleted`; `WasMerged` if it
     was merged). A decision dated before the last event is refused (`OccurredTooEarly`). Commands

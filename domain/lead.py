@@ -76,8 +76,8 @@ class Lead(Entity):
     revise, change_status: as create; `TRANSITIONS` lacks the new status (`TransitionRefused`).
     update_status: as change_status; the lead already has this status (`StatusUnchanged`).
     convert: it was converted before (`AlreadyConverted`), or is lost (`TransitionRefused`).
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+    delete, restore, undo_delete: never. Repeating one records nothing.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.
 
     A deleted lead refuses all but delete, restore and undo_delete (`IsDeleted`). A decision dated
     before the last event is refused (`OccurredTooEarly`). Commands also refuse an assignee who is

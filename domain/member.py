@@ -28,8 +28,8 @@ class Member(Entity):
     Decisions, and when they are refused:
 
     create, revise: a field is invalid (`InvalidFields`).
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+    delete, restore, undo_delete: never. Repeating one records nothing.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo.
 
     A deleted member refuses revise and revert (`IsDeleted`). A decision dated before the last event
     is refused (`OccurredTooEarly`). Commands also refuse an assignee who is not a member of the

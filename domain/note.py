@@ -28,9 +28,9 @@ class Note(Entity):
 
     create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
     revise: a field is invalid (`InvalidFields`).
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
-    begin_move, complete_move: never; a merge of accounts moves their notes by both.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts.
+    delete, restore, undo_delete: never. Repeating one records nothing.
+    begin_move, complete_move: never. A merge of accounts moves their notes by both.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo.
 
     A deleted note refuses revise, begin_move and revert (`IsDeleted`). A decision dated before the
     last event is refused (`OccurredTooEarly`). Commands also refuse an account that does not exist

@@ -53,9 +53,9 @@ class Opportunity(Entity):
 
     create: a field is invalid (`InvalidFields`).
     revise, change_status: as create; `TRANSITIONS` lacks the new stage (`TransitionRefused`).
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
-    begin_move, complete_move: never; a merge of accounts moves their opportunities by both.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+    delete, restore, undo_delete: never. Repeating one records nothing.
+    begin_move, complete_move: never. A merge of accounts moves their opportunities by both.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.
 
     A deleted deal refuses revise, change_status, begin_move and revert (`IsDeleted`). A decision
     dated before the last event is refused (`OccurredTooEarly`). Commands also refuse an account

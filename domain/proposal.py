@@ -67,14 +67,14 @@ class Proposal(Entity):
     create: no account is given (`AccountUnavailable`); a field is invalid, or a field that only
         the steps below set is given (`InvalidFields`).
     revise: as create; the status, or the content of a proposal that is no draft, is changed.
-    change_status: always (`InvalidFields`); the steps below change the status.
+    change_status: any change (`InvalidFields`); the steps below change the status.
     send: the address is invalid (`InvalidFields`), or the proposal was accepted or declined
         (`TransitionRefused`). A sent proposal can be sent again.
     accept, decline: it was not sent, or has the other answer (`TransitionRefused`).
     redraft: it was accepted (`TransitionRefused`), or a new field is invalid (`InvalidFields`).
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
-    begin_move, complete_move: never; a merge of accounts moves their proposals by both.
-    revert: a field is no longer valid (`InvalidFields`). Only undo reverts and ignores transitions.
+    delete, restore, undo_delete: never. Repeating one records nothing.
+    begin_move, complete_move: never. A merge of accounts moves their proposals by both.
+    revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.
 
     A deleted proposal refuses all but delete, restore, undo_delete and complete_move
     (`IsDeleted`). A decision dated before the last event is refused (`OccurredTooEarly`). Commands

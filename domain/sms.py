@@ -31,7 +31,7 @@ MESSAGE_MAX_CHARS = 1_600
 
 
 class SmsStatus(StrEnum):
-    """In the order of `STATUS_PRECEDENCE`."""
+    """In the order of precedence: a later status replaces an earlier one, never the reverse."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -42,8 +42,8 @@ class SmsStatus(StrEnum):
 
 STATUS_PRECEDENCE = tuple(SmsStatus)
 """Receipts arrive late, twice and in any order. A status is only replaced by one after it in this
-list, so that every order of receipts ends in the same status. `delivered` comes after `failed`,
-because the gateway may have accepted a message whose answer was lost until it was given up."""
+list, so that every order of receipts ends in the same status. `delivered` comes after `failed`: a
+message that was given up because the gateway's answer was lost may have been delivered."""
 
 
 class TemplateId(StrEnum):
@@ -158,7 +158,7 @@ class Sms(Entity):
     record_status: never by its own rules. A status that `STATUS_PRECEDENCE` does not place after
         the present one changes nothing, and the first gateway id stays.
     revise, change_status: as create; `TRANSITIONS` lacks the new status (`TransitionRefused`).
-    delete, restore, undo_delete: never; one that changes nothing records nothing.
+    delete, restore, undo_delete: never. Repeating one records nothing.
     revert: a field is invalid (`InvalidFields`). Undo, which calls it, is refused.
 
     A deleted message refuses all but delete, restore and undo_delete (`IsDeleted`). A decision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -85,7 +86,7 @@ def entity_model(kind: type[Entity]) -> type[BaseModel]:
     return create_model(
         kind.__name__,
         __base__=kind.FIELDS,
-        __doc__=kind.__doc__,
+        __doc__=inspect.cleandoc(kind.__doc__ or "").partition("\n\nDecisions")[0],
         id=(UUID, ...),
         **extra,
         created_at=(datetime, ...),

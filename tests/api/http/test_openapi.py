@@ -113,6 +113,12 @@ def test_bodies_are_described_by_the_fields_of_the_domain() -> None:
         assert set(schemas[f"{kind.__name__}Change"]["properties"]) == described - hangs_on
 
 
+def test_an_entity_is_described_without_the_decisions_of_its_aggregate() -> None:
+    description = DOCUMENT["components"]["schemas"]["Account"]["description"]
+    assert description.startswith("An organization")
+    assert "Decisions" not in description
+
+
 def test_answers_have_the_fields_that_are_described(api: Api) -> None:
     api_workspace = api.new_workspace()
     account = api_workspace.account()
