@@ -11,9 +11,8 @@ import orjson
 import typer
 
 from domain.shared.refusals import Refusal
-from server.cli import CommandError, print_line, print_warning
+from server.cli import CommandError, print_line, print_table, print_warning
 from server.cli.options import JsonOption, WorkspaceOption
-from server.cli.tables import print_table
 
 COLUMNS = ("id", "name", "role", "createdAt", "expiresAt")
 

@@ -9,10 +9,9 @@ import typer
 
 from runtime.process import end_with_supervisor
 from runtime.settings import Settings
-from server.cli import CommandError, print_line
+from server.cli import CommandError, print_line, print_table
 from server.cli.options import JsonOption, PlanOption
 from server.cli.progress import step_progress_bar
-from server.cli.tables import print_table
 from server.postgres.databases import Database
 
 COLUMNS = ("name", "version", "state", "position", "lag (events)", "lag (s)")

@@ -133,9 +133,9 @@ class Sender:
 
 def _log_failure(error: BaseException) -> None:
     if isinstance(error, DATABASE_FAILURES):
-        log.warning("sending stopped and is tried again: %s", error)
+        log.warning("sending stopped and is retried: %s", error)
     else:
-        log.error("sending failed and is tried again", exc_info=error)
+        log.error("sending failed and is retried", exc_info=error)
 
 
 def run_sender(settings: Settings) -> None:

@@ -188,7 +188,7 @@ def test_one_that_is_stopped_keeps_its_work_and_health_says_so(
         position = write(commands, scope)
         wait_until_projected(database, position)
         wait_until(
-            lambda: any("tried again" in line["message"] for line in first.lines()),
+            lambda: any("is retried" in line["message"] for line in first.lines()),
             "the first projector has noticed its loss",
         )
         assert projection_holders(database) == {second.process.pid}
