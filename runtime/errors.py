@@ -33,7 +33,7 @@ from domain import sms
 from domain.job import JobEnded
 from domain.shared import phone, refusals
 from domain.shared.refusals import FieldError, Refusal
-from projections.engine.rebuild.refusals import (
+from projections.engine.jobs.refusals import (
     NoPreviousTables,
     ProjectionJobEnded,
     ProjectionJobInProgress,

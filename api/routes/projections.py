@@ -24,8 +24,8 @@ from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, problems, success
 from api.http.responses import json_response
-from projections.engine.rebuild import requests
-from projections.engine.rebuild.jobs import ProjectionJobKind
+from projections.engine.jobs import requests
+from projections.engine.jobs.queue import ProjectionJobKind
 from projections.engine.rebuild.plan import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions

@@ -10,8 +10,8 @@ from types import FrameType
 import psycopg
 
 from eventlog.connections import follow_connection
-from projections.engine.rebuild import jobs
-from projections.engine.rebuild.jobs import ProjectionJob
+from projections.engine.jobs import queue
+from projections.engine.jobs.queue import ProjectionJob
 from projections.engine.rebuild.progress import Cancelled
 from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import SWAPPED_IN, Rebuild, rollback, summary_of
@@ -39,17 +39,17 @@ def run_projection_job(settings: Settings, job_id: int) -> bool:
     """
     url = str(settings.projector_url)
     with follow_connection(url, application_name="annals-job") as connection:
-        job = jobs.find_job(connection, job_id)
+        job = queue.find_job(connection, job_id)
         if job is None or job.projection not in PROJECTIONS:
             raise LookupError(f"job {job_id} or its projection is unknown to this version")
         definition = table_definitions()[job.projection]
-        if not jobs.claim(connection, job_id, version(job.projection, definition)):
+        if not queue.claim(connection, job_id, version(job.projection, definition)):
             log.info("job %s has already started or ended", job_id)
             return False
         facts = {"job": job_id, "kind": job.kind, "projection": job.projection}
         log.info("job started", extra={"facts": facts})
         state, summary, message = _run_and_report(url, job, definition)
-        jobs.end(connection, job_id, state, summary=summary, message=message)
+        queue.end(connection, job_id, state, summary=summary, message=message)
     level = logging.INFO if state != "failed" else logging.ERROR
     outcome = {"state": state, "summary": summary, "detail": message}
     log.log(level, "job ended", extra={"facts": facts | outcome})

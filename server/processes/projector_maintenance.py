@@ -18,10 +18,10 @@ import psycopg
 
 from eventlog.connections import Connection, follow_connection
 from eventlog.retries import retry_until_stopped
+from projections.engine.jobs import queue
+from projections.engine.jobs.queue import ProjectionJob
 from projections.engine.ledger.checks import check
 from projections.engine.live.statistics import BatchTotals, WorkStatistics
-from projections.engine.rebuild import jobs
-from projections.engine.rebuild.jobs import ProjectionJob
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 
@@ -95,7 +95,7 @@ class ProjectorMaintenance:
             is_leader = False
             try:
                 while not self._stopped.is_set():
-                    is_leader = is_leader or jobs.is_leader(connection, duty)
+                    is_leader = is_leader or queue.is_leader(connection, duty)
                     act(connection, is_leader)
                     self._stopped.wait(interval_s)
             finally:
@@ -144,10 +144,10 @@ class JobProcesses:
     def update(self, connection: Connection) -> None:
         """Record the jobs that have ended, and start the jobs that wait."""
         self._collect_ended(connection)
-        for job_id, projection, state in jobs.fail_orphaned(connection, self._running):
+        for job_id, projection, state in queue.fail_orphaned(connection, self._running):
             facts = {"job": job_id, "projection": projection, "state": state}
             log.warning("the process of a job is gone", extra={"facts": facts})
-        for job in jobs.load_requested(connection):
+        for job in queue.load_requested(connection):
             if job.id not in self._running and self._has_room(job):
                 self._running[job.id] = (job, _start(job))
 
@@ -171,8 +171,8 @@ class JobProcesses:
             del self._running[job_id]
             # The outcome that the process recorded itself is kept.
             summary = "" if code == 0 else f"its process ended with exit code {code}"
-            if code != 0 and jobs.is_open(connection, job_id):
-                jobs.end(connection, job_id, "failed", summary=summary)
+            if code != 0 and queue.is_open(connection, job_id):
+                queue.end(connection, job_id, "failed", summary=summary)
                 log.error("job %s: %s", job_id, summary, extra={"facts": {"job": job.id}})
 
     def _has_room(self, job: ProjectionJob) -> bool:

@@ -21,9 +21,9 @@ from commands.entities import EntityCommands
 from domain.account import Account
 from eventlog.connections import follow_connection
 from eventlog.scope import Scope
+from projections.engine.jobs import queue
 from projections.engine.ledger.coverage import verify_all
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.rebuild import jobs
 from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from tests.support.databases import Urls
@@ -243,7 +243,7 @@ def test_a_request_waits_for_a_projector_and_can_be_taken_back(
         admin.client.post(f"{location}/cancel")
         with follow_connection(urls.projector, application_name="test") as connection:
             wait_until(
-                lambda: jobs.fail_orphaned(connection, []) != [], "the orphaned job is found"
+                lambda: queue.fail_orphaned(connection, []) != [], "the orphaned job is found"
             )
         assert admin.client.get(location).json()["state"] == "cancelled"
 

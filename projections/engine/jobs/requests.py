@@ -1,7 +1,7 @@
 """Requests for projection jobs: rebuild, rollback and retry.
 
 The API's role only writes the request and reads the progress; a projector process does the work
-(`projections.engine.rebuild.jobs`). Nothing here shows rows of a workspace.
+(`projections.engine.jobs.queue`). Nothing here shows rows of a workspace.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.rebuild.jobs import ProjectionJobKind
-from projections.engine.rebuild.plan import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
-from projections.engine.rebuild.refusals import (
+from projections.engine.jobs.queue import ProjectionJobKind
+from projections.engine.jobs.refusals import (
     NoPreviousTables,
     ProjectionJobEnded,
     ProjectionJobInProgress,
 )
+from projections.engine.rebuild.plan import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
 from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
 
