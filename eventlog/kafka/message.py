@@ -85,10 +85,10 @@ def headers(topic: str, position: int, origin: Origin) -> Headers:
 def encode(row: LogRow) -> bytes:
     """Make the value of a message from a row with the columns `COLUMNS` (reading/recorded.py)."""
     position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = row
-    account_id = f'"{account}"' if account else "null"
+    owner = f'"{account}"' if account else "null"
     head = (
         f'{{"position":{position},"workspaceId":"{workspace}","streamId":"{stream}",'
-        f'"streamVersion":{version},"topic":{orjson.dumps(topic).decode()},"accountId":{account_id},'
+        f'"streamVersion":{version},"topic":{orjson.dumps(topic).decode()},"accountId":{owner},'
         f'"occurredAt":"{iso(occurred)}","recordedAt":"{iso(recorded)}","dataBytes":{len(raw)}'
     )
     return b"".join((head.encode(), DATA, raw, METADATA, metadata, b"}"))

@@ -172,7 +172,7 @@ def test_a_topic_of_another_log_is_refused(published: KafkaHarness, database: Co
     with pytest.raises(TopicRefused, match="belongs to another log"):
         published.relay()
     database.execute("DELETE FROM kafka_topics")
-    with pytest.raises(TopicRefused, match="holds messages that this database knows nothing of"):
+    with pytest.raises(TopicRefused, match="holds messages that are unknown to this database"):
         published.relay()
 
 
