@@ -16,7 +16,7 @@ from domain.account import Account, AccountStatus, AccountType
 from domain.contact import Contact
 from domain.lead import Lead
 from domain.opportunity import Opportunity
-from domain.shared.fields import CUSTOM, FieldValues
+from domain.shared.fields import CUSTOM
 from domain.shared.refusals import InvalidFields, Refusal
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -135,13 +135,12 @@ class LeadCommands:
         workspace = lead.workspace_id
         account_id = overrides.account_id or self._new_id()
         contact_id, opportunity_id = self._new_id(), self._new_id()
-        values = lead.values
         lead.convert(
             account_id=account_id, contact_id=contact_id, opportunity_id=opportunity_id, at=at
         )
         if overrides.account_id is None:
             with _errors_prefixed("account"):
-                fields = account_fields(values, overrides.account)
+                fields = account_fields(lead, overrides.account)
                 account = Account.create(account_id, workspace, fields, at=at)
             require_links(loaded, Account, None, account.values)
         else:
@@ -149,10 +148,10 @@ class LeadCommands:
             require_account(loaded, account_id)
             account = loaded.get(Account, account_id)
         with _errors_prefixed("contact"):
-            fields = contact_fields(values, overrides.contact)
+            fields = contact_fields(lead, overrides.contact)
             contact = Contact.create(contact_id, workspace, fields, at=at, account_id=account_id)
         with _errors_prefixed("opportunity"):
-            fields = opportunity_fields(values, overrides.opportunity)
+            fields = opportunity_fields(lead, overrides.opportunity)
             opportunity = Opportunity.create(
                 opportunity_id, workspace, fields, at=at, account_id=account_id
             )
@@ -162,28 +161,41 @@ class LeadCommands:
         return ConversionOutcome(lead, account, contact, opportunity, loaded.append())
 
 
-def account_fields(lead: FieldValues, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def account_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the account made of a lead: a customer by default."""
-    fields = {
-        "company": lead.get("company", lead["name"]),
+    fields: dict[str, Any] = {
+        "company": lead.company or lead.name,
         "type": AccountType.CUSTOMER.value,
         "status": AccountStatus.ACTIVE.value,
-        **_selected(lead, "nextAction", "nextActionDate", "assignedTo", CUSTOM),
+        "nextAction": lead.next_action,
+        "nextActionDate": lead.next_action_date,
+        "assignedTo": lead.assigned_to,
+        CUSTOM: lead.custom_fields,
     }
     if overrides.get("type", fields["type"]) == AccountType.CUSTOMER:
-        fields |= {"dealValue": lead["value"]} if "value" in lead else {}
+        fields["dealValue"] = lead.value
     return _overridden(fields, overrides)
 
 
-def contact_fields(lead: FieldValues, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def contact_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the contact made of a lead."""
-    return _overridden(_selected(lead, "name", "email", "phone", "assignedTo"), overrides)
+    fields = {
+        "name": lead.name,
+        "email": lead.email,
+        "phone": lead.phone,
+        "assignedTo": lead.assigned_to,
+    }
+    return _overridden(fields, overrides)
 
 
-def opportunity_fields(lead: FieldValues, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def opportunity_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the opportunity made of a lead."""
-    name = {"name": lead.get("company", lead["name"])}
-    return _overridden({**name, **_selected(lead, "value", "assignedTo")}, overrides)
+    fields = {
+        "name": lead.company or lead.name,
+        "value": lead.value,
+        "assignedTo": lead.assigned_to,
+    }
+    return _overridden(fields, overrides)
 
 
 @contextmanager
@@ -196,10 +208,6 @@ def _errors_prefixed(prefix: str) -> Iterator[None]:
         raise InvalidFields(errors) from None
 
 
-def _selected(lead: FieldValues, *names: str) -> dict[str, Any]:
-    return {name: lead[name] for name in names if name in lead}
-
-
-def _overridden(fields: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**fields, **overrides}
     return {name: value for name, value in merged.items() if value is not None}

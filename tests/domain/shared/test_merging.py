@@ -134,8 +134,9 @@ def test_a_moved_entity_keeps_its_values() -> None:
     assert (note.is_deleted, note.account_id) == (True, ACCOUNT)
     note.complete_move(OTHER, at=NOON)
     assert (note.is_deleted, note.account_id, note.values) == (False, OTHER, {"body": "x"})
-    _, deletion, restoration = note.collect_events()
-    assert (deletion.account_id, deletion.moved_to) == (ACCOUNT, OTHER)  # type: ignore[attr-defined]
-    assert (restoration.account_id, restoration.moved_from) == (OTHER, ACCOUNT)  # type: ignore[attr-defined]
+    events: list[Any] = list(note.collect_events())
+    _, deletion, restoration = events
+    assert (deletion.account_id, deletion.moved_to) == (ACCOUNT, OTHER)
+    assert (restoration.account_id, restoration.moved_from) == (OTHER, ACCOUNT)
     note.complete_move(ACCOUNT, at=NOON)
     assert not note.pending_events

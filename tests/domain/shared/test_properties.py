@@ -16,7 +16,7 @@ from domain.shared.properties import FieldProperty
 from tests.support.examples import EXAMPLES, WALK_IN, Example
 from tests.support.spec import created, given
 
-SAMPLES = Path(__file__).parents[1] / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 
