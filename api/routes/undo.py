@@ -221,7 +221,7 @@ async def preview(
 
 @dataclass(frozen=True)
 class LargeOperation:
-    """A command with so many events that a job has to undo them."""
+    """A command that is undone by a job because of its number of events."""
 
     command_id: str
     operation: Operation

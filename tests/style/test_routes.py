@@ -13,7 +13,8 @@ from runtime.settings import REPOSITORY
 
 SQL = re.compile(
     r"""\b(?:SELECT\s+\S|INSERT\s+INTO|UPDATE\s+\w+(?:\s+AS\s+\w+)?\s+SET|DELETE\s+FROM
-          |WITH\s+\w+\s+AS|TRUNCATE|(?:UN)?LISTEN\s|NOTIFY\s|SET\s+(?:LOCAL|TRANSACTION)|LOCK\s+TABLE)""",
+          |WITH\s+\w+\s+AS|TRUNCATE|(?:UN)?LISTEN\s|NOTIFY\s
+          |SET\s+(?:LOCAL|TRANSACTION)|LOCK\s+TABLE)""",
     re.VERBOSE,
 )
 DRIVER_METHODS = frozenset({"execute", "executemany", "copy", "cursor"})
