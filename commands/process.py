@@ -41,7 +41,7 @@ class Process(Generic[S]):
     key: Callable[[RecordedEvent], str] = lambda event: event.stream_id
     """The key of the state that an event concerns."""
     urgent: frozenset[str] = frozenset()
-    """Topics that users wait for: health turns red if such an event is not handled for long."""
+    """Topics that users wait for: health becomes red if such an event waits too long."""
 
 
 def command_id(process: str, event: RecordedEvent, number: int = 0) -> UUID:
