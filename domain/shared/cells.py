@@ -1,6 +1,6 @@
 """Protection against formulas in the cells of a CSV file.
 
-A spreadsheet that opens an exported file would run a formula that somebody typed into a name. The
+A spreadsheet that opens an exported file would run a formula that a user typed into a name. The
 characters, and the remedy of a `'` before the cell, are those of OWASP's page "CSV Injection".
 `without_neutraliser(neutralised(text)) == text` for every text, so that an exported cell can be
 imported again unchanged.
