@@ -22,7 +22,14 @@ CHECKS: tuple[tuple[str, ...], ...] = (
 PYTEST = (sys.executable, "-P", "-m", "pytest")
 TEST_PROCESSES = 2
 """Number of pytest processes; each starts its own database server and Kafka broker."""
-ALL_TESTS = (*PYTEST, "--numprocesses", str(TEST_PROCESSES), "--dist", "loadfile")
+STYLE = "tests/style"
+STYLE_TESTS = (*PYTEST, STYLE)
+"""Rules about source files: seconds, and no number that says anything about behaviour."""
+BEHAVIOUR_TESTS = (
+    *(*PYTEST, f"--ignore={STYLE}", "--numprocesses", str(TEST_PROCESSES)),
+    # A file stays in one process; those marked as long come first (tests/conftest.py).
+    *("--dist", "loadfile", "--no-loadscope-reorder"),
+)
 # The files name no package index, so that they work with every mirror.
 COMPILE = (
     *("pip", "compile", "pyproject.toml", "--quiet", "--generate-hashes", "--universal"),
@@ -50,20 +57,21 @@ def register(app: typer.Typer) -> None:
 
 
 def test(context: typer.Context) -> None:
-    """Run all tests, two files at a time; any arguments are passed to pytest instead."""
-    raise typer.Exit(_run(*PYTEST, *context.args) if context.args else _run(*ALL_TESTS))
+    """Run the tests of behaviour, two files at a time; any arguments go to pytest instead."""
+    raise typer.Exit(_run(*PYTEST, *context.args) if context.args else _run(*BEHAVIOUR_TESTS))
 
 
 def check() -> None:
-    """Check style, types and import contracts, and run all tests; fail if one of them fails."""
+    """Check style, types and import contracts, then run all tests; fail if one of them fails."""
     failed = []
     for tool, *arguments in CHECKS:
         print_line(f"$ {' '.join([tool, *arguments])}")
         if _run(str(TOOLS / tool), *arguments) != 0:
             failed.append(tool)
-    print_line("$ pytest")
-    if _run(*ALL_TESTS) != 0:
-        failed.append("pytest")
+    for name, tests in (("style tests", STYLE_TESTS), ("tests of behaviour", BEHAVIOUR_TESTS)):
+        print_line(f"$ pytest ({name})")
+        if _run(*tests) != 0:
+            failed.append(name)
     if failed:
         raise CommandError(f"These checks failed: {', '.join(failed)}.")
 

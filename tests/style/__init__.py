@@ -1,1 +1,1 @@
-"""What the code looks like."""
+"""Rules about files that a test can check: few tests over all files, which list all offenders."""
