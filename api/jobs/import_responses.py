@@ -127,8 +127,8 @@ class ImportChange(BaseModel):
     dedupe_by: list[str] | None = Field(
         default=None,
         max_length=DEDUPE_BY_MAX,
-        description="Fields that identify a row: rows and existing records with the same values are"
-        " the same.",
+        description="Fields that identify a row: rows and entities with the same values are the"
+        " same.",
     )
     mode: Mode | None = Field(
         default=None,
@@ -138,7 +138,7 @@ class ImportChange(BaseModel):
     defaults: dict[str, Cell] | None = Field(
         default=None,
         max_length=COLUMNS_MAX,
-        description="Text by field, for new records whose row has no value.",
+        description="Text by field, for new entities whose row has no value.",
         examples=[{"type": "customer"}],
     )
     corrections: dict[str, dict[str, Cell]] | None = Field(

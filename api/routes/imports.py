@@ -469,6 +469,6 @@ def _import_response(
 
 
 def _require_write(caller: Caller, plural: str) -> None:
-    """Importing requires the same permission as creating records of the kind."""
+    """Importing requires the same permission as creating entities of the kind."""
     kind = IMPORTABLE.get(plural)
     caller.require(write_permission(kind) if kind else Permission.WRITE)

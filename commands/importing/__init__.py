@@ -1,15 +1,14 @@
-"""Imports of CSV files. A row passes these modules from top to bottom:
+"""Imports of CSV files. A row passes these modules in this order:
 
-commands.py   upload, options, preview, start; the rest of an import's commands and queries
+commands.py   upload a file, change options, preview, start the job
 store.py      the tables: uploaded files, options, failed rows, issues
-files.py      the file becomes rows of text
-proposing.py  each column gets the field that it probably is
-mapping.py    options; which field each column becomes
-job.py        the job takes the next rows; for each batch:
-rows.py       a row of text becomes the values of a record
-cells.py      the text of a cell becomes a value, or a name is looked up
-deciding.py   create, update, skip or fail
-records.py    existing records, and the keys and ids by which rows find them
-preview.py    the same for a preview, which records nothing
+files.py      read a CSV file row by row
+mapping.py    propose and check the field that each column becomes
+job.py        take the next rows, plan and decide them, append the events
+rows.py       plan a row: its cells become the values of an entity
+cells.py      parse the text of a cell, or look up a name
+deciding.py   decide a planned row: create, update, skip or fail
+records.py    existing entities, and the keys and ids by which rows find them
 issues.py     what is reported about cells, or about the whole file
+preview.py    plan and decide rows without appending events
 """

@@ -1,4 +1,4 @@
-"""The text of cells as people write it: dates, amounts, choices, and names of existing records.
+"""The text of cells as people write it: dates, amounts, choices, and names of existing entities.
 
 The parse functions return what the field models of the domain accept, or raise ValueError with the
 rest of the sentence "The value …".

@@ -19,14 +19,15 @@ from commands.importing.issues import ImportFault, ImportRefused
 from commands.importing.job import KIND
 from commands.importing.mapping import (
     ROW_COLUMN,
+    ColumnProposal,
     DateOrders,
     ImportOptions,
     columns_of,
     detect_date_orders,
     kind_of,
+    propose,
 )
 from commands.importing.preview import Preview, preview
-from commands.importing.proposing import ColumnProposal, propose
 from commands.importing.store import (
     FailedRow,
     ImportStore,

@@ -1,7 +1,7 @@
-"""Decides planned rows against the records that exist: create, update, skip, or fail.
+"""Decides planned rows against the existing entities: create, update, skip, or fail.
 
 A batch of rows is decided in the order of the file. The result is entities with pending events;
-nothing is written here. A preview decides the same way, on records that it keeps in memory.
+nothing is written here. A preview decides the same way, on entities that it keeps in memory.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ class ReadTables:
     """The queries that imports need, run on the connection of an open transaction."""
 
     names: Callable[[Connection, UUID, str, str], Iterable[tuple[str, UUID]]]
-    """Name (the field of this wire name) and id of every record in a list."""
+    """Name (the field of this wire name) and id of every entity in a list."""
     keys: Callable[
         [Connection, UUID, str, Sequence[str]], Iterable[tuple[UUID, tuple[str | None, ...]]]
     ]
-    """Id and these fields of every record in a list, as text."""
+    """Id and these fields of every entity in a list, as text."""
     contacts_of: ContactsOf
 
 
@@ -94,11 +94,11 @@ def open_import_engine(
     import_id: UUID,
     clock: Callable[[], datetime],
 ) -> ImportEngine:
-    """Read the names and keys of existing records. The read tables have to be up to date."""
+    """Read the names and keys of existing entities. The read tables have to be up to date."""
     fields = {each.field for each in columns}
 
     def names(referring: Iterable[str], plural: str, name: str) -> Lookup[UUID]:
-        """The records of a list by name, if a column refers to them."""
+        """The entities of a list by name, if a column refers to them."""
         if fields.isdisjoint(referring):
             return Lookup(())
         return Lookup(tables.names(connection, scope.workspace_id, plural, name))
@@ -120,7 +120,7 @@ def open_import_engine(
 
 @dataclass(frozen=True)
 class ImportEngine:
-    """Plans and decides the rows of one import. `keys` are those of the records before it."""
+    """Plans and decides the rows of one import. `keys` are those of older entities."""
 
     log: EventLog
     scope: Scope
@@ -131,7 +131,7 @@ class ImportEngine:
     contacts_of: ContactsOf
 
     def records(self, connection: Connection) -> LogRecords:
-        """The records that exist in this transaction."""
+        """The entities that exist in this transaction."""
         return LogRecords(self.log, connection, self.scope.workspace_id, self.contacts_of)
 
     def decide(
@@ -172,7 +172,7 @@ def _key_part(row: PlannedRow, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A valid row, its id as a new record, and the id of an older record with the same key."""
+    """A valid row, its id as a new entity, and the id of an older entity with the same key."""
 
     row: PlannedRow
     new_id: UUID
@@ -210,7 +210,7 @@ class _Batch:
             for parent_id in each.parent_ids
         ]
         contact_ids = {self._contact_id(parent_id, each.row) for each, parent_id in with_contact}
-        self._existing_ids = self._existing.existing(
+        self._existing_ids = self._existing.existing_ids(
             {each.new_id for each in candidates} | contact_ids
         )
         parents = {
@@ -279,7 +279,7 @@ class _Batch:
         return None
 
     def _apply(self, candidate: _Candidate) -> RowResult:
-        """Create or change the record and its contact: both, or neither if one is refused."""
+        """Create or change the entity and its contact: both, or neither if one is refused."""
         row, target_id = candidate.row, self._target_id(candidate)
         if row.contact is None:
             return self._apply_row(row, target_id)
@@ -294,7 +294,7 @@ class _Batch:
         return of_contact if result is RowResult.SKIPPED else result
 
     def _target_id(self, candidate: _Candidate) -> UUID:
-        """The id of the record that the row is about, new or not."""
+        """The id of the entity that the row is about, new or not."""
         known_id = candidate.known_id
         if known_id is None or self._exists(candidate.new_id):
             return candidate.new_id
@@ -336,7 +336,7 @@ class _Batch:
         return RowResult.UPDATED
 
     def _exists(self, derived_id: UUID) -> bool:
-        """Whether this import has created the record, in this batch or before."""
+        """Whether this import has created the entity, in this batch or before."""
         return derived_id in self._existing_ids or derived_id in self._changed
 
     def _current(self, entity_id: UUID) -> Entity | None:

@@ -77,7 +77,7 @@ def prepare_import(context: JobContext, tables: ReadTables) -> PreparedImport:
 
 
 class ImportWork(JobWork):
-    """Records the rows of one file in order. The cursor says where the next row begins."""
+    """Imports the rows of one file in order. The cursor says where the next row begins."""
 
     LIMIT = BATCH_ROWS
 

@@ -81,10 +81,10 @@ def preview(
 
 
 class PreviewOverlay(ExistingRecords):
-    """The records of the log, overlaid with what a preview would have created or changed."""
+    """The entities of the log, overlaid with what a preview would have created or changed."""
 
     below: ExistingRecords
-    """The records of the log, to be set for each batch."""
+    """The entities of the log, to be set for each batch."""
 
     def __init__(self, *, keeps_values: bool) -> None:
         self._keeps_values = keeps_values
@@ -97,14 +97,14 @@ class PreviewOverlay(ExistingRecords):
         for entity in entities:
             entity.collect_events()
             self._ids.add(entity.id)
-            # Unless records are updated, only their existence matters: one stands for all.
+            # Unless entities are updated, only their existence matters: one stands for all.
             self._any = entity
             if self._keeps_values:
                 self._entities[entity.id] = entity
 
-    def existing(self, ids: Collection[UUID]) -> set[UUID]:
-        """The ids that are those of records, of the log or the preview."""
-        return self.below.existing(ids) | self._ids.intersection(ids)
+    def existing_ids(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these ids that exist, in the log or the preview."""
+        return self.below.existing_ids(ids) | self._ids.intersection(ids)
 
     def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
         """The entities with these ids as they would be."""

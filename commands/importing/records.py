@@ -1,4 +1,4 @@
-"""The records that exist when rows are decided, and the keys and ids by which rows find them."""
+"""The entities that exist when rows are decided, and the keys and ids by which rows find them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KeyIndex:
     """Ids by key, in 64 bytes of memory each: a hash of the key, and the id.
 
     The hash has 96 bits: among ten million keys two collide with a probability of 1e-15. If several
-    records have the same key, the one with the least id (the oldest) is found.
+    entities have the same key, the one with the least id (the oldest) is found.
     """
 
     def __init__(self, entries: Iterable[tuple[UUID, Iterable[str | None]]] = ()) -> None:
@@ -54,7 +54,7 @@ class KeyIndex:
         return len(self._entries)
 
     def find(self, key: DedupeKey) -> UUID | None:
-        """The id of the record with this key."""
+        """The id of the entity with this key."""
         hashed = _key_hash(key)
         at = bisect_left(self._entries, hashed << ID_BITS)
         if at == len(self._entries) or self._entries[at] >> ID_BITS != hashed:
@@ -91,10 +91,10 @@ class ImportIds:
 
 
 class ExistingRecords(Protocol):
-    """The records that exist. Each method is called once per batch, for one statement."""
+    """The entities that exist. Each method is called once per batch, for one statement."""
 
-    def existing(self, ids: Collection[UUID]) -> set[UUID]:
-        """The ids that are those of records, deleted or not."""
+    def existing_ids(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these ids that exist, deleted or not."""
         ...
 
     def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
@@ -111,7 +111,7 @@ class ExistingRecords(Protocol):
 
 
 class LogRecords(ExistingRecords):
-    """The records of the log, read within an open transaction."""
+    """The entities of the log, read within an open transaction."""
 
     def __init__(
         self, log: EventLog, connection: Connection, workspace_id: UUID, contacts_of: ContactsOf
@@ -121,8 +121,8 @@ class LogRecords(ExistingRecords):
         self._workspace_id = workspace_id
         self._contacts_of = contacts_of
 
-    def existing(self, ids: Collection[UUID]) -> set[UUID]:
-        """The ids that are those of records, deleted or not."""
+    def existing_ids(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these ids that exist, deleted or not."""
         return existing_ids(self._connection, self._workspace_id, ids) if ids else set()
 
     def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:

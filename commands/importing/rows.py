@@ -1,4 +1,4 @@
-"""Plans a row: its cells become the values of a new or changed record. No I/O."""
+"""Plans a row: its cells become the values of a new or changed entity. No I/O."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TimelineStep:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """What a row records: its first step creates a record, each later one revises it."""
+    """What a row records: its first step creates an entity, each later one revises it."""
 
     number: int
     kind: type[Entity]
@@ -77,7 +77,7 @@ class PlannedRow:
     values: FieldValues = field(default_factory=dict)
     """The fields of all steps in canonical form."""
     given: frozenset[str] = frozenset()
-    """Fields for which the row has a value; the others have defaults, for a new record only."""
+    """Fields for which the row has a value; the others have defaults, for a new entity only."""
     contact: FieldValues | None = None
     """Values of the account's contact in the same row, in canonical form."""
     contact_given: frozenset[str] = frozenset()
@@ -252,7 +252,7 @@ class RowPlanner:
     def _find_reference(
         self, draft: _Draft, column: Column, text: str, lookup: Lookup[UUID]
     ) -> UUID | None:
-        """The record of this name or id. If there is none, the text becomes a custom field."""
+        """The entity of this name or id. If there is none, the text becomes a custom field."""
         given_id = _uuid(text)
         if given_id in lookup.targets:
             return given_id
@@ -320,7 +320,7 @@ class RowPlanner:
         )
 
     def _may_lack(self, invalid: InvalidFields) -> bool:
-        """Whether only fields are missing that an existing record with the same key may have."""
+        """Whether only fields are missing that an existing entity with the same key may have."""
         key = self._options.dedupe_by
         return bool(key) and all(
             each.kind == "missing" and each.field not in key for each in invalid.errors

@@ -60,7 +60,7 @@ IMPORT_UNDER_WAY = ErrorCode(
     "E5040",
     409,
     "Another import into this workspace is under way.",
-    "`jobId` names it. Rows are matched with the records that exist when an import begins, so one"
+    "`jobId` names it. Rows are matched with the entities that exist when an import begins, so one"
     " runs at a time. Wait until it has ended, or cancel it.",
 )
 IMPORT_STARTED = ErrorCode(

@@ -88,7 +88,7 @@ def run_import(
     """Import a table into a workspace, in which one import at a time may be under way.
 
     An interrupted import is completed first. Reads wait for the projections before (to know the
-    existing records) and after. Raises `ImportRefused` and `CommandError`.
+    existing entities) and after. Raises `ImportRefused` and `CommandError`.
     """
     scope = Scope(workspace_id, actor, command="import", command_id=str(new_id()))
     try:

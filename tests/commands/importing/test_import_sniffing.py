@@ -19,7 +19,7 @@ from commands.importing.files import (
     read_table,
 )
 from commands.importing.issues import ImportFault, ImportRefused
-from commands.importing.proposing import Why, propose
+from commands.importing.mapping import Why, propose
 from commands.importing.records import ImportIds, KeyIndex
 from domain.shared.kinds import BY_PLURAL
 
