@@ -410,7 +410,7 @@ def test_preview_equals_the_import(
     preview = elsewhere.run("accounts", then, dry_run=True, **options)
     done = elsewhere.run("accounts", then, **options)
     assert replace(done, position=0) == preview
-    # A row that lacked what a new account needs is fine once a later row has made the account.
+    # A row without the required fields is valid once a later row has created the account.
     if mode is not Mode.CREATE and not done.failed:
         again = elsewhere.run("accounts", then, **options)
         assert (again.created, again.failed) == (0, 0)
