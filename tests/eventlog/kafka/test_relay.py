@@ -21,6 +21,8 @@ from tests.support.databases import Urls
 from tests.support.kafka_harness import PARTITIONS, TIMEOUT_S, KafkaHarness, append
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=15)
+
 EVENTS = 600
 TRIGGER = "events_are_never_changed"
 

@@ -36,6 +36,8 @@ from tests.support.oracle import assert_tables_match_log
 from tests.support.undo_client import UndoClient
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=55)
+
 EVENTS = 4_000
 HALF = 2_000
 
