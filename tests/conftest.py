@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first, so that processes that share the files end at about the same time."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Put the longest files first, so that the processes that share the files end together."""
+
+    def seconds(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("long")
+        return float(mark.kwargs["seconds"]) if mark else 0.0
+
+    items.sort(key=seconds, reverse=True)
 
 
 @pytest.fixture(scope="session")

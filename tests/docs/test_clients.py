@@ -28,6 +28,8 @@ from runtime.settings import REPOSITORY
 from tests.support.api_server import Api, ApiWorkspace, after
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=15)
+
 DOCUMENT = REPOSITORY / "docs" / "clients.md"
 NODE_MIN = 18
 RETRY_AFTER_S = 2

@@ -11,6 +11,8 @@ import pytest
 from runtime.settings import REPOSITORY
 from tests.support.documents import Clone, clone, document_steps, output_lines
 
+pytestmark = pytest.mark.long(seconds=20)
+
 SERVES = "./annals demo --accounts 100"
 """How each of the documents begins, in the first terminal."""
 DOCUMENTS = (

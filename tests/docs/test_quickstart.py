@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.documents import clone, document_steps, output_lines
 
+pytestmark = pytest.mark.long(seconds=30)
+
 DOCUMENTS = {"docs/quickstart.md": "./annals up", "README.md": "./annals demo"}
 """Documents, and the command in each that serves in the first terminal."""
 SMALLER = {"./annals demo": "./annals demo --accounts 50"}

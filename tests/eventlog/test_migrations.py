@@ -43,6 +43,8 @@ from tests.support.postgres_server import reachable_folder
 from tests.support.recorded_schemas import EVENTS, SCHEMAS, WORKSPACES, append, dump, restore
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=10)
+
 RECORDED = sorted(SCHEMAS.glob("*.sql.gz"))
 HOW_TO = REPOSITORY / "docs" / "how-to" / "migrate.md"
 IMPATIENT = LockWaits(lock_wait_ms=100, attempts_max=3, pause_s=0.05)

@@ -35,7 +35,7 @@ from server.postgres.embedded import Cluster
 from tests.support.databases import Urls
 from tests.support.kinds import DESCRIBED_KINDS
 from tests.support.list_pages import Pages
-from tests.support.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, things
+from tests.support.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, snapshots
 from tests.support.populated_workspaces import (
     SEARCHES,
     START,
@@ -117,7 +117,7 @@ def reference_as_of(
     workspace_id = populated.workspaces[0]
     occurred = [event for event in events if event["occurred_at"] <= at]
     known = None if plural == "members" else populated.references[0]
-    return ReferenceLists(occurred, workspace_id, known=known)
+    return ReferenceLists(occurred, workspace_id, names_from=known)
 
 
 def random_request(random: Random, plural: str, reference: ReferenceLists) -> ListRequest:
@@ -175,26 +175,26 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
             if kind is None or compared > 300:
                 continue
             stream, version = event["stream_id"], event["stream_version"]
-            (thing,) = things(
+            (snapshot,) = snapshots(
                 e for e in mine if e["stream_id"] == stream and e["stream_version"] <= version
             )
             found = entity_as_of(log, scope, kind, stream, version=version)
-            assert found == (None if thing.is_gone else shown(thing))
+            assert found == (None if snapshot.is_deleted else shown(snapshot))
             compared += 1
 
 
-def shown(thing: Any) -> dict[str, Any]:
+def shown(snapshot: Any) -> dict[str, Any]:
     """A thing of the oracle as the API shows what it has of its own."""
     return {
-        "id": thing.id,
-        **({} if thing.kind not in ON_ACCOUNTS else {"accountId": thing.account_id}),
-        **({"statusChangedAt": thing.status_since} if thing.kind in DATED else {}),
-        **dict.fromkeys(FIELDS_OF[thing.kind].split()),
-        **thing.fields,
-        "customFields": thing.custom,
-        "createdAt": thing.created_at,
-        "updatedAt": thing.updated_at,
-        "version": thing.version,
+        "id": snapshot.id,
+        **({} if snapshot.kind not in ON_ACCOUNTS else {"accountId": snapshot.account_id}),
+        **({"statusChangedAt": snapshot.status_since} if snapshot.kind in DATED else {}),
+        **dict.fromkeys(FIELDS_OF[snapshot.kind].split()),
+        **snapshot.fields,
+        "customFields": snapshot.custom,
+        "createdAt": snapshot.created_at,
+        "updatedAt": snapshot.updated_at,
+        "version": snapshot.version,
     }
 
 

@@ -44,6 +44,8 @@ from tests.support.databases import Urls, fresh_database
 from tests.support.processes import Projector, api_without_projector, running_projector
 from tests.support.waiting import wait_until, wait_until_projected
 
+pytestmark = pytest.mark.long(seconds=50)
+
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ACCOUNT = {"company": "Acme", "type": "customer"}
 RED_WITHIN_S = 10.0

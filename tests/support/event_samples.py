@@ -283,7 +283,7 @@ def missing() -> Iterator[tuple[Path, Sample]]:
 
 
 def _name_suffix(data: dict[str, Any]) -> str:
-    """Return the suffix that tells a further sample of a topic from its first."""
+    """Return the suffix of the name of a sample that is not the first of its topic."""
     special = {"movedTo": ".moved", "movedFrom": ".moved", "mergedInto": ".merged"}
     return next((end for name, end in special.items() if name in data), "")
 

@@ -1,4 +1,4 @@
-"""What tests of exports share: files of rows, read back, and what CSV has of an item."""
+"""Read exported files back, and convert items to the rows that CSV has of them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Item = dict[str, Any]
 
 
 def objects(ndjson: str) -> list[Item]:
-    """The rows of NDJSON; only line feeds end a line, whatever Unicode calls one."""
+    """Return the rows of NDJSON; only a line feed ends a line, not Unicode's other separators."""
     *lines, end = ndjson.split("\n")
     assert end == ""
     return [json.loads(line) for line in lines]
 
 
 def rows(table: str) -> list[dict[str, str]]:
-    """The rows of CSV, the cells as they were before they were neutralised."""
+    """Return the rows of CSV, with cells as they were before they were neutralised."""
     header, *records = csv.reader(io.StringIO(table, newline=""))
     return [dict(zip(header, map(without_neutraliser, record), strict=True)) for record in records]
 
 
 def as_rows(items: list[Item]) -> list[dict[str, str]]:
-    """What CSV has of items: everything but contacts, custom fields each by itself."""
+    """Convert items to rows of CSV: without contacts, with a column for each custom field."""
     keys = {key for item in items for key in item["customFields"]}
     return [_row(item, keys) for item in items]
 
 
 def cell(value: Any) -> str:
-    """A value as CSV has it."""
+    """Convert a value to a cell of CSV."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

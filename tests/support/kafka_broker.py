@@ -60,11 +60,11 @@ auto.create.topics.enable=false
 
 
 class KafkaUnavailable(Exception):
-    """There is no Kafka to be had here; says why in one sentence."""
+    """Kafka cannot be run here; the message is the reason in one sentence."""
 
 
 def jars() -> Path:
-    """The folder of Kafka's jars, fetched by mvn where it is not there. Raises `KafkaUnavailable`.
+    """Return the folder of Kafka's jars, fetched by mvn if missing. Raises `KafkaUnavailable`.
 
     In the user's cache, or where ANNALS_KAFKA_CACHE says.
     """
@@ -108,7 +108,7 @@ def _fetch(ready: Path) -> None:
 
 
 class RunningKafka:
-    """One broker on ports and a folder of its own; it may be killed and started again."""
+    """One broker, which may be killed and started again."""
 
     def __init__(self, libraries: Path, folder: Path) -> None:
         self._classpath = f"{libraries}/*"
@@ -151,18 +151,18 @@ class RunningKafka:
             raise KafkaUnavailable(f"{error}: {output[-1_000:]}") from None
 
     def kill(self) -> None:
-        """As kill -9: nothing is flushed, nobody is told."""
+        """Kill it with SIGKILL: nothing is flushed, and no client is notified."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(STOP_WAIT_S)
 
     @property
     def is_running(self) -> bool:
-        """Whether its process has not ended; it may be paused."""
+        """Whether its process has not ended. It may be paused."""
         return self._process is not None and self._process.poll() is None
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To the broker's process: SIGSTOP, SIGCONT."""
+        """Send a signal to the broker's process, such as SIGSTOP."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -187,7 +187,7 @@ class RunningKafka:
 
 
 def session_kafka() -> Iterator[RunningKafka]:
-    """A broker of this test run. Where there is none to be had, the summary says so; CI fails."""
+    """A broker of this test process. Skip the test if Kafka is unavailable; fail in CI."""
     try:
         with running_kafka() as broker:
             yield broker
@@ -200,7 +200,7 @@ def session_kafka() -> Iterator[RunningKafka]:
 
 @contextmanager
 def running_kafka() -> Iterator[RunningKafka]:
-    """A broker for as long as the block lasts. Raises `KafkaUnavailable`."""
+    """A broker, while the block lasts. Raises `KafkaUnavailable`."""
     libraries = jars()
     with tempfile.TemporaryDirectory(prefix="annals-kafka-") as folder:
         broker = RunningKafka(libraries, Path(folder))

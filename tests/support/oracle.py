@@ -1,8 +1,8 @@
-"""What every read table must contain, told from the log alone and by other means.
+"""The expected rows of every read table, computed from the log independently of the projectors.
 
-The projectors change rows event by event; this folds each stream into the thing that it describes
-and then looks at all things at once. It reads the table `events` as it is and shares no code with
-`projections/`, so that a mistake would have to be made twice.
+Projectors change rows event by event; this module folds each stream into a snapshot of its entity
+and computes the tables from all of them at once. It reads the table `events` directly and shares no
+code with `projections/`, so that a mistake would have to be made twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
 STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
     *(each.topics for each in DESCRIBED_KINDS)
 )
-"""Changes that have a name of their own."""
+"""Actions that only some kinds have."""
 ENDINGS = {"deleted", "revoked"}
 BEGINNINGS = {"created", "issued"}
 
@@ -145,12 +145,12 @@ ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task
     each.kind.KIND for each in DESCRIBED_KINDS if each.kind.BELONGS_TO_ACCOUNT
 }
 DATED = {"lead"}
-"""Kinds of which it is told since when the status is what it is."""
+"""Kinds whose table has the time of the last change of status."""
 
 
 @dataclass
-class Thing:
-    """One thing, as its stream describes it."""
+class Snapshot:
+    """An entity, as its stream describes it."""
 
     kind: str
     workspace_id: UUID
@@ -161,22 +161,22 @@ class Thing:
     version: int
     fields: dict[str, Any]
     custom: dict[str, Any] = field(default_factory=dict)
-    is_gone: bool = False
+    is_deleted: bool = False
     status_since: datetime | None = None
 
-    def hear(self, event: Row) -> None:
-        """Something happened to it."""
+    def apply(self, event: Row) -> None:
+        """Apply an event."""
         what, data = event["topic"].split(".")[1], event["data"]
         self.version, self.updated_at = event["stream_version"], event["occurred_at"]
         if what in BEGINNINGS or what == "restored":
             self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
             self.custom = dict(data["fields"].get("customFields", {}))
             self.account_id = event["account_id"]
-            self.is_gone = False
+            self.is_deleted = False
             since = data.get("statusChangedAt")
             self.status_since = datetime.fromisoformat(since) if since else self.updated_at
         elif what in ENDINGS:
-            self.is_gone = True
+            self.is_deleted = True
         elif what in {"updated", "merged"} or what in STEPS:
             if "status" in data["changes"]:
                 self.status_since = self.updated_at
@@ -186,7 +186,7 @@ class Thing:
             self.fields[what.removesuffix("_changed")] = data["after"]
             self.status_since = self.updated_at
         else:
-            raise AssertionError(f"the oracle has never heard of {event['topic']}")
+            raise AssertionError(f"the oracle does not know {event['topic']}")
 
     def _set(self, name: str, value: Any) -> None:
         head, dot, key = name.partition(".")
@@ -197,7 +197,7 @@ class Thing:
             del target[key if dot else name]
 
     def row(self) -> Row:
-        """Its row, without what others contribute."""
+        """Return the entity's row, without counters of other entities."""
         names = [*COLUMNS[self.kind].split(), "assignedTo"]
         row = {SNAKES.get(name, name): self._value(name) for name in names}
         row |= {
@@ -220,7 +220,7 @@ class Thing:
 
 
 def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
-    """The row of every job after these events."""
+    """Return the row of every job after these events."""
     found: dict[tuple[Any, ...], Row] = {}
     for event in events:
         kind, what = event["topic"].split(".")
@@ -255,26 +255,26 @@ def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
         elif what in {"completed", "failed", "cancelled"}:
             row |= {"status": what, "ended_at": at, "failure": data.get("error")}
         else:
-            assert what == "requested", f"the oracle has never heard of {event['topic']}"
+            assert what == "requested", f"the oracle does not know {event['topic']}"
     return found
 
 
 def recorded_events(connection: Connection, workspaces: Iterable[UUID] = ()) -> list[Row]:
-    """The events of these workspaces, or all there are, as they lie in the log."""
+    """Return the events of these workspaces, or all, in order of position."""
     parameters = {"all": not workspaces, "workspaces": list(workspaces)}
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(EVENTS, parameters).fetchall()
 
 
-def things(events: Iterable[Row]) -> list[Thing]:
-    """What there is and was after these events, in order of appearance."""
-    found: dict[UUID, Thing] = {}
+def snapshots(events: Iterable[Row]) -> list[Snapshot]:
+    """Return all entities after these events, deleted ones too, in order of creation."""
+    found: dict[UUID, Snapshot] = {}
     for event in events:
         if event["topic"].startswith("job."):
             continue
-        thing = found.get(event["stream_id"])
-        if thing is None:
-            thing = found[event["stream_id"]] = Thing(
+        snapshot = found.get(event["stream_id"])
+        if snapshot is None:
+            snapshot = found[event["stream_id"]] = Snapshot(
                 kind=event["topic"].split(".")[0],
                 workspace_id=event["workspace_id"],
                 id=event["stream_id"],
@@ -284,25 +284,25 @@ def things(events: Iterable[Row]) -> list[Thing]:
                 version=0,
                 fields={},
             )
-        assert event["stream_version"] == thing.version + 1
-        thing.hear(event)
+        assert event["stream_version"] == snapshot.version + 1
+        snapshot.apply(event)
     return list(found.values())
 
 
 def expected_tables(events: list[Row]) -> Tables:
-    """Every read table after these events."""
-    everything = things(events)
+    """Return every read table after these events."""
+    everything = snapshots(events)
     tables: Tables = {table: {} for table in TABLE_OF.values()}
     children = _children(everything)
-    for thing in everything:
-        row = thing.row()
-        if thing.kind == "member":
-            row["is_deleted"] = thing.is_gone
-        elif thing.is_gone:
+    for snapshot in everything:
+        row = snapshot.row()
+        if snapshot.kind == "member":
+            row["is_deleted"] = snapshot.is_deleted
+        elif snapshot.is_deleted:
             continue
-        elif thing.kind == "account":
-            row |= _account_counters(children[thing.id])
-        tables[TABLE_OF[thing.kind]][(thing.workspace_id, thing.id)] = row
+        elif snapshot.kind == "account":
+            row |= _account_counters(children[snapshot.id])
+        tables[TABLE_OF[snapshot.kind]][(snapshot.workspace_id, snapshot.id)] = row
     for table, (counts, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
     tables["jobs"] = job_rows(events)
@@ -313,13 +313,13 @@ def expected_tables(events: list[Row]) -> Tables:
 
 
 def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
-    """The read tables as they are, in the form of `expected_tables`. Asks as a superuser."""
+    """Return the read tables in the form of `expected_tables`. Needs a superuser."""
     names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs")
     return {name: _read(connection, name, list(workspaces)) for name in names}
 
 
 def differences(expected: Tables, actual: Tables) -> list[str]:
-    """A line for each row that is missing, too much or different; none where all is well."""
+    """Return a line for each row that is missing, unexpected or different."""
     return [
         f"{name} {key}:\n  not {actual[name].get(key)}\n  but {expected[name].get(key)}"
         for name in expected
@@ -329,7 +329,7 @@ def differences(expected: Tables, actual: Tables) -> list[str]:
 
 
 def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
-    """The read tables are what the log says, of these workspaces or all. Asks as a superuser."""
+    """Assert that the read tables match the log, for these workspaces or all. Needs a superuser."""
     expected = expected_tables(recorded_events(connection, workspaces))
     problems = differences(expected, actual_tables(connection, workspaces))
     assert not problems, "\n".join(problems)
@@ -338,24 +338,24 @@ def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] =
 
 
 def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
-    """Whose time is taken by what after these events."""
+    """Return the claimed times after these events, by appointment."""
     return {
-        thing.id: (
-            thing.workspace_id,
-            UUID(thing.fields["memberId"]),
-            datetime.fromisoformat(thing.fields["startsAt"]),
-            datetime.fromisoformat(thing.fields["endsAt"]),
-            thing.fields.get("allowOverlap", False),
+        snapshot.id: (
+            snapshot.workspace_id,
+            UUID(snapshot.fields["memberId"]),
+            datetime.fromisoformat(snapshot.fields["startsAt"]),
+            datetime.fromisoformat(snapshot.fields["endsAt"]),
+            snapshot.fields.get("allowOverlap", False),
         )
-        for thing in things(events)
-        if thing.kind == "appointment"
-        and not thing.is_gone
-        and thing.fields["status"] in {"scheduled", "confirmed", "completed"}
+        for snapshot in snapshots(events)
+        if snapshot.kind == "appointment"
+        and not snapshot.is_deleted
+        and snapshot.fields["status"] in {"scheduled", "confirmed", "completed"}
     }
 
 
 def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
-    """Time is taken by what the log says, and where two overlap, one of them may."""
+    """Assert that claims match the log, and overlap only if one of the two may."""
     expected = expected_claims(recorded_events(connection, workspaces))
     rows = connection.execute(
         """SELECT entity_id, workspace_id, holder_id, starts_at, ends_at, may_overlap
@@ -370,24 +370,24 @@ def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] =
 
 
 def exact(value: Any) -> tuple[str, Any]:
-    """A JSON value, told apart from those that only Python finds equal to it: True and 1.
+    """Return a JSON value in a form in which True and 1 differ, as they do in JSON.
 
-    Numbers are what JSON readers make of them, whether they are written 1e3 or 1000.
+    Numbers are equal however they are written, as 1e3 or 1000.
     """
     if isinstance(value, (str, bool)):
         return type(value).__name__, value
     return "number", float(value)
 
 
-def _children(everything: Iterable[Thing]) -> dict[UUID | None, list[Thing]]:
-    children: dict[UUID | None, list[Thing]] = defaultdict(list)
-    for thing in everything:
-        if not thing.is_gone:
-            children[thing.account_id].append(thing)
+def _children(everything: Iterable[Snapshot]) -> dict[UUID | None, list[Snapshot]]:
+    children: dict[UUID | None, list[Snapshot]] = defaultdict(list)
+    for snapshot in everything:
+        if not snapshot.is_deleted:
+            children[snapshot.account_id].append(snapshot)
     return children
 
 
-def _account_counters(children: list[Thing]) -> Row:
+def _account_counters(children: list[Snapshot]) -> Row:
     def count(kind: str, without: Iterable[str] = ()) -> int:
         mine = [child.fields for child in children if child.kind == kind]
         return sum(not {f.get("status"), f.get("stage")} & set(without) for f in mine)
@@ -464,7 +464,7 @@ def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any
 
 
 def _readable(row: Row) -> Row:
-    """Custom values as `exact` has them."""
+    """Convert custom values by `exact`."""
     if "custom_fields" in row:
         row["custom_fields"] = {key: exact(value) for key, value in row["custom_fields"].items()}
     return row

@@ -1,4 +1,4 @@
-"""A workspace full of things to list: from a seed, with names that make searching hard."""
+"""Workspaces filled from a seed, with names that are hard to search for."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 class WorkspaceFiller:
-    """Fills a workspace, the same way for the same seed (ids and times of recording excepted)."""
+    """Fills a workspace; for the same seed in the same way, except for ids and recording times."""
 
     def __init__(self, commands: EntityCommands, scope: Scope, seed: int) -> None:
         self._commands = commands
@@ -75,7 +75,7 @@ class WorkspaceFiller:
         self.others: list[tuple[type[Entity], UUID]] = []
 
     def fill(self, accounts: int, others: int) -> None:
-        """Members and accounts, then other things on the accounts, some of it deleted again."""
+        """Create members, accounts and other entities; change some and delete some."""
         for _ in range(4):
             self._members.append(self._create(Member, {"name": self._name()}))
         for _ in range(accounts):
@@ -89,7 +89,7 @@ class WorkspaceFiller:
             self._commands.delete(self._scope, kind, entity_id)
 
     def add_account(self) -> UUID:
-        """One more account."""
+        """Create an account; return its id."""
         fields = {
             "company": self._name(),
             "type": self._either(AccountType),
@@ -130,7 +130,7 @@ class WorkspaceFiller:
         return kind, made
 
     def _change_one(self) -> None:
-        """Another name and another assignee, some hours later, and maybe another status."""
+        """Change name and assignee some hours later, and perhaps the status."""
         accounts: list[tuple[type[Entity], UUID]] = [(Account, each) for each in self.accounts]
         kind, entity_id = self._random.choice([*accounts, *self.others])
         name = NAMED[kind]
@@ -166,7 +166,7 @@ class WorkspaceFiller:
 
 @dataclass(frozen=True)
 class PopulatedDatabase:
-    """A database with two crowded workspaces, and what is to be found in each."""
+    """A database with two filled workspaces, and the expected lists of each."""
 
     urls: Urls
     fillers: list[WorkspaceFiller]
@@ -176,7 +176,7 @@ class PopulatedDatabase:
 
 @contextmanager
 def populated_database(cluster: Cluster, template: str, seed: int) -> Iterator[PopulatedDatabase]:
-    """A database of its own, filled and projected, for as long as the block lasts."""
+    """A filled and projected database, while the block lasts."""
     scopes = [Scope(uuid4()), Scope(uuid4())]
     with fresh_database(cluster, template) as urls:
         with write_pool(urls.app) as pool:

@@ -1,7 +1,7 @@
-"""Random lives: commands on all kinds of entities, and what projectors go through meanwhile.
+"""Random commands on all kinds of entities, and runs of the projectors between them.
 
-A step is data. Whom it concerns is a number, which is taken modulo those there are when it is its
-turn: so every list of steps can be played, and hypothesis can shorten it.
+A step is data. It names its entity by a number, taken modulo the entities that exist when the step
+is played: so every list of steps can be played, and hypothesis can shorten it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.support.kinds import DESCRIBED_KINDS
 
 WORKSPACES = 2
 MANY = 1_000
-"""More than there will be of anything in one life."""
+"""More than the number of entities of one kind in any list of steps."""
 YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 
 Fields = dict[str, Any]
@@ -177,7 +177,7 @@ SELDOM: list[type[Entity]] = [ApiKey, Sms, Workspace]
 
 @dataclass(frozen=True)
 class Create:
-    """Somebody creates one, on one of the accounts where the kind hangs on one."""
+    """Create an entity, on an account if the kind belongs to one."""
 
     workspace: int
     kind: type[Entity]
@@ -188,7 +188,7 @@ class Create:
 
 @dataclass(frozen=True)
 class Revise:
-    """Somebody sets fields of one, all of them (`is_whole`) or some."""
+    """Set some fields of an entity, or all of them (`is_whole`)."""
 
     workspace: int
     kind: type[Entity]
@@ -200,7 +200,7 @@ class Revise:
 
 @dataclass(frozen=True)
 class Delete:
-    """Somebody deletes one."""
+    """Delete an entity."""
 
     workspace: int
     kind: type[Entity]
@@ -209,7 +209,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Restore:
-    """Somebody restores one, of those that were deleted if there are any."""
+    """Restore an entity, a deleted one if there is any."""
 
     workspace: int
     kind: type[Entity]
@@ -218,7 +218,7 @@ class Restore:
 
 @dataclass(frozen=True)
 class Merge:
-    """Somebody merges another one into one: one of the same type, where there is any."""
+    """Merge another entity of the same type into one, if there is any."""
 
     workspace: int
     kind: type[MergeableEntity]
@@ -229,7 +229,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Project:
-    """A new projector catches up, or is killed: before it applies a batch, or while it does."""
+    """Run a new projector to the end of the log, or kill it before or during a batch."""
 
     batch_events: int
     dies_at_event: int | None = None
@@ -238,7 +238,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Act:
-    """Somebody has one do something of its own, one of those things that its kind can do."""
+    """Call one of the kind's own methods on an entity."""
 
     workspace: int
     kind: type[Entity]
@@ -248,7 +248,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Convert:
-    """A lead becomes an account, a contact and an opportunity."""
+    """Convert a lead to an account, a contact and an opportunity."""
 
     workspace: int
     whom: int
@@ -322,7 +322,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
 
 
 def lives(min_size: int, max_size: int) -> st.SearchStrategy[list[Step]]:
-    """Lists of steps; each begins with something to do things to."""
+    """Draw lists of steps; each begins with two accounts and a member."""
     beginning = st.tuples(_creations(Account), _creations(Member), _creations(Account))
     return st.builds(
         lambda first, rest: [*first, *rest],
@@ -333,7 +333,7 @@ def lives(min_size: int, max_size: int) -> st.SearchStrategy[list[Step]]:
 
 @dataclass
 class Player:
-    """Plays steps in workspaces of its own, and remembers what came of them."""
+    """Plays steps in its workspaces and keeps the resulting entities."""
 
     commands: EntityCommands
     merging: MergeCommands
@@ -349,7 +349,7 @@ class Player:
 
     @classmethod
     def of(cls, log: EventLog, commands: EntityCommands) -> Player:
-        """One who writes to this log."""
+        """Return a player that writes to this log."""
 
         def clock() -> datetime:
             return datetime.now(UTC)
@@ -358,7 +358,7 @@ class Player:
         return cls(commands, MergeCommands(log, clock=clock), leads)
 
     def play(self, step: Doing) -> None:
-        """One step. What is refused is refused."""
+        """Play one step; keep its refusal, if there is one."""
         try:
             if isinstance(step, Create):
                 self._create(step)
@@ -422,7 +422,7 @@ class Player:
         known += [done.account, done.contact, done.opportunity]
 
     def whom(self, step: Revise | Act | Convert | Delete | Restore | Merge) -> Entity | None:
-        """Whom it concerns."""
+        """Return the entity of a step; None if there is none of the kind."""
         found = [each for each in self.known[step.workspace] if isinstance(each, step.kind)]
         if isinstance(step, Restore):
             found = [each for each in found if each.is_deleted] or found
@@ -433,7 +433,7 @@ class Player:
         return lambda facts: fields if step.is_whole else {**facts, **fields}
 
     def _assigned(self, workspace: int, fields: Fields) -> Fields:
-        """With members instead of numbers, as long as there is one."""
+        """Replace numbers by members, as far as there are any."""
         members = [each for each in self.known[workspace] if isinstance(each, Member)]
         named = {"assignedTo": None, **fields}
         for name in {"assignedTo", "memberId"} & named.keys():

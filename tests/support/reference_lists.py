@@ -1,6 +1,6 @@
-"""Lists made the slow way: filter and sort all rows of the oracle in Python.
+"""Reference implementation of lists: filters and sorts all rows of the oracle in Python.
 
-Knows nothing of SQL; what a list shows and how it is ordered is written out a second time.
+It has no SQL; the fields and orders of a list are written out a second time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ FILTERS = {
 
 
 def lower(text: str) -> str:
-    """Each character by itself, as PostgreSQL has it: Python knows of final sigmas."""
+    """Lower each character separately, as PostgreSQL does: Python has a rule for final sigmas."""
     return "".join(char.lower() for char in text)
 
 
@@ -122,7 +122,7 @@ SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
 
 @dataclass(frozen=True)
 class ListRequest:
-    """What is asked of a list."""
+    """A request for a list."""
 
     plural: str
     filters: Mapping[str, str] = field(default_factory=dict)
@@ -133,33 +133,33 @@ class ListRequest:
 
 
 class ReferenceLists:
-    """All that there is in one workspace after some events.
+    """The expected lists of one workspace after some events.
 
-    `known` is the world whose names are shown where a list shows names of other things.
+    names_from: the lists whose names are shown for linked entities, if they are not these.
     """
 
     def __init__(
-        self, events: list[Row], workspace_id: UUID, *, known: ReferenceLists | None = None
+        self, events: list[Row], workspace_id: UUID, *, names_from: ReferenceLists | None = None
     ) -> None:
         tables = expected_tables([e for e in events if e["workspace_id"] == workspace_id])
         self.tables = {name: list(rows.values()) for name, rows in tables.items()}
-        self._known = known or self
+        self._names_from = names_from or self
         self._names = {row["id"]: row["name"] for row in self.tables["members"]}
         self._companies = {row["id"]: row["company"] for row in self.tables["accounts"]}
 
     def rows(self, plural: str) -> list[Row]:
-        """All rows of a list, unordered."""
+        """Return all rows of a list, unordered."""
         return [row for row in self.tables[plural] if not row.get("is_deleted")]
 
     def items(self, request: ListRequest) -> list[Item]:
-        """All items, in order; a page is a slice of them."""
+        """Return all items in order; a page is a slice of them."""
         rows = [row for row in self.rows(request.plural) if self._matches(row, request)]
         order = SORTS[request.plural][request.sort_by]
         rows.sort(key=lambda row: (order(row), row["id"]), reverse=request.descending)
         return [self._item(row, request) for row in rows]
 
     def aggregations(self, request: ListRequest) -> dict[str, Any]:
-        """What a list adds up to."""
+        """Return the aggregations of a list."""
         rows = self.rows(request.plural)
         if request.plural == "accounts":
             type_ = request.filters.get("type")
@@ -194,9 +194,9 @@ class ReferenceLists:
         names = f"{SHOWN[request.plural]} {ENDING}".split()
         row = {
             **row,
-            "assigned_to_name": self._known._names.get(row["assigned_to"]),
-            "member_name": self._known._names.get(row.get("member_id")),
-            "account_name": self._known._companies.get(row.get("account_id")),
+            "assigned_to_name": self._names_from._names.get(row["assigned_to"]),
+            "member_name": self._names_from._names.get(row.get("member_id")),
+            "account_name": self._names_from._companies.get(row.get("account_id")),
         }
         item = {name: _wire(row[column(name)]) for name in names}
         if request.plural == "accounts" and request.include_contacts:
@@ -208,7 +208,7 @@ class ReferenceLists:
 
 
 def comparable(item: Item) -> Item:
-    """An item as a list answered it: times as times, custom fields exactly."""
+    """Convert an item of an answer for comparison: times to datetimes, custom values to `exact`."""
     times = {
         name: datetime.fromisoformat(item[name]) for name in TIMES if item.get(name) is not None
     }
@@ -226,7 +226,7 @@ def _stage(rows: list[Row], stage: str) -> dict[str, Any]:
 
 
 def column(name: str) -> str:
-    """The column of a field: `leadId` is kept in `lead_id`."""
+    """Return the column of a field: `lead_id` for `leadId`."""
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
 
 

@@ -1,4 +1,4 @@
-"""What tests of text messages share: a log, commands on it, processes that follow, a gateway."""
+"""Text messages in tests: a log, commands, process managers and a sender, moved step by step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PHONE = "+44 20 7946 0000"
 QUICK = RetryPolicy(
     backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001, breaker=Limits(failures=1_000)
 )
-"""Does not make tests wait, and opens no breaker."""
+"""Short pauses, and so many allowed failures that the breaker stays closed."""
 GATEWAY_TIMEOUT_S = 1.0
 STEPS_MAX = 500
 
@@ -44,29 +44,29 @@ SELECT name, state, attempts, error FROM process_commands ORDER BY created_at, i
 
 @dataclass
 class CountingGateway:
-    """Takes everything, and counts."""
+    """Accepts every message and keeps it."""
 
     taken: list[OutgoingSms] = field(default_factory=list)
 
     def send(self, sms: OutgoingSms) -> str:
-        """Count it."""
+        """Accept the message; return its id."""
         self.taken.append(sms)
         return f"count-{len(self.taken)}"
 
 
 @dataclass
 class SmsHarness:
-    """One workspace of one log, and all that sends from it, to be moved step by step."""
+    """One workspace of a log and everything that sends its messages, run step by step."""
 
     log: EventLog
-    """As the API has it."""
+    """With the API's role."""
     own: EventLog
-    """As senders have it."""
+    """With the sender's role."""
     pool: ConnectionPool[Connection]
-    """Of senders."""
+    """With the sender's role."""
     follower: Connection
     database: Connection
-    """A superuser's, to look and to move clocks."""
+    """A superuser's connection, for queries and for moving clocks."""
     scope: Scope = field(
         default_factory=lambda: Scope(uuid4(), Actor("member", "ada"), command_id=str(uuid4()))
     )
@@ -74,41 +74,41 @@ class SmsHarness:
 
     @property
     def entities(self) -> EntityCommands:
-        """Commands on entities, as the API has them."""
+        """Commands on entities, with the API's role."""
         return entity_commands(self.log)
 
     @property
     def sms(self) -> SmsCommands:
-        """Commands on messages, as the API has them."""
+        """Commands on messages, with the API's role."""
         return SmsCommands(self.log, self.entities, clock=now, limits=self.limits)
 
     @property
     def own_sms(self) -> SmsCommands:
-        """Commands on messages, as senders have them."""
+        """Commands on messages, with the sender's role."""
         return SmsCommands(self.own, entity_commands(self.own), clock=now, limits=self.limits)
 
     def lead(self, **fields: Any) -> UUID:
-        """A new lead who can be sent to."""
+        """Create a lead with a phone number; return its id."""
         given = {"name": "Ada Lovelace", "phone": PHONE, **fields}
         return self.entities.create(self.scope, Lead, given).entity.id
 
     def ask(self, lead: UUID | None = None, message: str = "Hello", **more: Any) -> UUID:
-        """Ask for a message; its id."""
+        """Request a message; return its id."""
         scope = replace(self.scope, command_id=str(uuid4()))
         return self.sms.request(scope, lead or self.lead(), message=message, **more).entity.id
 
     def facts(self, sms: UUID) -> dict[str, Any]:
-        """What is known of a message."""
+        """Return the values of a message."""
         with self.log.scoped(self.scope):
             return self.log.load(Sms, sms).values
 
     def lead_facts(self, lead: UUID) -> dict[str, Any]:
-        """What is known of a lead."""
+        """Return the values of a lead."""
         with self.log.scoped(self.scope):
             return self.log.load(Lead, lead).values
 
     def react(self) -> None:
-        """Have the processes read all that there is, and do what they want of the log."""
+        """Run the process managers and their commands on the log until nothing is left."""
         outbox = Outbox(self.own, command_handlers(self.own_sms))
         for _ in range(STEPS_MAX):
             more = [handle_next_batch(self.follower, each) for each in PROCESSES.values()]
@@ -117,11 +117,11 @@ class SmsHarness:
         raise AssertionError("the processes never come to an end")
 
     def sending(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> SmsDelivery:
-        """Who hands messages to this gateway."""
+        """Return a sender that delivers to this gateway."""
         return SmsDelivery(self.own, self.own_sms, self.pool, gateway, patience)
 
     def send_all(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> None:
-        """Hand over all that is asked for, however many attempts it takes; nobody waits."""
+        """Deliver all requested messages, however many attempts it takes, without pauses."""
         sending = self.sending(gateway, patience)
         for _ in range(STEPS_MAX):
             self.react()
@@ -131,20 +131,20 @@ class SmsHarness:
         raise AssertionError("there is no end of messages")
 
     def let_time_pass(self) -> None:
-        """All pauses and leases are over; who waited longest is still the first."""
+        """End all pauses and leases; the order of waiting commands stays."""
         self.database.execute(
             "UPDATE process_commands SET next_attempt_at = now()"
             " WHERE state = 'waiting' AND next_attempt_at > now()"
         )
 
     def commands(self) -> list[tuple[Any, ...]]:
-        """Name, state, attempts and error of all commands that processes gave."""
+        """Return name, state, attempts and error of all commands of process managers."""
         return self.database.execute(COMMANDS).fetchall()
 
 
 @contextmanager
 def open_sms_harness(urls: Urls) -> Iterator[SmsHarness]:
-    """A house, for as long as the block lasts."""
+    """A harness, while the block lasts."""
     with (
         write_pool(urls.app) as api_pool,
         write_pool(urls.sender) as pool,
@@ -156,18 +156,18 @@ def open_sms_harness(urls: Urls) -> Iterator[SmsHarness]:
 
 
 def entity_commands(log: EventLog) -> EntityCommands:
-    """Commands on entities, by the real clock."""
+    """Return commands on entities, with the real clock."""
     return EntityCommands(log, clock=now, new_id=uuid4)
 
 
 def now() -> datetime:
-    """The real clock."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 def gateway_to(
     twilio: FakeTwilio, public_url: str | None = None, timeout_s: float = GATEWAY_TIMEOUT_S
 ) -> TwilioGateway:
-    """Twilio's adapter, pointed at the server of the tests."""
+    """Return Twilio's adapter for the test server."""
     account = Twilio(twilio.url, ACCOUNT, TOKEN, NUMBER, public_url)
     return TwilioGateway(account, timeout_s=timeout_s)

@@ -44,6 +44,8 @@ from tests.support.processes import api_without_projector
 from tests.support.reference_lists import ListRequest, ReferenceLists, comparable
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=25)
+
 SMALL_ROWS, BIG_ROWS = 5_000, 50_000
 BIG_BYTES = 35_000_000
 """So much the big export is at least: more than sockets between here and PostgreSQL can hold."""

@@ -30,6 +30,8 @@ from tests.support.realtime_client import (
 )
 from tests.support.waiting import wait_until, wait_until_projected
 
+pytestmark = pytest.mark.long(seconds=25)
+
 SUBSCRIBERS = 100
 BY_SOCKET = 10
 """Of them, those who come by WebSocket."""

@@ -30,6 +30,8 @@ from tests.support.realtime_client import (
 )
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=10)
+
 QUEUE_MAX = 50
 PER_KEY_MAX = 3
 SUBSCRIBERS_MAX = 5

@@ -32,6 +32,8 @@ from tests.support.processes import Projector, running_projector
 from tests.support.projection_admin import ProjectionAdmin, open_projection_admin
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=35)
+
 ACCOUNTS = 60
 
 

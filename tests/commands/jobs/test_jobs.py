@@ -16,7 +16,7 @@ from commands.jobs.runs import CONSECUTIVE_FAULTS_MAX
 from commands.jobs.worker import ERRORS_KEPT_DAYS, PURGE_ERRORS, TRY_CLAIM
 from domain.job import Job, JobEnded, JobStatus
 from domain.shared.refusals import NotFound
-from eventlog.connections import Connection, follow_connection
+from eventlog.connections import Connection, follow_connection, raw_json, write_pool
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
@@ -336,20 +336,28 @@ def test_workers_share_the_jobs(job_harness: JobHarness) -> None:
 def test_a_lost_connection_costs_a_step_and_no_item(job_harness: JobHarness) -> None:
     cut: list[int] = []
 
+    def name_connection(connection: Connection) -> None:
+        raw_json(connection)
+        connection.execute("SET application_name = 'worker-under-test'")
+
     def cut_off(limit: int) -> None:
         if not cut:
             cut.append(limit)
             job_harness.database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND (application_name = 'annals-work'"
-                "    OR (application_name = 'annals-write' AND state = 'idle in transaction'))"
+                "    OR (application_name = 'worker-under-test' AND state = 'idle in transaction'))"
             )
 
     job_id = job_harness.ask(*notes(30))
-    with working(job_harness.worker({WRITING: hooked(cut_off)})):
-        wait_until(
-            lambda: job_harness.job(job_id).status is JobStatus.COMPLETED, "the job is completed"
-        )
+    # The worker has its own pool: this test polls the job by that of the harness meanwhile.
+    with write_pool(job_harness.urls.app, configure=name_connection) as pool:
+        works = {WRITING: hooked(cut_off)}
+        with working(job_harness.worker(works, EventLog(pool))):
+            wait_until(
+                lambda: job_harness.job(job_id).status is JobStatus.COMPLETED,
+                "the job is completed",
+            )
     assert cut == [10]
     assert job_harness.written() == notes(30)
 

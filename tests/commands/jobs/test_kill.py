@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import psutil
+import pytest
 
 from commands.jobs.requests import JobCommands
 from domain.account import Account
@@ -26,6 +27,8 @@ from tests.support.databases import Urls
 from tests.support.oracle import assert_tables_match_log
 from tests.support.processes import running_worker
 from tests.support.waiting import TIMEOUT_S, wait_until
+
+pytestmark = pytest.mark.long(seconds=10)
 
 ITEMS = 300
 STEP = 20

@@ -21,6 +21,8 @@ from tests.support.databases import Urls
 from tests.support.kafka_harness import PARTITIONS, TIMEOUT_S, KafkaHarness, append
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=15)
+
 EVENTS = 600
 TRIGGER = "events_are_never_changed"
 
@@ -163,7 +165,7 @@ def test_a_topic_that_was_deleted_or_made_by_somebody_else_is_refused_until_it_i
         create_topic(admin, published.topic, PARTITIONS)
     with pytest.raises(TopicRefused, match="was deleted and created again by somebody else"):
         published.relay()
-    published.relay(anew=True)
+    published.relay(recreate=True)
     assert compared(published).is_equal
 
 

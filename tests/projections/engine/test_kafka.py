@@ -36,6 +36,8 @@ from tests.support.oracle import assert_tables_match_log
 from tests.support.undo_client import UndoClient
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=55)
+
 EVENTS = 4_000
 HALF = 2_000
 
@@ -261,7 +263,7 @@ def test_a_topic_made_anew_with_other_partitions_is_gone_on_with(
     consume_unevenly(published, database)
     with running_groups(published.group()):
         published.wait_until_consumed(1)
-        published.relay(anew=True, partitions=3)
+        published.relay(recreate=True, partitions=3)
         fill_log(published.urls.app, HALF, seed=2)
         published.relay()
         published.wait_until_consumed(EVENTS + HALF)

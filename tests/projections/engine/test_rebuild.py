@@ -28,6 +28,8 @@ from tests.support.databases import Urls
 from tests.support.failing_projection import companies, failing_for
 from tests.support.processes import running_engine
 
+pytestmark = pytest.mark.long(seconds=15)
+
 DEFINITIONS = table_definitions()
 
 

@@ -17,6 +17,8 @@ from tests.support.processes import running_projector
 from tests.support.projection_admin import ProjectionAdmin, open_projection_admin
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=40)
+
 SWAPS = 20
 CLIENTS = 2
 PAUSE_S = 0.02

@@ -20,6 +20,8 @@ from server.processes.supervisor import RESTART_DELAYS_S, restart_delay_s
 from tests.support.postgres_server import reachable_folder
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long(seconds=25)
+
 WAIT_MAX_S = 60.0
 PRINTS_WHAT_IT_GOT = """
 import os, sys

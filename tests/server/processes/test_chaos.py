@@ -33,6 +33,8 @@ from tests.support.chaos.trial import CLIENTS, Trial, run
 from tests.support.databases import Urls
 from tests.support.kafka_broker import RunningKafka
 
+pytestmark = pytest.mark.long(seconds=125)
+
 SEED = int(os.environ.get("ANNALS_CHAOS_SEED", "20"))
 DURATION_S = 60.0
 KAFKA_DURATION_S = 30.0

@@ -29,6 +29,8 @@ from tests.support.oracle import assert_tables_match_log, recorded_events
 from tests.support.postgres_server import reachable_folder
 from tests.support.waiting import wait_until, wait_until_projected
 
+pytestmark = pytest.mark.long(seconds=15)
+
 SEED = 9
 CLIENTS = 3
 KILLS = ["projector", "api", "postgres", "api", "projector", "postgres"]

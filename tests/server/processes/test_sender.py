@@ -29,6 +29,8 @@ from tests.support.sms_harness import CountingGateway, SmsHarness
 from tests.support.twilio_server import MESSAGES_PATH, FakeTwilio
 from tests.support.waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.long(seconds=15)
+
 
 def is_sent(sms_harness: SmsHarness, sms: UUID) -> bool:
     return bool(sms_harness.facts(sms)["status"] == "sent")

@@ -31,6 +31,8 @@ from tests.support.processes import (
 )
 from tests.support.waiting import are_projected, wait_until, wait_until_projected
 
+pytestmark = pytest.mark.long(seconds=25)
+
 TAKEOVER_WITHIN_S = 5.0
 RED_WITHIN_S = 10.0
 SEED = 20_261_121
