@@ -160,8 +160,8 @@ FILTERS: dict[str, tuple[Callable[[Story], dict[str, str]], list[str]]] = {
 def test_filters_apply_to_history_and_to_new_events(
     story: Story, transport: str, name: str
 ) -> None:
-    parameters, expected = FILTERS[name]
-    with subscribed(story.api_workspace, transport, last=0, **parameters(story)) as stream:
+    build_query, expected = FILTERS[name]
+    with subscribed(story.api_workspace, transport, last=0, **build_query(story)) as stream:
         assert [received.data["type"] for received in stream.take(len(expected))] == expected
         story.change("accounts", story.another)
         entity_id = story.account if name == "both" else story.contact
