@@ -1,4 +1,4 @@
-"""Fixtures: one PostgreSQL per test process, a fresh migrated database per test, a log on it."""
+"""Fixtures: one PostgreSQL per test process, a freshly migrated database and log per test."""
 
 from __future__ import annotations
 
@@ -42,35 +42,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server of this test process."""
+    """The PostgreSQL server of this test process."""
     with fast_cluster() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[RunningKafka]:
-    """A Kafka broker of this test process."""
-    from tests.support.kafka_broker import session_kafka  # few tests need a client of Kafka
+    """The Kafka broker of this test process."""
+    from tests.support.kafka_broker import session_kafka  # few tests need the Kafka client
 
     yield from session_kafka()
 
 
 @pytest.fixture(scope="session")
 def template(cluster: Cluster) -> str:
-    """The name of the database from which those of the tests are copied."""
+    """The name of the template database that each test copies."""
     return make_template(cluster)
 
 
 @pytest.fixture
 def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
-    """A database for this test, migrated and with its read tables."""
+    """The URLs of a database for this test, migrated and with its read tables."""
     with fresh_database(cluster, template) as urls:
         yield urls
 
 
 @pytest.fixture(scope="session")
 def api(cluster: Cluster, template: str) -> Iterator[Api]:
-    """The API, with a projector, a worker and a database, shared by the tests of the API."""
+    """An API with a projector, a worker and a database, shared by all API tests of the session."""
     with (
         fresh_database(cluster, template) as urls,
         running_api(urls.owner, urls.app, urls.projector) as running,
@@ -80,38 +80,38 @@ def api(cluster: Cluster, template: str) -> Iterator[Api]:
 
 @pytest.fixture
 def api_workspace(api: Api) -> ApiWorkspace:
-    """A workspace for this test, behind the shared API."""
+    """A new workspace in the shared API."""
     return api.new_workspace()
 
 
 @pytest.fixture
 def log(urls: Urls) -> Iterator[EventLog]:
-    """The log of the test's database, by the role of the API."""
+    """The event log of the test's database, opened with the API's role."""
     with write_pool(urls.app) as pool:
         yield EventLog(pool)
 
 
 @pytest.fixture
 def workspace() -> UUID:
-    """The id of a workspace for this test."""
+    """The id of a new workspace."""
     return uuid4()
 
 
 @pytest.fixture
 def scope(workspace: UUID) -> Scope:
-    """A command of the member Ada in the workspace."""
+    """The scope of a command that the member Ada sends in the workspace."""
     return Scope(workspace, Actor("member", "ada", "Ada"), command="test", command_id="c-1")
 
 
 @pytest.fixture
 def commands(log: EventLog) -> EntityCommands:
-    """Commands on entities, with the real clock."""
+    """The commands on entities, with the real clock."""
     return EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
 
 
 @pytest.fixture
 def engine(urls: Urls) -> ProjectionEngine:
-    """All projections; `catch_up()` brings them to the end of the log."""
+    """An engine of all projections; `catch_up()` brings them to the end of the log."""
     return ProjectionEngine(urls.projector, PROJECTIONS.values())
 
 
@@ -124,33 +124,33 @@ def database(urls: Urls) -> Iterator[Connection]:
 
 @pytest.fixture
 def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
-    """Three accounts with one contact each."""
-    made = []
+    """Create three accounts with one contact each."""
+    created = []
     for name in ("Acme", "Bluth", "Cyberdyne"):
         outcome = commands.create(scope, Account, {"company": name, "type": "customer"})
         assert isinstance(outcome.entity, Account)
         commands.create(scope, Contact, {"name": f"Ada of {name}"}, account_id=outcome.entity.id)
-        made.append(outcome.entity)
-    return made
+        created.append(outcome.entity)
+    return created
 
 
 @pytest.fixture
 def sms_harness(urls: Urls) -> Iterator[SmsHarness]:
-    """A workspace whose text messages are sent step by step."""
-    with open_sms_harness(urls) as made:
-        yield made
+    """A workspace whose text messages a test sends step by step."""
+    with open_sms_harness(urls) as harness:
+        yield harness
 
 
 @pytest.fixture
 def twilio() -> Iterator[FakeTwilio]:
-    """A server that speaks Twilio's API."""
-    with twilio_server() as made:
-        yield made
+    """A fake server of Twilio's API."""
+    with twilio_server() as server:
+        yield server
 
 
 @pytest.fixture
 def kafka_harness(kafka: RunningKafka, urls: Urls) -> KafkaHarness:
-    """An empty log and the topic to which it is published."""
-    from tests.support.kafka_harness import KafkaHarness  # few tests need a client of Kafka
+    """An empty log and the Kafka topic to which it is published."""
+    from tests.support.kafka_harness import KafkaHarness  # few tests need the Kafka client
 
     return KafkaHarness.create(kafka, urls)

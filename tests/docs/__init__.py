@@ -1,1 +1,1 @@
-"""Documents are done as they say."""
+"""Tests that the documents are correct."""

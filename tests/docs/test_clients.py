@@ -1,4 +1,4 @@
-"""The clients of docs/clients.md, run as they stand there, over a network that breaks."""
+"""The clients of docs/clients.md, run unchanged over an unreliable network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.long(seconds=15)
 DOCUMENT = REPOSITORY / "docs" / "clients.md"
 NODE_MIN = 18
 RETRY_AFTER_S = 2
-"""Longer than a client waits so early by itself."""
+"""Longer than the clients' own delay before the first retries."""
 RUN_WAIT_S = 120.0
 WAIT_S = 60.0
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
@@ -48,17 +48,17 @@ client = connect(url, token, timeout_s={timeout_s})
 
 def post(path, body):
     answer = send(client, "POST", path, json=json.loads(body))
-    return told(answer)
+    return summarize(answer)
 
 
-def told(answer):
+def summarize(answer):
     replayed = answer.headers.get("Idempotent-Replayed")
     return {{"status": answer.status_code, "replayed": replayed, "body": answer.json()}}
 
 
 def post_and_read(path, body):
     written = send(client, "POST", path, json=json.loads(body))
-    return told(read_after(client, f"{{path}}/{{written.json()['id']}}", written))
+    return summarize(read_after(client, f"{{path}}/{{written.json()['id']}}", written))
 
 
 def patch(path, body):
@@ -88,7 +88,7 @@ import {{ connect, send, change, readAfter, walk, saveExport }} from "./client.m
 const [step, url, token, ...given] = process.argv.slice(2);
 const client = connect(url, token, {timeout_s} * 1000);
 
-const told = async (answer) => ({{
+const summarize = async (answer) => ({{
   status: answer.status,
   replayed: answer.headers.get("Idempotent-Replayed"),
   body: await answer.json(),
@@ -96,11 +96,11 @@ const told = async (answer) => ({{
 
 const steps = {{
   async post(path, body) {{
-    return told(await send(client, "POST", path, {{ json: JSON.parse(body) }}));
+    return summarize(await send(client, "POST", path, {{ json: JSON.parse(body) }}));
   }},
   async post_and_read(path, body) {{
     const written = await send(client, "POST", path, {{ json: JSON.parse(body) }});
-    return told(await readAfter(client, `${{path}}/${{(await written.json()).id}}`, written));
+    return summarize(await readAfter(client, `${{path}}/${{(await written.json()).id}}`, written));
   }},
   async patch(path, body) {{
     const shown = [];
@@ -128,21 +128,21 @@ console.log(JSON.stringify(await steps[step](...given)));
 
 
 def blocks(language: str) -> str:
-    """All code of the document in this language."""
+    """Return all code of the document in this language."""
     found = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text("utf-8"), re.M | re.S)
     assert len(found) == 6
     return "\n\n".join(found)
 
 
-def node() -> str:
-    """Node. Where there is none to be had, the summary says so; CI fails."""
+def find_node() -> str:
+    """Return the path of node. Without it, skip the test; in CI, fail."""
     path = shutil.which("node")
     reason = "node is not installed"
     if path is not None:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
-        if int(told.stdout.strip().removeprefix("v").partition(".")[0]) >= NODE_MIN:
+        version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        if int(version.stdout.strip().removeprefix("v").partition(".")[0]) >= NODE_MIN:
             return path
-        reason = f"node is {told.stdout.strip()}, {NODE_MIN} or later is needed"
+        reason = f"node is {version.stdout.strip()}, {NODE_MIN} or later is needed"
     line = f"TESTS OF THE JAVASCRIPT CLIENT DID NOT RUN: {reason}"
     if os.environ.get("CI") == "true":
         pytest.fail(line, pytrace=False)
@@ -151,13 +151,13 @@ def node() -> str:
 
 @dataclass
 class Client:
-    """A program made of the document's code and of one step to take with it."""
+    """A program of the document's code and a driver that performs one step with it."""
 
     command: list[str]
     folder: Path
 
-    def does(self, step: str, url: str, token: str, *arguments: str) -> Any:
-        """What the step came to."""
+    def run(self, step: str, url: str, token: str, *arguments: str) -> Any:
+        """Perform the step and return its result."""
         done = subprocess.run(
             [*self.command, step, url, token, *arguments],
             capture_output=True,
@@ -170,14 +170,14 @@ class Client:
 
 
 @pytest.fixture(scope="module", params=["python", "javascript"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Makes a client of the document that waits so many seconds for an answer."""
+def make_client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that makes a client whose requests time out after `timeout_s` seconds."""
     folder = tmp_path_factory.mktemp(request.param)
     suffix, language, driver = {
         "python": ("py", "python", PYTHON),
         "javascript": ("mjs", "js", JAVASCRIPT),
     }[request.param]
-    runtime = sys.executable if suffix == "py" else node()
+    runtime = sys.executable if suffix == "py" else find_node()
     (folder / f"client.{suffix}").write_text(blocks(language), "utf-8")
 
     def make(timeout_s: float = WAIT_S) -> Client:
@@ -188,34 +188,34 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make
 
 
-Make = Callable[..., Client]
+MakeClient = Callable[..., Client]
 
 
 @dataclass
 class Network:
-    """A proxy before the API, and what it does to the next requests."""
+    """A proxy in front of the API, and the faults that it applies to the next requests."""
 
     upstream: str
     url: str = ""
     faults: list[str] = field(default_factory=list)
-    """`lost`: the answer is never sent. `busy`: 503 without asking. `half`: of the body, a half."""
+    """`lost`: no answer is sent. `busy`: 503 without asking the API. `half`: half of the body."""
     seen: list[tuple[str, str | None, int]] = field(default_factory=list)
-    """Method, idempotency key and status of every request that came."""
+    """Method, idempotency key and status of every request received."""
     waited_s: list[float] = field(default_factory=list)
-    """How long after a 503 the next request came."""
+    """Time between each 503 and the next request."""
     busy_since_s: float | None = None
 
     def statuses(self, method: str) -> list[int]:
-        """What requests of this method came to."""
+        """Return the statuses of requests of this method."""
         return [status for each, _, status in self.seen if each == method]
 
     def keys(self) -> set[str | None]:
-        """The idempotency keys of all writes."""
+        """Return the idempotency keys of all writes."""
         return {key for method, key, _ in self.seen if method != "GET"}
 
 
 class Relay(BaseHTTPRequestHandler):
-    """Hands one request on."""
+    """Forwards one request to the API."""
 
     protocol_version = "HTTP/1.1"
     network: Network
@@ -224,8 +224,8 @@ class Relay(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         network = type(self).network
-        wanted = self.command != "GET" or "/export" in self.path
-        fault = network.faults.pop(0) if wanted and network.faults else ""
+        can_fail = self.command != "GET" or "/export" in self.path
+        fault = network.faults.pop(0) if can_fail and network.faults else ""
         key = self.headers.get("Idempotency-Key")
         if network.busy_since_s is not None:
             network.waited_s.append(time.monotonic() - network.busy_since_s)
@@ -244,8 +244,8 @@ class Relay(BaseHTTPRequestHandler):
         if fault == "lost":
             self.close_connection = True
             return
-        told = {k: v for k, v in answer.headers.items() if k not in HOP_BY_HOP}
-        self._answer(answer.status_code, told, answer.content, is_cut=fault == "half")
+        kept = {k: v for k, v in answer.headers.items() if k not in HOP_BY_HOP}
+        self._answer(answer.status_code, kept, answer.content, is_cut=fault == "half")
 
     do_GET = do_POST = do_PATCH = do_any  # noqa: N815 - the library's names
 
@@ -265,7 +265,7 @@ class Relay(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, *_: Any) -> None:
-        """Nobody listens."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -289,8 +289,8 @@ def database(api: Api) -> Iterator[Connection]:
         yield connection
 
 
-def recorded(database: Connection, workspace_id: UUID) -> Counter[str]:
-    """How many events of each topic there are."""
+def count_events(database: Connection, workspace_id: UUID) -> Counter[str]:
+    """Return the number of events by topic."""
     rows = database.execute(
         "SELECT topic, count(*) FROM events WHERE workspace_id = %s GROUP BY topic", (workspace_id,)
     ).fetchall()
@@ -300,118 +300,134 @@ def recorded(database: Connection, workspace_id: UUID) -> Counter[str]:
 ACME = json.dumps({"company": "Acme", "type": "customer"})
 
 
-def test_a_write_whose_answer_was_lost_is_done_once(
-    made: Make, network: Network, api_workspace: ApiWorkspace, database: Connection
+def test_write_with_a_lost_answer_is_done_once(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace, database: Connection
 ) -> None:
     network.faults = ["lost", "lost", "busy"]
-    answer = made().does("post", network.url, api_workspace.token("member"), "/api/accounts", ACME)
+    answer = make_client().run(
+        "post", network.url, api_workspace.token("member"), "/api/accounts", ACME
+    )
     assert (answer["status"], answer["replayed"]) == (201, "true")
     assert network.statuses("POST") == [201, 201, 503, 201]
     assert min(network.waited_s) > RETRY_AFTER_S * 0.99
     assert len(network.keys()) == 1
-    assert recorded(database, api_workspace.workspace_id)["account.created"] == 1
+    assert count_events(database, api_workspace.workspace_id)["account.created"] == 1
 
 
-def test_a_write_that_is_still_in_flight_is_waited_for(
-    made: Make, network: Network, api_workspace: ApiWorkspace, database: Connection
+def test_client_waits_for_a_write_in_flight(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace, database: Connection
 ) -> None:
     account = api_workspace.account()
     body = json.dumps({"name": "Ada", "accountId": account})
     answers: list[Any] = []
-    client, token = made(timeout_s=2), api_workspace.token("member")
-    asking = threading.Thread(
-        target=lambda: answers.append(
-            client.does("post", network.url, token, "/api/contacts", body)
-        )
+    client, token = make_client(timeout_s=2), api_workspace.token("member")
+    sending = threading.Thread(
+        target=lambda: answers.append(client.run("post", network.url, token, "/api/contacts", body))
     )
     with database.transaction():
-        # Whoever adds to the account waits for this; the client gives up waiting and asks again.
+        # Writes to the account wait for this lock; the client times out and retries.
         lock_accounts(database, exclusive=[UUID(account)])
-        asking.start()
-        wait_until(lambda: 409 in network.statuses("POST"), "a write has met the one in flight")
-    asking.join()
+        sending.start()
+        wait_until(
+            lambda: 409 in network.statuses("POST"),
+            "the API refuses the retry because the first write is in flight",
+        )
+    sending.join()
     (answer,) = answers
     assert (answer["status"], answer["body"]["name"]) == (201, "Ada")
     assert len(network.keys()) == 1
-    assert recorded(database, api_workspace.workspace_id)["contact.created"] == 1
+    assert count_events(database, api_workspace.workspace_id)["contact.created"] == 1
 
 
-def test_a_refusal_is_an_answer(made: Make, network: Network, api_workspace: ApiWorkspace) -> None:
-    answer = made().does("post", network.url, api_workspace.token("member"), "/api/accounts", "{}")
+def test_refusal_is_returned_without_a_retry(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace
+) -> None:
+    answer = make_client().run(
+        "post", network.url, api_workspace.token("member"), "/api/accounts", "{}"
+    )
     assert (answer["status"], answer["body"]["code"]) == (422, "E2003")
     assert network.statuses("POST") == [422]
 
 
-def test_one_reads_what_one_wrote(
-    made: Make, network: Network, api_workspace: ApiWorkspace
+def test_client_reads_its_own_write(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace
 ) -> None:
     token = api_workspace.token("member")
-    answer = made().does("post_and_read", network.url, token, "/api/accounts", ACME)
+    answer = make_client().run("post_and_read", network.url, token, "/api/accounts", ACME)
     assert (answer["status"], answer["body"]["company"]) == (200, "Acme")
     assert answer["body"]["contactCount"] == 0
 
 
-def test_a_change_is_shown_at_once_and_done_once(
-    made: Make, network: Network, api_workspace: ApiWorkspace, database: Connection
+def test_change_is_shown_at_once_and_recorded_once(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace, database: Connection
 ) -> None:
-    path = f"/api/accounts/{projected(api_workspace, api_workspace.account())}"
+    path = f"/api/accounts/{wait_until_readable(api_workspace, api_workspace.account())}"
     network.faults = ["lost"]
     change = json.dumps({"nextAction": "Call"})
-    result = made().does("patch", network.url, api_workspace.token("member"), path, change)
+    result = make_client().run("patch", network.url, api_workspace.token("member"), path, change)
     assert result["done"]
     assert [(each["nextAction"], each["version"]) for each in result["shown"]] == [
         ("Call", 1),
         ("Call", 2),
     ]
     assert network.statuses("PATCH") == [200, 200]
-    assert recorded(database, api_workspace.workspace_id)["account.updated"] == 1
+    assert count_events(database, api_workspace.workspace_id)["account.updated"] == 1
 
 
-def test_a_change_is_taken_back_where_somebody_was_faster(
-    made: Make, network: Network, api_workspace: ApiWorkspace, monkeypatch: pytest.MonkeyPatch
+def test_change_is_reverted_after_a_concurrent_change(
+    make_client: MakeClient,
+    network: Network,
+    api_workspace: ApiWorkspace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = f"/api/accounts/{projected(api_workspace, api_workspace.account())}"
+    path = f"/api/accounts/{wait_until_readable(api_workspace, api_workspace.account())}"
     before = Relay.do_PATCH
 
-    def overtaken(relay: Relay) -> None:
+    def patch_after_another_client(relay: Relay) -> None:
         answer = api_workspace.client().patch(path, json={"nextAction": "Write"})
         api_workspace.api.wait_until_projected(int(answer.headers["Annals-Position"]))
         before(relay)
 
-    monkeypatch.setattr(Relay, "do_PATCH", overtaken)
+    monkeypatch.setattr(Relay, "do_PATCH", patch_after_another_client)
     change = json.dumps({"nextAction": "Call"})
-    result = made().does("patch", network.url, api_workspace.token("member"), path, change)
+    result = make_client().run("patch", network.url, api_workspace.token("member"), path, change)
     assert not result["done"]
     assert [each["nextAction"] for each in result["shown"]] == ["Call", "Write"]
     assert network.statuses("PATCH") == [412]
 
 
-def test_a_list_is_walked_to_its_end(
-    made: Make, network: Network, api_workspace: ApiWorkspace
+def test_walk_returns_the_whole_list(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace
 ) -> None:
     ids = [api_workspace.account(company=f"C{number}") for number in range(5)]
-    projected(api_workspace, ids[-1])
-    found = made().does("items", network.url, api_workspace.token("member"), "/api/accounts", "2")
+    wait_until_readable(api_workspace, ids[-1])
+    found = make_client().run(
+        "items", network.url, api_workspace.token("member"), "/api/accounts", "2"
+    )
     assert found == ids[::-1]
 
 
-def test_an_export_is_there_whole_or_not_at_all(
-    made: Make, network: Network, api_workspace: ApiWorkspace, tmp_path: Path
+def test_broken_export_leaves_no_file(
+    make_client: MakeClient, network: Network, api_workspace: ApiWorkspace, tmp_path: Path
 ) -> None:
     ids = [api_workspace.account(company=f"C{number}") for number in range(5)]
-    projected(api_workspace, ids[-1])
+    wait_until_readable(api_workspace, ids[-1])
     network.faults = ["half", ""]
-    client, token, file = made(), api_workspace.token("member"), str(tmp_path / "accounts.ndjson")
-    broken = client.does("export", network.url, token, "/api/accounts/export", file)
+    client, token, file = (
+        make_client(),
+        api_workspace.token("member"),
+        str(tmp_path / "accounts.ndjson"),
+    )
+    broken = client.run("export", network.url, token, "/api/accounts/export", file)
     assert broken == {"failed": True, "is_there": False}
-    result = client.does("export", network.url, token, "/api/accounts/export", file)
+    result = client.run("export", network.url, token, "/api/accounts/export", file)
     assert result["ids"] == ids[::-1]
     head = api_workspace.client().head("/api/accounts/export")
     assert result["position"] <= int(head.headers["Annals-Position"])
 
 
-def projected(api_workspace: ApiWorkspace, entity_id: str) -> str:
-    """The account, which can be read now."""
+def wait_until_readable(api_workspace: ApiWorkspace, entity_id: str) -> str:
+    """Wait until the account can be read, and return its id."""
     answer = api_workspace.client().patch(f"/api/accounts/{entity_id}", json={})
     read = api_workspace.client().get(f"/api/accounts/{entity_id}", headers=after(answer))
     assert read.status_code == 200

@@ -1,4 +1,4 @@
-"""The how-to documents, done as they say, beside one service that runs."""
+"""The commands of the how-to documents, run against one service."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.documents import Clone, clone, document_steps, output_lines
 
 pytestmark = pytest.mark.long(seconds=20)
 
-SERVES = "./annals demo --accounts 100"
-"""How each of the documents begins, in the first terminal."""
+SERVE = "./annals demo --accounts 100"
+"""The first command of each document, in the first terminal."""
 DOCUMENTS = (
     *("write-a-projection", "back-up-and-restore", "migrate"),
     *("send-sms", "follow-changes", "add-an-entity"),
@@ -24,22 +24,22 @@ QUERY = re.compile(r"^```sql\n(SELECT.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Clone]:
-    """Where the reader of the documents stands, once the service answers."""
-    with clone() as folder, folder.serve(SERVES):
+    """A clone of the repository in which the service runs."""
+    with clone() as folder, folder.serve(SERVE):
         yield folder
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_command_does_what_the_document_shows(served: Clone, name: str) -> None:
+def test_every_command_prints_what_the_document_shows(served: Clone, name: str) -> None:
     first, *others = document_steps(f"docs/how-to/{name}.md")
-    assert first.commands.strip() == SERVES
+    assert first.commands.strip() == SERVE
     printed = served.run([step.commands for step in others])
     for step, output in zip(others, printed, strict=True):
         if step.shown is not None:
             assert output_lines(output) == output_lines(step.shown)
 
 
-def test_parquet_files_answer_the_queries_of_the_document(
+def test_queries_of_the_document_find_rows_in_parquet_files(
     served: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(served.folder)

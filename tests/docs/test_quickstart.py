@@ -1,4 +1,4 @@
-"""Documents, done as they say: every command is run, and prints what is shown."""
+"""Every command of the README and the quickstart prints the output that they show."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tests.support.documents import clone, document_steps, output_lines
 pytestmark = pytest.mark.long(seconds=30)
 
 DOCUMENTS = {"docs/quickstart.md": "./annals up", "README.md": "./annals demo"}
-"""Documents, and the command in each that serves in the first terminal."""
+"""The documents, and the command of each that starts the service in the first terminal."""
 SMALLER = {"./annals demo": "./annals demo --accounts 50"}
-"""What is shown does not depend on how many accounts there are."""
+"""Faster replacements of commands; the output shown does not depend on the number of accounts."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_command_does_what_the_document_shows(document: str) -> None:
+def test_every_command_prints_what_the_document_shows(document: str) -> None:
     first, *others = document_steps(document)
     serve = DOCUMENTS[document]
     assert first.commands.strip() == serve

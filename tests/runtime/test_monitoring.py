@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, logs and traces: what is wrong is said, soon, and with its reason."""
+"""Health, readiness, metrics, logs and traces report a fault soon and with its reason."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ ACCOUNT = {"company": "Acme", "type": "customer"}
 RED_WITHIN_S = 10.0
 ALARM_WITHIN_S = 20.0
 STALE_S = SNAPSHOT_TTL_S + 0.1
-"""After so long health has looked again."""
+"""Seconds after which health has read the state again."""
 
 
 @dataclass
 class Stack:
-    """The API and a projector, each a server of its own, on one database."""
+    """The API and a projector as two servers on one database."""
 
     urls: Urls
     client: httpx.Client
@@ -66,7 +66,7 @@ class Stack:
     scope: Scope = field(default_factory=lambda: Scope(uuid4()))
 
     def write(self, company: str = "Acme") -> int:
-        """Something to do for the projector; the position at which it is recorded."""
+        """Create an account for the projector to process, and return its position."""
         return write(self.commands, self.scope, company)
 
     def wait_until_projected(self, position: int) -> None:
@@ -74,18 +74,18 @@ class Stack:
         wait_until_projected(self.database, position)
 
     def status(self) -> int:
-        """Of the answer about health."""
+        """Return the HTTP status of the health check."""
         return self.client.get("/healthz").status_code
 
     def reasons(self, name: str = "accounts") -> str:
-        """What health says of a projection."""
-        told = self.client.get("/healthz").json()["projections"]
-        return "; ".join(next(each["reasons"] for each in told if each["name"] == name))
+        """Return the reasons that health reports for a projection."""
+        found = self.client.get("/healthz").json()["projections"]
+        return "; ".join(next(each["reasons"] for each in found if each["name"] == name))
 
 
 @contextmanager
 def running(urls: Urls, output: Path) -> Iterator[Stack]:
-    """All of it, as long as the block lasts."""
+    """Run the API and the projector while the block lasts."""
     with (
         running_projector(urls, output) as projector,
         api_without_projector(urls) as client,
@@ -100,7 +100,7 @@ def running(urls: Urls, output: Path) -> Iterator[Stack]:
 def shared(
     cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """What tests share that leave everything as it was."""
+    """A stack shared by tests that restore its state."""
     output = tmp_path_factory.mktemp("operations") / "projector.log"
     with fresh_database(cluster, template) as urls, running(urls, output) as stack:
         yield stack
@@ -108,78 +108,79 @@ def shared(
 
 @pytest.fixture
 def stack(shared: Stack) -> Stack:
-    """The same, once it is green."""
+    """The shared stack, once its health is ok."""
     wait_until(lambda: shared.client.get("/healthz").json().get("status") == "ok", "health is ok")
     return shared
 
 
 @pytest.fixture
-def own(urls: Urls, tmp_path: Path) -> Iterator[Stack]:
-    """What one test has for itself, to break it."""
+def broken_stack(urls: Urls, tmp_path: Path) -> Iterator[Stack]:
+    """A stack for one test, which may break it."""
     with running(urls, tmp_path / "projector.log") as stack:
         yield stack
 
 
 def write(commands: EntityCommands, scope: Scope, company: str = "Acme") -> int:
-    """Create an account; the position at which it is recorded."""
+    """Create an account and return its position."""
     return commands.create(scope, Account, {"company": company, "type": "customer"}).position
 
 
 # Health
 
 
-def test_health_names_each_projection(stack: Stack) -> None:
-    told = stack.client.get("/healthz").json()
-    assert told["status"] == "ok"
-    assert [each["name"] for each in told["projections"]] == sorted(PROJECTIONS)
-    assert {each["status"] for each in told["projections"]} == {"ok"}
+def test_health_lists_each_projection(stack: Stack) -> None:
+    answer = stack.client.get("/healthz").json()
+    assert answer["status"] == "ok"
+    assert [each["name"] for each in answer["projections"]] == sorted(PROJECTIONS)
+    assert {each["status"] for each in answer["projections"]} == {"ok"}
 
 
 @pytest.mark.parametrize(
     ("lag_events", "lag_s", "idle_s", "expected"),
     [
         (0, 0.0, 3600.0, False),  # nothing to do
-        (1, 0.1, 3600.0, False),  # something to do since a moment ago
+        (1, 0.1, 3600.0, False),  # something to do since 0.1 s ago
         (100_000, 900.0, 0.3, False),  # far behind, and moving: an import, a catch-up
         (1, 7.0, 7.0, True),
         (100_000, 900.0, 7.0, True),
     ],
 )
-def test_what_moves_or_has_nothing_to_do_is_not_stalled(
+def test_projection_is_stalled_only_if_it_lags_and_is_idle(
     lag_events: int, lag_s: float, idle_s: float, expected: bool
 ) -> None:
     facts = {"lagEvents": lag_events, "lagSeconds": lag_s, "idleSeconds": idle_s}
     assert is_stalled(facts, 6.0) is expected
 
 
-def test_a_projector_that_is_stopped_turns_health_red_and_green_again(stack: Stack) -> None:
+def test_health_is_red_while_the_projector_is_stopped(stack: Stack) -> None:
     stack.wait_until_projected(stack.write())
     stack.projector.signal(signal.SIGSTOP)
     try:
         assert stack.status() == 200
         stack.write()
         assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S
-        told = stack.client.get("/healthz").json()
-        assert told["code"] == "E3006"
-        assert "accounts: no progress for" in told["detail"]
+        answer = stack.client.get("/healthz").json()
+        assert answer["code"] == "E3006"
+        assert "accounts: no progress for" in answer["detail"]
         assert "its projector holds the lease but does nothing" in stack.reasons()
     finally:
         stack.projector.signal(signal.SIGCONT)
     wait_until(lambda: stack.status() == 200, "health is green")
 
 
-def test_a_projector_that_was_killed_turns_health_red(own: Stack) -> None:
-    own.projector.kill()
+def test_health_is_red_after_the_projector_was_killed(broken_stack: Stack) -> None:
+    broken_stack.projector.kill()
     wait_until(
-        lambda: own.reasons() == "no projector works on it", "health names the missing projector"
+        lambda: broken_stack.reasons() == "no projector works on it",
+        "health names the missing projector",
     )
-    assert own.client.get("/healthz").json()["status"] == "degraded"
-    own.write()
-    assert wait_until(lambda: own.status() == 503, "health is red") < RED_WITHIN_S
-    assert own.reasons().endswith("no projector works on it")
+    assert broken_stack.client.get("/healthz").json()["status"] == "degraded"
+    broken_stack.write()
+    assert wait_until(lambda: broken_stack.status() == 503, "health is red") < RED_WITHIN_S
+    assert broken_stack.reasons().endswith("no projector works on it")
 
 
-def test_a_lock_that_somebody_holds_turns_health_red(stack: Stack) -> None:
+def test_health_is_red_while_the_projector_waits_for_a_lock(stack: Stack) -> None:
     with psycopg.connect(stack.urls.superuser) as other:
         other.execute("LOCK TABLE read.accounts IN ACCESS EXCLUSIVE MODE")
         stack.write()
@@ -189,7 +190,7 @@ def test_a_lock_that_somebody_holds_turns_health_red(stack: Stack) -> None:
     wait_until(lambda: stack.status() == 200, "health is green")
 
 
-def test_checkpoints_that_cannot_be_read_are_no_good_health(stack: Stack) -> None:
+def test_health_is_red_if_checkpoints_cannot_be_read(stack: Stack) -> None:
     with psycopg.connect(stack.urls.superuser) as other:
         other.execute("LOCK TABLE projections IN ACCESS EXCLUSIVE MODE")
         assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S
@@ -199,7 +200,7 @@ def test_checkpoints_that_cannot_be_read_are_no_good_health(stack: Stack) -> Non
     wait_until(lambda: stack.status() == 200, "health is green")
 
 
-def test_a_database_that_is_frozen_does_not_freeze_health(stack: Stack) -> None:
+def test_health_answers_although_its_database_connection_is_frozen(stack: Stack) -> None:
     (pid,) = stack.database.execute(
         """SELECT pid FROM pg_stat_activity
             WHERE application_name = 'annals-health' AND datname = current_database()"""
@@ -208,12 +209,12 @@ def test_a_database_that_is_frozen_does_not_freeze_health(stack: Stack) -> None:
     try:
         assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S
         assert stack.client.get("/healthz").json()["code"] == "E3001"
-        wait_until(lambda: stack.status() == 200, "health is green")  # by a connection of its own
+        wait_until(lambda: stack.status() == 200, "health is green")  # over a new connection
     finally:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_what_is_parked_or_outdated_is_said_and_is_not_red(stack: Stack) -> None:
+def test_parked_entities_and_outdated_projections_degrade_health_only(stack: Stack) -> None:
     stack.database.execute(
         """INSERT INTO projection_parked
                   (projection, workspace_id, entity_id, position, events, error)
@@ -221,12 +222,12 @@ def test_what_is_parked_or_outdated_is_said_and_is_not_red(stack: Stack) -> None
     )
     stack.database.execute("UPDATE projections SET wanted_version = 'x' WHERE name = 'tasks'")
     try:
-        wait_until(lambda: stack.reasons("notes") != "", "health has looked again")
-        told = stack.client.get("/healthz")
-        assert (told.status_code, told.json()["status"]) == (200, "degraded")
+        wait_until(lambda: stack.reasons("notes") != "", "health has read the state again")
+        answer = stack.client.get("/healthz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
         assert stack.reasons("notes") == "1 entities are parked"
         assert stack.reasons("tasks") == "its code changed since its rows were made: rebuild it"
-        assert "secret" not in told.text
+        assert "secret" not in answer.text
     finally:
         stack.database.execute("DELETE FROM projection_parked")
         stack.database.execute("UPDATE projections SET wanted_version = version")
@@ -235,30 +236,30 @@ def test_what_is_parked_or_outdated_is_said_and_is_not_red(stack: Stack) -> None
 # Readiness
 
 
-def test_a_process_is_not_ready_for_tables_that_are_not_there(stack: Stack) -> None:
+def test_api_is_not_ready_without_a_migration(stack: Stack) -> None:
     client, name = stack.client, "0004_operations"
     assert client.get("/readyz").status_code == 200
     move = "UPDATE _yoyo_migration SET migration_id = %s WHERE migration_id = %s"
     stack.database.execute(move, ("moved", name))
     try:
         wait_until(lambda: client.get("/readyz").status_code == 503, "the API is not ready")
-        told = client.get("/readyz")
-        assert told.json()["code"] == "E3007"
-        assert told.json()["missing"] == [f"migration {name}"]
+        answer = client.get("/readyz")
+        assert answer.json()["code"] == "E3007"
+        assert answer.json()["missing"] == [f"migration {name}"]
     finally:
         stack.database.execute(move, (name, "moved"))
 
 
-def test_a_process_is_not_ready_where_projections_lag(
+def test_api_is_not_ready_while_projections_lag(
     urls: Urls, commands: EntityCommands, scope: Scope, engine: ProjectionEngine
 ) -> None:
     with api_without_projector(urls, ready_lag_max_s=0.5) as client:
         assert client.get("/readyz").status_code == 200
         write(commands, scope)
         wait_until(lambda: client.get("/readyz").status_code == 503, "the API is not ready")
-        told = client.get("/readyz").json()
-        assert told["code"] == "E3007"
-        assert "accounts" in {each["name"] for each in told["projections"]}
+        answer = client.get("/readyz").json()
+        assert answer["code"] == "E3007"
+        assert "accounts" in {each["name"] for each in answer["projections"]}
         engine.catch_up()
         wait_until(lambda: client.get("/readyz").status_code == 200, "the API is ready")
 
@@ -267,7 +268,7 @@ def test_a_process_is_not_ready_where_projections_lag(
 
 
 def alter(database: Connection, position: int) -> None:
-    """What nobody may do: change history, as a superuser who turns the guard off."""
+    """Change a recorded event as a superuser who disables the guarding trigger."""
     database.execute("ALTER TABLE events DISABLE TRIGGER events_are_never_changed")
     database.execute(
         "UPDATE events SET data = (data::text || ' ')::json WHERE position = %s", (position,)
@@ -275,22 +276,24 @@ def alter(database: Connection, position: int) -> None:
     database.execute("ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_changed")
 
 
-def test_altered_history_is_an_alarm(own: Stack) -> None:
-    position = [own.write() for _ in range(3)][1]
-    own.wait_until_projected(position + 1)
-    alter(own.database, position)
-    assert wait_until(lambda: own.status() == 503, "health is red") < ALARM_WITHIN_S
-    assert own.reasons() == "its coverage differs from the log in 1 ranges"
-    faults = series(own.client, "annals_projection_coverage_faults")
+def test_altered_history_raises_an_alarm(broken_stack: Stack) -> None:
+    position = [broken_stack.write() for _ in range(3)][1]
+    broken_stack.wait_until_projected(position + 1)
+    alter(broken_stack.database, position)
+    assert wait_until(lambda: broken_stack.status() == 503, "health is red") < ALARM_WITHIN_S
+    assert broken_stack.reasons() == "its coverage differs from the log in 1 ranges"
+    faults = series(broken_stack.client, "annals_projection_coverage_faults")
     assert {labels["projection"] for labels, value in faults if value == 1} == set(PROJECTIONS)
-    told = [line for line in own.projector.lines() if line["level"] == "error"]
-    assert {line["fault"] for line in told} == {"altered"}
-    assert {line["position"] for line in told} == {position}
-    assert {line["projection"] for line in told} == set(PROJECTIONS)
-    assert own.client.get("/readyz").status_code == 200, "an alarm, and requests are served"
+    errors = [line for line in broken_stack.projector.lines() if line["level"] == "error"]
+    assert {line["fault"] for line in errors} == {"altered"}
+    assert {line["position"] for line in errors} == {position}
+    assert {line["projection"] for line in errors} == set(PROJECTIONS)
+    assert broken_stack.client.get("/readyz").status_code == 200, (
+        "requests are served in spite of the alarm"
+    )
 
 
-def test_all_of_history_is_compared_bit_by_bit(
+def test_coverage_checks_compare_all_of_history_in_chunks(
     commands: EntityCommands,
     scope: Scope,
     database: Connection,
@@ -302,28 +305,34 @@ def test_all_of_history_is_compared_bit_by_bit(
     written += [write(commands, scope) for _ in range(5)]
     engine.catch_up()
 
-    def look(round_interval_s: float = 3_600) -> CheckResult:
+    def run_check(round_interval_s: float = 3_600) -> CheckResult:
         with follow_connection(urls.projector, application_name="test") as connection:
             return check(connection, chunk=1_000, round_interval_s=round_interval_s)
 
     for _ in range(4):
-        assert look() == CheckResult([], [])
+        assert run_check() == CheckResult([], [])
     alter(database, written[0])
-    assert look().new == [], "the round has ended, and what is new is not what was altered"
-    found = [gap for _ in range(3) for gap in look(0).new]
+    assert run_check().new == [], "the round has ended, and the altered event is not new"
+    found = [gap for _ in range(3) for gap in run_check(0).new]
     assert {(gap.fault, gap.position) for gap in found} == {("altered", written[0])}
     assert {gap.projection for gap in found} == set(PROJECTIONS)
     alter(database, written[-1])
-    assert {gap.position for gap in look().new} == {written[-1]}, "what is new is compared always"
+    assert {gap.position for gap in run_check().new} == {written[-1]}, (
+        "new events are always compared"
+    )
     counted = database.execute("SELECT count(*) FROM projection_faults").fetchone()
     assert counted == (2 * len(PROJECTIONS),)
     database.execute("UPDATE projections SET epoch = epoch + 1 WHERE name = 'notes'")
-    look()
-    left = database.execute("SELECT count(*) FROM projection_faults WHERE projection = 'notes'")
-    assert left.fetchone() == (2,), "found again: the log differs from what was consumed"
+    run_check()
+    remaining = database.execute(
+        "SELECT count(*) FROM projection_faults WHERE projection = 'notes'"
+    )
+    assert remaining.fetchone() == (2,), (
+        "found again, because the log differs from the events consumed"
+    )
 
 
-def test_a_difference_that_is_gone_is_forgotten(
+def test_fault_is_deleted_once_the_difference_is_gone(
     commands: EntityCommands,
     scope: Scope,
     database: Connection,
@@ -343,8 +352,8 @@ def test_a_difference_that_is_gone_is_forgotten(
 # Metrics
 
 
-def scraped(client: httpx.Client) -> dict[str, Metric]:
-    """All metrics, by name; each once."""
+def scrape_metrics(client: httpx.Client) -> dict[str, Metric]:
+    """Return all metrics by name; assert that each occurs once."""
     found = list(text_string_to_metric_families(client.get("/metrics").text))
     names = [each.name for each in found]
     assert len(names) == len(set(names))
@@ -352,29 +361,29 @@ def scraped(client: httpx.Client) -> dict[str, Metric]:
 
 
 def series(client: httpx.Client, name: str) -> list[tuple[dict[str, str], float]]:
-    """Labels and value of each sample of a metric."""
-    return [(each.labels, each.value) for each in scraped(client)[name].samples]
+    """Return labels and value of each sample of a metric."""
+    return [(each.labels, each.value) for each in scrape_metrics(client)[name].samples]
 
 
 def samples(client: httpx.Client, name: str) -> dict[str, float]:
-    """The samples of a metric, by name and labels."""
-    metric = scraped(client).get(name.removesuffix("_total"))
+    """Return the samples of a metric by name and labels."""
+    metric = scrape_metrics(client).get(name.removesuffix("_total"))
     return {
         f"{each.name}{sorted(each.labels.values())}": each.value
         for each in (metric.samples if metric else ())
     }
 
 
-def test_metrics_tell_of_log_projections_and_batches(stack: Stack) -> None:
-    def batched() -> float:
+def test_metrics_describe_the_log_projections_and_batches(stack: Stack) -> None:
+    def count_batched_events() -> float:
         found = samples(stack.client, "annals_projector_batch_events")
         return found.get("annals_projector_batch_events_sum['log']", 0)
 
     position = [stack.write() for _ in range(20)][-1]
     stack.wait_until_projected(position)
     count = stack.database.execute("SELECT count(*) FROM events").fetchone()
-    wait_until(lambda: count == (batched(),), "the metric counts every event")
-    found = scraped(stack.client)
+    wait_until(lambda: count == (count_batched_events(),), "the metric counts every event")
+    found = scrape_metrics(stack.client)
     assert found["annals_log_position"].samples[0].value == position
     for name in ("position", "lag_events", "lag_seconds", "parked_entities", "stalled", "held"):
         metric = found[f"annals_projection_{name}"]
@@ -387,24 +396,24 @@ def test_metrics_tell_of_log_projections_and_batches(stack: Stack) -> None:
 
 
 def test_appends_and_hints_are_counted(api: Api, api_workspace: ApiWorkspace) -> None:
-    def counted(name: str) -> float:
+    def read_counter(name: str) -> float:
         return next(value for labels, value in series(api.client(), name) if not labels)
 
-    before = counted("annals_hints_sent")
+    before = read_counter("annals_hints_sent")
     api_workspace.account()
-    wait_until(lambda: counted("annals_hints_sent") > before, "the hint is counted")
+    wait_until(lambda: read_counter("annals_hints_sent") > before, "the hint is counted")
     appends = samples(api.client(), "annals_append_seconds")
     assert appends["annals_append_seconds_count[]"] >= 1
 
 
-def test_metrics_name_routes_and_no_ids(stack: Stack) -> None:
+def test_metrics_have_routes_as_labels_but_no_ids(stack: Stack) -> None:
     client = stack.client
     client.get("/api/accounts/0199c0de-0000-7000-8000-000000000001")
     client.get("/no/such/place/0199c0de-0000-7000-8000-000000000001")
     client.request("PROPFIND", "/livez")
-    told = client.get("/metrics").text
-    assert "0199c0de" not in told
-    assert "PROPFIND" not in told
+    page = client.get("/metrics").text
+    assert "0199c0de" not in page
+    assert "PROPFIND" not in page
     counted = series(client, "annals_http_requests")
     found = {
         (labels["method"], labels["route"], labels["status"])
@@ -426,7 +435,7 @@ def test_metrics_name_routes_and_no_ids(stack: Stack) -> None:
         ("swordfish", {"Authorization": "Bearer swordfish", "X-Forwarded-For": "::1"}, 200),
     ],
 )
-def test_metrics_are_not_for_everybody(
+def test_metrics_need_the_token_or_a_local_client(
     urls: Urls, token: str | None, headers: dict[str, str], expected: int
 ) -> None:
     with api_without_projector(urls, metrics_token=token) as client:
@@ -438,7 +447,7 @@ def test_metrics_are_not_for_everybody(
 # Logs
 
 
-def test_a_projector_logs_json_with_the_positions_that_it_reached(
+def test_projector_logs_json_with_the_positions_reached(
     urls: Urls, tmp_path: Path, commands: EntityCommands, scope: Scope, database: Connection
 ) -> None:
     with running_projector(urls, tmp_path / "projector.log") as projector:
@@ -446,19 +455,19 @@ def test_a_projector_logs_json_with_the_positions_that_it_reached(
         wait_until_projected(database, position)
         projector.stop()
         assert projector.process.returncode == 0
-    (told,) = [line for line in projector.lines() if line["message"] == "projected"]
-    assert told["service"] == "projector"
-    assert told["level"] == "info"
-    assert told["events"] == 5
-    assert told["positions"] == dict.fromkeys(PROJECTIONS, position)
+    (line,) = [line for line in projector.lines() if line["message"] == "projected"]
+    assert line["service"] == "projector"
+    assert line["level"] == "info"
+    assert line["events"] == 5
+    assert line["positions"] == dict.fromkeys(PROJECTIONS, position)
 
 
-def test_the_line_of_a_write_has_its_position(
+def test_log_line_of_a_write_has_its_position(
     api_workspace: ApiWorkspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     middleware = api_workspace.api.app.middleware_stack
     while not isinstance(middleware, RequestContext):
-        middleware = getattr(middleware, "app")  # noqa: B009 - each kind calls it so
+        middleware = getattr(middleware, "app")  # noqa: B009 - every middleware has this attribute
     monkeypatch.setattr(middleware, "_access_log", True)
     caplog.set_level(logging.INFO, "annals.request")
     answer = api_workspace.make("accounts", company="Acme", type="customer")
@@ -482,7 +491,7 @@ def test_the_line_of_a_write_has_its_position(
 
 @pytest.fixture
 def traced(urls: Urls) -> Iterator[tuple[httpx.Client, SpanExporter, InMemorySpanExporter]]:
-    """A client of an API that keeps traces, and where they go."""
+    """A client of an API that records traces, its tracing, and the exporter that keeps them."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -493,7 +502,7 @@ def traced(urls: Urls) -> Iterator[tuple[httpx.Client, SpanExporter, InMemorySpa
             yield client, tracing, exporter
 
 
-def test_a_trace_leads_from_the_request_to_the_projection(
+def test_trace_leads_from_the_request_to_the_projection(
     traced: tuple[httpx.Client, SpanExporter, InMemorySpanExporter],
     urls: Urls,
     database: Connection,
@@ -508,7 +517,7 @@ def test_a_trace_leads_from_the_request_to_the_projection(
         commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
         key = issue_key(commands, Scope(uuid4()), {"name": "k", "role": "admin"})
     engine.catch_up()
-    assert exporter.get_finished_spans() == (), "nobody asked to have that traced"
+    assert exporter.get_finished_spans() == (), "no request asked for a trace"
     headers = {"Authorization": f"Bearer {key.token}", "traceparent": PARENT}
     written = client.post("/api/accounts", json=ACCOUNT, headers=headers)
     assert written.status_code == 201, written.text
@@ -526,7 +535,9 @@ def test_a_trace_leads_from_the_request_to_the_projection(
     assert batch.name == "project"
     assert batch.attributes["annals.last_position"] == int(written.headers["Annals-Position"])
     assert [link.context.span_id for link in batch.links] == [request.context.span_id]
-    assert batch.context.trace_id == request.context.trace_id, "part of the one trace in it"
+    assert batch.context.trace_id == request.context.trace_id, (
+        "a batch with one trace is part of it"
+    )
     for _ in range(2):
         client.post("/api/accounts", json=ACCOUNT, headers=headers | {"traceparent": "nonsense"})
     engine.catch_up()
@@ -538,7 +549,7 @@ def test_a_trace_leads_from_the_request_to_the_projection(
     }
 
 
-def test_without_an_endpoint_nothing_is_traced_or_imported() -> None:
+def test_nothing_is_traced_or_imported_without_an_endpoint() -> None:
     assert open_tracing(Settings(), "annals-api") is None
     code = (
         "import sys; import server.processes.projector;"
@@ -547,7 +558,7 @@ def test_without_an_endpoint_nothing_is_traced_or_imported() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
-def test_with_an_endpoint_spans_are_sent_there() -> None:
+def test_tracing_is_opened_with_an_endpoint() -> None:
     tracing = open_tracing(Settings(otel_endpoint="http://127.0.0.1:1"), "annals-api")
     assert tracing is not None
     tracing.close()

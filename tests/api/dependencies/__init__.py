@@ -1,1 +1,1 @@
-"""Tests of what routes depend on."""
+"""Tests of the dependencies of routes."""

@@ -1,4 +1,4 @@
-"""A request sent twice with one idempotency key is done once, and answered twice alike."""
+"""A request repeated with its idempotency key is done once and gets the same answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.databases import Urls
 from tests.support.waiting import TIMEOUT_S, wait_until
 
 DAY_S = 86_400
-SOMEBODY, SOMEBODY_ELSE = UUID(int=1), UUID(int=2)
+CALLER, OTHER_CALLER = UUID(int=1), UUID(int=2)
 ACME = {"company": "Acme", "type": "customer"}
 ANSWER = Answer(201, (("etag", '"1"'), ("content-type", "application/json")), b'{"id":"1"}')
 REQUEST = request_digest("POST", "/api/accounts", "application/json", b"{}")
@@ -48,7 +48,7 @@ def with_key(key: str | None = None) -> dict[str, str]:
 
 
 def events_of(api: Api, workspace_id: UUID, topic: str = "account.created") -> list[UUID]:
-    """The entities that events of this topic are about."""
+    """Return the stream ids of the events of this topic, in order."""
     with (
         api.writing.log.transaction(Scope(workspace_id)) as connection,
         connection.cursor() as cursor,
@@ -61,7 +61,7 @@ def events_of(api: Api, workspace_id: UUID, topic: str = "account.created") -> l
 
 
 def send_until_done(send: Callable[[], httpx.Response]) -> httpx.Response:
-    """Send a request again as long as the first one is being worked on; return the answer."""
+    """Send a request again while the first one is in flight, and return the answer."""
     answers: list[httpx.Response] = []
 
     def is_done() -> bool:
@@ -89,29 +89,31 @@ MUTATIONS: dict[str, Callable[[ApiWorkspace], tuple[str, str, Any]]] = {
     ),
     "workspace": lambda api_workspace: ("PATCH", "/api/workspace", {"name": "Other"}),
     "issue a key": lambda api_workspace: ("POST", "/api/keys", {"name": "x", "role": "member"}),
-    "revoke a key": lambda api_workspace: ("DELETE", f"/api/keys/{a_key(api_workspace)}", None),
+    "revoke a key": lambda api_workspace: ("DELETE", f"/api/keys/{issue_key(api_workspace)}", None),
     "undo": lambda api_workspace: (
         "POST",
         "/api/undo",
-        {"eventPosition": a_position(api_workspace)},
+        {"eventPosition": create_account(api_workspace)},
     ),
 }
 
 
-def a_key(api_workspace: ApiWorkspace) -> str:
+def issue_key(api_workspace: ApiWorkspace) -> str:
+    """Issue an API key and return its id."""
     return str(api_workspace.make("keys", name="x", role="member").json()["id"])
 
 
-def a_position(api_workspace: ApiWorkspace) -> int:
+def create_account(api_workspace: ApiWorkspace) -> int:
+    """Create an account and return its position."""
     return int(api_workspace.make("accounts", **ACME).headers["Annals-Position"])
 
 
-@pytest.mark.parametrize("what", MUTATIONS)
+@pytest.mark.parametrize("mutation", MUTATIONS)
 @pytest.mark.parametrize("header", ["Idempotency-Key", "X-Idempotency-Key"])
-def test_a_repetition_gets_the_first_answer(
-    api_workspace: ApiWorkspace, what: str, header: str
+def test_repetition_gets_the_first_answer(
+    api_workspace: ApiWorkspace, mutation: str, header: str
 ) -> None:
-    method, path, body = MUTATIONS[what](api_workspace)
+    method, path, body = MUTATIONS[mutation](api_workspace)
     client, key = api_workspace.client(), {header: str(uuid4())}
     first, again = (
         client.request(method, path, headers=key, json=body)
@@ -128,17 +130,17 @@ def test_a_repetition_gets_the_first_answer(
     assert again.headers["X-Request-Id"] != first.headers["X-Request-Id"]
 
 
-def test_every_mutation_takes_a_key(api: Api) -> None:
+def test_every_mutation_accepts_an_idempotency_key(api: Api) -> None:
     document = api.client().get("/openapi.json").json()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             given = {each["name"] for each in operation.get("parameters", ())}
-            takes_it = {"Idempotency-Key", "X-Idempotency-Key"} <= given
+            accepts_key = {"Idempotency-Key", "X-Idempotency-Key"} <= given
             is_of_workspace = "operation" not in operation["tags"]
-            assert takes_it == (method != "get" and is_of_workspace), f"{method} {path}"
+            assert accepts_key == (method != "get" and is_of_workspace), f"{method} {path}"
 
 
-def test_a_repetition_is_the_first_answer_though_things_went_on(
+def test_repetition_gets_the_first_answer_after_later_changes(
     api_workspace: ApiWorkspace,
 ) -> None:
     client, url = api_workspace.client(), f"/api/accounts/{api_workspace.account()}"
@@ -149,7 +151,7 @@ def test_a_repetition_is_the_first_answer_though_things_went_on(
     assert client.get(f"{url}?asOf=3").json()["nextAction"] == "Write"
 
 
-def test_both_headers_may_say_the_same_and_quotes_do_not_count(api_workspace: ApiWorkspace) -> None:
+def test_both_headers_may_name_one_key_and_quotes_are_ignored(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     both = {"Idempotency-Key": '"k-1"', "X-Idempotency-Key": "k-1"}
     first = created(client.post("/api/accounts", headers=both, json=ACME))
@@ -158,7 +160,7 @@ def test_both_headers_may_say_the_same_and_quotes_do_not_count(api_workspace: Ap
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201, "two words", 'a"b', "a\\b", "ключ", "a\tb"])
-def test_a_key_that_is_none_is_refused(api_workspace: ApiWorkspace, key: str) -> None:
+def test_invalid_key_is_400(api_workspace: ApiWorkspace, key: str) -> None:
     headers = [(b"Idempotency-Key", key.encode())]
     refused = api_workspace.client().post("/api/accounts", headers=headers, json=ACME)
     assert (refused.status_code, refused.json()["code"]) == (400, "E2035")
@@ -173,7 +175,7 @@ def test_two_different_keys_are_refused(api_workspace: ApiWorkspace) -> None:
         assert refused.json()["code"] == "E2035"
 
 
-def test_another_request_with_the_same_key_is_refused(api_workspace: ApiWorkspace) -> None:
+def test_another_request_with_the_same_key_is_422(api_workspace: ApiWorkspace) -> None:
     client, key, url = (
         api_workspace.client(),
         with_key(),
@@ -192,7 +194,7 @@ def test_another_request_with_the_same_key_is_refused(api_workspace: ApiWorkspac
     assert [(each.status_code, each.json()["code"]) for each in others] == [(422, "E2036")] * 4
 
 
-def test_what_is_refused_is_not_remembered(api_workspace: ApiWorkspace) -> None:
+def test_refusals_are_not_remembered(api_workspace: ApiWorkspace) -> None:
     client, key = api_workspace.client(), with_key()
     url = f"/api/accounts/{api_workspace.account()}"
     failures = [
@@ -206,7 +208,7 @@ def test_what_is_refused_is_not_remembered(api_workspace: ApiWorkspace) -> None:
     assert created(client.post("/api/accounts", headers=key, json=ACME))
 
 
-def test_a_business_rule_is_asked_again(api_workspace: ApiWorkspace) -> None:
+def test_business_rule_is_checked_again(api_workspace: ApiWorkspace) -> None:
     client, key, account = api_workspace.client(), with_key(), api_workspace.account()
     deal = api_workspace.make("opportunities", name="Renewal", accountId=account).json()["id"]
     for _ in range(2):
@@ -216,7 +218,7 @@ def test_a_business_rule_is_asked_again(api_workspace: ApiWorkspace) -> None:
     assert client.delete(f"/api/accounts/{account}", headers=key).status_code == 204
 
 
-def test_the_same_key_of_somebody_else_is_another_key(api: Api) -> None:
+def test_keys_of_different_callers_are_independent(api: Api) -> None:
     here, there, key = api.new_workspace(), api.new_workspace(), with_key()
     answers = [
         created(client.post("/api/accounts", headers=key, json=ACME))
@@ -227,18 +229,18 @@ def test_the_same_key_of_somebody_else_is_another_key(api: Api) -> None:
     assert len(events_of(api, there.workspace_id)) == 1
 
 
-def test_without_a_key_nothing_changes(
+def test_request_without_a_key_opens_no_transaction(
     api: Api, api_workspace: ApiWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = api_workspace.client()
     opened: list[str] = []
     transaction = EventLog.transaction
 
-    def noted(log: EventLog, scope: Scope) -> Any:
+    def record_transaction(log: EventLog, scope: Scope) -> Any:
         opened.append(scope.command)
         return transaction(log, scope)
 
-    monkeypatch.setattr(EventLog, "transaction", noted)
+    monkeypatch.setattr(EventLog, "transaction", record_transaction)
     ids = {client.post("/api/accounts", json=ACME).json()["id"] for _ in range(2)}
     assert len(ids) == 2
     assert opened == [], "creating an account is one statement"
@@ -246,7 +248,7 @@ def test_without_a_key_nothing_changes(
     assert opened == ["createAccount"]
 
 
-def test_fifty_at_once_make_one_event_and_get_one_answer(
+def test_fifty_concurrent_requests_record_one_event_and_get_one_answer(
     api: Api, api_workspace: ApiWorkspace
 ) -> None:
     key, token = with_key(), api_workspace.token("member")
@@ -263,7 +265,7 @@ def test_fifty_at_once_make_one_event_and_get_one_answer(
     assert events_of(api, api_workspace.workspace_id) == [UUID(answers[0].json()["id"])]
 
 
-def test_those_who_are_outrun_decide_again_within_their_transaction(
+def test_concurrent_changes_are_retried_within_their_transactions(
     api: Api, api_workspace: ApiWorkspace
 ) -> None:
     url, token = f"/api/accounts/{api_workspace.account()}", api_workspace.token("member")
@@ -280,7 +282,7 @@ def test_those_who_are_outrun_decide_again_within_their_transaction(
     assert shown["customFields"] == {f"n{number}": number for number in range(8)}
 
 
-def test_an_issued_key_is_not_stored_in_the_clear(api: Api, api_workspace: ApiWorkspace) -> None:
+def test_issued_api_key_is_not_stored_in_clear_text(api: Api, api_workspace: ApiWorkspace) -> None:
     body = {"name": "x", "role": "member"}
     answer = created(api_workspace.client().post("/api/keys", headers=with_key("issue"), json=body))
     _, _, secret = answer.json()["token"].split("_", 2)
@@ -296,7 +298,7 @@ def test_an_issued_key_is_not_stored_in_the_clear(api: Api, api_workspace: ApiWo
 
 @contextmanager
 def crashing_api(settings: Settings, when: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """URL and process of an API on the same database that kills itself at that time."""
+    """Run an API on the same database that kills itself at `when`; yield its URL and process."""
     port = free_port()
     names = ("owner_url", "app_url", "projector_url")
     given = {f"ANNALS_{name.upper()}": str(getattr(settings, name)) for name in names}
@@ -313,7 +315,7 @@ def crashing_api(settings: Settings, when: str) -> Iterator[tuple[str, subproces
 
 
 @pytest.mark.parametrize(("when", "is_recorded"), [("answer", True), ("commit", False)])
-def test_kill_9_parts_no_answer_from_its_event(
+def test_kill_9_keeps_both_event_and_answer_or_neither(
     api: Api, api_workspace: ApiWorkspace, when: str, is_recorded: bool
 ) -> None:
     key, token = with_key(), api_workspace.token("member")
@@ -333,14 +335,14 @@ def test_kill_9_parts_no_answer_from_its_event(
     assert set(before) <= {UUID(again.json()["id"])}
 
 
-# What is kept, and for how long
+# Stored answers and their retention
 
 
-def memory(
+def open_store(
     connection: Connection,
     scope: Scope,
     *,
-    caller: UUID = SOMEBODY,
+    caller: UUID = CALLER,
     request: bytes = REQUEST,
     window_s: int = DAY_S,
 ) -> IdempotencyStore:
@@ -348,38 +350,38 @@ def memory(
     return IdempotencyStore(connection, key, request, "token", window_s=window_s)
 
 
-def recalled(log: EventLog, scope: Scope, **given: Any) -> Answer | None:
+def find_answer(log: EventLog, scope: Scope, **given: Any) -> Answer | None:
     with log.transaction(scope) as connection:
-        return memory(connection, scope, **given).find()
+        return open_store(connection, scope, **given).find()
 
 
-def remembered(log: EventLog, scope: Scope) -> None:
+def remember_answer(log: EventLog, scope: Scope) -> None:
     with log.transaction(scope) as connection:
-        memory(connection, scope).remember(ANSWER)
+        open_store(connection, scope).remember(ANSWER)
 
 
-def test_an_answer_is_remembered_as_it_was(log: EventLog, scope: Scope) -> None:
-    assert recalled(log, scope) is None
-    remembered(log, scope)
-    assert recalled(log, scope) == ANSWER
-    assert recalled(log, scope, caller=SOMEBODY_ELSE) is None
+def test_answer_is_found_unchanged(log: EventLog, scope: Scope) -> None:
+    assert find_answer(log, scope) is None
+    remember_answer(log, scope)
+    assert find_answer(log, scope) == ANSWER
+    assert find_answer(log, scope, caller=OTHER_CALLER) is None
     with pytest.raises(KeyReused):
-        recalled(log, scope, request=b"another")
+        find_answer(log, scope, request=b"another")
 
 
-def test_a_key_is_taken_until_its_transaction_ends(log: EventLog, scope: Scope) -> None:
+def test_key_is_in_flight_until_its_transaction_ends(log: EventLog, scope: Scope) -> None:
     with log.transaction(scope) as connection:
-        assert memory(connection, scope).find() is None
+        assert open_store(connection, scope).find() is None
         with ThreadPoolExecutor(1) as other, pytest.raises(KeyInFlight):
-            other.submit(recalled, log, scope).result()
-    assert recalled(log, scope) is None
+            other.submit(find_answer, log, scope).result()
+    assert find_answer(log, scope) is None
 
 
-def test_what_is_in_flight_is_told(api: Api, api_workspace: ApiWorkspace) -> None:
+def test_request_in_flight_is_409(api: Api, api_workspace: ApiWorkspace) -> None:
     client, scope = api_workspace.client(), Scope(api_workspace.workspace_id)
     caller = UUID(client.headers["Authorization"].split("_")[1])
     with api.writing.log.transaction(scope) as connection:
-        memory(connection, scope, caller=caller).find()
+        open_store(connection, scope, caller=caller).find()
         refused = client.post("/api/accounts", headers=with_key("k"), json=ACME)
         assert (refused.status_code, refused.json()["code"]) == (409, "E5013")
         assert refused.headers["Retry-After"] == "1"
@@ -387,6 +389,7 @@ def test_what_is_in_flight_is_told(api: Api, api_workspace: ApiWorkspace) -> Non
 
 
 def partitions(database: Connection) -> list[str]:
+    """Return the names of the partitions, oldest first."""
     statement = """
         SELECT inhrelid::regclass::text FROM pg_inherits
          WHERE inhparent = 'remembered_answers'::regclass ORDER BY 1
@@ -394,8 +397,8 @@ def partitions(database: Connection) -> list[str]:
     return [row[0] for row in database.execute(statement)]
 
 
-def age(database: Connection, hours: int) -> None:
-    """Have everything been remembered some hours earlier, in the partition where it belongs."""
+def age_answers(database: Connection, hours: int) -> None:
+    """Move all answers some hours into the past, and so into an older partition."""
     start = f"date_bin('6 hours', now() - interval '{hours} hours', '2000-01-01 00:00+00')"
     database.execute(
         f"""DO $$ BEGIN
@@ -411,69 +414,69 @@ def age(database: Connection, hours: int) -> None:
     )
 
 
-def test_partitions_are_made_ahead_and_dropped_with_what_is_in_them(
+def test_partitions_are_created_ahead_and_dropped_with_their_answers(
     log: EventLog, scope: Scope, urls: Urls, database: Connection
 ) -> None:
     assert len(partitions(database)) >= 8
-    remembered(log, scope)
-    age(database, 7)
+    remember_answer(log, scope)
+    age_answers(database, 7)
     before = partitions(database)
-    assert recalled(log, scope) == ANSWER, "the border of a partition does not matter"
-    assert recalled(log, scope, window_s=6 * 3_600) is None
+    assert find_answer(log, scope) == ANSWER, "answers of an older partition are found"
+    assert find_answer(log, scope, window_s=6 * 3_600) is None
     with psycopg.connect(urls.app, autocommit=True) as app:
         assert app.execute(MAINTAIN_PARTITIONS, (DAY_S,)).fetchone() == (0, 0)
-        assert recalled(log, scope) == ANSWER
+        assert find_answer(log, scope) == ANSWER
         assert app.execute(MAINTAIN_PARTITIONS, (60,)).fetchone() == (
             0,
             len(before) - len(before[1:]),
         )
-        assert app.execute(MAINTAIN_PARTITIONS, (0,)).fetchone() == (0, 0), "60 s is the least"
+        assert app.execute(MAINTAIN_PARTITIONS, (0,)).fetchone() == (0, 0), "the minimum is 60 s"
     assert partitions(database) == before[1:]
-    assert recalled(log, scope) is None
+    assert find_answer(log, scope) is None
 
 
-def test_after_the_window_a_key_is_as_new(
+def test_key_can_be_used_again_after_the_window(
     log: EventLog, scope: Scope, database: Connection
 ) -> None:
-    remembered(log, scope)
-    age(database, 24)
-    assert recalled(log, scope) is None
-    remembered(log, scope)
-    assert recalled(log, scope) == ANSWER
+    remember_answer(log, scope)
+    age_answers(database, 24)
+    assert find_answer(log, scope) is None
+    remember_answer(log, scope)
+    assert find_answer(log, scope) == ANSWER
 
 
-def test_purging_does_not_wait_for_those_at_work(
+def test_dropping_partitions_does_not_wait_for_open_transactions(
     log: EventLog, scope: Scope, urls: Urls, database: Connection
 ) -> None:
-    remembered(log, scope)
-    age(database, 30)
+    remember_answer(log, scope)
+    age_answers(database, 30)
     before = partitions(database)
     with psycopg.connect(urls.app, autocommit=True) as app:
         with log.transaction(scope) as connection:
-            memory(connection, scope).find()
+            open_store(connection, scope).find()
             app.execute("SET statement_timeout = '30s'")
             assert app.execute(MAINTAIN_PARTITIONS, (DAY_S,)).fetchone() == (0, 0)
         assert partitions(database) == before
         assert app.execute(MAINTAIN_PARTITIONS, (DAY_S,)).fetchone() == (0, 1)
 
 
-def test_an_answer_makes_its_partition_where_nobody_did(
+def test_missing_partition_is_created_for_an_answer(
     log: EventLog, scope: Scope, database: Connection
 ) -> None:
     for name in partitions(database):
         database.execute(f"DROP TABLE {name}")
-    remembered(log, scope)
-    assert recalled(log, scope) == ANSWER
+    remember_answer(log, scope)
+    assert find_answer(log, scope) == ANSWER
 
 
-def test_other_workspaces_see_nothing_and_nobody_takes_an_answer_back(
+def test_answers_are_invisible_to_other_workspaces_and_immutable(
     log: EventLog, scope: Scope, urls: Urls, database: Connection
 ) -> None:
-    remembered(log, scope)
+    remember_answer(log, scope)
     with log.transaction(Scope(uuid4())) as connection:
         assert connection.execute("SELECT FROM remembered_answers").fetchall() == []
         with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
-            memory(connection, scope).remember(ANSWER)
+            open_store(connection, scope).remember(ANSWER)
     with psycopg.connect(urls.app, autocommit=True) as app:
         for statement in (
             "UPDATE remembered_answers SET key = 'x'",
@@ -499,30 +502,30 @@ def test_commands_join_an_open_transaction(
         assert connection.execute("SELECT FROM events").fetchall() == []
 
 
-def test_what_fails_within_leaves_the_rest(
+def test_failed_command_keeps_the_rest_of_the_transaction(
     log: EventLog, commands: EntityCommands, scope: Scope
 ) -> None:
     with log.transaction(scope):
         account = commands.create(scope, Account, ACME).entity.id
         with pytest.raises(IntegrityError):
             commands.create(scope, Account, ACME, entity_id=account)
-        commands.revise(scope, Account, account, lambda facts: {**facts, "nextAction": "x"})
+        commands.revise(scope, Account, account, lambda values: {**values, "nextAction": "x"})
     with log.scoped(scope):
         assert log.load(Account, account).version == 2
 
 
-def test_those_who_follow_are_told_once_all_is_there(
+def test_after_append_is_called_once_after_the_commit(
     log: EventLog, commands: EntityCommands, scope: Scope
 ) -> None:
-    told: list[int] = []
-    log.recorder.after_append = lambda: told.append(1)  # type: ignore[attr-defined]
+    calls: list[int] = []
+    log.recorder.after_append = lambda: calls.append(1)  # type: ignore[attr-defined]
     with log.transaction(scope):
         commands.create(scope, Account, ACME)
-        assert told == []
-    assert told == [1]
+        assert calls == []
+    assert calls == [1]
 
 
-def test_another_workspace_does_not_join(
+def test_command_of_another_workspace_does_not_join(
     log: EventLog, commands: EntityCommands, scope: Scope
 ) -> None:
     elsewhere = Scope(uuid4())

@@ -28,7 +28,7 @@ def version(api_workspace: ApiWorkspace, account: str) -> int:
     return int(history[-1]["version"])
 
 
-def test_a_json_patch_is_applied_in_order(api_workspace: ApiWorkspace) -> None:
+def test_json_patch_is_applied_in_order(api_workspace: ApiWorkspace) -> None:
     response = patch(
         api_workspace,
         {"op": "test", "path": "/company", "value": "Acme"},
@@ -48,7 +48,7 @@ def test_a_json_patch_is_applied_in_order(api_workspace: ApiWorkspace) -> None:
     assert shown["version"] == 2
 
 
-def test_a_json_patch_is_all_or_nothing(api_workspace: ApiWorkspace) -> None:
+def test_json_patch_is_all_or_nothing(api_workspace: ApiWorkspace) -> None:
     account = api_workspace.account()
     response = patch(
         api_workspace,
@@ -88,14 +88,14 @@ def test_a_json_patch_is_all_or_nothing(api_workspace: ApiWorkspace) -> None:
         ("add", 400, "E2027"),
     ],
 )
-def test_operations_that_do_not_work_are_told_apart(
+def test_failing_operation_has_its_code(
     api_workspace: ApiWorkspace, operation: Any, status: int, code: str
 ) -> None:
     response = patch(api_workspace, operation)
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
 
 
-def test_a_patch_cannot_grow_without_bound(api_workspace: ApiWorkspace) -> None:
+def test_size_of_a_json_patch_is_limited(api_workspace: ApiWorkspace) -> None:
     doubling = [
         {"op": "copy", "from": "/customFields", "path": f"/customFields/{n}"} for n in range(60)
     ]
@@ -106,7 +106,7 @@ def test_a_patch_cannot_grow_without_bound(api_workspace: ApiWorkspace) -> None:
 
 
 @pytest.mark.parametrize("headers", [MERGE_PATCH, {"Content-Type": "application/json"}])
-def test_a_merge_patch_merges_and_null_takes_away(
+def test_merge_patch_merges_and_null_removes(
     api_workspace: ApiWorkspace, headers: dict[str, str]
 ) -> None:
     account = api_workspace.account(customFields={"a": 1, "b": 2}, nextAction="Call")
@@ -119,7 +119,7 @@ def test_a_merge_patch_merges_and_null_takes_away(
     assert response.json()["customFields"] == {"b": 2, "c": 3}
 
 
-def test_a_patch_that_changes_nothing_records_nothing(api_workspace: ApiWorkspace) -> None:
+def test_patch_without_a_change_records_nothing(api_workspace: ApiWorkspace) -> None:
     account = api_workspace.account(nextAction="Call")
     response = api_workspace.client().patch(f"/api/accounts/{account}", json={"nextAction": "Call"})
     assert response.headers["ETag"] == '"1"'
@@ -128,7 +128,7 @@ def test_a_patch_that_changes_nothing_records_nothing(api_workspace: ApiWorkspac
 
 
 @pytest.mark.parametrize("content", ["[]", '"text"', "null", "7"])
-def test_a_merge_patch_is_an_object(api_workspace: ApiWorkspace, content: str) -> None:
+def test_merge_patch_that_is_no_object_is_400(api_workspace: ApiWorkspace, content: str) -> None:
     response = api_workspace.client().patch(
         f"/api/accounts/{api_workspace.account()}", content=content, headers=MERGE_PATCH
     )
@@ -154,7 +154,7 @@ def test_a_merge_patch_is_an_object(api_workspace: ApiWorkspace, content: str) -
         (", ".join(['"1"'] * 30), 400),
     ],
 )
-def test_if_match_names_the_versions_that_may_be_changed(
+def test_if_match_lists_the_versions_that_may_be_changed(
     api_workspace: ApiWorkspace, if_match: str, status: int
 ) -> None:
     url = f"/api/accounts/{api_workspace.account()}"
@@ -172,7 +172,7 @@ def test_if_match_names_the_versions_that_may_be_changed(
     assert client.post(f"{url}/restore", headers={"If-Match": '"1"'}).status_code == 412
 
 
-def test_if_match_on_two_lines_is_one_list(api_workspace: ApiWorkspace) -> None:
+def test_two_if_match_headers_are_one_list(api_workspace: ApiWorkspace) -> None:
     url = f"/api/accounts/{api_workspace.account()}"
     lines = [("If-Match", '"7"'), ("If-Match", '"1"')]
     assert (

@@ -1,4 +1,4 @@
-"""Lists over HTTP: filters, search, order, pages, what is included, and the past."""
+"""Lists over HTTP: filters, search, order, pages, included data, and as-of reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPANIES = (
 
 @pytest.fixture(scope="module")
 def filled(api: Api) -> ApiWorkspace:
-    """A workspace with four accounts, of which one has a contact and an assignee."""
+    """A workspace with four accounts: Delta has a contact, Bolt an assignee."""
     api_workspace = api.new_workspace()
     member = api_workspace.make("members", name="Grace Hopper").json()["id"]
     for company, type_, status, priority in COMPANIES:
@@ -60,19 +60,19 @@ def companies(api_workspace: ApiWorkspace, **parameters: Any) -> list[str]:
         ({"pageSize": "2", "page": "2"}, ["Bolt", "Acme"]),
     ],
 )
-def test_accounts_are_found(
+def test_accounts_are_filtered_and_sorted(
     filled: ApiWorkspace, parameters: dict[str, str], expected: list[str]
 ) -> None:
     assert companies(filled, **parameters) == expected
     assert companies(filled, asOf="2199-01-01", **parameters) == expected
 
 
-def test_accounts_of_one_person(filled: ApiWorkspace) -> None:
+def test_accounts_are_filtered_by_assignee(filled: ApiWorkspace) -> None:
     (member,) = filled.client().get("/api/members").json()["items"]
     assert companies(filled, assignedTo=member["id"]) == ["Bolt"]
 
 
-def test_children_of_one_account(filled: ApiWorkspace) -> None:
+def test_contacts_are_filtered_by_account(filled: ApiWorkspace) -> None:
     (account,) = filled.client().get("/api/accounts", params={"search": "Delta"}).json()["items"]
     assert account["contactCount"] == 1
     page = filled.client().get("/api/contacts", params={"accountId": account["id"]}).json()
@@ -80,7 +80,7 @@ def test_children_of_one_account(filled: ApiWorkspace) -> None:
     assert page["items"][0]["accountName"] == "Delta"
 
 
-def test_a_cursor_walks_everything(filled: ApiWorkspace) -> None:
+def test_cursor_walks_the_whole_list(filled: ApiWorkspace) -> None:
     found, cursor = [], None
     while True:
         given = {"pageSize": 3, **({"cursor": cursor} if cursor else {})}
@@ -92,7 +92,7 @@ def test_a_cursor_walks_everything(filled: ApiWorkspace) -> None:
     assert found == ["Delta", "Cobalt", "Bolt", "Acme"]
 
 
-def test_contacts_come_along_unless_they_are_not_wanted(filled: ApiWorkspace) -> None:
+def test_accounts_include_contacts_by_default(filled: ApiWorkspace) -> None:
     client = filled.client()
     (item,) = client.get("/api/accounts", params={"type": "partner"}).json()["items"]
     assert [each["name"] for each in item["contacts"]] == ["Zelda Fitz"]
@@ -101,7 +101,7 @@ def test_contacts_come_along_unless_they_are_not_wanted(filled: ApiWorkspace) ->
     assert "contacts" not in item
 
 
-def test_aggregations_honour_the_type_only(filled: ApiWorkspace) -> None:
+def test_aggregations_apply_the_type_filter_only(filled: ApiWorkspace) -> None:
     given = {"includeStats": "true", "type": "customer", "status": "active", "pageSize": "1"}
     page = filled.client().get("/api/accounts", params=given).json()
     expected = {
@@ -116,7 +116,7 @@ def test_aggregations_honour_the_type_only(filled: ApiWorkspace) -> None:
     assert "aggregations" not in filled.client().get("/api/accounts").json()
 
 
-def test_a_list_is_shown_as_it_was(api_workspace: ApiWorkspace) -> None:
+def test_list_is_shown_as_of_a_past_time(api_workspace: ApiWorkspace) -> None:
     url = f"/api/accounts/{api_workspace.account()}"
     between = datetime.now(UTC).isoformat()
     client = api_workspace.client()
@@ -125,7 +125,7 @@ def test_a_list_is_shown_as_it_was(api_workspace: ApiWorkspace) -> None:
     assert [item["company"] for item in then["items"]] == ["Acme"]
     page = client.get("/api/accounts", headers=after(changed)).json()
     assert [item["company"] for item in page["items"]] == ["Renamed"]
-    # A plus sign that nobody escaped arrives as a space.
+    # An unescaped plus sign arrives as a space.
     raw = client.get(f"/api/accounts?asOf={between}")
     assert raw.json()["items"][0]["company"] == "Acme"
 
@@ -157,7 +157,7 @@ def test_a_list_is_shown_as_it_was(api_workspace: ApiWorkspace) -> None:
         ("asOf=2026-01-31&cursor=abc", "E2031", "cursor"),
     ],
 )
-def test_parameters_that_cannot_be_honoured_are_refused(
+def test_invalid_parameter_is_400(
     filled: ApiWorkspace, query: str, code: str, field: str | None
 ) -> None:
     refused = filled.client().get(f"/api/accounts?{query}")
@@ -167,13 +167,13 @@ def test_parameters_that_cannot_be_honoured_are_refused(
         assert refused.json()["errors"][0]["field"].split(".")[0] == field
 
 
-def test_a_cursor_of_another_order_is_refused(filled: ApiWorkspace) -> None:
+def test_cursor_of_another_order_is_refused(filled: ApiWorkspace) -> None:
     page = filled.client().get("/api/accounts", params={"pageSize": 1}).json()
     given = {"cursor": page["pagination"]["nextCursor"], "sortBy": "company"}
     assert filled.client().get("/api/accounts", params=given).json()["code"] == "E2032"
 
 
-def test_routes_without_parameters_refuse_them_too(filled: ApiWorkspace) -> None:
+def test_routes_without_parameters_refuse_them(filled: ApiWorkspace) -> None:
     client = filled.client()
     for method, path in (
         ("GET", "/healthz"),

@@ -1,4 +1,4 @@
-"""Exports: what is in them, in which form, for whom, and that they can be imported again."""
+"""Exports: content, formats, permissions, and importing them again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NDJSON = "application/x-ndjson"
 
 @pytest.fixture(scope="module")
 def filled(api: Api) -> ApiWorkspace:
-    """A workspace with some of everything, named by people who try their luck."""
+    """A workspace with records of every kind, some with names that look like formulas."""
     api_workspace = api.new_workspace()
     ada = api_workspace.make("members", name="Ada Lovelace", email="ada@example.com").json()["id"]
     api_workspace.make("members", name="=Grace", title="@work")
@@ -75,7 +75,7 @@ def filled(api: Api) -> ApiWorkspace:
     return api_workspace
 
 
-def exported(
+def export(
     api_workspace: ApiWorkspace, plural: str, form: str, **parameters: Any
 ) -> httpx.Response:
     given = {"format": form, **parameters}
@@ -84,8 +84,8 @@ def exported(
     return response
 
 
-def walked(api_workspace: ApiWorkspace, plural: str, **parameters: Any) -> list[dict[str, Any]]:
-    """All that the list shows, page after page."""
+def list_all(api_workspace: ApiWorkspace, plural: str, **parameters: Any) -> list[dict[str, Any]]:
+    """Return all items of the list, read page by page."""
     found: list[dict[str, Any]] = []
     cursor = None
     while True:
@@ -114,42 +114,42 @@ SELECTIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 @every_list
-def test_an_export_holds_what_the_list_shows(filled: ApiWorkspace, plural: str) -> None:
-    items = walked(filled, plural)
+def test_export_equals_the_list(filled: ApiWorkspace, plural: str) -> None:
+    items = list_all(filled, plural)
     assert items
-    response = exported(filled, plural, "ndjson")
+    response = export(filled, plural, "ndjson")
     assert objects(response.text) == items
-    table = exported(filled, plural, "csv")
+    table = export(filled, plural, "csv")
     assert rows(table.text) == as_rows(items)
     assert table.headers["Annals-Position"] == response.headers["Annals-Position"]
 
 
 @pytest.mark.parametrize(("plural", "selection"), SELECTIONS)
-def test_filters_and_order_are_those_of_the_list(
+def test_export_has_the_filters_and_order_of_the_list(
     filled: ApiWorkspace, plural: str, selection: dict[str, Any]
 ) -> None:
-    items = walked(filled, plural, **selection)
-    assert objects(exported(filled, plural, "ndjson", **selection).text) == items
-    # Contacts are no part of a table, wherever they are asked for.
-    ids = [row["id"] for row in rows(exported(filled, plural, "csv", **selection).text)]
+    items = list_all(filled, plural, **selection)
+    assert objects(export(filled, plural, "ndjson", **selection).text) == items
+    # A CSV table never includes contacts.
+    ids = [row["id"] for row in rows(export(filled, plural, "csv", **selection).text)]
     assert ids == [item["id"] for item in items]
 
 
-def test_an_export_of_one_account(filled: ApiWorkspace) -> None:
+def test_export_of_the_contacts_of_one_account(filled: ApiWorkspace) -> None:
     (account,) = filled.client().get("/api/accounts", params={"search": "+Acme"}).json()["items"]
-    found = objects(exported(filled, "contacts", "ndjson", accountId=account["id"]).text)
+    found = objects(export(filled, "contacts", "ndjson", accountId=account["id"]).text)
     assert [each["name"] for each in found] == ["-Zoe"]
 
 
-def test_no_cell_of_text_begins_as_a_formula_does(filled: ApiWorkspace) -> None:
+def test_no_text_cell_begins_like_a_formula(filled: ApiWorkspace) -> None:
     for plural in LISTS:
-        for row in csv.reader(io.StringIO(exported(filled, plural, "csv").text, newline="")):
+        for row in csv.reader(io.StringIO(export(filled, plural, "csv").text, newline="")):
             formulas = [each for each in row if each.startswith(FORMULA_STARTS)]
-            assert formulas in ([], ["-5"]), "a number is no text"
+            assert formulas in ([], ["-5"]), "only a number may begin with a minus sign"
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
-def test_sql_neutralises_as_python_does(database_text: Any, text: str) -> None:
+def test_sql_neutralises_text_as_python_does(database_text: Any, text: str) -> None:
     assert database_text(text) == neutralised(text)
 
 
@@ -160,26 +160,26 @@ def test_sql_neutralises_formulas_as_python_does(database_text: Any, text: str) 
 
 @pytest.fixture(scope="module")
 def database_text(api: Api) -> Iterator[Callable[[str], str]]:
-    """What PostgreSQL makes of a cell."""
+    """A function that neutralises a cell in PostgreSQL."""
     query = "SELECT " + NEUTRALISED.format(cell="%(text)s::text")
     with psycopg.connect(str(api.settings.app_url), autocommit=True) as connection:
 
-        def ask(text: str) -> str:
+        def neutralise(text: str) -> str:
             row = connection.execute(query.encode(), {"text": text}).fetchone()
             assert row is not None
             return str(row[0])
 
-        yield ask
+        yield neutralise
 
 
-def test_the_trail_is_exported_as_it_is_listed(filled: ApiWorkspace) -> None:
-    items = walked(filled, "audit")
-    response = exported(filled, "audit", "ndjson")
+def test_audit_export_equals_the_audit_list(filled: ApiWorkspace) -> None:
+    items = list_all(filled, "audit")
+    response = export(filled, "audit", "ndjson")
     assert objects(response.text) == items
     assert int(response.headers["Annals-Position"]) >= items[0]["position"]
-    found = objects(exported(filled, "audit", "ndjson", sortOrder="asc").text)
+    found = objects(export(filled, "audit", "ndjson", sortOrder="asc").text)
     assert found == items[::-1]
-    table = rows(exported(filled, "audit", "csv").text)
+    table = rows(export(filled, "audit", "csv").text)
     assert list(table[0]) == list(AUDIT_CELLS)
     assert [int(row["position"]) for row in table] == [each["position"] for each in items]
     for row, item in zip(table, items, strict=True):
@@ -192,21 +192,21 @@ def test_the_trail_is_exported_as_it_is_listed(filled: ApiWorkspace) -> None:
     [
         {"entityType": "account", "action": "create"},
         {"since": "2199-01-01"},
-        {"actorId": "nobody"},
+        {"actorId": "unknown"},
         {"until": "2199-01-01", "entityType": "task"},
     ],
 )
-def test_the_trail_is_exported_by_its_filters(
+def test_audit_export_has_the_filters_of_the_audit_list(
     filled: ApiWorkspace, selection: dict[str, str]
 ) -> None:
-    items = walked(filled, "audit", **selection)
-    assert objects(exported(filled, "audit", "ndjson", **selection).text) == items
-    assert len(rows(exported(filled, "audit", "csv", **selection).text)) == len(items)
+    items = list_all(filled, "audit", **selection)
+    assert objects(export(filled, "audit", "ndjson", **selection).text) == items
+    assert len(rows(export(filled, "audit", "csv", **selection).text)) == len(items)
 
 
-def test_the_trail_of_one_entity(filled: ApiWorkspace) -> None:
+def test_audit_export_of_one_entity(filled: ApiWorkspace) -> None:
     (account,) = filled.client().get("/api/accounts", params={"search": "Beta"}).json()["items"]
-    found = objects(exported(filled, "audit", "ndjson", entityId=account["id"]).text)
+    found = objects(export(filled, "audit", "ndjson", entityId=account["id"]).text)
     assert [each["topic"] for each in found] == ["account.created"]
 
 
@@ -222,7 +222,7 @@ def test_the_trail_of_one_entity(filled: ApiWorkspace) -> None:
         ("application/*, image/png", NDJSON),
     ],
 )
-def test_the_format_is_that_of_the_accept_header(
+def test_accept_header_chooses_the_format(
     filled: ApiWorkspace, accept: str | None, media_type: str
 ) -> None:
     headers = {} if accept is None else {"Accept": accept}
@@ -236,7 +236,7 @@ def test_the_format_is_that_of_the_accept_header(
 @pytest.mark.parametrize(
     "accept", ["image/png", "text/csv;q=0", "text/csv;q=x", "application/json"]
 )
-def test_another_format_is_refused(filled: ApiWorkspace, accept: str) -> None:
+def test_unsupported_format_is_406(filled: ApiWorkspace, accept: str) -> None:
     assert preferred_format(accept) is None
     for path in ("/api/tasks/export", "/api/audit/export"):
         refused = filled.client().get(path, headers={"Accept": accept})
@@ -255,15 +255,13 @@ def test_another_format_is_refused(filled: ApiWorkspace, accept: str) -> None:
         ("status=sleeping", "E2031"),
     ],
 )
-def test_parameters_that_cannot_be_honoured_are_refused(
-    filled: ApiWorkspace, query: str, code: str
-) -> None:
+def test_invalid_parameter_is_400(filled: ApiWorkspace, query: str, code: str) -> None:
     refused = filled.client().get(f"/api/accounts/export?{query}")
     assert (refused.status_code, refused.json()["code"]) == (400, code)
 
 
 @pytest.mark.parametrize("plural", ["accounts", "audit"])
-def test_the_head_alone(filled: ApiWorkspace, plural: str) -> None:
+def test_head_has_the_headers_of_get(filled: ApiWorkspace, plural: str) -> None:
     head = filled.client().head(f"/api/{plural}/export")
     full = filled.client().get(f"/api/{plural}/export")
     assert (head.status_code, head.content) == (200, b"")
@@ -271,7 +269,7 @@ def test_the_head_alone(filled: ApiWorkspace, plural: str) -> None:
         assert head.headers[name] == full.headers[name]
 
 
-def test_an_export_contains_what_was_written_before(api_workspace: ApiWorkspace) -> None:
+def test_export_contains_the_writes_before_it(api_workspace: ApiWorkspace) -> None:
     for number in range(5):
         written = api_workspace.make("accounts", company=f"C{number}", type="partner")
         export = api_workspace.client().get("/api/accounts/export", headers=after(written))
@@ -280,25 +278,27 @@ def test_an_export_contains_what_was_written_before(api_workspace: ApiWorkspace)
 
 
 @pytest.mark.parametrize("plural", ["accounts", "contacts", "audit"])
-def test_nobody_gets_rows_of_another_workspace(filled: ApiWorkspace, api: Api, plural: str) -> None:
+def test_export_has_no_rows_of_another_workspace(
+    filled: ApiWorkspace, api: Api, plural: str
+) -> None:
     other = api.new_workspace()
     account = other.account(company="Elsewhere")
     last = other.make("contacts", name="Somebody", accountId=account)
     api.wait_until_projected(int(last.headers["Annals-Position"]))
     for form in ("csv", "ndjson"):
-        assert "Elsewhere" in exported(other, plural, form).text
-        assert "Elsewhere" not in exported(filled, plural, form).text
-        assert "Acme" not in exported(other, plural, form).text
+        assert "Elsewhere" in export(other, plural, form).text
+        assert "Elsewhere" not in export(filled, plural, form).text
+        assert "Acme" not in export(other, plural, form).text
 
 
-def test_only_who_may_see_the_trail_may_export_it(filled: ApiWorkspace) -> None:
+def test_audit_export_needs_the_permission_for_the_audit_trail(filled: ApiWorkspace) -> None:
     for role, status in (("auditor", 200), ("member", 403), ("analyst", 403)):
         assert filled.client(role).get("/api/audit/export").status_code == status
     assert filled.client("read-only").get("/api/accounts/export").status_code == 200
     assert filled.api.client().get("/api/accounts/export").status_code == 401
 
 
-def test_a_table_has_only_so_many_columns(api_workspace: ApiWorkspace) -> None:
+def test_table_with_too_many_columns_is_422(api_workspace: ApiWorkspace) -> None:
     half = CUSTOM_COLUMNS_MAX // 2 + 1
     for part in ("a", "b"):
         last = api_workspace.make(
@@ -308,12 +308,12 @@ def test_a_table_has_only_so_many_columns(api_workspace: ApiWorkspace) -> None:
     refused = api_workspace.client().get("/api/accounts/export", headers=after(last))
     assert (refused.status_code, refused.json()["code"]) == (422, "E2085")
     assert refused.json()["limit"] == CUSTOM_COLUMNS_MAX
-    # A filter that leaves fewer of them helps, and so does the other format.
-    assert len(rows(exported(api_workspace, "accounts", "csv", search="a").text)) == 1
-    assert len(objects(exported(api_workspace, "accounts", "ndjson").text)) == 2
+    # A narrower filter or the other format avoids the limit.
+    assert len(rows(export(api_workspace, "accounts", "csv", search="a").text)) == 1
+    assert len(objects(export(api_workspace, "accounts", "ndjson").text)) == 2
 
 
-# What a file has besides the fields, by which name it is imported, and what is left out.
+# Columns of an export that are no fields, and the fields that import them.
 REFERENCES = {
     "accountName": "accountId",
     "assignedToName": "assignedTo",
@@ -330,25 +330,25 @@ def import_mapping(plural: str, header: list[str]) -> dict[str, str]:
 
 @pytest.fixture
 def elsewhere(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
-    """An empty workspace in another database, where files are handed in."""
+    """An importer into an empty workspace of another database."""
     return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
-def test_what_was_exported_can_be_imported_and_is_the_same(
-    filled: ApiWorkspace, elsewhere: Importer
-) -> None:
+def test_imported_export_equals_the_original(filled: ApiWorkspace, elsewhere: Importer) -> None:
     in_order = ["members", "accounts", *sorted(set(LISTS) - {"members", "accounts"})]
     for plural in in_order:
-        table = exported(filled, plural, "csv", sortOrder="asc")
+        table = export(filled, plural, "csv", sortOrder="asc")
         header = next(csv.reader([table.text.partition("\n")[0]]))
         result = elsewhere.run(plural, table.text, mapping=import_mapping(plural, header))
         assert result.failed == 0, result.issues
-        before = [_essence(plural, each) for each in walked(filled, plural, sortOrder="asc")]
-        assert [_essence(plural, each) for each in elsewhere.items(plural)] == before
+        before = [
+            _portable_values(plural, each) for each in list_all(filled, plural, sortOrder="asc")
+        ]
+        assert [_portable_values(plural, each) for each in elsewhere.items(plural)] == before
 
 
-def _essence(plural: str, item: dict[str, Any]) -> dict[str, Any]:
-    """What a table can carry from one workspace to another: names for ids, and custom text."""
+def _portable_values(plural: str, item: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a table carries to another workspace: names, not ids; custom text."""
     names = [*BY_PLURAL[plural].FIELDS.wire_names(), "accountName", "assignedToName", "memberName"]
     shown = {name: item.get(name) for name in names if name not in {"assignedTo", "memberId"}}
     custom = {key: cell(value) for key, value in item["customFields"].items()}

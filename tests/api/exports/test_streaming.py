@@ -1,4 +1,4 @@
-"""Exports as streams: one point of the log though others write, slow readers, readers that go."""
+"""Exports as streams: consistency during writes, slow readers, readers that disconnect."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.long(seconds=25)
 
 SMALL_ROWS, BIG_ROWS = 5_000, 50_000
 BIG_BYTES = 35_000_000
-"""So much the big export is at least: more than sockets between here and PostgreSQL can hold."""
+"""Minimum size of the big export: more than the sockets up to PostgreSQL can buffer."""
 GROWTH_MAX_BYTES = 16_000_000
 RECEIVE_BUFFER_BYTES = 65_536
 WAIT_S = 60.0
@@ -56,7 +56,7 @@ SLOW_S = 0.5
 EXPORTED_ROWS = 3_000
 APPENDED_ROWS = 500
 
-# Compressible, so that the table is small and only what is made of it is big.
+# Compressible text, so that the table is small and only the export is big.
 GENERATE = """
 INSERT INTO read.accounts (
        workspace_id, id, company, type, status, priority, next_action, contact_count, task_count,
@@ -74,9 +74,9 @@ UPDATE read.accounts SET company = 'changed by Company 4999'
 CHANGE_BACK = """
 UPDATE read.accounts SET company = 'Company 1' WHERE workspace_id = %s AND company LIKE 'changed%%'
 """
-APART = {
+DIVERGENT = {
     "by projection": ("UPDATE projections SET position = 1 WHERE name = 'members'",),
-    # As consumers of Kafka leave it: the checkpoint is what all partitions have reached.
+    # The state of Kafka consumers: the checkpoint is the position that all partitions reached.
     "by partition": (
         "UPDATE projections SET position = 1 WHERE name <> 'audit'",
         """INSERT INTO projection_offsets
@@ -100,18 +100,19 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 
 @dataclass(frozen=True)
 class Exported:
-    """A database without a projector: a workspace with many accounts, one with fewer."""
+    """A database without a projector, with one big and one small workspace."""
 
     urls: Urls
     many: str
-    """A token of the workspace with many."""
+    """A token of the workspace with `BIG_ROWS` accounts."""
     fewer: str
+    """A token of the workspace with `SMALL_ROWS` accounts."""
     workspaces: tuple[UUID, UUID]
 
 
 @pytest.fixture(scope="module")
 def exported(cluster: Cluster, template: str) -> Iterator[Exported]:
-    """Made once; tests that change something change it back."""
+    """Created once; tests undo their changes."""
     workspaces = (uuid4(), uuid4())
     with fresh_database(cluster, template) as urls:
         with write_pool(urls.app) as pool:
@@ -130,13 +131,13 @@ def exported(cluster: Cluster, template: str) -> Iterator[Exported]:
 
 @pytest.fixture
 def superuser(exported: Exported) -> Iterator[Connection]:
-    """To look at the house from outside."""
+    """A superuser's connection to the database."""
     with psycopg.connect(exported.urls.superuser, autocommit=True) as connection:
         yield connection
 
 
 class Reader:
-    """An export that is read as slowly as one likes."""
+    """An export that a test reads block by block."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -147,12 +148,12 @@ class Reader:
     def position(self) -> int:
         return int(self.response.headers["Annals-Position"])
 
-    def some(self) -> None:
-        """One block more."""
+    def read_block(self) -> None:
+        """Read one more block."""
         self.content += next(self._blocks)
 
-    def rest(self) -> bytes:
-        """All of it. Raises `httpx.RemoteProtocolError` where it was cut off."""
+    def read_rest(self) -> bytes:
+        """Read to the end and return all content. Raises `httpx.RemoteProtocolError` if cut off."""
         self.content += b"".join(self._blocks)
         return self.content
 
@@ -165,7 +166,7 @@ def reading(
     form: str = "ndjson",
     min_position: int = 0,
 ) -> Iterator[Reader]:
-    """An export that has begun, over a connection of its own that buffers little."""
+    """Start an export over a new connection with a small receive buffer."""
     buffer = (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     transport = httpx.HTTPTransport(socket_options=[buffer], verify=False)
     headers = {"Authorization": f"Bearer {token}", "Annals-Min-Position": str(min_position)}
@@ -177,28 +178,28 @@ def reading(
         yield Reader(response)
 
 
-def ask(client: httpx.Client, token: str) -> httpx.Response:
-    """An export of few rows, which is over at once."""
+def export_few(client: httpx.Client, token: str) -> httpx.Response:
+    """Request an export of few rows, which ends at once."""
     headers = {"Authorization": f"Bearer {token}"}
     return client.get("/api/accounts/export", params={"search": "Company 4999"}, headers=headers)
 
 
-def under_way(superuser: Connection) -> int:
-    """How many exports hold a snapshot."""
+def count_active_exports(superuser: Connection) -> int:
+    """Return the number of exports that hold a snapshot."""
     row = superuser.execute(ACTIVE_EXPORTS).fetchone()
     assert row is not None
     return int(row[0])
 
 
-def test_rows_are_those_of_one_point_however_slowly_they_are_read(
+def test_slow_reader_gets_the_rows_of_one_position(
     exported: Exported, superuser: Connection
 ) -> None:
     with api_without_projector(exported.urls) as client:
         with reading(client.base_url, exported.many) as reader:
-            reader.some()
+            reader.read_block()
             superuser.execute(CHANGE_LAST, (exported.workspaces[0],))
-            content = reader.rest()
-        later = ask(client, exported.many)
+            content = reader.read_rest()
+        later = export_few(client, exported.many)
         superuser.execute(CHANGE_BACK, (exported.workspaces[0],))
     assert len(content) > BIG_BYTES
     companies = [json.loads(line)["company"] for line in content.splitlines()]
@@ -206,83 +207,82 @@ def test_rows_are_those_of_one_point_however_slowly_they_are_read(
     assert later.text.count("changed") == 1
 
 
-def test_there_are_only_so_many_at_once_and_a_reader_who_goes_makes_room(
+def test_concurrent_exports_are_limited_and_a_disconnect_frees_a_slot(
     exported: Exported, superuser: Connection
 ) -> None:
     with api_without_projector(exported.urls, exports_max=1, exports_per_workspace_max=1) as client:
         with reading(client.base_url, exported.many) as reader:
-            reader.some()
-            assert under_way(superuser) == 1
+            reader.read_block()
+            assert count_active_exports(superuser) == 1
             for token, status, code in (
                 (exported.many, 429, "E2081"),
                 (exported.fewer, 503, "E2080"),
             ):
-                refused = ask(client, token)
+                refused = export_few(client, token)
                 assert (refused.status_code, refused.json()["code"]) == (status, code)
                 assert refused.json()["limit"] == 1
                 assert refused.headers["Retry-After"] == "1"
-        # The reader went without having read it all.
+        # The reader disconnected before the end.
         wait_until(
-            lambda: ask(client, exported.fewer).status_code == 200, "the export slot is free"
+            lambda: export_few(client, exported.fewer).status_code == 200, "the export slot is free"
         )
-        assert under_way(superuser) == 0
+        assert count_active_exports(superuser) == 0
 
 
 @pytest.mark.parametrize(
     "limit", [{"export_stall_timeout_s": 1.0}, {"export_timeout_s": 5.0}], ids=["stall", "time"]
 )
-def test_who_does_not_read_is_cut_off(
+def test_reader_that_does_not_read_is_cut_off(
     exported: Exported, superuser: Connection, limit: dict[str, float]
 ) -> None:
     with api_without_projector(exported.urls, exports_max=1, **limit) as client:
         with reading(client.base_url, exported.many, form="csv") as reader:
-            reader.some()
+            reader.read_block()
             wait_until(
-                lambda: ask(client, exported.fewer).status_code == 200, "the export slot is free"
+                lambda: export_few(client, exported.fewer).status_code == 200,
+                "the export slot is free",
             )
-            assert under_way(superuser) == 0
+            assert count_active_exports(superuser) == 0
             with pytest.raises(httpx.RemoteProtocolError):
-                reader.rest()
-        assert ask(client, exported.many).status_code == 200
+                reader.read_rest()
+        assert export_few(client, exported.many).status_code == 200
 
 
-def test_an_export_that_breaks_off_is_seen_to_be_short(
-    exported: Exported, superuser: Connection
-) -> None:
+def test_broken_export_raises_a_protocol_error(exported: Exported, superuser: Connection) -> None:
     with api_without_projector(exported.urls) as client:
         with reading(client.base_url, exported.many) as reader:
-            reader.some()
+            reader.read_block()
             superuser.execute(END_EXPORTS)
             with pytest.raises(httpx.RemoteProtocolError):
-                reader.rest()
-        assert ask(client, exported.many).status_code == 200
+                reader.read_rest()
+        assert export_few(client, exported.many).status_code == 200
 
 
-@pytest.mark.parametrize("apart", ["by projection", "by partition"])
-def test_tables_that_stand_apart_are_not_joined(
-    exported: Exported, superuser: Connection, monkeypatch: pytest.MonkeyPatch, apart: str
+@pytest.mark.parametrize("divergence", ["by projection", "by partition"])
+def test_tables_at_different_positions_are_503(
+    exported: Exported, superuser: Connection, monkeypatch: pytest.MonkeyPatch, divergence: str
 ) -> None:
     monkeypatch.setattr(exports, "SNAPSHOT_WAIT_S", 0.1)
-    # The two events of the house are its keys: that of the workspace with many came first.
+    # The only two events are the issued keys; the big workspace's key is the first.
     with api_without_projector(exported.urls) as client:
         try:
-            for statement in APART[apart]:
+            for statement in DIVERGENT[divergence]:
                 superuser.execute(statement)
-            refused = ask(client, exported.fewer)
+            refused = export_few(client, exported.fewer)
             assert (refused.status_code, refused.json()["code"]) == (503, "E2083")
-            # Nothing happened in the other workspace since, so there all is told as of the later.
-            even = ask(client, exported.many)
-            assert (even.status_code, even.headers["Annals-Position"]) == (200, "2")
-            # The trail shows nothing of what stands apart.
+            # The other workspace has no event since, so its tables agree at the later position.
+            current = export_few(client, exported.many)
+            assert (current.status_code, current.headers["Annals-Position"]) == (200, "2")
+            # The audit trail reads none of the divergent tables.
             headers = {"Authorization": f"Bearer {exported.fewer}"}
             assert client.get("/api/audit/export", headers=headers).status_code == 200
         finally:
             superuser.execute("UPDATE projections SET position = 2")
             superuser.execute("DELETE FROM projection_offsets")
-        assert ask(client, exported.fewer).status_code == 200
+        assert export_few(client, exported.fewer).status_code == 200
 
 
-def test_a_rebuild_waits_for_exports_and_lists_do_not_wait_for_it(
+def test_rebuild_waits_for_exports_but_lists_do_not_wait(
     exported: Exported, superuser: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "SNAPSHOT_WAIT_S", 0.1)
@@ -292,37 +292,35 @@ def test_a_rebuild_waits_for_exports_and_lists_do_not_wait_for_it(
     rebuilding = threading.Thread(target=rebuild.run)
     with api_without_projector(exported.urls) as client:
         with reading(client.base_url, exported.many) as reader:
-            reader.some()
+            reader.read_block()
             rebuilding.start()
             wait_until(
                 lambda: superuser.execute(WAITING).fetchone() is not None,
                 "the swap waits for a lock",
             )
-            # Whoever comes now is refused, lest the rebuild wait for ever; lists are as ever.
-            assert ask(client, exported.fewer).json()["code"] == "E2083"
+            # New exports are refused so that the rebuild can proceed; lists still work.
+            assert export_few(client, exported.fewer).json()["code"] == "E2083"
             headers = {"Authorization": f"Bearer {exported.fewer}"}
             for path in ("/api/accounts", "/api/members"):
                 assert client.get(path, headers=headers).status_code == 200
-            assert reader.rest().count(b"\n") == BIG_ROWS
+            assert reader.read_rest().count(b"\n") == BIG_ROWS
         rebuilding.join(WAIT_S)
         assert not rebuilding.is_alive()
-        assert ask(client, exported.fewer).status_code == 200
+        assert export_few(client, exported.fewer).status_code == 200
     states = superuser.execute("SELECT state FROM projection_rebuilds").fetchall()
     assert states == [("done",)]
 
 
-def test_what_is_parked_is_not_left_out_in_silence(
-    exported: Exported, superuser: Connection
-) -> None:
+def test_export_with_parked_entities_is_503(exported: Exported, superuser: Connection) -> None:
     park = """
         INSERT INTO projection_parked (projection, workspace_id, entity_id, position, events, error)
         VALUES ('contacts', %s, %s, 1, 1, 'x')"""
     with api_without_projector(exported.urls) as client:
         superuser.execute(park, (exported.workspaces[1], uuid4()))
-        refused = ask(client, exported.fewer)
+        refused = export_few(client, exported.fewer)
         assert (refused.status_code, refused.json()["code"]) == (503, "E2084")
         assert refused.json()["parked"] == 1
-        assert ask(client, exported.many).status_code == 200
+        assert export_few(client, exported.many).status_code == 200
         superuser.execute("DELETE FROM projection_parked")
 
 
@@ -331,15 +329,15 @@ def test_memory_does_not_grow_with_the_rows(exported: Exported, tmp_path: Path) 
         peaks = {}
         for token in (exported.fewer, exported.fewer, exported.many):
             with Peak(process) as peak, reading(url, token, form="csv") as reader:
-                reader.some()
-                time.sleep(SLOW_S)  # while the client does not read, nothing may pile up
-                rows = reader.rest().count(b"\n") - 1
+                reader.read_block()
+                time.sleep(SLOW_S)  # the server must not buffer rows while the client does not read
+                rows = reader.read_rest().count(b"\n") - 1
             peaks[rows] = peak.rss_bytes
     assert peaks[BIG_ROWS] - peaks[SMALL_ROWS] < GROWTH_MAX_BYTES
 
 
 class Peak:
-    """The most memory that a process has while the block lasts."""
+    """The peak memory of a process while the block lasts."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -362,7 +360,7 @@ class Peak:
 
 @contextmanager
 def api_process(urls: Urls, output: Path) -> Iterator[tuple[httpx.URL, psutil.Process]]:
-    """`annals serve` as a process of its own, as long as the block lasts."""
+    """Run `annals serve` as a process while the block lasts; yield its URL and process."""
     port = free_port()
     url = httpx.URL(f"http://127.0.0.1:{port}")
     environment = {
@@ -394,7 +392,7 @@ def _is_live(url: httpx.URL) -> bool:
 
 
 class Writer(threading.Thread):
-    """Creates, changes and deletes accounts and contacts until told to stop."""
+    """Creates, changes and deletes accounts and contacts until `stop` is called."""
 
     def __init__(self, api_workspace: ApiWorkspace, accounts: list[str]) -> None:
         super().__init__()
@@ -422,19 +420,19 @@ class Writer(threading.Thread):
                     self.writes += 1
 
     def has_written(self, number: int) -> bool:
-        """Whether there were so many writes."""
+        """Whether at least `number` writes succeeded."""
         return self.writes >= number
 
     def stop(self) -> None:
-        """Return from `run`, and wait for that."""
+        """End the thread and wait for it."""
         self._done.set()
         self.join()
 
 
-def test_an_export_is_the_state_at_its_position_while_others_write(
+def test_export_equals_the_state_at_its_position_during_writes(
     api_workspace: ApiWorkspace,
 ) -> None:
-    accounts = fill(api_workspace, EXPORTED_ROWS)
+    accounts = append_accounts(api_workspace, EXPORTED_ROWS)
     writer = Writer(api_workspace, accounts)
     found: list[tuple[str, int, bytes]] = []
     url, token = httpx.URL(api_workspace.api.url), api_workspace.token("member")
@@ -443,17 +441,19 @@ def test_an_export_is_the_state_at_its_position_while_others_write(
         for plural in ("accounts", "contacts") * 2:
             path = f"{plural}/export"
             with reading(url, token, path, min_position=writer.position) as reader:
-                reader.some()
+                reader.read_block()
                 written = writer.writes
                 wait_until(
                     partial(writer.has_written, written + 5), "the writer has written five more"
                 )
-                found.append((plural, reader.position, reader.rest()))
+                found.append((plural, reader.position, reader.read_rest()))
     finally:
         writer.stop()
     with psycopg.connect(str(api_workspace.api.settings.owner_url), autocommit=True) as connection:
         events = recorded_events(connection, [api_workspace.workspace_id])
-    assert len({position for _, position, _ in found}) == len(found), "the writer did not write"
+    assert len({position for _, position, _ in found}) == len(found), (
+        "the writer wrote between the exports"
+    )
     for plural, position, content in found:
         assert position < writer.position
         reference = ReferenceLists(
@@ -463,8 +463,8 @@ def test_an_export_is_the_state_at_its_position_while_others_write(
         assert items == reference.items(ListRequest(plural))
 
 
-def fill(api_workspace: ApiWorkspace, number: int) -> list[str]:
-    """So many accounts, recorded together."""
+def append_accounts(api_workspace: ApiWorkspace, number: int) -> list[str]:
+    """Append `number` accounts in batches, wait for the projections, and return the ids."""
     scope, log = Scope(api_workspace.workspace_id), api_workspace.api.writing.log
     custom = {"filler": "x" * 1_500}
     entities = [

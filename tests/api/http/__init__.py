@@ -1,1 +1,1 @@
-"""Tests of authentication, request bodies, problem documents and the description of the API."""
+"""Tests of authentication, request bodies, problem documents and the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Who is let in, what each role may do, and that nobody sees another workspace."""
+"""Authentication, the permissions of each role, and the isolation of workspaces."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ PUBLIC = {
     *("listErrors", "getError", "liveness", "health", "readiness", "metrics"),
     "receiveSmsReceipt",
 }
-"""Those that need no key; the last one wants a signature."""
+"""Operations that need no key; the last one needs a signature."""
 STREAMS = {"followChanges"}
-"""These do not end; that they tell of no other workspace is tested in test_realtime."""
+"""Streams do not end; tests/api/realtime tests their isolation of workspaces."""
 
 
 def operations(api: Api) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and description of everything that the API serves."""
+    """Yield method, path and description of each operation of the API."""
     for path, methods in api.app.openapi()["paths"].items():
         for method, operation in methods.items():
             yield method.upper(), path, operation
 
 
-def request_of(operation: dict[str, Any]) -> dict[str, Any]:
-    """A request as the description's own example has it."""
+def example_request(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a request with the example body of the OpenAPI document."""
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     return {} if content is None else {"json": content["example"]}
 
@@ -51,14 +51,14 @@ def request_of(operation: dict[str, Any]) -> dict[str, Any]:
         (f"Bearer annals_{UUID(int=7).hex}_secret", "E1005"),
     ],
 )
-def test_nobody_comes_in_without_a_key(api: Api, authorization: str | None, code: str) -> None:
+def test_request_without_a_valid_key_is_401(api: Api, authorization: str | None, code: str) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     client = api.client()
     for method, path, operation in operations(api):
         if operation["operationId"] in PUBLIC:
             continue
         refused = client.request(
-            method, path.replace("{id}", ID), headers=headers, **request_of(operation)
+            method, path.replace("{id}", ID), headers=headers, **example_request(operation)
         )
         assert (refused.status_code, refused.json()["code"]) == (401, code), path
         assert refused.headers["WWW-Authenticate"].startswith("Bearer ")
@@ -67,7 +67,7 @@ def test_nobody_comes_in_without_a_key(api: Api, authorization: str | None, code
         return  # the refusal is the same everywhere
 
 
-def test_the_wrong_secret_is_as_unknown_as_the_wrong_key(api_workspace: ApiWorkspace) -> None:
+def test_wrong_secret_is_refused_like_an_unknown_key(api_workspace: ApiWorkspace) -> None:
     token = api_workspace.token("admin")
     refused = api_workspace.api.client(token[:-1] + ("a" if token[-1] != "a" else "b")).get(
         "/api/keys"
@@ -75,7 +75,7 @@ def test_the_wrong_secret_is_as_unknown_as_the_wrong_key(api_workspace: ApiWorks
     assert (refused.status_code, refused.json()["code"]) == (401, "E1005")
 
 
-def test_a_key_expires(api_workspace: ApiWorkspace) -> None:
+def test_expired_key_is_401(api_workspace: ApiWorkspace) -> None:
     past = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     future = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
     refused = api_workspace.api.client(api_workspace.token("admin", expiresAt=past)).get(
@@ -86,7 +86,7 @@ def test_a_key_expires(api_workspace: ApiWorkspace) -> None:
     assert client.get("/api/workspace").status_code == 200
 
 
-def test_what_a_member_does_with_a_key_is_the_members_doing(api_workspace: ApiWorkspace) -> None:
+def test_actor_of_a_members_key_is_the_member(api_workspace: ApiWorkspace) -> None:
     member = api_workspace.make("members", name="Grace Hopper").json()["id"]
     client = api_workspace.api.client(api_workspace.token("member", memberId=member))
     account = created(client.post("/api/accounts", json={"company": "A", "type": "partner"}))
@@ -94,14 +94,14 @@ def test_what_a_member_does_with_a_key_is_the_members_doing(api_workspace: ApiWo
     assert entry["actor"] == {"type": "member", "id": member, "name": "Grace Hopper"}
 
 
-def test_a_member_who_left_comes_in_no_more(api_workspace: ApiWorkspace) -> None:
+def test_key_of_a_deleted_member_is_401(api_workspace: ApiWorkspace) -> None:
     member = api_workspace.make("members", name="Grace Hopper").headers["Location"]
     client = api_workspace.api.client(
         api_workspace.token("member", memberId=member.rpartition("/")[2])
     )
     assert client.get("/api/accounts").status_code == 200
     api_workspace.client().delete(member)
-    time.sleep(KEY_CACHE_TTL_S)  # the promise is that no key works for longer
+    time.sleep(KEY_CACHE_TTL_S)  # no key works for longer than this after its revocation
     refused = client.get("/api/accounts")
     assert (refused.status_code, refused.json()["code"]) == (401, "E1007")
 
@@ -116,12 +116,12 @@ def test_every_role_has_its_permissions() -> None:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_role_may_do_what_the_table_says(api_workspace: ApiWorkspace, role: Role) -> None:
+def test_role_is_limited_to_its_permissions(api_workspace: ApiWorkspace, role: Role) -> None:
     made = api_workspace.make("accounts", company="A", type="partner")
     account = made.headers["Location"]
     api_workspace.api.wait_until_projected(int(made.headers["Annals-Position"]))
     client = api_workspace.client(role.value)
-    asked = {
+    requests_by_permission = {
         Permission.READ: [("GET", account), ("GET", "/api/accounts"), ("GET", "/api/workspace")],
         Permission.HISTORY: [
             ("GET", f"{account}/history"),
@@ -136,13 +136,13 @@ def test_a_role_may_do_what_the_table_says(api_workspace: ApiWorkspace, role: Ro
         Permission.PROJECTIONS: [("GET", "/api/projections"), ("GET", "/api/projections/notes")],
         Permission.OPERATE: [("POST", "/api/projections/notes/rebuild")],
     }
-    assert set(asked) == set(Permission)
+    assert set(requests_by_permission) == set(Permission)
     bodies = {
         "/api/keys": {"name": "k", "role": "member"},
         account: {"nextAction": "Call"},
         "/api/projections/notes/rebuild": {"plan": True},
     }
-    for permission, requests in asked.items():
+    for permission, requests in requests_by_permission.items():
         for method, url in requests:
             given = None if method == "GET" else bodies.get(url, {"name": "N"})
             response = client.request(method, url, json=given)
@@ -154,7 +154,7 @@ def test_a_role_may_do_what_the_table_says(api_workspace: ApiWorkspace, role: Ro
                 assert response.json()["role"] == role.value
 
 
-def test_another_workspace_is_nowhere_to_be_seen(api: Api) -> None:
+def test_no_operation_reveals_another_workspace(api: Api) -> None:
     owner, stranger = api.new_workspace(), api.new_workspace()
     account = owner.account(company="Secretive Ltd")
     ids = {"accounts": account, "members": owner.make("members", name="S").json()["id"]}
@@ -175,7 +175,7 @@ def test_another_workspace_is_nowhere_to_be_seen(api: Api) -> None:
             continue
         walked += 1
         url = path.replace("{id}", ids.get(path.split("/")[2], ID))
-        body = request_of(operation)
+        body = example_request(operation)
         if "accountId" in body.get("json", {}):
             body["json"] = {**body["json"], "accountId": account}
         for query in ("", "?asOf=1", "?asOf=2199-01-01"):
@@ -188,14 +188,14 @@ def test_another_workspace_is_nowhere_to_be_seen(api: Api) -> None:
             elif "accountId" in body.get("json", {}):
                 assert (response.status_code, response.json()["code"]) == (422, "E5005")
             assert "ecretive" not in response.text
-            told = response.text.replace(account, "", 1) if response.is_error else response.text
-            shown = [each for each in ids.values() if each in told and response.is_success]
+            text = response.text.replace(account, "", 1) if response.is_error else response.text
+            shown = [each for each in ids.values() if each in text and response.is_success]
             assert shown == [], (method, url)
     assert walked >= 55
     assert owner.client("auditor").get("/api/audit").json()["items"] == before
 
 
-def test_a_key_of_another_workspace_is_no_member_here(api: Api) -> None:
+def test_key_for_a_member_of_another_workspace_is_422(api: Api) -> None:
     stranger = api.new_workspace().make("members", name="S").json()["id"]
     refused = (
         api.new_workspace()
@@ -205,7 +205,7 @@ def test_a_key_of_another_workspace_is_no_member_here(api: Api) -> None:
     assert (refused.status_code, refused.json()["code"]) == (422, "E5006")
 
 
-def test_a_key_is_issued_shown_once_and_revoked_for_good(api_workspace: ApiWorkspace) -> None:
+def test_key_is_shown_once_and_unusable_after_revocation(api_workspace: ApiWorkspace) -> None:
     admin = api_workspace.client()
     issued = created(admin.post("/api/keys", json={"name": "Sync", "role": "member"}))
     assert issued.headers["ETag"] == '"1"'
@@ -235,14 +235,14 @@ def test_a_key_is_issued_shown_once_and_revoked_for_good(api_workspace: ApiWorks
         ({"name": "k", "role": "member", "expiresAt": "2026-01-31"}, "E2009"),
     ],
 )
-def test_a_key_needs_a_name_and_a_role(
+def test_key_with_invalid_fields_is_422(
     api_workspace: ApiWorkspace, fields: dict[str, str], code: str
 ) -> None:
     refused = api_workspace.client().post("/api/keys", json=fields)
     assert (refused.status_code, refused.json()["code"]) == (422, code), refused.text
 
 
-def test_the_workspace_is_the_one_of_the_key(api_workspace: ApiWorkspace) -> None:
+def test_workspace_is_the_one_of_the_key(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     changed = client.patch("/api/workspace", json={"name": "Renamed"}, headers={"If-Match": '"1"'})
     assert changed.headers["ETag"] == '"2"'

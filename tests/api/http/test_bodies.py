@@ -1,4 +1,4 @@
-"""Bodies that are not what they should be: refused, each with its code, before anything happens."""
+"""Invalid request bodies are refused with their error codes before any command runs."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ JSON = {"Content-Type": "application/json"}
         (b'{"dealValue": ' + b"1" * 50 + b"}", "E2028"),
     ],
 )
-def test_json_that_is_ambiguous_is_refused(
+def test_invalid_or_ambiguous_json_is_400(
     api_workspace: ApiWorkspace, content: bytes, code: str
 ) -> None:
     response = api_workspace.client().post("/api/accounts", content=content, headers=JSON)
     assert (response.status_code, response.json()["code"]) == (400, code), response.text
 
 
-def test_sound_json_is_taken_as_it_is() -> None:
+def test_valid_json_is_parsed() -> None:
     assert parse_json(b' {"a": [1, 0.1, 1e2, true, null, "\\ud83d\\ude00"]} ') == {
         "a": [1, 0.1, 100.0, True, None, "😀"]
     }
 
 
-def test_depth_is_told_of_before_the_parser_gives_up() -> None:
+def test_too_deep_json_is_refused_before_the_parser_fails() -> None:
     with pytest.raises(ApiError) as refused:
         parse_json(b'{"a":' * 100_000)
     assert refused.value.code.code == "E2023"
@@ -77,7 +77,7 @@ def test_depth_is_told_of_before_the_parser_gives_up() -> None:
         ({"company": "x", "type": "customer", "accountId": "x"}, "E2005", "accountId"),
     ],
 )
-def test_fields_are_refused_by_name(
+def test_invalid_fields_are_named(
     api_workspace: ApiWorkspace, fields: dict[str, object], code: str, field: str | None
 ) -> None:
     response = api_workspace.client().post("/api/accounts", json=fields)
@@ -87,12 +87,12 @@ def test_fields_are_refused_by_name(
         assert [each["code"] for each in response.json()["errors"]] == [code]
 
 
-def test_an_email_is_checked(api_workspace: ApiWorkspace) -> None:
+def test_invalid_email_is_422(api_workspace: ApiWorkspace) -> None:
     response = api_workspace.client().post("/api/members", json={"name": "Ada", "email": "ada"})
     assert (response.status_code, response.json()["code"]) == (422, "E2002")
 
 
-def test_money_is_exact_whether_text_or_number(api_workspace: ApiWorkspace) -> None:
+def test_money_is_exact_as_text_and_as_number(api_workspace: ApiWorkspace) -> None:
     for given, shown in (("0.1", "0.10"), (0.1, "0.10"), (5, "5.00"), ("9" * 16, "9" * 16 + ".00")):
         account = api_workspace.make("accounts", company="x", type="customer", dealValue=given)
         assert account.json()["dealValue"] == shown
@@ -102,7 +102,7 @@ def test_money_is_exact_whether_text_or_number(api_workspace: ApiWorkspace) -> N
     "content_type",
     ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"],
 )
-def test_other_media_types_are_refused(api_workspace: ApiWorkspace, content_type: str) -> None:
+def test_other_media_type_is_415(api_workspace: ApiWorkspace, content_type: str) -> None:
     client = api_workspace.client()
     headers = {"Content-Type": content_type}
     posted = client.post("/api/accounts", content=b"{}", headers=headers)
@@ -114,27 +114,27 @@ def test_other_media_types_are_refused(api_workspace: ApiWorkspace, content_type
     assert "application/json-patch+json" in patched.headers["Accept-Patch"]
 
 
-def test_a_charset_of_utf_8_is_fine(api_workspace: ApiWorkspace) -> None:
+def test_charset_utf_8_is_accepted(api_workspace: ApiWorkspace) -> None:
     headers = {"Content-Type": 'Application/JSON; charset="UTF-8"'}
     content = '{"company": "Ærø", "type": "customer"}'.encode()
     response = api_workspace.client().post("/api/accounts", content=content, headers=headers)
     assert response.json()["company"] == "Ærø"
 
 
-def test_a_large_body_is_refused_by_its_announced_length(api_workspace: ApiWorkspace) -> None:
+def test_large_body_with_content_length_is_413(api_workspace: ApiWorkspace) -> None:
     content = b" " * (BODY_MAX_BYTES + 1)
     response = api_workspace.client().post("/api/accounts", content=content, headers=JSON)
     assert (response.status_code, response.json()["code"]) == (413, "E2024")
     assert response.json()["maxBytes"] == BODY_MAX_BYTES
 
 
-def test_a_large_body_is_refused_without_an_announced_length(api_workspace: ApiWorkspace) -> None:
+def test_large_body_without_content_length_is_413(api_workspace: ApiWorkspace) -> None:
     chunks = (b" " * 1_000 for _ in range(10))
     response = api_workspace.client().post("/api/accounts", content=chunks, headers=JSON)
     assert (response.status_code, response.json()["code"]) == (413, "E2024")
 
 
-def test_a_body_that_never_ends_is_not_waited_for(api_workspace: ApiWorkspace) -> None:
+def test_incomplete_body_is_408(api_workspace: ApiWorkspace) -> None:
     token = api_workspace.client().headers["Authorization"]
     head = (
         f"POST /api/accounts HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n"

@@ -1,4 +1,4 @@
-"""The API describes itself: every route completely, and without asking another site."""
+"""The OpenAPI document describes every route completely, and its pages work offline."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_route_is_described(name: str) -> None:
     assert len(successes) == 1 or name in {"rebuildProjection", "bulk", "undo"}
     for status in successes:
         assert "X-Request-Id" in responses[status]["headers"]
-        # What is done to a projection is nothing that the log records.
+        # Operations on projections record no events.
         if method != "get" and operation["tags"] != ["operation"]:
             assert "Annals-Position" in responses[status]["headers"]
         if status != "204":
@@ -65,7 +65,7 @@ def test_every_route_is_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_route_names_its_errors(name: str) -> None:
+def test_every_route_describes_its_errors(name: str) -> None:
     _, _, operation = OPERATIONS[name]
     failures = {
         status: response
@@ -83,7 +83,7 @@ def test_every_route_names_its_errors(name: str) -> None:
             assert example["value"]["code"] == code
 
 
-def test_every_code_is_named_by_some_route() -> None:
+def test_every_code_is_described_by_a_route() -> None:
     named = {
         code
         for _, _, operation in OPERATIONS.values()
@@ -96,30 +96,30 @@ def test_every_code_is_named_by_some_route() -> None:
     assert set(CODES) - named == reserved | by_framework | without_route
 
 
-def test_references_lead_somewhere() -> None:
+def test_every_schema_reference_resolves() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     for reference in re.findall(r"'\$ref': '([^']+)'", str(DOCUMENT)):
         assert reference.removeprefix("#/components/schemas/") in schemas
     assert "HTTPValidationError" not in schemas
 
 
-def test_bodies_are_described_by_the_fields_of_the_domain() -> None:
+def test_bodies_have_the_fields_of_the_domain() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     for plural in set(BY_PLURAL) & set(LISTS):
         kind = BY_PLURAL[plural]
         described = set(schemas[f"{kind.__name__}Create"]["properties"])
-        hangs_on = {"accountId"} if kind.BELONGS_TO_ACCOUNT else set()
-        assert described == set(kind.FIELDS.wire_names()) | hangs_on
-        assert set(schemas[f"{kind.__name__}Change"]["properties"]) == described - hangs_on
+        account_field = {"accountId"} if kind.BELONGS_TO_ACCOUNT else set()
+        assert described == set(kind.FIELDS.wire_names()) | account_field
+        assert set(schemas[f"{kind.__name__}Change"]["properties"]) == described - account_field
 
 
-def test_an_entity_is_described_without_the_decisions_of_its_aggregate() -> None:
+def test_description_of_an_entity_omits_the_aggregates_decisions() -> None:
     description = DOCUMENT["components"]["schemas"]["Account"]["description"]
     assert description.startswith("An organization")
     assert "Decisions" not in description
 
 
-def test_answers_have_the_fields_that_are_described(api: Api) -> None:
+def test_answers_have_the_described_fields(api: Api) -> None:
     api_workspace = api.new_workspace()
     account = api_workspace.account()
     schemas = DOCUMENT["components"]["schemas"]
@@ -131,14 +131,14 @@ def test_answers_have_the_fields_that_are_described(api: Api) -> None:
     assert set(detail) == set(schemas["AccountItem"]["properties"])
 
 
-def test_there_are_no_kinds_without_routes() -> None:
+def test_every_kind_has_routes() -> None:
     served = {path.split("/")[2] for path in DOCUMENT["paths"] if path.startswith("/api/")}
     assert set(LISTS) <= served
     assert set(BY_PLURAL) - served == {"workspaces"}
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_the_pages_of_the_description_work_offline(api: Api, path: str) -> None:
+def test_documentation_pages_work_offline(api: Api, path: str) -> None:
     client = api.client()
     page = client.get(path)
     assert page.status_code == 200
@@ -149,7 +149,7 @@ def test_the_pages_of_the_description_work_offline(api: Api, path: str) -> None:
         assert client.get(asset).status_code == 200, asset
 
 
-def test_the_description_is_served(api: Api) -> None:
+def test_openapi_document_is_served(api: Api) -> None:
     served: dict[str, Any] = api.client().get("/openapi.json").json()
     assert served["info"]["title"] == "Annals"
     assert set(served["paths"]) == set(DOCUMENT["paths"])

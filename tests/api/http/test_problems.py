@@ -1,4 +1,4 @@
-"""Every failure has a code, a sentence for each reader, and tells nothing that it should not."""
+"""Every failure has a code and a message, and reveals no internals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.waiting import wait_until
 
 LOG_TIMEOUT_S = 60.0
 
-GIVEN = {
+TITLES = {
     "E1001": "Invalid email or password.",
     "E1002": "Session expired.",
     "E2001": "Name is required.",
@@ -48,9 +48,9 @@ FAMILIES = {
 }
 
 
-def test_the_dictionary_is_complete() -> None:
+def test_error_codes_are_complete() -> None:
     assert len(CODES) >= 30
-    assert {code: CODES[code].title for code in GIVEN} == GIVEN
+    assert {code: CODES[code].title for code in TITLES} == TITLES
     for code, entry in CODES.items():
         assert re.fullmatch(r"E[1-5][0-9]{3}", code)
         assert entry.title.endswith(".")
@@ -59,11 +59,11 @@ def test_the_dictionary_is_complete() -> None:
             assert entry.status in FAMILIES[code[1]]
 
 
-def test_the_page_of_the_dictionary_is_current() -> None:
+def test_page_of_error_codes_is_current() -> None:
     assert (REPOSITORY / "docs" / "errors.md").read_text("utf-8") == documentation()
 
 
-def test_every_code_is_used_or_given() -> None:
+def test_every_code_is_used_or_reserved() -> None:
     sources = "".join(
         path.read_text("utf-8")
         for package in ("api", "runtime")
@@ -77,11 +77,11 @@ def test_every_code_is_used_or_given() -> None:
     assert unused == {"E1001", "E1002"}
 
 
-def test_the_dictionary_is_served_to_everybody(api: Api) -> None:
+def test_error_codes_are_served_without_a_key(api: Api) -> None:
     items = api.client().get("/api/errors").json()["items"]
     assert {each["code"] for each in items} == set(CODES)
     one = api.client().get("/api/errors/E5001").json()
-    assert one["title"] == GIVEN["E5001"]
+    assert one["title"] == TITLES["E5001"]
     assert api.client().get("/api/errors/E9999").json()["code"] == "E5002"
 
 
@@ -90,15 +90,15 @@ def test_every_refusal_has_a_code() -> None:
     assert set(CODES_BY_IMPORT_FAULT) == set(ImportFault)
 
 
-def test_a_refusal_carries_its_facts() -> None:
+def test_error_of_a_refusal_has_its_facts() -> None:
     account, opportunity = uuid4(), uuid4()
-    told = as_api_error(OpenOpportunities(account, [opportunity]))
-    assert told.code.code == "E5001"
-    assert told.facts == {"accountId": str(account), "opportunityIds": [str(opportunity)]}
+    error = as_api_error(OpenOpportunities(account, [opportunity]))
+    assert error.code.code == "E5001"
+    assert error.facts == {"accountId": str(account), "opportunityIds": [str(opportunity)]}
     assert as_api_error(KeyRevoked(account)).code.code == "E5009"
 
 
-def caused(error: Exception, cause: Exception) -> Exception:
+def with_cause(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
 
@@ -108,23 +108,23 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         (psycopg.OperationalError("connection refused"), "E3001"),
         (OperationalError("connection refused"), "E3001"),
-        (caused(OperationalError("x"), psycopg.errors.AdminShutdown("x")), "E3001"),
-        (caused(OperationalError("x"), PoolTimeout("x")), "E3001"),
-        (caused(OperationalError("x"), TooManyRequests("x")), "E3002"),
-        (caused(OperationalError("x"), psycopg.errors.LockNotAvailable("x")), "E3002"),
-        (caused(OperationalError("x"), psycopg.errors.QueryCanceled("x")), "E4001"),
+        (with_cause(OperationalError("x"), psycopg.errors.AdminShutdown("x")), "E3001"),
+        (with_cause(OperationalError("x"), PoolTimeout("x")), "E3001"),
+        (with_cause(OperationalError("x"), TooManyRequests("x")), "E3002"),
+        (with_cause(OperationalError("x"), psycopg.errors.LockNotAvailable("x")), "E3002"),
+        (with_cause(OperationalError("x"), psycopg.errors.QueryCanceled("x")), "E4001"),
         (psycopg.errors.QueryCanceled("x"), "E4001"),
-        (caused(IntegrityError("x"), psycopg.errors.UniqueViolation("x")), "E3004"),
+        (with_cause(IntegrityError("x"), psycopg.errors.UniqueViolation("x")), "E3004"),
         (PersistenceError("x"), "E3005"),
         (psycopg.errors.UndefinedTable("x"), "E3005"),
         (ZeroDivisionError(), "E4500"),
     ],
 )
-def test_failures_of_the_database_are_told_apart(error: Exception, code: str) -> None:
+def test_database_failures_have_different_codes(error: Exception, code: str) -> None:
     assert as_api_error(error).code.code == code
 
 
-def test_a_problem_document_has_all_its_members(api_workspace: ApiWorkspace) -> None:
+def test_problem_document_has_all_members(api_workspace: ApiWorkspace) -> None:
     missing = uuid4()
     refused = api_workspace.client().get(
         f"/api/accounts/{missing}?asOf=1", headers={"X-Request-Id": "r-1"}
@@ -153,7 +153,7 @@ def test_a_problem_document_has_all_its_members(api_workspace: ApiWorkspace) -> 
         ("OPTIONS", "/api/accounts", 405, "E2041"),
     ],
 )
-def test_the_frameworks_own_errors_have_codes(
+def test_errors_of_the_framework_have_codes(
     api_workspace: ApiWorkspace, method: str, path: str, status: int, code: str
 ) -> None:
     refused = api_workspace.client().request(method, path)
@@ -164,13 +164,13 @@ def test_the_frameworks_own_errors_have_codes(
 
 
 @pytest.mark.parametrize("given", ["", "a b", "ü", "x" * 129, "<script>"])
-def test_a_request_id_that_cannot_be_trusted_is_replaced(api: Api, given: str) -> None:
+def test_invalid_request_id_is_replaced(api: Api, given: str) -> None:
     headers = [(b"X-Request-Id", given.encode())]
     answered = api.client().get("/healthz", headers=headers).headers["X-Request-Id"]
     assert UUID(answered).version == 7
 
 
-def test_a_request_id_is_kept(api: Api) -> None:
+def test_valid_request_id_is_kept(api: Api) -> None:
     for given in ("abc-123", "x" * 128):
         answer = api.client().get("/healthz", headers={"X-Request-Id": given})
         assert answer.headers["X-Request-Id"] == given
@@ -178,14 +178,14 @@ def test_a_request_id_is_kept(api: Api) -> None:
 
 @pytest.fixture(scope="module")
 def broken() -> Iterator[httpx.Client]:
-    """A client of an app with a route that fails in a way that nobody foresaw."""
+    """A client of an app with a route that raises an unexpected error."""
     app = FastAPI()
     handle_errors(app)
     app.add_middleware(RequestContext, access_log=True)
 
     @app.get("/works")
     async def works() -> None:
-        """Answers."""
+        """Answer with 200."""
 
     @app.get("/fails")
     async def fails() -> None:
@@ -195,7 +195,7 @@ def broken() -> Iterator[httpx.Client]:
         yield client
 
 
-def test_what_nobody_foresaw_is_logged_and_not_told(
+def test_unexpected_error_is_logged_but_not_shown(
     broken: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = broken.get("/fails", headers={"X-Request-Id": "r-2"})
@@ -207,7 +207,7 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
 
 
 def request_lines(caplog: pytest.LogCaptureFixture, request_id: str) -> list[dict[str, Any]]:
-    """Return the log lines with this request id; that of the request comes after the answer."""
+    """Return the log lines with this request id; the request is logged after its answer."""
     found: list[dict[str, Any]] = []
 
     def is_logged() -> bool:
@@ -220,7 +220,7 @@ def request_lines(caplog: pytest.LogCaptureFixture, request_id: str) -> list[dic
 
 
 @pytest.mark.parametrize(("path", "status"), [("/works", 200), ("/fails", 500)])
-def test_a_log_line_is_json_with_the_request_id(
+def test_log_line_is_json_with_the_request_id(
     broken: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, status: int
 ) -> None:
     caplog.set_level(logging.INFO, "annals.request")
@@ -237,7 +237,7 @@ def test_a_log_line_is_json_with_the_request_id(
     assert "Bearer" not in caplog.text
 
 
-def test_requests_are_logged_where_it_is_asked_for(
+def test_requests_are_not_logged_by_default(
     api_workspace: ApiWorkspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "annals.request")
@@ -246,7 +246,7 @@ def test_requests_are_logged_where_it_is_asked_for(
     assert [each for each in caplog.records if each.name == "annals.request"] == []
 
 
-def test_a_lost_database_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_database_is_e3001(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "READ_POOL_WAIT_S", 0.3)
     url = f"postgresql://annals_app@127.0.0.1:{free_port()}/nowhere"
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Nothing is lost, nothing comes twice: commits out of order, kill -9 of API and PostgreSQL."""
+"""Subscribers see each event once, despite commits out of order and kill -9."""
 
 from __future__ import annotations
 
@@ -33,41 +33,43 @@ from tests.support.waiting import wait_until, wait_until_projected
 pytestmark = pytest.mark.long(seconds=25)
 
 SUBSCRIBERS = 100
-BY_SOCKET = 10
-"""Of them, those who come by WebSocket."""
+BY_WEBSOCKET = 10
+"""Number of these subscribers that use WebSocket."""
 KILLS = ["api", "postgres", "api", "postgres"]
 WRITES_BETWEEN_KILLS = (10, 40)
 SEED = 5
-COMING_BACK_S = 0.05
+RECONNECT_DELAY_S = 0.05
 WRITERS = 6
 TRANSACTIONS_EACH = 15
-EVENTS_A_VISIT = 5
+EVENTS_PER_VISIT = 5
 DISCONNECTED = (httpx.TransportError, WebSocketException, OSError, TimeoutError)
 
 
 @dataclass
 class Follower:
-    """One who comes back with the id heard last whenever the stream ends."""
+    """A subscriber that reconnects with the last id received whenever the stream ends."""
 
     token: str
     last: int
     seen: list[int] = field(default_factory=list)
-    came: int = 0
+    connections: int = 0
 
     def receive(self, received: StreamEvent) -> None:
-        """Note it."""
+        """Record the position of a fact and the id of the event."""
         if received.event == "fact":
             self.seen.append(received.position)
         if received.id is not None:
             self.last = received.id
 
-    async def follow(self, stack: KillableStack, http: httpx.AsyncClient, by_socket: bool) -> None:
-        """Until cancelled."""
+    async def follow(
+        self, stack: KillableStack, http: httpx.AsyncClient, by_websocket: bool
+    ) -> None:
+        """Follow until cancelled."""
         while True:
-            self.came += 1
+            self.connections += 1
             with contextlib.suppress(*DISCONNECTED):
-                await (self._by_socket(stack) if by_socket else self._by_events(stack, http))
-            await asyncio.sleep(COMING_BACK_S)  # as clients pause before they connect again
+                await (self._by_websocket(stack) if by_websocket else self._by_events(stack, http))
+            await asyncio.sleep(RECONNECT_DELAY_S)  # clients pause before they reconnect
 
     async def _by_events(self, stack: KillableStack, http: httpx.AsyncClient) -> None:
         headers = {"Authorization": f"Bearer {self.token}", "Last-Event-ID": str(self.last)}
@@ -78,22 +80,22 @@ class Follower:
                     for received in parser.feed(line):
                         self.receive(received)
 
-    async def _by_socket(self, stack: KillableStack) -> None:
+    async def _by_websocket(self, stack: KillableStack) -> None:
         url = f"{stack.url.replace('http', 'ws', 1)}{REALTIME_PATH}/ws?lastEventId={self.last}"
         headers = {"Authorization": f"Bearer {self.token}"}
         async with connect(url, additional_headers=headers, proxy=None) as socket:
             async for message in socket:
-                given = orjson.loads(message)
-                place = int(given["id"]) if "id" in given else None
-                self.receive(StreamEvent(given["event"], place, given["data"]))
+                event = orjson.loads(message)
+                event_id = int(event["id"]) if "id" in event else None
+                self.receive(StreamEvent(event["event"], event_id, event["data"]))
 
 
-class Crowd(threading.Thread):
-    """All followers, in an event loop of their own."""
+class Followers(threading.Thread):
+    """A thread with an event loop that runs all followers."""
 
     def __init__(self, stack: KillableStack, token: str) -> None:
-        super().__init__(name="crowd")
-        self.followers = [Follower(token, 0) for _ in range(SUBSCRIBERS)]
+        super().__init__(name="followers")
+        self.all = [Follower(token, 0) for _ in range(SUBSCRIBERS)]
         self.stopped = threading.Event()
         self._stack = stack
 
@@ -106,8 +108,8 @@ class Crowd(threading.Thread):
             timeout=RECEIVE_TIMEOUT_S, limits=limits, verify=False
         ) as http:
             tasks = [
-                asyncio.create_task(each.follow(self._stack, http, number < BY_SOCKET))
-                for number, each in enumerate(self.followers)
+                asyncio.create_task(each.follow(self._stack, http, number < BY_WEBSOCKET))
+                for number, each in enumerate(self.all)
             ]
             stopped = asyncio.create_task(asyncio.to_thread(self.stopped.wait))
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +120,7 @@ class Crowd(threading.Thread):
 
 
 class Writer(threading.Thread):
-    """Writes as fast as it is answered."""
+    """Creates accounts, one after the other."""
 
     def __init__(self, stack: KillableStack, token: str, stopped: threading.Event) -> None:
         super().__init__(name="writer")
@@ -138,7 +140,7 @@ class Writer(threading.Thread):
                 self._stopped.wait(0.01)
 
 
-def test_whatever_is_killed_each_has_seen_every_event_once_and_in_order() -> None:
+def test_every_subscriber_sees_every_event_once_in_order_despite_kills() -> None:
     random, workspace_id = Random(SEED), uuid4()
     with reachable_folder() as folder:
         stack = KillableStack(folder)
@@ -149,39 +151,39 @@ def test_whatever_is_killed_each_has_seen_every_event_once_and_in_order() -> Non
             token = issue_token(stack.app_url, workspace_id)
             with psycopg.connect(stack.superuser_url, autocommit=True) as database:
                 wait_until_projected(database)
-            crowd = Crowd(stack, token)
-            crowd.start()
+            followers = Followers(stack, token)
+            followers.start()
             try:
                 recorded = write_while_killing(stack, token, random, workspace_id)
                 wait_until(
-                    lambda: all(each.seen[-1:] == recorded[-1:] for each in crowd.followers),
+                    lambda: all(each.seen[-1:] == recorded[-1:] for each in followers.all),
                     "every subscriber has seen the last event",
                 )
             finally:
-                crowd.stopped.set()
-                crowd.join(RECEIVE_TIMEOUT_S)
+                followers.stopped.set()
+                followers.join(RECEIVE_TIMEOUT_S)
         finally:
             stack.stop()
     assert len(recorded) > len(KILLS)
-    for each in crowd.followers:
-        assert each.came > len(KILLS) // 2
+    for each in followers.all:
+        assert each.connections > len(KILLS) // 2
         assert each.seen == recorded
 
 
 def wait_for_writes(writers: list[Writer], number: int) -> None:
     """Wait until this many more writes are acknowledged."""
 
-    def written() -> int:
+    def count_writes() -> int:
         return sum(writer.written for writer in writers)
 
-    target = written() + number
-    wait_until(lambda: written() >= target, f"{number} more writes are acknowledged")
+    target = count_writes() + number
+    wait_until(lambda: count_writes() >= target, f"{number} more writes are acknowledged")
 
 
 def write_while_killing(
     stack: KillableStack, token: str, random: Random, workspace_id: UUID
 ) -> list[int]:
-    """The positions of all that was recorded in the workspace meanwhile."""
+    """Kill and restart processes during writes; return the positions of the workspace's events."""
     stopped = threading.Event()
     writers = [Writer(stack, token, stopped) for _ in range(2)]
     for writer in writers:
@@ -205,11 +207,11 @@ def write_while_killing(
         return [row[0] for row in rows]
 
 
-class Disorder(threading.Thread):
-    """Takes positions in transactions that end later, in another order, or not at all."""
+class OutOfOrderWriter(threading.Thread):
+    """Appends in transactions that overlap and commit out of order or roll back."""
 
     def __init__(self, url: str, workspace_id: UUID, seed: int) -> None:
-        super().__init__(name=f"disorder-{seed}")
+        super().__init__(name=f"writer-{seed}")
         self._url = url
         self._workspace_id = workspace_id
         self._random = Random(seed)
@@ -241,32 +243,34 @@ class Disorder(threading.Thread):
 
 
 @pytest.mark.parametrize("seed", [7])
-def test_commits_out_of_order_are_neither_lost_nor_doubled_for_who_comes_and_goes(
+def test_reconnecting_subscriber_sees_out_of_order_commits_once(
     api_workspace: ApiWorkspace, seed: int
 ) -> None:
     client = api_workspace.client()
     url = str(api_workspace.api.settings.app_url)
-    with open_stream(client) as steady:
-        start = steady.next("open").position
-        writers = [Disorder(url, api_workspace.workspace_id, seed + n) for n in range(WRITERS)]
+    with open_stream(client) as constant_stream:
+        start = constant_stream.next("open").position
+        writers = [
+            OutOfOrderWriter(url, api_workspace.workspace_id, seed + n) for n in range(WRITERS)
+        ]
         for writer in writers:
             writer.start()
         try:
-            visits = [come_and_go(client, start)]
+            visits = [visit(client, start)]
             while any(writer.is_alive() for writer in writers):
-                visits.append(come_and_go(client, visits[-1][-1]))
+                visits.append(visit(client, visits[-1][-1]))
         finally:
             for writer in writers:
                 writer.join(RECEIVE_TIMEOUT_S)
         last = int(
             api_workspace.make("accounts", company="A", type="customer").headers["Annals-Position"]
         )
-        whole = [steady.next().position]
+        whole = [constant_stream.next().position]
         while whole[-1] < last:
-            whole.append(steady.next().position)
-    in_parts = [position for visit in visits for position in visit]
+            whole.append(constant_stream.next().position)
+    in_parts = [position for seen in visits for position in seen]
     while in_parts[-1] < last:
-        in_parts += come_and_go(client, in_parts[-1], most=1)
+        in_parts += visit(client, in_parts[-1], limit=1)
     with psycopg.connect(url) as connection:
         connection.execute(
             "SELECT set_config('annals.workspace_id', %s, false)",
@@ -278,10 +282,10 @@ def test_commits_out_of_order_are_neither_lost_nor_doubled_for_who_comes_and_goe
         recorded = [row[0] for row in rows]
     assert whole == recorded
     assert in_parts == recorded
-    assert last - start > len(recorded), "nothing was rolled back: the test has lost its point"
+    assert last - start > len(recorded), "at least one transaction was rolled back"
 
 
-def come_and_go(client: httpx.Client, after: int, most: int = EVENTS_A_VISIT) -> list[int]:
-    """Come back, hear of some and go again."""
+def visit(client: httpx.Client, after: int, limit: int = EVENTS_PER_VISIT) -> list[int]:
+    """Connect after a position, return the next positions and disconnect."""
     with open_stream(client, after) as stream:
-        return [received.position for received in stream.take(most)]
+        return [received.position for received in stream.take(limit)]

@@ -1,4 +1,4 @@
-"""How streams live and end: heartbeats, limits, keys, slow clients, stops, a lost reader."""
+"""The lifecycle of streams: heartbeats, limits, keys, slow clients, shutdown, a lost reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.long(seconds=10)
 QUEUE_MAX = 50
 PER_KEY_MAX = 3
 SUBSCRIBERS_MAX = 5
-IMPATIENT: dict[str, Any] = {
+SHORT_LIMITS: dict[str, Any] = {
     "realtime_heartbeat_s": 0.1,
     "realtime_key_check_s": 0.1,
     "realtime_queue_max": QUEUE_MAX,
@@ -44,37 +44,37 @@ IMPATIENT: dict[str, Any] = {
 }
 BODY_CHARS = 8_000
 FLOOD_MAX = 5_000
-"""Notes of that size: far more than the kernel keeps for a client that does not read."""
+"""Maximum number of notes of that size: far more than the kernel buffers for a client."""
 
 
 @pytest.fixture(scope="module")
 def urls(cluster: Cluster, template: str) -> Iterator[Urls]:
-    """A database of this module."""
+    """A database for this module."""
     with fresh_database(cluster, template) as urls:
         yield urls
 
 
 @pytest.fixture(scope="module")
 def api(urls: Urls) -> Iterator[Api]:
-    """An API with little patience."""
-    with running_api(urls.owner, urls.app, urls.projector, **IMPATIENT) as running:
+    """An API with short timeouts and low limits."""
+    with running_api(urls.owner, urls.app, urls.projector, **SHORT_LIMITS) as running:
         yield running
 
 
 @pytest.fixture
 def api_workspace(api: Api) -> ApiWorkspace:
-    """A workspace of this test alone, whose admin has a key."""
+    """A new workspace whose admin has a key."""
     api_workspace = api.new_workspace()
     api_workspace.client()
     return api_workspace
 
 
 def statistics(api: Api) -> dict[str, int]:
-    """What the hub counts."""
+    """Return the counters of the hub."""
     return dict(api.app.state.services.hub.statistics())
 
 
-def test_a_heartbeat_moves_the_place_past_what_is_not_wanted(api_workspace: ApiWorkspace) -> None:
+def test_heartbeat_advances_the_position_past_filtered_events(api_workspace: ApiWorkspace) -> None:
     with open_stream(api_workspace.client(), kinds="contact") as stream:
         stream.next("open")
         position = int(
@@ -89,7 +89,9 @@ def test_a_heartbeat_moves_the_place_past_what_is_not_wanted(api_workspace: ApiW
         assert (received.next("heartbeat").id or 0) >= position
 
 
-def test_ready_comes_once_the_tables_have_it(api_workspace: ApiWorkspace, urls: Urls) -> None:
+def test_ready_is_sent_once_the_tables_have_the_event(
+    api_workspace: ApiWorkspace, urls: Urls
+) -> None:
     client = api_workspace.client()
     with open_stream(client, follow="facts,ready", kinds="account") as stream:
         opened = stream.next("open")
@@ -102,24 +104,24 @@ def test_ready_comes_once_the_tables_have_it(api_workspace: ApiWorkspace, urls: 
             blocker.rollback()
         ready = stream.next("ready")
         shown = client.get(f"/api/accounts/{made.json()['id']}")
-    assert shown.status_code == 200, "read at once, without waiting for a position"
+    assert shown.status_code == 200, "readable without waiting for a position"
     assert ready.data == {
         "position": fact.position,
         "kind": "account",
         "entityId": fact.data["entityId"],
         "accountId": None,
     }
-    assert ready.id is None, "the place to go on is that of the facts"
+    assert ready.id is None, "only facts have ids to resume from"
 
 
 def is_reached(urls: Urls, position: int) -> bool:
-    """Whether the accounts' tables have it."""
+    """Whether the read tables of accounts have reached the position."""
     with psycopg.connect(urls.superuser) as connection:
         row = connection.execute("SELECT position FROM projections WHERE name = 'accounts'")
         return bool(row.fetchall()[0][0] >= position)
 
 
-def test_ready_alone_is_a_place_to_go_on_from(api_workspace: ApiWorkspace) -> None:
+def test_stream_of_ready_alone_can_be_resumed(api_workspace: ApiWorkspace) -> None:
     with open_stream(api_workspace.client(), follow="ready", kinds="account") as stream:
         stream.next("open")
         stream.next("ready")
@@ -136,7 +138,7 @@ def test_ready_alone_is_a_place_to_go_on_from(api_workspace: ApiWorkspace) -> No
     assert (first.id or 0) < second.position
 
 
-def test_tables_that_stand_still_cut_nobody_off(api_workspace: ApiWorkspace, urls: Urls) -> None:
+def test_lagging_tables_cut_no_subscriber_off(api_workspace: ApiWorkspace, urls: Urls) -> None:
     with open_stream(api_workspace.client(), follow="facts,ready", kinds="note") as stream:
         stream.next("open")
         stream.next("ready")
@@ -156,7 +158,7 @@ def test_tables_that_stand_still_cut_nobody_off(api_workspace: ApiWorkspace, url
     assert positions == sorted(positions)
 
 
-def test_one_key_and_one_process_have_their_limits(api_workspace: ApiWorkspace) -> None:
+def test_subscribers_per_key_and_per_process_are_limited(api_workspace: ApiWorkspace) -> None:
     wait_until(
         lambda: statistics(api_workspace.api)["subscribers"] == 0, "all subscribers are gone"
     )
@@ -185,18 +187,18 @@ def test_one_key_and_one_process_have_their_limits(api_workspace: ApiWorkspace) 
     )
 
 
-def test_a_key_that_is_revoked_ends_its_streams(api_workspace: ApiWorkspace) -> None:
+def test_revoked_key_ends_its_streams(api_workspace: ApiWorkspace) -> None:
     token, other = api_workspace.token("member"), api_workspace.token("member")
     key_id = UUID(token.split("_")[1])
     with (
         open_stream(api_workspace.api.client(token)) as stream,
         open_websocket(api_workspace.api, token) as connection,
-        open_stream(api_workspace.api.client(other), kinds="account") as of_other,
+        open_stream(api_workspace.api.client(other), kinds="account") as other_stream,
     ):
         stream.next("open")
         received = websocket_events(connection)
         received.next("open")
-        of_other.next("open")
+        other_stream.next("open")
         assert api_workspace.client().delete(f"/api/keys/{key_id}").status_code == 204
         assert [each.data for each in stream.rest()] == [{"reason": "key"}]
         assert received.next("end").data == {"reason": "key"}
@@ -205,10 +207,10 @@ def test_a_key_that_is_revoked_ends_its_streams(api_workspace: ApiWorkspace) -> 
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
         account = api_workspace.account()
-        assert of_other.next().data["entityId"] == account
+        assert other_stream.next().data["entityId"] == account
 
 
-def test_a_key_that_expires_ends_its_streams(api_workspace: ApiWorkspace) -> None:
+def test_expired_key_ends_its_streams(api_workspace: ApiWorkspace) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=2)
     token = api_workspace.token("member", expiresAt=soon.isoformat())
     with open_stream(api_workspace.api.client(token)) as stream:
@@ -216,8 +218,8 @@ def test_a_key_that_expires_ends_its_streams(api_workspace: ApiWorkspace) -> Non
         assert [each.data for each in stream.rest()] == [{"reason": "key"}]
 
 
-class Sleeper:
-    """A client that asks for a stream and does not read it until it is told to."""
+class SlowClient:
+    """A client that requests a stream but reads nothing before `read_all` is called."""
 
     def __init__(self, api_workspace: ApiWorkspace, token: str) -> None:
         self._socket = socket.socket()
@@ -228,17 +230,17 @@ class Sleeper:
         self._socket.sendall(f"GET {REALTIME_PATH}?kinds=note HTTP/1.1\r\n{head}\r\n\r\n".encode())
 
     def close(self) -> None:
-        """Go away."""
+        """Close the connection."""
         self._socket.close()
 
-    def wake(self) -> list[StreamEvent]:
-        """All that it was sent, to the end of the answer."""
+    def read_all(self) -> list[StreamEvent]:
+        """Read and return all events up to the end of the answer."""
         with self._socket.makefile("r", encoding="utf-8", newline="\n") as lines:
             return list(parsed(self._body(lines)))
 
     @staticmethod
     def _body(lines: Iterable[str]) -> Iterator[str]:
-        """Lines of events: HTTP's own, which tell of chunks, end in another way."""
+        """Yield the lines of events. HTTP's chunk headers are skipped: they end with CRLF."""
         for line in lines:
             if line == "0\r\n":
                 return
@@ -247,35 +249,35 @@ class Sleeper:
 
 
 @contextmanager
-def asleep(api_workspace: ApiWorkspace, token: str) -> Iterator[Sleeper]:
-    """A client that follows notes, and does not read until more than is kept for it was sent."""
+def cut_off_client(api_workspace: ApiWorkspace, token: str) -> Iterator[SlowClient]:
+    """A client that follows notes, reads nothing, and was cut off because its queue is full."""
     before = statistics(api_workspace.api)
     with open_stream(api_workspace.api.client(token), kinds="note") as other:
         other.next("open")
-        sleeper = Sleeper(api_workspace, token)
+        slow_client = SlowClient(api_workspace, token)
         try:
             wait_until(
                 lambda: statistics(api_workspace.api)["subscribers"] == before["subscribers"] + 2,
-                "two more subscribers are there",
+                "two more subscribers are connected",
             )
             made = 0
             while statistics(api_workspace.api)["cut_off"] == before["cut_off"]:
-                # The other one hears of all of it, whatever becomes of the first.
+                # The other client receives all notes, although the slow one is cut off.
                 positions = append_notes(api_workspace, QUEUE_MAX // 2, "x" * BODY_CHARS)
                 assert [each.id for each in other.take(len(positions))] == positions
                 made += len(positions)
                 assert made < FLOOD_MAX
-            yield sleeper
+            yield slow_client
         finally:
-            sleeper.close()
+            slow_client.close()
 
 
-def test_a_slow_client_is_cut_off_and_goes_on_and_holds_nobody_up(
+def test_slow_client_is_cut_off_and_resumes_without_a_gap(
     api_workspace: ApiWorkspace, urls: Urls
 ) -> None:
     token = api_workspace.token("member")
-    with asleep(api_workspace, token) as sleeper:
-        received = sleeper.wake()
+    with cut_off_client(api_workspace, token) as slow_client:
+        received = slow_client.read_all()
     facts = [each.id for each in received if each.event == "fact"]
     made = positions_of(urls, api_workspace, "note.created")
     assert received[-1].event == "end"
@@ -288,7 +290,7 @@ def test_a_slow_client_is_cut_off_and_goes_on_and_holds_nobody_up(
 
 
 def positions_of(urls: Urls, api_workspace: ApiWorkspace, topic: str) -> list[int | None]:
-    """Where the log has events of this topic, in order."""
+    """Return the positions of the events of this topic, in order."""
     with psycopg.connect(urls.superuser) as connection:
         rows = connection.execute(
             "SELECT position FROM events WHERE workspace_id = %s AND topic = %s ORDER BY position",
@@ -297,18 +299,18 @@ def positions_of(urls: Urls, api_workspace: ApiWorkspace, topic: str) -> list[in
         return [row[0] for row in rows]
 
 
-def test_a_client_that_reads_nothing_any_more_is_forgotten(urls: Urls) -> None:
-    settings = {**IMPATIENT, "unread_timeout_s": 1.0}
+def test_client_that_reads_nothing_is_disconnected(urls: Urls) -> None:
+    settings = {**SHORT_LIMITS, "unread_timeout_s": 1.0}
     with running_api(urls.owner, urls.app, urls.projector, **settings) as api:
         api_workspace = api.new_workspace()
-        with asleep(api_workspace, api_workspace.token("member")):
+        with cut_off_client(api_workspace, api_workspace.token("member")):
             wait_until(
-                lambda: statistics(api)["subscribers"] == 1, "one subscriber is there"
+                lambda: statistics(api)["subscribers"] == 1, "one subscriber is connected"
             )  # the one that reads
             assert statistics(api)["cut_off"] == 1
 
 
-def test_a_reader_that_loses_its_connection_loses_no_event(
+def test_reader_loses_no_event_with_its_database_connection(
     api_workspace: ApiWorkspace, urls: Urls
 ) -> None:
     with open_stream(api_workspace.client(), kinds="account") as stream:
@@ -330,9 +332,7 @@ def terminate_reader(urls: Urls) -> None:
         )
 
 
-def test_a_log_that_is_shorter_than_before_ends_streams(
-    api_workspace: ApiWorkspace, urls: Urls
-) -> None:
+def test_reset_of_the_log_ends_streams(api_workspace: ApiWorkspace, urls: Urls) -> None:
     with (
         open_stream(api_workspace.client()) as stream,
         psycopg.connect(urls.superuser, autocommit=True) as connection,
@@ -348,20 +348,20 @@ def test_a_log_that_is_shorter_than_before_ends_streams(
             connection.execute("SELECT setval('events_position_seq', %s)", (last,))
 
 
-def test_a_stop_of_the_server_ends_streams(urls: Urls) -> None:
+def test_shutdown_ends_streams(urls: Urls) -> None:
     with ThreadPoolExecutor(2) as followers:
         with running_api(urls.owner, urls.app, urls.projector) as api:
             token = api.new_workspace().token("member")
-            by_events = followers.submit(to_the_end, api, token)
-            by_socket = followers.submit(to_the_end_by_socket, api, token)
-            wait_until(lambda: statistics(api)["subscribers"] == 2, "two subscribers are there")
-        # Here the server has stopped, and it did not have to wait until its patience ended.
+            by_events = followers.submit(follow_to_the_end, api, token)
+            by_socket = followers.submit(follow_websocket_to_the_end, api, token)
+            wait_until(lambda: statistics(api)["subscribers"] == 2, "two subscribers are connected")
+        # The server has stopped here without waiting for its shutdown timeout.
         assert by_events.result(RECEIVE_TIMEOUT_S).data == {"reason": "shutdown"}
         assert by_socket.result(RECEIVE_TIMEOUT_S) == 1012
 
 
-def to_the_end(api: Api, token: str) -> StreamEvent:
-    """Follow until the stream ends; what was heard last."""
+def follow_to_the_end(api: Api, token: str) -> StreamEvent:
+    """Follow the stream until it ends, and return the last event."""
     headers = {"Authorization": f"Bearer {token}"}
     with (
         httpx.Client(base_url=api.url, headers=headers, verify=False) as client,
@@ -370,8 +370,8 @@ def to_the_end(api: Api, token: str) -> StreamEvent:
         return stream.rest()[-1]
 
 
-def to_the_end_by_socket(api: Api, token: str) -> int:
-    """Follow until the WebSocket is closed; by which code."""
+def follow_websocket_to_the_end(api: Api, token: str) -> int:
+    """Follow until the WebSocket is closed, and return the close code."""
     with open_websocket(api, token) as connection:
         try:
             while connection.recv(timeout=RECEIVE_TIMEOUT_S):
@@ -381,7 +381,7 @@ def to_the_end_by_socket(api: Api, token: str) -> int:
     return 0
 
 
-def test_a_server_that_stops_begins_no_new_streams(urls: Urls) -> None:
+def test_new_stream_during_shutdown_is_503(urls: Urls) -> None:
     with running_api(urls.owner, urls.app, urls.projector) as api:
         client = api.new_workspace().client("member")
         api.app.state.shutdown.begin()
@@ -389,7 +389,7 @@ def test_a_server_that_stops_begins_no_new_streams(urls: Urls) -> None:
         assert (refused.status_code, refused.json()["code"]) == (503, "E3011")
 
 
-def test_nothing_is_read_while_nobody_follows(api_workspace: ApiWorkspace, urls: Urls) -> None:
+def test_log_is_not_read_without_subscribers(api_workspace: ApiWorkspace, urls: Urls) -> None:
     wait_until(
         lambda: statistics(api_workspace.api)["subscribers"] == 0, "all subscribers are gone"
     )
@@ -407,7 +407,7 @@ def test_nothing_is_read_while_nobody_follows(api_workspace: ApiWorkspace, urls:
 
 
 def reader_query(connection: psycopg.Connection[Any]) -> str:
-    """The statement that the reader of the log sent last."""
+    """Return the last statement of the log reader's connection."""
     row = connection.execute(
         "SELECT query FROM pg_stat_activity"
         " WHERE application_name = 'annals-realtime' AND datname = current_database()"

@@ -1,4 +1,4 @@
-"""Following changes: what is told over both transports, to whom, and from which place on."""
+"""Following changes over both transports: content, permissions, filters and resumption."""
 
 from __future__ import annotations
 
@@ -35,37 +35,39 @@ def subscribed(
     transport: str,
     role: str = "admin",
     last: int | None = None,
-    **asked: str,
+    **parameters: str,
 ) -> Iterator[EventStream]:
-    """A stream by this transport, for a key of this role."""
-    api_workspace.client()  # the key of whoever writes is issued before, and not heard of
+    """Open a stream over this transport with a key of this role."""
+    api_workspace.client()  # issues the writer's key before the stream starts
     if transport == "events":
-        with open_stream(api_workspace.client(role), last, **asked) as stream:
+        with open_stream(api_workspace.client(role), last, **parameters) as stream:
             yield stream
         return
     if last is not None:
-        asked["lastEventId"] = str(last)
-    query = str(httpx.QueryParams(asked))
+        parameters["lastEventId"] = str(last)
+    query = str(httpx.QueryParams(parameters))
     with open_websocket(api_workspace.api, api_workspace.token(role), query) as socket:
         yield websocket_events(socket)
 
 
 def refusal(
-    api_workspace: ApiWorkspace, transport: str, role: str = "admin", **asked: str
+    api_workspace: ApiWorkspace, transport: str, role: str = "admin", **parameters: str
 ) -> dict[str, Any]:
-    """The problem document of a stream that is refused."""
+    """Request a stream that is refused, and return the problem document."""
     if transport == "events":
-        response = api_workspace.client(role).get(REALTIME_PATH, params=asked)
+        response = api_workspace.client(role).get(REALTIME_PATH, params=parameters)
         return dict(response.json())
     with pytest.raises(InvalidStatus) as refused:
-        open_websocket(api_workspace.api, api_workspace.token(role), str(httpx.QueryParams(asked)))
+        open_websocket(
+            api_workspace.api, api_workspace.token(role), str(httpx.QueryParams(parameters))
+        )
     problem = orjson.loads(refused.value.response.body or b"")
     assert problem["status"] == refused.value.response.status_code
     return dict(problem)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_change_is_told_as_it_happens(api_workspace: ApiWorkspace, transport: str) -> None:
+def test_change_is_sent_when_it_is_recorded(api_workspace: ApiWorkspace, transport: str) -> None:
     with subscribed(api_workspace, transport) as stream:
         opened = stream.next("open")
         account = api_workspace.make("accounts", company="Acme", type="customer")
@@ -80,7 +82,7 @@ def test_a_change_is_told_as_it_happens(api_workspace: ApiWorkspace, transport: 
     assert {"field": "company", "before": None, "after": "Acme"} in fact.data["changes"]
 
 
-def test_a_fact_is_what_the_audit_trail_shows(api_workspace: ApiWorkspace) -> None:
+def test_fact_equals_the_audit_entry(api_workspace: ApiWorkspace) -> None:
     with open_stream(api_workspace.client()) as stream:
         account = api_workspace.make("accounts", company="Acme", type="customer")
         fact = stream.next().data
@@ -92,14 +94,19 @@ def test_a_fact_is_what_the_audit_trail_shows(api_workspace: ApiWorkspace) -> No
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_nobody_hears_of_another_workspace(api_workspace: ApiWorkspace, transport: str) -> None:
+def test_stream_has_no_facts_of_another_workspace(
+    api_workspace: ApiWorkspace, transport: str
+) -> None:
     other = api_workspace.api.new_workspace()
-    with subscribed(api_workspace, transport) as stream, subscribed(other, transport) as of_other:
+    with (
+        subscribed(api_workspace, transport) as stream,
+        subscribed(other, transport) as other_stream,
+    ):
         stream.next("open")
-        of_other.next("open")
+        other_stream.next("open")
         theirs, ours = other.account(), api_workspace.account()
         assert stream.next().data["entityId"] == ours
-        assert of_other.next().data["entityId"] == theirs
+        assert other_stream.next().data["entityId"] == theirs
     with subscribed(api_workspace, transport, last=0) as stream:
         whole = {received.data["entityId"] for received in stream.take(3, "fact")}
     assert theirs not in whole
@@ -115,7 +122,7 @@ class Story:
     contact: str
 
     def change(self, plural: str, entity_id: str) -> httpx.Response:
-        """Change it in some way."""
+        """Change one field of the entity."""
         field = {"accounts": "nextAction", "contacts": "title"}[plural]
         path = f"/api/{plural}/{entity_id}"
         return self.api_workspace.client().patch(path, json={field: str(uuid4())})
@@ -123,14 +130,14 @@ class Story:
 
 @pytest.fixture
 def story(api_workspace: ApiWorkspace) -> Story:
-    """It has happened already."""
+    """A story whose events are recorded already."""
     account, another = api_workspace.account(), api_workspace.account()
     contact = api_workspace.make("contacts", accountId=account, name="Ada").json()["id"]
-    received = Story(api_workspace, account, another, contact)
-    received.change("accounts", account)
-    received.change("contacts", contact)
-    received.change("accounts", another)
-    return received
+    story = Story(api_workspace, account, another, contact)
+    story.change("accounts", account)
+    story.change("contacts", contact)
+    story.change("accounts", another)
+    return story
 
 
 CONTACT = ["contact.created", "contact.updated"]
@@ -150,11 +157,11 @@ FILTERS: dict[str, tuple[Callable[[Story], dict[str, str]], list[str]]] = {
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_hold_for_history_and_for_what_comes(
+def test_filters_apply_to_history_and_to_new_events(
     story: Story, transport: str, name: str
 ) -> None:
-    asked, expected = FILTERS[name]
-    with subscribed(story.api_workspace, transport, last=0, **asked(story)) as stream:
+    build_query, expected = FILTERS[name]
+    with subscribed(story.api_workspace, transport, last=0, **build_query(story)) as stream:
         assert [received.data["type"] for received in stream.take(len(expected))] == expected
         story.change("accounts", story.another)
         entity_id = story.account if name == "both" else story.contact
@@ -164,7 +171,7 @@ def test_filters_hold_for_history_and_for_what_comes(
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(
-    ("asked", "code"),
+    ("parameters", "code"),
     [
         ({"kinds": "planet"}, "E2031"),
         ({"kinds": ""}, "E2031"),
@@ -178,13 +185,13 @@ def test_filters_hold_for_history_and_for_what_comes(
         ({"lastEventId": str(2**60)}, "E2111"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    api_workspace: ApiWorkspace, transport: str, asked: dict[str, str], code: str
+def test_invalid_parameters_are_refused(
+    api_workspace: ApiWorkspace, transport: str, parameters: dict[str, str], code: str
 ) -> None:
-    assert refusal(api_workspace, transport, **asked)["code"] == code
+    assert refusal(api_workspace, transport, **parameters)["code"] == code
 
 
-def test_a_place_in_the_future_is_told_with_where_the_log_ends(api_workspace: ApiWorkspace) -> None:
+def test_refusal_of_a_future_position_has_the_last_position(api_workspace: ApiWorkspace) -> None:
     position = int(
         api_workspace.make("accounts", company="A", type="customer").headers["Annals-Position"]
     )
@@ -194,7 +201,7 @@ def test_a_place_in_the_future_is_told_with_where_the_log_ends(api_workspace: Ap
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_without_a_key_nothing_is_told(api_workspace: ApiWorkspace, transport: str) -> None:
+def test_stream_without_a_valid_key_is_401(api_workspace: ApiWorkspace, transport: str) -> None:
     if transport == "events":
         assert api_workspace.api.client().get(REALTIME_PATH).json()["code"] == "E1003"
         return
@@ -204,7 +211,7 @@ def test_without_a_key_nothing_is_told(api_workspace: ApiWorkspace, transport: s
         assert refused.value.response.status_code == code
 
 
-def test_a_browser_names_its_key_as_a_subprotocol(api_workspace: ApiWorkspace) -> None:
+def test_browser_sends_its_key_as_a_subprotocol(api_workspace: ApiWorkspace) -> None:
     offered = [Subprotocol(SUBPROTOCOL), Subprotocol(api_workspace.token("member"))]
     with open_websocket(
         api_workspace.api, "", additional_headers={}, subprotocols=offered
@@ -217,17 +224,22 @@ def test_a_browser_names_its_key_as_a_subprotocol(api_workspace: ApiWorkspace) -
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_keys_are_told_of_to_who_may_read_the_trail(
+def test_facts_of_keys_need_the_permission_for_the_audit_trail(
     api_workspace: ApiWorkspace, transport: str
 ) -> None:
-    for role, hears in (("admin", True), ("auditor", True), ("member", False), ("analyst", False)):
+    for role, can_see in (
+        ("admin", True),
+        ("auditor", True),
+        ("member", False),
+        ("analyst", False),
+    ):
         with subscribed(api_workspace, transport, role) as stream:
             stream.next("open")
             api_workspace.token("member", name="new")
             account = api_workspace.account()
             fact = stream.next().data
-            assert (fact["kind"] == "api_key") == hears
-            if hears:
+            assert (fact["kind"] == "api_key") == can_see
+            if can_see:
                 assert "secret" not in str(fact).lower()
                 assert stream.next().data["entityId"] == account
     assert refusal(api_workspace, transport, "member", kinds="account,api_key")["code"] == "E1008"
@@ -235,16 +247,20 @@ def test_keys_are_told_of_to_who_may_read_the_trail(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_each_role_sees_as_much_as_its_routes_show(
+def test_visibility_of_facts_depends_on_the_role(
     api_workspace: ApiWorkspace, transport: str
 ) -> None:
-    def fact(role: str) -> dict[str, Any]:
+    def receive_fact(role: str) -> dict[str, Any]:
         with subscribed(api_workspace, transport, role, kinds="account") as stream:
             stream.next("open")
             api_workspace.account(company="Acme")
             return dict(stream.next().data)
 
-    trail, history, notice = fact("auditor"), fact("member"), fact("read-only")
+    trail, history, notice = (
+        receive_fact("auditor"),
+        receive_fact("member"),
+        receive_fact("read-only"),
+    )
     assert trail["ip"] == "127.0.0.1"
     assert trail["userAgent"]
     assert history == {name: history[name] for name in trail if name not in ("ip", "userAgent")}
@@ -255,9 +271,7 @@ def test_each_role_sees_as_much_as_its_routes_show(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_who_comes_back_hears_what_came_meanwhile_once(
-    api_workspace: ApiWorkspace, transport: str
-) -> None:
+def test_resumed_stream_has_missed_facts_once(api_workspace: ApiWorkspace, transport: str) -> None:
     with subscribed(api_workspace, transport, kinds="account") as stream:
         stream.next("open")
         api_workspace.account()
@@ -270,7 +284,7 @@ def test_who_comes_back_hears_what_came_meanwhile_once(
         assert stream.next().data["entityId"] == account
 
 
-def test_who_heard_nothing_but_the_beginning_misses_nothing_either(
+def test_stream_resumes_from_the_id_of_open(
     api_workspace: ApiWorkspace,
 ) -> None:
     with open_stream(api_workspace.client()) as stream:
@@ -280,7 +294,7 @@ def test_who_heard_nothing_but_the_beginning_misses_nothing_either(
         assert stream.next().data["entityId"] == account
 
 
-def test_the_header_counts_more_than_the_query(api_workspace: ApiWorkspace) -> None:
+def test_last_event_id_header_overrides_the_query(api_workspace: ApiWorkspace) -> None:
     api_workspace.account()
     with open_stream(api_workspace.client(), 0, kinds="account") as stream:
         first = stream.next().id
@@ -290,7 +304,7 @@ def test_the_header_counts_more_than_the_query(api_workspace: ApiWorkspace) -> N
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_long_history_is_read_in_pages(api_workspace: ApiWorkspace, transport: str) -> None:
+def test_long_history_is_read_in_pages(api_workspace: ApiWorkspace, transport: str) -> None:
     count = 2 * HISTORY_PAGE + 10
     made = append_notes(api_workspace, count)
     with subscribed(api_workspace, transport, last=0, kinds="note") as stream:

@@ -1,1 +1,1 @@
-"""Tests of routes, one file a collection."""
+"""Tests of routes, one file per collection."""

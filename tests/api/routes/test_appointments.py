@@ -1,4 +1,4 @@
-"""Appointments over a socket: their steps, and that nobody has two of them at one time."""
+"""Appointments over HTTP: their steps, and one appointment per member at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOON = "2026-02-01T12:00:00+00:00"
 SCHEDULERS = 20
 
 
-def member(api_workspace: ApiWorkspace) -> str:
+def create_member(api_workspace: ApiWorkspace) -> str:
     return str(api_workspace.make("members", name="Grace").json()["id"])
 
 
@@ -50,7 +50,7 @@ def schedule(api_workspace: ApiWorkspace, member_id: str, **fields: Any) -> http
     return api_workspace.client().post("/api/appointments", json=given)
 
 
-def scheduled(api_workspace: ApiWorkspace, member_id: str, **fields: Any) -> str:
+def create_appointment(api_workspace: ApiWorkspace, member_id: str, **fields: Any) -> str:
     response = schedule(api_workspace, member_id, **fields)
     assert response.status_code == 201, response.text
     return str(response.json()["id"])
@@ -68,8 +68,8 @@ def assert_taken(response: httpx.Response, by: str) -> None:
     assert [each["entityId"] for each in response.json()["taken"]] == [by]
 
 
-def test_an_appointment_goes_through_its_steps(api_workspace: ApiWorkspace) -> None:
-    one = scheduled(api_workspace, member(api_workspace))
+def test_appointment_goes_through_its_steps(api_workspace: ApiWorkspace) -> None:
+    one = create_appointment(api_workspace, create_member(api_workspace))
     confirmed = step(api_workspace, one, "confirm", confirmedBy="Ada", notes="Gladly.", notify=True)
     assert confirmed.status_code == 200, confirmed.text
     assert confirmed.json()["confirmedBy"] == "Ada"
@@ -96,17 +96,22 @@ def test_an_appointment_goes_through_its_steps(api_workspace: ApiWorkspace) -> N
     assert {each["action"] for each in history[1:]} == {"status_change"}
 
 
-def test_nobody_came(api_workspace: ApiWorkspace) -> None:
+def test_appointment_can_be_a_no_show(api_workspace: ApiWorkspace) -> None:
     assert (
-        step(api_workspace, scheduled(api_workspace, member(api_workspace)), "no-show").json()[
-            "status"
-        ]
+        step(
+            api_workspace,
+            create_appointment(api_workspace, create_member(api_workspace)),
+            "no-show",
+        ).json()["status"]
         == "no_show"
     )
 
 
-def test_a_booking_is_confirmed_once(api_workspace: ApiWorkspace) -> None:
-    one, client = scheduled(api_workspace, member(api_workspace)), api_workspace.client()
+def test_second_confirmation_is_409(api_workspace: ApiWorkspace) -> None:
+    one, client = (
+        create_appointment(api_workspace, create_member(api_workspace)),
+        api_workspace.client(),
+    )
     given = {"appointmentId": one, "confirmedBy": "Ada", "notes": "Gladly."}
     response = client.post("/api/bookings/confirm", json=given)
     assert response.status_code == 200, response.text
@@ -120,13 +125,13 @@ def test_a_booking_is_confirmed_once(api_workspace: ApiWorkspace) -> None:
     again = client.post("/api/bookings/confirm", json=given)
     assert again.status_code == 409
     assert again.headers["Content-Type"] == "application/problem+json"
-    told = again.json()
-    assert (told["code"], told["errorCode"], told["success"]) == (
+    problem = again.json()
+    assert (problem["code"], problem["errorCode"], problem["success"]) == (
         "ALREADY_CONFIRMED",
         "E5065",
         False,
     )
-    assert told["confirmedAt"] == appointment["confirmed_at"]
+    assert problem["confirmedAt"] == appointment["confirmed_at"]
     assert (
         step(api_workspace, one, "confirm", confirmedBy="Bob").json()["code"] == "ALREADY_CONFIRMED"
     )
@@ -134,49 +139,49 @@ def test_a_booking_is_confirmed_once(api_workspace: ApiWorkspace) -> None:
     assert (unknown.status_code, unknown.json()["success"]) == (404, False)
 
 
-def test_what_it_refers_to_has_to_be_there(api_workspace: ApiWorkspace) -> None:
+def test_unknown_reference_is_422(api_workspace: ApiWorkspace) -> None:
     lead = api_workspace.make("leads", name="Ada").json()["id"]
-    assert schedule(api_workspace, member(api_workspace), leadId=lead).status_code == 201
+    assert schedule(api_workspace, create_member(api_workspace), leadId=lead).status_code == 201
     for fields in ({"leadId": str(uuid4())}, {"contactId": lead}):
-        refused = schedule(api_workspace, member(api_workspace), **fields)
+        refused = schedule(api_workspace, create_member(api_workspace), **fields)
         assert (refused.status_code, refused.json()["code"]) == (422, "E5063"), refused.text
     stranger = schedule(api_workspace, str(uuid4()))
     assert (stranger.status_code, stranger.json()["code"]) == (422, "E5006")
 
 
-def test_a_member_has_one_appointment_at_a_time(api_workspace: ApiWorkspace) -> None:
-    grace = member(api_workspace)
-    one = scheduled(api_workspace, grace)
+def test_overlapping_appointment_is_409(api_workspace: ApiWorkspace) -> None:
+    grace = create_member(api_workspace)
+    one = create_appointment(api_workspace, grace)
     for starts_at in (TEN, HALF_PAST, "2026-02-01T09:30:00Z"):
         assert_taken(schedule(api_workspace, grace, startsAt=starts_at), by=one)
-    scheduled(api_workspace, grace, startsAt=ELEVEN)
-    scheduled(api_workspace, grace, startsAt="2026-02-01T09:00:00Z")
-    scheduled(api_workspace, member(api_workspace))
-    beside = scheduled(
+    create_appointment(api_workspace, grace, startsAt=ELEVEN)
+    create_appointment(api_workspace, grace, startsAt="2026-02-01T09:00:00Z")
+    create_appointment(api_workspace, create_member(api_workspace))
+    beside = create_appointment(
         api_workspace, grace, startsAt=HALF_PAST, durationMinutes=10, allowOverlap=True
     )
     refused = schedule(api_workspace, grace, startsAt=HALF_PAST, durationMinutes=5)
     assert {each["entityId"] for each in refused.json()["taken"]} == {one, beside}
 
 
-def test_time_is_free_again_when_it_is_given_up(api_workspace: ApiWorkspace) -> None:
-    grace, client = member(api_workspace), api_workspace.client()
-    one = scheduled(api_workspace, grace)
+def test_cancelled_or_deleted_appointment_frees_its_time(api_workspace: ApiWorkspace) -> None:
+    grace, client = create_member(api_workspace), api_workspace.client()
+    one = create_appointment(api_workspace, grace)
     step(api_workspace, one, "cancel")
-    two = scheduled(api_workspace, grace)
+    two = create_appointment(api_workspace, grace)
     assert_taken(step(api_workspace, one, "reschedule", startsAt=HALF_PAST), by=two)
     client.delete(f"/api/appointments/{two}")
     assert step(api_workspace, one, "reschedule", startsAt=HALF_PAST).status_code == 200
     assert_taken(client.post(f"/api/appointments/{two}/restore"), by=one)
-    earlier = scheduled(api_workspace, grace, durationMinutes=30)
+    earlier = create_appointment(api_workspace, grace, durationMinutes=30)
     longer = client.patch(f"/api/appointments/{earlier}", json={"endsAt": ELEVEN})
     assert_taken(longer, by=one)
 
 
-def test_what_does_not_move_may_lie_where_it_lies(api_workspace: ApiWorkspace) -> None:
-    grace, client = member(api_workspace), api_workspace.client()
-    one = scheduled(api_workspace, grace)
-    scheduled(api_workspace, grace, allowOverlap=True)
+def test_overlapping_appointment_may_change_without_moving(api_workspace: ApiWorkspace) -> None:
+    grace, client = create_member(api_workspace), api_workspace.client()
+    one = create_appointment(api_workspace, grace)
+    create_appointment(api_workspace, grace, allowOverlap=True)
     assert step(api_workspace, one, "confirm", confirmedBy="Ada").status_code == 200
     assert client.patch(f"/api/appointments/{one}", json={"notes": "x"}).status_code == 200
     shorter = client.patch(f"/api/appointments/{one}", json={"endsAt": HALF_PAST})
@@ -185,11 +190,11 @@ def test_what_does_not_move_may_lie_where_it_lies(api_workspace: ApiWorkspace) -
     assert longer.json()["code"] == "E5064"
 
 
-def test_an_undo_that_would_take_anothers_time_is_refused(api_workspace: ApiWorkspace) -> None:
-    grace, client = member(api_workspace), api_workspace.client()
-    one = scheduled(api_workspace, grace)
+def test_undo_that_would_overlap_is_refused(api_workspace: ApiWorkspace) -> None:
+    grace, client = create_member(api_workspace), api_workspace.client()
+    one = create_appointment(api_workspace, grace)
     moved = step(api_workspace, one, "reschedule", startsAt=ELEVEN)
-    two = scheduled(api_workspace, grace)
+    two = create_appointment(api_workspace, grace)
     command = {"commandId": moved.headers["Annals-Command"]}
     assert_taken(client.post("/api/undo", json=command), by=two)
     client.delete(f"/api/appointments/{two}")
@@ -200,13 +205,17 @@ def test_an_undo_that_would_take_anothers_time_is_refused(api_workspace: ApiWork
     assert_taken(schedule(api_workspace, grace), by=one)
 
 
-def test_an_account_comes_back_with_its_appointments_or_not_at_all(
+def test_account_is_not_restored_if_its_appointment_would_overlap(
     api_workspace: ApiWorkspace,
 ) -> None:
-    grace, client, account = member(api_workspace), api_workspace.client(), api_workspace.account()
-    scheduled(api_workspace, grace, accountId=account)
+    grace, client, account = (
+        create_member(api_workspace),
+        api_workspace.client(),
+        api_workspace.account(),
+    )
+    create_appointment(api_workspace, grace, accountId=account)
     client.delete(f"/api/accounts/{account}")
-    two = scheduled(api_workspace, grace)
+    two = create_appointment(api_workspace, grace)
     assert_taken(client.post(f"/api/accounts/{account}/restore"), by=two)
     history = client.get(f"/api/accounts/{account}/history").json()["items"]
     assert history[-1]["action"] == "delete"
@@ -214,10 +223,13 @@ def test_an_account_comes_back_with_its_appointments_or_not_at_all(
     assert client.post(f"/api/accounts/{account}/restore").status_code == 200
 
 
-def test_what_is_changed_in_bulk_takes_nobodys_time(api_workspace: ApiWorkspace) -> None:
-    grace, client = member(api_workspace), api_workspace.client()
-    one, two = scheduled(api_workspace, grace), scheduled(api_workspace, grace, startsAt=ELEVEN)
-    other = scheduled(api_workspace, member(api_workspace), startsAt=ELEVEN)
+def test_bulk_change_that_would_overlap_is_refused(api_workspace: ApiWorkspace) -> None:
+    grace, client = create_member(api_workspace), api_workspace.client()
+    one, two = (
+        create_appointment(api_workspace, grace),
+        create_appointment(api_workspace, grace, startsAt=ELEVEN),
+    )
+    other = create_appointment(api_workspace, create_member(api_workspace), startsAt=ELEVEN)
     change = {"kind": "appointment", "ids": [one, two, other], "change": {"set": {"endsAt": NOON}}}
     response = client.post("/api/bulk", json=change)
     assert response.status_code == 207, response.text
@@ -230,8 +242,8 @@ def test_what_is_changed_in_bulk_takes_nobodys_time(api_workspace: ApiWorkspace)
     assert {each["problem"]["code"] for each in refused} == {"E5063"}
 
 
-def test_of_many_who_schedule_at_once_one_has_the_time(api_workspace: ApiWorkspace) -> None:
-    grace = member(api_workspace)
+def test_one_of_many_concurrent_appointments_is_scheduled(api_workspace: ApiWorkspace) -> None:
+    grace = create_member(api_workspace)
     clients = [api_workspace.api.client(api_workspace.token("member")) for _ in range(SCHEDULERS)]
 
     def book(client: httpx.Client) -> int:
@@ -248,7 +260,7 @@ def grace(commands: EntityCommands, scope: Scope) -> UUID:
     return commands.create(scope, Member, {"name": "Grace"}).entity.id
 
 
-def appointment(grace: UUID, starts_at: str = TEN, **fields: Any) -> FieldValues:
+def appointment_values(grace: UUID, starts_at: str = TEN, **fields: Any) -> FieldValues:
     return {
         "title": "x",
         "memberId": str(grace),
@@ -258,12 +270,12 @@ def appointment(grace: UUID, starts_at: str = TEN, **fields: Any) -> FieldValues
     }
 
 
-def test_moves_at_once_never_end_at_the_same_time(
+def test_concurrent_moves_never_overlap(
     commands: EntityCommands, scope: Scope, grace: UUID, database: Connection
 ) -> None:
     ids = [
         commands.create(
-            scope, Appointment, appointment(grace, f"2026-02-{day:02}T10:00:00Z")
+            scope, Appointment, appointment_values(grace, f"2026-02-{day:02}T10:00:00Z")
         ).entity.id
         for day in range(1, SCHEDULERS + 1)
     ]
@@ -286,22 +298,22 @@ def test_moves_at_once_never_end_at_the_same_time(
     assert_claims_match_log(database)
 
 
-def test_a_refusal_among_others_of_one_transaction_leaves_what_was_claimed(
+def test_refusal_within_a_transaction_keeps_the_other_claims(
     log: EventLog, commands: EntityCommands, scope: Scope, grace: UUID, database: Connection
 ) -> None:
     with log.transaction(scope):
-        commands.create(scope, Appointment, appointment(grace))
+        commands.create(scope, Appointment, appointment_values(grace))
         with pytest.raises(TimeTaken):
-            commands.create(scope, Appointment, appointment(grace))
-        commands.create(scope, Appointment, appointment(grace, ELEVEN))
+            commands.create(scope, Appointment, appointment_values(grace))
+        commands.create(scope, Appointment, appointment_values(grace, ELEVEN))
     assert_claims_match_log(database)
 
 
-def test_what_changes_places_in_one_append_meets_nobody(
+def test_two_appointments_may_swap_times_in_one_append(
     log: EventLog, commands: EntityCommands, scope: Scope, grace: UUID, database: Connection
 ) -> None:
-    one = commands.create(scope, Appointment, appointment(grace)).entity.id
-    two = commands.create(scope, Appointment, appointment(grace, ELEVEN)).entity.id
+    one = commands.create(scope, Appointment, appointment_values(grace)).entity.id
+    two = commands.create(scope, Appointment, appointment_values(grace, ELEVEN)).entity.id
     with log.transaction(scope):
         pair = [log.load(Appointment, each) for each in (one, two)]
         for each, starts_at in zip(pair, (ELEVEN, TEN), strict=True):
@@ -310,23 +322,24 @@ def test_what_changes_places_in_one_append_meets_nobody(
     assert_claims_match_log(database)
 
 
-def test_two_that_come_at_once_meet_each_other(
+def test_overlapping_appointments_in_one_append_are_refused(
     log: EventLog, commands: EntityCommands, scope: Scope, grace: UUID, database: Connection
 ) -> None:
     at = commands.create(scope, Account, {"company": "x", "type": "customer"}).entity.created_on
     pair: list[Entity] = [
-        Appointment.create(uuid4(), scope.workspace_id, appointment(grace), at=at) for _ in "12"
+        Appointment.create(uuid4(), scope.workspace_id, appointment_values(grace), at=at)
+        for _ in "12"
     ]
     with pytest.raises(TimeTaken), log.scoped(scope):
         log.append(*pair)
     assert database.execute("SELECT FROM claimed_times").fetchall() == []
 
 
-def test_undo_keeps_the_table_of_claimed_times(
+def test_undo_keeps_claimed_times_equal_to_the_log(
     log: EventLog, commands: EntityCommands, scope: Scope, grace: UUID, database: Connection
 ) -> None:
     undo = UndoCommands(log, clock=lambda: datetime.now().astimezone())
-    one = commands.create(scope, Appointment, appointment(grace))
+    one = commands.create(scope, Appointment, appointment_values(grace))
     gone = commands.delete(scope, Appointment, one.entity.id)
     assert_claims_match_log(database)
     undone = undo.undo(scope, UndoTarget((gone.position,)))
@@ -344,7 +357,7 @@ def test_undo_keeps_the_table_of_claimed_times(
         "UPDATE claimed_times SET may_overlap = NOT may_overlap",
     ],
 )
-def test_the_table_of_claimed_times_is_mended_from_the_log(
+def test_claimed_times_are_repaired_from_the_log(
     log: EventLog,
     commands: EntityCommands,
     scope: Scope,
@@ -353,10 +366,10 @@ def test_the_table_of_claimed_times_is_mended_from_the_log(
     damage: str,
 ) -> None:
     made = [
-        commands.create(scope, Appointment, appointment(grace, allowOverlap=True)).entity.id
+        commands.create(scope, Appointment, appointment_values(grace, allowOverlap=True)).entity.id
         for _ in range(3)
     ]
-    cancelled = commands.create(scope, Appointment, appointment(grace, ELEVEN)).entity.id
+    cancelled = commands.create(scope, Appointment, appointment_values(grace, ELEVEN)).entity.id
     commands.act(scope, Appointment, cancelled, lambda one, at: one.cancel(at=at))
     assert log.repair_claims(scope) == []
     database.execute(damage.encode())
@@ -370,10 +383,10 @@ def test_the_table_of_claimed_times_is_mended_from_the_log(
     assert log.repair_claims(scope) == [cancelled]
 
 
-def test_nobody_sees_or_takes_time_of_another_workspace(
+def test_claimed_times_of_another_workspace_are_invisible_and_no_obstacle(
     commands: EntityCommands, scope: Scope, grace: UUID, urls: Urls
 ) -> None:
-    commands.create(scope, Appointment, appointment(grace))
+    commands.create(scope, Appointment, appointment_values(grace))
     with psycopg.connect(urls.app, autocommit=True) as connection:
         assert connection.execute("SELECT FROM claimed_times").fetchall() == []
         connection.execute(
@@ -384,4 +397,4 @@ def test_nobody_sees_or_takes_time_of_another_workspace(
             connection.execute("UPDATE claimed_times SET workspace_id = gen_random_uuid()")
     other = Scope(uuid4())
     member = commands.create(other, Member, {"name": "Grace"}, entity_id=None).entity.id
-    commands.create(other, Appointment, appointment(member))
+    commands.create(other, Appointment, appointment_values(member))

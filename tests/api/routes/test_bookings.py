@@ -1,4 +1,4 @@
-"""From a confirmed appointment to a message, and from a delivered message to a contacted lead."""
+"""A confirmed appointment sends a message; a delivered message makes the lead contacted."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ from tests.support.waiting import wait_until
 STARTS_AT = "2026-01-31T10:00:00+00:00"
 
 
-# The commands that are issued for given events
+# Commands issued for given events
 
 
 CONFIRMED = recorded_event("appointment.confirmed", {"changes": {}, "notify": True})
 SMS_ID = command_id("booking", CONFIRMED)
 
 
-def told(status: str, sms: UUID = SMS_ID) -> Any:
+def status_changed(status: str, sms: UUID = SMS_ID) -> Any:
     return recorded_event("sms.status_changed", {"before": "pending", "after": status}, sms)
 
 
-def test_a_confirmation_that_is_to_be_told_is_told() -> None:
+def test_confirmation_with_notify_requests_a_message() -> None:
     message = Command("tellConfirmed", {"appointmentId": CONFIRMED.stream_id})
     assert PROCESS.react(None, CONFIRMED) == (MessageRequested(), (message,))
 
 
-def test_a_confirmation_that_is_not_to_be_told_is_not() -> None:
+def test_confirmation_without_notify_requests_no_message() -> None:
     quiet = replace(CONFIRMED, data={"changes": {}, "notify": False})
     assert PROCESS.react(None, quiet) == (None, ())
 
 
-def test_what_becomes_of_the_message_is_remembered_with_the_confirmation() -> None:
-    assert PROCESS.key(CONFIRMED) == PROCESS.key(told("sent")) == str(SMS_ID)
+def test_message_has_the_process_key_of_its_confirmation() -> None:
+    assert PROCESS.key(CONFIRMED) == PROCESS.key(status_changed("sent")) == str(SMS_ID)
 
 
 @pytest.mark.parametrize("status", ["sent", "failed", "undelivered"])
-def test_as_long_as_it_is_not_delivered_nothing_follows(status: str) -> None:
-    assert PROCESS.react(MessageRequested(), told(status)) == (MessageRequested(), ())
+def test_undelivered_message_issues_no_command(status: str) -> None:
+    assert PROCESS.react(MessageRequested(), status_changed(status)) == (MessageRequested(), ())
 
 
-def test_when_it_is_delivered_the_lead_is_contacted_and_all_is_forgotten() -> None:
+def test_delivered_message_contacts_the_lead_and_ends_the_process() -> None:
     contact = Command("contactLead", {"smsId": str(SMS_ID)})
-    assert PROCESS.react(MessageRequested(), told("delivered")) == (None, (contact,))
+    assert PROCESS.react(MessageRequested(), status_changed("delivered")) == (None, (contact,))
 
 
-def test_messages_of_others_are_none_of_its_business() -> None:
-    assert PROCESS.react(None, told("delivered", uuid4())) == (None, ())
+def test_unrelated_message_is_ignored() -> None:
+    assert PROCESS.react(None, status_changed("delivered", uuid4())) == (None, ())
 
 
 # Step by step
 
 
-def an_appointment(sms_harness: SmsHarness, lead: UUID | None, *, notify: bool = True) -> UUID:
-    """A confirmed appointment."""
+def confirm_appointment(sms_harness: SmsHarness, lead: UUID | None, *, notify: bool = True) -> UUID:
+    """Create and confirm an appointment; return its id."""
     member = sms_harness.entities.create(sms_harness.scope, Member, {"name": "Grace"}).entity.id
     fields = {
         "title": "First call",
@@ -92,23 +92,25 @@ def an_appointment(sms_harness: SmsHarness, lead: UUID | None, *, notify: bool =
 
 
 def deliver(sms_harness: SmsHarness, twilio: FakeTwilio) -> None:
-    """All messages arrive."""
+    """Record that all messages were delivered."""
     for token in twilio.messages:
         sms_harness.sms.record_status(sms_harness.scope, UUID(token), SmsStatus.DELIVERED)
     sms_harness.react()
 
 
-def test_a_new_lead_is_contacted_by_the_message_that_reached_it(
+def test_new_lead_is_contacted_once_its_message_is_delivered(
     sms_harness: SmsHarness, twilio: FakeTwilio
 ) -> None:
     lead = sms_harness.lead()
-    an_appointment(sms_harness, lead)
+    confirm_appointment(sms_harness, lead)
     sms_harness.send_all(gateway_to(twilio))
     (message,) = twilio.messages.values()
     assert message.form["Body"] == (
         "Hello Ada Lovelace, your appointment on 31 January 2026 at 10:00 UTC is confirmed."
     )
-    assert sms_harness.lead_facts(lead)["status"] == "new", "it was sent, and not delivered yet"
+    assert sms_harness.lead_facts(lead)["status"] == "new", (
+        "the message was sent but not delivered yet"
+    )
     deliver(sms_harness, twilio)
     assert sms_harness.lead_facts(lead)["status"] == "contacted"
     assert [row[:2] for row in sms_harness.commands()] == [
@@ -116,44 +118,48 @@ def test_a_new_lead_is_contacted_by_the_message_that_reached_it(
         ("sendSms", "done"),
         ("contactLead", "done"),
     ]
-    left = sms_harness.database.execute("SELECT count(*) FROM process_states").fetchone()
-    assert left == (0,)
+    remaining = sms_harness.database.execute("SELECT count(*) FROM process_states").fetchone()
+    assert remaining == (0,)
 
 
-def test_each_event_names_what_it_came_from(sms_harness: SmsHarness, twilio: FakeTwilio) -> None:
+def test_events_have_correlation_and_causation_ids(
+    sms_harness: SmsHarness, twilio: FakeTwilio
+) -> None:
     sms_harness.scope = replace(sms_harness.scope, command_id="confirm-1")
-    an_appointment(sms_harness, sms_harness.lead())
+    confirm_appointment(sms_harness, sms_harness.lead())
     sms_harness.send_all(gateway_to(twilio))
     deliver(sms_harness, twilio)
     rows = sms_harness.database.execute(
         """SELECT topic, metadata->>'correlationId', metadata->>'causationId' FROM events
             WHERE topic LIKE 'sms.%' OR topic = 'lead.status_changed' ORDER BY position"""
     ).fetchall()
-    assert {row[1] for row in rows} == {"confirm-1"}, "one story from the confirmation on"
+    assert {row[1] for row in rows} == {"confirm-1"}, (
+        "all events have the confirmation's correlation id"
+    )
     assert rows[0] == ("sms.created", "confirm-1", "confirm-1")
     assert rows[-1][0] == "lead.status_changed"
 
 
 @pytest.mark.parametrize("status", ["qualified", "won", "lost"])
-def test_a_lead_that_is_further_stays_where_it_is(
+def test_lead_with_a_later_status_keeps_it(
     sms_harness: SmsHarness, twilio: FakeTwilio, status: str
 ) -> None:
     lead = sms_harness.lead(status=status)
-    an_appointment(sms_harness, lead)
+    confirm_appointment(sms_harness, lead)
     sms_harness.send_all(gateway_to(twilio))
     deliver(sms_harness, twilio)
     assert len(twilio.messages) == 1
     assert sms_harness.lead_facts(lead)["status"] == status
 
 
-def test_who_cannot_be_told_is_not_and_that_is_said(
+def test_commands_without_a_recipient_are_refused_with_a_reason(
     sms_harness: SmsHarness, twilio: FakeTwilio
 ) -> None:
-    an_appointment(sms_harness, None)
-    an_appointment(sms_harness, sms_harness.lead(smsOptOut=True))
-    an_appointment(sms_harness, sms_harness.lead(phone=None))
-    an_appointment(sms_harness, sms_harness.lead(), notify=False)
-    gone = an_appointment(sms_harness, sms_harness.lead())
+    confirm_appointment(sms_harness, None)
+    confirm_appointment(sms_harness, sms_harness.lead(smsOptOut=True))
+    confirm_appointment(sms_harness, sms_harness.lead(phone=None))
+    confirm_appointment(sms_harness, sms_harness.lead(), notify=False)
+    gone = confirm_appointment(sms_harness, sms_harness.lead())
     with sms_harness.log.transaction(sms_harness.scope):
         appointment = sms_harness.log.load(Appointment, gone)
         appointment.cancel(at=datetime.now(UTC))
@@ -169,18 +175,16 @@ def test_who_cannot_be_told_is_not_and_that_is_said(
     ]
 
 
-def test_undoing_the_confirmation_takes_no_message_back(
-    sms_harness: SmsHarness, twilio: FakeTwilio
-) -> None:
+def test_delivery_to_a_deleted_lead_is_refused(sms_harness: SmsHarness, twilio: FakeTwilio) -> None:
     lead = sms_harness.lead()
-    an_appointment(sms_harness, lead)
+    confirm_appointment(sms_harness, lead)
     sms_harness.send_all(gateway_to(twilio))
     sms_harness.entities.delete(sms_harness.scope, Lead, lead)
     deliver(sms_harness, twilio)
     assert sms_harness.commands()[-1] == ("contactLead", "refused", 0, "IsDeleted")
 
 
-def test_times_are_told_in_the_zone_of_the_setting() -> None:
+def test_messages_use_the_configured_time_zone() -> None:
     limits = sms_limits(Settings(sms_timezone="Europe/London"))
     summer = datetime(2026, 7, 1, 10, tzinfo=UTC).astimezone(limits.zone)
     assert limits.zone == ZoneInfo("Europe/London")
@@ -192,7 +196,7 @@ def test_times_are_told_in_the_zone_of_the_setting() -> None:
 # Over real processes
 
 
-def test_from_the_confirmation_over_http_to_the_receipt(
+def test_confirmation_over_http_leads_to_a_contacted_lead(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio
 ) -> None:
     port = free_port()

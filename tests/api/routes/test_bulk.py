@@ -1,4 +1,4 @@
-"""POST /api/bulk: each item its own outcome, all of them or none, or a job."""
+"""POST /api/bulk: one outcome per item, all or nothing, or a job."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MANY = INLINE_ITEMS_MAX + 40
 HIGH = {"set": {"priority": "high"}}
 
 
-def accounts(api_workspace: ApiWorkspace, count: int, **fields: Any) -> list[str]:
-    """The ids of many accounts, written at once and projected."""
+def create_accounts(api_workspace: ApiWorkspace, count: int, **fields: Any) -> list[str]:
+    """Append accounts at once, wait for the projections, and return the ids."""
     log = api_workspace.api.writing.log
     made: list[Entity] = []
     for number in range(count):
@@ -40,10 +40,10 @@ def accounts(api_workspace: ApiWorkspace, count: int, **fields: Any) -> list[str
     return [str(each.id) for each in made]
 
 
-def ask(
+def post_bulk(
     api_workspace: ApiWorkspace, *, role: str = "admin", key: str | None = None, **given: Any
 ) -> Any:
-    """The answer to POST /api/bulk."""
+    """Send POST /api/bulk and return the answer."""
     headers = {} if key is None else {"Idempotency-Key": key}
     return api_workspace.client(role).post(
         "/api/bulk", json={"kind": "account", **given}, headers=headers
@@ -51,7 +51,7 @@ def ask(
 
 
 def events_of(api_workspace: ApiWorkspace, command_id: str) -> list[tuple[UUID, str]]:
-    """Entity and topic of every event of a command but those of its job."""
+    """Return entity and topic of every event of a command, except the events of its job."""
     with psycopg.connect(str(api_workspace.api.settings.projector_url)) as connection:
         return connection.execute(
             "SELECT stream_id, topic FROM events WHERE workspace_id = %s"
@@ -60,8 +60,8 @@ def events_of(api_workspace: ApiWorkspace, command_id: str) -> list[tuple[UUID, 
         ).fetchall()
 
 
-def ended(api_workspace: ApiWorkspace, location: str) -> dict[str, Any]:
-    """The job once it has ended."""
+def wait_for_job(api_workspace: ApiWorkspace, location: str) -> dict[str, Any]:
+    """Wait until the job has ended, and return it."""
     client = api_workspace.client()
     found: list[dict[str, Any]] = [{}]
 
@@ -75,21 +75,21 @@ def ended(api_workspace: ApiWorkspace, location: str) -> dict[str, Any]:
 
 
 def test_each_item_has_an_outcome(api_workspace: ApiWorkspace) -> None:
-    first, second = accounts(api_workspace, 2)
-    gone = accounts(api_workspace, 1)[0]
+    first, second = create_accounts(api_workspace, 2)
+    gone = create_accounts(api_workspace, 1)[0]
     api_workspace.client().delete(f"/api/accounts/{gone}")
     unknown = str(uuid4())
-    answer = ask(api_workspace, ids=[first, gone, unknown, second], change=HIGH)
+    answer = post_bulk(api_workspace, ids=[first, gone, unknown, second], change=HIGH)
     assert answer.status_code == 207
-    told = answer.json()
-    assert (told["total"], told["succeeded"], told["failed"]) == (4, 2, 2)
-    outcomes = told["outcomes"]
+    body = answer.json()
+    assert (body["total"], body["succeeded"], body["failed"]) == (4, 2, 2)
+    outcomes = body["outcomes"]
     assert outcomes[0] == {"id": first, "status": 200, "version": 2}
     assert (outcomes[1]["status"], outcomes[1]["problem"]["code"]) == (409, "E5003")
     assert (outcomes[2]["status"], outcomes[2]["problem"]["code"]) == (404, "E5002")
     assert outcomes[3] == {"id": second, "status": 200, "version": 2}
-    assert told["commandId"] == answer.headers["Annals-Command"]
-    assert events_of(api_workspace, told["commandId"]) == [
+    assert body["commandId"] == answer.headers["Annals-Command"]
+    assert events_of(api_workspace, body["commandId"]) == [
         (UUID(first), "account.updated"),
         (UUID(second), "account.updated"),
     ]
@@ -97,9 +97,9 @@ def test_each_item_has_an_outcome(api_workspace: ApiWorkspace) -> None:
     assert shown["priority"] == "high"
 
 
-def test_what_is_so_already_records_nothing_and_is_done(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, 3, priority="high")
-    answer = ask(api_workspace, ids=[*ids, *ids], change=HIGH)
+def test_item_without_a_change_succeeds_and_records_nothing(api_workspace: ApiWorkspace) -> None:
+    ids = create_accounts(api_workspace, 3, priority="high")
+    answer = post_bulk(api_workspace, ids=[*ids, *ids], change=HIGH)
     assert answer.json()["succeeded"] == answer.json()["total"] == 3
     assert [each["version"] for each in answer.json()["outcomes"]] == [1, 1, 1]
     assert events_of(api_workspace, answer.json()["commandId"]) == []
@@ -107,9 +107,9 @@ def test_what_is_so_already_records_nothing_and_is_done(api_workspace: ApiWorksp
 
 def test_status_and_assignee_are_set_as_fields(api_workspace: ApiWorkspace) -> None:
     member = api_workspace.make("members", name="Ada").json()["id"]
-    ids = accounts(api_workspace, 2)
+    ids = create_accounts(api_workspace, 2)
     change = {"set": {"status": "active", "assignedTo": member, "nextAction": None}}
-    answer = ask(api_workspace, ids=ids, change=change)
+    answer = post_bulk(api_workspace, ids=ids, change=change)
     assert answer.json()["failed"] == 0
     topics = [topic for _, topic in events_of(api_workspace, answer.json()["commandId"])]
     assert topics == ["account.updated", "account.status_changed"] * 2
@@ -119,23 +119,23 @@ def test_status_and_assignee_are_set_as_fields(api_workspace: ApiWorkspace) -> N
         member,
         "Ada",
     )
-    stranger = ask(api_workspace, ids=ids, change={"set": {"assignedTo": str(uuid4())}})
+    stranger = post_bulk(api_workspace, ids=ids, change={"set": {"assignedTo": str(uuid4())}})
     codes = [each["problem"]["code"] for each in stranger.json()["outcomes"]]
     assert codes == ["E5006", "E5006"]
 
 
-def test_an_account_with_open_opportunities_stays(api_workspace: ApiWorkspace) -> None:
-    kept, gone = accounts(api_workspace, 2)
+def test_account_with_open_opportunities_is_not_deleted(api_workspace: ApiWorkspace) -> None:
+    kept, gone = create_accounts(api_workspace, 2)
     api_workspace.make("opportunities", accountId=kept, name="Renewal")
     task = api_workspace.make("tasks", accountId=gone, title="Call").json()["id"]
-    answer = ask(api_workspace, ids=[kept, gone], change={"delete": True})
+    answer = post_bulk(api_workspace, ids=[kept, gone], change={"delete": True})
     first, second = answer.json()["outcomes"]
     assert (first["status"], first["problem"]["code"]) == (409, "E5001")
     assert len(first["problem"]["opportunityIds"]) == 1
     assert second["status"] == 200
     recorded = events_of(api_workspace, answer.json()["commandId"])
     assert recorded == [(UUID(task), "task.deleted"), (UUID(gone), "account.deleted")]
-    again = ask(api_workspace, ids=[gone], change={"restore": True})
+    again = post_bulk(api_workspace, ids=[gone], change={"restore": True})
     assert again.json()["succeeded"] == 1
     recorded = events_of(api_workspace, again.json()["commandId"])
     assert recorded == [(UUID(gone), "account.restored"), (UUID(task), "task.restored")]
@@ -143,7 +143,7 @@ def test_an_account_with_open_opportunities_stays(api_workspace: ApiWorkspace) -
     assert shown["taskCount"] == 1
 
 
-def test_what_hangs_on_a_deleted_account_does_not_come_back_alone(
+def test_child_of_a_deleted_account_is_not_restored(
     api_workspace: ApiWorkspace,
 ) -> None:
     account = api_workspace.account()
@@ -151,39 +151,41 @@ def test_what_hangs_on_a_deleted_account_does_not_come_back_alone(
     other = api_workspace.make("tasks", accountId=api_workspace.account(), title="Write").json()[
         "id"
     ]
-    deleted = ask(api_workspace, kind="task", ids=[task, other], change={"delete": True})
+    deleted = post_bulk(api_workspace, kind="task", ids=[task, other], change={"delete": True})
     assert deleted.json()["succeeded"] == 2
     api_workspace.client().delete(f"/api/accounts/{account}")
-    answer = ask(api_workspace, kind="task", ids=[task, other], change={"restore": True})
+    answer = post_bulk(api_workspace, kind="task", ids=[task, other], change={"restore": True})
     first, second = answer.json()["outcomes"]
     assert (first["status"], first["problem"]["code"]) == (422, "E5005")
     assert second["status"] == 200
 
 
 def test_atomic_is_all_or_nothing(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, INLINE_ITEMS_MAX + 2)
+    ids = create_accounts(api_workspace, INLINE_ITEMS_MAX + 2)
     unknown = str(uuid4())
-    refused = ask(api_workspace, ids=[*ids, unknown], change=HIGH, atomic=True)
+    refused = post_bulk(api_workspace, ids=[*ids, unknown], change=HIGH, atomic=True)
     assert (refused.status_code, refused.json()["code"]) == (409, "E5031")
     assert [each["id"] for each in refused.json()["outcomes"]] == [unknown]
     assert refused.json()["outcomes"][0]["problem"]["code"] == "E5002"
-    done = ask(api_workspace, ids=ids, change=HIGH, atomic=True)
+    done = post_bulk(api_workspace, ids=ids, change=HIGH, atomic=True)
     assert (done.status_code, done.json()["succeeded"]) == (207, len(ids))
     assert {each["version"] for each in done.json()["outcomes"]} == {2}
 
 
-def test_a_filter_is_that_of_the_list(api_workspace: ApiWorkspace) -> None:
-    customers = accounts(api_workspace, 3)
-    accounts(api_workspace, 2, type="partner")
-    answer = ask(api_workspace, filter={"type": "customer", "search": "company 00"}, change=HIGH)
+def test_filter_selects_what_the_list_selects(api_workspace: ApiWorkspace) -> None:
+    customers = create_accounts(api_workspace, 3)
+    create_accounts(api_workspace, 2, type="partner")
+    answer = post_bulk(
+        api_workspace, filter={"type": "customer", "search": "company 00"}, change=HIGH
+    )
     assert {each["id"] for each in answer.json()["outcomes"]} == set(customers)
-    everything = ask(api_workspace, filter={"type": "all"}, change=HIGH)
+    everything = post_bulk(api_workspace, filter={"type": "all"}, change=HIGH)
     assert everything.json()["total"] == 5
-    none = ask(api_workspace, filter={"status": "active"}, change=HIGH)
+    none = post_bulk(api_workspace, filter={"status": "active"}, change=HIGH)
     assert (none.status_code, none.json()["total"]) == (207, 0)
 
 
-def test_a_filter_sees_what_was_just_written(api_workspace: ApiWorkspace) -> None:
+def test_filter_sees_the_writes_before_it(api_workspace: ApiWorkspace) -> None:
     made = api_workspace.make("accounts", company="A", type="partner")
     answer = api_workspace.client().post(
         "/api/bulk",
@@ -212,54 +214,54 @@ INVALID: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("given", "field"), INVALID, ids=lambda each: str(each)[:60])
-def test_what_cannot_be_meant_is_refused(
+def test_invalid_request_is_422(
     api_workspace: ApiWorkspace, given: dict[str, Any], field: str
 ) -> None:
-    refused = ask(api_workspace, **given)
+    refused = post_bulk(api_workspace, **given)
     assert refused.status_code == 422, refused.text
     assert [each["field"] for each in refused.json()["errors"]] == [field]
 
 
-def test_it_takes_what_the_change_of_one_takes(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, 1)
-    assert ask(api_workspace, role="member", ids=ids, change=HIGH).status_code == 207
-    assert ask(api_workspace, role="analyst", ids=ids, change=HIGH).status_code == 403
+def test_bulk_needs_the_permission_of_a_single_change(api_workspace: ApiWorkspace) -> None:
+    ids = create_accounts(api_workspace, 1)
+    assert post_bulk(api_workspace, role="member", ids=ids, change=HIGH).status_code == 207
+    assert post_bulk(api_workspace, role="analyst", ids=ids, change=HIGH).status_code == 403
     member = api_workspace.make("members", name="Ada").json()["id"]
     given: dict[str, Any] = {"kind": "member", "ids": [member], "change": {"set": {"title": "CEO"}}}
-    refused = ask(api_workspace, role="member", **given)
+    refused = post_bulk(api_workspace, role="member", **given)
     assert (refused.status_code, refused.json()["permission"]) == (403, "members")
-    assert ask(api_workspace, **given).json()["succeeded"] == 1
+    assert post_bulk(api_workspace, **given).json()["succeeded"] == 1
 
 
-def test_there_is_an_end_to_how_many(api_workspace: ApiWorkspace) -> None:
+def test_number_of_items_is_limited(api_workspace: ApiWorkspace) -> None:
     ids = [str(UUID(int=number)) for number in range(JOB_ITEMS_MAX + 1)]
-    refused = ask(api_workspace, ids=ids[: ATOMIC_ITEMS_MAX + 1], change=HIGH, atomic=True)
+    refused = post_bulk(api_workspace, ids=ids[: ATOMIC_ITEMS_MAX + 1], change=HIGH, atomic=True)
     assert (refused.status_code, refused.json()["code"]) == (422, "E2050")
     assert (refused.json()["found"], refused.json()["limit"]) == (1_001, ATOMIC_ITEMS_MAX)
-    refused = ask(api_workspace, ids=ids, change=HIGH)
+    refused = post_bulk(api_workspace, ids=ids, change=HIGH)
     assert (refused.status_code, refused.json()["limit"]) == (422, JOB_ITEMS_MAX)
 
 
-def test_another_workspaces_things_are_not_there(api_workspace: ApiWorkspace) -> None:
-    theirs = accounts(api_workspace.api.new_workspace(), 2)
-    answer = ask(api_workspace, ids=theirs, change={"delete": True})
+def test_entities_of_another_workspace_are_404(api_workspace: ApiWorkspace) -> None:
+    theirs = create_accounts(api_workspace.api.new_workspace(), 2)
+    answer = post_bulk(api_workspace, ids=theirs, change={"delete": True})
     assert [each["status"] for each in answer.json()["outcomes"]] == [404, 404]
-    assert ask(api_workspace, filter={}, change={"delete": True}).json()["total"] == 0
+    assert post_bulk(api_workspace, filter={}, change={"delete": True}).json()["total"] == 0
 
 
 # As a job
 
 
-def test_many_become_a_job(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, MANY)
+def test_large_bulk_becomes_a_job(api_workspace: ApiWorkspace) -> None:
+    ids = create_accounts(api_workspace, MANY)
     gone = ids[17]
     deleted = api_workspace.client().delete(f"/api/accounts/{gone}")
-    answer = ask(api_workspace, ids=ids, change=HIGH)
+    answer = post_bulk(api_workspace, ids=ids, change=HIGH)
     assert answer.status_code == 202
-    told = answer.json()
-    assert (told["kind"], told["status"], told["total"]) == ("bulk", "waiting", MANY)
-    assert answer.headers["Location"] == f"/api/jobs/{told['id']}"
-    job = ended(api_workspace, answer.headers["Location"])
+    body = answer.json()
+    assert (body["kind"], body["status"], body["total"]) == ("bulk", "waiting", MANY)
+    assert answer.headers["Location"] == f"/api/jobs/{body['id']}"
+    job = wait_for_job(api_workspace, answer.headers["Location"])
     assert (job["status"], job["processed"], job["succeeded"], job["failed"]) == (
         "completed",
         MANY,
@@ -270,19 +272,19 @@ def test_many_become_a_job(api_workspace: ApiWorkspace) -> None:
     assert (error["row"], error["id"], error["code"]) == (18, gone, "E5003")
     assert job["parameters"] == {"kind": "account", "change": HIGH}
     assert job["requestedBy"]["type"] == "api_key"
-    assert job["commandId"] == told["commandId"] == answer.headers["Annals-Command"]
-    recorded = events_of(api_workspace, told["commandId"])
+    assert job["commandId"] == body["commandId"] == answer.headers["Annals-Command"]
+    recorded = events_of(api_workspace, body["commandId"])
     assert recorded == [(UUID(each), "account.updated") for each in ids if each != gone]
     assert int(deleted.headers["Annals-Position"]) < int(answer.headers["Annals-Position"])
 
 
-def test_a_filter_is_resolved_once_at_one_position(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, MANY)
+def test_filter_is_resolved_once_at_one_position(api_workspace: ApiWorkspace) -> None:
+    ids = create_accounts(api_workspace, MANY)
     wanted = {"type": "customer", "priority": "medium"}
-    answer = ask(api_workspace, filter=wanted, change={"set": {"priority": "low"}})
+    answer = post_bulk(api_workspace, filter=wanted, change={"set": {"priority": "low"}})
     assert answer.status_code == 202
     later = api_workspace.account(company="Later")
-    job = ended(api_workspace, answer.headers["Location"])
+    job = wait_for_job(api_workspace, answer.headers["Location"])
     assert job["succeeded"] == MANY
     assert job["parameters"]["filter"] == wanted
     assert job["parameters"]["position"] > 0
@@ -291,13 +293,13 @@ def test_a_filter_is_resolved_once_at_one_position(api_workspace: ApiWorkspace) 
     assert UUID(later) not in recorded
 
 
-def test_a_repeated_request_makes_one_job(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, MANY)
+def test_repeated_request_creates_one_job(api_workspace: ApiWorkspace) -> None:
+    ids = create_accounts(api_workspace, MANY)
     key = str(uuid4())
     answers: list[httpx.Response] = []
 
     def repeat() -> None:
-        answers.append(ask(api_workspace, key=key, ids=ids, change=HIGH))
+        answers.append(post_bulk(api_workspace, key=key, ids=ids, change=HIGH))
 
     api_workspace.client()
     threads = [threading.Thread(target=repeat) for _ in range(5)]
@@ -305,23 +307,23 @@ def test_a_repeated_request_makes_one_job(api_workspace: ApiWorkspace) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    final = ask(api_workspace, key=key, ids=ids, change=HIGH)
+    final = post_bulk(api_workspace, key=key, ids=ids, change=HIGH)
     assert final.headers["Idempotent-Replayed"] == "true"
     assert {each.status_code for each in answers} <= {202, 409}
     assert {each.content for each in answers if each.status_code == 202} == {final.content}
-    job = ended(api_workspace, final.headers["Location"])
+    job = wait_for_job(api_workspace, final.headers["Location"])
     assert job["succeeded"] == MANY
     jobs = api_workspace.client().get("/api/jobs").json()["items"]
     assert [each["id"] for each in jobs] == [job["id"]]
     assert len(events_of(api_workspace, job["commandId"])) == MANY
 
 
-def test_deleting_accounts_in_bulk_takes_along_what_hangs_on_them(
+def test_bulk_deletion_of_accounts_deletes_their_children(
     api_workspace: ApiWorkspace,
 ) -> None:
-    ids = accounts(api_workspace, MANY)
+    ids = create_accounts(api_workspace, MANY)
     log = api_workspace.api.writing.log
-    hanging: list[Entity] = [
+    children: list[Entity] = [
         Task.create(
             uuid4(), api_workspace.workspace_id, {"title": "T"}, at=now(), account_id=UUID(each)
         )
@@ -331,9 +333,9 @@ def test_deleting_accounts_in_bulk_takes_along_what_hangs_on_them(
         uuid4(), api_workspace.workspace_id, {"name": "O"}, at=now(), account_id=UUID(ids[-1])
     )
     with log.scoped(Scope(api_workspace.workspace_id)):
-        log.append(*hanging, held)
-    answer = ask(api_workspace, ids=ids, change={"delete": True})
-    job = ended(api_workspace, answer.headers["Location"])
+        log.append(*children, held)
+    answer = post_bulk(api_workspace, ids=ids, change={"delete": True})
+    job = wait_for_job(api_workspace, answer.headers["Location"])
     assert (job["succeeded"], job["failed"]) == (MANY - 1, 1)
     assert job["errors"][0]["code"] == "E5001"
     topics = [topic for _, topic in events_of(api_workspace, job["commandId"])]
@@ -342,11 +344,11 @@ def test_deleting_accounts_in_bulk_takes_along_what_hangs_on_them(
 
 
 @pytest.mark.parametrize("count", [3, MANY])
-def test_a_bulk_is_undone_by_its_command(api_workspace: ApiWorkspace, count: int) -> None:
-    ids = accounts(api_workspace, count)
-    answer = ask(api_workspace, ids=ids, change=HIGH)
+def test_bulk_is_undone_by_its_command(api_workspace: ApiWorkspace, count: int) -> None:
+    ids = create_accounts(api_workspace, count)
+    answer = post_bulk(api_workspace, ids=ids, change=HIGH)
     if answer.status_code == 202:
-        ended(api_workspace, answer.headers["Location"])
+        wait_for_job(api_workspace, answer.headers["Location"])
     command = {"commandId": answer.json()["commandId"]}
     undone = api_workspace.client().post("/api/undo", json=command)
     assert undone.status_code == 200, undone.text
@@ -358,59 +360,59 @@ def test_a_bulk_is_undone_by_its_command(api_workspace: ApiWorkspace, count: int
     assert shown["priority"] == "high"
 
 
-def test_how_far_a_job_is_cannot_be_undone_by_itself(api_workspace: ApiWorkspace) -> None:
-    ids = accounts(api_workspace, MANY)
-    answer = ask(api_workspace, ids=ids, change=HIGH)
+def test_event_of_a_job_cannot_be_undone(api_workspace: ApiWorkspace) -> None:
+    ids = create_accounts(api_workspace, MANY)
+    answer = post_bulk(api_workspace, ids=ids, change=HIGH)
     position = {"eventPosition": int(answer.headers["Annals-Position"])}
     refused = api_workspace.client().post("/api/undo", json=position)
     assert (refused.status_code, refused.json()["code"]) == (404, "E5017")
-    ended(api_workspace, answer.headers["Location"])
+    wait_for_job(api_workspace, answer.headers["Location"])
 
 
-def test_whoever_changes_the_same_things_meanwhile_loses_nothing(
+def test_concurrent_single_changes_are_not_lost(
     api_workspace: ApiWorkspace,
 ) -> None:
-    ids = accounts(api_workspace, 40)
+    ids = create_accounts(api_workspace, 40)
     stop = threading.Event()
 
-    def change(act: Callable[[int], Any]) -> None:
+    def repeat(act: Callable[[int], Any]) -> None:
         for number in range(8):
             act(number)
             if stop.is_set():
                 return
 
-    def one_by_one(number: int) -> None:
+    def change_one_by_one(number: int) -> None:
         for each in ids[:10]:
             response = client.patch(f"/api/accounts/{each}", json={"nextAction": f"Call {number}"})
             assert response.status_code == 200, response.text
 
-    def together(number: int) -> None:
+    def change_together(number: int) -> None:
         wanted = ["low", "medium", "high"][number % 3]
-        answer = ask(api_workspace, ids=ids, change={"set": {"priority": wanted}})
+        answer = post_bulk(api_workspace, ids=ids, change={"set": {"priority": wanted}})
         assert answer.json()["failed"] == 0, answer.text
 
     client = api_workspace.client()
-    other = threading.Thread(target=change, args=(one_by_one,))
+    other = threading.Thread(target=repeat, args=(change_one_by_one,))
     other.start()
     try:
-        change(together)
+        repeat(change_together)
     finally:
         stop.set()
         other.join()
-    last = ask(api_workspace, ids=ids, change={"set": {"nextAction": "Call last"}})
+    last = post_bulk(api_workspace, ids=ids, change={"set": {"nextAction": "Call last"}})
     for each in ids[:10]:
         shown = client.get(f"/api/accounts/{each}", headers=after(last)).json()
         assert (shown["priority"], shown["nextAction"]) == ("medium", "Call last")
 
 
-def test_deleting_restoring_and_changing_in_turn_comes_out_right(
+def test_tables_match_the_log_after_deletions_restorations_and_changes(
     api_workspace: ApiWorkspace,
 ) -> None:
-    ids = accounts(api_workspace, MANY)
-    ask(api_workspace, ids=ids[:100], change={"delete": True})
-    ask(api_workspace, ids=ids[50:100], change={"restore": True})
-    answer = ask(api_workspace, ids=ids, change={"set": {"customFields": {"b": 2}}})
-    job = ended(api_workspace, answer.headers["Location"])
+    ids = create_accounts(api_workspace, MANY)
+    post_bulk(api_workspace, ids=ids[:100], change={"delete": True})
+    post_bulk(api_workspace, ids=ids[50:100], change={"restore": True})
+    answer = post_bulk(api_workspace, ids=ids, change={"set": {"customFields": {"b": 2}}})
+    job = wait_for_job(api_workspace, answer.headers["Location"])
     assert job["failed"] == job["errorsTotal"] == 50
     assert [each["row"] for each in job["errors"]] == list(range(1, 51))
     with psycopg.connect(

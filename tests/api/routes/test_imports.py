@@ -57,16 +57,18 @@ def preview(api_workspace: ApiWorkspace, made: Any, **query: Any) -> Any:
 
 def run(api_workspace: ApiWorkspace, made: Any) -> Any:
     """Start the import; return its job when it has ended."""
-    return ended(api_workspace, api_workspace.client().post(f"/api/imports/{made['id']}/start"))
+    return wait_for_job(
+        api_workspace, api_workspace.client().post(f"/api/imports/{made['id']}/start")
+    )
 
 
-def ended(api_workspace: ApiWorkspace, asked: httpx.Response) -> Any:
-    """The job, when it has ended and the read tables are up to date."""
-    assert asked.status_code == 202, asked.text
+def wait_for_job(api_workspace: ApiWorkspace, accepted: httpx.Response) -> Any:
+    """Wait until the job has ended and the read tables are up to date; return the job."""
+    assert accepted.status_code == 202, accepted.text
     job: dict[str, Any] = {}
 
     def has_ended() -> bool:
-        answer = api_workspace.client().get(asked.headers["Location"], headers=after(asked))
+        answer = api_workspace.client().get(accepted.headers["Location"], headers=after(accepted))
         job.update(answer.json())
         return answer.status_code == 200 and bool(job["endedAt"])
 
@@ -88,7 +90,7 @@ def import_file(
     return {**run(api_workspace, made), "importId": made["id"]}
 
 
-def items(api_workspace: ApiWorkspace, plural: str = "accounts") -> list[dict[str, Any]]:
+def list_items(api_workspace: ApiWorkspace, plural: str = "accounts") -> list[dict[str, Any]]:
     query: dict[str, Any] = {"sortBy": "created_at", "sortOrder": "asc", "pageSize": 500}
     found: list[dict[str, Any]] = (
         api_workspace.client().get(f"/api/{plural}", params=query).json()["items"]
@@ -96,7 +98,7 @@ def items(api_workspace: ApiWorkspace, plural: str = "accounts") -> list[dict[st
     return found
 
 
-def failed(api_workspace: ApiWorkspace, import_id: str) -> list[dict[str, str]]:
+def read_failed_rows(api_workspace: ApiWorkspace, import_id: str) -> list[dict[str, str]]:
     answer = api_workspace.client().get(f"/api/imports/{import_id}/failed.csv")
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
@@ -112,7 +114,7 @@ def as_csv(rows: list[dict[str, str]]) -> str:
 
 
 def counts(job: Any) -> tuple[int, int, int, int]:
-    """Rows created, updated, skipped, failed."""
+    """Return the numbers of rows created, updated, skipped and failed."""
     done = job["counts"]
     return done["created"], done["updated"], done["skipped"], job["failed"]
 
@@ -138,7 +140,7 @@ def test_rows_of_one_company_are_one_account_with_several_contacts(
     job = import_file(api_workspace, CUSTOMERS, dedupeBy=["company"])
     assert counts(job) == (3, 0, 0, 0)
     assert (job["status"], job["processed"], job["total"]) == ("completed", 3, 3)
-    acme, beta = items(api_workspace)
+    acme, beta = list_items(api_workspace)
     assert (acme["company"], acme["customFields"]) == ("Acme Ltd", {"Sector": "Retail"})
     assert [each["name"] for each in acme["contacts"]] == ["Ada Lovelace", "Grace Hopper"]
     assert (beta["company"], beta["contacts"]) == ("Beta Inc", [])
@@ -175,7 +177,7 @@ def test_update_sets_the_fields_for_which_the_row_has_a_value(api_workspace: Api
         api_workspace, rows, dedupeBy=["company"], mode="update", defaults={"type": "investor"}
     )
     assert counts(job) == (1, 1, 0, 0)
-    acme, new = items(api_workspace)
+    acme, new = list_items(api_workspace)
     assert (acme["company"], acme["type"]) == ("ACME", "customer")
     assert (acme["priority"], acme["status"]) == ("high", "on_hold")
     assert acme["customFields"] == {"city": "Oslo", "zip": "0150"}
@@ -184,7 +186,7 @@ def test_update_sets_the_fields_for_which_the_row_has_a_value(api_workspace: Api
         api_workspace, rows, dedupeBy=["company"], mode="update", defaults={"type": "investor"}
     )
     assert counts(again) == (0, 0, 2, 0)
-    assert [each["version"] for each in items(api_workspace)] == [
+    assert [each["version"] for each in list_items(api_workspace)] == [
         each["version"] for each in (acme, new)
     ]
 
@@ -199,7 +201,7 @@ def test_update_changes_contacts(api_workspace: ApiWorkspace) -> None:
         0,
         0,
     )
-    (acme,) = items(api_workspace)
+    (acme,) = list_items(api_workspace)
     assert [(each["name"], each["phone"]) for each in acme["contacts"]] == [
         ("Ada L", "+47 22 33 44"), ("Bob", None),
     ]  # fmt: skip
@@ -216,7 +218,7 @@ def test_create_creates_another_record(api_workspace: ApiWorkspace) -> None:
             0,
         )
     assert counts(import_file(api_workspace, rows)) == (2, 0, 0, 0)
-    assert len(items(api_workspace)) == 4
+    assert len(list_items(api_workspace)) == 4
 
 
 def test_first_and_last_name_are_joined(api_workspace: ApiWorkspace) -> None:
@@ -227,7 +229,7 @@ def test_first_and_last_name_are_joined(api_workspace: ApiWorkspace) -> None:
         "firstName", "lastName", "accountId", "email",
     ]  # fmt: skip
     assert counts(run(api_workspace, made)) == (1, 0, 0, 0)
-    assert items(api_workspace, "contacts")[0]["name"] == "Ada Lovelace"
+    assert list_items(api_workspace, "contacts")[0]["name"] == "Ada Lovelace"
 
 
 def test_failed_rows_are_corrected_and_imported_once(api_workspace: ApiWorkspace) -> None:
@@ -239,7 +241,7 @@ def test_failed_rows_are_corrected_and_imported_once(api_workspace: ApiWorkspace
     cells = [(each["row"], each["column"], each["value"]) for each in job["errors"]]
     assert cells == [(3, "type", "sponsor"), (4, "dealValue", "-5")]
     assert {each["code"] for each in job["errors"]} == {"invalid_value"}
-    odd, poor = failed(api_workspace, job["importId"])
+    odd, poor = read_failed_rows(api_workspace, job["importId"])
     assert (odd["company"], odd["note"], odd["annals:row"]) == ("Odd", "'=2", "3")
     assert (poor["annals:code"], poor["dealValue"]) == ("invalid_value", "'-5")
     assert "sponsor" not in odd["annals:error"]
@@ -248,21 +250,23 @@ def test_failed_rows_are_corrected_and_imported_once(api_workspace: ApiWorkspace
     acme = odd | {"company": "Acme again", "type": "customer", "annals:row": "2"}
     corrected = as_csv([acme, odd | {"type": "partner"}, poor, odd | {"type": "investor"}])
     path = f"/api/imports/{job['importId']}"
-    second = ended(
+    second = wait_for_job(
         api_workspace,
         api_workspace.client().post(f"{path}/corrections", content=corrected, headers=CSV),
     )
     assert counts(second) == (1, 0, 2, 1)
-    assert [each["company"] for each in items(api_workspace)] == ["Acme", "Odd"]
-    assert items(api_workspace)[1]["customFields"] == {"note": "=2"}
-    assert [each["company"] for each in failed(api_workspace, job["importId"])] == ["Poor"]
+    assert [each["company"] for each in list_items(api_workspace)] == ["Acme", "Odd"]
+    assert list_items(api_workspace)[1]["customFields"] == {"note": "=2"}
+    assert [each["company"] for each in read_failed_rows(api_workspace, job["importId"])] == [
+        "Poor"
+    ]
 
     last = as_csv([poor | {"dealValue": "5"}])
-    third = ended(
+    third = wait_for_job(
         api_workspace, api_workspace.client().post(f"{path}/corrections", content=last, headers=CSV)
     )
     assert counts(third) == (1, 0, 0, 0)
-    assert failed(api_workspace, job["importId"]) == []
+    assert read_failed_rows(api_workspace, job["importId"]) == []
     refused = api_workspace.client().post(f"{path}/corrections", content=last, headers=CSV)
     assert (refused.status_code, refused.json()["code"]) == (409, "E5042")
     assert [each["round"] for each in api_workspace.client().get(path).json()["rounds"]] == [
@@ -272,33 +276,36 @@ def test_failed_rows_are_corrected_and_imported_once(api_workspace: ApiWorkspace
     ]
 
 
-def test_one_undo_takes_back_all_rounds(api_workspace: ApiWorkspace) -> None:
+def test_one_undo_reverts_all_rounds(api_workspace: ApiWorkspace) -> None:
     rows = "company,type,contactName\nAcme,customer,Ada\nAcme,customer,Bob\nOdd,sponsor,Eve\n"
     job = import_file(api_workspace, rows, dedupeBy=["company"])
-    (odd,) = failed(api_workspace, job["importId"])
+    (odd,) = read_failed_rows(api_workspace, job["importId"])
     corrected = as_csv([odd | {"type": "partner"}])
-    asked = api_workspace.client().post(
+    accepted = api_workspace.client().post(
         f"/api/imports/{job['importId']}/corrections", content=corrected, headers=CSV
     )
-    ended(api_workspace, asked)
-    assert asked.headers["Annals-Command"] == asked.json()["commandId"] == job["importId"]
-    assert len(items(api_workspace)) == 2
+    wait_for_job(api_workspace, accepted)
+    assert accepted.headers["Annals-Command"] == accepted.json()["commandId"] == job["importId"]
+    assert len(list_items(api_workspace)) == 2
     undone = api_workspace.client().post("/api/undo", json={"commandId": job["importId"]})
     assert undone.status_code in (200, 202), undone.text
     if undone.status_code == 202:
-        ended(api_workspace, undone)
+        wait_for_job(api_workspace, undone)
     api_workspace.api.wait_until_projected(int(undone.headers["Annals-Position"]))
-    assert items(api_workspace) == items(api_workspace, "contacts") == []
+    assert list_items(api_workspace) == list_items(api_workspace, "contacts") == []
 
 
 def test_dates_of_corrections_are_read_like_those_of_the_file(api_workspace: ApiWorkspace) -> None:
     rows = "company,type,nextActionDate\nA,partner,13/2/2017\nB,sponsor,1/2/2017\n"
     job = import_file(api_workspace, rows)
-    (bad,) = failed(api_workspace, job["importId"])
+    (bad,) = read_failed_rows(api_workspace, job["importId"])
     corrected = as_csv([bad | {"type": "partner"}])
     path = f"/api/imports/{job['importId']}/corrections"
-    ended(api_workspace, api_workspace.client().post(path, content=corrected, headers=CSV))
-    assert [each["nextActionDate"] for each in items(api_workspace)] == ["2017-02-13", "2017-02-01"]
+    wait_for_job(api_workspace, api_workspace.client().post(path, content=corrected, headers=CSV))
+    assert [each["nextActionDate"] for each in list_items(api_workspace)] == [
+        "2017-02-13",
+        "2017-02-01",
+    ]
 
 
 def test_issues_are_listed_page_by_page(api_workspace: ApiWorkspace) -> None:
@@ -325,7 +332,7 @@ def test_mapping_is_changed_column_by_column(api_workspace: ApiWorkspace) -> Non
     back = change(api_workspace, made, mapping={"Kind": None}, defaults={"priority": "low"})
     assert back["columns"][1]["field"] == "type"
     run(api_workspace, made)
-    (acme,) = items(api_workspace)
+    (acme,) = list_items(api_workspace)
     assert (acme["type"], acme["priority"], acme["customFields"]) == ("customer", "low", {})
 
 
@@ -349,7 +356,7 @@ def test_file_of_a_form_is_read_in_another_encoding(api_workspace: ApiWorkspace)
     right = change(api_workspace, made, encoding="cp1250")
     assert (right["encoding"], right["columns"][0]["examples"]) == ("cp1250", ["Žofie Dvořáková"])
     run(api_workspace, made)
-    assert items(api_workspace)[0]["company"] == "Žofie Dvořáková"
+    assert list_items(api_workspace)[0]["company"] == "Žofie Dvořáková"
 
 
 @pytest.mark.parametrize(
@@ -367,7 +374,7 @@ def test_file_of_a_form_is_read_in_another_encoding(api_workspace: ApiWorkspace)
         (b"company\n", {"kind": "keys"}, 400, "E2031"),
     ],
 )
-def test_file_that_is_not_a_table_is_refused_with_a_code(
+def test_file_that_is_no_table_is_refused_with_a_code(
     api_workspace: ApiWorkspace, content: bytes, query: dict[str, str], status: int, code: str
 ) -> None:
     answer = api_workspace.client().post(
@@ -403,7 +410,7 @@ def test_form_without_file_and_other_media_types_are_refused(api_workspace: ApiW
         ({"surprise": 1}, "E2005"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(
+def test_invalid_options_are_422(
     api_workspace: ApiWorkspace, changes: dict[str, Any], code: str
 ) -> None:
     made = upload(api_workspace, CUSTOMERS)
@@ -420,7 +427,7 @@ def test_start_is_repeated_by_its_idempotency_key_only(api_workspace: ApiWorkspa
     assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
     refused = api_workspace.client().post(f"{path}/start")
     assert (refused.status_code, refused.json()["code"]) == (409, "E5041")
-    ended(api_workspace, first)
+    wait_for_job(api_workspace, first)
     late = api_workspace.client().patch(path, json={"mode": "update"})
     assert (late.status_code, late.json()["code"]) == (409, "E5041")
     assert api_workspace.client().get(path).json()["job"]["status"] == "completed"
@@ -442,7 +449,7 @@ def test_same_file_with_the_same_key_is_uploaded_once(api_workspace: ApiWorkspac
     assert [each["id"] for each in kept] == [first.json()["id"]]
 
 
-def test_deleted_import_is_404_and_its_records_stay(api_workspace: ApiWorkspace) -> None:
+def test_deleted_import_is_404_and_its_records_remain(api_workspace: ApiWorkspace) -> None:
     job = import_file(api_workspace, CUSTOMERS)
     path = f"/api/imports/{job['importId']}"
     assert api_workspace.client().delete(path).status_code == 204
@@ -451,7 +458,7 @@ def test_deleted_import_is_404_and_its_records_stay(api_workspace: ApiWorkspace)
         api_workspace.client().get(f"{path}/failed.csv"),
     ):
         assert (answer.status_code, answer.json()["code"]) == (404, "E5002")
-    assert len(items(api_workspace)) == 3
+    assert len(list_items(api_workspace)) == 3
 
 
 def test_import_is_invisible_to_another_workspace(api_workspace: ApiWorkspace) -> None:
@@ -495,7 +502,7 @@ def test_file_of_many_parts_is_read_completely(api_workspace: ApiWorkspace) -> N
     assert (made["rows"], made["encoding"]) == (n, "utf-8")
     job = run(api_workspace, made)
     assert counts(job) == (n, 0, 0, 0)
-    first = items(api_workspace)[0]
+    first = list_items(api_workspace)[0]
     assert (first["company"], first["customFields"]["note"]) == ("Firm 0", f"a\n{filler}")
 
 

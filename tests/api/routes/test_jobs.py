@@ -1,4 +1,4 @@
-"""/api/jobs over a socket: lists, errors, cancelling, and progress as server-sent events."""
+"""/api/jobs over HTTP: lists, errors, cancelling, and progress as server-sent events."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.api_server import ApiWorkspace, after, running_api
 from tests.support.databases import Urls
 from tests.support.waiting import TIMEOUT_S
 
-NOBODYS = "of a later version"
-"""A kind of work that no worker knows: such jobs wait."""
+UNKNOWN_KIND = "of a later version"
+"""A kind that no worker knows; such jobs stay waiting."""
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(api_workspace: ApiWorkspace) -> Iterator[None]:
-    """Jobs that nobody takes up would worry whoever watches the API that tests share."""
+def cancel_remaining_jobs(api_workspace: ApiWorkspace) -> Iterator[None]:
+    """Cancel the jobs that no worker takes: they would degrade the health of the shared API."""
     yield
     for each in api_workspace.client().get("/api/jobs").json()["items"]:
         if each["endedAt"] is None:
@@ -40,16 +40,16 @@ def scope_of(api_workspace: ApiWorkspace) -> Scope:
     return Scope(api_workspace.workspace_id, Actor("member", "ada", "Ada"), command_id=str(uuid4()))
 
 
-def waiting(api_workspace: ApiWorkspace, kind: str = NOBODYS) -> str:
-    """The id of a new job that no worker takes up."""
+def request_job(api_workspace: ApiWorkspace, kind: str = UNKNOWN_KIND) -> str:
+    """Request a job that no worker takes, and return its id."""
     jobs = JobCommands(api_workspace.api.writing.log, clock=now, new_id=new_id)
-    asked = jobs.request(scope_of(api_workspace), kind, {"a": 1}, total=10)
-    api_workspace.api.wait_until_projected(asked.position)
-    return str(asked.job.id)
+    requested = jobs.request(scope_of(api_workspace), kind, {"a": 1}, total=10)
+    api_workspace.api.wait_until_projected(requested.position)
+    return str(requested.job.id)
 
 
 def advance(api_workspace: ApiWorkspace, job_id: str, *steps: JobStep) -> int:
-    """A step that nobody did; the position it reached."""
+    """Record steps without doing any work, and return the position."""
     log, position = api_workspace.api.writing.log, None
     with log.transaction(scope_of(api_workspace)):
         job = log.load(Job, UUID(job_id))
@@ -62,10 +62,10 @@ def advance(api_workspace: ApiWorkspace, job_id: str, *steps: JobStep) -> int:
     return position
 
 
-def test_a_job_shows_how_far_it_is(api_workspace: ApiWorkspace) -> None:
-    job_id = waiting(api_workspace)
+def test_job_shows_its_progress(api_workspace: ApiWorkspace) -> None:
+    job_id = request_job(api_workspace)
     shown = api_workspace.client().get(f"/api/jobs/{job_id}").json()
-    assert (shown["status"], shown["kind"], shown["total"]) == ("waiting", NOBODYS, 10)
+    assert (shown["status"], shown["kind"], shown["total"]) == ("waiting", UNKNOWN_KIND, 10)
     assert (shown["startedAt"], shown["endedAt"], shown["errors"]) == (None, None, [])
     errors = [ItemError(row, "No.", "E5003", {"id": str(row)}) for row in range(2, 5)]
     advance(api_workspace, job_id, JobStep(4, 1, 3, errors, counts={"changed": 1}))
@@ -85,17 +85,17 @@ def test_a_job_shows_how_far_it_is(api_workspace: ApiWorkspace) -> None:
 
 
 def test_jobs_are_listed_newest_first_and_filtered(api_workspace: ApiWorkspace) -> None:
-    ids = [waiting(api_workspace) for _ in range(5)]
+    ids = [request_job(api_workspace) for _ in range(5)]
     advance(api_workspace, ids[0], JobStep(10, 10, done=True))
     client = api_workspace.client()
 
-    def listed(**query: Any) -> list[str]:
+    def list_ids(**query: Any) -> list[str]:
         return [each["id"] for each in client.get("/api/jobs", params=query).json()["items"]]
 
-    assert listed() == ids[::-1]
-    assert listed(status="completed") == ids[:1]
-    assert listed(status="waiting") == ids[:0:-1]
-    assert listed(kind="bulk") == []
+    assert list_ids() == ids[::-1]
+    assert list_ids(status="completed") == ids[:1]
+    assert list_ids(status="waiting") == ids[:0:-1]
+    assert list_ids(kind="bulk") == []
     assert "errors" not in client.get("/api/jobs").json()["items"][0]
     walked, cursor = [], None
     for _ in range(4):
@@ -111,7 +111,7 @@ def test_jobs_are_listed_newest_first_and_filtered(api_workspace: ApiWorkspace) 
         assert (refused.status_code, refused.json()["code"]) == (400, "E2032")
 
 
-def test_all_errors_of_a_job_can_be_walked(api_workspace: ApiWorkspace) -> None:
+def test_all_errors_of_a_job_are_read_page_by_page(api_workspace: ApiWorkspace) -> None:
     ids = [str(uuid4()) for _ in range(205)]
     answer = api_workspace.client().post(
         "/api/bulk", json={"kind": "contact", "ids": ids, "change": {"delete": True}}
@@ -132,8 +132,8 @@ def test_all_errors_of_a_job_can_be_walked(api_workspace: ApiWorkspace) -> None:
     assert walked[:100] == last.data["errors"]
 
 
-def test_cancelling(api_workspace: ApiWorkspace) -> None:
-    job_id = waiting(api_workspace)
+def test_waiting_job_is_cancelled_and_ended_job_is_409(api_workspace: ApiWorkspace) -> None:
+    job_id = request_job(api_workspace)
     client = api_workspace.client()
     cancelled = client.post(f"/api/jobs/{job_id}/cancel", headers={"Idempotency-Key": "k"})
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
@@ -142,7 +142,7 @@ def test_cancelling(api_workspace: ApiWorkspace) -> None:
     assert client.post(f"/api/jobs/{job_id}/cancel").status_code == 200
     shown = client.get(f"/api/jobs/{job_id}", headers=after(cancelled)).json()
     assert (shown["status"], shown["version"]) == ("cancelled", 2)
-    done = waiting(api_workspace)
+    done = request_job(api_workspace)
     advance(api_workspace, done, JobStep(10, 10, done=True))
     refused = client.post(f"/api/jobs/{done}/cancel")
     assert (refused.status_code, refused.json()["code"]) == (409, "E5030")
@@ -151,8 +151,8 @@ def test_cancelling(api_workspace: ApiWorkspace) -> None:
     assert api_workspace.client("read-only").post(f"/api/jobs/{done}/cancel").status_code == 403
 
 
-def test_another_workspace_sees_nothing_of_it(api_workspace: ApiWorkspace) -> None:
-    job_id = waiting(api_workspace)
+def test_job_of_another_workspace_is_404(api_workspace: ApiWorkspace) -> None:
+    job_id = request_job(api_workspace)
     stranger = api_workspace.api.new_workspace().client()
     assert stranger.get("/api/jobs").json()["items"] == []
     for path in ("", "/errors", "/events"):
@@ -165,7 +165,7 @@ def test_another_workspace_sees_nothing_of_it(api_workspace: ApiWorkspace) -> No
 
 
 class Event:
-    """One event of a stream."""
+    """One server-sent event."""
 
     def __init__(self, lines: list[str]) -> None:
         fields = dict(line.split(": ", 1) for line in lines if not line.startswith(":"))
@@ -179,7 +179,7 @@ class Event:
 def streaming(
     api_workspace: ApiWorkspace, location: str, last_event_id: str | None = None
 ) -> Iterator[Iterator[Event]]:
-    """The events of a job as they come, over a socket."""
+    """Stream the events of a job as the server sends them."""
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
     with api_workspace.client().stream(
         "GET", f"{location}/events", headers=headers, timeout=TIMEOUT_S
@@ -204,13 +204,13 @@ def _events(response: httpx.Response) -> Iterator[Event]:
 def follow(
     api_workspace: ApiWorkspace, location: str, last_event_id: str | None = None
 ) -> list[Event]:
-    """All events of a job, until its end."""
+    """Return all events of a job, up to its end."""
     with streaming(api_workspace, location, last_event_id) as events:
         return list(events)
 
 
-def test_progress_is_told_until_the_end(api_workspace: ApiWorkspace) -> None:
-    job_id = waiting(api_workspace)
+def test_progress_is_streamed_until_the_job_ends(api_workspace: ApiWorkspace) -> None:
+    job_id = request_job(api_workspace)
     with streaming(api_workspace, f"/api/jobs/{job_id}") as events:
         first = next(events)
         assert (first.event, first.id, first.data["status"]) == ("progress", "1", "waiting")
@@ -225,8 +225,8 @@ def test_progress_is_told_until_the_end(api_workspace: ApiWorkspace) -> None:
     assert rest[0].data == shown
 
 
-def test_who_comes_back_is_not_told_again_what_was_seen(api_workspace: ApiWorkspace) -> None:
-    job_id = waiting(api_workspace)
+def test_resumed_stream_repeats_no_event(api_workspace: ApiWorkspace) -> None:
+    job_id = request_job(api_workspace)
     advance(api_workspace, job_id, JobStep(3, 3))
     with streaming(api_workspace, f"/api/jobs/{job_id}", "3") as events:
         advance(api_workspace, job_id, JobStep(4, 1))
@@ -240,32 +240,32 @@ def test_who_comes_back_is_not_told_again_what_was_seen(api_workspace: ApiWorksp
     assert [each.event for each in odd] == ["end"]
 
 
-def test_a_bulk_is_followed_from_its_answer_to_its_end(api_workspace: ApiWorkspace) -> None:
-    """No position is sent along: an EventSource of a browser cannot."""
+def test_bulk_can_be_followed_from_its_answer_to_its_end(api_workspace: ApiWorkspace) -> None:
+    """The request has no position: a browser's EventSource cannot send one."""
     ids = [str(uuid4()) for _ in range(300)]
     answer = api_workspace.client().post(
         "/api/bulk", json={"kind": "task", "ids": ids, "change": {"delete": True}}
     )
-    told = follow(api_workspace, answer.headers["Location"])
-    assert told[-1].event == "end"
-    assert (told[-1].data["processed"], told[-1].data["failed"]) == (300, 300)
-    versions = [int(each.id or 0) for each in told]
+    events = follow(api_workspace, answer.headers["Location"])
+    assert events[-1].event == "end"
+    assert (events[-1].data["processed"], events[-1].data["failed"]) == (300, 300)
+    versions = [int(each.id or 0) for each in events]
     assert versions == sorted(set(versions))
 
 
-def test_many_follow_one_job(api_workspace: ApiWorkspace) -> None:
-    job_id = waiting(api_workspace)
+def test_many_clients_follow_one_job(api_workspace: ApiWorkspace) -> None:
+    job_id = request_job(api_workspace)
     api_workspace.client()
     found: list[list[Event]] = []
     begun = threading.Barrier(11, timeout=TIMEOUT_S)
 
-    def one() -> None:
+    def follow_one() -> None:
         with streaming(api_workspace, f"/api/jobs/{job_id}") as events:
             first = next(events)
             begun.wait()
             found.append([first, *events])
 
-    threads = [threading.Thread(target=one) for _ in range(10)]
+    threads = [threading.Thread(target=follow_one) for _ in range(10)]
     for thread in threads:
         thread.start()
     begun.wait()
@@ -275,13 +275,13 @@ def test_many_follow_one_job(api_workspace: ApiWorkspace) -> None:
     assert [[each.event for each in events] for events in found] == [["progress", "end"]] * 10
 
 
-def test_silence_is_filled_and_followers_are_counted(
+def test_stream_has_heartbeats_and_followers_are_limited(
     api_workspace: ApiWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_feed, "HEARTBEAT_INTERVAL_S", 0.05)
     monkeypatch.setattr(job_feed, "FOLLOWERS_MAX", 1)
     assert sse.HEARTBEAT_INTERVAL_S > 1
-    job_id = waiting(api_workspace)
+    job_id = request_job(api_workspace)
     with streaming(api_workspace, f"/api/jobs/{job_id}") as events:
         assert next(events).event == "progress"
         assert next(events).is_heartbeat
@@ -290,12 +290,12 @@ def test_silence_is_filled_and_followers_are_counted(
         assert "Retry-After" in refused.headers
 
 
-def test_a_stop_of_the_server_ends_the_streams(urls: Urls) -> None:
+def test_shutdown_ends_streams(urls: Urls) -> None:
     with ThreadPoolExecutor(1) as followers:
         with running_api(urls.owner, urls.app, urls.projector) as api:
             api_workspace = api.new_workspace()
             headers = {"Authorization": f"Bearer {api_workspace.token('admin')}"}
-            url = f"{api.url}/api/jobs/{waiting(api_workspace)}/events"
+            url = f"{api.url}/api/jobs/{request_job(api_workspace)}/events"
             followed = threading.Event()
 
             def follow_to_the_end() -> list[Event]:
@@ -305,7 +305,7 @@ def test_a_stop_of_the_server_ends_the_streams(urls: Urls) -> None:
                     followed.set()
                     return [first, *events]
 
-            told = followers.submit(follow_to_the_end)
+            received = followers.submit(follow_to_the_end)
             assert followed.wait(TIMEOUT_S)
-        # The server has stopped; the stream ended without the job's end, so its client comes back.
-        assert [each.event for each in told.result(TIMEOUT_S)] == ["progress"]
+        # The server has stopped and the stream ended before the job, so a client would reconnect.
+        assert [each.event for each in received.result(TIMEOUT_S)] == ["progress"]

@@ -1,4 +1,4 @@
-"""Leads over a socket: updates of one status or many, and conversion, undone as one."""
+"""Leads over HTTP: status updates of one or many, conversion, and undoing either as one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.api_server import ApiWorkspace, after
 UPDATE = "/api/leads/update-status"
 
 
-def lead(api_workspace: ApiWorkspace, **fields: Any) -> str:
+def create_lead(api_workspace: ApiWorkspace, **fields: Any) -> str:
     return str(api_workspace.make("leads", **{"name": "Ada Lovelace", **fields}).json()["id"])
 
 
@@ -24,7 +24,7 @@ def update(api_workspace: ApiWorkspace, **given: Any) -> httpx.Response:
     return api_workspace.client().post(UPDATE, json=given)
 
 
-def shown(
+def read_entity(
     api_workspace: ApiWorkspace, plural: str, entity_id: str, write: httpx.Response
 ) -> dict[str, Any]:
     found = api_workspace.client().get(f"/api/{plural}/{entity_id}", headers=after(write))
@@ -32,8 +32,8 @@ def shown(
     return dict(found.json())
 
 
-def test_one_lead_is_moved(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace)
+def test_status_of_one_lead_is_updated(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace)
     response = update(api_workspace, leadId=one, status="contacted")
     assert response.status_code == 200
     answer = response.json()
@@ -41,43 +41,43 @@ def test_one_lead_is_moved(api_workspace: ApiWorkspace) -> None:
     assert answer["success"] is True
     assert answer["lead"].keys() == {"id", "status", "status_changed_at"}
     assert (answer["lead"]["id"], answer["lead"]["status"]) == (one, "contacted")
-    seen = shown(api_workspace, "leads", one, response)
+    seen = read_entity(api_workspace, "leads", one, response)
     assert seen["status"] == "contacted"
-    told, since = seen["statusChangedAt"], answer["lead"]["status_changed_at"]
-    assert datetime.fromisoformat(told) == datetime.fromisoformat(since)
+    shown, expected = seen["statusChangedAt"], answer["lead"]["status_changed_at"]
+    assert datetime.fromisoformat(shown) == datetime.fromisoformat(expected)
 
 
-def test_the_status_keeps_its_date_through_changes_deletion_and_restoration(
+def test_status_changed_at_is_kept_by_changes_deletion_and_restoration(
     api_workspace: ApiWorkspace,
 ) -> None:
-    one = lead(api_workspace)
-    moved = shown(
+    one = create_lead(api_workspace)
+    moved = read_entity(
         api_workspace, "leads", one, update(api_workspace, leadId=one, status="contacted")
     )
     client = api_workspace.client()
     client.patch(f"/api/leads/{one}", json={"notes": "Kind."})
     client.delete(f"/api/leads/{one}")
-    seen = shown(api_workspace, "leads", one, client.post(f"/api/leads/{one}/restore"))
+    seen = read_entity(api_workspace, "leads", one, client.post(f"/api/leads/{one}/restore"))
     assert seen["statusChangedAt"] == moved["statusChangedAt"]
     as_of = client.get(f"/api/leads/{one}?asOf={seen['version']}").json()
-    told, since = as_of["statusChangedAt"], moved["statusChangedAt"]
-    assert datetime.fromisoformat(told) == datetime.fromisoformat(since)
+    shown, expected = as_of["statusChangedAt"], moved["statusChangedAt"]
+    assert datetime.fromisoformat(shown) == datetime.fromisoformat(expected)
 
 
 @pytest.mark.parametrize(
     ("status", "code", "http"),
     [("new", "E5060", 409), ("asleep", "E2006", 422), (None, "E2006", 422)],
 )
-def test_a_failure_of_one_is_a_problem_that_says_so(
+def test_failed_update_of_one_lead_is_a_problem_without_success(
     api_workspace: ApiWorkspace, status: str | None, code: str, http: int
 ) -> None:
-    response = update(api_workspace, leadId=lead(api_workspace), status=status)
+    response = update(api_workspace, leadId=create_lead(api_workspace), status=status)
     assert (response.status_code, response.json()["code"]) == (http, code), response.text
     assert response.json()["success"] is False
 
 
-def test_moves_follow_the_table(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace, status="won")
+def test_disallowed_status_change_is_409(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace, status="won")
     refused = update(api_workspace, leadId=one, status="lost")
     assert (refused.status_code, refused.json()["code"]) == (409, "E5004")
     assert refused.json()["allowed"] == []
@@ -86,13 +86,13 @@ def test_moves_follow_the_table(api_workspace: ApiWorkspace) -> None:
     assert unknown.json()["success"] is False
 
 
-def test_of_many_leads_those_that_can_are_moved_and_the_others_named(
+def test_update_of_many_leads_reports_the_failed_ones(
     api_workspace: ApiWorkspace,
 ) -> None:
     new, contacted, won, unknown = (
-        lead(api_workspace),
-        lead(api_workspace),
-        lead(api_workspace),
+        create_lead(api_workspace),
+        create_lead(api_workspace),
+        create_lead(api_workspace),
         str(uuid4()),
     )
     update(api_workspace, leadId=contacted, status="contacted")
@@ -113,8 +113,8 @@ def test_of_many_leads_those_that_can_are_moved_and_the_others_named(
     assert (again["success"], again["updated"], again["failed"]) == (True, 2, 0)
 
 
-def test_all_or_nothing_is_nothing_where_one_fails(api_workspace: ApiWorkspace) -> None:
-    new, won = lead(api_workspace), lead(api_workspace, status="won")
+def test_atomic_update_with_a_failure_changes_nothing(api_workspace: ApiWorkspace) -> None:
+    new, won = create_lead(api_workspace), create_lead(api_workspace, status="won")
     response = update(api_workspace, leadIds=[new, won], status="contacted", atomic=True)
     assert (response.status_code, response.json()["code"]) == (409, "E5062")
     answer = response.json()
@@ -123,7 +123,7 @@ def test_all_or_nothing_is_nothing_where_one_fails(api_workspace: ApiWorkspace) 
     history = api_workspace.client().get(f"/api/leads/{new}/history").json()["items"]
     assert [each["action"] for each in history] == ["create"]
     both = update(
-        api_workspace, leadIds=[new, lead(api_workspace)], status="contacted", atomic=True
+        api_workspace, leadIds=[new, create_lead(api_workspace)], status="contacted", atomic=True
     )
     assert both.json()["updated"] == 2
 
@@ -139,7 +139,7 @@ def test_all_or_nothing_is_nothing_where_one_fails(api_workspace: ApiWorkspace) 
         ({"status": "lost", "leadId": str(uuid4()), "note": "x"}, "E2005"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_update_is_422(
     api_workspace: ApiWorkspace, given: dict[str, Any], code: str
 ) -> None:
     response = update(api_workspace, **given)
@@ -147,25 +147,25 @@ def test_what_makes_no_sense_is_refused(
     assert response.json()["success"] is False
 
 
-def test_a_bulk_update_is_undone_as_one(api_workspace: ApiWorkspace) -> None:
-    ids = [lead(api_workspace), lead(api_workspace)]
+def test_update_of_many_leads_is_undone_as_one(api_workspace: ApiWorkspace) -> None:
+    ids = [create_lead(api_workspace), create_lead(api_workspace)]
     response = update(api_workspace, leadIds=ids, status="contacted")
     undone = api_workspace.client().post(
         "/api/undo", json={"commandId": response.headers["Annals-Command"]}
     )
     assert undone.status_code == 200, undone.text
-    assert {shown(api_workspace, "leads", each, undone)["status"] for each in ids} == {"new"}
+    assert {read_entity(api_workspace, "leads", each, undone)["status"] for each in ids} == {"new"}
 
 
-def test_a_repeated_update_is_answered_as_before(api_workspace: ApiWorkspace) -> None:
-    given = {"leadId": lead(api_workspace), "status": "contacted"}
+def test_repeated_update_gets_the_first_answer(api_workspace: ApiWorkspace) -> None:
+    given = {"leadId": create_lead(api_workspace), "status": "contacted"}
     headers = {"X-Idempotency-Key": str(uuid4())}
     first, second = (api_workspace.client().post(UPDATE, json=given, headers=headers) for _ in "12")
     assert first.json() == second.json()
     assert second.headers["Idempotent-Replayed"] == "true"
 
 
-def test_the_number_of_leads_at_once_is_bounded(api_workspace: ApiWorkspace) -> None:
+def test_number_of_leads_per_update_is_limited(api_workspace: ApiWorkspace) -> None:
     from pydantic import ValidationError
 
     from api.routes.leads import StatusUpdate
@@ -176,9 +176,11 @@ def test_the_number_of_leads_at_once_is_bounded(api_workspace: ApiWorkspace) -> 
         StatusUpdate.model_validate({"leadIds": ids, "status": "lost"})
 
 
-def test_lists_of_leads_are_filtered_searched_and_counted(api_workspace: ApiWorkspace) -> None:
-    lead(api_workspace, company="Engines", source="fair", value="10")
-    lead(api_workspace, name="Grace", email="grace@example.com", source="web", status="contacted")
+def test_leads_are_filtered_searched_and_counted(api_workspace: ApiWorkspace) -> None:
+    create_lead(api_workspace, company="Engines", source="fair", value="10")
+    create_lead(
+        api_workspace, name="Grace", email="grace@example.com", source="web", status="contacted"
+    )
     last = api_workspace.make("leads", name="Alan")
     client, position = api_workspace.client(), after(last)
 
@@ -198,20 +200,22 @@ def convert(api_workspace: ApiWorkspace, lead_id: str, **wishes: Any) -> httpx.R
     return api_workspace.client().post(f"/api/leads/{lead_id}/convert", json=wishes)
 
 
-def test_a_lead_becomes_an_account_a_contact_and_an_opportunity(
+def test_conversion_creates_an_account_a_contact_and_an_opportunity(
     api_workspace: ApiWorkspace,
 ) -> None:
-    one = lead(api_workspace, company="Engines", email="ada@example.com", value="12.5", phone="112")
+    one = create_lead(
+        api_workspace, company="Engines", email="ada@example.com", value="12.5", phone="112"
+    )
     response = convert(api_workspace, one, opportunity={"name": "First engine"})
     assert response.status_code == 200, response.text
-    became = response.json()
-    assert became.keys() == {"lead", "account", "contact", "opportunity"}
-    seen = shown(api_workspace, "leads", one, response)
+    converted = response.json()
+    assert converted.keys() == {"lead", "account", "contact", "opportunity"}
+    seen = read_entity(api_workspace, "leads", one, response)
     assert seen["status"] == "won"
     for kind, plural in (("account", "accounts"), ("contact", "contacts")):
-        assert seen[f"converted{kind.capitalize()}Id"] == became[kind]["id"]
-        assert shown(api_workspace, plural, became[kind]["id"], response)["version"] == 1
-    account, contact = became["account"], became["contact"]
+        assert seen[f"converted{kind.capitalize()}Id"] == converted[kind]["id"]
+        assert read_entity(api_workspace, plural, converted[kind]["id"], response)["version"] == 1
+    account, contact = converted["account"], converted["contact"]
     assert (account["company"], account["type"], account["dealValue"]) == (
         "Engines",
         "customer",
@@ -223,24 +227,26 @@ def test_a_lead_becomes_an_account_a_contact_and_an_opportunity(
         "112",
         account["id"],
     )
-    opportunity = shown(api_workspace, "opportunities", became["opportunity"]["id"], response)
+    opportunity = read_entity(
+        api_workspace, "opportunities", converted["opportunity"]["id"], response
+    )
     assert (opportunity["name"], opportunity["value"]) == ("First engine", "12.50")
     assert opportunity["accountId"] == account["id"]
     history = api_workspace.client().get(f"/api/leads/{one}/history").json()["items"]
     assert [each["action"] for each in history] == ["create", "status_change"]
 
 
-def test_a_second_conversion_is_refused_with_what_it_became(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace)
-    became = convert(api_workspace, one).json()
+def test_second_conversion_is_409_with_the_created_entities(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace)
+    converted = convert(api_workspace, one).json()
     second = convert(api_workspace, one)
     assert (second.status_code, second.json()["code"]) == (409, "E5061")
     for kind in ("account", "contact", "opportunity"):
-        assert second.json()[f"{kind}Id"] == became[kind]["id"]
+        assert second.json()[f"{kind}Id"] == converted[kind]["id"]
 
 
-def test_of_conversions_at_once_one_succeeds(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace)
+def test_one_of_many_concurrent_conversions_succeeds(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: convert(api_workspace, one), range(8)))
     assert sorted(each.status_code for each in answers) == [200, *[409] * 7]
@@ -250,42 +256,43 @@ def test_of_conversions_at_once_one_succeeds(api_workspace: ApiWorkspace) -> Non
         assert page["pagination"]["totalItems"] == 1
 
 
-def test_a_conversion_is_undone_as_one_and_the_undo_as_well(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace)
+def test_conversion_and_its_undo_are_each_undone_as_one(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace)
     response = convert(api_workspace, one)
-    became, client = response.json(), api_workspace.client()
+    converted, client = response.json(), api_workspace.client()
     undone = client.post("/api/undo", json={"commandId": response.headers["Annals-Command"]})
     assert undone.status_code == 200, undone.text
-    seen = shown(api_workspace, "leads", one, undone)
+    seen = read_entity(api_workspace, "leads", one, undone)
     assert (seen["status"], seen["convertedAccountId"]) == ("new", None)
     for kind, plural in (("account", "accounts"), ("opportunity", "opportunities")):
-        gone = client.get(f"/api/{plural}/{became[kind]['id']}", headers=after(undone))
+        gone = client.get(f"/api/{plural}/{converted[kind]['id']}", headers=after(undone))
         assert gone.status_code == 404
     redone = client.post("/api/undo", json={"commandId": undone.headers["Annals-Command"]})
     assert redone.status_code == 200, redone.text
-    seen = shown(api_workspace, "leads", one, redone)
-    assert (seen["status"], seen["convertedAccountId"]) == ("won", became["account"]["id"])
+    seen = read_entity(api_workspace, "leads", one, redone)
+    assert (seen["status"], seen["convertedAccountId"]) == ("won", converted["account"]["id"])
     assert (
-        shown(api_workspace, "contacts", became["contact"]["id"], redone)["name"] == "Ada Lovelace"
+        read_entity(api_workspace, "contacts", converted["contact"]["id"], redone)["name"]
+        == "Ada Lovelace"
     )
 
 
-def test_a_lead_can_be_converted_onto_an_account_that_is_there(api_workspace: ApiWorkspace) -> None:
+def test_lead_is_converted_with_an_existing_account(api_workspace: ApiWorkspace) -> None:
     account = api_workspace.account()
-    response = convert(api_workspace, lead(api_workspace), accountId=account)
-    became = response.json()
-    assert became["account"]["id"] == became["contact"]["accountId"] == account
-    assert became["account"]["version"] == 1
+    response = convert(api_workspace, create_lead(api_workspace), accountId=account)
+    converted = response.json()
+    assert converted["account"]["id"] == converted["contact"]["accountId"] == account
+    assert converted["account"]["version"] == 1
     client = api_workspace.client()
     client.post("/api/undo", json={"commandId": response.headers["Annals-Command"]})
     assert client.get(f"/api/accounts/{account}/history").json()["items"][-1]["version"] == 1
-    lost = convert(api_workspace, lead(api_workspace), accountId=str(uuid4()))
+    lost = convert(api_workspace, create_lead(api_workspace), accountId=str(uuid4()))
     assert (lost.status_code, lost.json()["code"]) == (422, "E5005")
 
 
-def test_a_conversion_that_makes_no_sense_records_nothing(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace)
-    refused = convert(api_workspace, one, contact={"email": "nobody"}, account={"type": "partner"})
+def test_invalid_conversion_records_nothing(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace)
+    refused = convert(api_workspace, one, contact={"email": "ada"}, account={"type": "partner"})
     assert (refused.status_code, refused.json()["code"]) == (422, "E2002"), refused.text
     assert refused.json()["errors"][0]["field"] == "contact.email"
     stale = api_workspace.client().post(
@@ -298,15 +305,15 @@ def test_a_conversion_that_makes_no_sense_records_nothing(api_workspace: ApiWork
     )
 
 
-def test_what_it_became_is_not_written_by_hand(api_workspace: ApiWorkspace) -> None:
+def test_converted_fields_cannot_be_changed(api_workspace: ApiWorkspace) -> None:
     refused = api_workspace.client().patch(
-        f"/api/leads/{lead(api_workspace)}", json={"convertedAccountId": str(uuid4())}
+        f"/api/leads/{create_lead(api_workspace)}", json={"convertedAccountId": str(uuid4())}
     )
     assert (refused.status_code, refused.json()["code"]) == (422, "E2095")
 
 
-def test_who_may_only_read_converts_nothing(api_workspace: ApiWorkspace) -> None:
-    one = lead(api_workspace)
+def test_read_only_role_cannot_convert_or_update(api_workspace: ApiWorkspace) -> None:
+    one = create_lead(api_workspace)
     reader = api_workspace.client("read-only")
     assert reader.post(f"/api/leads/{one}/convert", json={}).status_code == 403
     refused = reader.post(UPDATE, json={"leadId": one, "status": "lost"})

@@ -1,4 +1,4 @@
-"""Rebuild, rollback and retry over HTTP: asked for in writing, done by a process of their own."""
+"""Rebuild, rollback and retry are requested over HTTP and run in a separate process."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ ACCOUNTS = 60
 
 @pytest.fixture
 def projector(urls: Urls, tmp_path: Path) -> Iterator[Projector]:
-    """A projector at work."""
+    """A running projector."""
     with running_projector(urls, tmp_path / "projector.log") as projector:
         yield projector
 
 
 @pytest.fixture
 def admin(urls: Urls, projector: Projector) -> Iterator[ProjectionAdmin]:
-    """Everything at work, and some accounts."""
+    """An API beside a running projector, with some accounts."""
     with open_projection_admin(urls) as admin:
         position = [admin.write(f"Company {number}").position for number in range(ACCOUNTS)][-1]
         admin.wait_until_projected(position)
@@ -54,7 +54,7 @@ def admin(urls: Urls, projector: Projector) -> Iterator[ProjectionAdmin]:
 
 
 class Reader(threading.Thread):
-    """Writes, and reads what it wrote, until it is stopped."""
+    """Writes accounts and reads each of them until it is stopped."""
 
     def __init__(self, admin: ProjectionAdmin) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Reader(threading.Thread):
         self.faults: list[str] = []
 
     def run(self) -> None:
-        """Each read has to show the write before it."""
+        """Record a fault if a read does not show the write before it."""
         while not self._stopped.is_set():
             outcome = self._admin.write(f"Read {self.reads}")
             answer = self._admin.client.get(
@@ -76,12 +76,12 @@ class Reader(threading.Thread):
             self.reads += 1
 
     def stop(self) -> None:
-        """Finish what is at hand."""
+        """Finish the current read and end the thread."""
         self._stopped.set()
         self.join()
 
 
-def test_a_rebuild_is_asked_for_followed_and_done_while_others_write_and_read(
+def test_rebuild_and_rollback_succeed_during_writes_and_reads(
     admin: ProjectionAdmin,
 ) -> None:
     plan = admin.ask("rebuild", plan=True)
@@ -114,7 +114,7 @@ def test_a_rebuild_is_asked_for_followed_and_done_while_others_write_and_read(
     assert verify_all(admin.database) == []
 
 
-def test_a_rebuild_is_cancelled_and_the_live_tables_stay(admin: ProjectionAdmin) -> None:
+def test_cancelled_rebuild_keeps_the_live_tables(admin: ProjectionAdmin) -> None:
     before = admin.database.execute("SELECT count(*), max(id::text) FROM read.accounts").fetchone()
     location = admin.ask("rebuild", throttle=1).headers["Location"]
     admin.wait_for_state(location, "building")
@@ -131,7 +131,7 @@ def test_a_rebuild_is_cancelled_and_the_live_tables_stay(admin: ProjectionAdmin)
     assert after == before
 
 
-def test_of_many_who_ask_at_once_one_is_heard(admin: ProjectionAdmin) -> None:
+def test_one_of_many_concurrent_rebuilds_is_accepted(admin: ProjectionAdmin) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: admin.ask("rebuild", "notes"), range(8)))
     assert sorted(each.status_code for each in answers) == [202] + [409] * 7
@@ -141,7 +141,7 @@ def test_of_many_who_ask_at_once_one_is_heard(admin: ProjectionAdmin) -> None:
     assert admin.ended(location)["state"] == "done"
 
 
-def test_a_rebuild_that_dies_is_said_to_have_and_the_projector_lives(
+def test_killed_rebuild_is_failed_and_the_projector_keeps_running(
     admin: ProjectionAdmin, projector: Projector
 ) -> None:
     location = admin.ask("rebuild", throttle=1).headers["Location"]
@@ -150,13 +150,13 @@ def test_a_rebuild_that_dies_is_said_to_have_and_the_projector_lives(
         each for each in psutil.Process(projector.process.pid).children() if "job" in each.cmdline()
     ]
     child.kill()
-    died = admin.ended(location)
-    assert (died["state"], died["message"]) == ("failed", "its process ended with exit code -9")
+    failed = admin.ended(location)
+    assert (failed["state"], failed["message"]) == ("failed", "its process ended with exit code -9")
     assert projector.process.poll() is None
     assert admin.ended(admin.ask("rebuild").headers["Location"])["state"] == "done"
 
 
-def test_a_rebuild_dies_with_its_projector_and_the_next_one_says_so(
+def test_rebuild_of_a_killed_projector_is_failed_by_the_next_one(
     urls: Urls, tmp_path: Path
 ) -> None:
     with (
@@ -172,12 +172,12 @@ def test_a_rebuild_dies_with_its_projector_and_the_next_one_says_so(
         _, alive = psutil.wait_procs(children, timeout=60)
         assert alive == []
         with running_projector(urls, tmp_path / "second.log"):
-            died = admin.ended(location)
-            assert (died["state"], died["message"]) == ("failed", "its process died")
+            failed = admin.ended(location)
+            assert (failed["state"], failed["message"]) == ("failed", "its process died")
             assert admin.ask("rebuild").status_code == 202
 
 
-def test_what_is_parked_comes_back_by_a_retry_and_is_shown_to_its_workspace_alone(
+def test_parked_entity_is_repaired_by_a_retry_and_shown_to_its_workspace_only(
     urls: Urls, tmp_path: Path, commands: EntityCommands, scope: Scope
 ) -> None:
     made = commands.create(scope, Account, {"company": "Bluth", "type": "customer"})
@@ -197,23 +197,23 @@ def test_what_is_parked_comes_back_by_a_retry_and_is_shown_to_its_workspace_alon
         assert admin.client.get(url, headers=owner).json()["parkedEntities"] == []
 
 
-def test_a_difference_of_rows_is_told_without_the_rows(admin: ProjectionAdmin) -> None:
+def test_message_of_a_failed_rebuild_omits_the_differing_rows(admin: ProjectionAdmin) -> None:
     position = admin.write("Secretive").position
     admin.wait_until_projected(position)
     admin.database.execute(
         "UPDATE read.accounts SET company = 'forged' WHERE company = 'Secretive'"
     )
     location = admin.ask("rebuild").headers["Location"]
-    told = admin.ended(location)
-    assert told["state"] == "failed"
-    assert told["message"].startswith("1 rows differ though the code is the same")
+    failed = admin.ended(location)
+    assert failed["state"] == "failed"
+    assert failed["message"].startswith("1 rows differ though the code is the same")
     assert "forged" not in admin.client.get(location).text
     written = admin.database.execute("SELECT message FROM projection_rebuilds").fetchone()
     assert written is not None
     assert "forged" in written[0]
 
 
-def test_what_cannot_be_is_refused(admin: ProjectionAdmin) -> None:
+def test_invalid_requests_are_refused(admin: ProjectionAdmin) -> None:
     for method, path, status, code in (
         ("POST", "/api/projections/planets/rebuild", 404, "E5002"),
         ("GET", "/api/projections/planets", 404, "E5002"),
@@ -235,10 +235,10 @@ def test_what_cannot_be_is_refused(admin: ProjectionAdmin) -> None:
         assert (refused.status_code, refused.json()["code"]) == (403, "E1008")
 
 
-def test_a_request_waits_for_a_projector_and_can_be_taken_back(
+def test_requested_rebuild_can_be_cancelled_without_a_projector(
     urls: Urls, engine: ProjectionEngine
 ) -> None:
-    with desk_with_engine(urls, engine) as admin:
+    with admin_without_job_runner(urls, engine) as admin:
         location = admin.ask("rebuild").headers["Location"]
         time.sleep(0.2)  # long enough for a projector to take the request, if one were there
         assert admin.client.get(location).json()["state"] == "requested"
@@ -251,8 +251,8 @@ def test_a_request_waits_for_a_projector_and_can_be_taken_back(
 
 
 @contextmanager
-def desk_with_engine(urls: Urls, engine: ProjectionEngine) -> Iterator[ProjectionAdmin]:
-    """A desk where the projections move, and nobody looks for jobs."""
+def admin_without_job_runner(urls: Urls, engine: ProjectionEngine) -> Iterator[ProjectionAdmin]:
+    """An API with running projections, but no process that runs jobs."""
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:
@@ -263,7 +263,7 @@ def desk_with_engine(urls: Urls, engine: ProjectionEngine) -> Iterator[Projectio
         thread.join()
 
 
-def test_the_commands_of_the_page_on_operating_work(admin: ProjectionAdmin) -> None:
+def test_commands_of_the_operations_page_work(admin: ProjectionAdmin) -> None:
     page = (REPOSITORY / "docs" / "how-to" / "operate.md").read_text("utf-8")
     given, *blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     names = [line.partition("=")[0] for line in given.splitlines()]
@@ -278,13 +278,13 @@ def test_the_commands_of_the_page_on_operating_work(admin: ProjectionAdmin) -> N
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    for said in ('"status":"live"', '"status":"ready"', "lag_seconds{", '"codeChanged":false'):
-        assert said in done.stdout
+    for expected in ('"status":"live"', '"status":"ready"', "lag_seconds{", '"codeChanged":false'):
+        assert expected in done.stdout
     assert '"kind" : "rollback"' in done.stdout
-    assert '"E5021"' in done.stdout, "what is done cannot be cancelled"
+    assert '"E5021"' in done.stdout, "a finished job cannot be cancelled"
 
 
-def test_a_stopped_projector_ends_its_jobs(admin: ProjectionAdmin, projector: Projector) -> None:
+def test_stopped_projector_ends_its_jobs(admin: ProjectionAdmin, projector: Projector) -> None:
     location = admin.ask("rebuild", throttle=1).headers["Location"]
     admin.wait_for_state(location, "building")
     children = psutil.Process(projector.process.pid).children(recursive=True)

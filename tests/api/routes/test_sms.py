@@ -1,4 +1,4 @@
-"""Text messages over HTTP: asked for, seen, and heard of by receipts."""
+"""Text messages over HTTP: requests, history, the gateway's state, and delivery receipts."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ RECEIPTS = "/api/sms/receipts"
 
 @dataclass
 class SmsStack:
-    """The API that Twilio can reach, and what sends for it."""
+    """An API that Twilio can reach, and the sender of its messages."""
 
     api: Api
     sms: SmsHarness
     twilio: FakeTwilio
 
     def send_all(self) -> None:
-        """All that was asked for is handed to Twilio."""
+        """Send all requested messages to Twilio."""
         self.sms.send_all(gateway_to(self.twilio, public_url=self.api.url))
 
 
 @pytest.fixture(scope="module")
 def sms_stack(cluster: Cluster, template: str) -> Iterator[SmsStack]:
-    """One for all of these tests: each has a workspace of its own."""
+    """A stack for all tests of this module; each test has its own workspace."""
     port = free_port()
     with twilio_server() as twilio, fresh_database(cluster, template) as urls:
         more = {
@@ -69,7 +69,7 @@ def api_workspace(sms_stack: SmsStack) -> ApiWorkspace:
     return sms_stack.api.new_workspace()
 
 
-def a_lead(api_workspace: ApiWorkspace, **fields: Any) -> str:
+def create_lead(api_workspace: ApiWorkspace, **fields: Any) -> str:
     given = {"name": "Ada Lovelace", "phone": PHONE, **fields}
     return str(api_workspace.make("leads", **given).json()["id"])
 
@@ -78,47 +78,47 @@ def send(api_workspace: ApiWorkspace, **body: Any) -> httpx.Response:
     return api_workspace.client().post("/api/leads/send-sms", json=body)
 
 
-def sent(api_workspace: ApiWorkspace, lead: str, message: str = "Hello") -> dict[str, Any]:
-    """The message that was asked for."""
+def request_sms(api_workspace: ApiWorkspace, lead: str, message: str = "Hello") -> dict[str, Any]:
+    """Request a message and return it."""
     answer = send(api_workspace, leadId=lead, message=message)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()["sms"]
-    return told
+    sms: dict[str, Any] = answer.json()["sms"]
+    return sms
 
 
-def history(api_workspace: ApiWorkspace, lead: str, **asked: Any) -> dict[str, Any]:
-    """What is shown, once it shows all that is recorded."""
+def read_history(api_workspace: ApiWorkspace, lead: str, **query: Any) -> dict[str, Any]:
+    """Return the SMS history of a lead once it shows all recorded events."""
     position = api_workspace.api.writing.log.recorder.max_notification_id()
     headers = {"Annals-Min-Position": str(position or 0)}
     answer = api_workspace.client().get(
-        f"/api/leads/{lead}/sms-history", params=asked, headers=headers
+        f"/api/leads/{lead}/sms-history", params=query, headers=headers
     )
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    page: dict[str, Any] = answer.json()
+    return page
 
 
 def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-# Asking
+# Requests
 
 
-def test_a_message_is_asked_for_and_seen(api_workspace: ApiWorkspace) -> None:
-    lead = a_lead(api_workspace)
+def test_requested_message_is_in_the_history(api_workspace: ApiWorkspace) -> None:
+    lead = create_lead(api_workspace)
     answer = send(api_workspace, leadId=lead, message="Your documents are ready.")
     assert answer.status_code == 200
-    told = answer.json()
-    assert set(told) == {"success", "sms"}
-    assert told["success"] is True
-    sms = told["sms"]
+    body = answer.json()
+    assert set(body) == {"success", "sms"}
+    assert body["success"] is True
+    sms = body["sms"]
     assert set(sms) == {"id", "leadId", "message", "status", "sentAt"}
     assert (sms["leadId"], sms["status"]) == (lead, "pending")
     assert sms["message"] == "Your documents are ready."
     assert datetime.fromisoformat(sms["sentAt"]).tzinfo is not None
     assert int(answer.headers["Annals-Position"]) > 0
-    (seen,) = history(api_workspace, lead)["sms_messages"]
+    (seen,) = read_history(api_workspace, lead)["sms_messages"]
     assert {name: seen[name] for name in ("id", "leadId", "message", "status")} == {
         name: sms[name] for name in ("id", "leadId", "message", "status")
     }
@@ -126,16 +126,16 @@ def test_a_message_is_asked_for_and_seen(api_workspace: ApiWorkspace) -> None:
     assert seen["phone"] == "+442079460000"
 
 
-def test_a_message_is_sent_delivered_and_cannot_be_undone(
+def test_delivered_message_cannot_be_undone(
     sms_stack: SmsStack, api_workspace: ApiWorkspace
 ) -> None:
-    lead = a_lead(api_workspace)
+    lead = create_lead(api_workspace)
     answer = send(api_workspace, leadId=lead, message="Hello")
     sms_stack.send_all()
     message = sms_stack.twilio.messages[answer.json()["sms"]["id"]]
-    assert history(api_workspace, lead)["sms_messages"][0]["status"] == "sent"
+    assert read_history(api_workspace, lead)["sms_messages"][0]["status"] == "sent"
     assert sms_stack.twilio.receipt(message, "delivered").status_code == 204
-    (seen,) = history(api_workspace, lead)["sms_messages"]
+    (seen,) = read_history(api_workspace, lead)["sms_messages"]
     assert (seen["status"], seen["gatewayId"]) == ("delivered", message.sid)
     undo = api_workspace.client().post(
         "/api/undo", json={"commandId": answer.headers["Annals-Command"]}
@@ -143,17 +143,17 @@ def test_a_message_is_sent_delivered_and_cannot_be_undone(
     assert code_of(undo) == (409, "E5016")
 
 
-def test_a_repetition_with_its_key_sends_once(
+def test_repetition_with_an_idempotency_key_sends_once(
     sms_stack: SmsStack, api_workspace: ApiWorkspace
 ) -> None:
-    lead, headers = a_lead(api_workspace), {"Idempotency-Key": str(uuid4())}
+    lead, headers = create_lead(api_workspace), {"Idempotency-Key": str(uuid4())}
     body = {"leadId": lead, "message": "Hello"}
     answers = [
         api_workspace.client().post("/api/leads/send-sms", json=body, headers=headers)
         for _ in range(2)
     ]
     assert answers[0].content == answers[1].content
-    assert len(history(api_workspace, lead)["sms_messages"]) == 1
+    assert len(read_history(api_workspace, lead)["sms_messages"]) == 1
 
 
 TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
@@ -180,12 +180,12 @@ TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", TEMPLATES)
-def test_a_template_becomes_a_message(api_workspace: ApiWorkspace, case: str) -> None:
+def test_template_is_filled(api_workspace: ApiWorkspace, case: str) -> None:
     body, expected = TEMPLATES[case]
-    lead = a_lead(api_workspace)
+    lead = create_lead(api_workspace)
     answer = send(api_workspace, leadId=lead, **body)
     assert answer.json()["sms"]["message"] == expected
-    assert history(api_workspace, lead)["sms_messages"][0]["templateId"] == body["templateId"]
+    assert read_history(api_workspace, lead)["sms_messages"][0]["templateId"] == body["templateId"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, str], dict[str, Any]]] = {
@@ -218,55 +218,58 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, str], dict[s
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_sent_is_refused_by_name(api_workspace: ApiWorkspace, case: str) -> None:
+def test_invalid_message_is_refused_with_its_code(api_workspace: ApiWorkspace, case: str) -> None:
     fields, body, expected, facts = REFUSED[case]
-    lead = a_lead(api_workspace, **{name: value for name, value in fields.items() if value})
+    lead = create_lead(api_workspace, **{name: value for name, value in fields.items() if value})
     if fields.get("phone", "") is None:
         api_workspace.client().patch(f"/api/leads/{lead}", json={"phone": None})
     answer = send(api_workspace, leadId=lead, **body)
     assert code_of(answer) == expected, answer.text
     assert facts.items() <= answer.json().items()
-    assert history(api_workspace, lead) == {"sms_messages": [], "nextCursor": None}
+    assert read_history(api_workspace, lead) == {"sms_messages": [], "nextCursor": None}
 
 
-def test_there_is_a_lead_to_send_to(api_workspace: ApiWorkspace) -> None:
+def test_message_to_an_unknown_or_deleted_lead_is_refused(api_workspace: ApiWorkspace) -> None:
     other = api_workspace.api.new_workspace()
-    for lead in (str(uuid4()), a_lead(other)):
+    for lead in (str(uuid4()), create_lead(other)):
         assert code_of(send(api_workspace, leadId=lead, message="x")) == (404, "E5002")
         answer = api_workspace.client().get(f"/api/leads/{lead}/sms-history")
         assert code_of(answer) == (404, "E5002")
-    gone = a_lead(api_workspace)
+    gone = create_lead(api_workspace)
     api_workspace.client().delete(f"/api/leads/{gone}")
     assert code_of(send(api_workspace, leadId=gone, message="x")) == (409, "E5003")
 
 
-def test_a_lead_gets_so_many_a_day_and_no_more(api_workspace: ApiWorkspace) -> None:
-    lead = a_lead(api_workspace)
+def test_messages_per_lead_and_day_are_limited(api_workspace: ApiWorkspace) -> None:
+    lead = create_lead(api_workspace)
     for _ in range(LEAD_DAILY_MAX):
-        sent(api_workspace, lead)
+        request_sms(api_workspace, lead)
     answer = send(api_workspace, leadId=lead, message="x")
     assert code_of(answer) == (429, "E5072")
     assert answer.json()["dailyMax"] == LEAD_DAILY_MAX
-    sent(api_workspace, a_lead(api_workspace))
+    request_sms(api_workspace, create_lead(api_workspace))
 
 
-def test_the_history_is_read_page_by_page(api_workspace: ApiWorkspace) -> None:
-    lead = a_lead(api_workspace)
-    asked = [
-        sent(api_workspace, lead, f"number {number}")["id"] for number in range(LEAD_DAILY_MAX)
+def test_history_is_read_page_by_page(api_workspace: ApiWorkspace) -> None:
+    lead = create_lead(api_workspace)
+    requested = [
+        request_sms(api_workspace, lead, f"number {number}")["id"]
+        for number in range(LEAD_DAILY_MAX)
     ]
     seen, cursor = [], None
     for _ in range(LEAD_DAILY_MAX):
-        page = history(api_workspace, lead, pageSize=1, **({"cursor": cursor} if cursor else {}))
+        page = read_history(
+            api_workspace, lead, pageSize=1, **({"cursor": cursor} if cursor else {})
+        )
         seen += [each["id"] for each in page["sms_messages"]]
         cursor = page["nextCursor"]
-    assert seen == list(reversed(asked))
+    assert seen == list(reversed(requested))
     assert cursor is None
 
 
 @pytest.mark.parametrize("role", ["read-only", "auditor", "analyst"])
-def test_who_may_not_write_may_not_send(api_workspace: ApiWorkspace, role: str) -> None:
-    lead = a_lead(api_workspace)
+def test_role_without_write_permission_cannot_send(api_workspace: ApiWorkspace, role: str) -> None:
+    lead = create_lead(api_workspace)
     body = {"leadId": lead, "message": "x"}
     answer = api_workspace.client(role).post("/api/leads/send-sms", json=body)
     assert code_of(answer) == (403, "E1008")
@@ -278,7 +281,7 @@ def test_who_may_not_write_may_not_send(api_workspace: ApiWorkspace, role: str) 
 
 @pytest.fixture
 def breaker(sms_stack: SmsStack) -> Iterator[Callable[[str], None]]:
-    """Sets the breaker to a state; afterwards it is closed."""
+    """A function that sets the circuit breaker's state; afterwards the breaker is closed."""
 
     def set_to(state: str) -> None:
         sms_stack.sms.database.execute(
@@ -295,10 +298,10 @@ def breaker(sms_stack: SmsStack) -> Iterator[Callable[[str], None]]:
     )
 
 
-def test_while_the_breaker_is_open_the_message_is_kept_and_sent_later(
+def test_message_is_sent_later_if_the_breaker_is_open(
     sms_stack: SmsStack, api_workspace: ApiWorkspace, breaker: Callable[[str], None]
 ) -> None:
-    lead = a_lead(api_workspace)
+    lead = create_lead(api_workspace)
     breaker("OPEN")
     headers = {"Idempotency-Key": str(uuid4())}
     body = {"leadId": lead, "message": "Hello"}
@@ -309,31 +312,31 @@ def test_while_the_breaker_is_open_the_message_is_kept_and_sent_later(
     for answer in answers:
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/json"
-        told = answer.json()
-        assert set(told) == {"success", "error", "retrying"}
-        assert (told["success"], told["retrying"]) == (False, True)
-        assert "sent later" in told["error"]
-    (seen,) = history(api_workspace, lead)["sms_messages"]
+        problem = answer.json()
+        assert set(problem) == {"success", "error", "retrying"}
+        assert (problem["success"], problem["retrying"]) == (False, True)
+        assert "sent later" in problem["error"]
+    (seen,) = read_history(api_workspace, lead)["sms_messages"]
     assert seen["status"] == "pending"
     breaker("CLOSED")
     sms_stack.send_all()
-    assert history(api_workspace, lead)["sms_messages"][0]["status"] == "sent"
+    assert read_history(api_workspace, lead)["sms_messages"][0]["status"] == "sent"
 
 
 @pytest.mark.parametrize("state", ["CLOSED", "OPEN", "HALF_OPEN"])
-def test_the_state_of_the_gateway_can_be_read(
+def test_state_of_the_gateway_is_shown(
     sms_stack: SmsStack, api_workspace: ApiWorkspace, breaker: Callable[[str], None], state: str
 ) -> None:
     stranger = sms_stack.api.new_workspace()
-    sent(stranger, a_lead(stranger))
+    request_sms(stranger, create_lead(stranger))
     sms_stack.api.wait_until_projected(
         sms_stack.api.writing.log.recorder.max_notification_id() or 0
     )
     breaker(state)
-    told = api_workspace.client("read-only").get("/api/sms/gateway").json()
-    assert (told["gateway"], told["state"], told["failures"]) == ("twilio", state, 5)
-    assert (told["openUntil"] is None) == (state == "CLOSED")
-    assert told["waiting"] == 0, "messages of others are not counted"
+    gateway = api_workspace.client("read-only").get("/api/sms/gateway").json()
+    assert (gateway["gateway"], gateway["state"], gateway["failures"]) == ("twilio", state, 5)
+    assert (gateway["openUntil"] is None) == (state == "CLOSED")
+    assert gateway["waiting"] == 0, "messages of other workspaces are not counted"
     assert stranger.client().get("/api/sms/gateway").json()["waiting"] == 1
     expected = [
         f'annals_sms_gateway_state{{state="{each}"}} {float(each == state)}'
@@ -346,23 +349,25 @@ def test_the_state_of_the_gateway_can_be_read(
     )
 
 
-def test_metrics_tell_how_far_processes_are(
+def test_metrics_show_the_progress_of_process_managers(
     sms_stack: SmsStack, api_workspace: ApiWorkspace
 ) -> None:
-    sent(api_workspace, a_lead(api_workspace))
+    request_sms(api_workspace, create_lead(api_workspace))
     sms_stack.sms.react()
     client = sms_stack.api.client()
 
-    def shown(name: str, process: str) -> float:
+    def read_metric(name: str, process: str) -> float:
         start = f'annals_process_{name}{{process="{process}"'
         lines = client.get("/metrics").text.splitlines()
         (line,) = (each for each in lines if each.startswith(start))
         return float(line.split()[-1])
 
-    wait_until(lambda: shown("commands_waiting", "sms") >= 1, "the metrics show a waiting command")
+    wait_until(
+        lambda: read_metric("commands_waiting", "sms") >= 1, "the metrics show a waiting command"
+    )
     for process in PROCESSES:
-        assert shown("position", process) > 0
-        assert shown("lag_seconds", process) == 0.0
+        assert read_metric("position", process) > 0
+        assert read_metric("lag_seconds", process) == 0.0
     sms_stack.sms.send_all(CountingGateway())
 
 
@@ -371,7 +376,7 @@ def test_metrics_tell_how_far_processes_are(
 
 @dataclass
 class Delivery:
-    """A message that Twilio has, and its receipts."""
+    """A message that was sent to Twilio, and its receipts."""
 
     sms_stack: SmsStack
     api_workspace: ApiWorkspace
@@ -380,23 +385,23 @@ class Delivery:
 
     @property
     def url(self) -> str:
-        """Where receipts go."""
+        """The URL of receipts."""
         return self.sms_stack.twilio.messages[self.sms].form["StatusCallback"]
 
     def receive(self, status: str, **more: str) -> httpx.Response:
-        """Twilio says so."""
+        """Send a receipt with this status, signed by Twilio."""
         return self.sms_stack.twilio.receipt(
             self.sms_stack.twilio.messages[self.sms], status, **more
         )
 
     def shown(self) -> dict[str, Any]:
-        """The message as its history shows it."""
-        (one,) = history(self.api_workspace, self.lead)["sms_messages"]
-        told: dict[str, Any] = one
-        return told
+        """Return the message as the history shows it."""
+        (one,) = read_history(self.api_workspace, self.lead)["sms_messages"]
+        shown: dict[str, Any] = one
+        return shown
 
     def version(self) -> int:
-        """Grows with every event."""
+        """Return the version of the message's stream."""
         with psycopg.connect(self.sms_stack.api.settings.projector_url or "") as connection:
             statement = "SELECT max(stream_version) FROM events WHERE stream_id = %s"
             row = connection.execute(statement, (self.sms,)).fetchone()
@@ -406,14 +411,14 @@ class Delivery:
 
 @pytest.fixture
 def delivery(sms_stack: SmsStack, api_workspace: ApiWorkspace) -> Delivery:
-    lead = a_lead(api_workspace)
-    sms = sent(api_workspace, lead)["id"]
+    lead = create_lead(api_workspace)
+    sms = request_sms(api_workspace, lead)["id"]
     sms_stack.send_all()
     return Delivery(sms_stack, api_workspace, lead, sms)
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("statuses", "expected"),
     [
         (["sent", "delivered"], "delivered"),
         (["delivered", "sent"], "delivered"),
@@ -424,36 +429,36 @@ def delivery(sms_stack: SmsStack, api_workspace: ApiWorkspace) -> Delivery:
         (["something new"], "sent"),
     ],
 )
-def test_receipts_in_any_order_and_number_tell_the_same(
-    delivery: Delivery, told: list[str], expected: str
+def test_order_and_repetition_of_receipts_do_not_matter(
+    delivery: Delivery, statuses: list[str], expected: str
 ) -> None:
-    assert [delivery.receive(status).status_code for status in told] == [204] * len(told)
+    assert [delivery.receive(status).status_code for status in statuses] == [204] * len(statuses)
     assert delivery.shown()["status"] == expected
     assert delivery.version() == (3 if expected == "sent" else 4)
 
 
-def test_why_it_was_not_delivered_is_shown(delivery: Delivery) -> None:
+def test_history_shows_the_error_of_an_undelivered_message(delivery: Delivery) -> None:
     assert delivery.receive("undelivered", ErrorCode="30003").status_code == 204
     shown = delivery.shown()
     assert (shown["status"], shown["errorCode"]) == ("undelivered", "30003")
     assert shown["error"] == "the gateway reports error 30003"
 
 
-def test_a_receipt_may_be_there_before_the_answer(
+def test_receipt_before_the_gateways_answer_is_accepted(
     sms_stack: SmsStack, api_workspace: ApiWorkspace
 ) -> None:
-    """The answer to the call was lost, or the sender died: the receipt knows better."""
-    lead = a_lead(api_workspace)
-    sms = sent(api_workspace, lead)["id"]
+    """The gateway's answer can be lost, or the sender can die before it; the receipt decides."""
+    lead = create_lead(api_workspace)
+    sms = request_sms(api_workspace, lead)["id"]
     sms_stack.sms.react()
     sms_stack.twilio.faults = ["cut"]
     sending = sms_stack.sms.sending(gateway_to(sms_stack.twilio, public_url=sms_stack.api.url))
     assert sending.send_next()
     assert sms_stack.twilio.receipt(sms_stack.twilio.messages[sms], "delivered").status_code == 204
     sms_stack.send_all()
-    (shown,) = history(api_workspace, lead)["sms_messages"]
+    (shown,) = read_history(api_workspace, lead)["sms_messages"]
     assert shown["status"] == "delivered"
-    assert sms_stack.twilio.messages[sms].calls == 1, "nothing is left to ask for"
+    assert sms_stack.twilio.messages[sms].calls == 1, "the sender does not send the message again"
 
 
 Form = dict[str, str]
@@ -464,18 +469,18 @@ BAD: dict[str, Callable[[str, Form], tuple[str, Form, str]]] = {
     "a changed form": lambda url, form: (
         url, {**form, "MessageStatus": "failed"}, sign(TOKEN, url, form)
     ),
-    "a changed message": lambda url, form: (changed(url), form, sign(TOKEN, url, form)),
+    "a changed message": lambda url, form: (with_other_id(url), form, sign(TOKEN, url, form)),
     "one more parameter": lambda url, form: (url, {**form, "X": "y"}, sign(TOKEN, url, form)),
 }  # fmt: skip
 
 
-def changed(url: str) -> str:
-    """With another message id."""
+def with_other_id(url: str) -> str:
+    """Return the URL with another message id."""
     return url[:-1] + ("0" if url[-1] != "0" else "1")
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_the_gateway_did_not_sign_is_refused(delivery: Delivery, case: str) -> None:
+def test_receipt_without_a_valid_signature_is_403(delivery: Delivery, case: str) -> None:
     form = {"MessageSid": "SM1", "MessageStatus": "delivered", "AccountSid": ACCOUNT}
     url, form, signature = BAD[case](delivery.url, form)
     headers = {"X-Twilio-Signature": signature}
@@ -485,7 +490,7 @@ def test_what_the_gateway_did_not_sign_is_refused(delivery: Delivery, case: str)
     assert delivery.shown()["status"] == "sent"
 
 
-def test_an_unknown_message_is_not_found_and_nothing_else_is_said(delivery: Delivery) -> None:
+def test_receipt_of_an_unknown_message_is_404_without_details(delivery: Delivery) -> None:
     known = dict(parse_qsl(urlsplit(delivery.url).query))
     for unknown in ({**known, "smsId": str(uuid4())}, {**known, "workspaceId": str(uuid4())}):
         url = f"{delivery.sms_stack.api.url}{RECEIPTS}?{urlencode(unknown)}"
@@ -497,14 +502,14 @@ def test_an_unknown_message_is_not_found_and_nothing_else_is_said(delivery: Deli
         assert "kind" not in answer.json()
 
 
-def test_where_nobody_signs_nobody_is_believed(api: Api) -> None:
-    """The gateway that only logs gives no receipts."""
+def test_receipt_is_403_without_a_signing_gateway(api: Api) -> None:
+    """The log-only gateway sends no receipts."""
     query = f"workspaceId={uuid4()}&smsId={uuid4()}"
     answer = api.client().post(f"{RECEIPTS}?{query}", data={"MessageStatus": "delivered"})
     assert code_of(answer) == (403, "E1010")
 
 
-def test_the_gateway_that_only_logs_tells_neither_number_nor_text(
+def test_log_only_gateway_logs_neither_number_nor_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     outgoing = OutgoingSms(uuid4(), uuid4(), "+442079460000", "secret words")
@@ -516,7 +521,7 @@ def test_the_gateway_that_only_logs_tells_neither_number_nor_text(
     assert "secret" not in str(vars(record))
 
 
-def test_health_is_red_where_nobody_takes_messages_up(urls: Urls) -> None:
+def test_health_is_red_if_no_sender_reacts_to_messages(urls: Urls) -> None:
     with (
         open_sms_harness(urls) as sms_harness,
         running_api(urls.owner, urls.app, urls.projector, stall_after_s=0.3) as api,
