@@ -97,7 +97,7 @@ class ImportWork(JobWork):
             selected, left_out = self._select(rows, store)
             planned = [engine.planner.plan(row) for row in selected]
             decided = engine.decide(planned, engine.records(connection), context.clock())
-            step = self._store(store, at.after(rows), decided.outcomes, left_out)
+            step = self._save(store, at.after(rows), decided.outcomes, left_out)
             # Last: followers of the log wait from here to the end of the transaction.
             context.log.append(*decided.entities)
         return step
@@ -111,7 +111,7 @@ class ImportWork(JobWork):
             store = ImportStore(connection, context.scope.workspace_id)
             selected, left_out = self._select(rows, store)
             outcomes = [_not_recorded(row, message) for row in selected]
-            return self._store(store, at.after(rows), outcomes, left_out)
+            return self._save(store, at.after(rows), outcomes, left_out)
 
     def _read(self, place: FilePlace, limit: int) -> list[SourceRow]:
         if place != self._place:
@@ -146,15 +146,17 @@ class ImportWork(JobWork):
                 issues.append(warning(row.number, ROW_COLUMN, given, "not_failed", message))
         return wanted, issues
 
-    def _store(
+    def _save(
         self,
         store: ImportStore,
         at: _Cursor,
         outcomes: Sequence[RowOutcome],
         left_out: Sequence[ImportIssue],
     ) -> JobStep:
-        """Store failed rows and issues; return the progress. `left_out` has an issue for each row
-        that was not selected."""
+        """Save failed rows and issues; return the progress.
+
+        `left_out` has an issue for each row that was not selected.
+        """
         import_id = self._prepared.import_id
         issues = [*left_out, *(issue for each in outcomes for issue in each.reported)]
         failed = [each for each in outcomes if each.result is RowResult.FAILED]
