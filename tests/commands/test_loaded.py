@@ -1,4 +1,4 @@
-"""LoadedEntities: one instance for an id, and one append for all that was accepted."""
+"""LoadedEntities: one instance per id, and one append for all accepted events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def new_contact(scope: Scope, account_id: UUID, name: str = "Ada") -> Contact:
     return Contact.create(uuid4(), scope.workspace_id, fields, at=NOW, account_id=account_id)
 
 
-def saved(log: EventLog, scope: Scope, *entities: Account | Contact | Member) -> None:
+def save(log: EventLog, scope: Scope, *entities: Account | Contact | Member) -> None:
     with log.transaction(scope):
         log.append(*entities)
 
@@ -41,15 +41,15 @@ def rename(account: Account, name: str) -> None:
     account.revise({**account.values, "company": name}, at=event_time(account, NOW))
 
 
-def names(log: EventLog, scope: Scope, *ids: UUID) -> list[str]:
+def load_names(log: EventLog, scope: Scope, *ids: UUID) -> list[str]:
     with log.transaction(scope):
         found = log.load_many(Account, ids)
     return [found[each].values["company"] for each in ids]
 
 
-def test_an_id_gives_one_instance_and_is_read_once(log: EventLog, scope: Scope) -> None:
+def test_each_id_is_read_once_and_gives_one_instance(log: EventLog, scope: Scope) -> None:
     accounts = [new_account(scope), new_account(scope)]
-    saved(log, scope, *accounts)
+    save(log, scope, *accounts)
     reads: list[set[UUID]] = []
 
     def read(ids: object) -> dict[UUID, Account]:
@@ -73,7 +73,7 @@ def test_get_refuses_unknown_ids_other_kinds_and_stale_versions(
     log: EventLog, scope: Scope
 ) -> None:
     account = new_account(scope)
-    saved(log, scope, account)
+    save(log, scope, account)
     with log.scoped(scope):
         loaded = LoadedEntities(log)
         assert loaded.get(Account, account.id, expected_version=1).version == 1
@@ -89,7 +89,7 @@ def test_staged_events_are_recorded_in_order_and_in_one_call(
     log: EventLog, scope: Scope, database: Connection
 ) -> None:
     old, new = new_account(scope, "Old"), new_account(scope, "New")
-    saved(log, scope, old)
+    save(log, scope, old)
     with log.transaction(scope):
         loaded = LoadedEntities(log)
         loaded.stage(new)
@@ -106,11 +106,11 @@ def test_staged_events_are_recorded_in_order_and_in_one_call(
     assert rows[-1][0] == position
 
 
-def test_metadata_of_single_events_is_added_to_that_of_the_scope(
+def test_metadata_of_an_event_is_added_to_that_of_the_scope(
     log: EventLog, scope: Scope, database: Connection
 ) -> None:
     one, other = new_account(scope), new_account(scope)
-    saved(log, scope, one, other)
+    save(log, scope, one, other)
     with log.transaction(scope):
         loaded = LoadedEntities(log)
         for entity_id, metadata in ((one.id, {"undoes": "c-1"}), (other.id, {})):
@@ -124,9 +124,9 @@ def test_metadata_of_single_events_is_added_to_that_of_the_scope(
     assert [row[0] for row in rows] == [{**scope.metadata(), "undoes": "c-1"}, scope.metadata()]
 
 
-def test_discarded_events_are_lost_and_staged_ones_stay(log: EventLog, scope: Scope) -> None:
+def test_discarded_events_are_dropped_and_staged_events_stay(log: EventLog, scope: Scope) -> None:
     account = new_account(scope)
-    saved(log, scope, account)
+    save(log, scope, account)
     with log.transaction(scope):
         loaded = LoadedEntities(log)
         first = loaded.get(Account, account.id)
@@ -139,13 +139,13 @@ def test_discarded_events_are_lost_and_staged_ones_stay(log: EventLog, scope: Sc
         assert (again.values["company"], again.version) == ("Accepted", 2)
         assert not again.pending_events
         loaded.append()
-    assert names(log, scope, account.id) == ["Accepted"]
+    assert load_names(log, scope, account.id) == ["Accepted"]
 
 
-def test_children_are_the_instances_that_are_loaded_already(log: EventLog, scope: Scope) -> None:
+def test_children_are_the_already_loaded_instances(log: EventLog, scope: Scope) -> None:
     account = new_account(scope)
     ada, bob = new_contact(scope, account.id), new_contact(scope, account.id, "Bob")
-    saved(log, scope, account, ada, bob)
+    save(log, scope, account, ada, bob)
     with log.transaction(scope):
         loaded = LoadedEntities(log)
         loaded.lock_accounts(exclusive=[account.id])
@@ -158,9 +158,9 @@ def test_children_are_the_instances_that_are_loaded_already(log: EventLog, scope
         assert loaded.get(Contact, bob.id) is children[1]
 
 
-def test_a_lock_has_the_account_loaded_again(log: EventLog, scope: Scope) -> None:
+def test_locked_account_is_loaded_again(log: EventLog, scope: Scope) -> None:
     account = new_account(scope)
-    saved(log, scope, account)
+    save(log, scope, account)
     with log.transaction(scope):
         loaded = LoadedEntities(log)
         before = loaded.get(Account, account.id)
@@ -172,7 +172,7 @@ def test_a_lock_has_the_account_loaded_again(log: EventLog, scope: Scope) -> Non
 
 def test_a_concurrent_write_is_an_integrity_error(log: EventLog, scope: Scope) -> None:
     account = new_account(scope)
-    saved(log, scope, account)
+    save(log, scope, account)
 
     def decide() -> None:
         with log.transaction(scope):
@@ -185,14 +185,14 @@ def test_a_concurrent_write_is_an_integrity_error(log: EventLog, scope: Scope) -
 
     with pytest.raises(IntegrityError):
         decide()
-    assert names(log, scope, account.id) == ["Elsewhere"]
+    assert load_names(log, scope, account.id) == ["Elsewhere"]
 
 
 def test_a_preview_locks_nothing_and_records_nothing(
     log: EventLog, scope: Scope, database: Connection
 ) -> None:
     account = new_account(scope)
-    saved(log, scope, account)
+    save(log, scope, account)
     with log.transaction(scope):
         loaded = LoadedEntities(log, is_preview=True)
         loaded.lock_accounts(exclusive=[account.id])
@@ -208,9 +208,9 @@ def test_a_preview_locks_nothing_and_records_nothing(
             loaded.append()
 
 
-def test_claimed_times_are_those_after_the_staged_events(log: EventLog, scope: Scope) -> None:
+def test_claimed_times_follow_the_staged_events(log: EventLog, scope: Scope) -> None:
     member = Member.create(uuid4(), scope.workspace_id, {"name": "Ada"}, at=NOW)
-    saved(log, scope, member)
+    save(log, scope, member)
     appointments = [_new_appointment(scope, member.id, hours) for hours in (0, 1)]
 
     def append(*created: Appointment) -> None:
@@ -247,7 +247,7 @@ def _new_appointment(scope: Scope, member_id: UUID, hours: int) -> Appointment:
 
 
 def _change_elsewhere(log: EventLog, scope: Scope, account_id: UUID) -> None:
-    """Rename the account in a transaction of another thread."""
+    """Rename the account in another thread and transaction."""
 
     def change() -> None:
         with log.transaction(scope):

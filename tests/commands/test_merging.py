@@ -1,4 +1,4 @@
-"""Merge: of two one stays, with what hung on both; and it is undone as one."""
+"""Merge: one entity survives with the children of both, and undo reverses the whole merge."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CHILDREN: dict[type[Entity], dict[str, Any]] = {
 
 MONDAY = "2026-03-02T10:00:00+00:00"
 
-Deal = tuple[UUID, UUID, dict[type[Entity], UUID]]
+MergeCase = tuple[UUID, UUID, dict[type[Entity], UUID]]
 
 
 @pytest.fixture
@@ -71,18 +71,22 @@ def undo_client(log: EventLog, commands: EntityCommands, scope: Scope) -> UndoCl
 
 
 @pytest.fixture
-def deal(undo_client: UndoClient) -> Deal:
-    """Two accounts, and on the second one of each thing that hangs on an account."""
+def merge_case(undo_client: UndoClient) -> MergeCase:
+    """Two accounts, the second one with a child of each kind."""
     this = undo_client.make(Account, None, **ACME, nextAction="Call")
     other = undo_client.make(
         Account, None, company="ACME Inc.", type="customer", dealValue="5.00", nextAction="Write"
     )
     undo_client.make(Contact, this, name="Grace")
-    return this, other, {kind: undo_client.make(kind, other, **of) for kind, of in CHILDREN.items()}
+    return (
+        this,
+        other,
+        {kind: undo_client.make(kind, other, **fields) for kind, fields in CHILDREN.items()},
+    )
 
 
-def whole_state(undo_client: UndoClient, ids: dict[UUID, type[Entity]]) -> dict[UUID, Any]:
-    """What there is to know of these, but for how often they changed."""
+def load_states(undo_client: UndoClient, ids: dict[UUID, type[Entity]]) -> dict[UUID, Any]:
+    """Return the state of these entities without their versions."""
     loaded = [undo_client.load(kind, each) for each, kind in ids.items()]
     return {
         each.id: (
@@ -96,25 +100,25 @@ def whole_state(undo_client: UndoClient, ids: dict[UUID, type[Entity]]) -> dict[
     }
 
 
-def everything(deal: Deal) -> dict[UUID, type[Entity]]:
-    this, other, children = deal
+def kinds_by_id(merge_case: MergeCase) -> dict[UUID, type[Entity]]:
+    this, other, children = merge_case
     return {this: Account, other: Account, **{child: kind for kind, child in children.items()}}
 
 
-# What comes of it
+# Results
 
 
-def test_all_that_hangs_on_the_other_comes_along(
-    undo_client: UndoClient, deal: Deal, engine: ProjectionEngine, database: Connection
+def test_children_of_the_merged_account_move_to_the_survivor(
+    undo_client: UndoClient, merge_case: MergeCase, engine: ProjectionEngine, database: Connection
 ) -> None:
-    this, other, children = deal
+    this, other, children = merge_case
     merged, _ = undo_client.merge(Account, this, other)
     assert merged.moved == {each.KIND: 1 for each in children}
     for kind, child in children.items():
-        now = undo_client.load(kind, child)
-        assert (now.account_id, now.is_deleted) == (this, False)
-    gone = undo_client.load(Account, other)
-    assert (gone.is_deleted, gone.merged_into) == (True, this)
+        moved = undo_client.load(kind, child)
+        assert (moved.account_id, moved.is_deleted) == (this, False)
+    deleted = undo_client.load(Account, other)
+    assert (deleted.is_deleted, deleted.merged_into) == (True, this)
     engine.catch_up()
     rows = database.execute(
         "SELECT id, contact_count, task_count, meeting_count, note_count, open_opportunity_count"
@@ -124,7 +128,7 @@ def test_all_that_hangs_on_the_other_comes_along(
     assert_tables_match_log(database)
 
 
-def test_what_one_lacks_is_taken_from_the_other(undo_client: UndoClient) -> None:
+def test_missing_fields_are_taken_from_the_merged_entity(undo_client: UndoClient) -> None:
     this = undo_client.make(
         Contact, undo_client.make(Account, None, **ACME), name="Ada", title="CFO"
     )
@@ -151,7 +155,7 @@ def test_what_one_lacks_is_taken_from_the_other(undo_client: UndoClient) -> None
     }
 
 
-def test_a_status_that_is_taken_over_is_a_change_of_status(undo_client: UndoClient) -> None:
+def test_chosen_status_is_taken_over_and_undone(undo_client: UndoClient) -> None:
     this = undo_client.make(Account, None, **ACME)
     other = undo_client.make(Account, None, **ACME, status="active")
     _, command = undo_client.merge(Account, this, other, {"status": "other"})
@@ -160,7 +164,7 @@ def test_a_status_that_is_taken_over_is_a_change_of_status(undo_client: UndoClie
     assert undo_client.load(Account, this).status == "prospect"
 
 
-def test_who_left_is_not_taken_over_unasked(undo_client: UndoClient) -> None:
+def test_assignment_to_a_deleted_member_is_not_taken_over(undo_client: UndoClient) -> None:
     ada = undo_client.make(Member, name="Ada")
     this = undo_client.make(Account, None, **ACME)
     other = undo_client.make(Account, None, **ACME, assignedTo=str(ada))
@@ -171,28 +175,33 @@ def test_who_left_is_not_taken_over_unasked(undo_client: UndoClient) -> None:
     assert "assignedTo" not in undo_client.load(Account, this).values
 
 
-def test_asked_again_it_is_done_once(undo_client: UndoClient, deal: Deal) -> None:
-    this, other, _ = deal
+def test_repeated_merge_records_nothing(undo_client: UndoClient, merge_case: MergeCase) -> None:
+    this, other, _ = merge_case
     merged, _ = undo_client.merge(Account, this, other)
     again, command = undo_client.merge(Account, this, other)
     assert again.outcome.entity.version == merged.outcome.entity.version
     assert undo_client.positions(command) == ()
 
 
-# What is refused
+# Refusals
 
 
-def test_what_cannot_be_merged(undo_client: UndoClient, deal: Deal) -> None:
-    this, other, children = deal
-    gone, third = undo_client.make(Account, None, **ACME), undo_client.make(Account, None, **ACME)
-    undo_client.delete(Account, gone)
+def test_invalid_merges_and_changes_of_merged_entities_are_refused(
+    undo_client: UndoClient, merge_case: MergeCase
+) -> None:
+    this, other, children = merge_case
+    deleted, third = (
+        undo_client.make(Account, None, **ACME),
+        undo_client.make(Account, None, **ACME),
+    )
+    undo_client.delete(Account, deleted)
     fund = undo_client.make(Account, None, company="Fund", type="investor")
     elsewhere = UndoClient(undo_client.log, undo_client.commands, Scope(uuid4()))
     refused: list[tuple[type[Refusal], Any]] = [
         (MergeRefused, lambda: undo_client.merge(Account, this, this)),
         (MergeRefused, lambda: undo_client.merge(Account, this, fund)),
-        (IsDeleted, lambda: undo_client.merge(Account, this, gone)),
-        (IsDeleted, lambda: undo_client.merge(Account, gone, this)),
+        (IsDeleted, lambda: undo_client.merge(Account, this, deleted)),
+        (IsDeleted, lambda: undo_client.merge(Account, deleted, this)),
         (NotFound, lambda: undo_client.merge(Account, this, uuid4())),
         (NotFound, lambda: undo_client.merge(Account, this, children[Contact])),
         (NotFound, lambda: elsewhere.merge(Account, this, other)),
@@ -219,18 +228,18 @@ def test_what_cannot_be_merged(undo_client: UndoClient, deal: Deal) -> None:
         lambda: undo_client.set(Account, other, nextAction="Wait"),
         lambda: undo_client.commands.restore(undo_client.new_scope(), Account, other),
     ):
-        with pytest.raises(WasMerged) as was:
+        with pytest.raises(WasMerged) as already_merged:
             act()
-        assert was.value.merged_into == this
+        assert already_merged.value.merged_into == this
     with pytest.raises(AccountUnavailable) as unavailable:
         undo_client.make(Contact, other, name="Late")
     assert unavailable.value.merged_into == this
 
 
-def test_a_merge_moves_no_more_than_it_can(
-    undo_client: UndoClient, deal: Deal, monkeypatch: pytest.MonkeyPatch
+def test_merge_with_too_many_children_is_refused(
+    undo_client: UndoClient, merge_case: MergeCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    this, other, _ = deal
+    this, other, _ = merge_case
     monkeypatch.setattr(merging_module, "MERGE_MOVED_MAX", 4)
     with pytest.raises(TooMuchToMerge) as refused:
         undo_client.merge(Account, this, other)
@@ -238,13 +247,13 @@ def test_a_merge_moves_no_more_than_it_can(
     undo_client.merge(Account, other, this)
 
 
-# Life goes on
+# Changes after a merge
 
 
-def test_what_came_goes_and_returns_with_its_new_account(
-    undo_client: UndoClient, deal: Deal, engine: ProjectionEngine, database: Connection
+def test_moved_children_are_deleted_and_restored_with_the_survivor(
+    undo_client: UndoClient, merge_case: MergeCase, engine: ProjectionEngine, database: Connection
 ) -> None:
-    this, other, children = deal
+    this, other, children = merge_case
     undo_client.merge(Account, this, other)
     with pytest.raises(OpenOpportunities):
         undo_client.delete(Account, this)
@@ -260,46 +269,46 @@ def test_what_came_goes_and_returns_with_its_new_account(
     assert_tables_match_log(database)
 
 
-def test_what_was_deleted_before_returns_to_whom_there_is(
-    undo_client: UndoClient, deal: Deal, engine: ProjectionEngine, database: Connection
+def test_child_deleted_before_the_merge_is_restored_to_the_last_survivor(
+    undo_client: UndoClient, merge_case: MergeCase, engine: ProjectionEngine, database: Connection
 ) -> None:
-    this, other, children = deal
-    gone = undo_client.delete(Note, children[Note])
+    this, other, children = merge_case
+    deleted = undo_client.delete(Note, children[Note])
     undo_client.merge(Account, this, other)
     last = undo_client.make(Account, None, **ACME)
     undo_client.merge(Account, last, this)
-    assert conflicts(lambda: undo_client.undo(gone)) == [("account", "accountId", False)]
+    assert conflicts(lambda: undo_client.undo(deleted)) == [("account", "accountId", False)]
     undo_client.commands.restore(undo_client.new_scope(), Note, children[Note])
     assert undo_client.load(Note, children[Note]).account_id == last
     engine.catch_up()
     assert_tables_match_log(database)
 
 
-# Undone as one
+# Undo
 
 
-def test_undone_it_is_as_if_it_had_not_been(
-    undo_client: UndoClient, deal: Deal, engine: ProjectionEngine, database: Connection
+def test_undo_and_redo_of_a_merge_restore_the_exact_state(
+    undo_client: UndoClient, merge_case: MergeCase, engine: ProjectionEngine, database: Connection
 ) -> None:
-    this, _, _ = deal
-    ids = everything(deal)
-    before = whole_state(undo_client, ids)
-    _, command = undo_client.merge(Account, this, deal[1], {"nextAction": "other"})
-    done = whole_state(undo_client, ids)
+    this, _, _ = merge_case
+    ids = kinds_by_id(merge_case)
+    before = load_states(undo_client, ids)
+    _, command = undo_client.merge(Account, this, merge_case[1], {"nextAction": "other"})
+    done = load_states(undo_client, ids)
     undone = undo_client.undo_command(command)
-    assert whole_state(undo_client, ids) == before
+    assert load_states(undo_client, ids) == before
     with pytest.raises(AlreadyUndone):
         undo_client.undo_command(command)
     redone = undo_client.undo_command(undone)
-    assert whole_state(undo_client, ids) == done
+    assert load_states(undo_client, ids) == done
     undo_client.undo_command(redone)
-    assert whole_state(undo_client, ids) == before
-    undo_client.merge(Account, deal[1], this)
+    assert load_states(undo_client, ids) == before
+    undo_client.merge(Account, merge_case[1], this)
     engine.catch_up()
     assert_tables_match_log(database)
 
 
-def test_a_merge_that_took_nothing_over_is_undone_once(undo_client: UndoClient) -> None:
+def test_merge_that_changed_no_field_is_undone_once(undo_client: UndoClient) -> None:
     this, other = (undo_client.make(Account, None, **ACME) for _ in range(2))
     _, command = undo_client.merge(Account, this, other)
     undo_client.undo_command(command)
@@ -307,8 +316,10 @@ def test_a_merge_that_took_nothing_over_is_undone_once(undo_client: UndoClient) 
         undo_client.undo_command(command)
 
 
-def test_no_part_is_undone_without_the_rest(undo_client: UndoClient, deal: Deal) -> None:
-    _, command = undo_client.merge(Account, deal[0], deal[1])
+def test_single_event_of_a_merge_cannot_be_undone(
+    undo_client: UndoClient, merge_case: MergeCase
+) -> None:
+    _, command = undo_client.merge(Account, merge_case[0], merge_case[1])
     for position in undo_client.positions(command):
         with pytest.raises(PartOfAWhole) as refused:
             undo_client.undo(position)
@@ -318,10 +329,10 @@ def test_no_part_is_undone_without_the_rest(undo_client: UndoClient, deal: Deal)
         undo_client.undo(undo_client.positions(undone)[0])
 
 
-def test_changes_of_other_fields_stay_and_stand_in_no_way(
-    undo_client: UndoClient, deal: Deal
+def test_later_changes_of_other_fields_survive_the_undo(
+    undo_client: UndoClient, merge_case: MergeCase
 ) -> None:
-    this, other, children = deal
+    this, other, children = merge_case
     _, command = undo_client.merge(Account, this, other)
     for kind, child in children.items():
         undo_client.set(kind, child, customFields={"later": True})
@@ -329,30 +340,34 @@ def test_changes_of_other_fields_stay_and_stand_in_no_way(
     late = undo_client.make(Note, this, body="Added since.")
     undo_client.undo_command(command)
     for kind, child in children.items():
-        now = undo_client.load(kind, child)
-        assert now.account_id == other
-        assert now.values["customFields"] == {"later": True}
+        moved = undo_client.load(kind, child)
+        assert moved.account_id == other
+        assert moved.values["customFields"] == {"later": True}
     assert "dealValue" not in undo_client.load(Account, this).values
     assert undo_client.load(Account, this).values["priority"] == "high"
     assert undo_client.load(Note, late).account_id == this
 
 
-def test_later_changes_stand_in_the_way(undo_client: UndoClient, deal: Deal) -> None:
-    this, other, children = deal
-    before = whole_state(undo_client, everything(deal))
+def test_later_changes_of_the_same_fields_are_conflicts_that_can_be_forced(
+    undo_client: UndoClient, merge_case: MergeCase
+) -> None:
+    this, other, children = merge_case
+    before = load_states(undo_client, kinds_by_id(merge_case))
     _, command = undo_client.merge(Account, this, other, {"nextAction": "other"})
     undo_client.set(Account, this, nextAction="Wait")
     undo_client.delete(Note, children[Note])
     found = conflicts(lambda: undo_client.undo_command(command))
     assert sorted(found) == [("account", "nextAction", True), ("note", "exists", True)]
-    asked = UndoTarget(undo_client.positions(command), command)
-    undo_client.undoing.undo(undo_client.new_scope(), asked, force=("nextAction", "exists"))
-    assert whole_state(undo_client, everything(deal)) == before
+    target = UndoTarget(undo_client.positions(command), command)
+    undo_client.undoing.undo(undo_client.new_scope(), target, force=("nextAction", "exists"))
+    assert load_states(undo_client, kinds_by_id(merge_case)) == before
 
 
-def test_what_moved_on_is_not_fetched_back(undo_client: UndoClient, deal: Deal) -> None:
-    this, other, _ = deal
-    before = whole_state(undo_client, everything(deal))
+def test_merge_cannot_be_undone_before_a_later_merge_of_its_survivor(
+    undo_client: UndoClient, merge_case: MergeCase
+) -> None:
+    this, other, _ = merge_case
+    before = load_states(undo_client, kinds_by_id(merge_case))
     last = undo_client.make(Account, None, **ACME)
     _, first = undo_client.merge(Account, this, other, {"company": "other"})
     _, second = undo_client.merge(Account, last, this)
@@ -360,11 +375,13 @@ def test_what_moved_on_is_not_fetched_back(undo_client: UndoClient, deal: Deal) 
     assert {each[1:] for each in found} == {("accountId", False), ("exists", False)}
     undo_client.undo_command(second)
     undo_client.undo_command(first)
-    assert whole_state(undo_client, everything(deal)) == before
+    assert load_states(undo_client, kinds_by_id(merge_case)) == before
 
 
-def test_a_deleted_survivor_gives_nothing_back(undo_client: UndoClient, deal: Deal) -> None:
-    this, other, children = deal
+def test_merge_into_a_deleted_survivor_cannot_be_undone(
+    undo_client: UndoClient, merge_case: MergeCase
+) -> None:
+    this, other, children = merge_case
     undo_client.set(Opportunity, children[Opportunity], stage="lost")
     _, command = undo_client.merge(Account, this, other)
     undo_client.delete(Account, this)
@@ -373,20 +390,20 @@ def test_a_deleted_survivor_gives_nothing_back(undo_client: UndoClient, deal: De
     assert ("note", "exists", True) in found
 
 
-def test_contacts_are_parted_again_where_each_was(undo_client: UndoClient) -> None:
+def test_undo_returns_merged_contacts_to_their_accounts(undo_client: UndoClient) -> None:
     here, there = (undo_client.make(Account, None, **ACME) for _ in range(2))
     this = undo_client.make(Contact, here, name="Ada")
     other = undo_client.make(Contact, there, name="Ada", email="ada@example.com")
     ids: dict[UUID, type[Entity]] = {this: Contact, other: Contact}
-    before = whole_state(undo_client, ids)
+    before = load_states(undo_client, ids)
     merged, command = undo_client.merge(Contact, this, other)
     assert merged.outcome.entity.values["email"] == "ada@example.com"
     assert merged.outcome.entity.account_id == here
     undo_client.undo_command(command)
-    assert whole_state(undo_client, ids) == before
+    assert load_states(undo_client, ids) == before
 
 
-def test_appointments_with_a_contact_are_those_of_the_one_that_stays(
+def test_appointments_of_a_merged_contact_move_to_the_survivor(
     undo_client: UndoClient,
 ) -> None:
     account, member = (
@@ -394,32 +411,36 @@ def test_appointments_with_a_contact_are_those_of_the_one_that_stays(
         undo_client.make(Member, None, name="Grace"),
     )
     this, other = (undo_client.make(Contact, account, name="Ada") for _ in range(2))
-    what = {"title": "Call", "memberId": str(member), "durationMinutes": 30, "allowOverlap": True}
-    with_other, with_this, with_nobody, gone = (
+    fields = {"title": "Call", "memberId": str(member), "durationMinutes": 30, "allowOverlap": True}
+    with_other, with_this, without_contact, deleted = (
         undo_client.make(
-            Appointment, account, **what, startsAt=MONDAY, **({"contactId": str(of)} if of else {})
+            Appointment,
+            account,
+            **fields,
+            startsAt=MONDAY,
+            **({"contactId": str(contact)} if contact else {}),
         )
-        for of in (other, this, None, other)
+        for contact in (other, this, None, other)
     )
-    undo_client.delete(Appointment, gone)
+    undo_client.delete(Appointment, deleted)
     ids: dict[UUID, type[Entity]] = {this: Contact, other: Contact, with_other: Appointment}
-    before = whole_state(undo_client, ids)
+    before = load_states(undo_client, ids)
     merged, command = undo_client.merge(Contact, this, other)
     assert merged.moved == {"appointment": 1}
-    named = [
+    contact_ids = [
         undo_client.load(Appointment, each).values.get("contactId")
-        for each in (with_other, with_this, with_nobody, gone)
+        for each in (with_other, with_this, without_contact, deleted)
     ]
-    assert named == [str(this), str(this), None, str(other)]
+    assert contact_ids == [str(this), str(this), None, str(other)]
     undo_client.undo_command(command)
-    assert whole_state(undo_client, ids) == before
+    assert load_states(undo_client, ids) == before
 
 
-# Whatever happens meanwhile
+# Concurrency, rebuilds and retries
 
 
-def test_two_merges_at_once_leave_one(undo_client: UndoClient) -> None:
-    """Each into the other, many times over: neither both nor a deadlock."""
+def test_of_two_opposite_concurrent_merges_one_succeeds(undo_client: UndoClient) -> None:
+    """The merges neither both succeed nor deadlock."""
     for _ in range(5):
         pair = [undo_client.make(Account, None, **ACME) for _ in range(2)]
         notes = [undo_client.make(Note, each, body="x") for each in pair]
@@ -433,13 +454,13 @@ def test_two_merges_at_once_leave_one(undo_client: UndoClient) -> None:
                 return refused
 
         with ThreadPoolExecutor(2) as pool:
-            came = list(pool.map(merge, pair, reversed(pair)))
-        assert sorted(type(each).__name__ for each in came) == ["WasMerged", "tuple"]
-        (alive,) = [each for each in pair if not undo_client.load(Account, each).is_deleted]
-        assert {undo_client.load(Note, each).account_id for each in notes} == {alive}
+            outcomes = list(pool.map(merge, pair, reversed(pair)))
+        assert sorted(type(each).__name__ for each in outcomes) == ["WasMerged", "tuple"]
+        (survivor,) = [each for each in pair if not undo_client.load(Account, each).is_deleted]
+        assert {undo_client.load(Note, each).account_id for each in notes} == {survivor}
 
 
-def test_what_is_added_meanwhile_comes_along_or_is_refused(undo_client: UndoClient) -> None:
+def test_child_added_during_a_merge_moves_or_is_refused(undo_client: UndoClient) -> None:
     for _ in range(5):
         this, other = (undo_client.make(Account, None, **ACME) for _ in range(2))
         start = threading.Barrier(2)
@@ -462,17 +483,17 @@ def test_what_is_added_meanwhile_comes_along_or_is_refused(undo_client: UndoClie
         assert note is None or undo_client.load(Note, note).account_id == this
 
 
-def test_a_rebuild_gives_the_rows_that_were_live(
+def test_rebuild_after_merges_gives_the_live_rows(
     undo_client: UndoClient,
-    deal: Deal,
+    merge_case: MergeCase,
     engine: ProjectionEngine,
     database: Connection,
     urls: Urls,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Though the accounts are folded apart."""
+    """The accounts are folded in different partitions."""
     monkeypatch.setattr(runner, "PARTITION_EVENTS", 2)
-    this, other, _ = deal
+    this, other, _ = merge_case
     _, command = undo_client.merge(Account, this, other)
     undo_client.undo_command(command)
     undo_client.merge(Account, other, this)
@@ -481,10 +502,10 @@ def test_a_rebuild_gives_the_rows_that_were_live(
     assert_tables_match_log(database)
 
 
-def test_a_parked_account_comes_back_with_what_came_to_it(
-    undo_client: UndoClient, deal: Deal, database: Connection, urls: Urls
+def test_retry_of_a_parked_account_includes_its_moved_children(
+    undo_client: UndoClient, merge_case: MergeCase, database: Connection, urls: Urls
 ) -> None:
-    this, other, _ = deal
+    this, other, _ = merge_case
     broken = failing_for(PROJECTIONS["accounts"], "Acme")
     ProjectionEngine(urls.projector, {**PROJECTIONS, "accounts": broken}.values()).catch_up()
     undo_client.merge(Account, this, other)
@@ -496,11 +517,11 @@ def test_a_parked_account_comes_back_with_what_came_to_it(
 # Over HTTP
 
 
-def merge(client: httpx.Client, plural: str, this: str, **asked: Any) -> httpx.Response:
-    return client.post(f"/api/{plural}/{this}/merge", json=asked)
+def merge(client: httpx.Client, plural: str, this: str, **body: Any) -> httpx.Response:
+    return client.post(f"/api/{plural}/{this}/merge", json=body)
 
 
-def test_a_merge_over_http_and_its_undo(api_workspace: ApiWorkspace) -> None:
+def test_merge_over_http_is_undone(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     this, other = api_workspace.account(), api_workspace.account(company="ACME", nextAction="Call")
     contact = api_workspace.make("contacts", name="Ada", accountId=other).json()["id"]
@@ -512,9 +533,9 @@ def test_a_merge_over_http_and_its_undo(api_workspace: ApiWorkspace) -> None:
     assert (shown["merged"], shown["moved"]) == (other, {"contact": 1})
     found = client.get(f"/api/accounts/{this}", headers=after(merged)).json()
     assert (found["contactCount"], found["contacts"][0]["id"]) == (1, contact)
-    gone = client.get(f"/api/accounts/{other}", headers=after(merged))
-    assert (gone.status_code, gone.json()["code"]) == (410, "E5050")
-    assert (gone.json()["mergedInto"], gone.json()["survivorId"]) == (this, this)
+    deleted = client.get(f"/api/accounts/{other}", headers=after(merged))
+    assert (deleted.status_code, deleted.json()["code"]) == (410, "E5050")
+    assert (deleted.json()["mergedInto"], deleted.json()["survivorId"]) == (this, this)
     listed = client.get("/api/accounts?includeStats=true", headers=after(merged)).json()
     assert [each["id"] for each in listed["items"]] == [this]
     assert listed["aggregations"]["byType"] == {"customer": 1}
@@ -532,7 +553,7 @@ def position(response: httpx.Response) -> int:
     return int(response.headers["Annals-Position"])
 
 
-def test_the_history_of_both_stays_readable(api_workspace: ApiWorkspace) -> None:
+def test_history_of_both_accounts_stays_readable(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     this, other, last = (
         api_workspace.account(),
@@ -541,8 +562,8 @@ def test_the_history_of_both_stays_readable(api_workspace: ApiWorkspace) -> None
     )
     merge(client, "accounts", this, **{"with": other})
     merged = merge(client, "accounts", last, **{"with": this})
-    gone = client.get(f"/api/accounts/{other}", headers=after(merged)).json()
-    assert (gone["mergedInto"], gone["survivorId"]) == (this, last)
+    deleted = client.get(f"/api/accounts/{other}", headers=after(merged)).json()
+    assert (deleted["mergedInto"], deleted["survivorId"]) == (this, last)
     own = client.get(f"/api/accounts/{other}/history").json()["items"]
     assert [each["action"] for each in own] == ["create", "merge"]
     assert own[-1]["details"] == {"mergedInto": this}
@@ -563,7 +584,7 @@ def test_the_history_of_both_stays_readable(api_workspace: ApiWorkspace) -> None
     assert len(trail) == 4
 
 
-def test_a_merge_is_asked_for_with_a_version_and_a_key(api_workspace: ApiWorkspace) -> None:
+def test_merge_request_honours_if_match_and_idempotency_key(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     this, other = api_workspace.account(), api_workspace.account()
     url = f"/api/accounts/{this}/merge"
@@ -592,17 +613,17 @@ def test_a_merge_is_asked_for_with_a_version_and_a_key(api_workspace: ApiWorkspa
         ({"with": "FUND"}, 422, "E5052"),
     ],
 )
-def test_what_is_refused_over_http(
+def test_invalid_merge_request_is_refused(
     api_workspace: ApiWorkspace, body: dict[str, Any], status: int, code: str
 ) -> None:
     this, other = api_workspace.account(), api_workspace.account()
-    names = {"THIS": this, "OTHER": other, "FUND": api_workspace.account(type="investor")}
-    asked = {**body, "with": names.get(body["with"], body["with"])} if "with" in body else body
-    refused = api_workspace.client().post(f"/api/accounts/{this}/merge", json=asked)
+    ids = {"THIS": this, "OTHER": other, "FUND": api_workspace.account(type="investor")}
+    request = {**body, "with": ids.get(body["with"], body["with"])} if "with" in body else body
+    refused = api_workspace.client().post(f"/api/accounts/{this}/merge", json=request)
     assert (refused.status_code, refused.json()["code"]) == (status, code), refused.text
 
 
-def test_merging_takes_the_right_to_write(api_workspace: ApiWorkspace) -> None:
+def test_merge_requires_write_permission(api_workspace: ApiWorkspace) -> None:
     this, other = api_workspace.account(), api_workspace.account()
     refused = merge(api_workspace.client("read-only"), "accounts", this, **{"with": other})
     assert refused.status_code == 403
@@ -615,8 +636,8 @@ def test_contacts_are_merged_over_http(api_workspace: ApiWorkspace) -> None:
     )
     merged = merge(client, "contacts", this, **{"with": other})
     assert (merged.status_code, merged.json()["merged"]) == (200, other)
-    gone = client.get(f"/api/contacts/{other}", headers=after(merged))
-    assert (gone.status_code, gone.json()["mergedInto"]) == (410, this)
+    deleted = client.get(f"/api/contacts/{other}", headers=after(merged))
+    assert (deleted.status_code, deleted.json()["mergedInto"]) == (410, this)
     assert client.patch(f"/api/contacts/{other}", json={"title": "x"}).json()["code"] == "E5051"
     assert client.post(f"/api/contacts/{other}/restore").json()["code"] == "E5051"
     assert client.get(f"/api/notes/{other}").status_code == 404

@@ -1,4 +1,4 @@
-"""The circuit breaker: as a rule of its own, and as senders share it."""
+"""The circuit breaker: its rules, and its state as senders share it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def after(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def opened() -> Breaker:
-    """One that opened at the start."""
+def open_breaker() -> Breaker:
+    """Return a breaker that opened at START."""
     breaker = Breaker()
     for _ in range(LIMITS.failures):
         breaker = breaker.failed(breaker.epoch, START, LIMITS)
     return breaker
 
 
-def probing(breaker: Breaker, at: datetime) -> Breaker:
-    """The breaker after a probe was let through."""
+def admit_probe(breaker: Breaker, at: datetime) -> Breaker:
+    """Return the breaker after it admitted a probe."""
     admitted = breaker.admit(at, LIMITS)
     assert admitted is not None
     return admitted
 
 
-def test_five_failures_in_a_minute_open_it() -> None:
+def test_five_failures_within_a_minute_open_the_breaker() -> None:
     breaker = Breaker()
     for second in (0, 15, 30, 45):
         breaker = breaker.failed(0, after(second), LIMITS)
@@ -45,7 +45,7 @@ def test_five_failures_in_a_minute_open_it() -> None:
     assert breaker.failed(0, after(59), LIMITS).state is State.OPEN
 
 
-def test_five_failures_in_more_than_a_minute_do_not() -> None:
+def test_five_failures_in_more_than_a_minute_leave_the_breaker_closed() -> None:
     breaker = Breaker()
     for second in (0, 15, 30, 45, 60):
         breaker = breaker.failed(0, after(second), LIMITS)
@@ -53,57 +53,57 @@ def test_five_failures_in_more_than_a_minute_do_not() -> None:
     assert len(breaker.failures) == 4
 
 
-def test_after_thirty_seconds_one_probe_is_let_through() -> None:
-    breaker = opened()
+def test_open_breaker_admits_one_probe_after_thirty_seconds() -> None:
+    breaker = open_breaker()
     assert breaker.admit(after(29.9), LIMITS) is None
-    probe = probing(breaker, after(30))
+    probe = admit_probe(breaker, after(30))
     assert probe.state is State.HALF_OPEN
     assert probe.admit(after(31), LIMITS) is None
     assert probe.succeeded(probe.epoch) == Breaker(epoch=probe.epoch + 1)
 
 
-def test_probes_that_fail_double_the_wait_up_to_five_minutes() -> None:
-    breaker, now, waits = opened(), START, []
+def test_failed_probes_double_the_wait_up_to_five_minutes() -> None:
+    breaker, now, waits = open_breaker(), START, []
     for _ in range(6):
         waits.append(breaker.wait_s)
         now += timedelta(seconds=breaker.wait_s)
-        probe = probing(breaker, now)
+        probe = admit_probe(breaker, now)
         breaker = probe.failed(probe.epoch, now, LIMITS)
     assert waits == [30, 60, 120, 240, 300, 300]
 
 
-def test_a_probe_whose_maker_died_is_followed_by_another() -> None:
-    probe = probing(opened(), after(30))
+def test_second_probe_is_admitted_after_the_first_one_expired() -> None:
+    probe = admit_probe(open_breaker(), after(30))
     assert probe.admit(after(30 + LIMITS.probe_s - 1), LIMITS) is None
-    second = probing(probe, after(30 + LIMITS.probe_s))
-    assert second.succeeded(probe.epoch) is second, "the first one says nothing any more"
+    second = admit_probe(probe, after(30 + LIMITS.probe_s))
+    assert second.succeeded(probe.epoch) is second, "the expired probe has no effect"
     assert second.succeeded(second.epoch).state is State.CLOSED
 
 
-def test_a_probe_that_was_not_made_leaves_its_turn() -> None:
-    probe = probing(opened(), after(30))
-    left = probe.withdrawn(probe.epoch, after(31))
-    assert left.state is State.OPEN
-    assert left.admit(after(31), LIMITS) is not None
+def test_withdrawn_probe_lets_the_next_one_through() -> None:
+    probe = admit_probe(open_breaker(), after(30))
+    withdrawn = probe.withdrawn(probe.epoch, after(31))
+    assert withdrawn.state is State.OPEN
+    assert withdrawn.admit(after(31), LIMITS) is not None
 
 
-class Life(RuleBasedStateMachine):
-    """Whatever is called, answered, lost and waited for, in whatever order."""
+class BreakerMachine(RuleBasedStateMachine):
+    """Calls, successes, failures, withdrawals and waits in any order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.breaker = Breaker()
         self.now = START
         self.calls: list[int] = []
-        """Epochs of the calls under way."""
+        """Epochs of the calls in progress."""
         self.probe_until = START
 
     @rule(seconds=st.floats(0, 400))
-    def time_goes_by(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
     @rule()
-    def somebody_calls(self) -> None:
+    def start_call(self) -> None:
         before = self.breaker
         admitted = before.admit(self.now, LIMITS)
         if before.state is State.CLOSED:
@@ -119,7 +119,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), outcome=st.sampled_from(["answered", "failed", "withdrawn"]))
-    def a_call_ends(self, data: st.DataObject, outcome: str) -> None:
+    def end_call(self, data: st.DataObject, outcome: str) -> None:
         epoch = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
         before = self.breaker
         after_ = {
@@ -128,7 +128,7 @@ class Life(RuleBasedStateMachine):
             "withdrawn": lambda: before.withdrawn(epoch, self.now),
         }[outcome]()
         if epoch != before.epoch:
-            assert after_ is before, "a call from before says nothing"
+            assert after_ is before, "a call of an earlier epoch has no effect"
         if after_.state is not before.state:
             assert after_.epoch == before.epoch + 1
             assert after_.until is not None or after_.state is State.CLOSED
@@ -136,7 +136,7 @@ class Life(RuleBasedStateMachine):
         self.breaker = after_
 
     @invariant()
-    def what_it_knows_is_bounded_and_agrees(self) -> None:
+    def state_is_bounded_and_consistent(self) -> None:
         breaker = self.breaker
         assert len(breaker.failures) <= LIMITS.failures
         assert (breaker.until is None) == (breaker.state is State.CLOSED)
@@ -146,11 +146,11 @@ class Life(RuleBasedStateMachine):
             assert len(breaker.failures) < LIMITS.failures
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestBreakerMachine = BreakerMachine.TestCase
+TestBreakerMachine.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 
 
-def test_of_many_who_ask_at_once_one_makes_the_probe(urls: Urls) -> None:
+def test_one_of_many_concurrent_senders_makes_the_probe(urls: Urls) -> None:
     due = datetime.now(UTC) - timedelta(seconds=1)
     with psycopg.connect(urls.sender, autocommit=True) as connection:
         before, _ = load_breaker(connection, "sms")
@@ -158,7 +158,7 @@ def test_of_many_who_ask_at_once_one_makes_the_probe(urls: Urls) -> None:
         save_breaker(connection, "sms", before, open_)
         assert load_breaker(connection, "sms")[0] == open_
 
-    def ask(_: int) -> bool:
+    def is_admitted(_: int) -> bool:
         with psycopg.connect(urls.sender) as connection:
             breaker, now = lock_breaker(connection, "sms")
             admitted = breaker.admit(now, LIMITS)
@@ -168,8 +168,8 @@ def test_of_many_who_ask_at_once_one_makes_the_probe(urls: Urls) -> None:
             return True
 
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(ask, range(24))) == 1
+        assert sum(pool.map(is_admitted, range(24))) == 1
     with psycopg.connect(urls.app, autocommit=True) as connection:
         assert load_breaker(connection, "sms")[0].state is State.HALF_OPEN, (
-            "over connections and restarts"
+            "the state is shared by all connections"
         )

@@ -309,7 +309,7 @@ def test_every_kind_has_occurred_at(importer: Importer) -> None:
     assert importer.items("members")[0]["createdAt"] == "2015-12-10T06:30:00+00:00"
 
 
-def test_deals_with_gaps_in_their_dates(populated: Importer) -> None:
+def test_missing_and_impossible_dates_of_deals_are_reported(populated: Importer) -> None:
     rows = (
         "deal,agent,client,stage,engaged,closed,amount\n"
         "no start,,Acme Ltd,won,,3/14/2017,10\n"
@@ -416,7 +416,7 @@ def test_preview_equals_the_import(
         assert (again.created, again.failed) == (0, 0)
 
 
-def test_batch_is_recorded_without_the_row_that_cannot_be(
+def test_batch_is_recorded_without_its_failing_row(
     importer: Importer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = EventLog.append

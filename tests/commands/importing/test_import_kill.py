@@ -42,7 +42,7 @@ def is_bad(number: int) -> bool:
 
 
 def write(path: Path) -> None:
-    """Accounts with three contacts each; some contacts have an invalid address."""
+    """Write accounts with three contacts each; some contacts have an invalid address."""
     lines = ["company,type,contactName,contactEmail"]
     for number, name in enumerate(names()):
         email = "nowhere" if is_bad(number) else f"c{number}@example.com"
@@ -82,7 +82,7 @@ def test_killed_workers_import_every_row_once(
     for _ in range(KILLS):
         before = job().processed
         with running_worker(urls, tmp_path / "worker.log") as process:
-            wait_until(partial(has_progressed, before), "the import has gone on")
+            wait_until(partial(has_progressed, before), "the import has made progress")
             process.kill()
             process.wait(STOP_TIMEOUT_S)
         assert job().is_open

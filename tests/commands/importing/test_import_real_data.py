@@ -52,7 +52,7 @@ MEMBERS = {"mapping": {"sales_agent": "name"}, "dedupe_by": ("name",)}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the four files."""
+    """The folder with the four files."""
     if PUBLISHED.is_dir():
         return PUBLISHED
     folder = tmp_path_factory.mktemp("pipeline")
@@ -65,9 +65,7 @@ def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
     return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
-def test_pipeline_of_the_log_is_that_of_the_files(
-    importer: Importer, urls: Urls, files: Path
-) -> None:
+def test_pipeline_in_the_log_matches_the_files(importer: Importer, urls: Urls, files: Path) -> None:
     deals = list(read(files / "sales_pipeline.csv"))
     options = DEALS | {"known": {"product": known_values(files / "products.csv", "product")}}
     members = importer.run("members", files / "sales_teams.csv", **MEMBERS)
@@ -112,7 +110,7 @@ def won_value(deals: list[dict[str, str]]) -> Decimal:
 
 
 def on_day(deals: list[dict[str, str]], day: datetime) -> dict[str, int]:
-    """Deals by stage at the beginning of that day in UTC, counted from the file."""
+    """Return the number of deals by stage at the start of that day (UTC), counted from the file."""
     counts: Counter[str] = Counter()
     for row in deals:
         engaged, closed = us_day(row["engage_date"]), us_day(row["close_date"])

@@ -31,7 +31,7 @@ CHINESE = "公司,联系人\n北京科技有限公司,王小明\n"
 
 
 def table_of(content: bytes, **given: str) -> SourceTable:
-    """The table in these bytes, read in parts as the store has them."""
+    """Return the table in these bytes, read in parts like an uploaded file."""
 
     def part(number: int) -> bytes:
         return content[number * PART_BYTES : (number + 1) * PART_BYTES]

@@ -1,4 +1,4 @@
-"""Jobs: every item once, whatever fails, whoever dies, whoever cancels."""
+"""Jobs: every item is done once, despite faults, crashes and cancellation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def notes(count: int, name: str = "note") -> list[str]:
     return [f"{name} {number}" for number in range(count)]
 
 
-def test_a_job_is_done_in_steps_and_each_item_once(
+def test_job_runs_in_steps_and_does_each_item_once(
     job_harness: JobHarness, engine: ProjectionEngine
 ) -> None:
     items = notes(25)
@@ -76,7 +76,7 @@ def test_a_job_is_done_in_steps_and_each_item_once(
     assert_tables_match_log(job_harness.database)
 
 
-def test_nothing_is_left_of_a_job_that_has_ended_but_its_errors(job_harness: JobHarness) -> None:
+def test_ended_job_leaves_only_its_errors(job_harness: JobHarness) -> None:
     job_harness.ask(*notes(5), REFUSED)
     assert (job_harness.rows("open_jobs"), job_harness.rows("job_items")) == (1, 1)
     job_harness.worker().run_once()
@@ -84,7 +84,7 @@ def test_nothing_is_left_of_a_job_that_has_ended_but_its_errors(job_harness: Job
     assert job_harness.rows("job_errors") == 1
 
 
-def test_its_events_are_those_of_whoever_asked(job_harness: JobHarness) -> None:
+def test_job_events_carry_the_scope_of_the_request(job_harness: JobHarness) -> None:
     scope = Scope(
         job_harness.scope.workspace_id,
         Actor("api_key", "k-7", "Nightly sync"),
@@ -102,12 +102,12 @@ def test_its_events_are_those_of_whoever_asked(job_harness: JobHarness) -> None:
     ).fetchall()
     metadata: dict[str, Any] = dict(rows)
     assert metadata["job.requested"] == scope.metadata()
-    told = {**scope.metadata(), "jobId": str(job_id)}
+    expected = {**scope.metadata(), "jobId": str(job_id)}
     for topic in ("note.created", "job.started", "job.progressed", "job.completed"):
-        assert metadata[topic] == told
+        assert metadata[topic] == expected
 
 
-def test_an_item_that_is_refused_is_an_error_and_spoils_nothing(job_harness: JobHarness) -> None:
+def test_refused_item_is_an_error_and_the_others_are_done(job_harness: JobHarness) -> None:
     job_id = job_harness.ask("a", REFUSED, "b", REFUSED)
     job_harness.worker().run_once()
     job = job_harness.job(job_id)
@@ -121,7 +121,7 @@ def test_an_item_that_is_refused_is_an_error_and_spoils_nothing(job_harness: Job
 
 
 @pytest.mark.parametrize("slice_s", [0.0, 60.0])
-def test_an_item_that_breaks_its_step_is_found_and_left_out(
+def test_item_that_raises_is_isolated_and_skipped(
     job_harness: JobHarness, caplog: pytest.LogCaptureFixture, slice_s: float
 ) -> None:
     before, after = notes(7, "before"), notes(17, "after")
@@ -135,7 +135,7 @@ def test_an_item_that_breaks_its_step_is_found_and_left_out(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_fault_that_every_item_meets_ends_the_job_and_not_the_items(
+def test_job_fails_after_too_many_consecutive_faults(
     job_harness: JobHarness,
 ) -> None:
     job_id = job_harness.ask(
@@ -148,7 +148,7 @@ def test_a_fault_that_every_item_meets_ends_the_job_and_not_the_items(
     assert job.total == CONSECUTIVE_FAULTS_MAX + 54
 
 
-def test_faults_with_something_done_between_them_are_those_of_the_items(
+def test_faults_with_successes_between_them_do_not_fail_the_job(
     job_harness: JobHarness,
 ) -> None:
     items = [POISON, "note"] * (CONSECUTIVE_FAULTS_MAX + 1)
@@ -159,11 +159,11 @@ def test_faults_with_something_done_between_them_are_those_of_the_items(
     assert job_harness.written() == ["note"] * (CONSECUTIVE_FAULTS_MAX + 1)
 
 
-def test_what_takes_too_long_is_tried_with_fewer_items(job_harness: JobHarness) -> None:
-    """And a turn that is over by then goes on until something is done."""
+def test_step_that_times_out_is_retried_with_fewer_items(job_harness: JobHarness) -> None:
+    """A job run whose time is over still continues until one step has succeeded."""
     limits = []
 
-    def wait_where_there_are_many(limit: int) -> None:
+    def time_out_with_many_items(limit: int) -> None:
         limits.append(limit)
         if limit > 2:
             with job_harness.log.transaction(job_harness.scope) as connection:
@@ -171,13 +171,13 @@ def test_what_takes_too_long_is_tried_with_fewer_items(job_harness: JobHarness) 
                 connection.execute("SELECT pg_sleep(1)")
 
     job_id = job_harness.ask(*notes(5))
-    job_harness.worker({WRITING: hooked(wait_where_there_are_many)}, slice_s=0).run_once()
+    job_harness.worker({WRITING: hooked(time_out_with_many_items)}, slice_s=0).run_once()
     assert job_harness.job(job_id).succeeded == 5
     assert job_harness.written() == notes(5)
     assert limits == [10, 5, 2] * 3
 
 
-def test_one_that_takes_too_long_alone_is_left_out_in_the_end(job_harness: JobHarness) -> None:
+def test_single_item_that_times_out_is_skipped(job_harness: JobHarness) -> None:
     def wait(_limit: int) -> None:
         with job_harness.log.transaction(job_harness.scope) as connection:
             connection.execute("SET LOCAL statement_timeout = 1")
@@ -191,7 +191,7 @@ def test_one_that_takes_too_long_alone_is_left_out_in_the_end(job_harness: JobHa
     assert errors == [("E4001",), ("E4001",)]
 
 
-def test_what_cannot_go_on_fails_and_says_why(
+def test_job_that_cannot_continue_fails_with_its_reason(
     job_harness: JobHarness, engine: ProjectionEngine
 ) -> None:
     job_id = job_harness.ask(*notes(10), "a", HOPELESS)
@@ -205,12 +205,12 @@ def test_what_cannot_go_on_fails_and_says_why(
     assert job_harness.rows("open_jobs") == 0
 
 
-def test_work_that_cannot_be_begun_fails(job_harness: JobHarness) -> None:
-    def refuses(context: Any) -> Any:
+def test_job_whose_work_cannot_be_opened_fails(job_harness: JobHarness) -> None:
+    def refuse(context: Any) -> Any:
         raise NotFound("account", job_harness.account_id)
 
     job_id = job_harness.ask("a")
-    job_harness.worker({WRITING: refuses}).run_once()
+    job_harness.worker({WRITING: refuse}).run_once()
     assert job_harness.job(job_id).status is JobStatus.FAILED
     event = job_harness.database.execute(
         "SELECT data FROM events WHERE topic = 'job.failed'"
@@ -219,7 +219,7 @@ def test_work_that_cannot_be_begun_fails(job_harness: JobHarness) -> None:
     assert event[0]["error"]["code"] == "E5002"
 
 
-def test_a_kind_of_work_that_nobody_knows_waits(job_harness: JobHarness) -> None:
+def test_job_with_unknown_work_waits(job_harness: JobHarness) -> None:
     job_id = job_harness.ask("a", work="of a later version")
     job_harness.worker().run_once()
     assert job_harness.job(job_id).status is JobStatus.WAITING
@@ -228,7 +228,7 @@ def test_a_kind_of_work_that_nobody_knows_waits(job_harness: JobHarness) -> None
 # Cancelling
 
 
-def test_one_that_waits_is_cancelled_and_never_begun(job_harness: JobHarness) -> None:
+def test_cancelled_waiting_job_never_starts(job_harness: JobHarness) -> None:
     job_id = job_harness.ask("a")
     first = job_harness.jobs.cancel(job_harness.scope, job_id)
     second = job_harness.jobs.cancel(job_harness.scope, job_id)
@@ -239,10 +239,10 @@ def test_one_that_waits_is_cancelled_and_never_begun(job_harness: JobHarness) ->
     assert (job_harness.rows("open_jobs"), job_harness.rows("job_items")) == (0, 0)
 
 
-def test_a_step_during_which_the_job_is_cancelled_is_not_kept(job_harness: JobHarness) -> None:
+def test_step_is_rolled_back_if_the_job_is_cancelled_during_it(job_harness: JobHarness) -> None:
     steps = []
 
-    def cancel_in_the_second(limit: int) -> None:
+    def cancel_in_second_step(limit: int) -> None:
         steps.append(limit)
         if len(steps) == 2:
             elsewhere = threading.Thread(
@@ -252,13 +252,13 @@ def test_a_step_during_which_the_job_is_cancelled_is_not_kept(job_harness: JobHa
             elsewhere.join()
 
     job_id = job_harness.ask(*notes(40))
-    job_harness.worker({WRITING: hooked(cancel_in_the_second)}).run_once()
+    job_harness.worker({WRITING: hooked(cancel_in_second_step)}).run_once()
     job = job_harness.job(job_id)
     assert (job.status, job.processed, steps) == (JobStatus.CANCELLED, 10, [10, 10])
     assert job_harness.written() == notes(10)
 
 
-def test_what_has_ended_cannot_be_cancelled(job_harness: JobHarness) -> None:
+def test_ended_or_unknown_job_cannot_be_cancelled(job_harness: JobHarness) -> None:
     job_id = job_harness.ask("a")
     job_harness.worker().run_once()
     with pytest.raises(JobEnded):
@@ -270,7 +270,7 @@ def test_what_has_ended_cannot_be_cancelled(job_harness: JobHarness) -> None:
 # Several workers, several jobs
 
 
-def test_a_claimed_job_is_left_alone_until_its_worker_is_gone(job_harness: JobHarness) -> None:
+def test_claimed_job_waits_until_its_worker_is_gone(job_harness: JobHarness) -> None:
     job_id = job_harness.ask("a")
     name = f"{job_harness.scope.workspace_id} {job_id}"
     with follow_connection(job_harness.urls.app, application_name="another worker") as other:
@@ -287,8 +287,8 @@ def _is_free(job_harness: JobHarness, name: str) -> bool:
         return connection.execute(TRY_CLAIM, (name,)).fetchone() == (True,)
 
 
-def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(job_harness: JobHarness) -> None:
-    """Should a claim ever be lost unnoticed, the version of the job's stream holds."""
+def test_two_workers_with_the_same_job_do_each_item_once(job_harness: JobHarness) -> None:
+    """After an unnoticed loss of the claim, the version of the job's stream prevents duplicates."""
     from commands.jobs.runs import JobRun
 
     job_id = job_harness.ask(*notes(30))
@@ -298,8 +298,8 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(job_harness: JobH
         steps.append(limit)
         if len(steps) == 2:
             environment = job_harness.worker()._environment
-            turn = JobRun(environment, job_harness.scope.workspace_id, job_id)
-            other = threading.Thread(target=turn.run)
+            run = JobRun(environment, job_harness.scope.workspace_id, job_id)
+            other = threading.Thread(target=run.run)
             other.start()
             other.join()
 
@@ -308,16 +308,16 @@ def test_two_who_think_that_the_job_is_theirs_do_no_item_twice(job_harness: JobH
     assert job_harness.written() == notes(30)
 
 
-def test_jobs_take_turns(job_harness: JobHarness) -> None:
+def test_open_jobs_are_run_alternately(job_harness: JobHarness) -> None:
     one, other = job_harness.ask(*notes(30, "one")), job_harness.ask(*notes(30, "other"))
     job_harness.worker(slice_s=0).run_once()
-    turns = [body.split()[0] for body in job_harness.written()[::10]]
-    assert turns == ["one", "other"] * 3
+    order = [body.split()[0] for body in job_harness.written()[::10]]
+    assert order == ["one", "other"] * 3
     assert job_harness.job(one).status is job_harness.job(other).status is JobStatus.COMPLETED
 
 
-def test_workers_share_the_jobs(job_harness: JobHarness) -> None:
-    """Each waits in its first step until the other is in one as well."""
+def test_two_workers_run_two_jobs_at_the_same_time(job_harness: JobHarness) -> None:
+    """Each worker waits in its first step until the other one has reached its own."""
     both = threading.Barrier(2, timeout=60)
 
     def wait(_limit: int) -> None:
@@ -333,16 +333,16 @@ def test_workers_share_the_jobs(job_harness: JobHarness) -> None:
     assert Counter(job_harness.written()) == Counter(notes(10, "one") + notes(10, "other"))
 
 
-def test_a_lost_connection_costs_a_step_and_no_item(job_harness: JobHarness) -> None:
-    cut: list[int] = []
+def test_lost_connection_repeats_a_step_and_loses_no_item(job_harness: JobHarness) -> None:
+    terminated: list[int] = []
 
     def name_connection(connection: Connection) -> None:
         raw_json(connection)
         connection.execute("SET application_name = 'worker-under-test'")
 
-    def cut_off(limit: int) -> None:
-        if not cut:
-            cut.append(limit)
+    def terminate_connections(limit: int) -> None:
+        if not terminated:
+            terminated.append(limit)
             job_harness.database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND (application_name = 'annals-work'"
@@ -350,22 +350,22 @@ def test_a_lost_connection_costs_a_step_and_no_item(job_harness: JobHarness) -> 
             )
 
     job_id = job_harness.ask(*notes(30))
-    # The worker has its own pool: this test polls the job by that of the harness meanwhile.
+    # The worker has its own pool, because this test polls the job through the harness meanwhile.
     with write_pool(job_harness.urls.app, configure=name_connection) as pool:
-        works = {WRITING: hooked(cut_off)}
+        works = {WRITING: hooked(terminate_connections)}
         with working(job_harness.worker(works, EventLog(pool))):
             wait_until(
                 lambda: job_harness.job(job_id).status is JobStatus.COMPLETED,
                 "the job is completed",
             )
-    assert cut == [10]
+    assert terminated == [10]
     assert job_harness.written() == notes(30)
 
 
-# What operators see
+# Operation
 
 
-def test_a_rebuild_gives_the_same_rows(job_harness: JobHarness, engine: ProjectionEngine) -> None:
+def test_rebuild_gives_the_same_rows(job_harness: JobHarness, engine: ProjectionEngine) -> None:
     job_harness.ask(*notes(12), REFUSED, POISON, REFUSED)
     job_harness.ask(*notes(10), HOPELESS)
     job_harness.worker().run_once()
@@ -388,35 +388,35 @@ def test_a_rebuild_gives_the_same_rows(job_harness: JobHarness, engine: Projecti
     assert_tables_match_log(job_harness.database)
 
 
-def test_jobs_that_nobody_takes_up_are_told(job_harness: JobHarness) -> None:
+def test_unclaimed_jobs_are_reported_by_health(job_harness: JobHarness) -> None:
     with api_without_projector(job_harness.urls) as client:
 
-        def told() -> dict[str, Any]:
+        def job_health() -> dict[str, Any]:
             jobs: dict[str, Any] = client.get("/healthz").json()["jobs"]
             return jobs
 
-        assert told() == {"open": 0, "oldestSeconds": 0, "idleSeconds": 0, "reasons": []}
+        assert job_health() == {"open": 0, "oldestSeconds": 0, "idleSeconds": 0, "reasons": []}
         job_harness.ask("a")
         job_harness.ask("b")
-        wait_until(lambda: told()["open"] == 2, "health shows two open jobs")
-        assert told()["reasons"] == []
+        wait_until(lambda: job_health()["open"] == 2, "health shows two open jobs")
+        assert job_health()["reasons"] == []
         job_harness.database.execute("UPDATE open_jobs SET turn_at = now() - interval '1 minute'")
-        wait_until(lambda: bool(told()["reasons"]), "health gives a reason")
-        (reason,) = told()["reasons"]
+        wait_until(lambda: bool(job_health()["reasons"]), "health gives a reason")
+        (reason,) = job_health()["reasons"]
         assert reason.startswith("2 jobs are open, and no worker has claimed one for 6")
         assert client.get("/healthz").json()["status"] == "degraded"
         metrics = client.get("/metrics").text
         assert "annals_jobs_open 2.0" in metrics
         assert "annals_jobs_oldest_seconds" in metrics
         job_harness.worker().run_once()
-        wait_until(lambda: told()["open"] == 0, "health shows no open job")
-        assert told()["reasons"] == []
+        wait_until(lambda: job_health()["open"] == 0, "health shows no open job")
+        assert job_health()["reasons"] == []
 
 
-# What is kept
+# Storage
 
 
-def test_items_come_back_in_order_from_anywhere(job_harness: JobHarness) -> None:
+def test_items_are_read_in_order_from_any_offset(job_harness: JobHarness) -> None:
     items = notes(2 * CHUNK_ITEMS + 10)
     job_id = job_harness.ask(*items)
     assert job_harness.job(job_id).total == len(items)
@@ -434,7 +434,7 @@ def test_items_come_back_in_order_from_anywhere(job_harness: JobHarness) -> None
     assert read(len(items), 500) == []
 
 
-def test_the_items_of_the_largest_job_come_back_from_anywhere(job_harness: JobHarness) -> None:
+def test_items_of_the_largest_job_are_read_from_any_offset(job_harness: JobHarness) -> None:
     firsts = (0, 999, 32_000, 32_766, 32_767, 32_768, 99_990)
     with job_harness.log.transaction(job_harness.scope) as connection:
         workspace, job_id = job_harness.scope.workspace_id, uuid4()
@@ -444,7 +444,7 @@ def test_the_items_of_the_largest_job_come_back_from_anywhere(job_harness: JobHa
             assert found == list(range(first, min(first + 500, 100_000)))
 
 
-def test_errors_go_after_a_while(job_harness: JobHarness) -> None:
+def test_old_errors_are_deleted(job_harness: JobHarness) -> None:
     job_harness.ask(REFUSED)
     job_harness.worker().run_once()
     job_harness.database.execute(
@@ -459,12 +459,12 @@ def test_errors_go_after_a_while(job_harness: JobHarness) -> None:
 
 
 @pytest.mark.parametrize("table", ["open_jobs", "job_items", "job_errors"])
-def test_another_workspace_sees_nothing_of_it(job_harness: JobHarness, table: str) -> None:
+def test_job_tables_are_invisible_to_another_workspace(job_harness: JobHarness, table: str) -> None:
     job_harness.ask(*notes(3), REFUSED)
     job_harness.worker().run_once()
-    job_harness.ask("a")  # now there is a row in each
+    job_harness.ask("a")  # now each table has a row
 
-    def seen(role_url: str, workspace: UUID | None) -> int:
+    def count_rows(role_url: str, workspace: UUID | None) -> int:
         with psycopg.connect(role_url) as connection:
             if workspace is not None:
                 connection.execute(
@@ -475,21 +475,21 @@ def test_another_workspace_sees_nothing_of_it(job_harness: JobHarness, table: st
             return int(row[0])
 
     assert job_harness.rows(table) == 1
-    assert seen(job_harness.urls.app, job_harness.scope.workspace_id) == 1
-    assert seen(job_harness.urls.app, uuid4()) == 0
-    assert seen(job_harness.urls.app, None) == 0
+    assert count_rows(job_harness.urls.app, job_harness.scope.workspace_id) == 1
+    assert count_rows(job_harness.urls.app, uuid4()) == 0
+    assert count_rows(job_harness.urls.app, None) == 0
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        seen(job_harness.urls.projector, None)
+        count_rows(job_harness.urls.projector, None)
     unforced = job_harness.database.execute(
         "SELECT relname FROM pg_class WHERE relname = %s AND NOT relforcerowsecurity", (table,)
     )
     assert unforced.fetchall() == []
 
 
-def test_a_job_of_another_workspace_is_not_there(job_harness: JobHarness) -> None:
+def test_job_of_another_workspace_is_not_found(job_harness: JobHarness) -> None:
     job_id = job_harness.ask("a")
-    stranger = Scope(uuid4())
+    other_scope = Scope(uuid4())
     with pytest.raises(NotFound):
-        job_harness.jobs.cancel(stranger, job_id)
-    with job_harness.log.scoped(stranger), pytest.raises(NotFound):
+        job_harness.jobs.cancel(other_scope, job_id)
+    with job_harness.log.scoped(other_scope), pytest.raises(NotFound):
         job_harness.log.load(Job, job_id)

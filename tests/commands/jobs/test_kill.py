@@ -1,4 +1,4 @@
-"""kill -9 of workers in the middle of jobs: others go on, no item twice, none lost."""
+"""kill -9 of workers in the middle of jobs: other workers continue, and each item is done once."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.long(seconds=10)
 
 ITEMS = 300
 STEP = 20
-DEATHS = [("writing", 1), ("committed", 2), ("writing", 3), ("committed", 1)]
-"""When a worker dies, and in which of its steps."""
-MANY = 5_000
-"""So many that a worker can be met in the middle of them."""
+CRASHES = [("writing", 1), ("committed", 2), ("writing", 3), ("committed", 1)]
+"""When a worker crashes, and in which of its steps."""
+LARGE_JOB_ITEMS = 5_000
+"""Enough items to kill a worker in the middle of them."""
 WORKERS = 2
 
 HOLDERS = f"""
@@ -46,31 +46,31 @@ SELECT a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
 """
 
 
-def bulk(log: EventLog, scope: Scope, items: int) -> tuple[UUID, list[UUID]]:
-    """A job that makes so many accounts important, and their ids."""
+def request_bulk(log: EventLog, scope: Scope, items: int) -> tuple[UUID, list[UUID]]:
+    """Request a job that changes this number of new accounts; return its id and theirs."""
     ids = [uuid4() for _ in range(items)]
-    made = (
+    accounts = (
         Account.create(
             each, scope.workspace_id, {"company": "A", "type": "partner"}, at=datetime.now(UTC)
         )
         for each in ids
     )
     with log.scoped(Scope(scope.workspace_id)):
-        while chunk := list[Entity](islice(made, 1_000)):
+        while chunk := list[Entity](islice(accounts, 1_000)):
             log.append(*chunk)
     jobs = JobCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
     parameters = {"kind": "account", "change": {"set": {"priority": "high"}}}
-    asked = jobs.request(scope, "bulk", parameters, items=map(str, ids))
-    return asked.job.id, ids
+    requested = jobs.request(scope, "bulk", parameters, items=map(str, ids))
+    return requested.job.id, ids
 
 
-def job_of(log: EventLog, scope: Scope, job_id: UUID) -> Job:
+def load_job(log: EventLog, scope: Scope, job_id: UUID) -> Job:
     with log.scoped(scope):
         return log.load(Job, job_id)
 
 
-def changed(database: Connection, scope: Scope) -> Counter[UUID]:
-    """How often each account was changed by the command, says the log."""
+def count_changes(database: Connection, scope: Scope) -> Counter[UUID]:
+    """Return how often the command changed each account, according to the log."""
     rows = database.execute(
         "SELECT stream_id FROM events WHERE workspace_id = %s AND topic = 'account.updated'"
         " AND metadata->>'commandId' = %s",
@@ -79,7 +79,7 @@ def changed(database: Connection, scope: Scope) -> Counter[UUID]:
     return Counter(row[0] for row in rows)
 
 
-def test_a_job_goes_on_where_it_was_whenever_its_worker_died(
+def test_job_resumes_where_it_was_after_each_crash_of_its_worker(
     urls: Urls,
     log: EventLog,
     scope: Scope,
@@ -87,9 +87,9 @@ def test_a_job_goes_on_where_it_was_whenever_its_worker_died(
     engine: ProjectionEngine,
     tmp_path: Path,
 ) -> None:
-    job_id, ids = bulk(log, scope, ITEMS)
+    job_id, ids = request_bulk(log, scope, ITEMS)
     expected = 0
-    for when, step in DEATHS:
+    for when, step in CRASHES:
         output = tmp_path / "worker.log"
         with running_worker(
             urls, output, "tests.support.crashing_worker", when, str(step), str(STEP)
@@ -99,47 +99,49 @@ def test_a_job_goes_on_where_it_was_whenever_its_worker_died(
         wait_until(
             lambda: not database.execute(HOLDERS).fetchall(), "no connection holds the claim"
         )
-        job = job_of(log, scope, job_id)
+        job = load_job(log, scope, job_id)
         assert (job.status, job.processed) == (JobStatus.RUNNING, expected)
-        # What is counted is what was done: they are of one transaction.
-        assert changed(database, scope) == Counter(ids[:expected])
+        # Progress and changes are committed in one transaction.
+        assert count_changes(database, scope) == Counter(ids[:expected])
     with running_worker(urls, tmp_path / "last.log"):
         wait_until(
-            lambda: job_of(log, scope, job_id).status is JobStatus.COMPLETED, "the job is completed"
+            lambda: load_job(log, scope, job_id).status is JobStatus.COMPLETED,
+            "the job is completed",
         )
-    job = job_of(log, scope, job_id)
+    job = load_job(log, scope, job_id)
     assert (job.processed, job.succeeded, job.failed) == (ITEMS, ITEMS, 0)
-    assert changed(database, scope) == Counter(ids)
+    assert count_changes(database, scope) == Counter(ids)
     engine.catch_up()
     assert_tables_match_log(database)
 
 
-def test_a_killed_workers_job_is_taken_over_by_another(
+def test_job_of_a_killed_worker_is_taken_over_by_another(
     urls: Urls, log: EventLog, scope: Scope, database: Connection, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         outputs = [tmp_path / f"{number}.log" for number in range(WORKERS)]
-        alive = [stack.enter_context(running_worker(urls, output)) for output in outputs]
+        workers = [stack.enter_context(running_worker(urls, output)) for output in outputs]
         wait_until(
             lambda: all("working on jobs" in output.read_text("utf-8") for output in outputs),
             "both workers have started",
         )
-        job_id, ids = bulk(log, scope, MANY)
-        wait_until(lambda: job_of(log, scope, job_id).processed > 0, "the job has done a step")
-        holder = _holder(database, alive)
+        job_id, ids = request_bulk(log, scope, LARGE_JOB_ITEMS)
+        wait_until(lambda: load_job(log, scope, job_id).processed > 0, "the job has done a step")
+        holder = _find_holder(database, workers)
         holder.kill()
         holder.wait()
-        assert job_of(log, scope, job_id).status is JobStatus.RUNNING
+        assert load_job(log, scope, job_id).status is JobStatus.RUNNING
         wait_until(
-            lambda: job_of(log, scope, job_id).status is JobStatus.COMPLETED, "the job is completed"
+            lambda: load_job(log, scope, job_id).status is JobStatus.COMPLETED,
+            "the job is completed",
         )
-    assert changed(database, scope) == Counter(ids)
+    assert count_changes(database, scope) == Counter(ids)
 
 
-def _holder(
+def _find_holder(
     database: Connection, workers: list[subprocess.Popen[bytes]]
 ) -> subprocess.Popen[bytes]:
-    """The worker that has the job."""
+    """Return the worker that holds the job."""
     found: list[subprocess.Popen[bytes]] = []
 
     def is_found() -> bool:

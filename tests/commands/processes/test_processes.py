@@ -1,4 +1,4 @@
-"""Process managers: each event is reacted to once, each command done once."""
+"""Process managers: each event is handled once, and each command is carried out once."""
 
 from __future__ import annotations
 
@@ -26,29 +26,32 @@ from tests.support.sms_harness import CountingGateway, SmsHarness, entity_comman
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the process of these tests remembers of a lead."""
+class ChangeCount:
+    """The state that the process of these tests keeps for a lead."""
 
     changes: int
 
 
-def count_changes(memory: Seen | None, event: RecordedEvent) -> Reaction[Seen]:
-    """Counts changes of a lead, and asks for something with every second one; forgets deleted."""
+def count_changes(state: ChangeCount | None, event: RecordedEvent) -> Reaction[ChangeCount]:
+    """Count changes of a lead and give a command on every second one; drop deleted leads."""
     if event.topic == "lead.deleted":
         return None, ()
-    seen = Seen((memory.changes if memory else 0) + 1)
-    due = (Command("note", {"changes": seen.changes}),) if seen.changes % 2 == 0 else ()
-    return seen, due
+    counted = ChangeCount((state.changes if state else 0) + 1)
+    due = (Command("note", {"changes": counted.changes}),) if counted.changes % 2 == 0 else ()
+    return counted, due
 
 
 COUNTING = Process(
-    "counting", frozenset({"lead.created", "lead.updated", "lead.deleted"}), count_changes, Seen
+    "counting",
+    frozenset({"lead.created", "lead.updated", "lead.deleted"}),
+    count_changes,
+    ChangeCount,
 )
 
 
 def rename(sms_harness: SmsHarness, lead: UUID, name: str) -> None:
     sms_harness.entities.revise(
-        sms_harness.scope, Lead, lead, lambda facts: {**facts, "name": name}
+        sms_harness.scope, Lead, lead, lambda values: {**values, "name": name}
     )
 
 
@@ -61,32 +64,34 @@ def follow(sms_harness: SmsHarness, process: Process[Any], limit: int = 500) -> 
         pass
 
 
-# Pure
+# Reactions
 
 
-def test_a_message_that_is_asked_for_is_to_be_sent() -> None:
-    asked = recorded_event("sms.created", {"fields": {}})
-    sent = Command("sendSms", {"smsId": asked.stream_id})
-    assert PROCESSES["sms"].react(None, asked) == (None, (sent,))
+def test_requested_message_gives_a_send_command() -> None:
+    requested = recorded_event("sms.created", {"fields": {}})
+    send = Command("sendSms", {"smsId": requested.stream_id})
+    assert PROCESSES["sms"].react(None, requested) == (None, (send,))
 
 
-def test_the_same_event_gives_the_same_ids_and_another_one_others() -> None:
-    one = recorded_event("sms.created", {})
+def test_command_ids_depend_on_process_event_and_index() -> None:
+    event = recorded_event("sms.created", {})
     ids = {
-        command_id("sms", one, 0),
-        command_id("sms", one, 1),
-        command_id("booking", one, 0),
+        command_id("sms", event, 0),
+        command_id("sms", event, 1),
+        command_id("booking", event, 0),
         command_id("sms", recorded_event("sms.created", {}, UUID(int=9)), 0),
-        command_id("sms", replace(one, stream_version=4), 0),
+        command_id("sms", replace(event, stream_version=4), 0),
     }
     assert len(ids) == 5
-    assert command_id("sms", replace(one, position=99), 0) in ids, "other logs have that position"
+    assert command_id("sms", replace(event, position=99), 0) in ids, (
+        "the position may differ in another log"
+    )
 
 
 # The inbox
 
 
-def test_a_process_begins_at_the_end_of_the_log_and_reacts_to_what_comes(
+def test_new_process_starts_at_the_end_of_the_log(
     sms_harness: SmsHarness,
 ) -> None:
     sms_harness.lead()
@@ -102,14 +107,14 @@ def test_a_process_begins_at_the_end_of_the_log_and_reacts_to_what_comes(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 500])
-def test_what_it_remembers_is_carried_over_batches_and_forgotten(
+def test_process_state_survives_batches_and_is_dropped_on_deletion(
     sms_harness: SmsHarness, limit: int
 ) -> None:
     register_processes(sms_harness.follower, [COUNTING])
-    lead, gone = sms_harness.lead(), sms_harness.lead()
+    lead, deleted = sms_harness.lead(), sms_harness.lead()
     for number in range(5):
         rename(sms_harness, lead, f"Ada {number}")
-    sms_harness.entities.delete(sms_harness.scope, Lead, gone)
+    sms_harness.entities.delete(sms_harness.scope, Lead, deleted)
     follow(sms_harness, COUNTING, limit)
     assert rows(sms_harness, "SELECT key, state FROM process_states") == [
         (str(lead), {"changes": 6})
@@ -118,13 +123,13 @@ def test_what_it_remembers_is_carried_over_batches_and_forgotten(
     assert [row[0] for row in data] == [{"changes": 2}, {"changes": 4}, {"changes": 6}]
 
 
-def test_an_event_that_a_process_cannot_digest_stops_it_and_nothing_has_moved(
+def test_failing_event_stops_its_process_without_side_effects(
     sms_harness: SmsHarness,
 ) -> None:
     register_processes(sms_harness.follower, [COUNTING])
     lead = sms_harness.lead()
     rename(sms_harness, lead, "Ada King")
-    broken = replace(COUNTING, react=lambda memory, one: _break_at(2, memory, one))
+    broken = replace(COUNTING, react=lambda state, event: _fail_at(2, state, event))
     before = rows(sms_harness, "SELECT position FROM process_inboxes WHERE process = 'counting'")
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
@@ -137,13 +142,13 @@ def test_an_event_that_a_process_cannot_digest_stops_it_and_nothing_has_moved(
     assert len(sms_harness.commands()) == 1
 
 
-def _break_at(version: int, memory: Any, one: RecordedEvent) -> Reaction[Any]:
-    if one.stream_version == version:
+def _fail_at(version: int, state: Any, event: RecordedEvent) -> Reaction[Any]:
+    if event.stream_version == version:
         raise ZeroDivisionError
-    return count_changes(memory, one)
+    return count_changes(state, event)
 
 
-def test_several_who_follow_react_to_each_event_once(sms_harness: SmsHarness, urls: Urls) -> None:
+def test_concurrent_followers_handle_each_event_once(sms_harness: SmsHarness, urls: Urls) -> None:
     register_processes(sms_harness.follower, [COUNTING])
     done = threading.Event()
 
@@ -168,9 +173,9 @@ def test_several_who_follow_react_to_each_event_once(sms_harness: SmsHarness, ur
     assert len(sms_harness.commands()) == 3 * len(leads)
 
 
-def test_workspaces_are_kept_apart_by_what_a_process_remembers(sms_harness: SmsHarness) -> None:
+def test_process_states_are_separate_per_workspace(sms_harness: SmsHarness) -> None:
     register_processes(sms_harness.follower, [COUNTING])
-    same_key = replace(COUNTING, key=lambda one: "the same")
+    same_key = replace(COUNTING, key=lambda event: "the same")
     scope = sms_harness.scope
     for workspace in (uuid4(), uuid4()):
         sms_harness.scope = Scope(workspace)
@@ -184,12 +189,12 @@ def test_workspaces_are_kept_apart_by_what_a_process_remembers(sms_harness: SmsH
 # The outbox
 
 
-def outbox(sms_harness: SmsHarness, **more: Any) -> Outbox:
-    return Outbox(sms_harness.own, {**command_handlers(sms_harness.own_sms), **more})
+def open_outbox(sms_harness: SmsHarness, **handlers: Any) -> Outbox:
+    return Outbox(sms_harness.own, {**command_handlers(sms_harness.own_sms), **handlers})
 
 
-def waiting_command(sms_harness: SmsHarness, name: str = "note") -> tuple[UUID, UUID]:
-    """A command that waits; its id and the lead that it is about."""
+def create_waiting_command(sms_harness: SmsHarness, name: str = "note") -> tuple[UUID, UUID]:
+    """Create a waiting command; return its id and the lead that it concerns."""
     register_processes(sms_harness.follower, [COUNTING])
     lead = sms_harness.lead()
     rename(sms_harness, lead, "Ada King")
@@ -198,27 +203,29 @@ def waiting_command(sms_harness: SmsHarness, name: str = "note") -> tuple[UUID, 
     return rows(sms_harness, "SELECT id FROM process_commands")[0][0], lead
 
 
-def test_a_command_is_done_in_the_transaction_that_notes_it(sms_harness: SmsHarness) -> None:
-    command, lead = waiting_command(sms_harness)
+def test_command_and_its_state_are_committed_in_one_transaction(sms_harness: SmsHarness) -> None:
+    command, lead = create_waiting_command(sms_harness)
 
     def note(scope: Scope, id_: UUID, data: Any) -> None:
         assert (id_, data) == (command, {"changes": 2})
         change = {"status": "contacted"}
         entity_commands(sms_harness.own).revise(
-            scope, Lead, lead, lambda facts: {**facts, **change}
+            scope, Lead, lead, lambda values: {**values, **change}
         )
 
-    def dies(scope: Scope, id_: UUID, data: Any) -> None:
+    def note_and_fail(scope: Scope, id_: UUID, data: Any) -> None:
         note(scope, id_, data)
         raise ZeroDivisionError
 
-    assert outbox(sms_harness, note=dies).run_next(sms_harness.follower)
-    assert sms_harness.lead_facts(lead)["status"] == "new", "nothing of it has happened"
+    assert open_outbox(sms_harness, note=note_and_fail).run_next(sms_harness.follower)
+    assert sms_harness.lead_facts(lead)["status"] == "new", "the change is rolled back"
     assert sms_harness.commands() == [("note", "waiting", 1, "ZeroDivisionError")]
-    assert not outbox(sms_harness, note=note).run_next(sms_harness.follower), "it is not due yet"
+    assert not open_outbox(sms_harness, note=note).run_next(sms_harness.follower), (
+        "the command is not due yet"
+    )
     sms_harness.let_time_pass()
-    assert outbox(sms_harness, note=note).run_next(sms_harness.follower)
-    assert not outbox(sms_harness, note=note).run_next(sms_harness.follower)
+    assert open_outbox(sms_harness, note=note).run_next(sms_harness.follower)
+    assert not open_outbox(sms_harness, note=note).run_next(sms_harness.follower)
     assert sms_harness.lead_facts(lead)["status"] == "contacted"
     ((metadata,),) = rows(
         sms_harness, "SELECT metadata FROM events WHERE topic = 'lead.status_changed'"
@@ -228,7 +235,9 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(sms_harness: SmsHarn
     assert metadata["actor"] == {"type": "system", "id": "annals", "name": "Annals"}
 
 
-def test_many_who_work_do_each_command_once(sms_harness: SmsHarness, urls: Urls) -> None:
+def test_concurrent_outboxes_carry_out_each_command_once(
+    sms_harness: SmsHarness, urls: Urls
+) -> None:
     register_processes(sms_harness.follower, [COUNTING])
     for lead in [sms_harness.lead() for _ in range(10)]:
         rename(sms_harness, lead, "Ada King")
@@ -237,8 +246,8 @@ def test_many_who_work_do_each_command_once(sms_harness: SmsHarness, urls: Urls)
 
     def work() -> None:
         with follow_connection(urls.sender, application_name="test") as connection:
-            box = outbox(sms_harness, note=lambda scope, id_, data: done.append(id_))
-            while box.run_next(connection):
+            outbox = open_outbox(sms_harness, note=lambda scope, id_, data: done.append(id_))
+            while outbox.run_next(connection):
                 pass
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -249,18 +258,18 @@ def test_many_who_work_do_each_command_once(sms_harness: SmsHarness, urls: Urls)
     assert len(done) == len(set(done)) == 10
 
 
-def test_what_is_refused_ends_and_says_why(sms_harness: SmsHarness) -> None:
-    waiting_command(sms_harness)
+def test_refused_command_ends_with_its_reason(sms_harness: SmsHarness) -> None:
+    create_waiting_command(sms_harness)
 
     def refuse(scope: Scope, id_: UUID, data: Any) -> None:
         raise NotFound("lead", id_)
 
-    assert outbox(sms_harness, note=refuse).run_next(sms_harness.follower)
+    assert open_outbox(sms_harness, note=refuse).run_next(sms_harness.follower)
     assert sms_harness.commands() == [("note", "refused", 0, "NotFound")]
 
 
-def test_what_was_done_long_ago_is_forgotten(sms_harness: SmsHarness) -> None:
-    waiting_command(sms_harness)
+def test_commands_that_ended_long_ago_are_deleted(sms_harness: SmsHarness) -> None:
+    create_waiting_command(sms_harness)
     sms_harness.database.execute("UPDATE process_commands SET state = 'done', ended_at = now()")
     sms_harness.follower.execute(DELETE_ENDED.encode())
     assert len(sms_harness.commands()) == 1
@@ -271,7 +280,7 @@ def test_what_was_done_long_ago_is_forgotten(sms_harness: SmsHarness) -> None:
     assert sms_harness.commands() == []
 
 
-# Who may
+# Privileges
 
 
 @pytest.mark.parametrize("role", ["app", "projector"])
@@ -289,14 +298,18 @@ def test_what_was_done_long_ago_is_forgotten(sms_harness: SmsHarness) -> None:
         "SELECT state FROM process_states",
     ],
 )
-def test_nobody_but_a_sender_can_cause_anything(urls: Urls, role: str, statement: str) -> None:
+def test_process_tables_are_closed_to_roles_other_than_the_sender(
+    urls: Urls, role: str, statement: str
+) -> None:
     with psycopg.connect(getattr(urls, role)) as connection:
         connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [str(uuid4())])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(statement.encode())
 
 
-def test_a_sender_within_a_workspace_sees_that_one(sms_harness: SmsHarness, urls: Urls) -> None:
+def test_sender_in_a_workspace_sees_only_that_workspace(
+    sms_harness: SmsHarness, urls: Urls
+) -> None:
     sms_harness.ask()
     sms_harness.react()
     counts = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM process_commands)"
@@ -312,6 +325,6 @@ def test_commands_hold_no_personal_data(sms_harness: SmsHarness) -> None:
     sms_harness.ask(message="Your diagnosis is ready")
     sms_harness.react()
     sms_harness.send_all(CountingGateway())
-    kept = orjson.dumps(rows(sms_harness, "SELECT row_to_json(c) FROM process_commands AS c"))
-    assert b"diagnosis" not in kept
-    assert b"7946" not in kept
+    stored = orjson.dumps(rows(sms_harness, "SELECT row_to_json(c) FROM process_commands AS c"))
+    assert b"diagnosis" not in stored
+    assert b"7946" not in stored

@@ -1,4 +1,4 @@
-"""Undo of every command there is: done and undone is as if it had never been done."""
+"""Undo of every command: the state after the undo equals the state before the command."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ from tests.support.undo_client import UndoClient
 
 EXAMPLES_MAX = 60
 MARK = "betweenTimes"
-"""A custom field that nobody else sets."""
+"""A custom_fields field that no other command sets."""
 
-DOINGS: dict[str, st.SearchStrategy[Doing]] = {
+COMMANDS: dict[str, st.SearchStrategy[Doing]] = {
     "create": creations,
     "revise": revisions,
     "delete": st.builds(Delete, workspaces, mortals, whoms),
@@ -62,28 +62,28 @@ DOINGS: dict[str, st.SearchStrategy[Doing]] = {
     "act": acts,
     "convert": conversions,
 }
-doings = st.sampled_from(list(DOINGS)).flatmap(lambda what: DOINGS[what])
-"""A command, each with the same chance."""
+any_command = st.sampled_from(list(COMMANDS)).flatmap(lambda name: COMMANDS[name])
+"""A command; every type has the same probability."""
 
 
-def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[Doing]:
-    # With an open deal an account could not be deleted.
+def _create_one(kind: type[Entity]) -> st.SearchStrategy[Doing]:
+    # An account with an open opportunity cannot be deleted.
     fields = FIELDS[kind].map(
-        lambda given: {**given, **({"stage": "won"} if "stage" in given else {})}
+        lambda values: {**values, **({"stage": "won"} if "stage" in values else {})}
     )
     account = 0 if kind.BELONGS_TO_ACCOUNT else None
     return st.builds(Create, st.just(0), st.just(kind), fields, st.just(account), st.none())
 
 
-beginnings = st.tuples(*[_one_of_each(kind) for kind in [*OFTEN, *SELDOM]])
-"""One of each kind there is, in the first workspace."""
+first_entities = st.tuples(*[_create_one(kind) for kind in [*OFTEN, *SELDOM]])
+"""One entity of each kind, in the first workspace."""
 
-Known = tuple[dict[str, Any], bool, UUID | None, UUID | None, UUID | None]
-"""Fields, whether it is deleted, with which account, into what it was merged, and its account."""
-State = dict[UUID, Known]
+EntityState = tuple[dict[str, Any], bool, UUID | None, UUID | None, UUID | None]
+"""Values, whether it is deleted, the account it was deleted with, its survivor and its account."""
+State = dict[UUID, EntityState]
 
 
-def test_done_and_undone_is_as_if_it_had_not_been(
+def test_undo_of_any_command_restores_the_state_before_it(
     log: EventLog, commands: EntityCommands, engine: ProjectionEngine, database: Connection
 ) -> None:
     @settings(
@@ -92,55 +92,55 @@ def test_done_and_undone_is_as_if_it_had_not_been(
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    @given(beginnings, st.lists(doings, max_size=8), doings, st.booleans())
-    def holds(beginning: Any, life: list[Doing], step: Doing, is_busy: bool) -> None:
+    @given(first_entities, st.lists(any_command, max_size=8), any_command, st.booleans())
+    def holds(first: Any, earlier: list[Doing], command: Doing, is_busy: bool) -> None:
         player = Player.of(log, commands)
-        step = replace(step, workspace=0)
-        for each in (*beginning, *life):
+        command = replace(command, workspace=0)
+        for each in (*first, *earlier):
             player.play(each)
-        if isinstance(step, Restore):
-            player.play(Delete(0, step.kind, step.whom))
-        elif isinstance(step, Merge):
-            make_twin(player, step)
-        undo_client = UndoClient(log, commands, player.scopes[step.workspace])
-        done = player.scopes[step.workspace] = undo_client.new_scope()
-        before = states(undo_client, player, step.workspace)
-        player.play(step)
+        if isinstance(command, Restore):
+            player.play(Delete(0, command.kind, command.whom))
+        elif isinstance(command, Merge):
+            make_twin(player, command)
+        undo_client = UndoClient(log, commands, player.scopes[command.workspace])
+        done = player.scopes[command.workspace] = undo_client.new_scope()
+        before = load_states(undo_client, player, command.workspace)
+        player.play(command)
         count = len(undo_client.positions(done.command_id))
-        if count and is_final(step):
+        if count and is_irreversible(command):
             with pytest.raises(NotUndoable):
                 undo_client.undo_command(done.command_id)
         elif count:
-            check(undo_client, player, step.workspace, done.command_id, before, is_busy)
+            check(undo_client, player, command.workspace, done.command_id, before, is_busy)
 
     holds()
     engine.catch_up()
     assert_tables_match_log(database)
 
 
-def make_twin(player: Player, step: Merge) -> None:
-    """There is another one to merge, with something on it where it is an account."""
-    one = player.whom(step)
+def make_twin(player: Player, command: Merge) -> None:
+    """Create a second entity to merge; an account also gets children."""
+    one = player.whom(command)
     assert one is not None
-    player.play(Restore(0, step.kind, step.whom))
-    same = {"company": "Twin", "type": one.values["type"]} if step.kind is Account else {}
-    fields = {"name": "Twin", "email": "a@example.com"} if step.kind is Contact else same
-    player.play(Create(0, step.kind, fields, 0, None))
+    player.play(Restore(0, command.kind, command.whom))
+    same = {"company": "Twin", "type": one.values["type"]} if command.kind is Account else {}
+    fields = {"name": "Twin", "email": "a@example.com"} if command.kind is Contact else same
+    player.play(Create(0, command.kind, fields, 0, None))
     twin = player.known[0][-1]
     if isinstance(twin, Account):
         scope = player.scopes[0]
-        for kind, of in ((Note, {"body": "x"}), (Opportunity, {"name": "x"})):
-            outcome = player.commands.create(scope, kind, of, account_id=twin.id)
+        for kind, values in ((Note, {"body": "x"}), (Opportunity, {"name": "x"})):
+            outcome = player.commands.create(scope, kind, values, account_id=twin.id)
             player.known[0].append(outcome.entity)
 
 
-def is_final(step: Doing) -> bool:
-    """Whether what it does leaves the house."""
-    if step.kind is Workspace:
-        return isinstance(step, Create)
-    if step.kind is Sms:  # what was sent was sent; its record comes and goes
-        return not isinstance(step, Delete | Restore)
-    return step.kind is ApiKey
+def is_irreversible(command: Doing) -> bool:
+    """Whether the command has an effect that cannot be undone."""
+    if command.kind is Workspace:
+        return isinstance(command, Create)
+    if command.kind is Sms:  # only the record of a sent message can be undone
+        return not isinstance(command, Delete | Restore)
+    return command.kind is ApiKey
 
 
 def check(
@@ -151,31 +151,31 @@ def check(
     before: State,
     is_busy: bool,
 ) -> None:
-    """The command is undone, and its undo is."""
-    done = states(undo_client, player, workspace)
+    """Undo the command, undo that undo, and compare the load_states."""
+    done = load_states(undo_client, player, workspace)
     new = done.keys() - before.keys()
-    marked = mark(undo_client, player, workspace, before, done) if is_busy else frozenset()
+    marked = mark_entities(undo_client, player, workspace, before, done) if is_busy else frozenset()
     try:
         undone = undo_client.undo_command(command_id)
     except NotAMember:
-        return  # the one to whom it was assigned before has left
-    now = states(undo_client, player, workspace)
+        return  # the member it was assigned to before is deleted
+    now = load_states(undo_client, player, workspace)
     assert {each: now[each] for each in before} == {
         each: with_mark(state) if each in marked else state for each, state in before.items()
     }
-    assert all(now[each][1] for each in new), "what was created is gone"
+    assert all(now[each][1] for each in new), "created entities are deleted"
     with pytest.raises(AlreadyUndone):
         undo_client.undo_command(command_id)
     redone = undo_client.undo_command(undone)
-    assert states(undo_client, player, workspace) == {
+    assert load_states(undo_client, player, workspace) == {
         each: with_mark(state) if each in marked else state for each, state in done.items()
     }
     undo_client.undo_command(redone)
-    assert states(undo_client, player, workspace) == now
+    assert load_states(undo_client, player, workspace) == now
 
 
-def states(undo_client: UndoClient, player: Player, workspace: int) -> State:
-    """What is known of everything in the workspace."""
+def load_states(undo_client: UndoClient, player: Player, workspace: int) -> State:
+    """Return the state of every entity in the workspace."""
     loaded = [undo_client.load(type(each), each.id) for each in player.known[workspace]]
     return {
         each.id: (
@@ -183,29 +183,35 @@ def states(undo_client: UndoClient, player: Player, workspace: int) -> State:
             each.is_deleted,
             each.deleted_with,
             each.merged_into,
-            # What is gone has no account to be on; it returns to the one that there is by then.
+            # A deleted entity returns to the survivor of its account, which is known only then.
             None if each.is_deleted else each.account_id,
         )
         for each in loaded
     }
 
 
-def mark(
+def mark_entities(
     undo_client: UndoClient, player: Player, workspace: int, before: State, done: State
 ) -> frozenset[UUID]:
-    """Meanwhile somebody sets another field of all that neither came nor went; returns of which."""
+    """Set another field of each entity that exists before and after; return their ids."""
     stayed = [
         each
         for each in player.known[workspace]
         if each.id in before and not before[each.id][1] and not done[each.id][1]
     ]
     for each in stayed:
-        custom = {**done[each.id][0].get("customFields", {}), MARK: True}
-        undo_client.set(type(each), each.id, customFields=custom)
+        custom_fields = {**done[each.id][0].get("customFields", {}), MARK: True}
+        undo_client.set(type(each), each.id, customFields=custom_fields)
     return frozenset(each.id for each in stayed)
 
 
-def with_mark(state: Known) -> Known:
-    facts, is_deleted, deleted_with, merged_into, account_id = state
-    custom = {**facts.get("customFields", {}), MARK: True}
-    return {**facts, "customFields": custom}, is_deleted, deleted_with, merged_into, account_id
+def with_mark(state: EntityState) -> EntityState:
+    values, is_deleted, deleted_with, merged_into, account_id = state
+    custom_fields = {**values.get("customFields", {}), MARK: True}
+    return (
+        {**values, "customFields": custom_fields},
+        is_deleted,
+        deleted_with,
+        merged_into,
+        account_id,
+    )

@@ -1,4 +1,4 @@
-"""Undo: done and undone is as if it had never been done, and an undo can be undone."""
+"""Undo: restores the state before a command, and can itself be undone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def undo_client(log: EventLog, commands: EntityCommands, scope: Scope) -> UndoCl
 # By position
 
 
-def test_a_change_is_taken_back_and_says_what_it_takes_back(undo_client: UndoClient) -> None:
+def test_undo_of_a_change_restores_values_and_names_the_undone_event(
+    undo_client: UndoClient,
+) -> None:
     account = undo_client.make(Account, None, **ACME, nextAction="Call")
     scope = undo_client.new_scope()
     position = undo_client.set(
@@ -60,7 +62,7 @@ def test_a_change_is_taken_back_and_says_what_it_takes_back(undo_client: UndoCli
     assert row == ("account.updated", scope.command_id, str(position), 3)
 
 
-def test_a_won_deal_is_won_no_more(undo_client: UndoClient) -> None:
+def test_undo_reopens_a_won_opportunity(undo_client: UndoClient) -> None:
     deal = undo_client.make(Opportunity, name="Renewal", stage="negotiating")
     position = undo_client.set(Opportunity, deal, stage="won")
     undone = undo_client.undo(position)
@@ -69,22 +71,22 @@ def test_a_won_deal_is_won_no_more(undo_client: UndoClient) -> None:
     assert undo_client.load(Opportunity, deal).status == "won"
 
 
-def test_an_assignment_is_taken_back_as_long_as_there_is_somebody_to_take_it(
+def test_assignment_is_undone_only_if_the_former_member_exists(
     undo_client: UndoClient,
 ) -> None:
     ada, grace = (str(undo_client.make(Member, name=name)) for name in ("Ada", "Grace"))
     account = undo_client.make(Account, None, **ACME, assignedTo=ada)
     position = undo_client.set(Account, account, assignedTo=grace)
-    gone = undo_client.delete(Member, UUID(ada))
+    member_deleted = undo_client.delete(Member, UUID(ada))
     with pytest.raises(NotAMember) as refused:
         undo_client.undo(position)
     assert str(refused.value.member_id) == ada
-    undo_client.undo(gone)
+    undo_client.undo(member_deleted)
     undo_client.undo(position)
     assert undo_client.load(Account, account).values["assignedTo"] == ada
 
 
-def test_a_deletion_comes_back_with_what_went_along_and_nothing_else(
+def test_undo_of_a_deletion_restores_only_the_children_deleted_with_it(
     undo_client: UndoClient,
 ) -> None:
     account = undo_client.make(Account, None, **ACME)
@@ -111,7 +113,9 @@ def test_a_deletion_comes_back_with_what_went_along_and_nothing_else(
     assert not undo_client.load(Contact, ada).is_deleted
 
 
-def test_the_second_deletion_takes_back_only_what_it_took(undo_client: UndoClient) -> None:
+def test_undo_of_a_second_deletion_restores_only_what_that_one_deleted(
+    undo_client: UndoClient,
+) -> None:
     account = undo_client.make(Account, None, **ACME)
     ada = undo_client.make(Contact, account, name="Ada")
     undo_client.delete(Account, account)
@@ -121,10 +125,10 @@ def test_the_second_deletion_takes_back_only_what_it_took(undo_client: UndoClien
     assert undo_client.load(Contact, ada).is_deleted
 
 
-# What stands in the way
+# Conflicts
 
 
-def test_later_changes_of_the_same_field_are_named_and_can_be_forced(
+def test_later_changes_of_the_same_field_are_conflicts_that_can_be_forced(
     undo_client: UndoClient,
 ) -> None:
     account = undo_client.make(Account, None, **ACME, nextAction="Call", priority="low")
@@ -138,15 +142,15 @@ def test_later_changes_of_the_same_field_are_named_and_can_be_forced(
     assert (action.field, priority.field) == ("nextAction", "priority")
     assert (action.position, action.actor["name"], action.can_force) == (later, "Grace", True)
     assert "nextAction by Grace" in str(refused.value)
-    left = conflicts(lambda: undo_client.undo(position, force=("nextAction",)))
-    assert left == [("account", "priority", True)]
+    remaining = conflicts(lambda: undo_client.undo(position, force=("nextAction",)))
+    assert remaining == [("account", "priority", True)]
     undo_client.undo(position, force=("nextAction", f"{account}/priority"))
-    facts = undo_client.load(Account, account).values
-    assert (facts["nextAction"], facts["priority"]) == ("Call", "low")
-    assert facts["customFields"] == {"vip": True}
+    values = undo_client.load(Account, account).values
+    assert (values["nextAction"], values["priority"]) == ("Call", "low")
+    assert values["customFields"] == {"vip": True}
 
 
-def test_what_is_as_it_was_is_no_conflict(undo_client: UndoClient) -> None:
+def test_field_that_was_reverted_since_is_no_conflict(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME, priority="low")
     position = undo_client.set(Account, account, priority="high")
     undo_client.set(Account, account, priority="low")
@@ -155,7 +159,7 @@ def test_what_is_as_it_was_is_no_conflict(undo_client: UndoClient) -> None:
     assert undo_client.load(Account, account).version == 3
 
 
-def test_what_was_undone_itself_is_no_conflict(undo_client: UndoClient) -> None:
+def test_later_change_that_was_undone_is_no_conflict(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME, priority="low")
     first = undo_client.set(Account, account, priority="high")
     undo_client.undo(undo_client.set(Account, account, priority="urgent"))
@@ -163,9 +167,9 @@ def test_what_was_undone_itself_is_no_conflict(undo_client: UndoClient) -> None:
     assert undo_client.load(Account, account).values["priority"] == "low"
 
 
-def test_what_was_created_and_changed_since_goes_only_by_force(undo_client: UndoClient) -> None:
+def test_undo_of_a_creation_with_later_changes_has_to_be_forced(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME)
-    (position,) = undo_client.positions(command_of(undo_client, account))
+    (position,) = undo_client.positions(load_creating_command(undo_client, account))
     undo_client.set(Account, account, nextAction="Call", status="active")
     assert conflicts(lambda: undo_client.undo(position)) == [
         ("account", "nextAction", True),
@@ -175,7 +179,7 @@ def test_what_was_created_and_changed_since_goes_only_by_force(undo_client: Undo
     assert undo_client.load(Account, account).is_deleted
 
 
-def command_of(undo_client: UndoClient, entity_id: UUID) -> str:
+def load_creating_command(undo_client: UndoClient, entity_id: UUID) -> str:
     with undo_client.log.transaction(undo_client.scope) as connection:
         row = connection.execute(
             "SELECT metadata->>'commandId' FROM events WHERE stream_id = %s AND stream_version = 1",
@@ -185,10 +189,10 @@ def command_of(undo_client: UndoClient, entity_id: UUID) -> str:
     return str(row[0])
 
 
-def test_an_account_does_not_go_from_under_what_was_added(undo_client: UndoClient) -> None:
+def test_creation_of_an_account_with_children_cannot_be_undone(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME)
     deal = undo_client.make(Opportunity, account, name="Renewal")
-    command = command_of(undo_client, account)
+    command = load_creating_command(undo_client, account)
     with pytest.raises(UndoConflict) as refused:
         undo_client.undo_command(command)
     (conflict,) = refused.value.conflicts
@@ -202,19 +206,21 @@ def test_an_account_does_not_go_from_under_what_was_added(undo_client: UndoClien
     assert undo_client.load(Account, account).is_deleted
 
 
-def test_nothing_comes_back_to_an_account_that_is_gone(undo_client: UndoClient) -> None:
+def test_deletion_of_a_child_cannot_be_undone_while_its_account_is_deleted(
+    undo_client: UndoClient,
+) -> None:
     account = undo_client.make(Account, None, **ACME)
     ada = undo_client.make(Contact, account, name="Ada")
     position = undo_client.delete(Contact, ada)
-    gone = undo_client.delete(Account, account)
+    account_deleted = undo_client.delete(Account, account)
     with pytest.raises(UndoConflict) as refused:
         undo_client.undo(position)
     assert [(each.field, each.position) for each in refused.value.conflicts] == [
-        ("accountId", gone)
+        ("accountId", account_deleted)
     ]
 
 
-def test_what_is_deleted_is_not_changed_back(undo_client: UndoClient) -> None:
+def test_change_of_a_deleted_entity_cannot_be_undone(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME)
     position = undo_client.set(Account, account, nextAction="Call")
     undo_client.delete(Account, account)
@@ -222,7 +228,7 @@ def test_what_is_deleted_is_not_changed_back(undo_client: UndoClient) -> None:
     assert found == [("account", "exists", False)]
 
 
-def test_what_comes_of_it_has_to_be_valid(undo_client: UndoClient) -> None:
+def test_undo_with_an_invalid_result_is_refused(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME, dealValue="5.00")
     position = undo_client.set(Account, account, dealValue=None)
     undo_client.set(Account, account, type="investor")
@@ -232,7 +238,7 @@ def test_what_comes_of_it_has_to_be_valid(undo_client: UndoClient) -> None:
     assert [type(each) for each in plan.refusals] == [InvalidFields]
 
 
-def test_a_command_is_undone_where_it_is_not_yet(undo_client: UndoClient) -> None:
+def test_partly_undone_command_is_undone_for_the_rest(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME)
     scope = undo_client.new_scope()
     undo_client.set(Account, account, scope, nextAction="Call", status="active")
@@ -244,39 +250,43 @@ def test_a_command_is_undone_where_it_is_not_yet(undo_client: UndoClient) -> Non
         undo_client.undo(updated)
 
 
-def test_a_plan_is_made_anew_where_somebody_is_faster(
+def test_undo_is_planned_again_after_a_concurrent_write(
     undo_client: UndoClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = undo_client.make(Account, None, **ACME)
     position = undo_client.set(Account, account, nextAction="Call")
     record, times = UndoCommands._record, []
 
-    def outrun(self: UndoCommands, loaded: Any, plan: Any) -> int:
+    def write_concurrently(self: UndoCommands, loaded: Any, plan: Any) -> int:
         times.append(1)
         if len(times) == 1:
-            with other_thread() as pool:
+            with open_other_thread() as pool:
                 pool.submit(undo_client.set, Account, account, nextAction="Write").result()
         return record(self, loaded, plan)
 
-    monkeypatch.setattr(UndoCommands, "_record", outrun)
+    monkeypatch.setattr(UndoCommands, "_record", write_concurrently)
     assert conflicts(lambda: undo_client.undo(position)) == [("account", "nextAction", True)]
     assert times == [1]
 
 
-def other_thread() -> Any:
+def open_other_thread() -> Any:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(1)
 
 
-def test_there_are_bounds(undo_client: UndoClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_events_and_too_many_events_are_refused(
+    undo_client: UndoClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(NothingToUndo):
         undo_client.undo(2**40)
     account = undo_client.make(Account, None, **ACME)
     with pytest.raises(NothingToUndo):
         undo_client.undoing.undo(
             undo_client.scope,
-            UndoTarget(undo_client.positions(command_of(undo_client, account)), "another"),
+            UndoTarget(
+                undo_client.positions(load_creating_command(undo_client, account)), "another"
+            ),
         )
     undo_client.make(Contact, account, name="Ada")
     monkeypatch.setattr(undo_module, "UNDO_EVENTS_MAX", 1)
@@ -284,14 +294,14 @@ def test_there_are_bounds(undo_client: UndoClient, monkeypatch: pytest.MonkeyPat
         undo_client.undo(undo_client.delete(Account, account))
 
 
-def test_another_workspace_has_nothing_of_it(undo_client: UndoClient) -> None:
+def test_event_of_another_workspace_cannot_be_undone(undo_client: UndoClient) -> None:
     account = undo_client.make(Account, None, **ACME)
-    positions = undo_client.positions(command_of(undo_client, account))
+    positions = undo_client.positions(load_creating_command(undo_client, account))
     with pytest.raises(NothingToUndo):
         undo_client.undoing.undo(Scope(uuid4()), UndoTarget(positions))
 
 
-def test_a_conflict_is_told_as_it_is_on_the_wire() -> None:
+def test_conflicts_are_listed_in_the_api_error() -> None:
     from runtime.errors import as_api_error
 
     at = datetime(2026, 1, 31, tzinfo=UTC)
@@ -312,18 +322,18 @@ def test_a_conflict_is_told_as_it_is_on_the_wire() -> None:
 # Over HTTP
 
 
-def undo(client: httpx.Client, **asked: Any) -> httpx.Response:
-    return client.post("/api/undo", json=asked)
+def undo(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post("/api/undo", json=body)
 
 
-def preview(client: httpx.Client, **asked: Any) -> dict[str, Any]:
-    response = client.get("/api/undo/preview", params=asked)
+def preview(client: httpx.Client, **query: Any) -> dict[str, Any]:
+    response = client.get("/api/undo/preview", params=query)
     assert response.status_code == 200, response.text
     shown: dict[str, Any] = response.json()
     return shown
 
 
-def test_a_write_names_its_command_and_that_is_undone(api_workspace: ApiWorkspace) -> None:
+def test_command_named_by_a_write_is_undone(api_workspace: ApiWorkspace) -> None:
     client, url = api_workspace.client(), f"/api/accounts/{api_workspace.account()}"
     changed = client.patch(url, json={"nextAction": "Call", "status": "active"})
     command = changed.headers["Annals-Command"]
@@ -347,7 +357,7 @@ def test_a_write_names_its_command_and_that_is_undone(api_workspace: ApiWorkspac
     assert client.get(url, headers=after(redone)).json()["nextAction"] == "Call"
 
 
-def test_the_trail_and_the_history_call_it_undo(api_workspace: ApiWorkspace) -> None:
+def test_audit_trail_and_history_show_the_undo(api_workspace: ApiWorkspace) -> None:
     client, url = api_workspace.client(), f"/api/accounts/{api_workspace.account()}"
     position = int(client.patch(url, json={"nextAction": "x"}).headers["Annals-Position"])
     undone = undo(client, eventPosition=position)
@@ -360,7 +370,7 @@ def test_the_trail_and_the_history_call_it_undo(api_workspace: ApiWorkspace) -> 
     assert (last["action"], last["undoesPosition"]) == ("undo", position)
 
 
-def test_a_deletion_over_http_is_undone_with_its_children(api_workspace: ApiWorkspace) -> None:
+def test_deletion_over_http_is_undone_with_its_children(api_workspace: ApiWorkspace) -> None:
     client, account = api_workspace.client(), api_workspace.account()
     contact = api_workspace.make("contacts", name="Ada", accountId=account).headers["Location"]
     deleted = client.delete(f"/api/accounts/{account}")
@@ -369,7 +379,7 @@ def test_a_deletion_over_http_is_undone_with_its_children(api_workspace: ApiWork
     assert client.get(contact, headers=after(undone)).status_code == 200
 
 
-def test_a_conflict_over_http_is_shown_before_and_refused(api_workspace: ApiWorkspace) -> None:
+def test_conflict_is_shown_in_the_preview_and_refused_as_409(api_workspace: ApiWorkspace) -> None:
     client, url = api_workspace.client(), f"/api/accounts/{api_workspace.account()}"
     position = int(client.patch(url, json={"nextAction": "a"}).headers["Annals-Position"])
     client.patch(url, json={"nextAction": "b"})
@@ -383,7 +393,7 @@ def test_a_conflict_over_http_is_shown_before_and_refused(api_workspace: ApiWork
     assert forced.json()["changes"] == shown["changes"]
 
 
-def test_what_has_left_the_house_stays_out(api_workspace: ApiWorkspace) -> None:
+def test_irreversible_command_cannot_be_undone(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     issued = created(client.post("/api/keys", json={"name": "x", "role": "member"}))
     refused = undo(client, commandId=issued.headers["Annals-Command"])
@@ -393,7 +403,7 @@ def test_what_has_left_the_house_stays_out(api_workspace: ApiWorkspace) -> None:
     assert shown["obstacles"][0]["code"] == "E5016"
 
 
-def test_undoing_takes_what_doing_took(api_workspace: ApiWorkspace) -> None:
+def test_undo_requires_the_permission_of_the_undone_command(api_workspace: ApiWorkspace) -> None:
     member = api_workspace.make("members", name="Grace")
     position = int(member.headers["Annals-Position"])
     for role in ("member", "read-only", "auditor"):
@@ -424,7 +434,7 @@ def test_undoing_takes_what_doing_took(api_workspace: ApiWorkspace) -> None:
         ({"eventPosition": 1, "colour": "red"}, "E2005"),
     ],
 )
-def test_a_request_that_says_too_little_or_too_much(
+def test_invalid_undo_request_is_422(
     api_workspace: ApiWorkspace, body: dict[str, Any], code: str
 ) -> None:
     refused = undo(api_workspace.client(), **body)
@@ -434,14 +444,14 @@ def test_a_request_that_says_too_little_or_too_much(
 @pytest.mark.parametrize(
     "query", ["", "eventPosition=1&commandId=c", "eventPosition=0", "commandId=", "x=1"]
 )
-def test_a_preview_that_is_not_asked_for_properly(api_workspace: ApiWorkspace, query: str) -> None:
+def test_invalid_preview_query_is_400(api_workspace: ApiWorkspace, query: str) -> None:
     refused = api_workspace.client().get(f"/api/undo/preview?{query}")
     assert refused.status_code == 400
 
 
-def test_what_there_is_not_is_not_found(api_workspace: ApiWorkspace) -> None:
+def test_unknown_event_or_command_is_404(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
-    for asked in ({"eventPosition": 2**60}, {"commandId": str(uuid4())}):
-        missing = undo(client, **asked)
+    for query in ({"eventPosition": 2**60}, {"commandId": str(uuid4())}):
+        missing = undo(client, **query)
         assert (missing.status_code, missing.json()["code"]) == (404, "E5017")
-        assert client.get("/api/undo/preview", params=asked).status_code == 404
+        assert client.get("/api/undo/preview", params=query).status_code == 404

@@ -1,4 +1,4 @@
-"""Undo of whole operations, as jobs: one event after the other, the last one first."""
+"""Undo of large commands by jobs: one event after the other, the last one first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.support.undo_client import ACME, UndoClient
 from tests.support.waiting import wait_until
 
 KIND = "undo"
-EXISTING = "SELECT count(*) FROM read.accounts", "SELECT count(*) FROM read.contacts"
+COUNTS = "SELECT count(*) FROM read.accounts", "SELECT count(*) FROM read.contacts"
 
 
 @pytest.fixture
@@ -58,31 +58,31 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UndoWork, "LIMIT", 7)
 
 
-def operation(log: EventLog, scope: Scope, accounts: int) -> list[Entity]:
-    """One command makes accounts, each with a contact, as an import does."""
-    made: list[Entity] = []
+def record_command(log: EventLog, scope: Scope, accounts: int) -> list[Entity]:
+    """Record one command that creates accounts, each with a contact, as an import does."""
+    created: list[Entity] = []
     for number in range(accounts):
         account_id = uuid4()
         fields = {"company": f"Acme {number}", "type": "customer"}
         contact = {"name": f"Ada {number}"}
-        made.append(Account.create(account_id, scope.workspace_id, fields, at=now()))
-        made.append(
+        created.append(Account.create(account_id, scope.workspace_id, fields, at=now()))
+        created.append(
             Contact.create(uuid4(), scope.workspace_id, contact, at=now(), account_id=account_id)
         )
     with log.scoped(scope):
-        log.append(*made)
-    return made
+        log.append(*created)
+    return created
 
 
-class Undoing:
-    """Asks for undo jobs, and has them done."""
+class UndoJobs:
+    """Requests undo jobs and runs them."""
 
     def __init__(self, job_harness: JobHarness, engine: ProjectionEngine) -> None:
         self.job_harness = job_harness
         self._engine = engine
 
-    def ask(self, command_id: str, *force: str) -> tuple[UUID, str]:
-        """A job that undoes the command; its id, and that of its own command."""
+    def request(self, command_id: str, *force: str) -> tuple[UUID, str]:
+        """Request a job that undoes the command; return the ids of the job and of its command."""
         self._engine.catch_up()
         row = self.job_harness.database.execute(
             "SELECT max(position), count(*) FROM read.audit"
@@ -92,23 +92,23 @@ class Undoing:
         assert row is not None
         parameters = {"commandId": command_id, "force": list(force), "below": row[0] + 1}
         scope = Scope(self.job_harness.scope.workspace_id, command_id=str(uuid4()))
-        asked = self.job_harness.jobs.request(scope, KIND, parameters, total=row[1])
-        return asked.job.id, scope.command_id
+        requested = self.job_harness.jobs.request(scope, KIND, parameters, total=row[1])
+        return requested.job.id, scope.command_id
 
-    def done(self, command_id: str, *force: str) -> tuple[Job, str]:
-        """The job that undid the command, and its own command."""
-        job_id, own = self.ask(command_id, *force)
+    def run(self, command_id: str, *force: str) -> tuple[Job, str]:
+        """Undo the command by a job; return the job and the id of its command."""
+        job_id, own_command = self.request(command_id, *force)
         self.job_harness.worker().run_once()
-        return self.job_harness.job(job_id), own
+        return self.job_harness.job(job_id), own_command
 
-    def counts(self) -> list[int]:
-        """How many accounts and contacts there are."""
+    def count_entities(self) -> list[int]:
+        """Return the numbers of accounts and contacts."""
         self._engine.catch_up()
-        found = [self.job_harness.database.execute(each.encode()).fetchone() for each in EXISTING]
+        found = [self.job_harness.database.execute(each.encode()).fetchone() for each in COUNTS]
         return [row[0] for row in found if row]
 
     def times_undone(self) -> Counter[str]:
-        """By position of an event, how often it was undone."""
+        """Return how often each event was undone, by its position."""
         rows = self.job_harness.database.execute(
             "SELECT metadata->>'undoesPosition' FROM events"
             " WHERE metadata->>'undoesPosition' IS NOT NULL"
@@ -117,69 +117,69 @@ class Undoing:
 
 
 @pytest.fixture
-def undoing(job_harness: JobHarness, engine: ProjectionEngine) -> Undoing:
-    return Undoing(job_harness, engine)
+def undo_jobs(job_harness: JobHarness, engine: ProjectionEngine) -> UndoJobs:
+    return UndoJobs(job_harness, engine)
 
 
-def test_an_operation_is_undone_and_its_undo_is(
-    undoing: Undoing, undo_client: UndoClient, database: Connection
+def test_undo_job_can_itself_be_undone(
+    undo_jobs: UndoJobs, undo_client: UndoClient, database: Connection
 ) -> None:
     scope = undo_client.new_scope()
-    operation(undo_client.log, scope, 20)
-    job, first = undoing.done(scope.command_id)
+    record_command(undo_client.log, scope, 20)
+    job, first = undo_jobs.run(scope.command_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 40, 0)
     assert job.counts == {"changed": 40}
-    assert undoing.counts() == [0, 0]
-    job, second = undoing.done(first)
+    assert undo_jobs.count_entities() == [0, 0]
+    job, second = undo_jobs.run(first)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 40, 0)
-    assert undoing.counts() == [20, 20]
-    undoing.done(second)
-    assert undoing.counts() == [0, 0]
-    assert set(undoing.times_undone().values()) == {1}
+    assert undo_jobs.count_entities() == [20, 20]
+    undo_jobs.run(second)
+    assert undo_jobs.count_entities() == [0, 0]
+    assert set(undo_jobs.times_undone().values()) == {1}
     assert_tables_match_log(database)
 
 
-def test_undone_already_it_records_nothing(undoing: Undoing, undo_client: UndoClient) -> None:
+def test_second_undo_job_records_nothing(undo_jobs: UndoJobs, undo_client: UndoClient) -> None:
     scope = undo_client.new_scope()
-    operation(undo_client.log, scope, 10)
-    undoing.done(scope.command_id)
-    job, _ = undoing.done(scope.command_id)
+    record_command(undo_client.log, scope, 10)
+    undo_jobs.run(scope.command_id)
+    job, _ = undo_jobs.run(scope.command_id)
     assert (job.succeeded, job.counts) == (20, {"changed": 0})
-    assert set(undoing.times_undone().values()) == {1}
+    assert set(undo_jobs.times_undone().values()) == {1}
 
 
-def test_what_was_changed_since_stays_and_is_named(
-    undoing: Undoing, undo_client: UndoClient, database: Connection
+def test_entities_changed_since_stay_and_are_reported(
+    undo_jobs: UndoJobs, undo_client: UndoClient, database: Connection
 ) -> None:
     scope = undo_client.new_scope()
-    made = operation(undo_client.log, scope, 10)
-    contact, account = made[5], made[4]
+    created = record_command(undo_client.log, scope, 10)
+    contact, account = created[5], created[4]
     changed = undo_client.set(Contact, contact.id, title="CEO")
-    note = undo_client.make(Note, made[0].id, body="Added since.")
-    job, _ = undoing.done(scope.command_id)
+    note = undo_client.make(Note, created[0].id, body="Added since.")
+    job, _ = undo_jobs.run(scope.command_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 17, 3)
     errors = database.execute("SELECT error FROM job_errors ORDER BY number").fetchall()
-    named = {each["entityId"]: each for (each,) in errors}
-    assert named.keys() == {str(contact.id), str(account.id), str(made[0].id)}
-    told = named[str(contact.id)]
-    assert (told["code"], told["entityType"], told["row"]) == ("E5014", "contact", 20 - 5)
-    (conflict,) = told["conflicts"]
+    error_by_entity = {each["entityId"]: each for (each,) in errors}
+    assert error_by_entity.keys() == {str(contact.id), str(account.id), str(created[0].id)}
+    error = error_by_entity[str(contact.id)]
+    assert (error["code"], error["entityType"], error["row"]) == ("E5014", "contact", 20 - 5)
+    (conflict,) = error["conflicts"]
     assert (conflict["field"], conflict["position"], conflict["canForce"]) == (
         "title", changed, True,
     )  # fmt: skip
-    (conflict,) = named[str(made[0].id)]["conflicts"]
+    (conflict,) = error_by_entity[str(created[0].id)]["conflicts"]
     assert (conflict["entityId"], conflict["field"]) == (str(note), "accountId")
-    assert undoing.counts() == [2, 1]
-    job, _ = undoing.done(scope.command_id, f"{contact.id}/title")
+    assert undo_jobs.count_entities() == [2, 1]
+    job, _ = undo_jobs.run(scope.command_id, f"{contact.id}/title")
     assert (job.failed, job.counts) == (1, {"changed": 2})
-    assert undoing.counts() == [1, 0]
+    assert undo_jobs.count_entities() == [1, 0]
     assert_tables_match_log(database)
 
 
-def test_changes_are_taken_back_with_what_the_same_command_made_of_them(
-    undoing: Undoing, undo_client: UndoClient
+def test_repeated_changes_of_one_entity_by_a_command_are_undone(
+    undo_jobs: UndoJobs, undo_client: UndoClient
 ) -> None:
-    """A command that creates, changes and deletes the same things."""
+    """The command creates, changes and deletes the same entities."""
     account = undo_client.make(Account, None, **ACME, nextAction="Call")
     scope = undo_client.new_scope()
     for number in range(9):
@@ -190,10 +190,14 @@ def test_changes_are_taken_back_with_what_the_same_command_made_of_them(
     undo_client.commands.delete(scope, Note, note)
     undo_client.commands.restore(scope, Note, note)
     undo_client.commands.delete(scope, Account, account)
-    job, _ = undoing.done(scope.command_id)
+    job, _ = undo_jobs.run(scope.command_id)
     assert job.failed == 0
-    now_ = undo_client.load(Account, account)
-    assert (now_.values["nextAction"], now_.status, now_.is_deleted) == ("Call", "prospect", False)
+    state = undo_client.load(Account, account)
+    assert (state.values["nextAction"], state.status, state.is_deleted) == (
+        "Call",
+        "prospect",
+        False,
+    )
     assert undo_client.load(Note, note).is_deleted
 
 
@@ -201,42 +205,45 @@ def _status(number: int) -> str:
     return ("active", "on_hold", "inactive")[number % 3]
 
 
-def test_what_has_left_the_house_is_an_error_of_its_own(
-    undoing: Undoing, undo_client: UndoClient, database: Connection
+def test_irreversible_event_is_a_failed_item(
+    undo_jobs: UndoJobs, undo_client: UndoClient, database: Connection
 ) -> None:
     scope = undo_client.new_scope()
-    operation(undo_client.log, scope, 5)
+    record_command(undo_client.log, scope, 5)
     issue_key(undo_client.commands, scope, {"name": "x", "role": "member"})
-    job, _ = undoing.done(scope.command_id)
+    job, _ = undo_jobs.run(scope.command_id)
     assert (job.succeeded, job.failed) == (10, 1)
     row = database.execute("SELECT error->>'code' FROM job_errors").fetchone()
     assert row == ("E5016",)
 
 
-def test_a_merge_among_the_events_is_not_divided_between_steps(
-    undoing: Undoing, undo_client: UndoClient, database: Connection, monkeypatch: pytest.MonkeyPatch
+def test_merge_is_undone_in_one_step(
+    undo_jobs: UndoJobs,
+    undo_client: UndoClient,
+    database: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever the size of the steps."""
+    """The number of items in a step does not matter."""
     monkeypatch.setattr(UndoWork, "LIMIT", 2)
     this, other = (undo_client.make(Account, None, **ACME) for _ in range(2))
     notes = [undo_client.make(Note, other, body="x") for _ in range(6)]
     _, command = undo_client.merge(Account, this, other)
-    job, own = undoing.done(command)
+    job, undo_command = undo_jobs.run(command)
     assert job.failed == 0
     assert {undo_client.load(Note, each).account_id for each in notes} == {other}
     monkeypatch.setattr(UndoWork, "LIMIT", 3)
-    undoing.done(own)
+    undo_jobs.run(undo_command)
     assert {undo_client.load(Note, each).account_id for each in notes} == {this}
-    undoing.counts()
+    undo_jobs.count_entities()
     assert_tables_match_log(database)
 
 
-def test_a_killed_worker_costs_nothing(
-    undoing: Undoing, undo_client: UndoClient, urls: Urls, database: Connection
+def test_undo_job_continues_after_its_worker_was_killed(
+    undo_jobs: UndoJobs, undo_client: UndoClient, urls: Urls, database: Connection
 ) -> None:
     scope = undo_client.new_scope()
-    operation(undo_client.log, scope, 700)
-    job_id, _ = undoing.ask(scope.command_id)
+    record_command(undo_client.log, scope, 700)
+    job_id, _ = undo_jobs.request(scope.command_id)
     environment = {
         **os.environ,
         "ANNALS_APP_URL": urls.app,
@@ -249,13 +256,15 @@ def test_a_killed_worker_costs_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as worker:
-        wait_until(lambda: undoing.job_harness.job(job_id).processed > 0, "the job has done a step")
+        wait_until(
+            lambda: undo_jobs.job_harness.job(job_id).processed > 0, "the job has done a step"
+        )
         worker.kill()
-    undoing.job_harness.worker().run_once()
-    job = undoing.job_harness.job(job_id)
+    undo_jobs.job_harness.worker().run_once()
+    job = undo_jobs.job_harness.job(job_id)
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 1_400, 0)
-    assert undoing.times_undone() == Counter(map(str, undo_client.positions(scope.command_id)))
-    assert undoing.counts() == [0, 0]
+    assert undo_jobs.times_undone() == Counter(map(str, undo_client.positions(scope.command_id)))
+    assert undo_jobs.count_entities() == [0, 0]
     assert_tables_match_log(database)
 
 
@@ -263,12 +272,12 @@ def test_a_killed_worker_costs_nothing(
 
 
 @pytest.fixture
-def _little_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_undo_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(undo_commands, "UNDO_EVENTS_MAX", 10)
 
 
-def ended(client: httpx.Client, job: httpx.Response) -> dict[str, Any]:
-    """The job once it has ended."""
+def wait_until_ended(client: httpx.Client, job: httpx.Response) -> dict[str, Any]:
+    """Wait until the job has ended and return it."""
     shown: dict[str, Any] = {}
 
     def has_ended() -> bool:
@@ -279,12 +288,12 @@ def ended(client: httpx.Client, job: httpx.Response) -> dict[str, Any]:
     return shown
 
 
-@pytest.mark.usefixtures("_little_is_much")
-def test_a_large_operation_over_http_becomes_a_job(api_workspace: ApiWorkspace) -> None:
+@pytest.mark.usefixtures("_small_undo_limit")
+def test_undo_of_a_large_command_becomes_a_job(api_workspace: ApiWorkspace) -> None:
     client, log = api_workspace.client(), api_workspace.api.writing.log
     scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
-    made = operation(log, scope, 8)
-    changed = client.patch(f"/api/contacts/{made[1].id}", json={"title": "CEO"})
+    created = record_command(log, scope, 8)
+    changed = client.patch(f"/api/contacts/{created[1].id}", json={"title": "CEO"})
     shown = client.get("/api/undo/preview", params={"commandId": scope.command_id}).json()
     assert (shown["isJob"], shown["events"], shown["examined"]) == (True, 16, 16)
     assert shown["did"] == [
@@ -305,20 +314,20 @@ def test_a_large_operation_over_http_becomes_a_job(api_workspace: ApiWorkspace) 
         "/api/undo", json={"commandId": scope.command_id}, headers={"Idempotency-Key": "u-1"}
     )
     assert again.headers["Location"] == asked.headers["Location"]
-    job = ended(client, asked)
+    job = wait_until_ended(client, asked)
     assert (job["status"], job["succeeded"], job["failed"]) == ("completed", 14, 2)
     assert [each["code"] for each in job["errors"]] == ["E5014", "E5014"]
     assert job["errors"][0]["conflicts"][0]["position"] == int(changed.headers["Annals-Position"])
     forced = client.post("/api/undo", json={"commandId": scope.command_id, "force": ["title"]})
-    assert ended(client, forced)["failed"] == 0
+    assert wait_until_ended(client, forced)["failed"] == 0
     redone = client.post("/api/undo", json={"commandId": asked.json()["commandId"]})
-    assert ended(client, redone)["succeeded"] == 14
+    assert wait_until_ended(client, redone)["succeeded"] == 14
 
 
-@pytest.mark.usefixtures("_little_is_much")
-def test_what_is_still_under_way_is_not_undone(api_workspace: ApiWorkspace) -> None:
+@pytest.mark.usefixtures("_small_undo_limit")
+def test_command_with_an_open_job_cannot_be_undone(api_workspace: ApiWorkspace) -> None:
     scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
-    operation(api_workspace.api.writing.log, scope, 8)
+    record_command(api_workspace.api.writing.log, scope, 8)
     jobs = JobCommands(api_workspace.api.writing.log, clock=now, new_id=uuid4)
     job = jobs.request(scope, "of a later version", {}, total=10).job
     refused = api_workspace.client().post("/api/undo", json={"commandId": scope.command_id})
@@ -329,10 +338,10 @@ def test_what_is_still_under_way_is_not_undone(api_workspace: ApiWorkspace) -> N
     assert asked.status_code == 202
 
 
-@pytest.mark.usefixtures("_little_is_much")
-def test_undoing_much_takes_the_same_right(api_workspace: ApiWorkspace) -> None:
+@pytest.mark.usefixtures("_small_undo_limit")
+def test_undo_job_requires_write_permission(api_workspace: ApiWorkspace) -> None:
     scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
-    operation(api_workspace.api.writing.log, scope, 8)
+    record_command(api_workspace.api.writing.log, scope, 8)
     refused = api_workspace.client("read-only").post(
         "/api/undo", json={"commandId": scope.command_id}
     )
