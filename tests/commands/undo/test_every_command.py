@@ -51,7 +51,7 @@ from tests.support.undo_client import UndoClient
 
 EXAMPLES_MAX = 60
 MARK = "betweenTimes"
-"""A custom_fields field that no other command sets."""
+"""A custom field that no other command sets."""
 
 COMMANDS: dict[str, st.SearchStrategy[Doing]] = {
     "create": creations,
@@ -151,7 +151,7 @@ def check(
     before: State,
     is_busy: bool,
 ) -> None:
-    """Undo the command, undo that undo, and compare the load_states."""
+    """Undo the command, undo that undo, and compare the states."""
     done = load_states(undo_client, player, workspace)
     new = done.keys() - before.keys()
     marked = mark_entities(undo_client, player, workspace, before, done) if is_busy else frozenset()

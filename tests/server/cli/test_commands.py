@@ -35,7 +35,7 @@ def home(urls: Urls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting
 
 
 @pytest.mark.usefixtures("home")
-def test_a_key_is_created_listed_and_revoked() -> None:
+def test_key_is_created_listed_and_revoked() -> None:
     token = annals("keys", "create", "Nightly sync", "--role", "analyst").strip()
     assert token.startswith("annals_")
     listed = {key["name"]: key for key in json.loads(annals("keys", "list", "--json"))}
@@ -46,7 +46,7 @@ def test_a_key_is_created_listed_and_revoked() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_key_has_a_role_that_there_is() -> None:
+def test_key_with_an_unknown_role_is_refused() -> None:
     with pytest.raises(CommandError, match="role: Input should be 'admin'"):
         annals("keys", "create", "x", "--role", "emperor")
 
@@ -60,13 +60,13 @@ def test_projections_are_listed_with_their_lag() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_an_import_goes_into_the_workspace_of_the_home(tmp_path: Path) -> None:
+def test_import_writes_to_the_workspace_of_the_home(tmp_path: Path) -> None:
     file = tmp_path / "team.csv"
     file.write_text("agent\nAda\nGrace\n", "utf-8")
-    given = ("import", "members", str(file), "--map", "agent=name", "--dedupe-by", "name")
-    assert "2 would be created" in annals(*given, "--dry-run")
-    assert "1 created" in annals(*given, "--limit", "1")
-    assert "1 created, 1 skipped" in annals(*given)
+    arguments = ("import", "members", str(file), "--map", "agent=name", "--dedupe-by", "name")
+    assert "2 would be created" in annals(*arguments, "--dry-run")
+    assert "1 created" in annals(*arguments, "--limit", "1")
+    assert "1 created, 1 skipped" in annals(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_import_goes_into_the_workspace_of_the_home(tmp_path: Path) -> None:
         (("members", "rows.csv", "--known", "a=rows.csv:b"), "has no column 'b'"),
     ],
 )
-def test_what_cannot_be_meant_is_said(
+def test_invalid_import_arguments_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,7 +89,7 @@ def test_what_cannot_be_meant_is_said(
         annals("import", *arguments)
 
 
-def test_a_home_without_a_workspace_says_what_to_do(home: Settings, tmp_path: Path) -> None:
+def test_import_without_a_workspace_names_the_remedy(home: Settings, tmp_path: Path) -> None:
     token_file(home).unlink()
     (tmp_path / "rows.csv").write_text("name\nAda\n", "utf-8")
     with pytest.raises(CommandError, match="start annals demo or annals up once"):
@@ -97,7 +97,7 @@ def test_a_home_without_a_workspace_says_what_to_do(home: Settings, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("home")
-def test_lists_and_the_trail_are_exported_into_files(tmp_path: Path) -> None:
+def test_lists_and_the_audit_trail_are_exported(tmp_path: Path) -> None:
     file, team = tmp_path / "team.csv", tmp_path / "members.csv"
     file.write_text("name,title\nAda,=CFO\nGrace,\n", "utf-8")
     annals("import", "members", str(file))
@@ -112,20 +112,20 @@ def test_lists_and_the_trail_are_exported_into_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_an_export_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_export_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"missing.a\.csv cannot be written: No such file"):
         annals("export", "accounts", "--to", str(tmp_path / "missing" / "a.csv"))
     with pytest.raises(CommandError, match="--format is one of csv, ndjson, not xml"):
         annals("export", "accounts", "--format", "xml")
 
 
-def test_claimed_times_are_mended_from_the_log(home: Settings, database: Connection) -> None:
+def test_claimed_times_are_corrected_from_the_log(home: Settings, database: Connection) -> None:
     _, key = load_home_key(home)
     with open_writing(home) as writing:
         scope = Scope(key.workspace_id)
         member = writing.commands.create(scope, Member, {"name": "Grace"}).entity.id
-        booked = {"title": "x", "memberId": str(member), "startsAt": "2026-02-01T10:00:00Z"}
-        writing.commands.create(scope, Appointment, {**booked, "durationMinutes": 30})
+        fields = {"title": "x", "memberId": str(member), "startsAt": "2026-02-01T10:00:00Z"}
+        writing.commands.create(scope, Appointment, {**fields, "durationMinutes": 30})
     assert annals("mend-claims") == "The claimed times are those of the log.\n"
     database.execute("DELETE FROM claimed_times")
     assert annals("mend-claims") == "1 corrected.\n"

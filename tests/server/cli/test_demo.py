@@ -1,4 +1,4 @@
-"""The demo's data: the same for the same seed, true to the rules, and made once."""
+"""The demo's data: the same for the same seed, valid under the rules, and created once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SELECT topic, stream_id::text, stream_version, account_id::text, data::text, occ
 
 @pytest.fixture(scope="module")
 def urls(cluster: Cluster, template: str) -> Urls:
-    """One database for all of these tests: each has a workspace of its own."""
+    """One database for all of these tests, each with its own workspace."""
     made = prepare_database(cluster, "demos", template=template)
     return Urls(made.owner, made.app, made.projector, cluster.url("postgres", "demos"))
 
@@ -44,11 +44,11 @@ def settings(urls: Urls, tmp_path: Path) -> Settings:
     return settings_for(urls, tmp_path)
 
 
-def content(database: Connection, workspace: UUID) -> list[Any]:
+def load_content(database: Connection, workspace: UUID) -> list[Any]:
     return database.execute(CONTENT, (workspace,)).fetchall()
 
 
-def stories(seed: int, count: int) -> list[Entity]:
+def generate_entities(seed: int, count: int) -> list[Entity]:
     owner = demo_data.demo_members(seed)[0]
     return [each for n in range(count) for each in demo_data.generate_account(seed, n, owner)]
 
@@ -63,8 +63,8 @@ def topic(event: Any) -> str:
     return name
 
 
-def opened_by(settings: Settings, token: str) -> tuple[UUID, str]:
-    """Workspace and role of the key."""
+def load_key(settings: Settings, token: str) -> tuple[UUID, str]:
+    """Return the workspace and role of the key."""
     parsed = parse_token(token)
     assert parsed is not None
     key_id, secret = parsed
@@ -74,33 +74,37 @@ def opened_by(settings: Settings, token: str) -> tuple[UUID, str]:
     return row.workspace_id, row.role
 
 
-def test_the_same_seed_tells_the_same_stories() -> None:
-    assert as_text(stories(SEED, 20)) == as_text(stories(SEED, 20))
-    assert as_text(stories(SEED, 20)) != as_text(stories(SEED + 1, 20))
+def test_same_seed_gives_the_same_entities() -> None:
+    assert as_text(generate_entities(SEED, 20)) == as_text(generate_entities(SEED, 20))
+    assert as_text(generate_entities(SEED, 20)) != as_text(generate_entities(SEED + 1, 20))
 
 
-def test_an_account_is_the_same_however_many_there_are() -> None:
-    assert as_text(stories(SEED, 40)).startswith(as_text(stories(SEED, 20)).rstrip("]"))
+def test_accounts_do_not_depend_on_how_many_are_generated() -> None:
+    assert as_text(generate_entities(SEED, 40)).startswith(
+        as_text(generate_entities(SEED, 20)).rstrip("]")
+    )
 
 
-def test_no_two_companies_have_one_name() -> None:
+def test_company_names_are_unique() -> None:
     names = {demo_data.company_name(number, SEED) for number in range(50_000)}
     assert len(names) == 50_000
 
 
-def test_everything_occurred_within_the_eighteen_months() -> None:
-    for entity in stories(SEED, 100):
+def test_events_occur_within_the_eighteen_months() -> None:
+    for entity in generate_entities(SEED, 100):
         times = [vars(event)["timestamp"] for event in entity.pending_events]
         assert times == sorted(times)
         assert times[0] >= demo_data.STARTS_AT
         assert times[-1] <= demo_data.ENDS_AT
 
 
-def test_there_is_history_worth_replaying() -> None:
-    topics = Counter(topic(event) for each in stories(SEED, 300) for event in each.pending_events)
+def test_demo_contains_all_kinds_of_events() -> None:
+    topics = Counter(
+        topic(event) for each in generate_entities(SEED, 300) for event in each.pending_events
+    )
     for kind in ("account", "contact", "task", "meeting", "note", "opportunity"):
         assert topics[f"{kind}.created"] > 100
-    for happened in (
+    for name in (
         "account.updated", "account.status_changed", "account.deleted", "account.restored",
         "contact.deleted", "task.status_changed", "meeting.status_changed",
         "lead.created", "lead.status_changed", "lead.converted", "appointment.created",
@@ -108,53 +112,53 @@ def test_there_is_history_worth_replaying() -> None:
         "appointment.cancelled", "proposal.created", "proposal.sent", "proposal.accepted",
         "proposal.declined",
     ):  # fmt: skip
-        assert topics[happened] > 0
+        assert topics[name] > 0
     assert topics["opportunity.stage_changed"] > topics["opportunity.created"]
 
 
-def test_the_demo_is_filled_once(settings: Settings, database: Connection) -> None:
+def test_demo_is_filled_once(settings: Settings, database: Connection) -> None:
     done: list[tuple[int, int]] = []
     first = fill(settings, ACCOUNTS, SEED, lambda *counts: done.append(counts))
     assert done == [(50, ACCOUNTS), (100, ACCOUNTS), (ACCOUNTS, ACCOUNTS)]
-    before = content(database, first.workspace_id)
+    before = load_content(database, first.workspace_id)
     again = fill(settings, ACCOUNTS, SEED)
-    assert content(database, first.workspace_id) == before
+    assert load_content(database, first.workspace_id) == before
     for result in (first, again):
-        assert opened_by(settings, result.token) == (first.workspace_id, "admin")
+        assert load_key(settings, result.token) == (first.workspace_id, "admin")
     page = Importer(settings, first.workspace_id, settings.home).page("accounts")
-    there = [row for row in before if row[0] == "account.created"]
-    assert len(there) == ACCOUNTS
-    gone = Counter(row[0] for row in before)
-    left = ACCOUNTS - gone["account.deleted"] + gone["account.restored"]
-    assert page["pagination"]["totalItems"] == left
+    created = [row for row in before if row[0] == "account.created"]
+    assert len(created) == ACCOUNTS
+    topics = Counter(row[0] for row in before)
+    remaining = ACCOUNTS - topics["account.deleted"] + topics["account.restored"]
+    assert page["pagination"]["totalItems"] == remaining
 
 
-def test_what_was_cut_off_is_completed(settings: Settings, database: Connection) -> None:
+def test_interrupted_fill_is_completed(settings: Settings, database: Connection) -> None:
     seed = SEED + 2
     first = fill(settings, BATCH_ACCOUNTS + 7, seed)
-    started = content(database, first.workspace_id)
+    started = load_content(database, first.workspace_id)
     fill(settings, ACCOUNTS, seed)
-    completed = content(database, first.workspace_id)
+    completed = load_content(database, first.workspace_id)
     assert {row[:3] for row in started} < {row[:3] for row in completed}
     assert Counter(row[0] for row in completed)["account.created"] == ACCOUNTS
 
 
-def test_the_log_holds_what_was_generated(settings: Settings, database: Connection) -> None:
+def test_log_holds_the_generated_events(settings: Settings, database: Connection) -> None:
     seed = SEED + 3
     result = fill(settings, 5, seed)
-    recorded = {(row[0], row[1], row[2]) for row in content(database, result.workspace_id)}
+    recorded = {(row[0], row[1], row[2]) for row in load_content(database, result.workspace_id)}
     owner = demo_data.demo_members(seed)[0]
-    told = [each for n in range(5) for each in demo_data.generate_account(seed, n, owner)]
+    entities = [each for n in range(5) for each in demo_data.generate_account(seed, n, owner)]
     expected = {
         (topic(event), str(event.originator_id), event.originator_version)
-        for each in [*demo_data.create_workspace_and_members(seed), *told]
+        for each in [*demo_data.create_workspace_and_members(seed), *entities]
         for event in each.pending_events
     }
     assert recorded == expected
 
 
-def test_an_empty_workspace_has_a_key(settings: Settings) -> None:
+def test_empty_workspace_has_an_admin_key(settings: Settings) -> None:
     token = bootstrap(settings)
-    workspace, role = opened_by(settings, token)
+    workspace, role = load_key(settings, token)
     assert role == "admin"
     assert Importer(settings, workspace, settings.home).page("accounts")["items"] == []

@@ -1,4 +1,4 @@
-"""Starting from a clone: the script `annals`, and what `annals up` keeps alive."""
+"""Starting from a clone: the script `annals`, and the processes that `annals up` keeps running."""
 
 import http.client
 import json
@@ -23,12 +23,12 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long(seconds=25)
 
 WAIT_MAX_S = 60.0
-PRINTS_WHAT_IT_GOT = """
+PRINT_ARGUMENTS = """
 import os, sys
 print(sys.argv[1:], os.getcwd(), os.path.realpath(sys.prefix))
 """
-# Stands for an installed uv: counts its calls, and does what the file `behave` says.
-PRETENDED_UV = """#!/bin/sh
+# A fake uv: counts its calls and runs the script in the file `behave`.
+FAKE_UV = """#!/bin/sh
 echo called >>"{folder}/calls"
 sleep 0.2
 [ ! -e "{folder}/behave" ] || . "{folder}/behave"
@@ -36,24 +36,24 @@ sleep 0.2
 
 
 class Clone:
-    """A clone with the real script, lock files that want nothing, and a pretended uv."""
+    """A clone with the real script, empty lock files and a fake uv."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "clone with space"
         self.tools = folder / "tools"
         self.elsewhere = folder / "elsewhere"
         self.venv = self.folder / ".venv"
-        for made in (self.folder / "server" / "cli", self.tools, self.elsewhere):
-            made.mkdir(parents=True)
+        for new_folder in (self.folder / "server" / "cli", self.tools, self.elsewhere):
+            new_folder.mkdir(parents=True)
         shutil.copy(REPOSITORY / "annals", self.folder)
         (self.folder / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
         (self.folder / "requirements-dev.txt").write_text("# nothing\n", encoding="utf-8")
         (self.folder / "server" / "__init__.py").touch()
         (self.folder / "server" / "cli" / "__init__.py").touch()
         (self.folder / "server" / "cli" / "__main__.py").write_text(
-            PRINTS_WHAT_IT_GOT, encoding="utf-8"
+            PRINT_ARGUMENTS, encoding="utf-8"
         )
-        self.add_tool("uv", PRETENDED_UV.format(folder=self.tools))
+        self.add_tool("uv", FAKE_UV.format(folder=self.tools))
 
     def add_tool(self, name: str, content: str) -> None:
         (self.tools / name).write_text(content, encoding="utf-8")
@@ -90,7 +90,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path)
 
 
-def test_the_second_start_installs_nothing(clone: Clone) -> None:
+def test_second_start_installs_nothing(clone: Clone) -> None:
     for _ in range(2):
         code, out, _ = clone.run("up", "--port", "9")
         assert code == 0
@@ -98,7 +98,7 @@ def test_the_second_start_installs_nothing(clone: Clone) -> None:
     assert clone.installs() == 1
 
 
-def test_it_works_through_a_link_and_beside_another_api(clone: Clone) -> None:
+def test_script_works_through_a_link_and_beside_another_server_package(clone: Clone) -> None:
     (clone.elsewhere / "server" / "cli").mkdir(parents=True)
     shadow = clone.elsewhere / "server" / "cli" / "__main__.py"
     shadow.write_text("raise SystemExit(9)", encoding="utf-8")
@@ -115,14 +115,14 @@ def test_two_starts_at_once_install_once(clone: Clone) -> None:
     assert clone.installs() == 1
 
 
-def test_another_start_may_mark_the_folder_while_this_one_looks_at_it(clone: Clone) -> None:
+def test_lock_file_created_by_a_concurrent_start_is_accepted(clone: Clone) -> None:
     mark = clone.venv / "annals-lock"
     clone.add_tool("ls", f'#!/bin/sh\nmkdir -p "{clone.venv}"\n: >>"{mark}"\necho annals-lock\n')
     code, _, err = clone.run("up")
     assert (code, "was not made by annals" in err) == (0, False)
 
 
-def test_an_interrupted_install_is_done_again(clone: Clone) -> None:
+def test_interrupted_install_is_repeated(clone: Clone) -> None:
     behave = clone.tools / "behave"
     behave.write_text("kill -9 $PPID; exit 1", encoding="utf-8")
     assert clone.run("up")[0] != 0
@@ -133,14 +133,14 @@ def test_an_interrupted_install_is_done_again(clone: Clone) -> None:
     assert not (clone.venv / "half-installed").exists()
 
 
-def test_a_changed_lock_is_installed(clone: Clone) -> None:
+def test_changed_lock_file_is_installed(clone: Clone) -> None:
     clone.run("up")
     (clone.folder / "requirements.txt").write_text("# changed\n", encoding="utf-8")
     clone.run("up")
     assert clone.installs() == 2
 
 
-def test_the_tools_are_added_to_what_is_there(clone: Clone) -> None:
+def test_development_tools_are_added_to_the_existing_environment(clone: Clone) -> None:
     clone.run("up")
     (clone.venv / "kept").touch()
     assert clone.run("test")[0] == 0
@@ -149,14 +149,14 @@ def test_the_tools_are_added_to_what_is_there(clone: Clone) -> None:
     assert (clone.venv / "kept").exists()
 
 
-def test_without_uv_pip_installs(clone: Clone) -> None:
+def test_pip_installs_if_uv_fails(clone: Clone) -> None:
     clone.add_tool("uv", "#!/bin/sh\nexit 1\n")
     code, _, err = clone.run("up")
     assert code == 0
     assert "trying pip" in err
 
 
-def test_a_folder_of_somebody_else_is_left_alone(clone: Clone) -> None:
+def test_folder_not_made_by_annals_is_left_alone(clone: Clone) -> None:
     (clone.elsewhere / "precious").touch()
     code, _, err = clone.run("up", ANNALS_VENV=str(clone.elsewhere))
     assert code == 1
@@ -164,7 +164,7 @@ def test_a_folder_of_somebody_else_is_left_alone(clone: Clone) -> None:
     assert (clone.elsewhere / "precious").exists()
 
 
-def test_an_unusable_python_is_named(clone: Clone) -> None:
+def test_unusable_python_is_named(clone: Clone) -> None:
     code, _, err = clone.run("up", ANNALS_PYTHON="/bin/false")
     assert code == 1
     assert err == (
@@ -172,7 +172,7 @@ def test_an_unusable_python_is_named(clone: Clone) -> None:
     )
 
 
-def test_no_python_is_one_sentence(clone: Clone) -> None:
+def test_missing_python_is_reported(clone: Clone) -> None:
     bare = clone.elsewhere / "bin"
     bare.mkdir()
     for tool in ("sh", "dirname", "readlink"):
@@ -188,7 +188,7 @@ def free_port() -> int:
 
 
 class Running:
-    """`annals up` in a home of its own."""
+    """A running `annals up` and its home."""
 
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
@@ -244,9 +244,9 @@ def environment(home: Path) -> Mapping[str, str]:
     return kept | {"ANNALS_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
 
 
-def refused(home: Path, port: int) -> str:
-    """What `annals up` says when it does not start."""
-    answer = subprocess.run(
+def run_refused_start(home: Path, port: int) -> str:
+    """Return the error message of an `annals up` that does not start."""
+    result = subprocess.run(
         [sys.executable, "-P", "-m", "server.cli", "up", "--port", str(port)],
         env=environment(home),
         capture_output=True,
@@ -254,9 +254,9 @@ def refused(home: Path, port: int) -> str:
         timeout=WAIT_MAX_S,
         check=False,
     )
-    assert answer.returncode == 1
-    assert answer.stderr.count("\n") == 1
-    return answer.stderr
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def running() -> Iterator[Running]:
             annals.end()
 
 
-def test_the_connection_file_is_private_and_complete(running: Running) -> None:
+def test_connection_file_is_private_and_complete(running: Running) -> None:
     path = running.home / "connection.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     connection = running.connection()
@@ -280,29 +280,31 @@ def test_the_connection_file_is_private_and_complete(running: Running) -> None:
     assert running.is_healthy()
 
 
-def test_it_says_what_to_try(running: Running) -> None:
-    said = running.log.read_text(encoding="utf-8")
-    assert said.count(f"curl -H 'Authorization: Bearer {running.connection()['token']}'") == 3
-    assert f"Ctrl-C stops it; the data stays in {running.home}." in said
+def test_output_shows_commands_to_try(running: Running) -> None:
+    output = running.log.read_text(encoding="utf-8")
+    assert output.count(f"curl -H 'Authorization: Bearer {running.connection()['token']}'") == 3
+    assert f"Ctrl-C stops it; the data stays in {running.home}." in output
 
 
-def test_a_second_start_of_the_home_is_refused(running: Running) -> None:
-    said = refused(running.home, free_port())
-    who = f"already running as process {running.process.pid} at http://127.0.0.1:{running.port}"
-    assert who in said
+def test_second_start_of_the_home_is_refused(running: Running) -> None:
+    output = run_refused_start(running.home, free_port())
+    expected = (
+        f"already running as process {running.process.pid} at http://127.0.0.1:{running.port}"
+    )
+    assert expected in output
 
 
-def test_a_taken_port_is_refused_before_anything_starts(running: Running) -> None:
+def test_taken_port_is_refused_before_anything_starts(running: Running) -> None:
     other_home = running.home.parent / "other"
-    said = refused(other_home, running.port)
-    assert said == (
+    output = run_refused_start(other_home, running.port)
+    assert output == (
         f"annals: Port {running.port} is taken by another program: choose another with --port.\n"
     )
     assert not (other_home / "postgres").exists()
 
 
 @pytest.mark.parametrize("command", ["serve", "project", "work", "send"])
-def test_a_process_that_dies_is_started_again(running: Running, command: str) -> None:
+def test_killed_process_is_restarted(running: Running, command: str) -> None:
     before = running.child(command)
     before.kill()
     before.wait(WAIT_MAX_S)
@@ -314,7 +316,7 @@ def test_a_process_that_dies_is_started_again(running: Running, command: str) ->
     assert "ended (killed by SIGKILL); starting it again" in running.log.read_text()
 
 
-def test_a_database_that_dies_is_started_again(running: Running) -> None:
+def test_killed_database_is_restarted(running: Running) -> None:
     def postmasters() -> list[psutil.Process]:
         direct = psutil.Process(running.process.pid).children()
         return [child for child in direct if child.name() == "postgres"]
@@ -340,8 +342,8 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_outlives_the_supervisor(running: Running, number: signal.Signals) -> None:
-    """Stops the running one in both ways, and finds the same token at every new start."""
+def test_no_process_survives_the_supervisor(running: Running, number: signal.Signals) -> None:
+    """Stop the supervisor with each signal; a new start keeps the token."""
     token = running.connection()["token"]
     children = running.children()
     assert len(children) > 2

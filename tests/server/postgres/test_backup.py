@@ -1,4 +1,4 @@
-"""Backup and restore: exact while others write, proved by replay, refused when damaged."""
+"""Backup and restore: exact during writes, verified by replay, refused when damaged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MADE_AT = datetime(2026, 3, 31, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Installation:
-    """A home whose server runs, with a filled database."""
+    """A home with a running server and a filled database."""
 
     folder: Path
     home: Path
@@ -59,7 +59,7 @@ class Installation:
         return superuser_url_of_running(self.home, DATABASE_NAME)
 
     def back_up(self, name: str) -> Path:
-        """A backup in a folder of this name."""
+        """Write a backup into a folder of this name and return the folder."""
         folder = self.folder / name
         files = {"token": self.home / "token", "demo.json": self.home / "demo.json"}
         back_up(self.superuser_url, Clients.of_home(self.home), folder, MADE_AT, files)
@@ -68,7 +68,7 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Installation]:
-    """One for all tests here; starting a server takes longer than most of them."""
+    """One installation for all tests here: starting a server takes longer than most of them."""
     with reachable_folder(in_memory=True) as folder, EmbeddedPostgres(folder / "home") as cluster:
         urls = prepare_database(cluster, DATABASE_NAME)
         upgrade(urls.owner, urls.projector)
@@ -78,20 +78,20 @@ def installation() -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="module")
-def made(installation: Installation) -> Path:
-    """A backup of it."""
-    return installation.back_up("made")
+def backup(installation: Installation) -> Path:
+    """A backup of the installation."""
+    return installation.back_up("backup")
 
 
 @pytest.fixture
-def copied(made: Path, tmp_path: Path) -> Path:
-    """A backup to be damaged."""
-    return Path(shutil.copytree(made, tmp_path / "copied"))
+def damaged(backup: Path, tmp_path: Path) -> Path:
+    """A copy of the backup that a test damages."""
+    return Path(shutil.copytree(backup, tmp_path / "damaged"))
 
 
 @contextmanager
 def writing(installation: Installation) -> Iterator[list[int]]:
-    """A writer and the projector work as long as the block lasts; gives the positions written."""
+    """Run a writer and the projector during the block; yield the positions written."""
     positions: list[int] = []
     stop = threading.Event()
     engine = ProjectionEngine(installation.urls.projector, PROJECTIONS.values())
@@ -116,7 +116,7 @@ def writing(installation: Installation) -> Iterator[list[int]]:
             thread.join()
 
 
-def test_a_backup_while_others_write_is_one_moment_and_restores_to_it(
+def test_backup_during_writes_is_one_snapshot_and_can_be_restored(
     installation: Installation,
 ) -> None:
     with writing(installation) as positions:
@@ -133,7 +133,7 @@ def test_a_backup_while_others_write_is_one_moment_and_restores_to_it(
         urls = prepare_database(cluster, DATABASE_NAME)
         with one_snapshot(superuser_url_of_running(home, DATABASE_NAME)) as connection:
             assert contents_of(connection) == manifest.contents
-        # It goes on where it was: positions, projections, and the refusal to change history.
+        # The restored database continues: positions, projections, and the ban on changing history.
         with psycopg.connect(urls.app, autocommit=True) as connection:
             new = append(connection, UUID(int=9), list(itertools.islice(generate(98), 20)))
         assert new[0] > manifest.contents.position
@@ -146,10 +146,10 @@ def test_a_backup_while_others_write_is_one_moment_and_restores_to_it(
 
 
 @pytest.mark.parametrize("fault", ["altered", "missing", "cut short", "manifest"])
-def test_a_damaged_backup_is_refused_before_anything_is_written(
-    copied: Path, fault: str, tmp_path: Path
+def test_damaged_backup_is_refused_before_anything_is_written(
+    damaged: Path, fault: str, tmp_path: Path
 ) -> None:
-    victim = max((copied / "dump").glob("*.dat.zst"), key=lambda path: path.stat().st_size)
+    victim = max((damaged / "dump").glob("*.dat.zst"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     if fault == "altered":
         content[len(content) // 2] ^= 1
@@ -159,28 +159,28 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
     elif fault == "cut short":
         victim.write_bytes(content[:-1])
     else:
-        text = (copied / MANIFEST).read_text("utf-8")
-        (copied / MANIFEST).write_text(text.replace('"rows": ', '"rows": 1'), "utf-8")
+        text = (damaged / MANIFEST).read_text("utf-8")
+        (damaged / MANIFEST).write_text(text.replace('"rows": ', '"rows": 1'), "utf-8")
     with pytest.raises(BackupError, match="is damaged"):
-        restore(copied, tmp_path / "home")
+        restore(damaged, tmp_path / "home")
     assert not (tmp_path / "home").exists()
 
 
-def test_a_log_that_is_not_what_the_manifest_says_is_refused_and_removed(
-    copied: Path, installation: Installation
+def test_log_that_differs_from_the_manifest_is_refused_and_removed(
+    damaged: Path, installation: Installation
 ) -> None:
-    manifest = read_backup(copied)
+    manifest = read_backup(damaged)
     first = manifest.contents.ranges[0]
     forged = first.model_copy(update={"digest": str(int(first.digest) + 1)})
     contents = manifest.contents.model_copy(update={"ranges": [forged]})
-    write_manifest(copied, manifest.model_copy(update={"contents": contents}))
+    write_manifest(damaged, manifest.model_copy(update={"contents": contents}))
     home = installation.folder / "forged"
     with pytest.raises(BackupError, match="the log differs in the range of positions from 0"):
-        restore(copied, home)
+        restore(damaged, home)
     assert not home.exists()
 
 
-def test_read_tables_that_the_log_does_not_come_to_are_named(installation: Installation) -> None:
+def test_read_tables_that_differ_from_a_replay_are_named(installation: Installation) -> None:
     one = "id = (SELECT min(id::text)::uuid FROM read.notes)"
     change = f"UPDATE read.notes SET body = body || '!' WHERE {one}"
     undo = f"UPDATE read.notes SET body = rtrim(body, '!') WHERE {one}"
@@ -193,34 +193,34 @@ def test_read_tables_that_the_log_does_not_come_to_are_named(installation: Insta
     assert (installation.folder / "kept" / "token").exists()
 
 
-def test_nothing_is_overwritten(installation: Installation, made: Path) -> None:
+def test_backup_and_restore_overwrite_nothing(installation: Installation, backup: Path) -> None:
     with pytest.raises(FolderInUse, match="is not empty"):
-        installation.back_up("made")
+        installation.back_up("backup")
     with pytest.raises(BackupError, match="is not empty"):
-        restore(made, installation.home)
+        restore(backup, installation.home)
     with pytest.raises(BackupError, match="holds no backup"):
         restore(installation.home, installation.folder / "nowhere")
 
 
-def test_a_backup_that_fails_leaves_nothing(installation: Installation) -> None:
+def test_failed_backup_leaves_no_files(installation: Installation) -> None:
     clients = Clients.of_home(installation.home)
     with pytest.raises(ClientError, match="permission denied"):
         back_up(installation.urls.app, clients, installation.folder / "denied", MADE_AT)
     assert not list(installation.folder.glob("*denied*"))
 
 
-def test_a_running_home_is_backed_up_by_command(
+def test_running_home_is_backed_up_by_command(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANNALS_HOME", str(installation.home))
-    said = annals("backup", str(installation.folder / "by-command"))
-    assert "events up to position" in said
+    output = annals("backup", str(installation.folder / "by-command"))
+    assert "events up to position" in output
     manifest = read_backup(installation.folder / "by-command")
     assert manifest.contents.events >= 500
     assert "token" in manifest.files
 
 
-def test_a_database_of_your_own_is_backed_up_as_its_superuser(
+def test_external_database_is_backed_up_as_its_superuser(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANNALS_HOME", str(tmp_path / "elsewhere"))

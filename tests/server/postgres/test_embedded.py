@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: what it promises about data, and what it says when it cannot start."""
+"""The embedded PostgreSQL: durability, access, and errors when it cannot start."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def new_home() -> Iterator[Path]:
 
 @pytest.fixture
 def home(used_home: Path, new_home: Path) -> Path:
-    """A home that was started before; copying one is quicker than initdb."""
+    """A home that was started before: copying one is faster than initdb."""
     subprocess.run(["cp", "-a", str(used_home), str(new_home)], check=True)
     return new_home
 
@@ -88,7 +88,7 @@ import signal, sys, threading
 from pathlib import Path
 from server.postgres.embedded import EmbeddedPostgres
 home, binaries, with_thread = sys.argv[1:]
-if with_thread == "yes":  # then the server is not told to follow its starter
+if with_thread == "yes":  # then the server does not end with its starter
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 cluster = EmbeddedPostgres(Path(home), Path(binaries)).start()
 print(cluster.pid, cluster.superuser_url, flush=True)
@@ -99,7 +99,7 @@ signal.pause()
 def start_elsewhere(
     home: Path, binaries: Path, *, with_thread: bool = False
 ) -> tuple[subprocess.Popen[str], int, str]:
-    """Start the server in another process: that process, the server's id and its URL."""
+    """Start the server in another process; return that process, the server's id and its URL."""
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, str(home), str(binaries), "yes" if with_thread else "no"],
         stdout=subprocess.PIPE,
@@ -116,8 +116,8 @@ def kill(starter: subprocess.Popen[str]) -> None:
     starter.communicate()
 
 
-def serving(data: Path) -> list[int]:
-    """The processes that stand in a data folder."""
+def processes_in(data: Path) -> list[int]:
+    """Return the ids of the processes whose working directory is this data folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -138,14 +138,14 @@ def test_data_survives_a_stop(home: Path, binaries: Path) -> None:
 
 
 @linux_only
-def test_data_survives_kill_9_of_everything(home: Path, binaries: Path) -> None:
+def test_data_survives_kill_9_of_all_processes(home: Path, binaries: Path) -> None:
     starter, pid, url = start_elsewhere(home, binaries)
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE kept (number int)")
         connection.execute("INSERT INTO kept VALUES (7)")
-    # SIGSTOP first: the server must not get to a clean shutdown between the blows.
+    # SIGSTOP first, so that the server cannot shut down cleanly between the kills.
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for process in {pid, *serving(home / "postgres" / "data")}:
+        for process in {pid, *processes_in(home / "postgres" / "data")}:
             os.kill(process, number)
     kill(starter)
     with EmbeddedPostgres(home, binaries) as cluster:
@@ -153,47 +153,47 @@ def test_data_survives_kill_9_of_everything(home: Path, binaries: Path) -> None:
 
 
 @linux_only
-def test_a_killed_starter_takes_its_server_along(home: Path, binaries: Path) -> None:
+def test_server_ends_when_its_starter_is_killed(home: Path, binaries: Path) -> None:
     starter, _, _ = start_elsewhere(home, binaries)
     kill(starter)
     wait_until(
-        lambda: not serving(home / "postgres" / "data"),
+        lambda: not processes_in(home / "postgres" / "data"),
         "all processes of the server are gone",
         timeout_s=GONE_TIMEOUT_S,
     )
 
 
-def test_a_server_left_behind_is_replaced(home: Path, binaries: Path) -> None:
-    starter, left_behind, url = start_elsewhere(home, binaries, with_thread=True)
+def test_orphaned_server_is_replaced(home: Path, binaries: Path) -> None:
+    starter, orphan, url = start_elsewhere(home, binaries, with_thread=True)
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     kill(starter)
-    os.kill(left_behind, 0)  # still there
+    os.kill(orphan, 0)  # it still runs
     with EmbeddedPostgres(home, binaries) as cluster:
-        assert cluster.pid != left_behind
+        assert cluster.pid != orphan
         assert read_rows(cluster) == [7]
 
 
-def test_a_pid_file_that_names_a_stranger_is_stale(home: Path, binaries: Path) -> None:
+def test_pid_file_that_names_another_program_is_stale(home: Path, binaries: Path) -> None:
     server = EmbeddedPostgres(home, binaries)
     data = server.start().data
     server.stop()
     account = postgres_account.server_account(data)
-    stranger = subprocess.Popen(
+    other_program = subprocess.Popen(
         ["sleep", "60"],
         user=account.uid if account.switch else None,
     )
     try:
-        (data / "postmaster.pid").write_text(f"{stranger.pid}\n{data}\n", encoding="ascii")
+        (data / "postmaster.pid").write_text(f"{other_program.pid}\n{data}\n", encoding="ascii")
         with server as cluster:
-            assert cluster.pid != stranger.pid
-        assert stranger.poll() is None
+            assert cluster.pid != other_program.pid
+        assert other_program.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other_program.kill()
+        other_program.wait()
 
 
-def test_an_interrupted_first_start_is_done_again(new_home: Path, binaries: Path) -> None:
+def test_interrupted_first_start_is_repeated(new_home: Path, binaries: Path) -> None:
     folder = postgres_account.server_folder(new_home)
     (folder / "data.new" / "base").mkdir(parents=True)
     with EmbeddedPostgres(new_home, binaries) as cluster:
@@ -207,7 +207,7 @@ def test_writes_are_durable(home: Path, binaries: Path) -> None:
         assert setting(cluster, "full_page_writes") == "on"
 
 
-def test_a_server_without_fsync_is_refused(
+def test_server_without_fsync_is_refused(
     home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(postgres_tuning.SERVER_SETTINGS, "fsync", "off")
@@ -215,7 +215,7 @@ def test_a_server_without_fsync_is_refused(
         EmbeddedPostgres(home, binaries).start()
 
 
-def test_it_listens_on_loopback_and_wants_a_password(cluster: Cluster) -> None:
+def test_server_listens_on_loopback_and_requires_a_password(cluster: Cluster) -> None:
     assert setting(cluster, "listen_addresses") == "127.0.0.1"
     assert setting(cluster, "unix_socket_directories") == ""
     with pytest.raises(psycopg.OperationalError, match="password"):
@@ -229,16 +229,16 @@ def test_passwords_are_private(home: Path, binaries: Path) -> None:
         assert len(set(json.loads((home / "passwords.json").read_text()).values())) == 5
 
 
-def test_the_second_start_of_a_home_learns_who_runs_it(home: Path, binaries: Path) -> None:
+def test_second_start_of_a_home_names_the_running_process(home: Path, binaries: Path) -> None:
     with EmbeddedPostgres(home, binaries) as cluster:
-        who = f"already running as process {os.getpid()} at 127.0.0.1:{cluster.port}"
-        with pytest.raises(AlreadyRunningError, match=who):
+        message = f"already running as process {os.getpid()} at 127.0.0.1:{cluster.port}"
+        with pytest.raises(AlreadyRunningError, match=message):
             EmbeddedPostgres(home, binaries).start()
         urls = urls_of_running(home, "postgres")
         assert f":{cluster.port}/postgres" in urls.owner
 
 
-def test_a_taken_port_is_left_to_its_owner(home: Path, binaries: Path) -> None:
+def test_taken_port_is_not_used(home: Path, binaries: Path) -> None:
     with EmbeddedPostgres(home, binaries) as cluster:
         taken = cluster.port
     with (
@@ -248,7 +248,7 @@ def test_a_taken_port_is_left_to_its_owner(home: Path, binaries: Path) -> None:
         assert cluster.port != taken
 
 
-def test_a_port_taken_in_the_last_moment_is_retried(
+def test_port_taken_at_the_last_moment_is_retried(
     home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server((postgres_tuning.LOOPBACK, 0)) as other:
@@ -260,7 +260,7 @@ def test_a_port_taken_in_the_last_moment_is_retried(
             assert cluster.port != taken
 
 
-def test_no_free_port_is_one_sentence(
+def test_lack_of_a_free_port_is_reported(
     home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server((postgres_tuning.LOOPBACK, 0)) as other:
@@ -278,13 +278,13 @@ def test_data_of_another_major_version_is_refused(new_home: Path, binaries: Path
         EmbeddedPostgres(new_home, binaries).start()
 
 
-def test_lost_passwords_are_named(new_home: Path, binaries: Path) -> None:
+def test_missing_passwords_file_is_named(new_home: Path, binaries: Path) -> None:
     (postgres_account.server_folder(new_home) / "data").mkdir()
     with pytest.raises(EmbeddedPostgresError, match=r"passwords\.json.* is missing"):
         EmbeddedPostgres(new_home, binaries).start()
 
 
-def test_a_full_disk_is_refused_before_anything_is_written(
+def test_full_disk_is_refused_before_anything_is_written(
     new_home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * 1024**2))
@@ -293,13 +293,13 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     assert not (new_home / "passwords.json").exists()
 
 
-def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("in the way", encoding="utf-8")
     with pytest.raises(EmbeddedPostgresError, match="home cannot be used"):
         EmbeddedPostgres(tmp_path / "home").start()
 
 
-def test_the_contrib_modules_know_letters_with_accents(cluster: Cluster) -> None:
+def test_contrib_modules_handle_accented_letters(cluster: Cluster) -> None:
     prepare_database(cluster, "letters")
     with psycopg.connect(cluster.url("annals_owner", "letters")) as connection:
         connection.execute("CREATE EXTENSION pg_trgm")
@@ -311,7 +311,7 @@ def test_the_contrib_modules_know_letters_with_accents(cluster: Cluster) -> None
     assert row == ("éàü", 3, True)
 
 
-def test_preparing_twice_changes_nothing(cluster: Cluster) -> None:
+def test_second_preparation_of_a_database_changes_nothing(cluster: Cluster) -> None:
     first = prepare_database(cluster, "twice")
     with psycopg.connect(first.owner) as connection:
         connection.execute("CREATE TABLE kept (number int)")
@@ -320,7 +320,7 @@ def test_preparing_twice_changes_nothing(cluster: Cluster) -> None:
         assert connection.execute("SELECT * FROM kept").fetchall() == []
 
 
-def test_a_template_is_copied_with_its_tables(cluster: Cluster) -> None:
+def test_template_is_copied_with_its_tables(cluster: Cluster) -> None:
     with psycopg.connect(prepare_database(cluster, "original").owner) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     copy = prepare_database(cluster, "copied", template="original")
@@ -341,15 +341,15 @@ def test_app_and_projector_own_nothing(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("program", ["pg_dump", "pg_basebackup", "initdb", "postgres"])
-def test_the_programs_run(cluster: Cluster, program: str) -> None:
-    answer = subprocess.run(
+def test_bundled_programs_run(cluster: Cluster, program: str) -> None:
+    result = subprocess.run(
         [str(cluster.programs / program), "--version"],
         env=cluster.environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "18." in answer.stdout
+    assert "18." in result.stdout
 
 
 def test_damaged_programs_are_extracted_again(tmp_path: Path) -> None:
@@ -361,14 +361,14 @@ def test_damaged_programs_are_extracted_again(tmp_path: Path) -> None:
 
 
 @as_root_only
-def test_root_gives_the_server_to_another_user(home: Path, binaries: Path) -> None:
+def test_server_started_by_root_runs_as_another_user(home: Path, binaries: Path) -> None:
     with EmbeddedPostgres(home, binaries) as cluster:
         assert cluster.data.stat().st_uid != 0
         assert Path(f"/proc/{cluster.pid}").stat().st_uid == cluster.data.stat().st_uid
 
 
 @as_root_only
-def test_roots_private_home_keeps_its_data_outside(
+def test_data_of_a_private_home_of_root_is_kept_outside(
     tmp_path: Path, new_home: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_account, "OUTSIDE_ROOT", new_home)
@@ -401,19 +401,19 @@ except EmbeddedPostgresError as error:
 
 
 def as_ordinary_user(home: Path, binaries: Path) -> str:
-    # The interpreter is loaded as root, for it may lie where nobody else can enter.
-    answer = subprocess.run(
+    # Root loads the interpreter, because other users may lack access to its folder.
+    result = subprocess.run(
         [sys.executable, "-c", AS_ORDINARY_USER, str(home), str(binaries)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
-    return answer.stdout + answer.stderr
+    return result.stdout + result.stderr
 
 
 @as_root_only
-def test_it_runs_as_an_ordinary_user(new_home: Path, binaries: Path) -> None:
+def test_server_runs_as_an_ordinary_user(new_home: Path, binaries: Path) -> None:
     extract_binaries(binaries)
     user = pwd.getpwnam("nobody")
     new_home.mkdir(mode=0o700)
@@ -423,8 +423,8 @@ def test_it_runs_as_an_ordinary_user(new_home: Path, binaries: Path) -> None:
 
 
 @as_root_only
-def test_a_home_of_somebody_else_is_refused(new_home: Path, binaries: Path) -> None:
+def test_home_of_another_user_is_refused(new_home: Path, binaries: Path) -> None:
     new_home.mkdir(mode=0o700)
-    answer = as_ordinary_user(new_home, binaries)
-    assert answer.endswith("give it to this user, or choose another home.\n")
-    assert "permission denied" in answer
+    result = as_ordinary_user(new_home, binaries)
+    assert result.endswith("give it to this user, or choose another home.\n")
+    assert "permission denied" in result

@@ -1,7 +1,7 @@
-"""kill -9 of the API, the projector and PostgreSQL in the middle of a load, and again.
+"""kill -9 of the API, the projector and PostgreSQL under load, repeatedly.
 
-Afterwards every write that was acknowledged is there, once, and the read tables are what the log
-says. What was not acknowledged may be there, but not twice.
+Afterwards the log holds every acknowledged write once and every other write at most once, and the
+read tables match the log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEED = 9
 CLIENTS = 3
 KILLS = ["projector", "api", "postgres", "api", "projector", "postgres"]
 WRITES_BETWEEN_KILLS = (15, 60)
-"""Acknowledged since everything answers again."""
+"""Writes acknowledged after all processes are ready again."""
 OUTAGE_MAX_S = 0.2
 DATABASE = "annals"
 REQUEST_TIMEOUT_S = 5.0
@@ -44,17 +44,17 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
 @dataclass
-class Deeds:
-    """What a client asked for, each under a name of its own, and what was acknowledged."""
+class ClientWrites:
+    """The writes of a client: the names sent, each one unique, and those acknowledged."""
 
-    asked: list[str] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
     acknowledged: dict[str, str] = field(default_factory=dict)
-    """Id of the thing by name of the deed."""
+    """Entity id by name of the write."""
 
 
 @pytest.fixture
 def stack() -> Iterator[KillableStack]:
-    """All three at work."""
+    """All three processes, running."""
     with reachable_folder() as folder, ExitStack() as cleanup:
         stack = KillableStack(folder)
         cleanup.callback(stack.stop)
@@ -65,7 +65,7 @@ def stack() -> Iterator[KillableStack]:
         sys.stderr.write(stack.logs())
 
 
-def test_whatever_is_killed_nothing_acknowledged_is_lost_or_doubled(stack: KillableStack) -> None:
+def test_acknowledged_writes_are_recorded_once_despite_kills(stack: KillableStack) -> None:
     random = Random(SEED)
     workspaces = [uuid4(), uuid4()]
     tokens = [issue_token(stack.app_url, workspace_id) for workspace_id in workspaces]
@@ -90,8 +90,8 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost_or_doubled(stack: Killa
     with psycopg.connect(stack.superuser_url, autocommit=True) as database:
         wait_until_projected(database)
         for client in clients:
-            check(database, client.deeds)
-        assert any(len(client.deeds.asked) > len(client.deeds.acknowledged) for client in clients)
+            check(database, client.writes)
+        assert any(len(client.writes.sent) > len(client.writes.acknowledged) for client in clients)
         assert_tables_match_log(database)
         upto = readable_position(database)
         assert {name: gaps(database, name, upto=upto) for name in PROJECTIONS} == {
@@ -100,14 +100,14 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost_or_doubled(stack: Killa
 
 
 def wait_for_writes(clients: list[Client], number: int) -> None:
-    """Wait until this many more writes are acknowledged, at least one of each client."""
-    before = [len(client.deeds.acknowledged) for client in clients]
+    """Wait until this many more writes are acknowledged, at least one per client."""
+    before = [len(client.writes.acknowledged) for client in clients]
 
     def are_acknowledged() -> bool:
         errors = [client.error for client in clients if client.error]
         assert not errors, errors
         new = [
-            len(client.deeds.acknowledged) - old
+            len(client.writes.acknowledged) - old
             for client, old in zip(clients, before, strict=True)
         ]
         return min(new) > 0 and sum(new) >= number
@@ -115,22 +115,22 @@ def wait_for_writes(clients: list[Client], number: int) -> None:
     wait_until(are_acknowledged, f"{number} more writes are acknowledged")
 
 
-def check(database: Connection, deeds: Deeds) -> None:
-    """Each deed is in the log once where it was acknowledged, and at most once where not."""
+def check(database: Connection, writes: ClientWrites) -> None:
+    """Check that the log holds each acknowledged write once and each other one at most once."""
     recorded: dict[str, list[str]] = {}
     for event in recorded_events(database):
         for name in names_in(event["data"]):
             recorded.setdefault(name, []).append(str(event["stream_id"]))
-    assert len(deeds.acknowledged) > len(KILLS)
-    for name in deeds.asked:
-        if name in deeds.acknowledged:
-            assert recorded.get(name) == [deeds.acknowledged[name]]
+    assert len(writes.acknowledged) > len(KILLS)
+    for name in writes.sent:
+        if name in writes.acknowledged:
+            assert recorded.get(name) == [writes.acknowledged[name]]
         else:
             assert len(recorded.get(name, [])) <= 1
 
 
 def names_in(data: dict[str, Any]) -> Iterator[str]:
-    """The names of deeds that an event tells."""
+    """Yield the names of writes in the data of an event."""
     fields = {**data.get("fields", {})}
     fields |= {field: change["after"] for field, change in data.get("changes", {}).items()}
     for name in ("company", "name", "title"):
@@ -139,13 +139,13 @@ def names_in(data: dict[str, Any]) -> Iterator[str]:
 
 
 class Client(threading.Thread):
-    """Writes as fast as it is answered, and never the same twice: who is not answered goes on."""
+    """Sends one write after another; a write without an answer is not repeated."""
 
     def __init__(
         self, stack: KillableStack, token: str, number: int, stopped: threading.Event
     ) -> None:
         super().__init__(name=f"client-{number}")
-        self.deeds = Deeds()
+        self.writes = ClientWrites()
         self.error: AssertionError | None = None
         self._stack = stack
         self._stopped = stopped
@@ -164,41 +164,41 @@ class Client(threading.Thread):
                 verify=False,
             ) as http:
                 while not self._stopped.is_set():
-                    self._do_something(http)
+                    self._send_write(http)
         except AssertionError as error:
             self.error = error
 
-    def _do_something(self, http: httpx.Client) -> None:
-        name = f"{self._number}-{len(self.deeds.asked)}"
+    def _send_write(self, http: httpx.Client) -> None:
+        name = f"{self._number}-{len(self.writes.sent)}"
         account = self._random.choice(self._accounts) if self._accounts else None
-        lot = self._random.random()
-        if account is None or lot < 0.3:
+        draw = self._random.random()
+        if account is None or draw < 0.3:
             request = http.build_request(
                 "POST", "/api/accounts", json={"company": name, "type": "customer"}
             )
-        elif lot < 0.6:
+        elif draw < 0.6:
             request = http.build_request(
                 "PATCH", f"/api/accounts/{account}", json={"company": name}, headers=MERGE
             )
-        elif lot < 0.8:
+        elif draw < 0.8:
             body = {"name": name, "accountId": account}
             request = http.build_request("POST", "/api/contacts", json=body)
         else:
             body = {"title": name, "accountId": account, "status": "todo"}
             request = http.build_request("POST", "/api/tasks", json=body)
-        self.deeds.asked.append(name)
+        self.writes.sent.append(name)
         try:
             response = http.send(request)
         except httpx.TransportError:
             self._stopped.wait(0.05)
             return
         if response.is_success:
-            self._acknowledged(request, name, response.json()["id"])
+            self._record_acknowledged(request, name, response.json()["id"])
         else:
             assert response.status_code == httpx.codes.SERVICE_UNAVAILABLE, response.text
             self._stopped.wait(0.05)
 
-    def _acknowledged(self, request: httpx.Request, name: str, entity_id: str) -> None:
-        self.deeds.acknowledged[name] = entity_id
+    def _record_acknowledged(self, request: httpx.Request, name: str, entity_id: str) -> None:
+        self.writes.acknowledged[name] = entity_id
         if request.method == "POST" and request.url.path == "/api/accounts":
             self._accounts.append(entity_id)

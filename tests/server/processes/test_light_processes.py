@@ -11,14 +11,14 @@ import pytest
 from runtime.settings import REPOSITORY
 from tests.support.databases import Urls
 
-# Runs a command of `annals` as the script does, up to where its process would begin to work.
+# Runs a command of `annals` like the script, up to the start of the work of its process.
 START = """
 import sys
 from unittest import mock
 from server.cli.__main__ import main
 from {module} import {name}
 
-def report(*_given, **_named):
+def report(*_arguments, **_options):
     loaded = [each for each in ("fastapi", "starlette", "uvicorn") if each in sys.modules]
     print("started with", loaded)
 
@@ -45,11 +45,11 @@ def test_process_starts_without_the_http_framework(command: str, urls: Urls) -> 
         "ANNALS_PROJECTOR_URL": urls.projector,
         "ANNALS_SENDER_URL": urls.sender,
     }
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", "-c", script],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "started with []" in ran.stdout, ran.stdout + ran.stderr
+    assert "started with []" in result.stdout, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""A replay or a rebuild can send nothing: it has neither the code, nor the right, nor a reason."""
+"""Replays and rebuilds cannot send anything: they import no sending code and give no commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.databases import Urls
 from tests.support.processes import running_engine
 from tests.support.sms_harness import CountingGateway, SmsHarness
 
-WHAT_SENDS = {
+SENDING_PACKAGES = {
     "commands",
     "runtime",
     "api",
@@ -33,45 +33,45 @@ WHAT_SENDS = {
     "smtplib",
     "twilio",
 }
-WHAT_READS_HISTORY = ("domain", "eventlog", "projections", "readmodels", "replay")
+HISTORY_PACKAGES = ("domain", "eventlog", "projections", "readmodels", "replay")
 
 
-def test_rebuilding_and_replaying_all_of_history_calls_nobody(
+def test_rebuild_and_replay_of_all_history_send_nothing(
     sms_harness: SmsHarness, engine: ProjectionEngine, urls: Urls
 ) -> None:
     gateway = CountingGateway()
-    asked = [sms_harness.ask(message=f"number {number}") for number in range(3)]
+    requested = [sms_harness.ask(message=f"number {number}") for number in range(3)]
     sms_harness.send_all(gateway)
-    assert len(gateway.taken) == len(asked)
-    traces = _traces(sms_harness)
+    assert len(gateway.taken) == len(requested)
+    effects = _load_effects(sms_harness)
     with running_engine(engine):
         names = {name: table_definitions()[name] for name in PROJECTIONS}
         Rebuild(urls.projector, names, workers=2).run()
     now = datetime.now(UTC)
     query = AsOfQuery(sms_harness.scope.workspace_id, "leads", now)
     with write_pool(urls.app) as pool:
-        assert len(orjson.loads(list_as_of(pool, query))["items"]) == len(asked)
-    for sms in asked:
+        assert len(orjson.loads(list_as_of(pool, query))["items"]) == len(requested)
+    for sms in requested:
         assert entity_as_of(sms_harness.log, sms_harness.scope, Sms, sms, at=now) is not None
     register_processes(sms_harness.follower, PROCESSES.values())
     sms_harness.send_all(gateway)
-    assert len(gateway.taken) == len(asked), "not one call more"
-    assert _traces(sms_harness) == traces
+    assert len(gateway.taken) == len(requested), "no further call"
+    assert _load_effects(sms_harness) == effects
 
 
-def test_what_reads_history_cannot_import_what_sends() -> None:
+def test_packages_that_read_history_cannot_import_packages_that_send() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
     contracts = {each["name"]: each for each in project["tool"]["importlinter"]["contracts"]}
     contract = contracts["A replay or a rebuild cannot send anything"]
-    assert set(contract["source_modules"]) == set(WHAT_READS_HISTORY)
+    assert set(contract["source_modules"]) == set(HISTORY_PACKAGES)
     assert {"commands", "runtime", "api", "server"} <= set(contract["forbidden_modules"])
-    for package in WHAT_READS_HISTORY:
+    for package in HISTORY_PACKAGES:
         for path in (REPOSITORY / package).rglob("*.py"):
-            assert not _imported(path.read_text("utf-8")) & WHAT_SENDS, path
+            assert not _imported_packages(path.read_text("utf-8")) & SENDING_PACKAGES, path
 
 
-def _imported(source: str) -> set[str]:
-    """The packages that a module imports, wherever in it."""
+def _imported_packages(source: str) -> set[str]:
+    """Return the packages that a module imports, at its top or within functions."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -81,8 +81,8 @@ def _imported(source: str) -> set[str]:
     return found
 
 
-def _traces(sms_harness: SmsHarness) -> list[tuple[object, ...]]:
-    """What would show that something was caused: commands, and events."""
+def _load_effects(sms_harness: SmsHarness) -> list[tuple[object, ...]]:
+    """Return the commands and the number of events: sending would change them."""
     return [
         *sms_harness.commands(),
         *sms_harness.database.execute("SELECT count(*) FROM events").fetchall(),

@@ -1,4 +1,4 @@
-"""The projector as a process: it works until it is told to stop."""
+"""The projector process: it runs until it receives a stop signal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ run_projector(Settings())
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_projector_works_until_it_is_stopped(
+def test_projector_runs_until_a_stop_signal(
     urls: Urls, commands: EntityCommands, scope: Scope, database: Connection, stop: signal.Signals
 ) -> None:
     environment = {
@@ -50,6 +50,6 @@ def test_a_projector_works_until_it_is_stopped(
         process.wait()
 
 
-def test_a_projector_needs_its_url() -> None:
+def test_projector_requires_its_url() -> None:
     with pytest.raises(LookupError, match="ANNALS_PROJECTOR_URL"):
         open_projection_engine(Settings())

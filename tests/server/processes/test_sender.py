@@ -1,4 +1,4 @@
-"""The sender: killed at every step of a send, several at once, stopped and started."""
+"""The sender: killed at each step of a send, run several times at once, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def is_sent(sms_harness: SmsHarness, sms: UUID) -> bool:
 
 
 @pytest.mark.parametrize("when", PLACES)
-def test_kill_9_at_a_step_of_a_send_loses_and_doubles_nothing(
+def test_kill_9_at_any_step_neither_loses_nor_repeats_a_message(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio, tmp_path: Path, when: str
 ) -> None:
     sms = sms_harness.ask()
-    with sender_process(urls, twilio, tmp_path / "sender.log", when) as dying:
-        assert dying.wait(TIMEOUT_S) == -signal.SIGKILL
+    with sender_process(urls, twilio, tmp_path / "sender.log", when) as crashing:
+        assert crashing.wait(TIMEOUT_S) == -signal.SIGKILL
     assert is_sent(sms_harness, sms) == (when == "end")
     taken = {"react": 0, "claim": 0, "call": 1, "record": 1, "end": 1}[when]
     assert len(twilio.messages) == taken
@@ -55,7 +55,7 @@ def test_kill_9_at_a_step_of_a_send_loses_and_doubles_nothing(
         )
     assert twilio.refusals == []
     assert sorted(twilio.messages) == sorted([str(sms), str(other)])
-    assert len(twilio.calls) <= 3, "one more at the most, under the same key"
+    assert len(twilio.calls) <= 3, "at most one repeated call, with the same key"
     events = sms_harness.database.execute(
         "SELECT topic, count(*) FROM events WHERE stream_id = %s GROUP BY topic", (sms,)
     ).fetchall()
@@ -63,7 +63,7 @@ def test_kill_9_at_a_step_of_a_send_loses_and_doubles_nothing(
     assert len(sms_harness.commands()) == 2
 
 
-def test_several_senders_and_kills_send_each_message_once(
+def test_several_senders_send_each_message_once_despite_kills(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio, tmp_path: Path
 ) -> None:
     output = tmp_path / "sender.log"
@@ -83,7 +83,7 @@ def test_several_senders_and_kills_send_each_message_once(
     assert twilio.refusals == []
 
 
-def test_a_call_of_a_sender_that_died_while_making_it_is_none(twilio: FakeTwilio) -> None:
+def test_truncated_call_of_a_killed_sender_is_not_counted(twilio: FakeTwilio) -> None:
     address = urlsplit(twilio.url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         head = f"POST {MESSAGES_PATH} HTTP/1.1\r\nHost: gateway\r\nContent-Length: 40\r\n\r\n"
@@ -94,7 +94,7 @@ def test_a_call_of_a_sender_that_died_while_making_it_is_none(twilio: FakeTwilio
     assert twilio.refusals == []
 
 
-def test_senders_share_a_breaker_that_outlives_them(
+def test_senders_share_a_persistent_breaker(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio, tmp_path: Path
 ) -> None:
     twilio.down = "503"
@@ -117,7 +117,7 @@ def test_senders_share_a_breaker_that_outlives_them(
             lambda: sms_harness.database.execute(commands).fetchone() == (10,),
             "all ten commands are given",
         )
-        assert len(twilio.calls) == called, "it is open still"
+        assert len(twilio.calls) == called, "the breaker is still open"
         sms_harness.database.execute("UPDATE circuit_breakers SET until = now()")
         wait_until(
             lambda: all(is_sent(sms_harness, sms) for sms in (*asked, one_more)),
@@ -127,7 +127,7 @@ def test_senders_share_a_breaker_that_outlives_them(
     assert all(message.calls == 1 for message in twilio.messages.values())
 
 
-def test_a_database_that_ends_connections_is_waited_for(
+def test_sender_reconnects_after_its_connections_are_terminated(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio
 ) -> None:
     with running_sender(urls, twilio):
@@ -142,16 +142,16 @@ def test_a_database_that_ends_connections_is_waited_for(
         wait_until(lambda: is_sent(sms_harness, second), "the message is sent")
 
 
-def test_a_process_that_is_stuck_holds_up_nobody_else(
+def test_stuck_process_does_not_block_the_others(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def stuck(memory: None, event: RecordedEvent) -> Reaction[None]:
+    def fail(state: None, event: RecordedEvent) -> Reaction[None]:
         raise ZeroDivisionError
 
-    broken = Process("broken", frozenset({"lead.created"}), stuck, type(None))
+    broken = Process("broken", frozenset({"lead.created"}), fail, type(None))
     settings = Settings(sender_url=urls.sender, **twilio.settings(), **SHORT_WAITS)
-    made = Sender(settings, gateway_of(settings), [broken, *PROCESSES.values()])
-    thread = threading.Thread(target=made.run)
+    sender = Sender(settings, gateway_of(settings), [broken, *PROCESSES.values()])
+    thread = threading.Thread(target=sender.run)
     thread.start()
     try:
         position = "SELECT position FROM process_inboxes WHERE process = 'broken'"
@@ -159,17 +159,17 @@ def test_a_process_that_is_stuck_holds_up_nobody_else(
             lambda: sms_harness.database.execute(position).fetchone() is not None,
             "the process has an inbox",
         )
-        begun = sms_harness.database.execute(position).fetchone()
+        start = sms_harness.database.execute(position).fetchone()
         sms = sms_harness.ask()
         wait_until(lambda: is_sent(sms_harness, sms), "the message is sent")
-        assert sms_harness.database.execute(position).fetchone() == begun
+        assert sms_harness.database.execute(position).fetchone() == start
     finally:
-        made.stop()
+        sender.stop()
         thread.join(STOP_TIMEOUT_S)
     assert "process broken is stuck at an event" in caplog.text
 
 
-def test_a_sender_stops_when_it_is_told_to(
+def test_sender_stops_on_sigterm(
     sms_harness: SmsHarness, urls: Urls, twilio: FakeTwilio, tmp_path: Path
 ) -> None:
     with sender_process(urls, twilio, tmp_path / "sender.log") as running:
@@ -179,7 +179,7 @@ def test_a_sender_stops_when_it_is_told_to(
         assert running.wait(STOP_TIMEOUT_S) == 0
 
 
-def test_a_sender_needs_its_url_and_a_whole_account() -> None:
+def test_sender_requires_its_url_and_a_complete_account() -> None:
     with pytest.raises(LookupError, match="ANNALS_SENDER_URL"):
         Sender(Settings(), CountingGateway())
     with pytest.raises(GatewaySettingsError, match="ANNALS_SMS_TWILIO_ACCOUNT"):

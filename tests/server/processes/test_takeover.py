@@ -1,4 +1,4 @@
-"""Two projectors: one works, the other waits, and takes over when the first is gone."""
+"""Two projectors: one works, the other waits and takes over when the first one is gone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ROUNDS_BETWEEN_KILLS = (20, 100)
 
 @pytest.fixture
 def pair(urls: Urls, tmp_path: Path) -> Iterator[tuple[Projector, Projector]]:
-    """One that works and one that waits."""
+    """A working projector and a waiting one."""
     with ExitStack() as stack:
         first = stack.enter_context(running_projector(urls, tmp_path / "first.log"))
         second = Projector(urls, tmp_path / "second.log")
@@ -52,7 +52,7 @@ def pair(urls: Urls, tmp_path: Path) -> Iterator[tuple[Projector, Projector]]:
 
 
 class Writer(threading.Thread):
-    """Writes as fast as it can, until it is stopped."""
+    """Writes as fast as it can until it is stopped."""
 
     def __init__(self, commands: EntityCommands, seed: int) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class Writer(threading.Thread):
         self._stopped = threading.Event()
         self.written = 0
         self.stopped_early = True
-        """Whether it failed: it ended before it was told to."""
+        """Whether it failed, ending before `stop` was called."""
 
     def run(self) -> None:
-        """Accounts with what hangs on them, some of it done, some deleted."""
+        """Create accounts with children, finish the tasks and delete some of the accounts."""
         while not self._stopped.is_set():
             commands, scope = self._commands, self._scope
             fields = {"company": f"Company {self.written}", "type": "investor"}
@@ -79,13 +79,13 @@ class Writer(threading.Thread):
         self.stopped_early = False
 
     def stop(self) -> None:
-        """Finish what is at hand."""
+        """Stop after the current round."""
         self._stopped.set()
         self.join()
 
 
 def wait_for_load(writers: list[Writer], rounds: int) -> None:
-    """Wait until the writers have done this many more rounds, all of them together."""
+    """Wait until the writers together have done this many more rounds."""
 
     def written() -> int:
         return sum(writer.written for writer in writers)
@@ -95,11 +95,11 @@ def wait_for_load(writers: list[Writer], rounds: int) -> None:
 
 
 def write(commands: EntityCommands, scope: Scope) -> int:
-    """Something to do; the position at which it is recorded."""
+    """Record an event and return its position."""
     return commands.create(scope, Account, {"company": "A", "type": "partner"}).position
 
 
-def test_one_works_and_the_other_waits(
+def test_one_projector_works_and_the_other_waits(
     pair: tuple[Projector, Projector], commands: EntityCommands, scope: Scope, database: Connection
 ) -> None:
     for _ in range(10):
@@ -108,7 +108,7 @@ def test_one_works_and_the_other_waits(
         assert projection_holders(database) == {pair[0].process.pid}
 
 
-def test_the_other_takes_over_within_five_seconds_of_a_kill(
+def test_waiting_projector_takes_over_within_five_seconds_of_a_kill(
     pair: tuple[Projector, Projector], commands: EntityCommands, scope: Scope, database: Connection
 ) -> None:
     wait_until(
@@ -121,7 +121,7 @@ def test_the_other_takes_over_within_five_seconds_of_a_kill(
     assert projection_holders(database) == {pair[1].process.pid}
 
 
-def test_under_load_each_kill_changes_nothing_in_the_rows(
+def test_rows_match_the_log_after_kills_under_load(
     urls: Urls, tmp_path: Path, commands: EntityCommands, database: Connection
 ) -> None:
     random = Random(SEED)
@@ -158,7 +158,7 @@ def test_under_load_each_kill_changes_nothing_in_the_rows(
     assert verify_all(database) == []
 
 
-def test_one_that_is_stopped_keeps_its_work_and_health_says_so(
+def test_paused_projector_keeps_its_locks_and_health_turns_red(
     pair: tuple[Projector, Projector],
     commands: EntityCommands,
     scope: Scope,
@@ -175,8 +175,10 @@ def test_one_that_is_stopped_keeps_its_work_and_health_says_so(
             < RED_WITHIN_S
         )
         assert not are_projected(database, position)
-        assert projection_holders(database) == {first.process.pid}, "nobody takes over in silence"
-        # The remedy without a shell on its machine: end its connections. It is fenced off by that.
+        assert projection_holders(database) == {first.process.pid}, (
+            "the other projector does not take over"
+        )
+        # The remedy without a shell on its machine: terminating its connections fences it off.
         database.execute(
             f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE application_name IN ('annals-project', 'annals-apply')
