@@ -1,6 +1,6 @@
-"""Whatever breaks, nothing acknowledged is lost or doubled, and the read tables tell history.
+"""Under faults no acknowledged write is lost or doubled, and the read tables match the log.
 
-First that the checker can fail: a history of one account, and each way in which it may be wrong.
+The first tests prove that the checker can fail: each damages a correct history in one way.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ ACME, BETA = "acme", "beta"
 def acknowledged(
     op: str, command: Any, stream: str, version: int, position: int, value: str | None = None
 ) -> Exchange:
-    """A deed on an account that was acknowledged."""
+    """Return an acknowledged command on an account."""
     sent = SentCommand(op, command, "account", stream, value)
     return Exchange(sent, Answer(op, "acknowledged", stream, version, position))
 
 
 def event(op: str, action: str, stream: str, version: int, position: int, **data: Any) -> Event:
-    """An event of an account."""
+    """Return an event of an account."""
     return Event(position, "w", stream, version, f"account.{action}", None, data, op)
 
 
 def changed(before: str, after: str) -> dict[str, Any]:
-    """The data of an update of the name."""
+    """Return the data of an update of the name."""
     return {"company": {"before": before, "after": after}}
 
 
@@ -77,35 +77,35 @@ EVENTS = [
 
 
 def broken_rules(exchanges: list[Exchange], events: list[Event]) -> set[str]:
-    """The rules that do not hold."""
+    """Return the rules that do not hold."""
     return {violation.rule for violation in check(exchanges, events)}
 
 
-def with_ending(draw_operation: Exchange, ending: Any) -> Exchange:
-    """The same deed, but the client was told otherwise."""
-    return Exchange(draw_operation.sent, Answer(draw_operation.op, ending))
+def with_ending(exchange: Exchange, ending: Any) -> Exchange:
+    """Return the same command with an answer of another ending."""
+    return Exchange(exchange.sent, Answer(exchange.op, ending))
 
 
-def test_a_history_in_which_all_is_well() -> None:
+def test_correct_history_has_no_violation() -> None:
     assert check(EXCHANGES, EVENTS) == []
 
 
-def test_an_acknowledged_event_that_is_not_there() -> None:
+def test_missing_acknowledged_event_is_lost() -> None:
     assert broken_rules(EXCHANGES, [EVENTS[0], EVENTS[1], EVENTS[3]]) == {"lost"}
 
 
-def test_the_evidence_names_the_deed() -> None:
+def test_evidence_names_command_and_answer() -> None:
     (violation,) = check(EXCHANGES, [EVENTS[0], EVENTS[1], EVENTS[3]])
     assert "a-2" in str(violation)
-    assert "told" in str(violation)
+    assert "answer" in str(violation)
 
 
-def test_a_command_that_was_done_twice() -> None:
+def test_command_recorded_twice_is_doubled() -> None:
     again = event("a-2", "updated", ACME, 3, 5, changes=changed("a-2", "a-2"))
     assert "doubled" in broken_rules(EXCHANGES, [*EVENTS, again])
 
 
-def test_a_creation_that_came_about_twice_is_found_though_nobody_was_told() -> None:
+def test_unanswered_creation_recorded_twice_is_doubled() -> None:
     unknown = Exchange(
         SentCommand("c-1", "create", "account", None, "c-1"), Answer("c-1", "unknown")
     )
@@ -117,21 +117,21 @@ def test_a_creation_that_came_about_twice_is_found_though_nobody_was_told() -> N
     assert broken_rules([*EXCHANGES, unknown], [*EVENTS, *twins]) == {"doubled"}
 
 
-def test_a_gap_in_a_stream() -> None:
+def test_gap_in_stream_is_found() -> None:
     late = replace(EVENTS[2], version=3)
     assert "stream" in broken_rules(EXCHANGES, [EVENTS[0], EVENTS[1], late, EVENTS[3]])
 
 
-def test_a_stream_out_of_order() -> None:
+def test_stream_out_of_order_is_found() -> None:
     swapped = [replace(EVENTS[0], position=3), EVENTS[1], replace(EVENTS[2], position=1), EVENTS[3]]
     assert "stream" in broken_rules(EXCHANGES, swapped)
 
 
-def test_a_position_that_is_taken_twice() -> None:
+def test_position_taken_twice_is_found() -> None:
     assert "position" in broken_rules(EXCHANGES, [*EVENTS[:3], replace(EVENTS[3], position=3)])
 
 
-def test_a_version_and_a_position_that_are_not_those_that_were_told() -> None:
+def test_version_and_position_other_than_answered_are_found() -> None:
     wrong = Answer("a-2", "acknowledged", ACME, 3, 4)
     assert broken_rules(
         [EXCHANGES[0], Exchange(EXCHANGES[1].sent, wrong), *EXCHANGES[2:]], EVENTS
@@ -141,52 +141,52 @@ def test_a_version_and_a_position_that_are_not_those_that_were_told() -> None:
     }
 
 
-def test_what_was_refused_and_recorded_all_the_same() -> None:
+def test_recorded_refusal_is_found() -> None:
     assert broken_rules(
         [EXCHANGES[0], with_ending(EXCHANGES[1], "refused"), *EXCHANGES[2:]], EVENTS
     ) == {"refused"}
 
 
-def test_what_is_unknown_may_be_there_or_not() -> None:
+def test_unanswered_command_may_be_recorded_or_not() -> None:
     exchanges = [EXCHANGES[0], with_ending(EXCHANGES[1], "unknown"), *EXCHANGES[2:]]
     assert check(exchanges, EVENTS) == []
     assert check(exchanges, [EVENTS[0], EVENTS[1], EVENTS[3]]) == []
 
 
-def test_an_event_that_nobody_asked_for() -> None:
+def test_event_without_command_is_phantom() -> None:
     assert broken_rules([EXCHANGES[0], *EXCHANGES[2:]], EVENTS) == {"phantom"}
 
 
-def test_an_event_of_another_sort_than_was_asked_for() -> None:
+def test_event_that_command_cannot_record_is_strange() -> None:
     events = [*EVENTS[:2], replace(EVENTS[2], topic="account.deleted"), EVENTS[3]]
     assert "strange" in broken_rules(EXCHANGES, events)
 
 
-def test_content_that_was_not_written() -> None:
+def test_missing_content_is_found() -> None:
     events = [*EVENTS[:2], replace(EVENTS[2], data={"changes": {}}), EVENTS[3]]
     assert broken_rules(EXCHANGES, events) == {"content"}
 
 
-def test_a_deletion_that_recorded_nothing_of_what_was_not_deleted() -> None:
+def test_acknowledged_deletion_without_event_is_lost() -> None:
     exchanges = [*EXCHANGES, acknowledged("a-3", "delete", ACME, 2, 6)]
     assert broken_rules(exchanges, EVENTS) == {"lost"}
 
 
-def test_a_status_that_was_so_already_and_one_that_was_not() -> None:
+def test_status_without_event_is_lost_unless_already_set() -> None:
     assert check([*EXCHANGES, acknowledged("a-3", "status", ACME, 2, 6, "prospect")], EVENTS) == []
     assert broken_rules(
         [*EXCHANGES, acknowledged("a-3", "status", ACME, 2, 6, "active")], EVENTS
     ) == {"lost"}
 
 
-def test_a_change_of_another_version_than_was_meant() -> None:
+def test_change_of_unexpected_version_is_stale() -> None:
     sent = replace(EXCHANGES[1].sent, expected_version=2)
     assert broken_rules(
         [EXCHANGES[0], Exchange(sent, EXCHANGES[1].answer), *EXCHANGES[2:]], EVENTS
     ) == {"stale"}
 
 
-def test_an_answer_that_must_never_be_given() -> None:
+def test_unexpected_answer_is_found() -> None:
     refused = Exchange(
         SentCommand("a-3", "revise", "account", ACME, "a-3"),
         Answer("a-3", "unexpected", detail="500"),
@@ -207,7 +207,7 @@ def test_an_answer_that_must_never_be_given() -> None:
         (BETA, 2, 1, False),
     ],
 )
-def test_a_read_that_shows_too_little(
+def test_read_older_than_its_position_is_stale(
     stream: str, min_position: int, shown: int | None, is_stale: bool
 ) -> None:
     sent = SentCommand("r-1", "read", "account", stream, min_position=min_position)
@@ -215,12 +215,12 @@ def test_a_read_that_shows_too_little(
     assert broken_rules([*EXCHANGES, read], EVENTS) == ({"stale"} if is_stale else set())
 
 
-def test_what_a_client_did_later_lies_later() -> None:
+def test_later_command_at_earlier_position_is_found() -> None:
     exchanges = [EXCHANGES[1], EXCHANGES[0], *EXCHANGES[2:]]
     assert broken_rules(exchanges, EVENTS) == {"order"}
 
 
-def test_a_journal_survives_its_client(tmp_path: Path) -> None:
+def test_journal_with_torn_last_line_is_readable(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "a")
     for each in EXCHANGES[:2]:
         journal.record_sent(each.sent)
@@ -228,34 +228,34 @@ def test_a_journal_survives_its_client(tmp_path: Path) -> None:
     journal.record_sent(EXCHANGES[2].sent)
     journal.close()
     with (tmp_path / "a.journal").open("ab") as file:
-        file.write(b'{"asked":{"op"')
+        file.write(b'{"sent":{"op"')
     read_back = read_journals(tmp_path)
     assert read_back[:2] == EXCHANGES[:2]
     assert (read_back[2].sent, read_back[2].answer.ending) == (EXCHANGES[2].sent, "unknown")
 
 
-def test_the_same_seed_makes_the_same_plan_and_the_same_deeds() -> None:
+def test_same_seed_draws_same_plan_and_same_operations() -> None:
     targets = Targets(CLIENTS, tuple(PROJECTIONS), with_kafka=True)
 
-    def exchanges(seed: int) -> list[object]:
+    def operations(seed: int) -> list[object]:
         return [draw_operation(seed, "http-1", number, by_http=True) for number in range(200)]
 
     assert [*islice(plan_faults(7, targets), 300)] == [*islice(plan_faults(7, targets), 300)]
     assert [*islice(plan_faults(7, targets), 300)] != [*islice(plan_faults(8, targets), 300)]
-    assert exchanges(7) == exchanges(7) != exchanges(8)
+    assert operations(7) == operations(7) != operations(8)
 
 
-def test_a_plan_breaks_everything_in_time() -> None:
+def test_plan_hits_every_target_and_uses_every_verb() -> None:
     targets = Targets(CLIENTS, tuple(PROJECTIONS), with_kafka=True)
     actions = [*islice(plan_faults(SEED, targets), 1_000)]
     assert [action.step for action in actions] == sorted(action.step for action in actions)
     victims = {action.target for action in actions if action.verb in {"kill", "pause"}}
     assert victims >= {"projector-1", "projector-2", "api", "postgres", "broker", "relay", *CLIENTS}
-    assert {action.verb for action in actions} >= {"crash", "curse", "lift", "retry", "rebuild"}
+    assert {action.verb for action in actions} >= {"crash", "break", "fix", "retry", "rebuild"}
 
 
-def recorded(commands: EntityCommands, scope: Scope, journal: Journal, company: str) -> None:
-    """An account, in the log and in the journal."""
+def record_account(commands: EntityCommands, scope: Scope, journal: Journal, company: str) -> None:
+    """Create an account in the log and write the exchange to the journal."""
     sent = SentCommand(company, "create", "account", None, company)
     journal.record_sent(sent)
     marked = replace(scope, user_agent=company)
@@ -266,20 +266,20 @@ def recorded(commands: EntityCommands, scope: Scope, journal: Journal, company: 
 
 @pytest.fixture
 def exchanges(commands: EntityCommands, scope: Scope, tmp_path: Path) -> list[Exchange]:
-    """Accounts in the log, and the journal of who made them."""
+    """Create accounts in the log and return the journal of their creation."""
     journal = Journal(tmp_path, "a")
     for number in range(1, ACCOUNTS + 1):
-        recorded(commands, scope, journal, f"a-{number}")
+        record_account(commands, scope, journal, f"a-{number}")
     journal.close()
     return read_journals(tmp_path)
 
 
 def broken_database_rules(database: Connection, exchanges: list[Exchange]) -> set[str]:
-    """The rules that do not hold in the database."""
+    """Return the rules that do not hold in the database."""
     return {violation.rule for violation in check_database(database, exchanges)}
 
 
-def test_a_database_in_which_all_is_well(
+def test_database_has_no_violation_once_caught_up(
     exchanges: list[Exchange], engine: ProjectionEngine, database: Connection
 ) -> None:
     assert broken_database_rules(database, exchanges) == {"behind", "ledger", "row"}
@@ -297,7 +297,7 @@ def test_a_database_in_which_all_is_well(
         ("UPDATE projection_coverage SET digest = digest + 1 WHERE projection = 'notes'", "ledger"),
     ],
 )
-def test_a_wrong_row_and_a_wrong_ledger(
+def test_wrong_row_and_wrong_ledger_are_found(
     exchanges: list[Exchange],
     engine: ProjectionEngine,
     database: Connection,
@@ -309,25 +309,25 @@ def test_a_wrong_row_and_a_wrong_ledger(
     assert broken_database_rules(database, exchanges) == {rule}
 
 
-def test_a_curse_parks_and_what_is_parked_is_told(
+def test_projection_faults_park_entities_and_are_reported(
     exchanges: list[Exchange], urls: Urls, database: Connection
 ) -> None:
     faults = ProjectionFaults(seed=1, per_mille=1_000, active=True)
     ProjectionEngine(urls.projector, map(faults.wrap, PROJECTIONS.values())).catch_up()
     errors = {row[0] for row in database.execute("SELECT error FROM projection_parked")}
-    assert {error.split(":")[0] for error in errors} == {"Cursed", "InvalidDatetimeFormat"}
+    assert {error.split(":")[0] for error in errors} == {"InjectedFailure", "InvalidDatetimeFormat"}
     assert broken_database_rules(database, exchanges) >= {"parked", "row"}
 
 
-def test_a_client_finds_somebody_for_every_deed() -> None:
+def test_operation_without_known_entity_becomes_creation() -> None:
     known = KnownEntities([])
     for number in range(500):
         step = draw_operation(SEED, "direct-1", number, by_http=False)
-        wanted = resolve_request(step, f"direct-1-{number}", known, new_id=None, position=0)
-        assert wanted.sent.command in {step.command, "create"}
+        request = resolve_request(step, f"direct-1-{number}", known, new_id=None, position=0)
+        assert request.sent.command in {step.command, "create"}
 
 
-def test_a_role_travels_as_text() -> None:
+def test_client_config_and_faults_survive_as_text() -> None:
     config = ClientConfig(
         "a", 1, "journals", "w", "http://x", None, [], str(ProjectionFaults(1, 2))
     )
@@ -335,8 +335,8 @@ def test_a_role_travels_as_text() -> None:
     assert ProjectionFaults.parse(config.faults) == ProjectionFaults(1, 2)
 
 
-def test_whatever_breaks_nothing_is_lost_doubled_or_wrong() -> None:
-    """By the long command, for a minute (docs/how-to/run-the-chaos-test.md)."""
+def test_faults_lose_double_or_corrupt_nothing() -> None:
+    """Run the command of docs/how-to/run-the-chaos-test.md for one minute."""
     minutes = str(DURATION_S / SECONDS_PER_MINUTE)
     command = [sys.executable, "-m", "benchmarks.chaos", "--minutes", minutes]
     with subprocess.Popen(
@@ -354,13 +354,13 @@ def test_whatever_breaks_nothing_is_lost_doubled_or_wrong() -> None:
     assert all(f" {ending}" in lines[-1] for ending in ENDINGS), lines[-1]
 
 
-def test_whatever_breaks_with_kafka_nothing_is_lost_doubled_or_wrong(kafka: RunningKafka) -> None:
+def test_faults_with_kafka_lose_double_or_corrupt_nothing(kafka: RunningKafka) -> None:
     outcome = run(Trial(SEED, KAFKA_DURATION_S, kafka), lambda line: show(f"{line}\n"))
     assert not outcome.violations, outcome.report()
     assert {each.answer.ending for each in outcome.exchanges} == ENDINGS, outcome.summary()
 
 
 def show(line: str) -> str:
-    """Show it at once, though pytest keeps what tests write: a seed that is lost is of no use."""
+    """Print the line at once, past pytest's capture, so that the seed is known after a crash."""
     print(line, end="", file=sys.__stderr__, flush=True)
     return line
