@@ -1,4 +1,4 @@
-"""Jobs on a test's own database: a kind of work for tests, workers, and what the log says of it."""
+"""Jobs on a test's own database: a kind of work for tests, workers, and a view of the log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOPELESS = "hopeless"
 
 
 class WritingNotes(JobWork):
-    """Writes a note of each item, with some items that are not to be written.
+    """Writes a note for each item; some items fail instead.
 
     `before_step` is called in each step, with its number of items, before anything is written.
     """
@@ -41,7 +41,7 @@ class WritingNotes(JobWork):
     before_step: Callable[[int], None] = staticmethod(lambda limit: None)
 
     def step(self, cursor: Any, limit: int) -> JobStep:
-        """Writes the next notes."""
+        """Write the next notes."""
         self.before_step(limit)
         done = int(cursor or 0)
         items = self.context.items(done, limit)
@@ -62,7 +62,7 @@ class WritingNotes(JobWork):
         if body == HOPELESS:
             raise CannotContinue("There is no ink.")
         if body == REFUSED:
-            return ItemError(row, "Nobody wants this.", "E5999", {"body": body}, kept={"row": row})
+            return ItemError(row, "It was refused.", "E5999", {"body": body}, kept={"row": row})
         note = Note.create(
             self.context.new_id(),
             self.context.scope.workspace_id,
@@ -76,7 +76,7 @@ class WritingNotes(JobWork):
 
 @dataclass
 class JobHarness:
-    """Where jobs are asked for and done."""
+    """Requests jobs and runs workers in one workspace."""
 
     urls: Urls
     log: EventLog
@@ -88,11 +88,11 @@ class JobHarness:
 
     @property
     def jobs(self) -> JobCommands:
-        """Asks for them."""
+        """Return the commands on jobs."""
         return JobCommands(self.log, clock=lambda: datetime.now(UTC), new_id=uuid4)
 
     def worker(self, works: Mapping[str, WorkFactory] | None = None, **settings: Any) -> Worker:
-        """Does them."""
+        """Return a worker."""
         environment = JobEnvironment(
             self.log,
             self.commands,
@@ -104,18 +104,18 @@ class JobHarness:
         return Worker(self.urls.app, environment, **settings)
 
     def ask(self, *items: str, scope: Scope | None = None, work: str = WRITING) -> UUID:
-        """A job that writes these notes."""
+        """Request a job that writes these notes; return its id."""
         parameters = {"accountId": str(self.account_id)}
         asked = self.jobs.request(scope or self.scope, work, parameters, items=items)
         return asked.job.id
 
     def job(self, job_id: UUID, scope: Scope | None = None) -> Job:
-        """The job as it is now."""
+        """Return the current job."""
         with self.log.scoped(scope or self.scope):
             return self.log.load(Job, job_id)
 
     def written(self) -> list[str]:
-        """The notes that were written, in order."""
+        """Return the bodies of the notes that were written, in order."""
         rows = self.database.execute(
             "SELECT data->'fields'->>'body' FROM events WHERE topic = 'note.created'"
             " ORDER BY position"
@@ -123,7 +123,7 @@ class JobHarness:
         return [row[0] for row in rows]
 
     def rows(self, table: str) -> int:
-        """How many rows there are in a table."""
+        """Return the number of rows of a table."""
         statement = psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))
         row = self.database.execute(statement).fetchone()
         assert row is not None
@@ -131,7 +131,7 @@ class JobHarness:
 
 
 def hooked(before_step: Callable[[int], None]) -> WorkFactory:
-    """The work for tests, with something that happens in each step."""
+    """Return the work for tests, with a function that is called in each step."""
 
     def open_work(context: JobContext) -> JobWork:
         work = WritingNotes(context)
@@ -143,7 +143,7 @@ def hooked(before_step: Callable[[int], None]) -> WorkFactory:
 
 @contextmanager
 def working(worker: Worker) -> Iterator[None]:
-    """The worker at work, in a thread, as long as the block lasts."""
+    """Run the worker in a thread while the block lasts."""
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:

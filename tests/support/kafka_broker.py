@@ -1,4 +1,4 @@
-"""A real Apache Kafka (KRaft) for tests: fetched once from Maven Central, one broker, no Docker."""
+"""An Apache Kafka broker (KRaft) for tests, fetched once from Maven Central, without Docker."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ auto.create.topics.enable=false
 
 
 class KafkaUnavailable(Exception):
-    """There is no Kafka to be had here; says why in one sentence."""
+    """Kafka cannot run here; the message says why in one sentence."""
 
 
 def jars() -> Path:
-    """The folder of Kafka's jars, fetched by mvn where it is not there. Raises `KafkaUnavailable`.
+    """Return the folder of Kafka's jars; fetch them with mvn first if they are missing.
 
-    In the user's cache, or where ANNALS_KAFKA_CACHE says.
+    The folder is in ANNALS_KAFKA_CACHE, by default in the user's cache. Raises `KafkaUnavailable`.
     """
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
@@ -108,7 +108,7 @@ def _fetch(ready: Path) -> None:
 
 
 class RunningKafka:
-    """One broker on ports and a folder of its own; it may be killed and started again."""
+    """One broker with its own ports and folder; it may be killed and started again."""
 
     def __init__(self, libraries: Path, folder: Path) -> None:
         self._classpath = f"{libraries}/*"
@@ -151,18 +151,18 @@ class RunningKafka:
             raise KafkaUnavailable(f"{error}: {output[-1_000:]}") from None
 
     def kill(self) -> None:
-        """As kill -9: nothing is flushed, nobody is told."""
+        """Kill the broker with SIGKILL: it flushes nothing and closes no connection."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(STOP_WAIT_S)
 
     @property
     def is_running(self) -> bool:
-        """Whether its process has not ended; it may be paused."""
+        """Whether the process has not ended; it may be paused."""
         return self._process is not None and self._process.poll() is None
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To the broker's process: SIGSTOP, SIGCONT."""
+        """Send SIGSTOP or SIGCONT to the broker's process."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -187,7 +187,7 @@ class RunningKafka:
 
 
 def session_kafka() -> Iterator[RunningKafka]:
-    """A broker of this test run. Where there is none to be had, the summary says so; CI fails."""
+    """Provide a broker for the test run. Without Kafka the tests are skipped, and fail in CI."""
     try:
         with running_kafka() as broker:
             yield broker
@@ -200,7 +200,7 @@ def session_kafka() -> Iterator[RunningKafka]:
 
 @contextmanager
 def running_kafka() -> Iterator[RunningKafka]:
-    """A broker for as long as the block lasts. Raises `KafkaUnavailable`."""
+    """Run a broker while the block lasts. Raises `KafkaUnavailable`."""
     libraries = jars()
     with tempfile.TemporaryDirectory(prefix="annals-kafka-") as folder:
         broker = RunningKafka(libraries, Path(folder))

@@ -1,4 +1,4 @@
-"""Pages of lists, asked for as the API does: under its role, in one workspace."""
+"""Pages of lists, read as the API reads them: under its role, in one workspace."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Pages:
-    """Asks for pages of one workspace."""
+    """Reads pages of lists of one workspace."""
 
     def __init__(self, app_url: str, workspace_id: UUID) -> None:
         self._url = app_url
         self.workspace_id = workspace_id
 
     def ask(self, request: ListRequest, **paging: Any) -> Any:
-        """One page, parsed."""
+        """Return one page, parsed."""
 
         async def ask(connection: AsyncConnection) -> Any:
             return await self.page(connection, request, **paging)
@@ -32,7 +32,7 @@ class Pages:
         return self.reading(ask)
 
     def walk(self, request: ListRequest, page_size: int) -> list[str]:
-        """The ids of all items, page after page by cursor."""
+        """Return the ids of all items, read page after page by cursor."""
 
         async def walk(connection: AsyncConnection) -> list[str]:
             ids: list[str] = []
@@ -47,7 +47,7 @@ class Pages:
         return self.reading(walk)
 
     def reading(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """What `read` returns, given a connection in this workspace."""
+        """Call `read` with a connection in this workspace; return its result."""
 
         async def run() -> T:
             pool = ReadPool(self._url, max_size=1)
@@ -61,7 +61,7 @@ class Pages:
         return asyncio.run(run())
 
     async def page(self, connection: AsyncConnection, request: ListRequest, **paging: Any) -> Any:
-        """One page, parsed, on a connection that is there."""
+        """Return one page, parsed, read on an open connection."""
         query = ListQuery(
             self.workspace_id,
             filters=request.filters,

@@ -1,8 +1,8 @@
-"""What every read table must contain, told from the log alone and by other means.
+"""The expected content of every read table, computed from the log by other means.
 
-The projectors change rows event by event; this folds each stream into the thing that it describes
-and then looks at all things at once. It reads the table `events` as it is and shares no code with
-`projections/`, so that a mistake would have to be made twice.
+The projectors change rows event by event. The oracle folds each stream into an entity's state and
+then computes the tables from all states at once. It reads the table `events` directly and shares no
+code with `projections/`, so that a mistake would have to be made twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
 STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
     *(each.topics for each in DESCRIBED_KINDS)
 )
-"""Changes that have a name of their own."""
+"""Actions of events that record a command of the kind and carry `changes`."""
 ENDINGS = {"deleted", "revoked"}
 BEGINNINGS = {"created", "issued"}
 
@@ -72,7 +72,7 @@ COLUMNS = {
     "workspace": "name",
     **{each.kind.KIND: each.columns for each in DESCRIBED_KINDS},
 }
-SNAKES = {
+COLUMN_NAMES = {
     "allowOverlap": "allow_overlap",
     "assignedTo": "assigned_to",
     "cancelReason": "cancel_reason",
@@ -141,16 +141,16 @@ ACTIONS = {
     "stage_changed": "status_change",
     **dict.fromkeys(STEPS, "status_change"),
 }
-ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
+LINKED_TO_ACCOUNT = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
     each.kind.KIND for each in DESCRIBED_KINDS if each.kind.BELONGS_TO_ACCOUNT
 }
-DATED = {"lead"}
-"""Kinds of which it is told since when the status is what it is."""
+WITH_STATUS_DATE = {"lead"}
+"""Kinds with the column `status_changed_at`."""
 
 
 @dataclass
-class Thing:
-    """One thing, as its stream describes it."""
+class EntityState:
+    """The state of one entity after its events."""
 
     kind: str
     workspace_id: UUID
@@ -161,32 +161,32 @@ class Thing:
     version: int
     fields: dict[str, Any]
     custom: dict[str, Any] = field(default_factory=dict)
-    is_gone: bool = False
-    status_since: datetime | None = None
+    is_deleted: bool = False
+    status_changed_at: datetime | None = None
 
-    def hear(self, event: Row) -> None:
-        """Something happened to it."""
-        what, data = event["topic"].split(".")[1], event["data"]
+    def apply(self, event: Row) -> None:
+        """Apply the next event of the stream."""
+        action, data = event["topic"].split(".")[1], event["data"]
         self.version, self.updated_at = event["stream_version"], event["occurred_at"]
-        if what in BEGINNINGS or what == "restored":
+        if action in BEGINNINGS or action == "restored":
             self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
             self.custom = dict(data["fields"].get("customFields", {}))
             self.account_id = event["account_id"]
-            self.is_gone = False
+            self.is_deleted = False
             since = data.get("statusChangedAt")
-            self.status_since = datetime.fromisoformat(since) if since else self.updated_at
-        elif what in ENDINGS:
-            self.is_gone = True
-        elif what in {"updated", "merged"} or what in STEPS:
+            self.status_changed_at = datetime.fromisoformat(since) if since else self.updated_at
+        elif action in ENDINGS:
+            self.is_deleted = True
+        elif action in {"updated", "merged"} or action in STEPS:
             if "status" in data["changes"]:
-                self.status_since = self.updated_at
+                self.status_changed_at = self.updated_at
             for name, change in data["changes"].items():
                 self._set(name, change["after"])
-        elif what in {"status_changed", "stage_changed"}:
-            self.fields[what.removesuffix("_changed")] = data["after"]
-            self.status_since = self.updated_at
+        elif action in {"status_changed", "stage_changed"}:
+            self.fields[action.removesuffix("_changed")] = data["after"]
+            self.status_changed_at = self.updated_at
         else:
-            raise AssertionError(f"the oracle has never heard of {event['topic']}")
+            raise AssertionError(f"the oracle does not know {event['topic']}")
 
     def _set(self, name: str, value: Any) -> None:
         head, dot, key = name.partition(".")
@@ -197,9 +197,9 @@ class Thing:
             del target[key if dot else name]
 
     def row(self) -> Row:
-        """Its row, without what others contribute."""
+        """Return the entity's row, without columns that other entities contribute."""
         names = [*COLUMNS[self.kind].split(), "assignedTo"]
-        row = {SNAKES.get(name, name): self._value(name) for name in names}
+        row = {COLUMN_NAMES.get(name, name): self._value(name) for name in names}
         row |= {
             "workspace_id": self.workspace_id,
             "id": self.id,
@@ -208,10 +208,10 @@ class Thing:
             "updated_at": self.updated_at,
             "version": self.version,
         }
-        if self.kind in ON_ACCOUNTS:
+        if self.kind in LINKED_TO_ACCOUNT:
             row["account_id"] = self.account_id
-        if self.kind in DATED:
-            row["status_changed_at"] = self.status_since
+        if self.kind in WITH_STATUS_DATE:
+            row["status_changed_at"] = self.status_changed_at
         return row
 
     def _value(self, name: str) -> Any:
@@ -220,7 +220,7 @@ class Thing:
 
 
 def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
-    """The row of every job after these events."""
+    """Return the row of every job after these events."""
     found: dict[tuple[Any, ...], Row] = {}
     for event in events:
         kind, what = event["topic"].split(".")
@@ -255,26 +255,26 @@ def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
         elif what in {"completed", "failed", "cancelled"}:
             row |= {"status": what, "ended_at": at, "failure": data.get("error")}
         else:
-            assert what == "requested", f"the oracle has never heard of {event['topic']}"
+            assert what == "requested", f"the oracle does not know {event['topic']}"
     return found
 
 
 def recorded_events(connection: Connection, workspaces: Iterable[UUID] = ()) -> list[Row]:
-    """The events of these workspaces, or all there are, as they lie in the log."""
+    """Return the events of these workspaces, by default of all, in order of position."""
     parameters = {"all": not workspaces, "workspaces": list(workspaces)}
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(EVENTS, parameters).fetchall()
 
 
-def things(events: Iterable[Row]) -> list[Thing]:
-    """What there is and was after these events, in order of appearance."""
-    found: dict[UUID, Thing] = {}
+def entity_states(events: Iterable[Row]) -> list[EntityState]:
+    """Return the state of each entity after these events, in order of creation."""
+    found: dict[UUID, EntityState] = {}
     for event in events:
         if event["topic"].startswith("job."):
             continue
-        thing = found.get(event["stream_id"])
-        if thing is None:
-            thing = found[event["stream_id"]] = Thing(
+        state = found.get(event["stream_id"])
+        if state is None:
+            state = found[event["stream_id"]] = EntityState(
                 kind=event["topic"].split(".")[0],
                 workspace_id=event["workspace_id"],
                 id=event["stream_id"],
@@ -284,25 +284,25 @@ def things(events: Iterable[Row]) -> list[Thing]:
                 version=0,
                 fields={},
             )
-        assert event["stream_version"] == thing.version + 1
-        thing.hear(event)
+        assert event["stream_version"] == state.version + 1
+        state.apply(event)
     return list(found.values())
 
 
 def expected_tables(events: list[Row]) -> Tables:
-    """Every read table after these events."""
-    everything = things(events)
+    """Return every read table after these events."""
+    states = entity_states(events)
     tables: Tables = {table: {} for table in TABLE_OF.values()}
-    children = _children(everything)
-    for thing in everything:
-        row = thing.row()
-        if thing.kind == "member":
-            row["is_deleted"] = thing.is_gone
-        elif thing.is_gone:
+    children = _children(states)
+    for state in states:
+        row = state.row()
+        if state.kind == "member":
+            row["is_deleted"] = state.is_deleted
+        elif state.is_deleted:
             continue
-        elif thing.kind == "account":
-            row |= _account_counters(children[thing.id])
-        tables[TABLE_OF[thing.kind]][(thing.workspace_id, thing.id)] = row
+        elif state.kind == "account":
+            row |= _account_counters(children[state.id])
+        tables[TABLE_OF[state.kind]][(state.workspace_id, state.id)] = row
     for table, (counts, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
     tables["jobs"] = job_rows(events)
@@ -313,13 +313,13 @@ def expected_tables(events: list[Row]) -> Tables:
 
 
 def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
-    """The read tables as they are, in the form of `expected_tables`. Asks as a superuser."""
+    """Return the actual read tables in the form of `expected_tables`. Needs a superuser."""
     names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs")
     return {name: _read(connection, name, list(workspaces)) for name in names}
 
 
 def differences(expected: Tables, actual: Tables) -> list[str]:
-    """A line for each row that is missing, too much or different; none where all is well."""
+    """Return a line for each row that is missing, superfluous or different."""
     return [
         f"{name} {key}:\n  not {actual[name].get(key)}\n  but {expected[name].get(key)}"
         for name in expected
@@ -329,7 +329,7 @@ def differences(expected: Tables, actual: Tables) -> list[str]:
 
 
 def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
-    """The read tables are what the log says, of these workspaces or all. Asks as a superuser."""
+    """Assert that the read tables of these workspaces, or all, match the log. Needs a superuser."""
     expected = expected_tables(recorded_events(connection, workspaces))
     problems = differences(expected, actual_tables(connection, workspaces))
     assert not problems, "\n".join(problems)
@@ -338,24 +338,24 @@ def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] =
 
 
 def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
-    """Whose time is taken by what after these events."""
+    """Return the claimed times after these events, by appointment."""
     return {
-        thing.id: (
-            thing.workspace_id,
-            UUID(thing.fields["memberId"]),
-            datetime.fromisoformat(thing.fields["startsAt"]),
-            datetime.fromisoformat(thing.fields["endsAt"]),
-            thing.fields.get("allowOverlap", False),
+        state.id: (
+            state.workspace_id,
+            UUID(state.fields["memberId"]),
+            datetime.fromisoformat(state.fields["startsAt"]),
+            datetime.fromisoformat(state.fields["endsAt"]),
+            state.fields.get("allowOverlap", False),
         )
-        for thing in things(events)
-        if thing.kind == "appointment"
-        and not thing.is_gone
-        and thing.fields["status"] in {"scheduled", "confirmed", "completed"}
+        for state in entity_states(events)
+        if state.kind == "appointment"
+        and not state.is_deleted
+        and state.fields["status"] in {"scheduled", "confirmed", "completed"}
     }
 
 
 def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
-    """Time is taken by what the log says, and where two overlap, one of them may."""
+    """Assert that claimed times match the log and do not overlap unless one of them may."""
     expected = expected_claims(recorded_events(connection, workspaces))
     rows = connection.execute(
         """SELECT entity_id, workspace_id, holder_id, starts_at, ends_at, may_overlap
@@ -370,24 +370,24 @@ def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] =
 
 
 def exact(value: Any) -> tuple[str, Any]:
-    """A JSON value, told apart from those that only Python finds equal to it: True and 1.
+    """Return a JSON value with its type, because Python finds True and 1 equal.
 
-    Numbers are what JSON readers make of them, whether they are written 1e3 or 1000.
+    Numbers become floats, so that 1e3 and 1000 are equal.
     """
     if isinstance(value, (str, bool)):
         return type(value).__name__, value
     return "number", float(value)
 
 
-def _children(everything: Iterable[Thing]) -> dict[UUID | None, list[Thing]]:
-    children: dict[UUID | None, list[Thing]] = defaultdict(list)
-    for thing in everything:
-        if not thing.is_gone:
-            children[thing.account_id].append(thing)
+def _children(states: Iterable[EntityState]) -> dict[UUID | None, list[EntityState]]:
+    children: dict[UUID | None, list[EntityState]] = defaultdict(list)
+    for state in states:
+        if not state.is_deleted:
+            children[state.account_id].append(state)
     return children
 
 
-def _account_counters(children: list[Thing]) -> Row:
+def _account_counters(children: list[EntityState]) -> Row:
     def count(kind: str, without: Iterable[str] = ()) -> int:
         mine = [child.fields for child in children if child.kind == kind]
         return sum(not {f.get("status"), f.get("stage")} & set(without) for f in mine)
@@ -442,7 +442,7 @@ def _action(what: str, event: Row) -> str:
 def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any, Row]:
     table = sql.Identifier("read", name)
     described = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(table)).description
-    # What ends in _key is generated, and may be infinite.
+    # Columns that end in _key are generated and may be infinite.
     columns = [each.name for each in described or () if not each.name.endswith("_key")]
     query = sql.SQL("SELECT {} FROM {} WHERE %s OR workspace_id = ANY(%s)").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), table
@@ -464,7 +464,7 @@ def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any
 
 
 def _readable(row: Row) -> Row:
-    """Custom values as `exact` has them."""
+    """Return the row with its custom values in the form of `exact`."""
     if "custom_fields" in row:
         row["custom_fields"] = {key: exact(value) for key, value in row["custom_fields"].items()}
     return row

@@ -1,6 +1,6 @@
-"""Lists made the slow way: filter and sort all rows of the oracle in Python.
+"""Reference lists: filter and sort all rows of the oracle in Python, without SQL.
 
-Knows nothing of SQL; what a list shows and how it is ordered is written out a second time.
+The fields and the orders of each list are written out a second time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ FILTERS = {
 
 
 def lower(text: str) -> str:
-    """Each character by itself, as PostgreSQL has it: Python knows of final sigmas."""
+    """Lower each character alone, like PostgreSQL; `str.lower` treats a final sigma differently."""
     return "".join(char.lower() for char in text)
 
 
@@ -122,7 +122,7 @@ SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
 
 @dataclass(frozen=True)
 class ListRequest:
-    """What is asked of a list."""
+    """The parameters of a list request."""
 
     plural: str
     filters: Mapping[str, str] = field(default_factory=dict)
@@ -133,9 +133,9 @@ class ListRequest:
 
 
 class ReferenceLists:
-    """All that there is in one workspace after some events.
+    """The lists of one workspace after some events.
 
-    `known` is the world whose names are shown where a list shows names of other things.
+    known: the lists from which names of members and accounts are taken; by default this one.
     """
 
     def __init__(
@@ -148,18 +148,18 @@ class ReferenceLists:
         self._companies = {row["id"]: row["company"] for row in self.tables["accounts"]}
 
     def rows(self, plural: str) -> list[Row]:
-        """All rows of a list, unordered."""
+        """Return all rows of a list, unordered."""
         return [row for row in self.tables[plural] if not row.get("is_deleted")]
 
     def items(self, request: ListRequest) -> list[Item]:
-        """All items, in order; a page is a slice of them."""
+        """Return all items, in order; a page is a slice of them."""
         rows = [row for row in self.rows(request.plural) if self._matches(row, request)]
         order = SORTS[request.plural][request.sort_by]
         rows.sort(key=lambda row: (order(row), row["id"]), reverse=request.descending)
         return [self._item(row, request) for row in rows]
 
     def aggregations(self, request: ListRequest) -> dict[str, Any]:
-        """What a list adds up to."""
+        """Return the aggregations of a list."""
         rows = self.rows(request.plural)
         if request.plural == "accounts":
             type_ = request.filters.get("type")
@@ -208,7 +208,7 @@ class ReferenceLists:
 
 
 def comparable(item: Item) -> Item:
-    """An item as a list answered it: times as times, custom fields exactly."""
+    """Return an item of a response with parsed times and custom values in the form of `exact`."""
     times = {
         name: datetime.fromisoformat(item[name]) for name in TIMES if item.get(name) is not None
     }
@@ -226,7 +226,7 @@ def _stage(rows: list[Row], stage: str) -> dict[str, Any]:
 
 
 def column(name: str) -> str:
-    """The column of a field: `leadId` is kept in `lead_id`."""
+    """Return the column of a field: `lead_id` for `leadId`."""
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
 
 

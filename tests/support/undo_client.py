@@ -1,4 +1,4 @@
-"""What tests of undo share: somebody who does things and undoes them."""
+"""A client for tests of undo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACME = {"company": "Acme", "type": "customer"}
 
 
 class UndoClient:
-    """Somebody who does things, and undoes them by position or by command."""
+    """Runs commands and undoes them by position or by command."""
 
     def __init__(self, log: EventLog, commands: EntityCommands, scope: Scope) -> None:
         self.log = log
@@ -33,24 +33,24 @@ class UndoClient:
         self.scope = replace(scope, command_id="")
 
     def new_scope(self) -> Scope:
-        """For a command of its own."""
+        """Return a scope with a new command id."""
         return replace(self.scope, command_id=str(uuid4()))
 
     def make(self, kind: type[Entity], account: UUID | None = None, **fields: Any) -> UUID:
-        """The id of a new one."""
+        """Create an entity; return its id."""
         outcome = self.commands.create(self.new_scope(), kind, fields, account_id=account)
         return outcome.entity.id
 
     def set(
         self, kind: type[Entity], entity_id: UUID, scope: Scope | None = None, **to: Any
     ) -> int:
-        """Set fields; returns the position."""
+        """Set fields; return the position."""
         return self.commands.revise(
-            scope or self.new_scope(), kind, entity_id, lambda facts: {**facts, **to}
+            scope or self.new_scope(), kind, entity_id, lambda values: {**values, **to}
         ).position
 
     def delete(self, kind: type[Entity], entity_id: UUID) -> int:
-        """Delete it; returns the position."""
+        """Delete an entity; return the position."""
         return self.commands.delete(self.new_scope(), kind, entity_id).position
 
     def merge(
@@ -61,18 +61,18 @@ class UndoClient:
         choices: dict[str, Any] | None = None,
         **versions: int,
     ) -> tuple[MergeOutcome, str]:
-        """Merge the other one into this one; what came of it, and the command."""
+        """Merge the other entity into this one; return the outcome and the command's id."""
         scope = self.new_scope()
         merged = self.merging.merge(scope, kind, this, other, choices or {}, **versions)
         return merged, scope.command_id
 
     def load(self, kind: type[Entity], entity_id: UUID) -> Entity:
-        """As it is now."""
+        """Return the current entity."""
         with self.log.scoped(self.scope):
             return self.log.load(kind, entity_id)
 
     def positions(self, command_id: str) -> tuple[int, ...]:
-        """Where the events of a command are."""
+        """Return the positions of the events of a command."""
         with self.log.transaction(self.scope) as connection:
             rows = connection.execute(
                 "SELECT position FROM events WHERE workspace_id = %s"
@@ -82,18 +82,18 @@ class UndoClient:
         return tuple(row[0] for row in rows)
 
     def undo(self, *positions: int, force: tuple[str, ...] = ()) -> UndoOutcome:
-        """Undo the events there."""
+        """Undo the events at these positions."""
         return self.undoing.undo(self.new_scope(), UndoTarget(positions), force=force)
 
     def undo_command(self, command_id: str) -> str:
-        """Undo all that the command did; returns the id of the command that this is."""
+        """Undo all events of the command; return the id of the undoing command."""
         scope = self.new_scope()
         self.undoing.undo(scope, UndoTarget(self.positions(command_id), command_id))
         return scope.command_id
 
 
 def conflicts(act: Callable[[], Any]) -> list[tuple[str, str, bool]]:
-    """Kind, field and whether it can be forced, of the conflicts that an undo meets."""
+    """Return the conflicts of an undo: kind, field, and whether it can be forced."""
     with pytest.raises(UndoConflict) as refused:
         act()
     return [(each.kind, each.field, each.can_force) for each in refused.value.conflicts]

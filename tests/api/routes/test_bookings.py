@@ -108,9 +108,9 @@ def test_a_new_lead_is_contacted_by_the_message_that_reached_it(
     assert message.form["Body"] == (
         "Hello Ada Lovelace, your appointment on 31 January 2026 at 10:00 UTC is confirmed."
     )
-    assert sms_harness.lead_facts(lead)["status"] == "new", "it was sent, and not delivered yet"
+    assert sms_harness.lead_values(lead)["status"] == "new", "it was sent, and not delivered yet"
     deliver(sms_harness, twilio)
-    assert sms_harness.lead_facts(lead)["status"] == "contacted"
+    assert sms_harness.lead_values(lead)["status"] == "contacted"
     assert [row[:2] for row in sms_harness.commands()] == [
         ("tellConfirmed", "done"),
         ("sendSms", "done"),
@@ -143,7 +143,7 @@ def test_a_lead_that_is_further_stays_where_it_is(
     sms_harness.send_all(gateway_to(twilio))
     deliver(sms_harness, twilio)
     assert len(twilio.messages) == 1
-    assert sms_harness.lead_facts(lead)["status"] == status
+    assert sms_harness.lead_values(lead)["status"] == status
 
 
 def test_who_cannot_be_told_is_not_and_that_is_said(

@@ -447,7 +447,7 @@ def test_a_receipt_may_be_there_before_the_answer(
     sms = sent(api_workspace, lead)["id"]
     sms_stack.sms.react()
     sms_stack.twilio.faults = ["cut"]
-    sending = sms_stack.sms.sending(gateway_to(sms_stack.twilio, public_url=sms_stack.api.url))
+    sending = sms_stack.sms.delivery(gateway_to(sms_stack.twilio, public_url=sms_stack.api.url))
     assert sending.send_next()
     assert sms_stack.twilio.receipt(sms_stack.twilio.messages[sms], "delivered").status_code == 204
     sms_stack.send_all()

@@ -66,7 +66,7 @@ def test_twilio_gets_what_its_api_asks_for(sms_harness: SmsHarness, twilio: Fake
         "Body": "Grüße & more",
         "StatusCallback": f"https://crm.example/api/sms/receipts?{query}",
     }
-    facts = sms_harness.facts(sms)
+    facts = sms_harness.sms_values(sms)
     assert (facts["status"], facts["gatewayId"]) == ("sent", message.sid)
 
 
@@ -103,7 +103,7 @@ def test_whatever_fails_is_tried_again_and_sent_once(
     assert [what for _, _, what in twilio.calls] == [fault, "ok"]
     assert {token for _, token, _ in twilio.calls} == {str(sms)}, "one key for all attempts"
     (message,) = twilio.messages.values()
-    assert (sms_harness.facts(sms)["status"], sms_harness.facts(sms)["gatewayId"]) == (
+    assert (sms_harness.sms_values(sms)["status"], sms_harness.sms_values(sms)["gatewayId"]) == (
         "sent",
         message.sid,
     )
@@ -116,7 +116,7 @@ def test_after_five_attempts_a_message_is_given_up(
     twilio.down = "500"
     sms_harness.send_all(gateway_to(twilio))
     assert len(twilio.calls) == 5
-    facts = sms_harness.facts(sms)
+    facts = sms_harness.sms_values(sms)
     assert facts["status"] == "failed"
     assert facts["error"] == "given up after 5 attempts: Twilio answers 500: not now"
     assert sms_harness.commands()[0][1:3] == ("failed", 5)
@@ -128,7 +128,7 @@ def test_what_the_gateway_refuses_is_not_tried_again(
     sms = sms_harness.ask(sms_harness.lead(phone=INVALID_NUMBER))
     sms_harness.send_all(gateway_to(twilio))
     assert len(twilio.calls) == 1
-    facts = sms_harness.facts(sms)
+    facts = sms_harness.sms_values(sms)
     assert (facts["status"], facts["errorCode"]) == ("failed", "21211")
     assert breaker(sms_harness).failures == (), "a gateway that refuses is there"
 
@@ -147,7 +147,7 @@ def test_a_gateway_that_wants_to_be_left_alone_is(
     sms_harness.ask()
     twilio.faults, twilio.retry_after_s = ["429"], 120
     sms_harness.react()
-    assert sms_harness.sending(gateway_to(twilio)).send_next()
+    assert sms_harness.delivery(gateway_to(twilio)).send_next()
     (pause,) = sms_harness.database.execute(
         "SELECT next_attempt_at - clock_timestamp() FROM process_commands"
     ).fetchall()[0]
@@ -162,7 +162,7 @@ def test_a_message_that_is_too_old_is_not_sent_any_more(
     sms_harness.database.execute("UPDATE process_commands SET created_at = now() - interval '25 h'")
     sms_harness.send_all(gateway_to(twilio))
     assert twilio.calls == []
-    assert sms_harness.facts(sms)["error"] == "not sent within 86400 s"
+    assert sms_harness.sms_values(sms)["error"] == "not sent within 86400 s"
 
 
 def test_many_senders_share_the_work(sms_harness: SmsHarness) -> None:
@@ -173,7 +173,7 @@ def test_many_senders_share_the_work(sms_harness: SmsHarness) -> None:
     gateway = CountingGateway()
 
     def work() -> None:
-        sending = sms_harness.sending(gateway)
+        sending = sms_harness.delivery(gateway)
         while sending.send_next():
             pass
 
@@ -183,20 +183,20 @@ def test_many_senders_share_the_work(sms_harness: SmsHarness) -> None:
     for thread in threads:
         thread.join()
     assert sorted(each.id for each in gateway.taken) == sorted(asked)
-    assert {sms_harness.facts(sms)["status"] for sms in asked} == {"sent"}
+    assert {sms_harness.sms_values(sms)["status"] for sms in asked} == {"sent"}
 
 
 def test_one_who_outlived_its_lease_disturbs_nobody(sms_harness: SmsHarness) -> None:
     sms = sms_harness.ask()
     sms_harness.react()
-    late, quick = sms_harness.sending(CountingGateway()), sms_harness.sending(CountingGateway())
+    late, quick = sms_harness.delivery(CountingGateway()), sms_harness.delivery(CountingGateway())
     slow = late.claim()
     assert slow is not None
     assert not quick.send_next(), "it is somebody else's"
-    sms_harness.let_time_pass()
+    sms_harness.skip_waits()
     assert quick.send_next()
     late.end(slow, "done", SmsStatus.SENT, gateway_id="late")
-    assert sms_harness.facts(sms)["gatewayId"] == "count-1"
+    assert sms_harness.sms_values(sms)["gatewayId"] == "count-1"
     assert sms_harness.commands() == [("sendSms", "done", 2, "")]
 
 
@@ -218,7 +218,7 @@ def test_an_answer_that_says_odd_things_is_an_answer(sms_harness: SmsHarness) ->
     sms, gateway = sms_harness.ask(), Odd()
     sms_harness.send_all(gateway)
     assert len(gateway.taken) == 1
-    assert sms_harness.facts(sms)["status"] == "sent"
+    assert sms_harness.sms_values(sms)["status"] == "sent"
 
 
 # The breaker
@@ -235,7 +235,7 @@ def test_a_gateway_that_is_down_is_left_alone_and_probed(
     assert breaker(sms_harness).state is State.OPEN
     for wait_s in (60, 120):
         probe_is_due(sms_harness)
-        sms_harness.let_time_pass()
+        sms_harness.skip_waits()
         sms_harness.send_all(gateway, STRICT)
         assert (breaker(sms_harness).state, breaker(sms_harness).wait_s) == (State.OPEN, wait_s)
     assert len(twilio.calls) == 7, "one probe each time"
@@ -243,7 +243,7 @@ def test_a_gateway_that_is_down_is_left_alone_and_probed(
     probe_is_due(sms_harness)
     sms_harness.send_all(gateway, STRICT)
     assert breaker(sms_harness).state is State.CLOSED
-    assert {sms_harness.facts(sms)["status"] for sms in asked} == {"sent"}
+    assert {sms_harness.sms_values(sms)["status"] for sms in asked} == {"sent"}
     assert all(message.calls == 1 for message in twilio.messages.values())
 
 
@@ -259,7 +259,7 @@ def test_a_probe_that_has_nothing_to_send_is_no_probe(sms_harness: SmsHarness) -
               SET state = 'OPEN', until = now(), wait_s = 30, epoch = epoch + 1"""
     )
     gateway = CountingGateway()
-    assert sms_harness.sending(gateway, STRICT).send_next()
+    assert sms_harness.delivery(gateway, STRICT).send_next()
     assert breaker(sms_harness).state is State.OPEN
     sms = sms_harness.ask()
     sms_harness.send_all(gateway, STRICT)
@@ -278,8 +278,8 @@ def test_one_who_opted_out_while_the_message_waited_gets_none(sms_harness: SmsHa
     )
     sms_harness.send_all(gateway)
     assert gateway.taken == []
-    assert sms_harness.facts(sms)["status"] == "failed"
-    assert sms_harness.facts(sms)["error"] == "The lead has opted out of text messages."
+    assert sms_harness.sms_values(sms)["status"] == "failed"
+    assert sms_harness.sms_values(sms)["error"] == "The lead has opted out of text messages."
 
 
 def test_who_cannot_be_sent_to_is_refused(sms_harness: SmsHarness) -> None:

@@ -116,7 +116,7 @@ def test_an_item_that_is_refused_is_an_error_and_spoils_nothing(job_harness: Job
     errors = job_harness.database.execute(
         "SELECT number, error, kept FROM job_errors WHERE job_id = %s ORDER BY number", (job_id,)
     ).fetchall()
-    shown = {"error": "Nobody wants this.", "code": "E5999", "body": REFUSED}
+    shown = {"error": "It was refused.", "code": "E5999", "body": REFUSED}
     assert errors == [(1, {"row": 2, **shown}, {"row": 2}), (2, {"row": 4, **shown}, {"row": 4})]
 
 

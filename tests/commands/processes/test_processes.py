@@ -185,7 +185,7 @@ def test_workspaces_are_kept_apart_by_what_a_process_remembers(sms_harness: SmsH
 
 
 def outbox(sms_harness: SmsHarness, **more: Any) -> Outbox:
-    return Outbox(sms_harness.own, {**command_handlers(sms_harness.own_sms), **more})
+    return Outbox(sms_harness.sender_log, {**command_handlers(sms_harness.sender_sms), **more})
 
 
 def waiting_command(sms_harness: SmsHarness, name: str = "note") -> tuple[UUID, UUID]:
@@ -204,7 +204,7 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(sms_harness: SmsHarn
     def note(scope: Scope, id_: UUID, data: Any) -> None:
         assert (id_, data) == (command, {"changes": 2})
         change = {"status": "contacted"}
-        entity_commands(sms_harness.own).revise(
+        entity_commands(sms_harness.sender_log).revise(
             scope, Lead, lead, lambda facts: {**facts, **change}
         )
 
@@ -213,13 +213,13 @@ def test_a_command_is_done_in_the_transaction_that_notes_it(sms_harness: SmsHarn
         raise ZeroDivisionError
 
     assert outbox(sms_harness, note=dies).run_next(sms_harness.follower)
-    assert sms_harness.lead_facts(lead)["status"] == "new", "nothing of it has happened"
+    assert sms_harness.lead_values(lead)["status"] == "new", "nothing of it has happened"
     assert sms_harness.commands() == [("note", "waiting", 1, "ZeroDivisionError")]
     assert not outbox(sms_harness, note=note).run_next(sms_harness.follower), "it is not due yet"
-    sms_harness.let_time_pass()
+    sms_harness.skip_waits()
     assert outbox(sms_harness, note=note).run_next(sms_harness.follower)
     assert not outbox(sms_harness, note=note).run_next(sms_harness.follower)
-    assert sms_harness.lead_facts(lead)["status"] == "contacted"
+    assert sms_harness.lead_values(lead)["status"] == "contacted"
     ((metadata,),) = rows(
         sms_harness, "SELECT metadata FROM events WHERE topic = 'lead.status_changed'"
     )

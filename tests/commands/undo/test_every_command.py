@@ -29,22 +29,22 @@ from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from tests.support.oracle import assert_tables_match_log
 from tests.support.random_commands import (
+    COMMON_KINDS,
     FIELDS,
-    OFTEN,
-    SELDOM,
+    RARE_KINDS,
+    CommandStep,
     Create,
     Delete,
-    Doing,
     Merge,
-    Player,
     Restore,
+    StepRunner,
     acts,
     conversions,
     creations,
+    deletable_kinds,
+    entity_numbers,
     merges,
-    mortals,
     revisions,
-    whoms,
     workspaces,
 )
 from tests.support.undo_client import UndoClient
@@ -53,11 +53,11 @@ EXAMPLES_MAX = 60
 MARK = "betweenTimes"
 """A custom field that nobody else sets."""
 
-DOINGS: dict[str, st.SearchStrategy[Doing]] = {
+DOINGS: dict[str, st.SearchStrategy[CommandStep]] = {
     "create": creations,
     "revise": revisions,
-    "delete": st.builds(Delete, workspaces, mortals, whoms),
-    "restore": st.builds(Restore, workspaces, mortals, whoms),
+    "delete": st.builds(Delete, workspaces, deletable_kinds, entity_numbers),
+    "restore": st.builds(Restore, workspaces, deletable_kinds, entity_numbers),
     "merge": merges,
     "act": acts,
     "convert": conversions,
@@ -66,7 +66,7 @@ doings = st.sampled_from(list(DOINGS)).flatmap(lambda what: DOINGS[what])
 """A command, each with the same chance."""
 
 
-def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[Doing]:
+def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[CommandStep]:
     # With an open deal an account could not be deleted.
     fields = FIELDS[kind].map(
         lambda given: {**given, **({"stage": "won"} if "stage" in given else {})}
@@ -75,7 +75,7 @@ def _one_of_each(kind: type[Entity]) -> st.SearchStrategy[Doing]:
     return st.builds(Create, st.just(0), st.just(kind), fields, st.just(account), st.none())
 
 
-beginnings = st.tuples(*[_one_of_each(kind) for kind in [*OFTEN, *SELDOM]])
+beginnings = st.tuples(*[_one_of_each(kind) for kind in [*COMMON_KINDS, *RARE_KINDS]])
 """One of each kind there is, in the first workspace."""
 
 Known = tuple[dict[str, Any], bool, UUID | None, UUID | None, UUID | None]
@@ -93,19 +93,19 @@ def test_done_and_undone_is_as_if_it_had_not_been(
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(beginnings, st.lists(doings, max_size=8), doings, st.booleans())
-    def holds(beginning: Any, life: list[Doing], step: Doing, is_busy: bool) -> None:
-        player = Player.of(log, commands)
+    def holds(beginning: Any, life: list[CommandStep], step: CommandStep, is_busy: bool) -> None:
+        player = StepRunner.of(log, commands)
         step = replace(step, workspace=0)
         for each in (*beginning, *life):
-            player.play(each)
+            player.run(each)
         if isinstance(step, Restore):
-            player.play(Delete(0, step.kind, step.whom))
+            player.run(Delete(0, step.kind, step.entity_number))
         elif isinstance(step, Merge):
             make_twin(player, step)
         undo_client = UndoClient(log, commands, player.scopes[step.workspace])
         done = player.scopes[step.workspace] = undo_client.new_scope()
         before = states(undo_client, player, step.workspace)
-        player.play(step)
+        player.run(step)
         count = len(undo_client.positions(done.command_id))
         if count and is_final(step):
             with pytest.raises(NotUndoable):
@@ -118,14 +118,14 @@ def test_done_and_undone_is_as_if_it_had_not_been(
     assert_tables_match_log(database)
 
 
-def make_twin(player: Player, step: Merge) -> None:
+def make_twin(player: StepRunner, step: Merge) -> None:
     """There is another one to merge, with something on it where it is an account."""
-    one = player.whom(step)
+    one = player.find_entity(step)
     assert one is not None
-    player.play(Restore(0, step.kind, step.whom))
+    player.run(Restore(0, step.kind, step.entity_number))
     same = {"company": "Twin", "type": one.values["type"]} if step.kind is Account else {}
     fields = {"name": "Twin", "email": "a@example.com"} if step.kind is Contact else same
-    player.play(Create(0, step.kind, fields, 0, None))
+    player.run(Create(0, step.kind, fields, 0, None))
     twin = player.known[0][-1]
     if isinstance(twin, Account):
         scope = player.scopes[0]
@@ -134,7 +134,7 @@ def make_twin(player: Player, step: Merge) -> None:
             player.known[0].append(outcome.entity)
 
 
-def is_final(step: Doing) -> bool:
+def is_final(step: CommandStep) -> bool:
     """Whether what it does leaves the house."""
     if step.kind is Workspace:
         return isinstance(step, Create)
@@ -145,7 +145,7 @@ def is_final(step: Doing) -> bool:
 
 def check(
     undo_client: UndoClient,
-    player: Player,
+    player: StepRunner,
     workspace: int,
     command_id: str,
     before: State,
@@ -158,7 +158,7 @@ def check(
     try:
         undone = undo_client.undo_command(command_id)
     except NotAMember:
-        return  # the one to whom it was assigned before has left
+        return  # the member it was assigned to before has left
     now = states(undo_client, player, workspace)
     assert {each: now[each] for each in before} == {
         each: with_mark(state) if each in marked else state for each, state in before.items()
@@ -174,7 +174,7 @@ def check(
     assert states(undo_client, player, workspace) == now
 
 
-def states(undo_client: UndoClient, player: Player, workspace: int) -> State:
+def states(undo_client: UndoClient, player: StepRunner, workspace: int) -> State:
     """What is known of everything in the workspace."""
     loaded = [undo_client.load(type(each), each.id) for each in player.known[workspace]]
     return {
@@ -191,7 +191,7 @@ def states(undo_client: UndoClient, player: Player, workspace: int) -> State:
 
 
 def mark(
-    undo_client: UndoClient, player: Player, workspace: int, before: State, done: State
+    undo_client: UndoClient, player: StepRunner, workspace: int, before: State, done: State
 ) -> frozenset[UUID]:
     """Meanwhile somebody sets another field of all that neither came nor went; returns of which."""
     stayed = [

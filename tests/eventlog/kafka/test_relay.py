@@ -163,7 +163,7 @@ def test_a_topic_that_was_deleted_or_made_by_somebody_else_is_refused_until_it_i
         create_topic(admin, published.topic, PARTITIONS)
     with pytest.raises(TopicRefused, match="was deleted and created again by somebody else"):
         published.relay()
-    published.relay(anew=True)
+    published.relay(recreate=True)
     assert compared(published).is_equal
 
 

@@ -261,7 +261,7 @@ def test_a_topic_made_anew_with_other_partitions_is_gone_on_with(
     consume_unevenly(published, database)
     with running_groups(published.group()):
         published.wait_until_consumed(1)
-        published.relay(anew=True, partitions=3)
+        published.relay(recreate=True, partitions=3)
         fill_log(published.urls.app, HALF, seed=2)
         published.relay()
         published.wait_until_consumed(EVENTS + HALF)

@@ -31,7 +31,7 @@ from tests.support.waiting import TIMEOUT_S, wait_until
 
 
 def is_sent(sms_harness: SmsHarness, sms: UUID) -> bool:
-    return bool(sms_harness.facts(sms)["status"] == "sent")
+    return bool(sms_harness.sms_values(sms)["status"] == "sent")
 
 
 @pytest.mark.parametrize("when", PLACES)
