@@ -30,7 +30,7 @@ from tests.support.oracle import (
     assert_tables_match_log,
     recorded_events,
 )
-from tests.support.random_commands import Player, Project, Step, lives
+from tests.support.random_commands import Project, Step, StepRunner, step_lists
 
 EXAMPLES_MAX = 30
 STEPS_MIN, STEPS_MAX = 60, 120
@@ -53,14 +53,14 @@ def test_read_tables_are_what_the_log_says(
     urls: Urls, log: EventLog, commands: EntityCommands, database: Connection
 ) -> None:
     @quick
-    @given(lives(STEPS_MIN, STEPS_MAX))
+    @given(step_lists(STEPS_MIN, STEPS_MAX))
     def live(life: list[Step]) -> None:
-        player = Player.of(log, commands)
+        player = StepRunner.of(log, commands)
         for step in life:
             if isinstance(step, Project):
                 project(urls, step)
             else:
-                player.play(step)
+                player.run(step)
         project(urls, Project(batch_events=1_000))
         workspaces = [scope.workspace_id for scope in player.scopes]
         assert_tables_match_log(database, workspaces)
@@ -81,9 +81,9 @@ def test_read_tables_are_what_the_log_says(
 def project(urls: Urls, step: Project) -> None:
     """A new engine catches up, unless the step says that it dies before."""
     projections: Iterable[Projection] = PROJECTIONS.values()
-    if step.dies_at_event is not None:
-        projections = [dying(each, step.dies_at_event) for each in projections]
-    with suppress(Killed), killed_at_table(step.dies_at_table):
+    if step.killed_at_event is not None:
+        projections = [dying(each, step.killed_at_event) for each in projections]
+    with suppress(Killed), killed_at_table(step.killed_at_table):
         ProjectionEngine(urls.projector, projections, batch_events=step.batch_events).catch_up()
 
 

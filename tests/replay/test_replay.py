@@ -35,7 +35,15 @@ from server.postgres.embedded import Cluster
 from tests.support.databases import Urls
 from tests.support.kinds import DESCRIBED_KINDS
 from tests.support.list_pages import Pages
-from tests.support.oracle import DATED, ON_ACCOUNTS, Row, exact, recorded_events, snapshots
+from tests.support.oracle import (
+    LINKED_TO_ACCOUNT,
+    WITH_STATUS_DATE,
+    EntityState,
+    Row,
+    entity_states,
+    exact,
+    recorded_events,
+)
 from tests.support.populated_workspaces import (
     SEARCHES,
     START,
@@ -175,26 +183,26 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
             if kind is None or compared > 300:
                 continue
             stream, version = event["stream_id"], event["stream_version"]
-            (snapshot,) = snapshots(
+            (state,) = entity_states(
                 e for e in mine if e["stream_id"] == stream and e["stream_version"] <= version
             )
             found = entity_as_of(log, scope, kind, stream, version=version)
-            assert found == (None if snapshot.is_deleted else shown(snapshot))
+            assert found == (None if state.is_deleted else shown(state))
             compared += 1
 
 
-def shown(snapshot: Any) -> dict[str, Any]:
+def shown(state: EntityState) -> dict[str, Any]:
     """A thing of the oracle as the API shows what it has of its own."""
     return {
-        "id": snapshot.id,
-        **({} if snapshot.kind not in ON_ACCOUNTS else {"accountId": snapshot.account_id}),
-        **({"statusChangedAt": snapshot.status_since} if snapshot.kind in DATED else {}),
-        **dict.fromkeys(FIELDS_OF[snapshot.kind].split()),
-        **snapshot.fields,
-        "customFields": snapshot.custom,
-        "createdAt": snapshot.created_at,
-        "updatedAt": snapshot.updated_at,
-        "version": snapshot.version,
+        "id": state.id,
+        **({} if state.kind not in LINKED_TO_ACCOUNT else {"accountId": state.account_id}),
+        **({"statusChangedAt": state.status_changed_at} if state.kind in WITH_STATUS_DATE else {}),
+        **dict.fromkeys(FIELDS_OF[state.kind].split()),
+        **state.fields,
+        "customFields": state.custom,
+        "createdAt": state.created_at,
+        "updatedAt": state.updated_at,
+        "version": state.version,
     }
 
 

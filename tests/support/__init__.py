@@ -1,1 +1,1 @@
-"""Helpers of the tests: servers, worlds, oracles. No test stands here."""
+"""Helpers for tests: servers, clients, generated data and oracles. Contains no tests."""

@@ -114,13 +114,13 @@ def created(response: httpx.Response) -> httpx.Response:
 
 
 def after(response: httpx.Response) -> dict[str, str]:
-    """Return headers of a read that has to contain what this write did."""
+    """Return the headers of a read that must contain this write."""
     return {"Annals-Min-Position": response.headers["Annals-Position"]}
 
 
 @contextmanager
 def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -> Iterator[Api]:
-    """The API, a projector and a worker, while the block lasts; `more` are settings."""
+    """Run the API, a projector and a worker while the block lasts; `more` are settings."""
     usual = {
         "port": free_port(),
         "body_max_bytes": BODY_MAX_BYTES,
@@ -153,7 +153,7 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
 
 @contextmanager
 def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator[str]:
-    """Serve the app on a port, while the block lasts. Yields its URL."""
+    """Serve the app on a port while the block lasts. Yields its URL."""
     settings = Settings(port=port, unread_timeout_s=unread_timeout_s)
     server = make_server(app, settings, log_config=None, timeout_graceful_shutdown=2)
     opened = open_socket(server.config, settings.unread_timeout_s)

@@ -2,8 +2,8 @@
 
 `python -m tests.support.crashing_api <port> <when>`
 
-when: `answer`, once everything is committed and before a byte of the answer is sent; `commit`, once
-everything is written and before it is committed.
+when: `answer`, after the commit and before a byte of the answer is sent; `commit`, after the last
+write and before the commit.
 """
 
 from __future__ import annotations

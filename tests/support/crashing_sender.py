@@ -2,10 +2,9 @@
 
 `python -m tests.support.crashing_sender <when>`
 
-when: `react`, after the process manager has issued its command and before that is committed;
-`claim`, after the message is claimed; `call`, after the gateway has accepted the message; `record`,
-after the result is written and before that is committed; `end`, after all of that is committed;
-`never`.
+when: `react`, after the process manager has issued its command and before the commit; `claim`,
+after the message is claimed; `call`, after the gateway has accepted the message; `record`, after
+the result is written and before the commit; `end`, after that commit; `never`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def crash() -> None:
 
 
 def crash_after(owner: Any, name: str) -> None:
-    """Make a function kill the process after its work, unless there was nothing to claim."""
+    """Make a function kill the process after its work, unless no message could be claimed."""
     work = getattr(owner, name)
 
     def work_and_crash(*given: Any, **more: Any) -> Any:

@@ -1,7 +1,7 @@
 """A worker that kills itself: `python -m tests.support.crashing_worker <when> <step> <items>`.
 
-when: `writing`, after all of that step is written and before it is committed; `committed`, right
-after the commit. Steps have at most this number of items.
+when: `writing`, after the step is written and before it is committed; `committed`, right after the
+commit. items: the maximum number of items of a step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from commands.jobs.runs import JobRun
 from runtime.settings import Settings
 from server.processes.worker import run_worker
 
-keep = JobRun._commit_step
+commit_step = JobRun._commit_step
 
 
 def die_at(step: int) -> Any:
-    """Something to be called in each step, which is kill -9 in one of them."""
+    """Return a function to call in each step; in this step it kills the process with SIGKILL."""
     steps = count(1)
 
     def die() -> None:
@@ -39,18 +39,18 @@ if __name__ == "__main__":
     die = die_at(step)
 
     def save_errors_and_die(*arguments: Any) -> None:
-        """As save_errors, the last that a step does; the commit never comes."""
+        """Call save_errors, the last statement of a step, then die before the commit."""
         save_errors(*arguments)
         die()
 
-    def keep_and_die(run: JobRun, act: Any) -> None:
-        """As JobRun._commit_step; the process dies before it learns of the commit."""
-        keep(run, act)
+    def commit_and_die(run: JobRun, act: Any) -> None:
+        """Call JobRun._commit_step, then die before the process learns of the commit."""
+        commit_step(run, act)
         die()
 
     BulkWork.LIMIT = items
     if when == "writing":
         mock.patch.object(runs, "save_errors", save_errors_and_die).start()
     else:
-        mock.patch.object(JobRun, "_commit_step", keep_and_die).start()
+        mock.patch.object(JobRun, "_commit_step", commit_and_die).start()
     run_worker(Settings())

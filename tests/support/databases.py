@@ -32,7 +32,7 @@ class Urls:
 
 
 def make_template(cluster: Cluster) -> str:
-    """Create the migrated database from which those of the tests are copied; return its name."""
+    """Create the migrated database that tests copy; return its name."""
     urls = prepare_database(cluster, TEMPLATE)
     migrate(urls.owner)
     install(urls.projector, table_definitions())
@@ -41,7 +41,7 @@ def make_template(cluster: Cluster) -> str:
 
 @contextmanager
 def fresh_database(cluster: Cluster, template: str) -> Iterator[Urls]:
-    """A copy of the template, while the block lasts."""
+    """Provide a copy of the template while the block lasts."""
     name = f"test_{next(_numbers)}"
     identifier = sql.Identifier(name)
     with psycopg.connect(cluster.superuser_url, autocommit=True) as connection:

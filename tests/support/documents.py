@@ -18,13 +18,13 @@ from tests.support.api_server import free_port
 from tests.support.postgres_server import reachable_folder
 from tests.support.waiting import wait_until
 
-PORT_OF_THE_DOCUMENTS = "8321"
+DOCUMENTED_PORT = "8321"
 START_TIMEOUT_S = 60.0
 COMMANDS_TIMEOUT_S = 120.0
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "=====block====="
 
-# The launcher itself is tested elsewhere; this one takes the interpreter of the tests.
+# The real launcher is tested elsewhere; this one uses the interpreter of the tests.
 LAUNCHER = f"""#!/bin/sh
 exec "{sys.executable}" -P -m server.cli "$@"
 """
@@ -56,7 +56,7 @@ def output_lines(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Clone:
-    """A folder with the launcher, as the reader of a document has it, and a free port."""
+    """A folder with the launcher, as in a reader's clone of the repository, and a free port."""
 
     folder: Path
     port: int
@@ -92,7 +92,7 @@ class Clone:
 
     def run(self, commands: list[str]) -> list[str]:
         """Run commands in one shell, as in the second terminal; return the output of each."""
-        script = f"\necho {MARK}\n".join(commands).replace(PORT_OF_THE_DOCUMENTS, str(self.port))
+        script = f"\necho {MARK}\n".join(commands).replace(DOCUMENTED_PORT, str(self.port))
         done = subprocess.run(
             ["sh", "-eu", "-c", script],
             cwd=self.folder,
@@ -109,7 +109,7 @@ class Clone:
 
 @contextmanager
 def clone() -> Iterator[Clone]:
-    """A clone, while the block lasts."""
+    """Provide a clone while the block lasts."""
     with reachable_folder(in_memory=True) as folder:
         launcher = folder / "annals"
         launcher.write_text(LAUNCHER, "utf-8")

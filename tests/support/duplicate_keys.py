@@ -14,7 +14,7 @@ KEYS: dict[str, tuple[str, str, Callable[[str], str | None]]] = {
     "phone": ("contacts", "phone", phone_key),
     "company": ("accounts", "company", company_key),
 }
-"""By reason: read table, column, and how the key is made."""
+"""By reason: read table, column, and the function that returns the key."""
 
 
 def expected_keys(database: Connection) -> dict[str, dict[UUID, tuple[UUID, str]]]:

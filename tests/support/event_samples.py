@@ -1,10 +1,9 @@
-"""Recorded samples of events: every topic in every version that was ever written.
+"""Recorded samples of events: every topic in every version ever written.
 
     python -m tests.support.event_samples
 
-writes the samples that are missing and never changes one that exists. If a test passes only after a
-sample has been changed, history in the field can no longer be read: add an upcaster
-(eventlog/upcast.py) instead.
+writes missing samples and never changes an existing one. If a test passes only after a sample has
+been changed, recorded history can no longer be read: add an upcaster (eventlog/upcast.py) instead.
 """
 
 from __future__ import annotations
@@ -283,7 +282,7 @@ def missing() -> Iterator[tuple[Path, Sample]]:
 
 
 def _name_suffix(data: dict[str, Any]) -> str:
-    """Return the suffix of the name of a sample that is not the first of its topic."""
+    """Return the suffix that distinguishes a further sample of a topic from its first."""
     special = {"movedTo": ".moved", "movedFrom": ".moved", "mergedInto": ".merged"}
     return next((end for name, end in special.items() if name in data), "")
 

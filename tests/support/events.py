@@ -1,4 +1,4 @@
-"""Events as followers of the log read them, without a log."""
+"""Recorded events made without a log."""
 
 from __future__ import annotations
 

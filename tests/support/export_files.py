@@ -1,4 +1,4 @@
-"""Read exported files back, and convert items to the rows that CSV has of them."""
+"""Helpers for tests of exports: parse exported files, and convert items to their CSV rows."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Item = dict[str, Any]
 
 
 def objects(ndjson: str) -> list[Item]:
-    """Return the rows of NDJSON; only a line feed ends a line, not Unicode's other separators."""
+    """Parse NDJSON; only line feeds end a line, not Unicode's other line separators."""
     *lines, end = ndjson.split("\n")
     assert end == ""
     return [json.loads(line) for line in lines]
 
 
 def rows(table: str) -> list[dict[str, str]]:
-    """Return the rows of CSV, with cells as they were before they were neutralised."""
+    """Parse CSV and remove the neutralising prefix of its cells."""
     header, *records = csv.reader(io.StringIO(table, newline=""))
     return [dict(zip(header, map(without_neutraliser, record), strict=True)) for record in records]
 
 
 def as_rows(items: list[Item]) -> list[dict[str, str]]:
-    """Convert items to rows of CSV: without contacts, with a column for each custom field."""
+    """Convert items to CSV rows: without contacts, and with a column for each custom field."""
     keys = {key for item in items for key in item["customFields"]}
     return [_row(item, keys) for item in items]
 
 
 def cell(value: Any) -> str:
-    """Convert a value to a cell of CSV."""
+    """Return the CSV cell of a value."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

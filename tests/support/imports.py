@@ -27,7 +27,7 @@ PAGE_SIZE = 500
 
 
 def settings_for(urls: Urls, home: Path) -> Settings:
-    """Settings on the test's database."""
+    """Return settings for the test's database."""
     return Settings(home=home, owner_url=urls.owner, app_url=urls.app, projector_url=urls.projector)
 
 
@@ -53,7 +53,7 @@ class Importer:
         return run_import(self.settings, self.workspace, given, open_table(path), dry_run=dry_run)
 
     def page(self, plural: str, **query: Any) -> dict[str, Any]:
-        """A list, as the API returns it."""
+        """Return a list as the API does."""
         asked = ListQuery(self.workspace, page_size=PAGE_SIZE, include_stats=True, **query)
         answer = with_workspace_reader(
             self.settings,
@@ -64,24 +64,24 @@ class Importer:
         return page
 
     def items(self, plural: str) -> list[dict[str, Any]]:
-        """The items of a list, in order of creation."""
+        """Return the items of a list, in order of creation."""
         items: list[dict[str, Any]] = self.page(plural, descending=False)["items"]
         return items
 
     def pipeline(self, pool: ConnectionPool[Connection], at: datetime) -> dict[str, Any]:
-        """Opportunities by stage as of a time."""
+        """Return the opportunities by stage as of a time."""
         query = AsOfQuery(self.workspace, "opportunities", at, include_stats=True)
         stages: dict[str, Any] = json.loads(list_as_of(pool, query))["aggregations"]["byStage"]
         return stages
 
 
 def errors(result: ImportResult) -> Sequence[tuple[int, str, str, str]]:
-    """Row, column, value and code of each error."""
+    """Return row, column, value and code of each error."""
     return [_summary(each) for each in result.issues if each.is_error]
 
 
 def warnings(result: ImportResult) -> Sequence[tuple[int, str, str, str]]:
-    """Row, column, value and code of each warning."""
+    """Return row, column, value and code of each warning."""
     return [_summary(each) for each in result.issues if not each.is_error]
 
 

@@ -1,4 +1,4 @@
-"""Jobs on a test's database: a kind of work for tests, workers, and the results in the log."""
+"""Jobs on a test's own database: a kind of work for tests, workers, and a view of the log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOPELESS = "hopeless"
 
 
 class WritingNotes(JobWork):
-    """Writes a note for each item; some items fail on purpose.
+    """Writes a note for each item; some items fail instead.
 
     `before_step` is called in each step with its maximum number of items, before it writes.
     """
@@ -62,7 +62,7 @@ class WritingNotes(JobWork):
         if body == HOPELESS:
             raise CannotContinue("There is no ink.")
         if body == REFUSED:
-            return ItemError(row, "Nobody wants this.", "E5999", {"body": body}, kept={"row": row})
+            return ItemError(row, "It was refused.", "E5999", {"body": body}, kept={"row": row})
         note = Note.create(
             self.context.new_id(),
             self.context.scope.workspace_id,
@@ -76,7 +76,7 @@ class WritingNotes(JobWork):
 
 @dataclass
 class JobHarness:
-    """Requests jobs and does them."""
+    """Requests jobs and runs workers in one workspace."""
 
     urls: Urls
     log: EventLog
@@ -88,7 +88,7 @@ class JobHarness:
 
     @property
     def jobs(self) -> JobCommands:
-        """Commands that request jobs."""
+        """Return the commands on jobs."""
         return JobCommands(self.log, clock=lambda: datetime.now(UTC), new_id=uuid4)
 
     def worker(
@@ -115,12 +115,12 @@ class JobHarness:
         return asked.job.id
 
     def job(self, job_id: UUID, scope: Scope | None = None) -> Job:
-        """Return the job as it is now."""
+        """Return the current job."""
         with self.log.scoped(scope or self.scope):
             return self.log.load(Job, job_id)
 
     def written(self) -> list[str]:
-        """Return the notes that were written, in order."""
+        """Return the bodies of the notes that were written, in order."""
         rows = self.database.execute(
             "SELECT data->'fields'->>'body' FROM events WHERE topic = 'note.created'"
             " ORDER BY position"
@@ -136,7 +136,7 @@ class JobHarness:
 
 
 def hooked(before_step: Callable[[int], None]) -> WorkFactory:
-    """Return a work for tests that calls a function in each step."""
+    """Return the work for tests, with a function that is called in each step."""
 
     def open_work(context: JobContext) -> JobWork:
         work = WritingNotes(context)
@@ -148,7 +148,7 @@ def hooked(before_step: Callable[[int], None]) -> WorkFactory:
 
 @contextmanager
 def working(worker: Worker) -> Iterator[None]:
-    """Run the worker in a thread, while the block lasts."""
+    """Run the worker in a thread while the block lasts."""
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:

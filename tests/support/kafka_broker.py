@@ -1,4 +1,4 @@
-"""A real Apache Kafka (KRaft) for tests: fetched once from Maven Central, one broker, no Docker."""
+"""An Apache Kafka broker (KRaft) for tests, fetched once from Maven Central, without Docker."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ auto.create.topics.enable=false
 
 
 class KafkaUnavailable(Exception):
-    """Kafka cannot be run here; the message is the reason in one sentence."""
+    """Kafka cannot run here; the message says why in one sentence."""
 
 
 def jars() -> Path:
-    """Return the folder of Kafka's jars, fetched by mvn if missing. Raises `KafkaUnavailable`.
+    """Return the folder of Kafka's jars; fetch them with mvn first if they are missing.
 
-    In the user's cache, or where ANNALS_KAFKA_CACHE says.
+    The folder is in ANNALS_KAFKA_CACHE, by default in the user's cache. Raises `KafkaUnavailable`.
     """
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
@@ -108,7 +108,7 @@ def _fetch(ready: Path) -> None:
 
 
 class RunningKafka:
-    """One broker, which may be killed and started again."""
+    """One broker with its own ports and folder; it may be killed and started again."""
 
     def __init__(self, libraries: Path, folder: Path) -> None:
         self._classpath = f"{libraries}/*"
@@ -151,18 +151,18 @@ class RunningKafka:
             raise KafkaUnavailable(f"{error}: {output[-1_000:]}") from None
 
     def kill(self) -> None:
-        """Kill it with SIGKILL: nothing is flushed, and no client is notified."""
+        """Kill the broker with SIGKILL: it flushes nothing and closes no connection."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(STOP_WAIT_S)
 
     @property
     def is_running(self) -> bool:
-        """Whether its process has not ended. It may be paused."""
+        """Whether the process has not ended; it may be paused."""
         return self._process is not None and self._process.poll() is None
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the broker's process, such as SIGSTOP."""
+        """Send SIGSTOP or SIGCONT to the broker's process."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -187,7 +187,7 @@ class RunningKafka:
 
 
 def session_kafka() -> Iterator[RunningKafka]:
-    """A broker of this test process. Skip the test if Kafka is unavailable; fail in CI."""
+    """Provide a broker for the test run. Without Kafka the tests are skipped, and fail in CI."""
     try:
         with running_kafka() as broker:
             yield broker
@@ -200,7 +200,7 @@ def session_kafka() -> Iterator[RunningKafka]:
 
 @contextmanager
 def running_kafka() -> Iterator[RunningKafka]:
-    """A broker, while the block lasts. Raises `KafkaUnavailable`."""
+    """Run a broker while the block lasts. Raises `KafkaUnavailable`."""
     libraries = jars()
     with tempfile.TemporaryDirectory(prefix="annals-kafka-") as folder:
         broker = RunningKafka(libraries, Path(folder))

@@ -1,4 +1,4 @@
-"""A log and a topic of Kafka for each test, with relays, consumers and commands on them."""
+"""Helpers for tests of Kafka: a topic for each test, its messages, and Annals' processes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SESSION_TIMEOUT_MS = 1_500
 TIMEOUT_S = 240.0
 """Consumer groups may rebalance several times on a loaded machine."""
 STOP_WAIT_S = 20.0
-SAID_MAX_BYTES = 10_000_000
-LEAST = "SELECT coalesce(min(position), 0) FROM projections WHERE name = ANY(%s)"
+OUTPUT_MAX_BYTES = 10_000_000
+LOWEST_POSITION = "SELECT coalesce(min(position), 0) FROM projections WHERE name = ANY(%s)"
 INSERT = """
 INSERT INTO events (workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
                     occurred_at)
@@ -44,7 +44,7 @@ VALUES (%s, %s, 1, 'account.created', NULL, %s, '{}', now()) RETURNING position
 
 @dataclass
 class KafkaHarness:
-    """A log and the topic to which it is published."""
+    """One log and the topic to which it is published."""
 
     urls: Urls
     kafka: RunningKafka
@@ -52,19 +52,19 @@ class KafkaHarness:
 
     @classmethod
     def create(cls, kafka: RunningKafka, urls: Urls) -> KafkaHarness:
-        """Name a topic and a group that no other test uses."""
+        """Use a topic and a consumer group with a new name."""
         name = f"annals.{uuid4().hex[:8]}"
         return cls(urls, kafka, Broker(kafka.bootstrap, topic=name, group=name,
                                        session_timeout_ms=SESSION_TIMEOUT_MS))  # fmt: skip
 
     def relay(self, *, recreate: bool = False, partitions: int = PARTITIONS) -> Relay:
-        """Publish the log to its end; return the relay."""
+        """Publish the log up to its end; return the relay."""
         relay = Relay(self.urls.projector, self.broker, partitions=partitions, recreate=recreate)
         relay.run(once=True)
         return relay
 
     def messages(self) -> Iterator[Any]:
-        """Yield all messages including marks, partition by partition."""
+        """Yield all messages, marks included, partition by partition."""
         reader = self.broker.reader()
         try:
             partitions = self.broker.partitions(sorted(reader.partitions_for_topic(self.topic)))
@@ -75,7 +75,7 @@ class KafkaHarness:
             close_quietly(reader)
 
     def positions(self) -> list[list[int]]:
-        """Return the positions of the events in each partition, in its order."""
+        """Return the positions of the events in each partition, in order of offset."""
         found: list[list[int]] = [[] for _ in range(PARTITIONS)]
         for message in self.messages():
             head = read_head(message.headers)
@@ -91,7 +91,7 @@ class KafkaHarness:
     def group(
         self, projections: Iterable[Projection] = PROJECTIONS.values(), *, group: str = ""
     ) -> GroupEngine:
-        """Return a consumer in the harness's group or another one."""
+        """Return a member of the consumer group, or of another one."""
         broker = Broker(self.broker.bootstrap, self.topic, group or self.broker.group,
                         SESSION_TIMEOUT_MS)  # fmt: skip
         return GroupEngine(self.urls.projector, projections, broker)
@@ -99,7 +99,7 @@ class KafkaHarness:
     def consumed(self, position: int) -> bool:
         """Whether all projections have reached a position."""
         with psycopg.connect(self.urls.projector, autocommit=True) as connection:
-            row = connection.execute(LEAST, (list(PROJECTIONS),)).fetchone()
+            row = connection.execute(LOWEST_POSITION, (list(PROJECTIONS),)).fetchone()
         return row is not None and row[0] >= position
 
     def wait_until_consumed(self, position: int) -> None:
@@ -112,7 +112,7 @@ class KafkaHarness:
 
     @contextmanager
     def command(self, *arguments: str, **settings: str) -> Iterator[Command]:
-        """Run a command of annals as a process, while the block lasts."""
+        """Run a command of annals in a process that is ended with the block."""
         environment = {
             **os.environ,
             "PYTHONPATH": os.getcwd(),
@@ -124,16 +124,16 @@ class KafkaHarness:
             "ANNALS_KAFKA_SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
             **settings,
         }
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as output:
             command = [sys.executable, "-P", "-m", "server.cli", *arguments]
             with subprocess.Popen(
-                command, env=environment, stdout=said, stderr=subprocess.STDOUT
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT
             ) as process:
-                running = Command(process, said)
+                running = Command(process, output)
                 try:
                     yield running
                 except BaseException:
-                    sys.stderr.write(f"{arguments} said: {running.said()}\n")
+                    sys.stderr.write(f"{arguments} wrote: {running.read_output()}\n")
                     raise
                 finally:
                     running.end()
@@ -143,27 +143,27 @@ class KafkaHarness:
 class Command:
     """A running command of annals.
 
-    Its output goes to a file: writing to a pipe that is not read would block in the end.
+    Its output goes to a file, because a process blocks on a full pipe.
     """
 
     process: subprocess.Popen[bytes]
     output: IO[bytes]
 
     def ended(self) -> tuple[int, str]:
-        """Wait until the command ends; return its exit code and output."""
-        return self.process.wait(timeout=TIMEOUT_S), self.said()
+        """Wait until the process ends; return its exit code and output."""
+        return self.process.wait(timeout=TIMEOUT_S), self.read_output()
 
-    def said(self) -> str:
-        """Return its output so far."""
-        return os.pread(self.output.fileno(), SAID_MAX_BYTES, 0).decode(errors="replace")
+    def read_output(self) -> str:
+        """Return the output so far."""
+        return os.pread(self.output.fileno(), OUTPUT_MAX_BYTES, 0).decode(errors="replace")
 
     def kill(self) -> None:
-        """Kill it with SIGKILL and wait for its end."""
+        """Kill the process with SIGKILL and wait for its end."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """Terminate it; raise `TimeoutExpired` if it does not end in time."""
+        """Terminate the process. Raises `TimeoutExpired` if it takes longer than STOP_WAIT_S."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -176,7 +176,7 @@ class Command:
 
 @contextmanager
 def running_groups(*engines: GroupEngine) -> Iterator[None]:
-    """Run the consumers in threads, while the block lasts."""
+    """Run the engines in threads while the block lasts."""
     threads = [threading.Thread(target=engine.run) for engine in engines]
     for thread in threads:
         thread.start()
@@ -190,7 +190,7 @@ def running_groups(*engines: GroupEngine) -> Iterator[None]:
 
 
 def append(connection: psycopg.Connection[Any], workspace: UUID, company: str = "Acme") -> int:
-    """Append an account by SQL with the API's role; return its position."""
+    """Insert the creation of an account by plain SQL; return its position."""
     connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace),))
     fields = {"company": company, "type": "partner", "status": "prospect", "priority": "low"}
     data = orjson.dumps({"fields": fields}).decode()

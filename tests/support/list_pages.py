@@ -1,4 +1,4 @@
-"""Requests pages of lists as the API does: with its role, in one workspace."""
+"""Pages of lists, read as the API reads them: under its role, in one workspace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Pages:
-    """Requests pages in one workspace."""
+    """Reads pages of lists of one workspace."""
 
     def __init__(self, app_url: str, workspace_id: UUID) -> None:
         self._url = app_url
@@ -32,7 +32,7 @@ class Pages:
         return self.reading(ask)
 
     def walk(self, request: ListRequest, page_size: int) -> list[str]:
-        """Return the ids of all items, page after page by cursor."""
+        """Return the ids of all items, read page after page by cursor."""
 
         async def walk(connection: AsyncConnection) -> list[str]:
             ids: list[str] = []
@@ -61,7 +61,7 @@ class Pages:
         return asyncio.run(run())
 
     async def page(self, connection: AsyncConnection, request: ListRequest, **paging: Any) -> Any:
-        """Return one page, parsed, by this connection."""
+        """Return one page, parsed, read on an open connection."""
         query = ListQuery(
             self.workspace_id,
             filters=request.filters,

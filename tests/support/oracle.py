@@ -1,7 +1,7 @@
-"""The expected rows of every read table, computed from the log independently of the projectors.
+"""The expected content of every read table, computed from the log by other means.
 
-Projectors change rows event by event; this module folds each stream into a snapshot of its entity
-and computes the tables from all of them at once. It reads the table `events` directly and shares no
+The projectors change rows event by event. The oracle folds each stream into an entity's state and
+then computes the tables from all states at once. It reads the table `events` directly and shares no
 code with `projections/`, so that a mistake would have to be made twice.
 """
 
@@ -35,7 +35,7 @@ SELECT position, workspace_id, stream_id, stream_version, topic, account_id,
 STEPS = {"converted", "confirmed", "rescheduled", "cancelled", "completed", "missed"}.union(
     *(each.topics for each in DESCRIBED_KINDS)
 )
-"""Actions that only some kinds have."""
+"""Actions of events that record a command of the kind and carry `changes`."""
 ENDINGS = {"deleted", "revoked"}
 BEGINNINGS = {"created", "issued"}
 
@@ -72,7 +72,7 @@ COLUMNS = {
     "workspace": "name",
     **{each.kind.KIND: each.columns for each in DESCRIBED_KINDS},
 }
-SNAKES = {
+COLUMN_NAMES = {
     "allowOverlap": "allow_overlap",
     "assignedTo": "assigned_to",
     "cancelReason": "cancel_reason",
@@ -141,16 +141,16 @@ ACTIONS = {
     "stage_changed": "status_change",
     **dict.fromkeys(STEPS, "status_change"),
 }
-ON_ACCOUNTS = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
+LINKED_TO_ACCOUNT = {"appointment", "contact", "meeting", "note", "opportunity", "task"} | {
     each.kind.KIND for each in DESCRIBED_KINDS if each.kind.BELONGS_TO_ACCOUNT
 }
-DATED = {"lead"}
-"""Kinds whose table has the time of the last change of status."""
+WITH_STATUS_DATE = {"lead"}
+"""Kinds with the column `status_changed_at`."""
 
 
 @dataclass
-class Snapshot:
-    """An entity, as its stream describes it."""
+class EntityState:
+    """The state of one entity after its events."""
 
     kind: str
     workspace_id: UUID
@@ -162,29 +162,29 @@ class Snapshot:
     fields: dict[str, Any]
     custom: dict[str, Any] = field(default_factory=dict)
     is_deleted: bool = False
-    status_since: datetime | None = None
+    status_changed_at: datetime | None = None
 
     def apply(self, event: Row) -> None:
-        """Apply an event."""
-        what, data = event["topic"].split(".")[1], event["data"]
+        """Apply the next event of the stream."""
+        action, data = event["topic"].split(".")[1], event["data"]
         self.version, self.updated_at = event["stream_version"], event["occurred_at"]
-        if what in BEGINNINGS or what == "restored":
+        if action in BEGINNINGS or action == "restored":
             self.fields = {k: v for k, v in data["fields"].items() if k != "customFields"}
             self.custom = dict(data["fields"].get("customFields", {}))
             self.account_id = event["account_id"]
             self.is_deleted = False
             since = data.get("statusChangedAt")
-            self.status_since = datetime.fromisoformat(since) if since else self.updated_at
-        elif what in ENDINGS:
+            self.status_changed_at = datetime.fromisoformat(since) if since else self.updated_at
+        elif action in ENDINGS:
             self.is_deleted = True
-        elif what in {"updated", "merged"} or what in STEPS:
+        elif action in {"updated", "merged"} or action in STEPS:
             if "status" in data["changes"]:
-                self.status_since = self.updated_at
+                self.status_changed_at = self.updated_at
             for name, change in data["changes"].items():
                 self._set(name, change["after"])
-        elif what in {"status_changed", "stage_changed"}:
-            self.fields[what.removesuffix("_changed")] = data["after"]
-            self.status_since = self.updated_at
+        elif action in {"status_changed", "stage_changed"}:
+            self.fields[action.removesuffix("_changed")] = data["after"]
+            self.status_changed_at = self.updated_at
         else:
             raise AssertionError(f"the oracle does not know {event['topic']}")
 
@@ -197,9 +197,9 @@ class Snapshot:
             del target[key if dot else name]
 
     def row(self) -> Row:
-        """Return the entity's row, without counters of other entities."""
+        """Return the entity's row, without columns that other entities contribute."""
         names = [*COLUMNS[self.kind].split(), "assignedTo"]
-        row = {SNAKES.get(name, name): self._value(name) for name in names}
+        row = {COLUMN_NAMES.get(name, name): self._value(name) for name in names}
         row |= {
             "workspace_id": self.workspace_id,
             "id": self.id,
@@ -208,10 +208,10 @@ class Snapshot:
             "updated_at": self.updated_at,
             "version": self.version,
         }
-        if self.kind in ON_ACCOUNTS:
+        if self.kind in LINKED_TO_ACCOUNT:
             row["account_id"] = self.account_id
-        if self.kind in DATED:
-            row["status_changed_at"] = self.status_since
+        if self.kind in WITH_STATUS_DATE:
+            row["status_changed_at"] = self.status_changed_at
         return row
 
     def _value(self, name: str) -> Any:
@@ -260,21 +260,21 @@ def job_rows(events: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
 
 
 def recorded_events(connection: Connection, workspaces: Iterable[UUID] = ()) -> list[Row]:
-    """Return the events of these workspaces, or all, in order of position."""
+    """Return the events of these workspaces, by default of all, in order of position."""
     parameters = {"all": not workspaces, "workspaces": list(workspaces)}
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(EVENTS, parameters).fetchall()
 
 
-def snapshots(events: Iterable[Row]) -> list[Snapshot]:
-    """Return all entities after these events, deleted ones too, in order of creation."""
-    found: dict[UUID, Snapshot] = {}
+def entity_states(events: Iterable[Row]) -> list[EntityState]:
+    """Return the state of each entity after these events, in order of creation."""
+    found: dict[UUID, EntityState] = {}
     for event in events:
         if event["topic"].startswith("job."):
             continue
-        snapshot = found.get(event["stream_id"])
-        if snapshot is None:
-            snapshot = found[event["stream_id"]] = Snapshot(
+        state = found.get(event["stream_id"])
+        if state is None:
+            state = found[event["stream_id"]] = EntityState(
                 kind=event["topic"].split(".")[0],
                 workspace_id=event["workspace_id"],
                 id=event["stream_id"],
@@ -284,25 +284,25 @@ def snapshots(events: Iterable[Row]) -> list[Snapshot]:
                 version=0,
                 fields={},
             )
-        assert event["stream_version"] == snapshot.version + 1
-        snapshot.apply(event)
+        assert event["stream_version"] == state.version + 1
+        state.apply(event)
     return list(found.values())
 
 
 def expected_tables(events: list[Row]) -> Tables:
     """Return every read table after these events."""
-    everything = snapshots(events)
+    states = entity_states(events)
     tables: Tables = {table: {} for table in TABLE_OF.values()}
-    children = _children(everything)
-    for snapshot in everything:
-        row = snapshot.row()
-        if snapshot.kind == "member":
-            row["is_deleted"] = snapshot.is_deleted
-        elif snapshot.is_deleted:
+    children = _children(states)
+    for state in states:
+        row = state.row()
+        if state.kind == "member":
+            row["is_deleted"] = state.is_deleted
+        elif state.is_deleted:
             continue
-        elif snapshot.kind == "account":
-            row |= _account_counters(children[snapshot.id])
-        tables[TABLE_OF[snapshot.kind]][(snapshot.workspace_id, snapshot.id)] = row
+        elif state.kind == "account":
+            row |= _account_counters(children[state.id])
+        tables[TABLE_OF[state.kind]][(state.workspace_id, state.id)] = row
     for table, (counts, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
     tables["jobs"] = job_rows(events)
@@ -313,13 +313,13 @@ def expected_tables(events: list[Row]) -> Tables:
 
 
 def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
-    """Return the read tables in the form of `expected_tables`. Needs a superuser."""
+    """Return the actual read tables in the form of `expected_tables`. Needs a superuser."""
     names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs")
     return {name: _read(connection, name, list(workspaces)) for name in names}
 
 
 def differences(expected: Tables, actual: Tables) -> list[str]:
-    """Return a line for each row that is missing, unexpected or different."""
+    """Return a line for each row that is missing, superfluous or different."""
     return [
         f"{name} {key}:\n  not {actual[name].get(key)}\n  but {expected[name].get(key)}"
         for name in expected
@@ -329,7 +329,7 @@ def differences(expected: Tables, actual: Tables) -> list[str]:
 
 
 def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
-    """Assert that the read tables match the log, for these workspaces or all. Needs a superuser."""
+    """Assert that the read tables of these workspaces, or all, match the log. Needs a superuser."""
     expected = expected_tables(recorded_events(connection, workspaces))
     problems = differences(expected, actual_tables(connection, workspaces))
     assert not problems, "\n".join(problems)
@@ -340,22 +340,22 @@ def assert_tables_match_log(connection: Connection, workspaces: Iterable[UUID] =
 def expected_claims(events: list[Row]) -> dict[UUID, tuple[Any, ...]]:
     """Return the claimed times after these events, by appointment."""
     return {
-        snapshot.id: (
-            snapshot.workspace_id,
-            UUID(snapshot.fields["memberId"]),
-            datetime.fromisoformat(snapshot.fields["startsAt"]),
-            datetime.fromisoformat(snapshot.fields["endsAt"]),
-            snapshot.fields.get("allowOverlap", False),
+        state.id: (
+            state.workspace_id,
+            UUID(state.fields["memberId"]),
+            datetime.fromisoformat(state.fields["startsAt"]),
+            datetime.fromisoformat(state.fields["endsAt"]),
+            state.fields.get("allowOverlap", False),
         )
-        for snapshot in snapshots(events)
-        if snapshot.kind == "appointment"
-        and not snapshot.is_deleted
-        and snapshot.fields["status"] in {"scheduled", "confirmed", "completed"}
+        for state in entity_states(events)
+        if state.kind == "appointment"
+        and not state.is_deleted
+        and state.fields["status"] in {"scheduled", "confirmed", "completed"}
     }
 
 
 def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] = ()) -> None:
-    """Assert that claims match the log, and overlap only if one of the two may."""
+    """Assert that claimed times match the log and do not overlap unless one of them may."""
     expected = expected_claims(recorded_events(connection, workspaces))
     rows = connection.execute(
         """SELECT entity_id, workspace_id, holder_id, starts_at, ends_at, may_overlap
@@ -370,24 +370,24 @@ def assert_claims_match_log(connection: Connection, workspaces: Iterable[UUID] =
 
 
 def exact(value: Any) -> tuple[str, Any]:
-    """Return a JSON value in a form in which True and 1 differ, as they do in JSON.
+    """Return a JSON value with its type, because Python finds True and 1 equal.
 
-    Numbers are equal however they are written, as 1e3 or 1000.
+    Numbers become floats, so that 1e3 and 1000 are equal.
     """
     if isinstance(value, (str, bool)):
         return type(value).__name__, value
     return "number", float(value)
 
 
-def _children(everything: Iterable[Snapshot]) -> dict[UUID | None, list[Snapshot]]:
-    children: dict[UUID | None, list[Snapshot]] = defaultdict(list)
-    for snapshot in everything:
-        if not snapshot.is_deleted:
-            children[snapshot.account_id].append(snapshot)
+def _children(states: Iterable[EntityState]) -> dict[UUID | None, list[EntityState]]:
+    children: dict[UUID | None, list[EntityState]] = defaultdict(list)
+    for state in states:
+        if not state.is_deleted:
+            children[state.account_id].append(state)
     return children
 
 
-def _account_counters(children: list[Snapshot]) -> Row:
+def _account_counters(children: list[EntityState]) -> Row:
     def count(kind: str, without: Iterable[str] = ()) -> int:
         mine = [child.fields for child in children if child.kind == kind]
         return sum(not {f.get("status"), f.get("stage")} & set(without) for f in mine)
@@ -442,7 +442,7 @@ def _action(what: str, event: Row) -> str:
 def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any, Row]:
     table = sql.Identifier("read", name)
     described = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(table)).description
-    # What ends in _key is generated, and may be infinite.
+    # Columns that end in _key are generated and may be infinite.
     columns = [each.name for each in described or () if not each.name.endswith("_key")]
     query = sql.SQL("SELECT {} FROM {} WHERE %s OR workspace_id = ANY(%s)").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), table
@@ -464,7 +464,7 @@ def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any
 
 
 def _readable(row: Row) -> Row:
-    """Convert custom values by `exact`."""
+    """Return the row with its custom values in the form of `exact`."""
     if "custom_fields" in row:
         row["custom_fields"] = {key: exact(value) for key, value in row["custom_fields"].items()}
     return row

@@ -1,4 +1,4 @@
-"""Workspaces filled from a seed, with names that are hard to search for."""
+"""Workspaces filled with entities from a seed, with names that make searching hard."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class WorkspaceFiller:
         self.others: list[tuple[type[Entity], UUID]] = []
 
     def fill(self, accounts: int, others: int) -> None:
-        """Create members, accounts and other entities; change some and delete some."""
+        """Create members and accounts, then other entities on the accounts; delete some of them."""
         for _ in range(4):
             self._members.append(self._create(Member, {"name": self._name()}))
         for _ in range(accounts):
@@ -130,7 +130,7 @@ class WorkspaceFiller:
         return kind, made
 
     def _change_one(self) -> None:
-        """Change name and assignee some hours later, and perhaps the status."""
+        """Change name and assignee of one entity, some hours later, and perhaps its status."""
         accounts: list[tuple[type[Entity], UUID]] = [(Account, each) for each in self.accounts]
         kind, entity_id = self._random.choice([*accounts, *self.others])
         name = NAMED[kind]
@@ -143,11 +143,11 @@ class WorkspaceFiller:
         at = START + timedelta(hours=self._random.randint(20, 40))
         with suppress(Refusal):
             self._commands.revise(
-                self._scope, kind, entity_id, lambda facts: {**facts, **change}, occurred_at=at
+                self._scope, kind, entity_id, lambda values: {**values, **change}, occurred_at=at
             )
 
     def _create(self, kind: type[Entity], fields: dict[str, Any], account: Any = None) -> UUID:
-        # Few instants for many things, so that the id has to decide on the order.
+        # Few times for many entities, so that the id decides the order.
         at = START + timedelta(hours=self._random.randint(0, 20), microseconds=500_000)
         fields["customFields"] = {"lucky": self._random.choice([True, 1, 1.5, "yes"])}
         if self._members:
@@ -166,7 +166,7 @@ class WorkspaceFiller:
 
 @dataclass(frozen=True)
 class PopulatedDatabase:
-    """A database with two filled workspaces, and the expected lists of each."""
+    """A database with two filled workspaces and the reference lists of each."""
 
     urls: Urls
     fillers: list[WorkspaceFiller]
@@ -176,7 +176,7 @@ class PopulatedDatabase:
 
 @contextmanager
 def populated_database(cluster: Cluster, template: str, seed: int) -> Iterator[PopulatedDatabase]:
-    """A filled and projected database, while the block lasts."""
+    """Provide a filled and projected database while the block lasts."""
     scopes = [Scope(uuid4()), Scope(uuid4())]
     with fresh_database(cluster, template) as urls:
         with write_pool(urls.app) as pool:

@@ -23,7 +23,7 @@ MEMORY_FREE_MIN_BYTES = 4 * 1024**3
 """Two test processes need about a quarter of it each."""
 
 FAST_SETTINGS = {
-    # A power cut may cost this server its data, a kill -9 may not: what is committed has been
+    # A power cut may cost this server its data, a kill -9 may not: committed data has been
     # written to the operating system.
     "fsync": "off",
     "full_page_writes": "off",
@@ -35,9 +35,9 @@ FAST_SETTINGS = {
 
 @contextmanager
 def reachable_folder(*, in_memory: bool = False) -> Iterator[Path]:
-    """A temporary folder that the server's account can enter, which pytest's tmp_path is not.
+    """Provide a temporary folder that the server's account can enter, unlike pytest's tmp_path.
 
-    in_memory: put the folder on a tmpfs if there is one with enough room.
+    in_memory: put the folder on a tmpfs if one has enough room.
     """
     parent = _memory_folder() if in_memory else None
     folder = Path(tempfile.mkdtemp(prefix="annals-test-", dir=parent))
@@ -50,7 +50,7 @@ def reachable_folder(*, in_memory: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def fast_cluster() -> Iterator[Cluster]:
-    """A server in memory and without fsync, while the block lasts; starts in about a second.
+    """Run a server in memory and without fsync while the block lasts; starts in about a second.
 
     Tests of durability start an `EmbeddedPostgres`, which has the settings of production.
     """

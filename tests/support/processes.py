@@ -67,30 +67,30 @@ class Projector:
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it with SIGKILL."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its log so far: every line is JSON."""
+        """Return the log so far; every line is JSON."""
         return [json.loads(line) for line in self._output.read_text("utf-8").splitlines()]
 
     def has_started(self) -> bool:
-        """Whether it has logged that it projects, or waits to do so."""
+        """Whether the process has logged that it projects or waits to do so."""
         return any(line["message"].startswith("projecting") for line in self.lines())
 
     def stop(self) -> None:
-        """Terminate it."""
+        """Terminate the process."""
         stop_process(self.process)
 
 
 @contextmanager
 def running_projector(urls: Urls, output: Path, **settings: str) -> Iterator[Projector]:
-    """A projector process that holds all projections, while the block lasts."""
+    """Run a projector process that holds all projections while the block lasts."""
     projector = Projector(urls, output, **settings)
     try:
         with psycopg.connect(urls.superuser, autocommit=True) as database:
@@ -111,7 +111,7 @@ def projection_holders(database: Connection) -> set[int]:
 
 @contextmanager
 def running_worker(urls: Urls, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process while the block lasts: `annals work`, or a module with arguments."""
+    """Run a worker process while the block lasts: `annals work`, or a module with arguments."""
     command = arguments or ("server.cli", "work")
     process = start_module(output, *command, ANNALS_APP_URL=urls.app)
     try:
@@ -122,7 +122,7 @@ def running_worker(urls: Urls, output: Path, *arguments: str) -> Iterator[subpro
 
 @contextmanager
 def api_without_projector(urls: Urls, **settings: Any) -> Iterator[httpx.Client]:
-    """The API without a projector, while the block lasts. Yields a client without a key."""
+    """Run the API without a projector while the block lasts. Yields a client without a key."""
     given = Settings(
         owner_url=urls.owner,
         app_url=urls.app,
@@ -139,7 +139,7 @@ def api_without_projector(urls: Urls, **settings: Any) -> Iterator[httpx.Client]
 
 @contextmanager
 def running_engine(engine: ProjectionEngine) -> Iterator[ProjectionEngine]:
-    """The engine follows the log in a thread, while the block lasts."""
+    """Run the engine in a thread while the block lasts."""
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:

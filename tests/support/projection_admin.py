@@ -73,7 +73,7 @@ class ProjectionAdmin:
 
 @contextmanager
 def open_projection_admin(urls: Urls) -> Iterator[ProjectionAdmin]:
-    """An admin, while the block lasts. A projector has to be running on the database."""
+    """Provide an admin while the block lasts. A projector must be running on the database."""
     with (
         api_without_projector(urls) as client,
         write_pool(urls.app) as pool,

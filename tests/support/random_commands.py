@@ -1,7 +1,7 @@
-"""Random commands on all kinds of entities, and runs of the projectors between them.
+"""Random lists of steps: commands on entities of all kinds, and runs of projectors in between.
 
-A step is data. It names its entity by a number, taken modulo the entities that exist when the step
-is played: so every list of steps can be played, and hypothesis can shorten it.
+A step names its entity by a number, taken modulo the entities that exist when the step is run. So
+every list of steps can be run, and hypothesis can shorten it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.support.kinds import DESCRIBED_KINDS
 
 WORKSPACES = 2
 MANY = 1_000
-"""More than the number of entities of one kind in any list of steps."""
+"""More than the entities of one kind in one list of steps."""
 YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 
 Fields = dict[str, Any]
@@ -161,7 +161,7 @@ FIELDS: dict[type[Entity], st.SearchStrategy[Fields]] = {
     Workspace: fields({"name": text}),
     **{each.kind: each.any_fields(sys.modules[__name__]) for each in DESCRIBED_KINDS},
 }
-OFTEN: list[type[Entity]] = [
+COMMON_KINDS: list[type[Entity]] = [
     Account,
     Appointment,
     Contact,
@@ -172,12 +172,12 @@ OFTEN: list[type[Entity]] = [
     Opportunity,
     Member,
 ]
-SELDOM: list[type[Entity]] = [ApiKey, Sms, Workspace]
+RARE_KINDS: list[type[Entity]] = [ApiKey, Sms, Workspace]
 
 
 @dataclass(frozen=True)
 class Create:
-    """Create an entity, on an account if the kind belongs to one."""
+    """Create an entity, on one of the accounts if its kind belongs to an account."""
 
     workspace: int
     kind: type[Entity]
@@ -188,11 +188,11 @@ class Create:
 
 @dataclass(frozen=True)
 class Revise:
-    """Set some fields of an entity, or all of them (`is_whole`)."""
+    """Set fields of an entity, all of them (`is_whole`) or some."""
 
     workspace: int
     kind: type[Entity]
-    whom: int
+    entity_number: int
     fields: Fields
     is_whole: bool
     days_ago: int | None
@@ -204,45 +204,45 @@ class Delete:
 
     workspace: int
     kind: type[Entity]
-    whom: int
+    entity_number: int
 
 
 @dataclass(frozen=True)
 class Restore:
-    """Restore an entity, a deleted one if there is any."""
+    """Restore an entity, a deleted one if possible."""
 
     workspace: int
     kind: type[Entity]
-    whom: int
+    entity_number: int
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Merge another entity of the same type into one, if there is any."""
+    """Merge another entity of the same type into an entity."""
 
     workspace: int
     kind: type[MergeableEntity]
-    whom: int
+    entity_number: int
     other: int
     choices: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Project:
-    """Run a new projector to the end of the log, or kill it before or during a batch."""
+    """Run a new projector until it catches up or is killed, before or while it applies a batch."""
 
     batch_events: int
-    dies_at_event: int | None = None
-    dies_at_table: int | None = None
+    killed_at_event: int | None = None
+    killed_at_table: int | None = None
 
 
 @dataclass(frozen=True)
 class Act:
-    """Call one of the kind's own methods on an entity."""
+    """Call one of the methods that only an entity of this kind has."""
 
     workspace: int
     kind: type[Entity]
-    whom: int
+    entity_number: int
     what: int
 
 
@@ -251,7 +251,7 @@ class Convert:
     """Convert a lead to an account, a contact and an opportunity."""
 
     workspace: int
-    whom: int
+    entity_number: int
     kind: type[Entity] = Lead
 
 
@@ -270,11 +270,11 @@ ACTS: dict[type[Entity], list[Callable[[Any, datetime], None]]] = {
     ],
     **{each.kind: each.acts for each in DESCRIBED_KINDS if each.acts},
 }
-Doing = Create | Revise | Act | Convert | Delete | Restore | Merge
-Step = Doing | Project
+CommandStep = Create | Revise | Act | Convert | Delete | Restore | Merge
+Step = CommandStep | Project
 
 workspaces = st.integers(0, WORKSPACES - 1)
-whoms = st.integers(0, MANY)
+entity_numbers = st.integers(0, MANY)
 busy_accounts = st.integers(0, 2)
 ago = st.integers(0, 30)
 now = st.none()
@@ -287,53 +287,60 @@ def _creations(kind: type[Entity]) -> st.SearchStrategy[Create]:
 
 def _revisions(kind: type[Entity]) -> st.SearchStrategy[Revise]:
     when = st.one_of(now, now, now, now, ago)
-    return st.builds(Revise, workspaces, st.just(kind), whoms, FIELDS[kind], st.booleans(), when)
+    return st.builds(
+        Revise, workspaces, st.just(kind), entity_numbers, FIELDS[kind], st.booleans(), when
+    )
 
 
-creations = st.one_of([_creations(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
-revisions = st.one_of([_revisions(kind) for kind in [*OFTEN, *OFTEN, *SELDOM]])
-acts = st.builds(Act, workspaces, st.sampled_from(list(ACTS)), whoms, st.integers(0, MANY))
-conversions = st.builds(Convert, workspaces, whoms)
+creations = st.one_of([_creations(kind) for kind in [*COMMON_KINDS, *COMMON_KINDS, *RARE_KINDS]])
+revisions = st.one_of([_revisions(kind) for kind in [*COMMON_KINDS, *COMMON_KINDS, *RARE_KINDS]])
+acts = st.builds(Act, workspaces, st.sampled_from(list(ACTS)), entity_numbers, st.integers(0, MANY))
+conversions = st.builds(Convert, workspaces, entity_numbers)
 choices = st.dictionaries(
     st.sampled_from(["assignedTo", "customFields", "customFields.sector", "customFields.x"]),
     st.sampled_from(["this", "other"]),
     max_size=2,
 )
 merges = st.builds(
-    Merge, workspaces, st.sampled_from([Account, Account, Contact]), whoms, whoms, choices
+    Merge,
+    workspaces,
+    st.sampled_from([Account, Account, Contact]),
+    entity_numbers,
+    entity_numbers,
+    choices,
 )
-mortals = st.sampled_from([*[Account] * 4, *OFTEN, *SELDOM])
+deletable_kinds = st.sampled_from([*[Account] * 4, *COMMON_KINDS, *RARE_KINDS])
 projections = st.builds(
     Project,
     st.integers(1, 40),
-    dies_at_event=st.none() | st.integers(0, 30),
-    dies_at_table=st.none() | st.integers(0, 12),
+    killed_at_event=st.none() | st.integers(0, 30),
+    killed_at_table=st.none() | st.integers(0, 12),
 )
 steps: st.SearchStrategy[Step] = st.one_of(
     *[creations] * 5,
     *[revisions] * 4,
     *[acts] * 2,
     conversions,
-    *[st.builds(Delete, workspaces, mortals, whoms)] * 2,
-    *[st.builds(Restore, workspaces, mortals, whoms)] * 3,
+    *[st.builds(Delete, workspaces, deletable_kinds, entity_numbers)] * 2,
+    *[st.builds(Restore, workspaces, deletable_kinds, entity_numbers)] * 3,
     *[merges] * 2,
     projections,
 )
 
 
-def lives(min_size: int, max_size: int) -> st.SearchStrategy[list[Step]]:
-    """Draw lists of steps; each begins with two accounts and a member."""
-    beginning = st.tuples(_creations(Account), _creations(Member), _creations(Account))
+def step_lists(min_size: int, max_size: int) -> st.SearchStrategy[list[Step]]:
+    """Return a strategy of lists of steps; each begins with two accounts and a member."""
+    setup = st.tuples(_creations(Account), _creations(Member), _creations(Account))
     return st.builds(
         lambda first, rest: [*first, *rest],
-        beginning,
+        setup,
         st.lists(steps, min_size=min_size, max_size=max_size),
     )
 
 
 @dataclass
-class Player:
-    """Plays steps in its workspaces and keeps the resulting entities."""
+class StepRunner:
+    """Runs steps in new workspaces and keeps the entities and refusals."""
 
     commands: EntityCommands
     merging: MergeCommands
@@ -348,8 +355,8 @@ class Player:
     refusals: list[Refusal] = field(default_factory=list)
 
     @classmethod
-    def of(cls, log: EventLog, commands: EntityCommands) -> Player:
-        """Return a player that writes to this log."""
+    def of(cls, log: EventLog, commands: EntityCommands) -> StepRunner:
+        """Return a runner that writes to this log."""
 
         def clock() -> datetime:
             return datetime.now(UTC)
@@ -357,8 +364,8 @@ class Player:
         leads = LeadCommands(log, clock=clock, new_id=uuid4)
         return cls(commands, MergeCommands(log, clock=clock), leads)
 
-    def play(self, step: Doing) -> None:
-        """Play one step; keep its refusal, if there is one."""
+    def run(self, step: CommandStep) -> None:
+        """Run one step; a refusal is kept and does not fail the test."""
         try:
             if isinstance(step, Create):
                 self._create(step)
@@ -384,7 +391,7 @@ class Player:
         self.known[step.workspace].append(outcome.entity)
 
     def _change(self, step: Revise | Act | Delete | Restore) -> None:
-        scope, one = self.scopes[step.workspace], self.whom(step)
+        scope, one = self.scopes[step.workspace], self.find_entity(step)
         if one is None:
             return
         kind = type(one)
@@ -402,7 +409,7 @@ class Player:
         known[known.index(one)] = outcome.entity
 
     def _merge(self, step: Merge) -> None:
-        one = self.whom(step)
+        one = self.find_entity(step)
         known = self.known[step.workspace]
         others = [each for each in known if one and each is not one and _alike(one, each)]
         if one is None or not others:
@@ -413,7 +420,7 @@ class Player:
         known[known.index(one)] = merged.outcome.entity
 
     def _convert(self, step: Convert) -> None:
-        one = self.whom(step)
+        one = self.find_entity(step)
         if one is None:
             return
         known = self.known[step.workspace]
@@ -421,19 +428,19 @@ class Player:
         known[known.index(one)] = done.lead
         known += [done.account, done.contact, done.opportunity]
 
-    def whom(self, step: Revise | Act | Convert | Delete | Restore | Merge) -> Entity | None:
-        """Return the entity of a step; None if there is none of the kind."""
+    def find_entity(self, step: Revise | Act | Convert | Delete | Restore | Merge) -> Entity | None:
+        """Return the entity of the step, or None if no such entity exists."""
         found = [each for each in self.known[step.workspace] if isinstance(each, step.kind)]
         if isinstance(step, Restore):
             found = [each for each in found if each.is_deleted] or found
-        return found[step.whom % len(found)] if found else None
+        return found[step.entity_number % len(found)] if found else None
 
     def _revision(self, step: Revise) -> Callable[[FieldValues], Fields]:
         fields = self._assigned(step.workspace, step.fields)
         return lambda facts: fields if step.is_whole else {**facts, **fields}
 
     def _assigned(self, workspace: int, fields: Fields) -> Fields:
-        """Replace numbers by members, as far as there are any."""
+        """Replace the numbers of members by their ids, or by None without members."""
         members = [each for each in self.known[workspace] if isinstance(each, Member)]
         named = {"assignedTo": None, **fields}
         for name in {"assignedTo", "memberId"} & named.keys():

@@ -40,7 +40,7 @@ class EventParser:
     """Parses the lines of a stream of server-sent events; a heartbeat comment becomes an event."""
 
     def __init__(self) -> None:
-        self._event, self._data, self._place = "", "", ""
+        self._event, self._data, self._id = "", "", ""
 
     def feed(self, line: str) -> Iterator[StreamEvent]:
         """Yield the event that this line completes, if it does."""
@@ -50,14 +50,14 @@ class EventParser:
         elif name == "data":
             self._data = value
         elif name == "id":
-            self._place = value
+            self._id = value
         elif line == ": heartbeat":
             self._event, self._data = "heartbeat", "null"
         elif not line:
             if self._event:
-                place = int(self._place) if self._place else None
-                yield StreamEvent(self._event, place, orjson.loads(self._data))
-            self._event, self._data, self._place = "", "", ""
+                event_id = int(self._id) if self._id else None
+                yield StreamEvent(self._event, event_id, orjson.loads(self._data))
+            self._event, self._data, self._id = "", "", ""
 
 
 def parsed(lines: Iterable[str]) -> Iterator[StreamEvent]:
@@ -96,12 +96,12 @@ class EventStream:
 
 @contextmanager
 def open_stream(
-    client: httpx.Client, last_event_id: int | None = None, **asked: str
+    client: httpx.Client, last_event_id: int | None = None, **query: str
 ) -> Iterator[EventStream]:
-    """A stream of server-sent events, while the block lasts."""
+    """Open a stream of server-sent events while the block lasts."""
     headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
     with client.stream(
-        "GET", REALTIME_PATH, params=asked, headers=headers, timeout=RECEIVE_TIMEOUT_S
+        "GET", REALTIME_PATH, params=query, headers=headers, timeout=RECEIVE_TIMEOUT_S
     ) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -110,9 +110,9 @@ def open_stream(
 
 def open_websocket(api: Api, token: str, query: str = "", **others: Any) -> ClientConnection:
     """Open a WebSocket with this token. Raises `InvalidStatus` if it is refused."""
-    given = {"additional_headers": {"Authorization": f"Bearer {token}"}, **others}
+    options = {"additional_headers": {"Authorization": f"Bearer {token}"}, **others}
     url = f"{api.url.replace('http', 'ws', 1)}{REALTIME_PATH}/ws?{query}"
-    opened: ClientConnection = connect(url, open_timeout=RECEIVE_TIMEOUT_S, proxy=None, **given)
+    opened: ClientConnection = connect(url, open_timeout=RECEIVE_TIMEOUT_S, proxy=None, **options)
     return opened
 
 
@@ -122,8 +122,8 @@ def websocket_events(socket: ClientConnection) -> EventStream:
     def received() -> Iterator[StreamEvent]:
         while True:
             message = orjson.loads(socket.recv(timeout=RECEIVE_TIMEOUT_S))
-            place = int(message["id"]) if "id" in message else None
-            yield StreamEvent(message["event"], place, message["data"])
+            event_id = int(message["id"]) if "id" in message else None
+            yield StreamEvent(message["event"], event_id, message["data"])
 
     return EventStream(received())
 

@@ -1,9 +1,9 @@
-"""Databases as released versions created them: one dump a version in tests/schemas.
+"""Databases of released versions: dumps in tests/schemas, one for each release.
 
     python -m tests.support.recorded_schemas      records the present state, at a release
 
-A dump has the name of its last migration. A migration in a dump is never edited again, because a
-database in the field has been made by it.
+A dump is named after its last migration. A migration in a dump is never edited again, because some
+database has been made by it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ OCCURRED = datetime(2026, 1, 1, tzinfo=UTC)
 METADATA = orjson.dumps({"actor": {"type": "member", "id": "ada", "name": "Ada"}}).decode()
 
 NO_HOSTS = "--exclude-table-data=public._yoyo_log"
-"""The log of migrations names users and hosts, which are not to be recorded."""
+"""Excludes the users and hosts that ran migrations."""
 
-# What clients of every version have sent; the writers of older versions go on sending it.
+# The statement of every released version; writers of older versions keep sending it.
 APPEND = "SELECT append_events(%s, %s::json, %s::json)"
 
 
 def append(connection: psycopg.Connection[Any], workspace: UUID, events: list[Any]) -> list[int]:
-    """Append events of `benchmarks.generated.generate` with the API's role; return positions."""
+    """Append events of `benchmarks.generated.generate`, as the API's role; return positions."""
     batch = [
         {
             "stream": stream,
@@ -71,7 +71,7 @@ def fill(app_url: str, projector_url: str) -> None:
 
 
 def dump(cluster: Cluster, database: str, *options: str) -> str:
-    """Dump a database as SQL, without the parts that differ from dump to dump."""
+    """Dump a database as SQL, without the lines that differ from dump to dump."""
     text = _run(cluster, "pg_dump", database, b"", *options)
     lines = text.splitlines()
     return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict")))

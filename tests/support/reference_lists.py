@@ -1,6 +1,6 @@
-"""Reference implementation of lists: filters and sorts all rows of the oracle in Python.
+"""Reference lists: filter and sort all rows of the oracle in Python, without SQL.
 
-It has no SQL; the fields and orders of a list are written out a second time.
+The fields and the orders of each list are written out a second time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ FILTERS = {
 
 
 def lower(text: str) -> str:
-    """Lower each character separately, as PostgreSQL does: Python has a rule for final sigmas."""
+    """Lower each character alone, like PostgreSQL; `str.lower` treats a final sigma differently."""
     return "".join(char.lower() for char in text)
 
 
@@ -122,7 +122,7 @@ SORTS: dict[str, dict[str, Callable[[Row], Any]]] = {
 
 @dataclass(frozen=True)
 class ListRequest:
-    """A request for a list."""
+    """The parameters of a list request."""
 
     plural: str
     filters: Mapping[str, str] = field(default_factory=dict)
@@ -133,9 +133,9 @@ class ListRequest:
 
 
 class ReferenceLists:
-    """The expected lists of one workspace after some events.
+    """The lists of one workspace after some events.
 
-    names_from: the lists whose names are shown for linked entities, if they are not these.
+    known: the lists from which names of members and accounts are taken; by default this one.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class ReferenceLists:
         return [row for row in self.tables[plural] if not row.get("is_deleted")]
 
     def items(self, request: ListRequest) -> list[Item]:
-        """Return all items in order; a page is a slice of them."""
+        """Return all items, in order; a page is a slice of them."""
         rows = [row for row in self.rows(request.plural) if self._matches(row, request)]
         order = SORTS[request.plural][request.sort_by]
         rows.sort(key=lambda row: (order(row), row["id"]), reverse=request.descending)
@@ -208,7 +208,7 @@ class ReferenceLists:
 
 
 def comparable(item: Item) -> Item:
-    """Convert an item of an answer for comparison: times to datetimes, custom values to `exact`."""
+    """Return an item of a response with parsed times and custom values in the form of `exact`."""
     times = {
         name: datetime.fromisoformat(item[name]) for name in TIMES if item.get(name) is not None
     }

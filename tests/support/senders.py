@@ -28,7 +28,7 @@ SHORT_WAITS: dict[str, Any] = {
 def sender_process(
     urls: Urls, twilio: FakeTwilio, output: Path, crash_at: str = "never"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A sender process, while the block lasts; see `crashing_sender` for `crash_at`."""
+    """Run a sender process while the block lasts; see `crashing_sender` for `crash_at`."""
     waits = {f"ANNALS_{name.upper()}": str(value) for name, value in SHORT_WAITS.items()}
     process = start_module(
         output,
@@ -46,7 +46,7 @@ def sender_process(
 
 @contextmanager
 def running_sender(urls: Urls, twilio: FakeTwilio, **more: Any) -> Iterator[Sender]:
-    """A sender in a thread, while the block lasts; `more` are settings."""
+    """Run a sender in a thread while the block lasts; `more` are settings."""
     settings = Settings(sender_url=urls.sender, **twilio.settings(), **{**SHORT_WAITS, **more})
     sender = Sender(settings, gateway_of(settings))
     thread = threading.Thread(target=sender.run)

@@ -1,4 +1,4 @@
-"""Text messages in tests: a log, commands, process managers and a sender, moved step by step."""
+"""Helpers for tests of text messages: a log, commands, process managers, and a gateway."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PHONE = "+44 20 7946 0000"
 QUICK = RetryPolicy(
     backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001, breaker=Limits(failures=1_000)
 )
-"""Short pauses, and so many allowed failures that the breaker stays closed."""
+"""Retries without noticeable pauses, and opens no circuit breaker."""
 GATEWAY_TIMEOUT_S = 1.0
 STEPS_MAX = 500
 
@@ -49,24 +49,24 @@ class CountingGateway:
     taken: list[OutgoingSms] = field(default_factory=list)
 
     def send(self, sms: OutgoingSms) -> str:
-        """Accept the message; return its id."""
+        """Accept a message; return its gateway id."""
         self.taken.append(sms)
         return f"count-{len(self.taken)}"
 
 
 @dataclass
 class SmsHarness:
-    """One workspace of a log and everything that sends its messages, run step by step."""
+    """One workspace of one log, and all that sends from it, run step by step."""
 
     log: EventLog
-    """With the API's role."""
-    own: EventLog
-    """With the sender's role."""
+    """The log under the API's role."""
+    sender_log: EventLog
+    """The log under the senders' role."""
     pool: ConnectionPool[Connection]
-    """With the sender's role."""
+    """Connections of the senders' role."""
     follower: Connection
     database: Connection
-    """A superuser's connection, for queries and for moving clocks."""
+    """A superuser's connection, to inspect rows and to move times."""
     scope: Scope = field(
         default_factory=lambda: Scope(uuid4(), Actor("member", "ada"), command_id=str(uuid4()))
     )
@@ -74,18 +74,20 @@ class SmsHarness:
 
     @property
     def entities(self) -> EntityCommands:
-        """Commands on entities, with the API's role."""
+        """Commands on entities, under the API's role."""
         return entity_commands(self.log)
 
     @property
     def sms(self) -> SmsCommands:
-        """Commands on messages, with the API's role."""
+        """Commands on messages, under the API's role."""
         return SmsCommands(self.log, self.entities, clock=now, limits=self.limits)
 
     @property
-    def own_sms(self) -> SmsCommands:
-        """Commands on messages, with the sender's role."""
-        return SmsCommands(self.own, entity_commands(self.own), clock=now, limits=self.limits)
+    def sender_sms(self) -> SmsCommands:
+        """Commands on messages, under the senders' role."""
+        return SmsCommands(
+            self.sender_log, entity_commands(self.sender_log), clock=now, limits=self.limits
+        )
 
     def lead(self, **fields: Any) -> UUID:
         """Create a lead with a phone number; return its id."""
@@ -97,41 +99,41 @@ class SmsHarness:
         scope = replace(self.scope, command_id=str(uuid4()))
         return self.sms.request(scope, lead or self.lead(), message=message, **more).entity.id
 
-    def facts(self, sms: UUID) -> dict[str, Any]:
-        """Return the values of a message."""
+    def sms_values(self, sms: UUID) -> dict[str, Any]:
+        """Return the current values of a message."""
         with self.log.scoped(self.scope):
             return self.log.load(Sms, sms).values
 
-    def lead_facts(self, lead: UUID) -> dict[str, Any]:
-        """Return the values of a lead."""
+    def lead_values(self, lead: UUID) -> dict[str, Any]:
+        """Return the current values of a lead."""
         with self.log.scoped(self.scope):
             return self.log.load(Lead, lead).values
 
     def react(self) -> None:
-        """Run the process managers and their commands on the log until nothing is left."""
-        outbox = Outbox(self.own, command_handlers(self.own_sms))
+        """Run process managers and outbox until neither finds more to do."""
+        outbox = Outbox(self.sender_log, command_handlers(self.sender_sms))
         for _ in range(STEPS_MAX):
             more = [handle_next_batch(self.follower, each) for each in PROCESSES.values()]
             if not outbox.run_next(self.follower) and not any(more):
                 return
-        raise AssertionError("the processes never come to an end")
+        raise AssertionError(f"process managers and outbox are busy after {STEPS_MAX} steps")
 
-    def sending(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> SmsDelivery:
-        """Return a sender that delivers to this gateway."""
-        return SmsDelivery(self.own, self.own_sms, self.pool, gateway, patience)
+    def delivery(self, gateway: SmsGateway, retry_policy: RetryPolicy = QUICK) -> SmsDelivery:
+        """Return the delivery of messages to this gateway."""
+        return SmsDelivery(self.sender_log, self.sender_sms, self.pool, gateway, retry_policy)
 
-    def send_all(self, gateway: SmsGateway, patience: RetryPolicy = QUICK) -> None:
-        """Deliver all requested messages, however many attempts it takes, without pauses."""
-        sending = self.sending(gateway, patience)
+    def send_all(self, gateway: SmsGateway, retry_policy: RetryPolicy = QUICK) -> None:
+        """Send all requested messages, retrying without pauses until no message is due."""
+        delivery = self.delivery(gateway, retry_policy)
         for _ in range(STEPS_MAX):
             self.react()
-            self.let_time_pass()
-            if not sending.send_next():
+            self.skip_waits()
+            if not delivery.send_next():
                 return
-        raise AssertionError("there is no end of messages")
+        raise AssertionError(f"messages are still due after {STEPS_MAX} attempts")
 
-    def let_time_pass(self) -> None:
-        """End all pauses and leases; the order of waiting commands stays."""
+    def skip_waits(self) -> None:
+        """End all pauses and leases."""
         self.database.execute(
             "UPDATE process_commands SET next_attempt_at = now()"
             " WHERE state = 'waiting' AND next_attempt_at > now()"
@@ -144,7 +146,7 @@ class SmsHarness:
 
 @contextmanager
 def open_sms_harness(urls: Urls) -> Iterator[SmsHarness]:
-    """A harness, while the block lasts."""
+    """Provide a harness while the block lasts."""
     with (
         write_pool(urls.app) as api_pool,
         write_pool(urls.sender) as pool,
@@ -156,7 +158,7 @@ def open_sms_harness(urls: Urls) -> Iterator[SmsHarness]:
 
 
 def entity_commands(log: EventLog) -> EntityCommands:
-    """Return commands on entities, with the real clock."""
+    """Return commands on entities that use the real clock."""
     return EntityCommands(log, clock=now, new_id=uuid4)
 
 
@@ -168,6 +170,6 @@ def now() -> datetime:
 def gateway_to(
     twilio: FakeTwilio, public_url: str | None = None, timeout_s: float = GATEWAY_TIMEOUT_S
 ) -> TwilioGateway:
-    """Return Twilio's adapter for the test server."""
+    """Return Twilio's adapter, pointed at the test server."""
     account = Twilio(twilio.url, ACCOUNT, TOKEN, NUMBER, public_url)
     return TwilioGateway(account, timeout_s=timeout_s)

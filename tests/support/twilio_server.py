@@ -1,6 +1,6 @@
-"""A server that speaks Twilio's REST API for messages, signs receipts and fails on request.
+"""A server of Twilio's REST API for messages that signs receipts and fails on request.
 
-It keeps what Twilio would: one message for each idempotency token, however often it is asked.
+Like Twilio, it keeps one message for each idempotency token, however many calls carry the token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Fault = Literal["timeout", "lost", "cut", "429", "500", "503", "401"]
 
 @dataclass
 class Message:
-    """One message, as Twilio stores it."""
+    """A message that the server accepted."""
 
     sid: str
     form: dict[str, str]
@@ -45,26 +45,26 @@ class Message:
 
 @dataclass
 class FakeTwilio:
-    """The requests that the server received, and the faults that it is to produce."""
+    """The state of the server: accepted messages, recorded calls, and faults to come."""
 
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
-    """For the next calls, in order; later calls succeed."""
+    """Faults of the next calls, in order; later calls succeed."""
     down: Fault | None = None
-    """A fault of every call, as long as it is set."""
+    """Fault of every call while it is set."""
     retry_after_s: int = 1
     messages: dict[str, Message] = field(default_factory=dict)
     """By idempotency token."""
     calls: list[tuple[float, str, str]] = field(default_factory=list)
-    """Time (monotonic), token and result of each call."""
+    """Time, token and fault (or `ok`) of each call."""
     refusals: list[str] = field(default_factory=list)
-    """Reasons for which calls were invalid."""
+    """The faults found in invalid calls."""
     released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings with which Annals uses this server."""
+        """Return settings that make Annals use this server."""
         return {
             "sms_gateway": "twilio",
             "sms_twilio_url": self.url,
@@ -74,11 +74,11 @@ class FakeTwilio:
         }
 
     def environment(self) -> dict[str, str]:
-        """Return these settings as environment variables."""
+        """Return the settings as environment variables."""
         return {f"ANNALS_{name.upper()}": str(value) for name, value in self.settings().items()}
 
     def take(self, form: dict[str, str], token: str) -> Message:
-        """Store a message, once for each token."""
+        """Accept a message, once for each token."""
         with self.lock:
             if token in self.messages:
                 self.messages[token].calls += 1
@@ -88,14 +88,14 @@ class FakeTwilio:
             return self.messages[token]
 
     def next_fault(self) -> Fault | None:
-        """Return the fault of this call."""
+        """Return the fault of the next call."""
         with self.lock:
             return self.faults.pop(0) if self.faults else self.down
 
     def receipt(
         self, message: Message, status: str, *, signed_by: str = TOKEN, **more: str
     ) -> httpx.Response:
-        """Send a status receipt to the message's callback URL; return the answer."""
+        """Send the message's status to its callback URL; return the response."""
         url = message.form["StatusCallback"]
         form = {"MessageSid": message.sid, "MessageStatus": status, "AccountSid": ACCOUNT, **more}
         headers = {"X-Twilio-Signature": sign(signed_by, url, form)}
@@ -103,7 +103,7 @@ class FakeTwilio:
 
 
 def sign(token: str, url: str, form: dict[str, str]) -> str:
-    """Sign a request as Twilio documents it, independently of the program's code."""
+    """Return the signature of a form, as Twilio documents it; written a second time."""
     text = url
     for name in sorted(form):
         text += name + form[name]
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", "0"))
         body = self.rfile.read(length)
-        if len(body) < length:  # the client died while it sent the request
+        if len(body) < length:  # the client died while sending: this is no call
             self.close_connection = True
             return
         form = dict(parse_qsl(body.decode(), keep_blank_values=True))
@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: dict[str, Any], **headers: str) -> None:
         content = json.dumps(body).encode()
-        with suppress(OSError):  # the client may be gone
+        with suppress(OSError):  # the client may have disconnected
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def twilio_server() -> Iterator[FakeTwilio]:
-    """The server, while the block lasts."""
+    """Run the server while the block lasts."""
     twilio = FakeTwilio()
     handler = type("Handler", (_Handler,), {"twilio": twilio})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,4 +1,4 @@
-"""A client that issues commands and undoes them."""
+"""A client for tests of undo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACME = {"company": "Acme", "type": "customer"}
 
 
 class UndoClient:
-    """Issues commands in one workspace, and undoes them by position or by command."""
+    """Runs commands and undoes them by position or by command."""
 
     def __init__(self, log: EventLog, commands: EntityCommands, scope: Scope) -> None:
         self.log = log
@@ -46,7 +46,7 @@ class UndoClient:
     ) -> int:
         """Set fields; return the position."""
         return self.commands.revise(
-            scope or self.new_scope(), kind, entity_id, lambda facts: {**facts, **to}
+            scope or self.new_scope(), kind, entity_id, lambda values: {**values, **to}
         ).position
 
     def delete(self, kind: type[Entity], entity_id: UUID) -> int:
@@ -61,18 +61,18 @@ class UndoClient:
         choices: dict[str, Any] | None = None,
         **versions: int,
     ) -> tuple[MergeOutcome, str]:
-        """Merge the other entity into this one; return the result and the command id."""
+        """Merge the other entity into this one; return the outcome and the command's id."""
         scope = self.new_scope()
         merged = self.merging.merge(scope, kind, this, other, choices or {}, **versions)
         return merged, scope.command_id
 
     def load(self, kind: type[Entity], entity_id: UUID) -> Entity:
-        """Load an entity as it is now."""
+        """Return the current entity."""
         with self.log.scoped(self.scope):
             return self.log.load(kind, entity_id)
 
     def positions(self, command_id: str) -> tuple[int, ...]:
-        """Return the positions of a command's events."""
+        """Return the positions of the events of a command."""
         with self.log.transaction(self.scope) as connection:
             rows = connection.execute(
                 "SELECT position FROM events WHERE workspace_id = %s"
@@ -86,14 +86,14 @@ class UndoClient:
         return self.undoing.undo(self.new_scope(), UndoTarget(positions), force=force)
 
     def undo_command(self, command_id: str) -> str:
-        """Undo a command; return the id of the undoing command."""
+        """Undo all events of the command; return the id of the undoing command."""
         scope = self.new_scope()
         self.undoing.undo(scope, UndoTarget(self.positions(command_id), command_id))
         return scope.command_id
 
 
 def conflicts(act: Callable[[], Any]) -> list[tuple[str, str, bool]]:
-    """Assert that an undo has conflicts; return kind, field and whether each can be forced."""
+    """Return the conflicts of an undo: kind, field, and whether it can be forced."""
     with pytest.raises(UndoConflict) as refused:
         act()
     return [(each.kind, each.field, each.can_force) for each in refused.value.conflicts]

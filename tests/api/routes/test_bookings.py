@@ -108,11 +108,11 @@ def test_new_lead_is_contacted_once_its_message_is_delivered(
     assert message.form["Body"] == (
         "Hello Ada Lovelace, your appointment on 31 January 2026 at 10:00 UTC is confirmed."
     )
-    assert sms_harness.lead_facts(lead)["status"] == "new", (
+    assert sms_harness.lead_values(lead)["status"] == "new", (
         "the message was sent but not delivered yet"
     )
     deliver(sms_harness, twilio)
-    assert sms_harness.lead_facts(lead)["status"] == "contacted"
+    assert sms_harness.lead_values(lead)["status"] == "contacted"
     assert [row[:2] for row in sms_harness.commands()] == [
         ("tellConfirmed", "done"),
         ("sendSms", "done"),
@@ -149,7 +149,7 @@ def test_lead_with_a_later_status_keeps_it(
     sms_harness.send_all(gateway_to(twilio))
     deliver(sms_harness, twilio)
     assert len(twilio.messages) == 1
-    assert sms_harness.lead_facts(lead)["status"] == status
+    assert sms_harness.lead_values(lead)["status"] == status
 
 
 def test_commands_without_a_recipient_are_refused_with_a_reason(

@@ -452,7 +452,7 @@ def test_receipt_before_the_gateways_answer_is_accepted(
     sms = request_sms(api_workspace, lead)["id"]
     sms_stack.sms.react()
     sms_stack.twilio.faults = ["cut"]
-    sending = sms_stack.sms.sending(gateway_to(sms_stack.twilio, public_url=sms_stack.api.url))
+    sending = sms_stack.sms.delivery(gateway_to(sms_stack.twilio, public_url=sms_stack.api.url))
     assert sending.send_next()
     assert sms_stack.twilio.receipt(sms_stack.twilio.messages[sms], "delivered").status_code == 204
     sms_stack.send_all()

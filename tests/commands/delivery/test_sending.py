@@ -66,7 +66,7 @@ def test_request_matches_the_twilio_api(sms_harness: SmsHarness, twilio: FakeTwi
         "Body": "Grüße & more",
         "StatusCallback": f"https://crm.example/api/sms/receipts?{query}",
     }
-    values = sms_harness.facts(sms)
+    values = sms_harness.sms_values(sms)
     assert (values["status"], values["gatewayId"]) == ("sent", message.sid)
 
 
@@ -103,7 +103,7 @@ def test_failed_call_is_retried_and_sent_once(
     assert [outcome for _, _, outcome in twilio.calls] == [fault, "ok"]
     assert {token for _, token, _ in twilio.calls} == {str(sms)}, "one key for all attempts"
     (message,) = twilio.messages.values()
-    assert (sms_harness.facts(sms)["status"], sms_harness.facts(sms)["gatewayId"]) == (
+    assert (sms_harness.sms_values(sms)["status"], sms_harness.sms_values(sms)["gatewayId"]) == (
         "sent",
         message.sid,
     )
@@ -114,7 +114,7 @@ def test_message_fails_after_five_attempts(sms_harness: SmsHarness, twilio: Fake
     twilio.down = "500"
     sms_harness.send_all(gateway_to(twilio))
     assert len(twilio.calls) == 5
-    values = sms_harness.facts(sms)
+    values = sms_harness.sms_values(sms)
     assert values["status"] == "failed"
     assert values["error"] == "given up after 5 attempts: Twilio answers 500: not now"
     assert sms_harness.commands()[0][1:3] == ("failed", 5)
@@ -126,7 +126,7 @@ def test_message_refused_by_the_gateway_is_not_retried(
     sms = sms_harness.ask(sms_harness.lead(phone=INVALID_NUMBER))
     sms_harness.send_all(gateway_to(twilio))
     assert len(twilio.calls) == 1
-    values = sms_harness.facts(sms)
+    values = sms_harness.sms_values(sms)
     assert (values["status"], values["errorCode"]) == ("failed", "21211")
     assert load_sms_breaker(sms_harness).failures == (), (
         "a refusal does not count as a failure of the gateway"
@@ -147,7 +147,7 @@ def test_retry_after_of_the_gateway_is_respected(
     sms_harness.ask()
     twilio.faults, twilio.retry_after_s = ["429"], 120
     sms_harness.react()
-    assert sms_harness.sending(gateway_to(twilio)).send_next()
+    assert sms_harness.delivery(gateway_to(twilio)).send_next()
     (pause,) = sms_harness.database.execute(
         "SELECT next_attempt_at - clock_timestamp() FROM process_commands"
     ).fetchall()[0]
@@ -160,7 +160,7 @@ def test_message_older_than_a_day_is_not_sent(sms_harness: SmsHarness, twilio: F
     sms_harness.database.execute("UPDATE process_commands SET created_at = now() - interval '25 h'")
     sms_harness.send_all(gateway_to(twilio))
     assert twilio.calls == []
-    assert sms_harness.facts(sms)["error"] == "not sent within 86400 s"
+    assert sms_harness.sms_values(sms)["error"] == "not sent within 86400 s"
 
 
 def test_concurrent_senders_send_each_message_once(sms_harness: SmsHarness) -> None:
@@ -171,7 +171,7 @@ def test_concurrent_senders_send_each_message_once(sms_harness: SmsHarness) -> N
     gateway = CountingGateway()
 
     def send_messages() -> None:
-        sending = sms_harness.sending(gateway)
+        sending = sms_harness.delivery(gateway)
         while sending.send_next():
             pass
 
@@ -181,20 +181,20 @@ def test_concurrent_senders_send_each_message_once(sms_harness: SmsHarness) -> N
     for thread in threads:
         thread.join()
     assert sorted(each.id for each in gateway.taken) == sorted(requested)
-    assert {sms_harness.facts(sms)["status"] for sms in requested} == {"sent"}
+    assert {sms_harness.sms_values(sms)["status"] for sms in requested} == {"sent"}
 
 
 def test_sender_whose_lease_expired_changes_nothing(sms_harness: SmsHarness) -> None:
     sms = sms_harness.ask()
     sms_harness.react()
-    late, quick = sms_harness.sending(CountingGateway()), sms_harness.sending(CountingGateway())
+    late, quick = sms_harness.delivery(CountingGateway()), sms_harness.delivery(CountingGateway())
     expired = late.claim()
     assert expired is not None
     assert not quick.send_next(), "the other sender holds the lease"
-    sms_harness.let_time_pass()
+    sms_harness.skip_waits()
     assert quick.send_next()
     late.end(expired, "done", SmsStatus.SENT, gateway_id="late")
-    assert sms_harness.facts(sms)["gatewayId"] == "count-1"
+    assert sms_harness.sms_values(sms)["gatewayId"] == "count-1"
     assert sms_harness.commands() == [("sendSms", "done", 2, "")]
 
 
@@ -216,7 +216,7 @@ def test_malformed_gateway_id_counts_as_sent(sms_harness: SmsHarness) -> None:
     sms, gateway = sms_harness.ask(), MalformedIdGateway()
     sms_harness.send_all(gateway)
     assert len(gateway.taken) == 1
-    assert sms_harness.facts(sms)["status"] == "sent"
+    assert sms_harness.sms_values(sms)["status"] == "sent"
 
 
 # Circuit breaker
@@ -233,7 +233,7 @@ def test_breaker_stops_calls_to_a_failing_gateway_and_probes_it(
     assert load_sms_breaker(sms_harness).state is State.OPEN
     for wait_s in (60, 120):
         make_probe_due(sms_harness)
-        sms_harness.let_time_pass()
+        sms_harness.skip_waits()
         sms_harness.send_all(gateway, STRICT)
         assert (load_sms_breaker(sms_harness).state, load_sms_breaker(sms_harness).wait_s) == (
             State.OPEN,
@@ -244,7 +244,7 @@ def test_breaker_stops_calls_to_a_failing_gateway_and_probes_it(
     make_probe_due(sms_harness)
     sms_harness.send_all(gateway, STRICT)
     assert load_sms_breaker(sms_harness).state is State.CLOSED
-    assert {sms_harness.facts(sms)["status"] for sms in requested} == {"sent"}
+    assert {sms_harness.sms_values(sms)["status"] for sms in requested} == {"sent"}
     assert all(message.calls == 1 for message in twilio.messages.values())
 
 
@@ -260,7 +260,7 @@ def test_probe_that_sends_nothing_leaves_the_breaker_open(sms_harness: SmsHarnes
               SET state = 'OPEN', until = now(), wait_s = 30, epoch = epoch + 1"""
     )
     gateway = CountingGateway()
-    assert sms_harness.sending(gateway, STRICT).send_next()
+    assert sms_harness.delivery(gateway, STRICT).send_next()
     assert load_sms_breaker(sms_harness).state is State.OPEN
     sms = sms_harness.ask()
     sms_harness.send_all(gateway, STRICT)
@@ -279,8 +279,8 @@ def test_waiting_message_is_not_sent_after_an_opt_out(sms_harness: SmsHarness) -
     )
     sms_harness.send_all(gateway)
     assert gateway.taken == []
-    assert sms_harness.facts(sms)["status"] == "failed"
-    assert sms_harness.facts(sms)["error"] == "The lead has opted out of text messages."
+    assert sms_harness.sms_values(sms)["status"] == "failed"
+    assert sms_harness.sms_values(sms)["error"] == "The lead has opted out of text messages."
 
 
 def test_message_to_a_lead_without_phone_or_consent_is_refused(sms_harness: SmsHarness) -> None:

@@ -116,7 +116,7 @@ def test_refused_item_is_an_error_and_the_others_are_done(job_harness: JobHarnes
     errors = job_harness.database.execute(
         "SELECT number, error, kept FROM job_errors WHERE job_id = %s ORDER BY number", (job_id,)
     ).fetchall()
-    shown = {"error": "Nobody wants this.", "code": "E5999", "body": REFUSED}
+    shown = {"error": "It was refused.", "code": "E5999", "body": REFUSED}
     assert errors == [(1, {"row": 2, **shown}, {"row": 2}), (2, {"row": 4, **shown}, {"row": 4})]
 
 

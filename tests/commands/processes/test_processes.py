@@ -190,7 +190,7 @@ def test_process_states_are_separate_per_workspace(sms_harness: SmsHarness) -> N
 
 
 def open_outbox(sms_harness: SmsHarness, **handlers: Any) -> Outbox:
-    return Outbox(sms_harness.own, {**command_handlers(sms_harness.own_sms), **handlers})
+    return Outbox(sms_harness.sender_log, {**command_handlers(sms_harness.sender_sms), **handlers})
 
 
 def create_waiting_command(sms_harness: SmsHarness, name: str = "note") -> tuple[UUID, UUID]:
@@ -209,7 +209,7 @@ def test_command_and_its_state_are_committed_in_one_transaction(sms_harness: Sms
     def note(scope: Scope, id_: UUID, data: Any) -> None:
         assert (id_, data) == (command, {"changes": 2})
         change = {"status": "contacted"}
-        entity_commands(sms_harness.own).revise(
+        entity_commands(sms_harness.sender_log).revise(
             scope, Lead, lead, lambda values: {**values, **change}
         )
 
@@ -218,15 +218,15 @@ def test_command_and_its_state_are_committed_in_one_transaction(sms_harness: Sms
         raise ZeroDivisionError
 
     assert open_outbox(sms_harness, note=note_and_fail).run_next(sms_harness.follower)
-    assert sms_harness.lead_facts(lead)["status"] == "new", "the change is rolled back"
+    assert sms_harness.lead_values(lead)["status"] == "new", "the change is rolled back"
     assert sms_harness.commands() == [("note", "waiting", 1, "ZeroDivisionError")]
     assert not open_outbox(sms_harness, note=note).run_next(sms_harness.follower), (
         "the command is not due yet"
     )
-    sms_harness.let_time_pass()
+    sms_harness.skip_waits()
     assert open_outbox(sms_harness, note=note).run_next(sms_harness.follower)
     assert not open_outbox(sms_harness, note=note).run_next(sms_harness.follower)
-    assert sms_harness.lead_facts(lead)["status"] == "contacted"
+    assert sms_harness.lead_values(lead)["status"] == "contacted"
     ((metadata,),) = rows(
         sms_harness, "SELECT metadata FROM events WHERE topic = 'lead.status_changed'"
     )

@@ -29,22 +29,22 @@ from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from tests.support.oracle import assert_tables_match_log
 from tests.support.random_commands import (
+    COMMON_KINDS,
     FIELDS,
-    OFTEN,
-    SELDOM,
+    RARE_KINDS,
+    CommandStep,
     Create,
     Delete,
-    Doing,
     Merge,
-    Player,
     Restore,
+    StepRunner,
     acts,
     conversions,
     creations,
+    deletable_kinds,
+    entity_numbers,
     merges,
-    mortals,
     revisions,
-    whoms,
     workspaces,
 )
 from tests.support.undo_client import UndoClient
@@ -53,11 +53,11 @@ EXAMPLES_MAX = 60
 MARK = "betweenTimes"
 """A custom field that no other command sets."""
 
-COMMANDS: dict[str, st.SearchStrategy[Doing]] = {
+COMMANDS: dict[str, st.SearchStrategy[CommandStep]] = {
     "create": creations,
     "revise": revisions,
-    "delete": st.builds(Delete, workspaces, mortals, whoms),
-    "restore": st.builds(Restore, workspaces, mortals, whoms),
+    "delete": st.builds(Delete, workspaces, deletable_kinds, entity_numbers),
+    "restore": st.builds(Restore, workspaces, deletable_kinds, entity_numbers),
     "merge": merges,
     "act": acts,
     "convert": conversions,
@@ -66,7 +66,7 @@ any_command = st.sampled_from(list(COMMANDS)).flatmap(lambda name: COMMANDS[name
 """A command; every type has the same probability."""
 
 
-def _create_one(kind: type[Entity]) -> st.SearchStrategy[Doing]:
+def _create_one(kind: type[Entity]) -> st.SearchStrategy[CommandStep]:
     # An account with an open opportunity cannot be deleted.
     fields = FIELDS[kind].map(
         lambda values: {**values, **({"stage": "won"} if "stage" in values else {})}
@@ -75,7 +75,7 @@ def _create_one(kind: type[Entity]) -> st.SearchStrategy[Doing]:
     return st.builds(Create, st.just(0), st.just(kind), fields, st.just(account), st.none())
 
 
-first_entities = st.tuples(*[_create_one(kind) for kind in [*OFTEN, *SELDOM]])
+first_entities = st.tuples(*[_create_one(kind) for kind in [*COMMON_KINDS, *RARE_KINDS]])
 """One entity of each kind, in the first workspace."""
 
 EntityState = tuple[dict[str, Any], bool, UUID | None, UUID | None, UUID | None]
@@ -93,19 +93,19 @@ def test_undo_of_any_command_restores_the_state_before_it(
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(first_entities, st.lists(any_command, max_size=8), any_command, st.booleans())
-    def holds(first: Any, earlier: list[Doing], command: Doing, is_busy: bool) -> None:
-        player = Player.of(log, commands)
+    def holds(first: Any, earlier: list[CommandStep], command: CommandStep, is_busy: bool) -> None:
+        player = StepRunner.of(log, commands)
         command = replace(command, workspace=0)
         for each in (*first, *earlier):
-            player.play(each)
+            player.run(each)
         if isinstance(command, Restore):
-            player.play(Delete(0, command.kind, command.whom))
+            player.run(Delete(0, command.kind, command.entity_number))
         elif isinstance(command, Merge):
             make_twin(player, command)
         undo_client = UndoClient(log, commands, player.scopes[command.workspace])
         done = player.scopes[command.workspace] = undo_client.new_scope()
         before = load_states(undo_client, player, command.workspace)
-        player.play(command)
+        player.run(command)
         count = len(undo_client.positions(done.command_id))
         if count and is_irreversible(command):
             with pytest.raises(NotUndoable):
@@ -118,14 +118,14 @@ def test_undo_of_any_command_restores_the_state_before_it(
     assert_tables_match_log(database)
 
 
-def make_twin(player: Player, command: Merge) -> None:
+def make_twin(player: StepRunner, command: Merge) -> None:
     """Create a second entity to merge; an account also gets children."""
-    one = player.whom(command)
+    one = player.find_entity(command)
     assert one is not None
-    player.play(Restore(0, command.kind, command.whom))
+    player.run(Restore(0, command.kind, command.entity_number))
     same = {"company": "Twin", "type": one.values["type"]} if command.kind is Account else {}
     fields = {"name": "Twin", "email": "a@example.com"} if command.kind is Contact else same
-    player.play(Create(0, command.kind, fields, 0, None))
+    player.run(Create(0, command.kind, fields, 0, None))
     twin = player.known[0][-1]
     if isinstance(twin, Account):
         scope = player.scopes[0]
@@ -134,7 +134,7 @@ def make_twin(player: Player, command: Merge) -> None:
             player.known[0].append(outcome.entity)
 
 
-def is_irreversible(command: Doing) -> bool:
+def is_irreversible(command: CommandStep) -> bool:
     """Whether the command has an effect that cannot be undone."""
     if command.kind is Workspace:
         return isinstance(command, Create)
@@ -145,7 +145,7 @@ def is_irreversible(command: Doing) -> bool:
 
 def check(
     undo_client: UndoClient,
-    player: Player,
+    player: StepRunner,
     workspace: int,
     command_id: str,
     before: State,
@@ -174,7 +174,7 @@ def check(
     assert load_states(undo_client, player, workspace) == now
 
 
-def load_states(undo_client: UndoClient, player: Player, workspace: int) -> State:
+def load_states(undo_client: UndoClient, player: StepRunner, workspace: int) -> State:
     """Return the state of every entity in the workspace."""
     loaded = [undo_client.load(type(each), each.id) for each in player.known[workspace]]
     return {
@@ -191,7 +191,7 @@ def load_states(undo_client: UndoClient, player: Player, workspace: int) -> Stat
 
 
 def mark_entities(
-    undo_client: UndoClient, player: Player, workspace: int, before: State, done: State
+    undo_client: UndoClient, player: StepRunner, workspace: int, before: State, done: State
 ) -> frozenset[UUID]:
     """Set another field of each entity that exists before and after; return their ids."""
     stayed = [

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.long(seconds=15)
 
 
 def is_sent(sms_harness: SmsHarness, sms: UUID) -> bool:
-    return bool(sms_harness.facts(sms)["status"] == "sent")
+    return bool(sms_harness.sms_values(sms)["status"] == "sent")
 
 
 @pytest.mark.parametrize("when", PLACES)

@@ -144,7 +144,7 @@ def refused_commands_record_nothing(history: History) -> Iterator[Violation]:
 
 
 def commands_happen_at_most_once(history: History) -> Iterator[Violation]:
-    """Whatever the answer: a command records each event once, and only events of its action."""
+    """A command records each event once, and only events of its action, whatever the answer."""
     for exchange in history.exchanges:
         events = history.events_of(exchange)
         is_one = exchange.sent.command == "create"

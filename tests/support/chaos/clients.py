@@ -91,7 +91,7 @@ class ClientConfig:
 
 
 class Transport(Protocol):
-    """The way by which a client sends commands."""
+    """How a client sends commands."""
 
     makes_ids: bool
 
@@ -227,7 +227,7 @@ class Client:
             time.sleep(self._pace.random() * pause_s)  # the pace is part of the chaos
 
     def _next(self) -> Request | None:
-        """The next command; None to skip this number."""
+        """Return the next command, or None to skip this number."""
         self._number += 1
         op = f"{self._config.name}-{self._number}"
         if self._again is not None:
@@ -238,7 +238,7 @@ class Client:
         new_id = uuid4() if self._transport.makes_ids else None
         request = resolve_request(step, op, self._known, new_id=new_id, position=self._position)
         if request.sent.command == "read" and self._faults.affects(str(request.sent.stream)):
-            return None  # a parked entity's rows stand still, so a read may be stale
+            return None  # a parked entity's rows are not updated, so a read may be stale
         return request
 
     def _note_answer(self, request: Request, answer: Answer) -> None:

@@ -1,6 +1,6 @@
-"""What breaks and when, drawn from a seed. Time is counted in commands that clients have done.
+"""The schedule of faults, drawn from a seed. Time is counted in commands that clients have sent.
 
-By a clock no two runs would be alike; commands go on, more slowly, while something is down.
+With a clock no two runs would be alike. Clients send commands, more slowly, during an outage too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Verb = Literal["kill", "start", "pause", "resume", "crash", "break", "fix", "ret
 
 FIRST_STEP = 40
 GAP_STEPS = (20, 250)
-"""Between the starts of two faults, which may overlap."""
+"""Minimum and maximum gap between the starts of two faults, which may overlap."""
 OUTAGE_STEPS = (3, 150)
 BROKEN_STEPS = (400, 1_500)
 RETRY_AFTER_STEPS = 60
@@ -104,7 +104,7 @@ def _projection_fault(random: Random) -> Drawn:
 
 
 def _rebuild(random: Random, targets: Targets) -> Drawn:
-    """Draw a rebuild that is left alone or killed on the way."""
+    """Draw a rebuild that completes or is killed."""
     begin: Drawn = [(0, "rebuild", random.choice(targets.projections))]
     dies = random.randint(*BROKEN_STEPS) if random.random() < 0.5 else None
     return begin if dies is None else [*begin, (dies, "kill", "rebuild")]

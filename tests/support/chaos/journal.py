@@ -1,4 +1,4 @@
-"""What each client sent and what was answered, in files that survive a kill -9 of the client."""
+"""Commands of each client and their answers, in files that survive a kill -9 of the client."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SentCommand:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered to a command."""
+    """The answer to a command."""
 
     op: str
     ending: Ending

@@ -1,7 +1,7 @@
-"""What clients do, drawn from a seed: the same client does the same in every run.
+"""The operations of clients, drawn from a seed: a client has the same ones in every run.
 
-An operation names its entity by a number, taken modulo the entities that the client knows when it
-comes to it. So the list of operations depends on the seed alone, whatever is down at the time.
+An operation names its entity by a number, taken modulo the entities that the client knows at that
+time. So the list of operations depends on the seed alone, whichever process is down.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def name_field(kind: type[Entity]) -> str:
 
 
 def kind_of(entity: KnownEntity) -> type[Entity]:
-    """Its aggregate."""
+    """Return the entity's aggregate class."""
     return KINDS[entity.kind]
 
 

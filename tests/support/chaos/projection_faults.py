@@ -25,7 +25,7 @@ class InjectedFailure(Exception):
 
 @dataclass(frozen=True)
 class ProjectionFaults:
-    """Which entities fail, and whether they do so now (`active`)."""
+    """The choice of entities that fail, and whether they fail now (`active`)."""
 
     seed: int
     per_mille: int

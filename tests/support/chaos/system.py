@@ -58,7 +58,7 @@ class Child:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return self.process.poll() is None
 
 
@@ -139,7 +139,7 @@ class ChaosSystem:
         self._children[name] = Child(process)
 
     def kill(self, name: str) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         if name == "postgres":
             self._kill_server()
         elif name == "broker":

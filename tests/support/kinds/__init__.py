@@ -1,8 +1,8 @@
-"""Descriptions of kinds of entities for tests: one file a kind, found automatically.
+"""Descriptions of kinds of entities for tests: one file for each kind, found automatically.
 
-A described kind is covered by every test that goes through all kinds: the domain's rules, the
-samples of its events, the read tables against the oracle, lists, searches, query plans and history.
-The kinds that are older than this package are written out in those tests themselves.
+A described kind is covered by every test of all kinds: the domain's rules, the samples of its
+events, the read tables against the oracle, lists, searches, query plans and history. Kinds older
+than this package are written out in those tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Act = Callable[[Any, datetime], None]
 
 @dataclass(frozen=True)
 class KindDescription:
-    """One kind, as its tests need to know it."""
+    """What the tests need to know of one kind."""
 
     kind: type[Entity]
     example: FieldValues
@@ -35,7 +35,7 @@ class KindDescription:
     revised: FieldValues
     """Other values for some of these fields, None for others."""
     steps: list[Act]
-    """Steps that record each of the kind's own topics once; samples are made of them."""
+    """Steps that record each of the kind's own topics once; samples are made from them."""
     columns: str
     """The kind's own fields, in the order of declaration."""
     searched: str
@@ -45,13 +45,13 @@ class KindDescription:
     sorts: Mapping[str, str]
     """Sort orders by name, except by creation and change: columns without nulls."""
     any_fields: Callable[[Any], Any]
-    """A strategy for the fields, made of those in `tests.support.random_commands`."""
+    """Returns a strategy for the fields, given the module `tests.support.random_commands`."""
     any_values: Callable[[Callable[[Any], Any], str], FieldValues]
-    """Values of one entity among many: given a function that chooses, and a name."""
+    """Returns the values of one entity among many, given a function that chooses, and a name."""
     many_rows: tuple[str, str]
     """Columns and SQL values of thousands of rows; may use `{name}`, `{account}` and row `i`."""
     conversions: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
-    """By field: converts the recorded value to that of the column, if that is not text."""
+    """By field: converts the recorded value to the column's type, if that is not text."""
     acts: list[Act] = field(default_factory=list)
     """Steps that may be taken at any time, in any order."""
 
