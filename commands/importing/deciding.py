@@ -1,7 +1,8 @@
 """Decides planned rows against the existing entities: create, update, skip, or fail.
 
-A batch of rows is decided in the order of the file. The result is entities with pending events;
-nothing is written here. A preview decides the same way, on entities that it keeps in memory.
+A batch of rows is decided in the order of the file, on one set of loaded entities. The events are
+staged in it and not written here. A preview decides the same way, on entities that it keeps in
+memory.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from commands.importing.records import (
 )
 from commands.importing.rows import Directory, PlannedRow, RowPlanner
 from commands.links import MEMBER_FIELDS
+from commands.loaded import LoadedEntities
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
@@ -66,10 +68,10 @@ class RowOutcome:
 
 @dataclass(frozen=True)
 class Decided:
-    """The outcomes of a batch of rows, and the entities with pending events."""
+    """The outcomes of a batch of rows, and the entities with the events that are staged."""
 
     outcomes: Sequence[RowOutcome]
-    entities: Sequence[Entity]
+    entities: LoadedEntities
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,21 @@ class ImportEngine:
         return LogRecords(self.log, connection, self.scope.workspace_id, self.contacts_of)
 
     def decide(
-        self, rows: Sequence[PlannedRow], existing: ExistingRecords, now: datetime
+        self,
+        rows: Sequence[PlannedRow],
+        existing: ExistingRecords,
+        now: datetime,
+        *,
+        is_preview: bool = False,
     ) -> Decided:
-        """Decide a batch of rows."""
+        """Decide a batch of rows within a transaction. A preview locks no accounts."""
         candidates = {
             row.number: candidate
             for row in rows
             if row.is_valid and (candidate := self._candidate(row))
         }
-        batch = _Batch(self, existing, now)
+        entities = LoadedEntities(self.log, read=existing.load, is_preview=is_preview)
+        batch = _Batch(self, existing, entities, now)
         batch.load(candidates.values())
         for row in rows:
             batch.decide(row, candidates.get(row.number))
@@ -187,7 +195,13 @@ class _Candidate:
 class _Batch:
     """The decisions on one batch of rows."""
 
-    def __init__(self, engine: ImportEngine, existing: ExistingRecords, now: datetime) -> None:
+    def __init__(
+        self,
+        engine: ImportEngine,
+        existing: ExistingRecords,
+        entities: LoadedEntities,
+        now: datetime,
+    ) -> None:
         self._options = engine.options
         self._workspace_id = engine.scope.workspace_id
         self._ids = engine.ids
@@ -196,9 +210,11 @@ class _Batch:
         self._existing_ids: set[UUID] = set()
         """Which of the ids that this import derives are in the log already."""
         self._contacts: dict[tuple[UUID, DedupeKey], UUID] = {}
-        self._entities: dict[UUID, Entity] = {}
+        self._entities = entities
+        self._loaded_ids: set[UUID] = set()
         """The entities from before this batch that its rows concern."""
-        self._changed: dict[UUID, Entity] = {}
+        self._row_entities: dict[UUID, Entity] = {}
+        """The entities that the current row creates or changes; staged once the row is accepted."""
         self._outcomes: list[RowOutcome] = []
 
     def load(self, candidates: Collection[_Candidate]) -> None:
@@ -222,7 +238,7 @@ class _Batch:
             if not self._ids.includes(contact_id):
                 self._contacts.setdefault((account_id, contact_key(values)), contact_id)
         accounts = parents | {each.row.account_id for each in candidates if each.row.account_id}
-        self._existing.lock_accounts(accounts)
+        self._entities.lock_accounts(shared=accounts)
         wanted = accounts | {
             UUID(id_)
             for each in candidates
@@ -236,7 +252,8 @@ class _Batch:
                 for each, parent_id in with_contact
                 if (found := self._contacts.get((parent_id, _contact_key(each.row))))
             }
-        self._entities = dict(self._existing.load(wanted))
+        self._entities.load(wanted)
+        self._loaded_ids = wanted
 
     def decide(self, row: PlannedRow, candidate: _Candidate | None) -> None:
         """Decide one row. Each is a microsecond later, so that lists keep the order of the file."""
@@ -250,16 +267,20 @@ class _Batch:
         elif missing := self._missing_reference(row):
             self._add(row, RowResult.FAILED, missing)
         else:
+            self._row_entities = {}
             try:
                 result = self._apply(candidate)
             except Refusal as refusal:
+                self._entities.discard(self._row_entities)
                 self._add(row, RowResult.FAILED, *row.issues_of(refusal))
             else:
+                self._entities.stage(*self._row_entities.values())
                 self._add(row, result)
+            self._row_entities = {}
 
     def decided(self) -> Decided:
         """The decisions so far."""
-        return Decided(self._outcomes, list(self._changed.values()))
+        return Decided(self._outcomes, self._entities)
 
     def _add(self, row: PlannedRow, result: RowResult, *issues: ImportIssue) -> None:
         self._outcomes.append(RowOutcome(row, result, (*row.issues, *issues)))
@@ -298,18 +319,18 @@ class _Batch:
         known_id = candidate.known_id
         if known_id is None or self._exists(candidate.new_id):
             return candidate.new_id
-        known = self._entities.get(known_id)
+        known = self._current(known_id)
         # It was deleted after the keys had been read: the row creates a new one.
         return candidate.new_id if known is not None and known.is_deleted else known_id
 
     def _apply_row(self, row: PlannedRow, target_id: UUID) -> RowResult:
         if self._ids.includes(target_id) and not self._exists(target_id):
-            self._changed[target_id] = row.create(target_id, self._workspace_id, self._now)
+            created = row.create(target_id, self._workspace_id, self._now)
+            self._row_entities[target_id] = created
             return RowResult.CREATED
         if self._options.mode is not Mode.UPDATE:
             return RowResult.SKIPPED
-        entity = self._changed.get(target_id) or self._entities[target_id]
-        return self._revise(entity, row.revise)
+        return self._revise(self._entities.get(Entity, target_id), row.revise)
 
     def _apply_contact(
         self, row: PlannedRow, values: FieldValues, account_id: UUID, contact_id: UUID
@@ -318,7 +339,7 @@ class _Batch:
             if not self._is_alive(account_id):
                 raise AccountUnavailable(account_id)
             at = row.steps[0].at or self._now
-            self._changed[contact_id] = Contact.create(
+            self._row_entities[contact_id] = Contact.create(
                 contact_id, self._workspace_id, values, at=at, account_id=account_id
             )
             return RowResult.CREATED
@@ -328,19 +349,24 @@ class _Batch:
         return self._revise(contact, row.revise_contact)
 
     def _revise(self, entity: Entity, revise: Callable[[Entity, datetime], None]) -> RowResult:
-        before = len(entity.pending_events)
+        self._row_entities[entity.id] = entity
         revise(entity, self._now)
-        if len(entity.pending_events) == before:
-            return RowResult.SKIPPED
-        self._changed[entity.id] = entity
-        return RowResult.UPDATED
+        return RowResult.UPDATED if entity.pending_events else RowResult.SKIPPED
 
     def _exists(self, derived_id: UUID) -> bool:
         """Whether this import has created the entity, in this batch or before."""
-        return derived_id in self._existing_ids or derived_id in self._changed
+        return derived_id in self._existing_ids or self._is_changed(derived_id)
+
+    def _is_changed(self, entity_id: UUID) -> bool:
+        return entity_id in self._row_entities or self._entities.is_changed(entity_id)
 
     def _current(self, entity_id: UUID) -> Entity | None:
-        return self._changed.get(entity_id) or self._entities.get(entity_id)
+        """The entity, if it was loaded for the batch or a row of the batch has changed it."""
+        if entity_id in self._row_entities:
+            return self._row_entities[entity_id]
+        if entity_id in self._loaded_ids or self._entities.is_changed(entity_id):
+            return self._entities.find(Entity, entity_id)
+        return None
 
     def _is_alive(self, entity_id: UUID, kind: type[Entity] = Entity) -> bool:
         entity = self._current(entity_id)

@@ -99,7 +99,7 @@ class ImportWork(JobWork):
             decided = engine.decide(planned, engine.records(connection), context.clock())
             step = self._save(store, at.after(rows), decided.outcomes, left_out)
             # Last: followers of the log wait from here to the end of the transaction.
-            context.log.append(*decided.entities)
+            decided.entities.append()
         return step
 
     def skip(self, cursor: Any, failure: Exception) -> JobStep:

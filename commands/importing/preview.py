@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -68,8 +69,8 @@ def preview(
         planned = [engine.planner.plan(row) for row in batch]
         with engine.log.transaction(engine.scope) as connection:
             overlay.below = engine.records(connection)
-            decided = engine.decide(planned, overlay, clock())
-        overlay.add(decided.entities)
+            decided = engine.decide(planned, overlay, clock(), is_preview=True)
+        overlay.add(decided.entities.changed)
         for outcome in decided.outcomes:
             found.rows += 1
             found.results[outcome.result] += 1
@@ -95,7 +96,6 @@ class PreviewOverlay(ExistingRecords):
     def add(self, entities: Iterable[Entity]) -> None:
         """Add what a batch would have recorded."""
         for entity in entities:
-            entity.collect_events()
             self._ids.add(entity.id)
             # Unless entities are updated, only their existence matters: one stands for all.
             self._any = entity
@@ -107,16 +107,13 @@ class PreviewOverlay(ExistingRecords):
         return self.below.existing_ids(ids) | self._ids.intersection(ids)
 
     def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
-        """The entities with these ids as they would be."""
-        entities = self._entities
-        if not self._keeps_values and self._any:
-            entities = dict.fromkeys(self._ids.intersection(ids), self._any)
-        found = {each: entities[each] for each in ids if each in entities}
+        """The entities with these ids as they would be. A row that is refused may spoil a copy."""
+        if self._keeps_values:
+            found = {each: deepcopy(self._entities[each]) for each in ids if each in self._entities}
+        else:
+            found = dict.fromkeys(self._ids.intersection(ids), self._any) if self._any else {}
         return {**self.below.load(ids), **found}
 
     def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
         """Account, id, and values with name and e-mail of the contacts in the log."""
         return self.below.contacts(account_ids)
-
-    def lock_accounts(self, account_ids: Collection[UUID]) -> None:
-        """Lock nothing, as nothing is recorded."""

@@ -105,10 +105,6 @@ class ExistingRecords(Protocol):
         """Account, id, and values with name and e-mail of these accounts' contacts."""
         ...
 
-    def lock_accounts(self, account_ids: Collection[UUID]) -> None:
-        """Keep others from deleting these accounts until the end of the transaction."""
-        ...
-
 
 class LogRecords(ExistingRecords):
     """The entities of the log, read within an open transaction."""
@@ -134,8 +130,3 @@ class LogRecords(ExistingRecords):
         if not account_ids:
             return ()
         return self._contacts_of(self._connection, self._workspace_id, account_ids)
-
-    def lock_accounts(self, account_ids: Collection[UUID]) -> None:
-        """Keep others from deleting these accounts until the end of the transaction."""
-        if account_ids:
-            self._log.lock_accounts(shared=account_ids)

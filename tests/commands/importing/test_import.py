@@ -25,12 +25,11 @@ from commands.importing.commands import ImportCommands
 from commands.importing.files import open_table
 from commands.importing.issues import ImportRefused
 from commands.importing.mapping import DateOrders, Mode
-from commands.importing.records import LogRecords
 from commands.jobs.requests import JobCommands
 from commands.jobs.worker import TRY_CLAIM
+from commands.loaded import LoadedEntities
 from domain.account import Account
 from domain.member import Member
-from domain.shared.entity import RecordedAggregate
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -419,14 +418,14 @@ def test_preview_equals_the_import(
 def test_batch_is_recorded_without_its_failing_row(
     importer: Importer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = EventLog.append
+    append = LoadedEntities.append
 
-    def refuse_beta(log: EventLog, *entities: RecordedAggregate) -> int | None:
-        if any(vars(each).get("values", {}).get("company") == "Beta" for each in entities):
+    def refuse_beta(entities: LoadedEntities) -> int:
+        if any(each.values.get("company") == "Beta" for each in entities.changed):
             raise IntegrityError("taken")
-        return append(log, *entities)
+        return append(entities)
 
-    monkeypatch.setattr(EventLog, "append", refuse_beta)
+    monkeypatch.setattr(LoadedEntities, "append", refuse_beta)
     result = importer.run("accounts", "company,type\nAcme,partner\nBeta,partner\nGamma,partner\n")
     assert (result.created, result.failed) == (2, 1)
     assert errors(result) == [(3, "", "", "not_recorded")]
@@ -438,13 +437,14 @@ def test_row_of_an_account_deleted_meanwhile_fails(
 ) -> None:
     catch_up(populated.settings)
     beta = next(each for each in populated.items("accounts") if each["company"] == "Beta Inc")
-    lock_accounts = LogRecords.lock_accounts
+    lock_accounts = LoadedEntities.lock_accounts
 
-    def delete_first(records: LogRecords, account_ids: Collection[UUID]) -> None:
+    def delete_first(entities: LoadedEntities, *, shared: Collection[UUID]) -> None:
+        monkeypatch.undo()
         commands.delete(scope, Account, UUID(beta["id"]))
-        lock_accounts(records, account_ids)
+        lock_accounts(entities, shared=shared)
 
-    monkeypatch.setattr(LogRecords, "lock_accounts", delete_first)
+    monkeypatch.setattr(LoadedEntities, "lock_accounts", delete_first)
     result = populated.run("opportunities", DEAL_ROWS, **DEALS)
     assert (result.created, result.failed) == (3, 1)
     assert errors(result) == [(4, "client", "Beta Inc", "account_gone")]
