@@ -1,4 +1,4 @@
-"""Every class of advisory lock has one number, which only eventlog/locks.py writes out."""
+"""Every class of advisory lock has one number, which is written only in eventlog/locks.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LITERAL_CLASS = re.compile(
 
 
 def literal_classes(text: str) -> set[int]:
-    """The classes of advisory locks that the text writes out as numbers."""
+    """Return the classes of advisory locks that the text contains as numbers."""
     return {int(first or second) for first, second in LITERAL_CLASS.findall(text)}
 
 
@@ -50,7 +50,7 @@ def test_classes_fit_the_top_byte_of_a_key() -> None:
     assert all(0 < number < 128 for number in CLASSES.values())
 
 
-def test_released_classes_are_those_of_the_migrations() -> None:
+def test_released_migrations_contain_the_released_classes() -> None:
     written = set[int]().union(*(literal_classes(path.read_text("utf-8")) for path in RELEASED))
     assert written == {locks.WRITER_LOCK, locks.REQUEST_LOCK, locks.CLAIMED_TIME_LOCK}
 
@@ -65,11 +65,11 @@ def test_released_classes_are_those_of_the_migrations() -> None:
         ("(classid::bigint >> 24) = 65", 65),
     ],
 )
-def test_a_literal_class_is_found(text: str, number: int) -> None:
+def test_literal_class_is_found(text: str, number: int) -> None:
     assert literal_classes(text) == {number}
 
 
-def test_no_other_file_writes_a_class_out() -> None:
+def test_no_other_file_contains_a_literal_class() -> None:
     checked = [path for path in sources("*.py", "*.sql") if path not in (*RELEASED, Path(__file__))]
     found = {str(path): literal_classes(path.read_text("utf-8")) for path in checked}
     assert {path: numbers for path, numbers in found.items() if numbers} == {}

@@ -1,4 +1,4 @@
-"""Migrations: from every released version, while others write and read; and never in their way."""
+"""Migrations from every released version, during reads and writes and without blocking them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def empty_database(cluster: Cluster) -> Iterator[tuple[str, DatabaseUrls]]:
-    """A database without any table, and its name."""
+    """Provide the name and URLs of a database without tables."""
     name = f"migrated_{next(_numbers)}"
     yield name, prepare_database(cluster, name)
     with psycopg.connect(cluster.superuser_url, autocommit=True) as connection:
@@ -61,7 +61,7 @@ def empty_database(cluster: Cluster) -> Iterator[tuple[str, DatabaseUrls]]:
 
 
 class Traffic:
-    """Writers and readers that do what clients of every version did, until told to stop."""
+    """Runs statements of clients of every released version in threads, until the block ends."""
 
     def __init__(self, urls: DatabaseUrls) -> None:
         self._urls = urls
@@ -79,7 +79,7 @@ class Traffic:
     def __enter__(self) -> Traffic:
         for thread in self._threads:
             thread.start()
-        self.flow()
+        self.wait_for_progress()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,15 +87,15 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
-    def flow(self) -> None:
-        """Wait until each thread has done something more."""
+    def wait_for_progress(self) -> None:
+        """Wait until each thread has done ten more operations."""
         before = self._progress()
 
-        def has_flowed() -> bool:
+        def has_progressed() -> bool:
             assert not self.errors, self.errors
             return all(new >= old + 10 for new, old in zip(self._progress(), before, strict=True))
 
-        wait_until(has_flowed, "every writer and reader has done ten more")
+        wait_until(has_progressed, "every writer and reader has done ten more")
 
     def _progress(self) -> tuple[int, int, int]:
         return len(self.positions), self.reads, len(self.followed)
@@ -136,25 +136,25 @@ class Traffic:
                     (at, row[0]),
                 ).fetchall()
                 self.followed += [each[0] for each in found]
-                at = max(at, row[0])  # what can be read may step back a little
+                at = max(at, row[0])  # the readable position may decrease a little
 
 
 @pytest.fixture
 def empty(cluster: Cluster) -> Iterator[DatabaseUrls]:
-    """A database without any table."""
+    """Provide a database without tables."""
     with empty_database(cluster) as (_, urls):
         yield urls
 
 
 def with_another(folder: Path, name: str, text: str) -> Path:
-    """The migrations there are, and one more."""
+    """Copy the migrations into the folder and add this one."""
     shutil.copytree(SQL_FOLDER, folder, dirs_exist_ok=True)
     (folder / name).write_text(text, "utf-8")
     return folder
 
 
 def log_until(superuser_url: str, position: int) -> tuple[Any, ...]:
-    """Number and digest of the events up to a position."""
+    """Return the number and digest of the events up to a position."""
     statement = f"SELECT count(*), sum({DIGEST_SQL}) FROM events WHERE position <= %s"
     with psycopg.connect(superuser_url) as connection:
         row = connection.execute(statement.encode(), (position,)).fetchone()
@@ -163,7 +163,7 @@ def log_until(superuser_url: str, position: int) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.name)
-def test_every_released_version_is_upgraded_while_others_write_and_read(
+def test_released_version_is_upgraded_during_reads_and_writes(
     cluster: Cluster, recorded: Path
 ) -> None:
     with empty_database(cluster) as (name, urls):
@@ -172,7 +172,7 @@ def test_every_released_version_is_upgraded_while_others_write_and_read(
         before = log_until(superuser_url, EVENTS)
         with Traffic(urls) as traffic:
             upgrade(urls.owner, urls.projector)
-            traffic.flow()
+            traffic.wait_for_progress()
         assert traffic.errors == []
         assert log_until(superuser_url, EVENTS) == before
         with psycopg.connect(superuser_url) as connection:
@@ -186,19 +186,19 @@ def test_every_released_version_is_upgraded_while_others_write_and_read(
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.name)
-def test_an_upgraded_schema_is_that_of_a_new_database(cluster: Cluster, recorded: Path) -> None:
+def test_upgraded_schema_equals_new_schema(cluster: Cluster, recorded: Path) -> None:
     schema = ("--schema-only", "--schema=public")
     with empty_database(cluster) as (old, urls), empty_database(cluster) as (new, fresh):
         restore(cluster, old, recorded)
         migrate(urls.owner)
         migrate(fresh.owner)
         assert dump(cluster, old, *schema) == dump(cluster, new, *schema), (
-            f"a migration that {recorded.name} holds was edited: what is released is never changed,"
+            f"a migration in {recorded.name} was edited: released migrations never change,"
             " add another file (docs/how-to/migrate.md)"
         )
 
 
-def test_the_plan_names_files_and_purposes_and_changes_nothing(empty: DatabaseUrls) -> None:
+def test_plan_names_files_and_purposes_and_changes_nothing(empty: DatabaseUrls) -> None:
     plan = plan_upgrade(empty.owner)
     assert [each.file for each in plan.migrations] == sorted(
         path.name for path in SQL_FOLDER.glob("*.sql")
@@ -211,13 +211,13 @@ def test_the_plan_names_files_and_purposes_and_changes_nothing(empty: DatabaseUr
     assert (plan.migrations, plan.new_projections) == ([], [])
 
 
-def test_the_plan_names_projections_whose_code_changed(urls: Urls) -> None:
+def test_plan_names_projections_with_changed_code(urls: Urls) -> None:
     with psycopg.connect(urls.superuser, autocommit=True) as connection:
         connection.execute("UPDATE projections SET version = 'older' WHERE name = 'notes'")
     assert plan_upgrade(urls.owner).changed_projections == ["notes"]
 
 
-def test_a_migration_never_queues_for_long_before_writers(urls: Urls, tmp_path: Path) -> None:
+def test_waiting_migration_does_not_block_writers_for_long(urls: Urls, tmp_path: Path) -> None:
     folder = with_another(tmp_path, "9001_slow.sql", "-- A column.\nALTER TABLE events ADD c int;")
     with psycopg.connect(urls.projector) as reader:
         reader.execute("SELECT count(*) FROM events").fetchone()
@@ -244,7 +244,7 @@ def test_a_migration_never_queues_for_long_before_writers(urls: Urls, tmp_path: 
     assert slowest_s < 2.0
 
 
-def test_an_index_is_made_concurrently_while_others_write(urls: Urls, tmp_path: Path) -> None:
+def test_index_of_how_to_is_created_concurrently(urls: Urls, tmp_path: Path) -> None:
     shown = re.findall(r"^ *```sql\n(.*?)```$", HOW_TO.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     folder = with_another(tmp_path, "9002_index.sql", textwrap.dedent(shown[-1]))
     assert not pending_migrations(urls.owner, folder=folder)[0].is_transactional
@@ -256,7 +256,7 @@ def test_an_index_is_made_concurrently_while_others_write(urls: Urls, tmp_path: 
         assert connection.execute(valid).fetchone() == (True,)
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(urls: Urls, tmp_path: Path) -> None:
+def test_failed_migration_is_rolled_back_and_can_be_repeated(urls: Urls, tmp_path: Path) -> None:
     folder = with_another(
         tmp_path, "9003_bad.sql", "-- Bad.\nCREATE TABLE half (a int);\nSELECT 1 / 0;\n"
     )
@@ -268,19 +268,19 @@ def test_a_migration_that_fails_leaves_nothing_behind(urls: Urls, tmp_path: Path
     assert migrate(urls.owner, folder=folder) == ["9003_bad"]
 
 
-def test_a_migrating_process_that_was_killed_holds_nobody_up(urls: Urls) -> None:
+def test_lock_of_killed_migration_blocks_no_later_one(urls: Urls) -> None:
     with psycopg.connect(urls.owner) as connection:
         connection.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
     assert migrate(urls.owner) == []
 
 
-def test_two_at_once_apply_each_migration_once(empty: DatabaseUrls) -> None:
-    told: list[Migration] = []
+def test_concurrent_migrations_apply_each_file_once(empty: DatabaseUrls) -> None:
+    reported: list[Migration] = []
     threads = [
         threading.Thread(
             target=migrate,
             args=(empty.owner,),
-            kwargs={"on_migration": lambda migration, _: told.append(migration)},
+            kwargs={"on_migration": lambda migration, _: reported.append(migration)},
         )
         for _ in range(3)
     ]
@@ -288,19 +288,20 @@ def test_two_at_once_apply_each_migration_once(empty: DatabaseUrls) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [each.name for each in told] == applied_migrations(empty.owner)
-    assert len(told) == len(list(SQL_FOLDER.glob("*.sql")))
+    assert [each.name for each in reported] == applied_migrations(empty.owner)
+    assert len(reported) == len(list(SQL_FOLDER.glob("*.sql")))
 
 
-def test_a_rehearsal_upgrades_a_copy_and_leaves_the_database_alone() -> None:
+def test_rehearsal_upgrades_only_a_copy() -> None:
     with reachable_folder(in_memory=True) as folder:
         home = folder / "home"
         with EmbeddedPostgres(home) as cluster:
             urls = prepare_database(cluster, "annals")
             migrate(urls.owner, upto="0001_events")
-            told: list[str] = []
-            done = rehearse(home, lambda step, seconds: told.append(f"{step} {seconds:.1f}"))
+            reported: list[str] = []
+            done = rehearse(home, lambda step, seconds: reported.append(f"{step} {seconds:.1f}"))
             assert done[0] == "migration 0002_projections"
-            assert len(told) == len(list(SQL_FOLDER.glob("*.sql")))  # projections are one step
+            # All projections are one step.
+            assert len(reported) == len(list(SQL_FOLDER.glob("*.sql")))
             assert applied_migrations(urls.owner) == ["0001_events"]
             assert not list(home.glob("rehearsal-*"))

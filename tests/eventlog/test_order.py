@@ -1,4 +1,4 @@
-"""Followers and writers: nothing is stepped over, doubled or reordered, whoever stalls or dies."""
+"""Followers read each event once and in order, even if writers stall or are killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COPY_ONE = """
 COPY events (workspace_id, stream_id, stream_version, topic, data, metadata, occurred_at) FROM STDIN
 """
 
-TELL_LIMITS = """
+REPORT_LIMITS = """
 DO $$ BEGIN
     INSERT INTO events (workspace_id, stream_id, stream_version, topic, data, metadata, occurred_at)
     VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'account.created', '{}', '{}', now());
@@ -47,7 +47,7 @@ DO $$ BEGIN
 END $$
 """
 
-# A process that takes positions, says so, and then does nothing until it is killed.
+# A process that takes positions, prints "taken", and then waits until it is killed.
 STALLING_PROCESS = """
 import signal, sys, psycopg
 connection = psycopg.connect(sys.argv[1])
@@ -58,7 +58,7 @@ signal.pause()
 
 
 def follow(connection: Connection, position: int, *, limit: int) -> Iterator[Page]:
-    """Read pages from `position` to the end of what can be read now."""
+    """Read pages from `position` up to the readable position."""
     while True:
         page = read_after(connection, position, limit)
         if page.upto > position:
@@ -70,7 +70,7 @@ def follow(connection: Connection, position: int, *, limit: int) -> Iterator[Pag
 
 @contextmanager
 def stalled_writer(urls: Urls, *settings: str, insert: str = APPEND_ONE) -> Iterator[Connection]:
-    """A client that has taken a position and does not commit."""
+    """Provide a client that has taken a position and does not commit."""
     with psycopg.connect(urls.superuser) as connection:
         for setting in settings:
             connection.execute(f"SET {setting}".encode())
@@ -82,7 +82,7 @@ def stalled_writer(urls: Urls, *settings: str, insert: str = APPEND_ONE) -> Iter
 
 
 def append(urls: Urls, events: int = 1) -> int:
-    """Append some committed events; the position of the last."""
+    """Append and commit events; return the position of the last."""
     with psycopg.connect(urls.superuser, autocommit=True) as connection:
         connection.execute(APPEND_ONE, (events,))
         row = connection.execute("SELECT max(position) FROM events").fetchone()
@@ -91,7 +91,7 @@ def append(urls: Urls, events: int = 1) -> int:
 
 
 class Follower(threading.Thread):
-    """Polls the log and notes the positions in the order in which it met them."""
+    """Polls the log and keeps the positions in the order of reading."""
 
     def __init__(self, url: str, done: threading.Event) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Follower(threading.Thread):
 
 
 class NaiveFollower(Follower):
-    """The control: reads whatever lies above the last position that it has seen."""
+    """The control: reads all events above the last position that it has seen."""
 
     def poll(self, connection: Connection, position: int) -> int:
         rows = connection.execute(
@@ -129,27 +129,27 @@ class NaiveFollower(Follower):
 
 
 class Writer(threading.Thread):
-    """Takes positions in explicit transactions and ends them as its dice say."""
+    """Takes positions in explicit transactions and ends them at random."""
 
     def __init__(self, urls: Urls, seed: int) -> None:
         super().__init__()
         self.urls = urls
-        self.dice = random.Random(seed)
+        self.random = random.Random(seed)
 
     def run(self) -> None:
         connection = psycopg.connect(self.urls.superuser)
         for _ in range(TRANSACTIONS_EACH):
             try:
                 self.transaction(connection)
-            except psycopg.OperationalError:  # this one was terminated
+            except psycopg.OperationalError:  # the connection was terminated
                 connection = psycopg.connect(self.urls.superuser)
         connection.close()
 
     def transaction(self, connection: Connection) -> None:
-        for _ in range(self.dice.randint(1, 3)):
+        for _ in range(self.random.randint(1, 3)):
             self.take_positions(connection)
-            time.sleep(self.dice.random() * 0.008)  # so that transactions overlap
-        match self.dice.choices(["commit", "rollback", "terminated"], [75, 20, 5])[0]:
+            time.sleep(self.random.random() * 0.008)  # so that transactions overlap
+        match self.random.choices(["commit", "rollback", "terminated"], [75, 20, 5])[0]:
             case "commit":
                 connection.commit()
             case "rollback":
@@ -160,15 +160,15 @@ class Writer(threading.Thread):
                 connection.commit()
 
     def take_positions(self, connection: Connection) -> None:
-        match self.dice.choice(["insert", "copy", "savepoint", "undone savepoint"]):
+        match self.random.choice(["insert", "copy", "savepoint", "rolled back savepoint"]):
             case "insert":
-                connection.execute(APPEND_ONE, (self.dice.randint(1, 4),))
+                connection.execute(APPEND_ONE, (self.random.randint(1, 4),))
             case "copy":
                 copy_one(connection)
             case "savepoint":
                 with connection.transaction():
                     connection.execute(APPEND_ONE, (1,))
-            case "undone savepoint":
+            case "rolled back savepoint":
                 with connection.transaction(force_rollback=True):
                     connection.execute(APPEND_ONE, (1,))
 
@@ -180,7 +180,7 @@ def copy_one(connection: Connection) -> None:
 
 
 def kill_processes_while_they_write(urls: Urls) -> None:
-    """Writer processes, killed (-9) with positions taken."""
+    """Kill writer processes with SIGKILL while they hold positions."""
     for _ in range(PROCESSES):
         process = subprocess.Popen(
             [sys.executable, "-c", STALLING_PROCESS, urls.superuser, APPEND_ONE],
@@ -194,7 +194,7 @@ def kill_processes_while_they_write(urls: Urls) -> None:
 
 
 @pytest.mark.parametrize("seed", [int(os.environ.get("ANNALS_TEST_SEED", "0")) or 20261])
-def test_commits_out_of_order_rollbacks_and_killed_writers_make_no_follower_skip(
+def test_followers_skip_nothing_despite_reordered_commits_rollbacks_and_kills(
     urls: Urls, seed: int
 ) -> None:
     sys.stdout.write(f"seed {seed}; ANNALS_TEST_SEED sets another\n")
@@ -217,7 +217,7 @@ def test_commits_out_of_order_rollbacks_and_killed_writers_make_no_follower_skip
         rows = connection.execute("SELECT position FROM events ORDER BY position").fetchall()
         last = readable_position(connection)
     recorded = [row[0] for row in rows]
-    assert last > len(recorded), "nothing was rolled back: the test has lost its point"
+    assert last > len(recorded), "no transaction was rolled back: the test proves nothing"
     for follower in followers:
         assert follower.seen == recorded
     skipped = len(set(recorded) - set(naive.seen))
@@ -226,7 +226,7 @@ def test_commits_out_of_order_rollbacks_and_killed_writers_make_no_follower_skip
 
 
 @pytest.mark.parametrize("way", ["insert", "copy", "merge", "insert as replica"])
-def test_every_way_to_write_announces(urls: Urls, way: str) -> None:
+def test_every_way_to_write_announces_its_positions(urls: Urls, way: str) -> None:
     with (
         psycopg.connect(urls.superuser) as writer,
         follow_connection(urls.projector, application_name="test") as follower,
@@ -253,7 +253,7 @@ def test_every_way_to_write_announces(urls: Urls, way: str) -> None:
         assert readable_position(follower) == last
 
 
-def test_a_stalled_writer_holds_followers_at_its_bound_and_not_before(urls: Urls) -> None:
+def test_stalled_writer_holds_followers_at_its_first_position(urls: Urls) -> None:
     before = append(urls, 5)
     with (
         follow_connection(urls.projector, application_name="test") as follower,
@@ -273,7 +273,7 @@ def test_a_stalled_writer_holds_followers_at_its_bound_and_not_before(urls: Urls
         "transaction_timeout = '1h'",
     ],
 )
-def test_an_idle_writer_is_disconnected_at_the_limit_whatever_it_wished(
+def test_idle_writer_is_disconnected_at_the_limit_despite_its_settings(
     urls: Urls, setting: str
 ) -> None:
     append(urls)
@@ -293,7 +293,7 @@ def test_an_idle_writer_is_disconnected_at_the_limit_whatever_it_wished(
             writer.execute("SELECT 1")
 
 
-def test_an_active_writer_is_disconnected_at_the_limit_as_well(urls: Urls) -> None:
+def test_active_writer_is_disconnected_at_the_limit(urls: Urls) -> None:
     with (
         follow_connection(urls.projector, application_name="test") as follower,
         stalled_writer(
@@ -309,7 +309,7 @@ def test_an_active_writer_is_disconnected_at_the_limit_as_well(urls: Urls) -> No
 
 
 @pytest.mark.parametrize(
-    ("wished", "idle", "in_all"),
+    ("wanted", "idle", "total"),
     [
         ([], "5s", "15s"),
         (["annals.writer_limit_ms = 3600000"], "5s", "15s"),
@@ -317,18 +317,18 @@ def test_an_active_writer_is_disconnected_at_the_limit_as_well(urls: Urls) -> No
         (["idle_in_transaction_session_timeout = '2s'", "transaction_timeout = '3s'"], "2s", "3s"),
     ],
 )
-def test_a_client_can_shorten_the_limits_and_not_lengthen_them(
-    urls: Urls, wished: list[str], idle: str, in_all: str
+def test_client_can_shorten_but_not_lengthen_the_limits(
+    urls: Urls, wanted: list[str], idle: str, total: str
 ) -> None:
     with psycopg.connect(urls.superuser) as writer:
-        for setting in wished:
+        for setting in wanted:
             writer.execute(f"SET {setting}".encode())
         with pytest.raises(psycopg.Error) as limits:
-            writer.execute(TELL_LIMITS)
-    assert limits.value.diag.message_primary == f"{idle} {in_all}"
+            writer.execute(REPORT_LIMITS)
+    assert limits.value.diag.message_primary == f"{idle} {total}"
 
 
-def test_the_limits_are_those_of_the_transaction_and_not_of_the_session(urls: Urls) -> None:
+def test_limits_end_with_the_transaction(urls: Urls) -> None:
     with psycopg.connect(urls.superuser, autocommit=True) as writer:
         writer.execute(APPEND_ONE, (1,))
         for setting in ("idle_in_transaction_session_timeout", "transaction_timeout"):
@@ -336,7 +336,7 @@ def test_the_limits_are_those_of_the_transaction_and_not_of_the_session(urls: Ur
 
 
 @pytest.mark.parametrize("where", ["the same database", "another database"])
-def test_a_long_transaction_that_writes_elsewhere_does_not_matter(urls: Urls, where: str) -> None:
+def test_long_transaction_on_other_tables_does_not_hold_followers(urls: Urls, where: str) -> None:
     url = urls.superuser
     if where == "another database":
         url = url.rsplit("/", 1)[0] + "/postgres"
@@ -348,7 +348,7 @@ def test_a_long_transaction_that_writes_elsewhere_does_not_matter(urls: Urls, wh
         assert row is not None
         last = append(urls)
         assert readable_position(follower) == last
-        # What followers below the oldest writing transaction would see of it: nothing.
+        # A follower limited to rows below the oldest writing transaction would not see the event.
         horizon = follower.execute(
             "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
         ).fetchone()
@@ -361,7 +361,7 @@ def test_a_long_transaction_that_writes_elsewhere_does_not_matter(urls: Urls, wh
         assert below == (0,)
 
 
-def test_many_statements_of_one_transaction_announce_once(urls: Urls) -> None:
+def test_transaction_with_many_statements_announces_once(urls: Urls) -> None:
     with psycopg.connect(urls.superuser) as writer:
         for _ in range(50):
             writer.execute(APPEND_ONE, (1,))
@@ -372,7 +372,7 @@ def test_many_statements_of_one_transaction_announce_once(urls: Urls) -> None:
 
 
 @pytest.mark.parametrize("announced", ["-1", "0", "1000000"])
-def test_a_forged_announcement_can_only_hold_followers_back(urls: Urls, announced: str) -> None:
+def test_forged_announcement_can_only_hold_followers_back(urls: Urls, announced: str) -> None:
     before = append(urls, 5)
     with (
         psycopg.connect(urls.superuser) as writer,
@@ -384,8 +384,8 @@ def test_a_forged_announcement_can_only_hold_followers_back(urls: Urls, announce
         assert readable_position(follower) <= before
 
 
-def test_positions_are_not_cached_by_sessions(database: Connection) -> None:
-    """A session with cached positions would announce more than the least that it may take."""
+def test_sessions_cache_no_positions(database: Connection) -> None:
+    """A session with cached positions would announce a higher position than the next it takes."""
     row = database.execute(
         "SELECT seqcache FROM pg_sequence WHERE seqrelid = 'events_position_seq'::regclass"
     ).fetchone()
@@ -393,16 +393,14 @@ def test_positions_are_not_cached_by_sessions(database: Connection) -> None:
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_following_is_refused_where_a_transaction_keeps_one_snapshot(
-    urls: Urls, level: str
-) -> None:
+def test_following_in_transaction_with_one_snapshot_is_refused(urls: Urls, level: str) -> None:
     with psycopg.connect(urls.projector) as connection:
         connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}".encode())
         with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="read committed"):
             readable_position(connection)
 
 
-def test_a_follower_that_has_read_everything_is_told_so(urls: Urls) -> None:
+def test_readable_position_of_follower_at_end_is_its_own(urls: Urls) -> None:
     last = append(urls, 3)
     with follow_connection(urls.projector, application_name="test") as follower:
         assert readable_position(follower, known=last) == last
@@ -411,7 +409,7 @@ def test_a_follower_that_has_read_everything_is_told_so(urls: Urls) -> None:
             assert readable_position(follower, known=last) == last
 
 
-def test_an_empty_log_can_be_followed(urls: Urls) -> None:
+def test_empty_log_can_be_followed(urls: Urls) -> None:
     with follow_connection(urls.projector, application_name="test") as follower:
         assert readable_position(follower) == 0
         assert list(follow(follower, 0, limit=10)) == []

@@ -1,4 +1,4 @@
-"""Retries: how often work is called again, and which errors end it."""
+"""Retries: the number of calls, and the errors that end them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_work_is_not_called_once_stopped() -> None:
     assert work.calls == 0
 
 
-def test_an_error_after_the_stop_is_reported_and_ends_the_retries() -> None:
+def test_error_after_the_stop_is_reported_and_ends_the_retries() -> None:
     stopped = Event()
 
     def fail() -> None:

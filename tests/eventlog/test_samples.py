@@ -29,21 +29,21 @@ from tests.support.oracle import assert_tables_match_log
 every_sample = pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample["topic"])
 
 
-def test_every_topic_has_a_sample_in_every_version() -> None:
+def test_every_topic_and_version_has_a_sample() -> None:
     recorded = {sample["topic"] for sample in samples()}
     assert set(EVENTS) <= recorded
     assert set(upcast._STEPS) <= recorded
 
 
 @every_sample
-def test_a_sample_is_upcast_to_what_is_written_today(sample: Sample) -> None:
+def test_sample_is_upcast_to_the_current_version(sample: Sample) -> None:
     topic, data = upcast.upcast(sample["topic"], sample["data"])
     assert {"topic": topic, "data": data} == sample["expected"]
     assert topic in EVENTS
 
 
 @every_sample
-def test_a_sample_becomes_an_event_and_evolves_its_entity(sample: Sample) -> None:
+def test_sample_evolves_its_entity(sample: Sample) -> None:
     mapper = EventMapper(OrjsonTranscoder())
     entity: Any = None
     for each in history_of(sample):
@@ -58,12 +58,12 @@ def test_a_sample_becomes_an_event_and_evolves_its_entity(sample: Sample) -> Non
         assert entity.values == sample["expected"]["data"]["fields"]
 
 
-def test_a_log_of_nothing_but_samples_is_projected(
+def test_log_of_samples_is_projected(
     log: EventLog, engine: ProjectionEngine, database: Connection
 ) -> None:
     with log.scoped(Scope(WORKSPACE)):
         for sample in samples():
-            # A stream for each sample; the account that is alive at the end is that of the others.
+            # A stream for each sample; the account that exists at the end is that of the others.
             is_account = sample["topic"].startswith("account.restored")
             name = f"{sample['topic']} {sample['version']}"
             stream = ACCOUNT if is_account else uuid5(ACCOUNT, name)

@@ -1,6 +1,4 @@
-"""Whatever is done, in whatever order, and whatever befalls the projector: the read tables are what
-the log says.
-"""
+"""Read tables match the log after random commands in any order and crashes of the projector."""
 
 from __future__ import annotations
 
@@ -39,56 +37,56 @@ quick = settings(
     max_examples=EXAMPLES_MAX,
     deadline=None,
     print_blob=True,
-    # Shrinking a failure may take a minute; explaining it as long again.
+    # Shrinking a failure may take a minute; explaining it would take as long again.
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
 class Killed(BaseException):
-    """The projector's process ends here."""
+    """Raised where the projector's process is killed."""
 
 
-def test_read_tables_are_what_the_log_says(
+def test_read_tables_match_log_after_random_steps(
     urls: Urls, log: EventLog, commands: EntityCommands, database: Connection
 ) -> None:
     @quick
     @given(step_lists(STEPS_MIN, STEPS_MAX))
-    def live(life: list[Step]) -> None:
-        player = StepRunner.of(log, commands)
-        for step in life:
+    def run_steps(steps: list[Step]) -> None:
+        runner = StepRunner.of(log, commands)
+        for step in steps:
             if isinstance(step, Project):
                 project(urls, step)
             else:
-                player.run(step)
+                runner.run(step)
         project(urls, Project(batch_events=1_000))
-        workspaces = [scope.workspace_id for scope in player.scopes]
+        workspaces = [scope.workspace_id for scope in runner.scopes]
         assert_tables_match_log(database, workspaces)
         assert_claims_match_log(database, workspaces)
         for event in recorded_events(database, workspaces):
-            assert_comes_back_the_same(event)
+            assert_round_trip(event)
 
-    live()
+    run_steps()
     assert_tables_match_log(database)
     assert_keys_match_lists(database)
     before = actual_tables(database)
-    forget_everything(database)
+    reset_projections(database)
     assert not any(actual_tables(database).values())
     project(urls, Project(batch_events=777))
     assert actual_tables(database) == before
 
 
 def project(urls: Urls, step: Project) -> None:
-    """A new engine catches up, unless the step says that it dies before."""
+    """Run a new engine until it catches up or is killed as the step says."""
     projections: Iterable[Projection] = PROJECTIONS.values()
     if step.killed_at_event is not None:
-        projections = [dying(each, step.killed_at_event) for each in projections]
+        projections = [killed_after(each, step.killed_at_event) for each in projections]
     with suppress(Killed), killed_at_table(step.killed_at_table):
         ProjectionEngine(urls.projector, projections, batch_events=step.batch_events).catch_up()
 
 
-def dying(projection: Projection, events: int) -> Projection:
-    """The projection, with a process that ends while it looks at an event after so many."""
+def killed_after(projection: Projection, events: int) -> Projection:
+    """Return the projection, killing its process at the first event after this number."""
     seen = 0
 
     def watched(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -110,7 +108,7 @@ def dying(projection: Projection, events: int) -> Projection:
 
 @contextmanager
 def killed_at_table(number: int | None) -> Iterator[None]:
-    """The process ends within a transaction, with so many tables applied."""
+    """Kill the process within a transaction after this number of tables was applied."""
     if number is None:
         yield
         return
@@ -128,16 +126,16 @@ def killed_at_table(number: int | None) -> Iterator[None]:
         yield
 
 
-def forget_everything(database: Connection) -> None:
-    """Read tables are emptied and projections begin anew."""
+def reset_projections(database: Connection) -> None:
+    """Empty the read tables and set all projections to the beginning of the log."""
     for name in actual_tables(database):
         database.execute(f"TRUNCATE read.{name}".encode())
     database.execute("UPDATE projections SET position = 0")
     database.execute("TRUNCATE projection_coverage")
 
 
-def assert_comes_back_the_same(row: Row) -> None:
-    """The event's row becomes an event, and the event the same row."""
+def assert_round_trip(row: Row) -> None:
+    """Assert that the row becomes an event, and the event the same row."""
     mapper = EventMapper(OrjsonTranscoder())
     stored = LogEvent(
         originator_id=row["stream_id"],

@@ -1,4 +1,4 @@
-"""Exports hold what a slow and simple list would, whatever is asked of them."""
+"""Exports hold the rows of the reference lists, for random requests."""
 
 from __future__ import annotations
 
@@ -26,22 +26,20 @@ REQUESTS_PER_LIST = 30
 
 @pytest.fixture(scope="module")
 def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
-    """Made once for this module; nobody changes anything in it."""
+    """Fill a database once for this module; no test changes it."""
     with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 async def exported(connection: AsyncConnection, query: ListQuery, plural: str, form: Format) -> str:
-    """The whole export."""
+    """Return the whole export."""
     export = await list_export(connection, LISTS[plural], query, form)
     async with aclosing(blocks(connection, export)) as stream:
         return b"".join([block async for block in stream]).decode()
 
 
 @pytest.mark.parametrize("plural", sorted(LISTS))
-def test_exports_are_those_of_a_slow_and_simple_list(
-    plural: str, populated: PopulatedDatabase
-) -> None:
+def test_exports_match_reference_lists(plural: str, populated: PopulatedDatabase) -> None:
     reference, workspace_id = populated.references[0], populated.workspaces[0]
 
     async def compare(connection: AsyncConnection) -> None:
@@ -62,6 +60,6 @@ def test_exports_are_those_of_a_slow_and_simple_list(
     Pages(populated.urls.app, workspace_id).reading(compare)
 
 
-def test_there_is_something_to_ask_for(populated: PopulatedDatabase) -> None:
+def test_every_reference_list_has_items(populated: PopulatedDatabase) -> None:
     for plural in LISTS:
         assert populated.references[0].items(ListRequest(plural))

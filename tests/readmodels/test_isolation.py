@@ -1,4 +1,4 @@
-"""Workspaces do not see each other's rows, even where a statement forgets to ask for its own."""
+"""Workspaces do not see each other's rows, even if a statement does not filter by workspace."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
 @pytest.fixture(scope="module")
 def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
-    """Two workspaces; nobody changes anything in them."""
+    """Fill two workspaces once for this module; no test changes them."""
     with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 @pytest.fixture
 def api(populated: PopulatedDatabase) -> Iterator[Connection]:
-    """A connection of the API's role, in no workspace yet."""
+    """Connect as the API's role, without a workspace."""
     with psycopg.connect(populated.urls.app) as connection:
         yield connection
 
@@ -56,33 +56,33 @@ def enter(connection: Connection, workspace_id: UUID) -> None:
 
 
 def workspaces_in(connection: Connection, table: str) -> set[UUID]:
-    """The workspaces of the rows that the connection sees, asking for none in particular."""
+    """Return the workspaces of all rows that the connection sees."""
     query = sql.SQL("SELECT DISTINCT workspace_id FROM {}").format(sql.Identifier("read", table))
     return {row[0] for row in connection.execute(query)}
 
 
-def test_the_test_knows_every_read_table(superuser: Connection) -> None:
+def test_every_read_table_is_tested(superuser: Connection) -> None:
     rows = superuser.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'read'")
     assert {row[0] for row in rows} == set(TABLES)
 
 
-def test_both_workspaces_are_what_the_log_says(superuser: Connection) -> None:
+def test_read_tables_match_log(superuser: Connection) -> None:
     assert_tables_match_log(superuser)
 
 
 @every_table
-def test_the_api_sees_the_workspace_that_it_is_in_and_no_other(
+def test_api_sees_only_its_workspace(
     table: str, api: Connection, superuser: Connection, populated: PopulatedDatabase
 ) -> None:
-    everything = workspaces_in(superuser, table)
+    all_workspaces = workspaces_in(superuser, table)
     for workspace_id in populated.workspaces:
         enter(api, workspace_id)
-        assert workspaces_in(api, table) == everything & {workspace_id}
+        assert workspaces_in(api, table) == all_workspaces & {workspace_id}
 
 
 @every_table
 @pytest.mark.parametrize("workspace", ["", "00000000-0000-0000-0000-000000000000"])
-def test_in_no_workspace_there_is_nothing(table: str, workspace: str, api: Connection) -> None:
+def test_api_without_workspace_sees_no_rows(table: str, workspace: str, api: Connection) -> None:
     api.execute("SELECT set_config('annals.workspace_id', %s, true)", [workspace])
     assert workspaces_in(api, table) == set()
 
@@ -106,7 +106,7 @@ def test_row_level_security_cannot_be_switched_off(table: str, api: Connection) 
         "ALTER TABLE {} DISABLE ROW LEVEL SECURITY",
     ],
 )
-def test_the_api_changes_no_read_table(
+def test_api_cannot_change_read_tables(
     table: str, statement: str, api: Connection, populated: PopulatedDatabase
 ) -> None:
     enter(api, populated.workspaces[0])
@@ -124,7 +124,7 @@ def test_row_level_security_is_forced_on_every_read_table(superuser: Connection)
     assert unguarded.fetchall() == []
 
 
-def test_the_role_of_the_api_owns_nothing_and_bypasses_nothing(superuser: Connection) -> None:
+def test_api_role_owns_no_table_and_has_no_special_rights(superuser: Connection) -> None:
     owned = superuser.execute(
         "SELECT oid::regclass FROM pg_class WHERE relowner = 'annals_app'::regrole"
     )
@@ -137,7 +137,7 @@ def test_the_role_of_the_api_owns_nothing_and_bypasses_nothing(superuser: Connec
 
 
 @every_list
-def test_a_search_in_another_workspace_finds_nothing(
+def test_search_in_another_workspace_finds_nothing(
     plural: str, api: Connection, populated: PopulatedDatabase
 ) -> None:
     mine, theirs = populated.workspaces
@@ -152,10 +152,10 @@ def test_a_search_in_another_workspace_finds_nothing(
 
 
 @every_list
-def test_a_list_that_asks_for_another_workspace_is_empty(
+def test_list_query_for_another_workspace_is_empty(
     plural: str, populated: PopulatedDatabase
 ) -> None:
-    """The statement says theirs, the connection is in mine: both have to agree."""
+    """The query names one workspace, the connection is in the other; both must agree."""
     mine, theirs = populated.workspaces
     pages = Pages(populated.urls.app, theirs)
 
@@ -171,7 +171,7 @@ def test_a_list_that_asks_for_another_workspace_is_empty(
 
 
 @every_list
-def test_one_thing_of_another_workspace_is_not_there(
+def test_detail_of_another_workspaces_entity_is_none(
     plural: str, populated: PopulatedDatabase
 ) -> None:
     mine, theirs = populated.workspaces
@@ -186,7 +186,7 @@ def test_one_thing_of_another_workspace_is_not_there(
     assert Pages(populated.urls.app, mine).reading(look) == [None] * 2 * len(their_ids)
 
 
-def test_the_audit_trail_of_another_workspace_is_empty(populated: PopulatedDatabase) -> None:
+def test_audit_trail_of_another_workspace_is_empty(populated: PopulatedDatabase) -> None:
     mine, theirs = populated.workspaces
     account = populated.fillers[1].accounts[0]
 

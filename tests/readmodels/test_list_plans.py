@@ -1,7 +1,7 @@
-"""How PostgreSQL goes about lists: by indexes, for every order, every filter and every search.
+"""Query plans of lists: PostgreSQL uses indexes for every order, filter and search.
 
-The statements are those that the API sends, the plans those that were carried out: auto_explain
-tells them, those within search functions included.
+The statements are those of the API. The plans are those that were executed, reported by
+auto_explain, including plans within search functions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.reference_lists import FILTERS, SEARCHED, ListRequest
 DATABASE = "test_list_plans"
 ROWS = 4_000
 BIG = sorted({*LISTS} - {"members"})
-"""Lists with many rows; of members there are few."""
+"""Lists with many rows; a workspace has few members."""
 WORKSPACES = [UUID(int=1), UUID(int=2)]
 
 every_list = pytest.mark.parametrize("plural", BIG)
@@ -100,7 +100,7 @@ SOME_STATUS |= {each.kind.PLURAL: each.example.get("status", "") for each in DES
 
 @pytest.fixture(scope="module")
 def app_url(cluster: Cluster, template: str) -> Iterator[str]:
-    """Two workspaces with thousands of rows, in a database that tells its plans."""
+    """Fill two workspaces with thousands of rows, in a database that reports its plans."""
     urls = prepare_database(cluster, DATABASE, template=template)
     with psycopg.connect(cluster.url("postgres", DATABASE), autocommit=True) as connection:
         for table, (columns, values) in CONTENTS.items():
@@ -126,13 +126,13 @@ def app_url(cluster: Cluster, template: str) -> Iterator[str]:
 
 
 class Plans:
-    """Asks for pages and remembers how they were made."""
+    """Reads pages and returns their query plans."""
 
     def __init__(self, app_url: str) -> None:
         self._pages = Pages(app_url, WORKSPACES[0])
 
     def of(self, request: ListRequest, *, cursor: bool = False) -> str:
-        """The plans of a page; with `cursor`, of the page after the first."""
+        """Return the plans of a page; with `cursor`, of the page after the first."""
 
         async def ask(connection: AsyncConnection) -> str:
             start = None
@@ -140,21 +140,25 @@ class Plans:
                 first = await self._pages.page(connection, request, page_size=50)
                 start = first["pagination"]["nextCursor"]
                 assert start is not None
-            told: list[str] = []
-            connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+            notices: list[str] = []
+            connection.add_notice_handler(
+                lambda notice: notices.append(notice.message_primary or "")
+            )
             await self._pages.page(connection, request, page_size=50, cursor=start)
-            return "\n".join(told)
+            return "\n".join(notices)
 
         return self._pages.reading(ask)
 
     def of_audit(self, query: AuditQuery) -> str:
-        """The plan of a page of the audit trail."""
+        """Return the plan of a page of the audit trail."""
 
         async def ask(connection: AsyncConnection) -> str:
-            told: list[str] = []
-            connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+            notices: list[str] = []
+            connection.add_notice_handler(
+                lambda notice: notices.append(notice.message_primary or "")
+            )
             await audit_page(connection, query)
-            return "\n".join(told)
+            return "\n".join(notices)
 
         return self._pages.reading(ask)
 
@@ -165,7 +169,7 @@ def plans(app_url: str) -> Plans:
 
 
 def assert_by_index(plan: str, plural: str) -> None:
-    """The table was reached by an index, and no big table was read from end to end."""
+    """Assert that the table was read by an index, and no big table by a sequential scan."""
     assert f"on {plural} t" in plan, plan
     for table in BIG:
         assert f"Seq Scan on {table}" not in plan, plan
@@ -173,19 +177,19 @@ def assert_by_index(plan: str, plural: str) -> None:
 
 @every_list
 @pytest.mark.parametrize("descending", [True, False])
-def test_every_order_is_that_of_an_index(plural: str, descending: bool, plans: Plans) -> None:
+def test_every_order_uses_an_index(plural: str, descending: bool, plans: Plans) -> None:
     for sort_by in LISTS[plural].sorts:
         request = ListRequest(plural, sort_by=sort_by, descending=descending)
         for cursor in (False, True):
             plan = plans.of(request, cursor=cursor)
             assert_by_index(plan, plural)
             sorted_by = set(re.findall("Sort Key: (.*)", plan))
-            # What is sorted is the page that was found, and the contacts of each item.
+            # Only the rows of the page and the contacts of each item are sorted.
             assert sorted_by <= {"t.ordinal", "c.created_at, c.id"}, plan
 
 
 @every_list
-def test_every_filter_goes_by_an_index(plural: str, plans: Plans) -> None:
+def test_every_filter_uses_an_index(plural: str, plans: Plans) -> None:
     for name in FILTERS[plural].split():
         value = SOME_STATUS[plural] if name == "status" else SOME[name]
         assert_by_index(plans.of(ListRequest(plural, filters={name: value})), plural)
@@ -193,7 +197,7 @@ def test_every_filter_goes_by_an_index(plural: str, plans: Plans) -> None:
 
 @every_list
 @pytest.mark.parametrize("search", ["c4ca4", "4ca4238a0b9"])
-def test_a_search_goes_by_trigrams(plural: str, search: str, plans: Plans) -> None:
+def test_search_uses_trigram_indexes(plural: str, search: str, plans: Plans) -> None:
     plan = plans.of(ListRequest(plural, search=search))
     assert_by_index(plan, plural)
     for column in SEARCHED[plural].split():
@@ -203,13 +207,13 @@ def test_a_search_goes_by_trigrams(plural: str, search: str, plans: Plans) -> No
 
 
 @every_list
-def test_without_a_search_nothing_is_counted(plural: str, plans: Plans) -> None:
+def test_list_without_search_does_not_count_rows(plural: str, plans: Plans) -> None:
     plan = plans.of(ListRequest(plural))
     assert "Aggregate" in plan
     assert plan.count(f"on {plural} t") == 1, plan
 
 
-def test_the_audit_trail_goes_by_indexes(plans: Plans) -> None:
+def test_audit_trail_uses_indexes(plans: Plans) -> None:
     for query in (
         AuditQuery(WORKSPACES[0]),
         AuditQuery(WORKSPACES[0], cursor=100),

@@ -1,4 +1,4 @@
-"""Lists answer what a slow and simple list would, whatever is asked of them."""
+"""Lists match the reference lists, for random requests."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
 @pytest.fixture(scope="module")
 def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
-    """Made once for this module; nobody changes anything in it."""
+    """Fill a database once for this module; no test changes it."""
     with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 @pytest.fixture
 def pages(populated: PopulatedDatabase) -> Pages:
-    """The pages of the first workspace."""
+    """Return the pages of the first workspace."""
     return Pages(populated.urls.app, populated.workspaces[0])
 
 
 @every_list
-def test_each_list_can_be_ordered_as_the_slow_one_can(plural: str) -> None:
+def test_lists_have_sorts_and_filters_of_reference_lists(plural: str) -> None:
     assert set(LISTS[plural].sorts) == set(SORTS[plural])
     assert set(LISTS[plural].filters) == set(FILTERS[plural].split())
 
 
 @every_list
-def test_pages_are_those_of_a_slow_and_simple_list(
+def test_pages_match_reference_lists(
     plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
     reference = populated.references[0]
@@ -89,7 +89,7 @@ def test_pages_are_those_of_a_slow_and_simple_list(
 
 
 @every_list
-def test_walking_by_cursor_meets_everything_once_and_in_order(
+def test_cursor_pages_hold_every_item_once_in_order(
     plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
     reference = populated.references[0]
@@ -99,7 +99,7 @@ def test_walking_by_cursor_meets_everything_once_and_in_order(
 
 
 @every_list
-def test_every_search_finds_what_contains_it(
+def test_search_finds_items_that_contain_the_text(
     plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
     async def compare(connection: AsyncConnection) -> None:
@@ -114,7 +114,7 @@ def test_every_search_finds_what_contains_it(
 
 
 @every_list
-def test_the_page_of_one_thing_shows_what_the_list_shows(
+def test_detail_shows_the_fields_of_the_list(
     plural: str, pages: Pages, populated: PopulatedDatabase
 ) -> None:
     async def compare(connection: AsyncConnection) -> None:
@@ -130,9 +130,7 @@ def test_the_page_of_one_thing_shows_what_the_list_shows(
     pages.reading(compare)
 
 
-def test_the_page_of_an_account_shows_its_opportunities(
-    pages: Pages, populated: PopulatedDatabase
-) -> None:
+def test_account_detail_shows_its_opportunities(pages: Pages, populated: PopulatedDatabase) -> None:
     rows = populated.references[0].rows("opportunities")
 
     async def compare(connection: AsyncConnection) -> None:
@@ -157,7 +155,7 @@ def test_the_page_of_an_account_shows_its_opportunities(
 
 @pytest.mark.parametrize("sort_by", ["company", "status", "created_at", "updated_at"])
 @pytest.mark.parametrize("descending", [True, False])
-def test_walking_by_cursor_while_others_write_repeats_and_misses_nothing(
+def test_cursor_pages_during_writes_repeat_and_miss_no_item(
     urls: Urls, commands: EntityCommands, engine: ProjectionEngine, sort_by: str, descending: bool
 ) -> None:
     scope = Scope(uuid4())
@@ -192,18 +190,18 @@ def test_walking_by_cursor_while_others_write_repeats_and_misses_nothing(
         "e30",
         "WyJjcmVhdGVkX2F0OmRlc2MiXQ",
         "WyJjcmVhdGVkX2F0OmRlc2MiLDEsMl0",
-        # For the right order, with a time that is none, an id that is none, a NUL.
+        # Of the right order, with an invalid time, an invalid id, and a NUL.
         "WyJjcmVhdGVkX2F0OmRlc2MiLCJzb29uIiwieCJd",
         "WyJjcmVhdGVkX2F0OmRlc2MiLCIyMDI2LTAxLTAxIiwieCJd",
         "WyJjcmVhdGVkX2F0OmRlc2MiLCJcdTAwMDAiLCJ4Il0",
     ],
 )
-def test_a_cursor_that_was_made_up_is_named_as_such(cursor: str, pages: Pages) -> None:
+def test_forged_cursor_is_refused(cursor: str, pages: Pages) -> None:
     with pytest.raises(InvalidCursor):
         pages.ask(ListRequest("accounts"), cursor=cursor)
 
 
-def test_a_cursor_of_another_order_is_refused(pages: Pages) -> None:
+def test_cursor_of_another_order_is_refused(pages: Pages) -> None:
     cursor = pages.ask(ListRequest("accounts"), page_size=1)["pagination"]["nextCursor"]
     with pytest.raises(InvalidCursor):
         pages.ask(ListRequest("accounts", descending=False), cursor=cursor)

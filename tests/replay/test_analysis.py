@@ -1,4 +1,4 @@
-"""An analyst's projection: run over history, into a schema or Parquet; and history as Parquet."""
+"""An analyst's projection of history into a schema or Parquet, and history as Parquet."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def project(event):
 
 @pytest.fixture
 def history(urls: Urls) -> list[Any]:
-    """A hundred events here, fifty there."""
+    """Append 100 events in workspace HERE and 50 in THERE."""
     found = []
     with psycopg.connect(urls.app, autocommit=True) as connection:
         for workspace, count in ((HERE, 100), (THERE, 50)):
@@ -87,7 +87,7 @@ def history(urls: Urls) -> list[Any]:
 def analysed(
     urls: Urls, folder: Path, source: str, *, name: str = "mine", **chosen: Any
 ) -> AnalysisResult:
-    """Run a file of this source into its schema."""
+    """Run an analysis file with this source into its schema."""
     path = folder / f"{name}.py"
     path.write_text(source, "utf-8")
     return run_analysis(
@@ -98,8 +98,8 @@ def analysed(
     )
 
 
-def asked(statement: str) -> list[Any]:
-    """What DuckDB answers."""
+def query(statement: str) -> list[Any]:
+    """Run a statement in DuckDB; return its rows."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         return connection.execute(statement).fetchall()
@@ -114,7 +114,7 @@ def topics(history: list[Any]) -> dict[tuple[UUID, str], int]:
     return dict(Counter((workspace, topic) for workspace, (_, _, topic, _, _) in history))
 
 
-def test_rows_are_those_of_a_fold_over_all_of_history(
+def test_rows_match_fold_over_history(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     result = analysed(urls, tmp_path, TOPICS)
@@ -122,7 +122,7 @@ def test_rows_are_those_of_a_fold_over_all_of_history(
     assert counted(database) == topics(history)
 
 
-def test_windows_do_not_show_in_the_result(
+def test_window_size_does_not_change_the_result(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -141,7 +141,7 @@ def test_windows_do_not_show_in_the_result(
         ({"as_of": 10_000}, slice(0, 150)),
     ],
 )
-def test_a_part_of_history_is_chosen(
+def test_analysis_covers_only_the_chosen_part(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path,
     chosen: dict[str, Any], of: slice,
 ) -> None:  # fmt: skip
@@ -149,7 +149,7 @@ def test_a_part_of_history_is_chosen(
     assert counted(database) == topics(history[of])
 
 
-def test_as_of_a_time_is_when_things_occurred(
+def test_as_of_time_uses_time_of_occurrence(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     # Both workspaces began at the same time, one event a second.
@@ -157,7 +157,7 @@ def test_as_of_a_time_is_when_things_occurred(
     assert counted(database) == topics(history[:10] + history[100:110])
 
 
-def test_a_position_or_a_time_is_understood() -> None:
+def test_as_of_parses_positions_and_times() -> None:
     assert parse_as_of("4711") == 4711
     assert parse_as_of("2026-03-31") == datetime(2026, 3, 31, tzinfo=UTC)
     assert parse_as_of("2026-03-31T12:00+02:00") == datetime(2026, 3, 31, 10, tzinfo=UTC)
@@ -182,7 +182,7 @@ def test_rows_are_put_patched_and_removed(
     }
 
 
-def test_a_second_run_takes_the_place_of_the_first_while_somebody_reads(
+def test_second_run_replaces_first_despite_reader(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     analysed(urls, tmp_path, TOPICS, as_of=10)
@@ -193,13 +193,13 @@ def test_a_second_run_takes_the_place_of_the_first_while_somebody_reads(
     assert counted(database) == topics(history[:10])
     analysed(urls, tmp_path, TOPICS)
     assert counted(database) == topics(history)
-    said = database.execute("SELECT obj_description('analysis_mine'::regnamespace)").fetchone()
-    assert said == ("Made by annals project from mine.py: 150 events after position 0 up to 150.",)
+    note = database.execute("SELECT obj_description('analysis_mine'::regnamespace)").fetchone()
+    assert note == ("Made by annals project from mine.py: 150 events after position 0 up to 150.",)
     left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'analysis%new'")
     assert left.fetchall() == []
 
 
-def test_what_others_built_on_a_result_is_not_dropped_with_it(
+def test_result_with_dependent_view_is_not_replaced(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     analysed(urls, tmp_path, TOPICS)
@@ -208,7 +208,7 @@ def test_what_others_built_on_a_result_is_not_dropped_with_it(
         analysed(urls, tmp_path, TOPICS)
 
 
-def test_a_result_shows_the_api_one_workspace_at_a_time(
+def test_api_sees_only_its_workspace_in_a_result(
     urls: Urls, history: list[Any], tmp_path: Path
 ) -> None:
     analysed(urls, tmp_path, TOPICS)
@@ -226,7 +226,7 @@ ADD = "from replay.analysis import Add, Patch, Put\n"
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("def project(event:\n", r"mine.py, line 1: .*never closed"),
         ("import nowhere\n", r"mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'"),
@@ -249,27 +249,27 @@ ADD = "from replay.analysis import Add, Patch, Put\n"
         (TABLE + ADD + "def project(e):\n  yield Put('t', 'k', {'n': 'x'})", "COPY t, line 1, col"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
-    urls: Urls, history: list[Any], tmp_path: Path, source: str, said: str
+def test_faulty_file_is_refused_in_one_sentence(
+    urls: Urls, history: list[Any], tmp_path: Path, source: str, message: str
 ) -> None:
-    with pytest.raises(AnalysisError, match=said) as error:
+    with pytest.raises(AnalysisError, match=message) as error:
         analysed(urls, tmp_path, source)
     assert "\n" not in str(error.value)
 
 
-def test_a_name_that_is_no_schema_is_refused(tmp_path: Path) -> None:
+def test_file_name_unfit_for_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="small letters"):
         load_analysis(tmp_path / "Won-by-month.py")
 
 
-def test_a_file_is_run_once_at_a_time(urls: Urls, history: list[Any], tmp_path: Path) -> None:
+def test_concurrent_run_of_file_is_refused(urls: Urls, history: list[Any], tmp_path: Path) -> None:
     with psycopg.connect(urls.projector) as other:
         other.execute("SELECT pg_advisory_lock(%s, hashtext('analysis_mine'))", [ANALYSIS_LOCK])
         with pytest.raises(AnalysisError, match="mine is being run already"):
             analysed(urls, tmp_path, TOPICS)
 
 
-def test_parquet_has_the_rows_and_types_of_the_table(
+def test_parquet_has_rows_and_types_of_the_table(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     analysed(urls, tmp_path, COMPANIES)
@@ -285,14 +285,14 @@ def test_parquet_has_the_rows_and_types_of_the_table(
     in_schema = f"SELECT {columns} FROM analysis_mine.companies ORDER BY id"
     expected = database.execute(in_schema.encode()).fetchall()
     assert len(expected) > 3
-    assert asked(f"SELECT {columns} FROM {file} ORDER BY id") == expected
-    types = {row[0]: row[1] for row in asked(f"DESCRIBE SELECT * FROM {file}")}
+    assert query(f"SELECT {columns} FROM {file} ORDER BY id") == expected
+    types = {row[0]: row[1] for row in query(f"DESCRIBE SELECT * FROM {file}")}
     assert types["worth"] == "DECIMAL(18,2)"
     assert types["moves"] == "BIGINT"
     assert types["seen"] == "TIMESTAMP WITH TIME ZONE"
 
 
-def test_history_goes_out_whole_by_month_of_recording(
+def test_history_export_is_complete_and_split_by_month_of_recording(
     urls: Urls, history: list[Any], database: Connection, tmp_path: Path
 ) -> None:
     late = """
@@ -309,12 +309,12 @@ def test_history_goes_out_whole_by_month_of_recording(
     assert files == {f"history/month=2026-01/part-{number}.parquet" for number in (0, 1)}
     source = f"read_parquet('{tmp_path}/history/*/*.parquet', hive_partitioning = true)"
     columns = "position, workspace_id::uuid, topic, digest, strftime(recorded_at, '%Y-%m') = month"
-    exported = asked(f"SELECT {columns} FROM {source} ORDER BY position")
+    exported = query(f"SELECT {columns} FROM {source} ORDER BY position")
     in_log = f"SELECT position, workspace_id, topic, {DIGEST_SQL}, true FROM events ORDER BY 1"
     assert exported == database.execute(in_log.encode()).fetchall()
 
 
-def test_an_export_that_fails_leaves_nothing_and_nothing_is_overwritten(
+def test_failed_export_leaves_no_files_and_existing_folder_is_refused(
     urls: Urls, history: list[Any], tmp_path: Path
 ) -> None:
     def fail(done: int, total: int) -> None:

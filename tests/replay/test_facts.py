@@ -1,4 +1,4 @@
-"""What the reader of the log is told: nothing stepped over, and of no workspace it did not name."""
+"""Facts read from the log: no position is skipped, and only named workspaces are read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HERE, THERE = uuid4(), uuid4()
 
 @pytest.fixture
 def writer(urls: Urls) -> Iterator[Connection]:
-    """A connection of the API's role, which commits when it is told to."""
+    """Connect as the API's role, without autocommit."""
     with psycopg.connect(urls.app) as connection:
         yield connection
 
 
 def append(connection: Connection, workspace_id: UUID = HERE, count: int = 1) -> int:
-    """Append some accounts without a commit; the last position."""
+    """Append accounts without a commit; return the last position."""
     events = [
         {
             "stream": str(uuid4()),
@@ -47,78 +47,76 @@ def append(connection: Connection, workspace_id: UUID = HERE, count: int = 1) ->
     return int(rows.fetchall()[-1][0])
 
 
-def asked(urls: Urls, ask: Any) -> Any:
-    """What `ask` is answered on a connection like the reader's."""
+def call_as_reader(urls: Urls, read: Any) -> Any:
+    """Call `read` with a connection like the reader's; return its result."""
 
-    async def answer() -> Any:
+    async def call() -> Any:
         async with await psycopg.AsyncConnection.connect(urls.app, autocommit=True) as connection:
             raw_json(connection)
-            return await ask(connection)
+            return await read(connection)
 
-    return asyncio.run(answer())
-
-
-def told(urls: Urls, known: int = 0, *followed: UUID, most: int = 100) -> tuple[list[int], int]:
-    """The positions that are told after `known`, and how far the log was read."""
-
-    def ask(connection: psycopg.AsyncConnection[TupleRow]) -> Coroutine[Any, Any, FactPage]:
-        return read_news(connection, followed or (HERE,), known, most)
-
-    facts: FactPage = asked(urls, ask)
-    return [fact.position for fact in facts.facts], facts.upto
+    return asyncio.run(call())
 
 
-def test_a_writer_that_is_not_done_holds_back_what_came_after_it(
-    urls: Urls, writer: Connection
-) -> None:
+def read(urls: Urls, known: int = 0, *followed: UUID, limit: int = 100) -> tuple[list[int], int]:
+    """Return the positions of facts after `known`, and the position up to which was read."""
+
+    def read_page(connection: psycopg.AsyncConnection[TupleRow]) -> Coroutine[Any, Any, FactPage]:
+        return read_news(connection, followed or (HERE,), known, limit)
+
+    page: FactPage = call_as_reader(urls, read_page)
+    return [fact.position for fact in page.facts], page.upto
+
+
+def test_open_write_holds_back_later_facts(urls: Urls, writer: Connection) -> None:
     append(writer)
     writer.commit()
     late = append(writer)
     with psycopg.connect(urls.app) as other:
         last = append(other)
         other.commit()
-        assert told(urls) == ([1], 1)
-        assert asked(urls, last_position) == 1
+        assert read(urls) == ([1], 1)
+        assert call_as_reader(urls, last_position) == 1
         writer.commit()
-    assert told(urls, 1) == ([late, last], last)
-    assert asked(urls, last_position) == last
+    assert read(urls, 1) == ([late, last], last)
+    assert call_as_reader(urls, last_position) == last
 
 
-def test_a_gap_that_nobody_will_fill_is_passed(urls: Urls, writer: Connection) -> None:
+def test_gap_of_rolled_back_write_is_passed(urls: Urls, writer: Connection) -> None:
     append(writer)
     writer.commit()
     append(writer, count=2)
     writer.rollback()
-    assert told(urls, 1) == ([], 1), "no position is told that is not an event's"
+    assert read(urls, 1) == ([], 1), "a position without an event was reported"
     last = append(writer)
     writer.commit()
     assert last == 4
-    assert told(urls, 1) == ([4], 4)
+    assert read(urls, 1) == ([4], 4)
 
 
-def test_many_are_read_in_parts(urls: Urls, writer: Connection) -> None:
+def test_many_facts_are_read_in_pages(urls: Urls, writer: Connection) -> None:
     append(writer, count=5)
     writer.commit()
-    assert told(urls, most=2) == ([1, 2], 2)
-    assert told(urls, 2, most=2) == ([3, 4], 4)
-    assert told(urls, 4, most=2) == ([5], 5)
-    assert told(urls, 5, most=2) == ([], 5)
+    assert read(urls, limit=2) == ([1, 2], 2)
+    assert read(urls, 2, limit=2) == ([3, 4], 4)
+    assert read(urls, 4, limit=2) == ([5], 5)
+    assert read(urls, 5, limit=2) == ([], 5)
 
 
-def test_of_workspaces_that_are_not_followed_only_the_position_is_told(
+def test_facts_of_other_workspaces_only_advance_the_position(
     urls: Urls, writer: Connection
 ) -> None:
     for workspace_id in (HERE, THERE, HERE):
         append(writer, workspace_id)
         writer.commit()
-    assert told(urls, 0, HERE) == ([1, 3], 3)
-    assert told(urls, 0, THERE) == ([2], 3)
-    assert told(urls, 0, HERE, THERE) == ([1, 2, 3], 3)
-    assert told(urls, 0, uuid4()) == ([], 3)
+    assert read(urls, 0, HERE) == ([1, 3], 3)
+    assert read(urls, 0, THERE) == ([2], 3)
+    assert read(urls, 0, HERE, THERE) == ([1, 2, 3], 3)
+    assert read(urls, 0, uuid4()) == ([], 3)
 
 
 @pytest.mark.parametrize("function", ["last_event_position()", "workspaces_with_news(0, 1)"])
-def test_only_the_api_may_ask_where_there_is_news(urls: Urls, function: str) -> None:
+def test_only_api_role_may_call_news_functions(urls: Urls, function: str) -> None:
     with psycopg.connect(urls.app, autocommit=True) as connection:
         assert connection.execute(f"SELECT {function}".encode()).fetchone()
     with (

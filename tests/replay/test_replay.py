@@ -1,4 +1,4 @@
-"""Readings of history: how things looked, and what happened to them."""
+"""As-of readings of lists and entities, and the history of an entity."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from tests.support.reference_lists import (
 )
 
 SEED = 31
-QUESTIONS_PER_LIST = 25
+REQUESTS_PER_LIST = 25
 HOURS = [timedelta(hours=hours) for hours in (-1, 0, 3, 10, 21, 30, 41, 1_000_000)]
 YEAR_2026 = datetime(2026, 1, 1, tzinfo=UTC)
 ACME = {"company": "Acme", "type": "customer"}
@@ -73,25 +73,25 @@ every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
 @pytest.fixture(scope="module")
 def populated(cluster: Cluster, template: str) -> Iterator[PopulatedDatabase]:
-    """Two workspaces whose things came and changed within two days of 2024."""
+    """Fill two workspaces whose entities were created and changed within two days of 2024."""
     with populated_database(cluster, template, SEED) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def events(populated: PopulatedDatabase) -> list[Row]:
-    """All that ever happened there."""
+    """Return all events of both workspaces."""
     with psycopg.connect(populated.urls.superuser) as connection:
         return recorded_events(connection)
 
 
 @every_list
-def test_a_list_as_of_a_time_is_that_of_what_had_occurred_by_then(
+def test_list_as_of_time_matches_reference_of_events_up_to_then(
     plural: str, populated: PopulatedDatabase, events: list[Row]
 ) -> None:
     random = Random(SEED)
     with write_pool(populated.urls.app) as pool:
-        for number in range(QUESTIONS_PER_LIST):
+        for number in range(REQUESTS_PER_LIST):
             at = START + HOURS[number % len(HOURS)]
             reference = reference_as_of(populated, events, plural, at)
             request = random_request(random, plural, reference)
@@ -121,7 +121,7 @@ def test_a_list_as_of_a_time_is_that_of_what_had_occurred_by_then(
 def reference_as_of(
     populated: PopulatedDatabase, events: list[Row], plural: str, at: datetime
 ) -> ReferenceLists:
-    """What there was by then. Names of other things are told as they are known now."""
+    """Return the reference lists as of a time, with the present names of members and accounts."""
     workspace_id = populated.workspaces[0]
     occurred = [event for event in events if event["occurred_at"] <= at]
     known = None if plural == "members" else populated.references[0]
@@ -129,7 +129,7 @@ def reference_as_of(
 
 
 def random_request(random: Random, plural: str, reference: ReferenceLists) -> ListRequest:
-    """A question with filters by what occurs in the list."""
+    """Draw a request whose filter values occur in the list."""
     filters = {}
     for name in FILTERS[plural].split():
         values = {row[column(name)] for row in reference.rows(plural)} - {None}
@@ -146,11 +146,11 @@ def random_request(random: Random, plural: str, reference: ReferenceLists) -> Li
 
 
 @every_list
-def test_a_list_as_of_now_is_the_list(plural: str, populated: PopulatedDatabase) -> None:
+def test_list_as_of_now_is_the_current_list(plural: str, populated: PopulatedDatabase) -> None:
     pages = Pages(populated.urls.app, populated.workspaces[0])
     with write_pool(populated.urls.app) as pool:
         for sort_by in LISTS[plural].sorts:
-            live = pages.ask(
+            current = pages.ask(
                 ListRequest(plural, sort_by=sort_by), page_size=500, include_stats=True
             )
             query = AsOfQuery(
@@ -163,13 +163,13 @@ def test_a_list_as_of_now_is_the_list(plural: str, populated: PopulatedDatabase)
             )
             answer = orjson.loads(list_as_of(pool, query))
             assert [comparable(item) for item in answer["items"]] == [
-                comparable(item) for item in live["items"]
+                comparable(item) for item in current["items"]
             ]
-            assert answer["pagination"] == live["pagination"]
-            assert answer["aggregations"] == live["aggregations"]
+            assert answer["pagination"] == current["pagination"]
+            assert answer["aggregations"] == current["aggregations"]
 
 
-def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
+def test_entity_as_of_version_matches_oracle(
     populated: PopulatedDatabase, events: list[Row]
 ) -> None:
     mine = [event for event in events if event["workspace_id"] == populated.workspaces[0]]
@@ -192,7 +192,7 @@ def test_each_thing_as_of_each_version_is_what_its_stream_said_by_then(
 
 
 def shown(state: EntityState) -> dict[str, Any]:
-    """A thing of the oracle as the API shows what it has of its own."""
+    """Return the API's representation of the entity's own values."""
     return {
         "id": state.id,
         **({} if state.kind not in LINKED_TO_ACCOUNT else {"accountId": state.account_id}),
@@ -224,14 +224,17 @@ FIELDS_OF = {
 
 @pytest.fixture
 def acme(commands: EntityCommands, scope: Scope) -> UUID:
-    """Created on New Year, renamed on the 2nd, made active on the 3rd, deleted and restored now."""
+    """Create an account on January 1st, rename it on the 2nd, set it active on the 3rd.
+
+    It is deleted and restored now.
+    """
     account = commands.create(scope, Account, ACME, occurred_at=YEAR_2026).entity.id
     for day, change in ((2, {"company": "Acme Corp"}), (3, {"status": "active"})):
         commands.revise(
             scope,
             Account,
             account,
-            lambda facts, change=change: {**facts, **change},  # type: ignore[misc]
+            lambda values, change=change: {**values, **change},  # type: ignore[misc]
             occurred_at=YEAR_2026 + timedelta(days=day - 1),
         )
     commands.delete(scope, Account, account)
@@ -251,7 +254,7 @@ def acme(commands: EntityCommands, scope: Scope) -> UUID:
         (6, None, None),
     ],
 )
-def test_an_account_as_of_a_version(
+def test_account_as_of_version(
     log: EventLog, scope: Scope, acme: UUID, version: int, company: str | None, status: str | None
 ) -> None:
     found = entity_as_of(log, scope, Account, acme, version=version)
@@ -266,7 +269,7 @@ def test_an_account_as_of_a_version(
     ("day", "company"),
     [(0.999, None), (1, "Acme"), (1.999, "Acme"), (2, "Acme Corp"), (9_000, "Acme Corp")],
 )
-def test_an_account_as_of_a_time(
+def test_account_as_of_time(
     log: EventLog, scope: Scope, acme: UUID, day: float, company: str | None
 ) -> None:
     at = YEAR_2026 + timedelta(days=day - 1)
@@ -274,9 +277,7 @@ def test_an_account_as_of_a_time(
     assert (found and found["company"]) == company
 
 
-def test_another_kind_or_another_workspace_has_no_such_thing(
-    log: EventLog, scope: Scope, acme: UUID
-) -> None:
+def test_as_of_another_kind_or_workspace_is_none(log: EventLog, scope: Scope, acme: UUID) -> None:
     assert entity_as_of(log, scope, Contact, acme, version=1) is None
     assert entity_as_of(log, Scope(uuid4()), Account, acme, version=1) is None
 
@@ -290,7 +291,7 @@ def history_of(
     after_version: int = 0,
     limit: int = 100,
 ) -> Any:
-    """The history of one thing, parsed; None where there is no such thing."""
+    """Return the history of an entity, parsed; None if the entity does not exist."""
 
     async def ask() -> bytes | None:
         async with await AsyncConnection.connect(urls.app) as connection:
@@ -312,7 +313,7 @@ def history_of(
     return answer and orjson.loads(answer)
 
 
-def test_the_history_tells_who_did_what_before_and_after(
+def test_history_shows_actor_action_and_changes(
     urls: Urls, commands: EntityCommands, workspace: UUID
 ) -> None:
     ada = Scope(
@@ -328,7 +329,7 @@ def test_the_history_tells_who_did_what_before_and_after(
     fields = {**ACME, "customFields": {"sector": "food", "vip": True}}
     account = commands.create(ada, Account, fields, occurred_at=YEAR_2026).entity.id
     revised = {"company": "Acme Corp", "status": "active", "customFields": {"vip": 1}}
-    commands.revise(ada, Account, account, lambda facts: {**facts, **revised})
+    commands.revise(ada, Account, account, lambda values: {**values, **revised})
     commands.delete(ada, Account, account)
     commands.restore(ada, Account, account)
     items = history_of(urls, workspace, account)["items"]
@@ -366,7 +367,7 @@ def changes(item: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4, 5, 6])
-def test_a_history_is_paged_by_version(urls: Urls, workspace: UUID, acme: UUID, limit: int) -> None:
+def test_history_is_paged_by_version(urls: Urls, workspace: UUID, acme: UUID, limit: int) -> None:
     versions: list[int] = []
     after: int | None = 0
     while after is not None:
@@ -376,20 +377,20 @@ def test_a_history_is_paged_by_version(urls: Urls, workspace: UUID, acme: UUID, 
     assert versions == [1, 2, 3, 4, 5]
 
 
-def test_what_never_was_has_no_history(urls: Urls, workspace: UUID, acme: UUID) -> None:
+def test_unknown_entity_has_no_history(urls: Urls, workspace: UUID, acme: UUID) -> None:
     assert history_of(urls, workspace, uuid4()) is None
     assert history_of(urls, uuid4(), acme) is None
     assert history_of(urls, workspace, acme, "contact") is None
     assert history_of(urls, workspace, acme, after_version=5) == {"items": [], "nextCursor": None}
 
 
-def test_the_secret_of_a_key_is_no_part_of_history(
+def test_history_omits_secret_of_api_key(
     urls: Urls, commands: EntityCommands, scope: Scope, engine: ProjectionEngine
 ) -> None:
     fields = {"name": "sync", "role": "member", "secretSha256": "0" * 64}
     key = commands.create(scope, ApiKey, fields).entity.id
     renewed = {"secretSha256": "1" * 64, "name": "Sync"}
-    commands.revise(scope, ApiKey, key, lambda facts: {**facts, **renewed})
+    commands.revise(scope, ApiKey, key, lambda values: {**values, **renewed})
     commands.delete(scope, ApiKey, key)
     engine.catch_up()
     items = history_of(urls, scope.workspace_id, key, "api_key")["items"]

@@ -44,7 +44,7 @@ NAMES = [
 ]  # fmt: skip
 SEARCHES = [
     *NAMES, "a", "%", "_", "\\", "ac", "CME", "e c", "00%", "\\\\", "k\\s", "'", "京", "ß", "SS",
-    "ü", "Ï", "nobody", "   ", "bcd", "__", "%%", "corp", "%s", "%(x)s", "αΒ",
+    "ü", "Ï", "absent", "   ", "bcd", "__", "%%", "corp", "%s", "%(x)s", "αΒ",
 ]  # fmt: skip
 NAMED: dict[type[Entity], str] = {
     Account: "company",

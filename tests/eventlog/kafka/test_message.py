@@ -1,4 +1,4 @@
-"""The event on the wire: the same digest as in the log, and as its schema has it."""
+"""Messages have the digest of their event in the log and match their schema."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ TRICKY = [
 
 
 def row(data: bytes, metadata: bytes) -> tuple[Any, ...]:
-    """A row of the log."""
+    """Return a row of the log."""
     at = "2026-01-31 12:00:00.5+00"
     ids = (str(uuid4()), str(uuid4()), 1)
     return (7, *ids, "account.created", None, data, metadata, at, at)
 
 
 @pytest.mark.parametrize(("data", "metadata"), TRICKY)
-def test_a_message_is_read_back_as_the_event_that_it_was(data: bytes, metadata: bytes) -> None:
+def test_message_decodes_to_its_event(data: bytes, metadata: bytes) -> None:
     stored = row(data, metadata)
     assert decode(encode(stored)) == to_event(stored)
     assert digest_of(encode(stored)) == (7, to_event(stored).digest)
     assert json.loads(encode(stored))["data"] == json.loads(data)
 
 
-def test_the_headers_say_what_is_inside() -> None:
+def test_headers_hold_topic_position_and_origin() -> None:
     origin = Origin(str(uuid4()), 2, 5)
     head = read_head(headers("account.created", 7, origin))
     assert (head.topic, head.position, head.origin, head.is_mark) == (
@@ -62,23 +62,21 @@ def test_the_headers_say_what_is_inside() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"dataBytes":1,"data":{},"metadata":{}}'])
-def test_what_no_relay_wrote_is_malformed(value: bytes) -> None:
+def test_malformed_message_is_refused(value: bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode(value)
     with pytest.raises(MalformedMessage):
         read_head([("topic", b"x")])
 
 
-def test_the_schemas_are_those_of_the_code() -> None:
-    """Otherwise: python -m eventlog.kafka.schemas"""
+def test_schema_files_are_up_to_date() -> None:
+    """If this fails, run python -m eventlog.kafka.schemas."""
     in_folder = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
     assert in_folder == {f"{name}.json": as_text(each) for name, each in schemas().items()}
 
 
-def test_a_message_of_every_topic_is_as_its_schema_says(
-    log: EventLog, scope: Scope, urls: Urls
-) -> None:
-    live_through_everything(log, scope)
+def test_message_of_every_topic_matches_its_schema(log: EventLog, scope: Scope, urls: Urls) -> None:
+    append_all_events(log, scope)
     with follow_connection(urls.projector, application_name="test") as connection:
         page = read_rows_after(connection, 0, 1_000)
     made = schemas()
@@ -91,8 +89,8 @@ def test_a_message_of_every_topic_is_as_its_schema_says(
     Draft202012Validator(made[MARK_TOPIC]).validate(json.loads(encode_mark(7)))
 
 
-def live_through_everything(log: EventLog, scope: Scope) -> None:
-    """To one of each kind happens everything that can; jobs end."""
+def append_all_events(log: EventLog, scope: Scope) -> None:
+    """Append an entity of each kind, and jobs, with all their events."""
     for kind in KINDS.values():
         with log.scoped(scope):
             log.append(entity_with_all_events(kind, uuid4()))

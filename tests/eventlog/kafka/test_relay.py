@@ -1,4 +1,4 @@
-"""The relay: all of the log, in order, once acknowledged; and what it notices."""
+"""The relay publishes the whole log in order and refuses topics that do not match it."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ TRIGGER = "events_are_never_changed"
 
 @pytest.fixture
 def published(kafka_harness: KafkaHarness) -> KafkaHarness:
-    """A log that was published."""
+    """Fill a log and publish it."""
     fill_log(kafka_harness.urls.app, EVENTS)
     kafka_harness.relay()
     return kafka_harness
 
 
 def compared(kafka_harness: KafkaHarness) -> ReconcileReport:
-    """What the reconciliation finds."""
+    """Return the report of the reconciliation."""
     return reconcile(kafka_harness.urls.projector, kafka_harness.broker)
 
 
 @contextmanager
 def relaying(kafka_harness: KafkaHarness) -> Iterator[Relay]:
-    """A relay runs in a thread, as long as the block lasts."""
+    """Run a relay in a thread while the block lasts."""
     relay = Relay(kafka_harness.urls.projector, kafka_harness.broker, partitions=PARTITIONS)
     thread = threading.Thread(target=relay.run)
     thread.start()
@@ -54,12 +54,12 @@ def relaying(kafka_harness: KafkaHarness) -> Iterator[Relay]:
 
 
 def published_position(database: Connection, kafka_harness: KafkaHarness) -> int:
-    """How far the relay says it is."""
+    """Return the position that the relay recorded."""
     topic = load_topic(database, kafka_harness.topic)
     return topic.position if topic else 0
 
 
-def test_each_event_is_published_once_in_order_in_the_partition_of_its_account(
+def test_event_is_published_once_in_order_in_partition_of_its_account(
     published: KafkaHarness,
 ) -> None:
     positions = published.positions()
@@ -74,9 +74,7 @@ def test_each_event_is_published_once_in_order_in_the_partition_of_its_account(
     assert {partition for each in accounts.values() for partition in each} == {0, 1, 2, 3}
 
 
-def test_a_relay_that_goes_on_publishes_nothing_twice(
-    published: KafkaHarness, workspace: UUID
-) -> None:
+def test_resumed_relay_publishes_nothing_twice(published: KafkaHarness, workspace: UUID) -> None:
     assert published.relay().published == 0
     with psycopg.connect(published.urls.app) as connection:
         append(connection, workspace)
@@ -85,7 +83,7 @@ def test_a_relay_that_goes_on_publishes_nothing_twice(
     assert compared(published).counts == {}
 
 
-def test_a_relay_killed_while_it_publishes_leaves_nothing_out(
+def test_relay_after_kill_leaves_no_event_out(
     kafka_harness: KafkaHarness, database: Connection
 ) -> None:
     fill_log(kafka_harness.urls.app, 30_000)
@@ -96,7 +94,7 @@ def test_a_relay_killed_while_it_publishes_leaves_nothing_out(
             timeout_s=TIMEOUT_S,
         )
         process.kill()
-    assert published_position(database, kafka_harness) < 30_000, "it was killed too late to tell"
+    assert published_position(database, kafka_harness) < 30_000, "the relay was killed too late"
     kafka_harness.relay()
     report = compared(kafka_harness)
     assert report.is_equal, report
@@ -104,7 +102,7 @@ def test_a_relay_killed_while_it_publishes_leaves_nothing_out(
     assert report.messages == 30_000 + report.counts["doubled"]
 
 
-def test_nothing_is_published_before_it_is_committed_nor_stepped_over(
+def test_uncommitted_event_is_neither_published_nor_skipped(
     kafka_harness: KafkaHarness, workspace: UUID, urls: Urls
 ) -> None:
     with psycopg.connect(urls.app) as late, psycopg.connect(urls.app) as early:
@@ -122,7 +120,7 @@ def test_nothing_is_published_before_it_is_committed_nor_stepped_over(
     assert (first, sorted(itertools.chain(*kafka_harness.positions()))) == (1, [second, third])
 
 
-def test_a_second_relay_waits_and_takes_over(
+def test_second_relay_waits_and_takes_over(
     kafka_harness: KafkaHarness, database: Connection, workspace: UUID, urls: Urls
 ) -> None:
     def epoch() -> int:
@@ -145,7 +143,7 @@ def test_a_second_relay_waits_and_takes_over(
     assert list(itertools.chain(*kafka_harness.positions())) == [position]
 
 
-def test_every_partition_says_how_far_the_log_was_published(published: KafkaHarness) -> None:
+def test_last_mark_of_every_partition_is_the_published_position(published: KafkaHarness) -> None:
     last: dict[int, int] = {}
     for message in published.messages():
         head = read_head(message.headers)
@@ -154,7 +152,7 @@ def test_every_partition_says_how_far_the_log_was_published(published: KafkaHarn
     assert last == dict.fromkeys(range(PARTITIONS), EVENTS)
 
 
-def test_a_topic_that_was_deleted_or_made_by_somebody_else_is_refused_until_it_is_made_anew(
+def test_deleted_or_foreign_topic_is_refused_until_recreated(
     published: KafkaHarness,
 ) -> None:
     with published.broker.admin() as admin:
@@ -169,7 +167,7 @@ def test_a_topic_that_was_deleted_or_made_by_somebody_else_is_refused_until_it_i
     assert compared(published).is_equal
 
 
-def test_a_topic_of_another_log_is_refused(published: KafkaHarness, database: Connection) -> None:
+def test_topic_of_another_log_is_refused(published: KafkaHarness, database: Connection) -> None:
     database.execute("UPDATE log_identity SET id = gen_random_uuid()")
     with pytest.raises(TopicRefused, match="belongs to another log"):
         published.relay()
@@ -178,7 +176,7 @@ def test_a_topic_of_another_log_is_refused(published: KafkaHarness, database: Co
         published.relay()
 
 
-def test_a_topic_that_is_ahead_of_the_log_or_tells_another_story_is_refused(
+def test_topic_ahead_of_log_or_with_other_content_is_refused(
     published: KafkaHarness, database: Connection
 ) -> None:
     database.execute(f"ALTER TABLE events DISABLE TRIGGER {TRIGGER}")
@@ -190,7 +188,7 @@ def test_a_topic_that_is_ahead_of_the_log_or_tells_another_story_is_refused(
         published.relay()
 
 
-def test_the_command_says_in_one_sentence_why_it_does_not_relay(
+def test_relay_command_prints_refusal_in_one_sentence(
     published: KafkaHarness, database: Connection
 ) -> None:
     database.execute("UPDATE kafka_topics SET topic_id = gen_random_uuid()")
@@ -200,11 +198,11 @@ def test_the_command_says_in_one_sentence_why_it_does_not_relay(
     assert output.splitlines()[-1].startswith("annals: Topic annals.")
 
 
-def test_reconciliation_names_what_is_missing_doubled_and_altered(
+def test_reconciliation_reports_missing_doubled_and_altered_events(
     published: KafkaHarness, database: Connection
 ) -> None:
     messages = {read_head(each.headers).position: each for each in published.messages() if each.key}
-    gone = min(position for position, each in messages.items() if each.partition == 0)
+    missing = min(position for position, each in messages.items() if each.partition == 0)
     twice = messages[200]
     producer = published.broker.producer()
     producer.send(published.topic, key=twice.key, value=twice.value, headers=twice.headers,
@@ -214,20 +212,20 @@ def test_reconciliation_names_what_is_missing_doubled_and_altered(
     producer.close()
     with published.broker.admin() as admin:
         first = published.broker.partitions([0])[0]
-        admin.delete_records({first: messages[gone].offset + 1})
+        admin.delete_records({first: messages[missing].offset + 1})
     database.execute(f"ALTER TABLE events DISABLE TRIGGER {TRIGGER}")
     database.execute("""UPDATE events SET data = '{"fields": {}}' WHERE position = 300""")
     database.execute("DELETE FROM events WHERE position = 400")
     report = compared(published)
-    assert (report.missing, report.doubled, report.altered) == ([gone], [200], [300])
+    assert (report.missing, report.doubled, report.altered) == ([missing], [200], [300])
     assert (report.unknown, len(report.foreign), report.misplaced) == ([400], 1, [])
     with published.command("reconcile") as process:
         code, output = process.ended()
     assert code == 1
-    assert f"Missing from the topic: {gone}." in output
+    assert f"Missing from the topic: {missing}." in output
 
 
-def test_reconciliation_of_what_is_equal_ends_well_though_it_is_doubled(
+def test_reconciliation_tolerates_doubled_messages(
     published: KafkaHarness, database: Connection
 ) -> None:
     database.execute("UPDATE kafka_topics SET position = 100, epoch = epoch + 1")

@@ -1,4 +1,4 @@
-"""Entities into the log and out of it, through the eventsourcing library's interfaces."""
+"""Entities are saved and loaded through the eventsourcing library's interfaces."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def append_and_stall(log: EventLog, scope: Scope) -> None:
 # Loading and saving
 
 
-def test_what_was_appended_is_loaded_again(log: EventLog, scope: Scope, workspace: UUID) -> None:
+def test_appended_entity_is_loaded_unchanged(log: EventLog, scope: Scope, workspace: UUID) -> None:
     acme = account(workspace)
     acme.revise({"company": "Acme Corporation", "type": "customer", "status": "active"}, at=NOW)
     with log.scoped(scope):
@@ -77,7 +77,7 @@ def test_what_was_appended_is_loaded_again(log: EventLog, scope: Scope, workspac
     assert again.modified_on == NOW
 
 
-def test_appending_what_decided_nothing_records_nothing(
+def test_append_without_new_events_records_nothing(
     log: EventLog, scope: Scope, workspace: UUID, urls: Urls
 ) -> None:
     acme = account(workspace)
@@ -87,7 +87,7 @@ def test_appending_what_decided_nothing_records_nothing(
     assert positions(urls) == [1]
 
 
-def test_another_workspaces_entity_is_not_found(
+def test_entity_of_another_workspace_or_kind_is_not_found(
     log: EventLog, scope: Scope, workspace: UUID
 ) -> None:
     acme = account(workspace)
@@ -99,7 +99,7 @@ def test_another_workspaces_entity_is_not_found(
         log.load(Account, acme.id)
 
 
-def test_the_log_is_used_in_a_scope_only(log: EventLog, workspace: UUID) -> None:
+def test_append_outside_a_scope_is_refused(log: EventLog, workspace: UUID) -> None:
     with pytest.raises(ProgrammingError, match="scoped"):
         log.append(account(workspace))
 
@@ -107,7 +107,7 @@ def test_the_log_is_used_in_a_scope_only(log: EventLog, workspace: UUID) -> None
 # Optimistic concurrency
 
 
-def test_of_two_who_decide_on_the_same_version_one_is_refused(
+def test_second_append_to_the_same_version_is_refused(
     log: EventLog, scope: Scope, workspace: UUID, urls: Urls
 ) -> None:
     acme = account(workspace)
@@ -120,11 +120,13 @@ def test_of_two_who_decide_on_the_same_version_one_is_refused(
         with pytest.raises(IntegrityError) as refusal:
             log.append(other)
         assert log.load(Account, acme.id).status == "active"
-    assert str(acme.id) not in str(refusal.value), "an id of another workspace would be told"
+    assert str(acme.id) not in str(refusal.value), (
+        "the message would reveal an id of another workspace"
+    )
     assert len(positions(urls)) == 2
 
 
-def test_several_streams_are_recorded_together_or_not_at_all(
+def test_append_of_several_streams_is_atomic(
     log: EventLog, scope: Scope, workspace: UUID, urls: Urls
 ) -> None:
     first, second = account(workspace), account(workspace)
@@ -136,7 +138,7 @@ def test_several_streams_are_recorded_together_or_not_at_all(
             log.load(Account, first.id)
 
 
-def test_appends_of_a_transaction_are_recorded_together_or_not_at_all(
+def test_appends_of_a_transaction_are_atomic(
     log: EventLog, scope: Scope, workspace: UUID, urls: Urls
 ) -> None:
     with pytest.raises(ZeroDivisionError):
@@ -151,7 +153,7 @@ def test_appends_of_a_transaction_are_recorded_together_or_not_at_all(
 # What is recorded
 
 
-def test_every_event_says_who_did_it(log: EventLog, workspace: UUID, urls: Urls) -> None:
+def test_event_metadata_holds_actor_and_command(log: EventLog, workspace: UUID, urls: Urls) -> None:
     scope = Scope(
         workspace,
         Actor("member", "ada", "Ada Lovelace"),
@@ -191,7 +193,7 @@ def test_every_event_says_who_did_it(log: EventLog, workspace: UUID, urls: Urls)
 
 
 def example(event_class: type[EntityEvent]) -> EntityEvent:
-    """An event of this class with a value for each of its facts."""
+    """Return an event of this class with a value for each of its fields."""
     values: dict[str, Any] = {
         "workspace_id": uuid4(),
         "fields": {"company": "Ação – 漢字 😀", "customFields": {"n": 1, "ok": True, "x": 1.5}},
@@ -206,21 +208,21 @@ def example(event_class: type[EntityEvent]) -> EntityEvent:
         "moved": {"note": 1},
     }
     base = next(b for b in event_class.__mro__ if b.__module__ == "domain.shared.entity")
-    facts = {name: values[name] for name in base.__annotations__ if name in values}
+    fields = {name: values[name] for name in base.__annotations__ if name in values}
     if issubclass(event_class, EntityMerged):
-        facts["changes"] = values["changes"]
+        fields["changes"] = values["changes"]
     event = object.__new__(event_class)
     event.__dict__.update(
         originator_id=uuid4(),
         originator_version=1 if issubclass(event_class, AggregateCreated) else 7,
         timestamp=NOW,
         account_id=uuid4(),
-        **facts,
+        **fields,
     )
     return event
 
 
-def test_every_event_comes_back_as_it_was(log: EventLog, workspace: UUID, scope: Scope) -> None:
+def test_every_event_is_read_back_unchanged(log: EventLog, workspace: UUID, scope: Scope) -> None:
     mapper = log.mapper
     assert len(EVENTS) > 30
     for topic, event_class in EVENTS.items():
@@ -238,7 +240,7 @@ def test_every_event_comes_back_as_it_was(log: EventLog, workspace: UUID, scope:
 
 @pytest.fixture
 def upcaster() -> Iterator[None]:
-    """account.sketched was once what account.created is now, through a version between."""
+    """Register upcasters from account.sketched to account.created, through a version between."""
 
     def named(data: upcast.Data) -> upcast.Data:
         return {"fields": {"company": data["name"]}}
@@ -254,7 +256,7 @@ def upcaster() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("upcaster")
-def test_old_versions_are_read_as_the_newest(
+def test_old_event_versions_are_read_as_the_newest(
     log: EventLog, scope: Scope, workspace: UUID, urls: Urls
 ) -> None:
     stream = uuid4()
@@ -274,7 +276,7 @@ def test_old_versions_are_read_as_the_newest(
         register(lambda data: data)
 
 
-def test_an_unknown_topic_is_said_by_name() -> None:
+def test_error_names_the_unknown_topic() -> None:
     event = LogEvent(
         uuid4(), 1, "account.vanished", b"{}", occurred_at=NOW, account_id=None, workspace_id=None
     )
@@ -285,7 +287,7 @@ def test_an_unknown_topic_is_said_by_name() -> None:
 # Bounds
 
 
-def test_a_large_append_is_one_transaction(
+def test_large_append_is_one_transaction(
     log: EventLog, scope: Scope, workspace: UUID, urls: Urls
 ) -> None:
     accounts = [account(workspace, f"Company {number}") for number in range(LARGE)]
@@ -297,7 +299,7 @@ def test_a_large_append_is_one_transaction(
     assert [event.stream_id for event in page.events] == [str(one.id) for one in accounts]
 
 
-def test_waiting_for_a_connection_ends_with_an_operational_error(
+def test_timeout_for_a_connection_is_operational_error(
     urls: Urls, scope: Scope, workspace: UUID
 ) -> None:
     with write_pool(urls.app, max_size=1) as pool:
@@ -308,15 +310,15 @@ def test_waiting_for_a_connection_ends_with_an_operational_error(
             log.append(account(workspace))
 
 
-def test_waiting_for_another_writer_of_the_stream_ends_with_an_operational_error(
+def test_timeout_for_another_writer_of_the_stream_is_operational_error(
     log: EventLog, urls: Urls, scope: Scope, workspace: UUID
 ) -> None:
-    def impatient(connection: Connection) -> None:
+    def set_lock_timeout(connection: Connection) -> None:
         connection.execute("SET lock_timeout = '100ms'")
 
     acme = account(workspace)
     with (
-        write_pool(urls.app, configure=impatient) as pool,
+        write_pool(urls.app, configure=set_lock_timeout) as pool,
         log.transaction(scope),
     ):
         log.append(acme)
@@ -324,19 +326,19 @@ def test_waiting_for_another_writer_of_the_stream_ends_with_an_operational_error
             EventLog(pool).append(account(workspace, entity_id=acme.id))
 
 
-def test_a_transaction_that_was_ended_for_its_length_says_so(
+def test_transaction_beyond_the_writer_limit_is_operational_error(
     log: EventLog, scope: Scope, workspace: UUID
 ) -> None:
     with pytest.raises(OperationalError):
         append_and_stall(log, scope)
-    with log.scoped(scope):  # and the pool goes on with another connection
+    with log.scoped(scope):  # the pool uses another connection
         assert log.append(account(workspace)) is not None
 
 
 # The library's interfaces
 
 
-def test_the_librarys_notification_log_reads_the_workspace(
+def test_notification_log_reads_only_the_workspace(
     log: EventLog, scope: Scope, workspace: UUID
 ) -> None:
     stranger = Scope(uuid4())
@@ -355,13 +357,11 @@ def test_the_librarys_notification_log_reads_the_workspace(
         assert log.recorder.max_notification_id() == 5
 
 
-def test_an_empty_log_has_no_last_position(log: EventLog) -> None:
+def test_empty_log_has_no_last_position(log: EventLog) -> None:
     assert log.recorder.max_notification_id() is None
 
 
-def test_a_subscription_goes_on_with_what_is_appended(
-    log: EventLog, scope: Scope, workspace: UUID
-) -> None:
+def test_subscription_delivers_later_appends(log: EventLog, scope: Scope, workspace: UUID) -> None:
     with log.scoped(scope):
         log.append(account(workspace), account(workspace))
         with log.recorder.subscribe(gt=1) as subscription:
@@ -372,9 +372,7 @@ def test_a_subscription_goes_on_with_what_is_appended(
             assert list(subscription) == []
 
 
-def test_the_librarys_save_records_as_append_does(
-    log: EventLog, scope: Scope, workspace: UUID
-) -> None:
+def test_save_of_library_records_like_append(log: EventLog, scope: Scope, workspace: UUID) -> None:
     with log.scoped(scope):
         (recording,) = log.save(account(workspace))
         assert recording.notification.id == 1
@@ -383,7 +381,7 @@ def test_the_librarys_save_records_as_append_does(
 # Hints
 
 
-def test_an_append_is_hinted_at_and_a_rollback_is_not(
+def test_append_sends_a_hint_and_rollback_does_not(
     urls: Urls, scope: Scope, workspace: UUID
 ) -> None:
     with (
@@ -407,7 +405,7 @@ def test_an_append_is_hinted_at_and_a_rollback_is_not(
             hinter.close()
 
 
-def test_a_hint_that_could_not_be_sent_is_sent_on_the_next_connection(
+def test_unsent_hint_is_sent_on_the_next_connection(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eventlog.hints.HINT_RETRY_S", 0.05)

@@ -1,4 +1,4 @@
-"""History is only added to, whoever asks; and a workspace has only its own."""
+"""History is append-only for every role, and a workspace sees only its own events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFUSED = (psycopg.errors.RestrictViolation, psycopg.errors.InsufficientPrivileg
 
 @pytest.fixture
 def recorded(urls: Urls, workspace: UUID) -> UUID:
-    """The stream of an event that is in the workspace."""
+    """Append an event in the workspace; return its stream."""
     stream = uuid4()
     with psycopg.connect(urls.superuser, autocommit=True) as connection:
         connection.execute(INSERT.encode(), (workspace, stream))
@@ -50,37 +50,37 @@ def acting_in(url: str, workspace: UUID) -> Iterator[Connection]:
         connection.rollback()
 
 
-def everything(urls: Urls) -> list[tuple[object, ...]]:
+def all_events(urls: Urls) -> list[tuple[object, ...]]:
     with psycopg.connect(urls.superuser) as connection:
         return connection.execute("SELECT e::text FROM events e ORDER BY position").fetchall()
 
 
 @pytest.mark.parametrize("role", ["owner", "app", "projector", "superuser"])
 def test_history_cannot_be_changed(urls: Urls, workspace: UUID, recorded: UUID, role: str) -> None:
-    before = everything(urls)
+    before = all_events(urls)
     assert len(before) == 1
     with acting_in(getattr(urls, role), workspace) as connection:
         for change in CHANGES.values():
             with pytest.raises(REFUSED):
                 connection.execute(change.encode())
             connection.rollback()
-    assert everything(urls) == before
+    assert all_events(urls) == before
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_playing_a_replica_does_not_help(urls: Urls, recorded: UUID, change: str) -> None:
-    before = everything(urls)
+def test_replica_role_cannot_change_history(urls: Urls, recorded: UUID, change: str) -> None:
+    before = all_events(urls)
     with psycopg.connect(urls.superuser, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
             connection.execute(CHANGES[change].encode())
-    assert everything(urls) == before
+    assert all_events(urls) == before
 
 
 @pytest.mark.parametrize(
     ("column", "value"), [("position", "7"), ("recorded_at", "'2001-01-01T00:00Z'")]
 )
-def test_position_and_time_of_recording_are_the_databases_to_give(
+def test_client_cannot_set_position_or_time_of_recording(
     urls: Urls, workspace: UUID, column: str, value: str
 ) -> None:
     statement = INSERT.replace(
@@ -93,14 +93,14 @@ def test_position_and_time_of_recording_are_the_databases_to_give(
         connection.execute(statement.encode(), (workspace, uuid4()))
 
 
-def test_the_app_cannot_take_positions_without_events(urls: Urls) -> None:
+def test_app_cannot_take_positions_without_events(urls: Urls) -> None:
     with psycopg.connect(urls.app, autocommit=True) as connection:
         for take in ("nextval('events_position_seq')", "setval('events_position_seq', 1)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT {take}".encode())
 
 
-def test_another_workspace_does_not_exist(urls: Urls, workspace: UUID, recorded: UUID) -> None:
+def test_app_cannot_access_another_workspace(urls: Urls, workspace: UUID, recorded: UUID) -> None:
     with acting_in(urls.app, uuid4()) as stranger:
         assert stranger.execute("SELECT count(*) FROM events").fetchone() == (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
@@ -109,20 +109,20 @@ def test_another_workspace_does_not_exist(urls: Urls, workspace: UUID, recorded:
         assert member.execute("SELECT count(*) FROM events").fetchone() == (1,)
 
 
-def test_without_a_workspace_there_is_nothing(urls: Urls, workspace: UUID, recorded: UUID) -> None:
+def test_app_without_workspace_has_no_access(urls: Urls, workspace: UUID, recorded: UUID) -> None:
     with psycopg.connect(urls.app, autocommit=True) as connection:
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (0,)
         with connection.transaction():
             connection.execute(
                 "SELECT set_config('annals.workspace_id', %s, true)", (str(workspace),)
             )
-        # Now the setting is '' and no longer NULL.
+        # The setting is now '' instead of NULL.
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(INSERT.encode(), (workspace, uuid4()))
 
 
-def test_projectors_read_every_workspace_and_add_nothing(
+def test_projector_reads_every_workspace_and_cannot_write(
     urls: Urls, workspace: UUID, recorded: UUID
 ) -> None:
     with psycopg.connect(urls.projector, autocommit=True) as connection:
@@ -131,7 +131,7 @@ def test_projectors_read_every_workspace_and_add_nothing(
             connection.execute(INSERT.encode(), (workspace, uuid4()))
 
 
-def test_the_owner_adds_nothing(urls: Urls, workspace: UUID, recorded: UUID) -> None:
+def test_owner_cannot_write(urls: Urls, workspace: UUID, recorded: UUID) -> None:
     with (
         acting_in(urls.owner, workspace) as owner,
         pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"),
@@ -139,10 +139,8 @@ def test_the_owner_adds_nothing(urls: Urls, workspace: UUID, recorded: UUID) -> 
         owner.execute(INSERT.encode(), (workspace, uuid4()))
 
 
-def test_a_backup_by_a_role_that_policies_hold_fails_and_is_not_empty(
-    urls: Urls, recorded: UUID
-) -> None:
-    """pg_dump turns row_security off, so that it is told and does not write an empty file."""
+def test_backup_by_role_under_row_security_fails(urls: Urls, recorded: UUID) -> None:
+    """pg_dump sets row_security off, so that it fails instead of writing an empty file."""
     with psycopg.connect(urls.owner, autocommit=True) as owner:
         owner.execute("SET row_security = off")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):

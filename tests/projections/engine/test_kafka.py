@@ -1,4 +1,4 @@
-"""Projectors that share the topic: each event once in the rows, whatever dies or comes twice."""
+"""Projectors that share a topic apply each event once, despite crashes and doubled messages."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ HALF = 2_000
 
 @pytest.fixture
 def published(kafka_harness: KafkaHarness) -> KafkaHarness:
-    """A log that was published."""
+    """Fill a log and publish it."""
     fill_log(kafka_harness.urls.app, EVENTS)
     kafka_harness.relay()
     return kafka_harness
 
 
 def consume(kafka_harness: KafkaHarness, position: int = EVENTS) -> None:
-    """One consumer reads until all projections are there."""
+    """Run one consumer until all projections have reached the position."""
     with running_groups(kafka_harness.group()):
         kafka_harness.wait_until_consumed(position)
 
 
 class SomePartitionsOnly(GroupEngine):
-    """A consumer that never gets to the other half of its partitions."""
+    """A consumer that reads only some of its partitions."""
 
     partitions: tuple[int, ...] = (0, 1)
 
@@ -73,7 +73,7 @@ def consume_unevenly(
     position: int = EVENTS,
     partitions: tuple[int, ...] = (0, 1),
 ) -> None:
-    """Some of the partitions are consumed to the end, the others not at all."""
+    """Consume some of the partitions to the end, and the others not at all."""
 
     def is_uneven() -> bool:
         positions = [load_partition_positions(database, name).positions for name in PROJECTIONS]
@@ -88,7 +88,7 @@ def consume_unevenly(
 
 
 def rows(database: Connection) -> dict[str, list[Any]]:
-    """All rows of all read tables."""
+    """Return all rows of all read tables."""
     tables = database.execute(
         "SELECT tablename FROM pg_tables WHERE schemaname = 'read' ORDER BY 1"
     ).fetchall()
@@ -100,8 +100,8 @@ def rows(database: Connection) -> dict[str, list[Any]]:
     }
 
 
-def made_by_the_log_engine(database: Connection, urls: Urls) -> dict[str, list[Any]]:
-    """The same tables, emptied and made again from the log."""
+def rows_by_log_engine(database: Connection, urls: Urls) -> dict[str, list[Any]]:
+    """Empty the read tables, project them from the log, and return their rows."""
     for table in rows(database):
         database.execute(f"TRUNCATE read.{table}".encode())
     database.execute("TRUNCATE projection_coverage, projection_offsets, projection_parked")
@@ -111,22 +111,22 @@ def made_by_the_log_engine(database: Connection, urls: Urls) -> dict[str, list[A
 
 
 def assert_each_event_once(database: Connection) -> None:
-    """The ledger agrees with the log, and the rows with an account of it by other means."""
+    """Assert that the coverage ledger agrees with the log, and the rows with the oracle."""
     upto = readable_position(database)
     assert [gaps(database, name, upto=upto) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
     assert_tables_match_log(database)
 
 
-def test_the_rows_are_those_that_the_log_engine_makes(
+def test_group_and_log_engine_make_the_same_rows(
     published: KafkaHarness, database: Connection
 ) -> None:
     consume(published)
     assert_each_event_once(database)
     by_group = rows(database)
-    assert by_group == made_by_the_log_engine(database, published.urls)
+    assert by_group == rows_by_log_engine(database, published.urls)
 
 
-def test_processes_share_the_partitions_and_may_be_killed_with_the_broker(
+def test_killed_member_and_broker_lose_and_double_no_event(
     kafka_harness: KafkaHarness, database: Connection
 ) -> None:
     total = 20_000
@@ -165,10 +165,10 @@ def test_processes_share_the_partitions_and_may_be_killed_with_the_broker(
             kafka_harness.wait_until_consumed(total)
     assert_each_event_once(database)
     by_group = rows(database)
-    assert by_group == made_by_the_log_engine(database, kafka_harness.urls)
+    assert by_group == rows_by_log_engine(database, kafka_harness.urls)
 
 
-def test_two_groups_that_both_believe_a_partition_to_be_theirs_change_nothing(
+def test_two_groups_on_the_same_partitions_apply_each_event_once(
     published: KafkaHarness, database: Connection
 ) -> None:
     with running_groups(published.group(), published.group(group="of-zombies")):
@@ -176,7 +176,7 @@ def test_two_groups_that_both_believe_a_partition_to_be_theirs_change_nothing(
     assert_each_event_once(database)
 
 
-def test_what_is_doubled_late_or_out_of_order_in_the_topic_changes_nothing(
+def test_doubled_late_and_unordered_messages_are_ignored(
     published: KafkaHarness, database: Connection
 ) -> None:
     messages = list(published.messages())
@@ -189,12 +189,12 @@ def test_what_is_doubled_late_or_out_of_order_in_the_topic_changes_nothing(
             topic, key=message.key, value=value, headers=head, partition=message.partition
         )
 
-    for message in reversed(messages[::3]):  # of the same relay, and before its successor begins
+    for message in reversed(messages[::3]):  # by the same relay, before its successor starts
         if message.key:
             send(message, message.headers, message.value)
     producer.flush()
     published.relay()  # doubles everything after 1,000
-    for message in messages:  # of the first relay, which does not know that it is over
+    for message in messages:  # by the first relay, which does not know that it was replaced
         head = read_head(message.headers)
         if head.is_mark:
             late = headers(head.topic, EVENTS * 2, head.origin)
@@ -208,7 +208,7 @@ def test_what_is_doubled_late_or_out_of_order_in_the_topic_changes_nothing(
     assert_each_event_once(database)
 
 
-def test_the_checkpoint_is_what_all_partitions_have_reached(
+def test_checkpoint_is_position_that_all_partitions_have_reached(
     published: KafkaHarness, database: Connection
 ) -> None:
     consume_unevenly(published, database)
@@ -216,7 +216,7 @@ def test_the_checkpoint_is_what_all_partitions_have_reached(
     assert positions == [(0,)]
 
 
-def test_the_log_engine_waits_for_the_group_and_takes_over_where_each_partition_is(
+def test_log_engine_waits_for_group_and_resumes_at_each_partition_position(
     published: KafkaHarness, database: Connection
 ) -> None:
     urls = published.urls
@@ -235,7 +235,7 @@ def test_the_log_engine_waits_for_the_group_and_takes_over_where_each_partition_
     assert_each_event_once(database)
 
 
-def test_the_group_takes_over_from_the_log_engine_without_reading_all_again(
+def test_group_takes_over_from_log_engine_without_reading_all_messages(
     published: KafkaHarness, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "INDEX_EVENTS", HALF)
@@ -244,20 +244,20 @@ def test_the_group_takes_over_from_the_log_engine_without_reading_all_again(
     ProjectionEngine(published.urls.projector, PROJECTIONS.values()).catch_up()
     fill_log(published.urls.app, HALF, seed=3)
     published.relay()
-    heard: list[int] = []
+    received: list[int] = []
     add = PartitionBuffer.add
 
-    def listening(buffer: PartitionBuffer, messages: list[Any]) -> None:
-        heard.extend(read_head(each.headers).position for each in messages)
+    def record(buffer: PartitionBuffer, messages: list[Any]) -> None:
+        received.extend(read_head(each.headers).position for each in messages)
         add(buffer, messages)
 
-    monkeypatch.setattr(PartitionBuffer, "add", listening)
+    monkeypatch.setattr(PartitionBuffer, "add", record)
     consume(published, EVENTS + 2 * HALF)
-    assert min(heard) == EVENTS + HALF, "a mark was near enough"
+    assert min(received) == EVENTS + HALF, "the group did not start at the nearest mark"
     assert_each_event_once(database)
 
 
-def test_a_topic_made_anew_with_other_partitions_is_gone_on_with(
+def test_recreated_topic_with_other_partition_count_is_consumed(
     published: KafkaHarness, database: Connection
 ) -> None:
     consume_unevenly(published, database)
@@ -271,7 +271,7 @@ def test_a_topic_made_anew_with_other_partitions_is_gone_on_with(
     assert_each_event_once(database)
 
 
-def test_a_rebuild_beside_the_group_gives_equal_rows_and_is_swapped_in(
+def test_rebuild_during_group_consumption_is_swapped_in(
     published: KafkaHarness, database: Connection
 ) -> None:
     consume_unevenly(published, database)
@@ -285,11 +285,11 @@ def test_a_rebuild_beside_the_group_gives_equal_rows_and_is_swapped_in(
     assert_each_event_once(database)
 
 
-def test_a_swap_takes_the_partitions_from_where_each_is(
+def test_swapped_projection_resumes_at_each_partition_position(
     published: KafkaHarness, database: Connection
 ) -> None:
     consume_unevenly(published, database)
-    # With nobody at work the live rows do not move, so only what follows the comparison is tried.
+    # No consumer runs, so the live rows do not change and only the swap itself is tested.
     database.execute("UPDATE projections SET version = 'older' WHERE name = 'accounts'")
     definition = {"accounts": table_definitions()["accounts"]}
     Rebuild(published.urls.projector, definition, workers=1).run()
@@ -297,7 +297,7 @@ def test_a_swap_takes_the_partitions_from_where_each_is(
     assert_each_event_once(database)
 
 
-def test_a_projector_that_raises_parks_that_entity_alone_and_retry_brings_it_back(
+def test_failing_projector_parks_only_that_entity_and_retry_restores_it(
     accounts: list[Account],
     kafka_harness: KafkaHarness,
     database: Connection,
@@ -326,7 +326,7 @@ def test_a_projector_that_raises_parks_that_entity_alone_and_retry_brings_it_bac
     assert_each_event_once(database)
 
 
-def test_a_row_that_the_database_refuses_parks_its_entity_alone(
+def test_row_refused_by_database_parks_only_its_entity(
     accounts: list[Account], kafka_harness: KafkaHarness, database: Connection
 ) -> None:
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Bluth')")
@@ -338,7 +338,7 @@ def test_a_row_that_the_database_refuses_parks_its_entity_alone(
 
 
 @pytest.mark.parametrize("first", [(0,), (1, 2), (3,)])
-def test_what_moves_from_account_to_account_goes_through_partitions_in_any_order(
+def test_entities_that_change_account_are_projected_in_any_partition_order(
     first: tuple[int, ...],
     kafka_harness: KafkaHarness,
     database: Connection,
@@ -346,7 +346,7 @@ def test_what_moves_from_account_to_account_goes_through_partitions_in_any_order
     log: EventLog,
     scope: Scope,
 ) -> None:
-    wander(UndoClient(log, commands, scope))
+    move_entities(UndoClient(log, commands, scope))
     end = database.execute("SELECT max(position) FROM events").fetchone()
     assert end is not None
     kafka_harness.relay()
@@ -354,11 +354,11 @@ def test_what_moves_from_account_to_account_goes_through_partitions_in_any_order
     consume(kafka_harness, end[0])
     assert_each_event_once(database)
     by_group = rows(database)
-    assert by_group == made_by_the_log_engine(database, kafka_harness.urls)
+    assert by_group == rows_by_log_engine(database, kafka_harness.urls)
 
 
-def wander(undo_client: UndoClient) -> None:
-    """Contacts and tasks go from account to account and back, some die on the way."""
+def move_entities(undo_client: UndoClient) -> None:
+    """Move contacts and tasks between accounts by merges and undo, and delete some of them."""
     hubs = [undo_client.make(Account, company=f"Hub {n}", type="customer") for n in range(3)]
     for number in range(9):
         account = undo_client.make(Account, company=f"Acme {number}", type="customer")
@@ -380,7 +380,7 @@ def wander(undo_client: UndoClient) -> None:
     undo_client.undo_command(undone)
 
 
-def test_positions_that_no_event_took_do_not_hold_the_checkpoint_back(
+def test_unused_positions_do_not_hold_back_the_checkpoint(
     kafka_harness: KafkaHarness, workspace: UUID, database: Connection
 ) -> None:
     with psycopg.connect(kafka_harness.urls.app) as connection:

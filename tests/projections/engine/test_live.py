@@ -1,4 +1,4 @@
-"""The engine: each event once, whatever happens, and nothing skipped in silence."""
+"""The engine projects each event once, and the ledger reports every skipped or changed event."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ EXPLAIN SELECT t.company FROM jsonb_array_elements('[{}]') AS i
 
 
 def found(database: Connection, projection: str = "accounts") -> list[Gap]:
-    """What the coverage ledger finds between the projection and the log."""
+    """Return the gaps that the coverage ledger finds between the projection and the log."""
     return gaps(database, projection, upto=readable_position(database))
 
 
-def test_the_ledger_agrees_with_the_log(
+def test_ledger_of_caught_up_projections_has_no_gaps(
     accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     engine.catch_up()
     assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
 
 
-def test_an_event_removed_under_the_engines_feet_is_named(
+def test_event_removed_after_projection_is_reported(
     accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     engine.catch_up()
@@ -58,7 +58,7 @@ def test_an_event_removed_under_the_engines_feet_is_named(
     assert [(gap.fault, gap.position) for gap in found(database)] == [("removed", 3)]
 
 
-def test_an_event_altered_under_the_engines_feet_is_named(
+def test_event_altered_after_projection_is_reported(
     accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
     engine.catch_up()
@@ -67,7 +67,7 @@ def test_an_event_altered_under_the_engines_feet_is_named(
     assert [(gap.fault, gap.position) for gap in found(database)] == [("altered", 5)]
 
 
-def test_a_doubled_and_a_skipped_event_are_named(
+def test_doubled_and_skipped_events_are_reported(
     accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     engine.catch_up()
@@ -84,7 +84,7 @@ def test_a_doubled_and_a_skipped_event_are_named(
     assert [(gap.fault, gap.position) for gap in found(database, "notes")] == [("skipped", 1)]
 
 
-def test_a_projector_that_raises_parks_that_entity_alone(
+def test_failing_projector_parks_only_that_entity(
     accounts: list[Account], database: Connection, urls: Urls
 ) -> None:
     ProjectionEngine(urls.projector, [failing_for(PROJECTIONS["accounts"], "Bluth")]).catch_up()
@@ -94,7 +94,7 @@ def test_a_projector_that_raises_parks_that_entity_alone(
     assert found(database) == []
 
 
-def test_a_row_that_the_database_refuses_parks_its_entity_alone(
+def test_row_refused_by_database_parks_only_its_entity(
     accounts: list[Account], database: Connection, urls: Urls
 ) -> None:
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Bluth')")
@@ -107,7 +107,7 @@ def test_a_row_that_the_database_refuses_parks_its_entity_alone(
     assert database.execute("SELECT count(*) FROM read.contacts").fetchone() == (3,)
 
 
-def test_an_entity_whose_projector_raises_waits_as_a_whole_beside_a_row_that_is_refused(
+def test_failing_entity_is_parked_as_a_whole_in_batch_with_refused_row(
     accounts: list[Account],
     commands: EntityCommands,
     scope: Scope,
@@ -123,14 +123,14 @@ def test_an_entity_whose_projector_raises_waits_as_a_whole_beside_a_row_that_is_
     assert parked.fetchall() == [(1, 2), (3, 3)]
 
 
-def test_a_row_that_is_refused_does_not_let_later_events_of_a_failed_entity_through(
+def test_refused_row_in_batch_does_not_release_later_events_of_failing_entity(
     accounts: list[Account],
     commands: EntityCommands,
     scope: Scope,
     database: Connection,
     urls: Urls,
 ) -> None:
-    """The contact that fails waits, and so does the next one: else a retry would count it twice."""
+    """The failing contact and the next one are parked; otherwise a retry would count one twice."""
     outcome = commands.create(scope, Contact, {"name": "poison"}, account_id=accounts[1].id)
     commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Acme')")
@@ -148,14 +148,14 @@ def test_a_row_that_is_refused_does_not_let_later_events_of_a_failed_entity_thro
     assert companies(database) == [("Acme", 1), ("Bluth", 3), ("Cyberdyne", 1)]
 
 
-def test_a_row_that_is_refused_among_many_events_costs_a_few_more_statements(
+def test_refused_row_among_many_events_costs_few_more_statements(
     commands: EntityCommands,
     scope: Scope,
     database: Connection,
     urls: Urls,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The events are not applied one by one: that takes longer than a projector may be silent."""
+    """Applying the events one by one would take longer than a projector may be silent."""
     for number in range(64):
         commands.create(scope, Account, {"company": str(number), "type": "customer"})
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> '40')")
@@ -173,7 +173,7 @@ def test_a_row_that_is_refused_among_many_events_costs_a_few_more_statements(
     assert writes <= 2 * math.log2(64) + 3
 
 
-def test_events_of_a_parked_entity_wait_with_it(
+def test_later_events_of_parked_entity_are_parked(
     accounts: list[Account],
     commands: EntityCommands,
     scope: Scope,
@@ -189,7 +189,7 @@ def test_events_of_a_parked_entity_wait_with_it(
     assert database.execute("SELECT events FROM projection_parked").fetchall() == [(3,)]
 
 
-def test_two_engines_never_work_on_the_same_projection(
+def test_alternating_engines_project_each_event_once(
     accounts: list[Account], database: Connection, urls: Urls, engine: ProjectionEngine
 ) -> None:
     for _ in range(3):
@@ -198,7 +198,7 @@ def test_two_engines_never_work_on_the_same_projection(
     assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
 
 
-def test_a_table_that_grows_from_nothing_is_known_soon_and_its_rows_are_found_by_key(
+def test_growing_new_table_is_analyzed_and_looked_up_by_key(
     log: EventLog, scope: Scope, urls: Urls, database: Connection
 ) -> None:
     database.execute("ALTER TABLE read.accounts SET (autovacuum_enabled = off)")
@@ -214,7 +214,7 @@ def test_a_table_that_grows_from_nothing_is_known_soon_and_its_rows_are_found_by
     assert database.execute(unknown).fetchone() == (True,)
     with running_engine(ProjectionEngine(urls.projector, PROJECTIONS.values())):
         wait_until(
-            lambda: database.execute(unknown).fetchone() == (False,), "the new version is known"
+            lambda: database.execute(unknown).fetchone() == (False,), "the table is analyzed"
         )
     with follow_connection(urls.projector, application_name="test") as connection:
         force_index_plans(connection)

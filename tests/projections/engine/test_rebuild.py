@@ -1,4 +1,4 @@
-"""Rebuild: beside the live one, compared, swapped in one transaction, kept for rollback."""
+"""Rebuild: shadow tables are compared, swapped in one transaction, and kept for rollback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DEFINITIONS = table_definitions()
 
 @pytest.fixture
 def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
-    """Forty accounts with a contact and two tasks each, one of them done; some deleted."""
+    """Create 40 accounts with a contact and two tasks each, one task done; delete some of them."""
     made = []
     for number in range(40):
         fields = {
@@ -56,13 +56,13 @@ def accounts(commands: EntityCommands, scope: Scope) -> list[Account]:
 
 
 def rows(database: Connection, table: str, schema: str = "read") -> list[tuple[object, ...]]:
-    """All rows of a read table, in order."""
+    """Return all rows of a read table, in order."""
     statement = f"SELECT t::text FROM {schema}.{table} AS t ORDER BY 1"
     return database.execute(statement.encode()).fetchall()
 
 
 @pytest.mark.parametrize("names", [("accounts",), tuple(sorted(PROJECTIONS))])
-def test_a_rebuild_gives_the_rows_that_were_live(
+def test_rebuild_leaves_rows_unchanged(
     names: tuple[str, ...],
     accounts: list[Account],
     engine: ProjectionEngine,
@@ -79,7 +79,7 @@ def test_a_rebuild_gives_the_rows_that_were_live(
         assert gaps(database, name, upto=readable_position(database)) == []
 
 
-def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
+def test_unchanged_code_with_different_rows_is_not_swapped_in(
     accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     engine.catch_up()
@@ -91,7 +91,7 @@ def test_the_same_code_that_gives_other_rows_is_not_swapped_in(
     assert state == ("failed",)
 
 
-def test_changed_code_is_swapped_in_and_rolled_back(
+def test_changed_code_is_swapped_in_and_can_be_rolled_back(
     accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls,
     commands: EntityCommands, scope: Scope,
 ) -> None:  # fmt: skip
@@ -108,25 +108,26 @@ def test_changed_code_is_swapped_in_and_rolled_back(
     assert gaps(database, "accounts", upto=readable_position(database)) == []
 
 
-def test_a_cancelled_rebuild_leaves_the_live_one_untouched(
+def test_cancelled_rebuild_leaves_live_tables_untouched(
     accounts: list[Account], engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
     engine.catch_up()
     before = rows(database, "accounts")
 
-    def say(step: str, done: int, total: int) -> None:
+    def cancel_at_indexing(step: str, done: int, total: int) -> None:
         if step == "indexing":
             assert cancel(database, "accounts")
 
+    definition = {"accounts": DEFINITIONS["accounts"]}
     with pytest.raises(Cancelled):
-        Rebuild(urls.projector, {"accounts": DEFINITIONS["accounts"]}, on_step=say).run()
+        Rebuild(urls.projector, definition, on_step=cancel_at_indexing).run()
     assert rows(database, "accounts") == before
     left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'read_%'").fetchall()
     assert left == []
 
 
 @pytest.mark.parametrize("step", ["_in_parallel", "_catch_up", "_compare", "_swap"])
-def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
+def test_crash_at_any_step_leaves_live_tables_and_next_rebuild_works(
     step: str,
     accounts: list[Account],
     engine: ProjectionEngine,
@@ -150,16 +151,16 @@ def test_a_crash_at_any_step_leaves_the_live_one_and_the_next_rebuild_works(
     assert rows(database, "accounts") == before
 
 
-def test_a_swap_that_was_killed_does_not_keep_the_engine_from_its_work(
+def test_killed_swap_does_not_stop_the_engine(
     accounts: list[Account], engine: ProjectionEngine, database: Connection
 ) -> None:
-    database.execute("UPDATE projections SET state = 'handover'")  # its process cannot take it back
+    database.execute("UPDATE projections SET state = 'handover'")  # as after a kill
     engine.catch_up()
     left = database.execute("SELECT name FROM projections WHERE position < readable_position()")
     assert left.fetchall() == []
 
 
-def test_readers_and_writers_notice_nothing_of_swaps(
+def test_reads_during_swaps_are_never_stale(
     accounts: list[Account],
     engine: ProjectionEngine,
     urls: Urls,
@@ -210,7 +211,7 @@ def test_readers_and_writers_notice_nothing_of_swaps(
     assert reads > 20
 
 
-def test_retry_brings_parked_entities_back_and_proves_it(
+def test_retry_restores_parked_entities_without_coverage_gaps(
     accounts: list[Account], database: Connection, urls: Urls
 ) -> None:
     company = "Company\t3\\"
@@ -218,8 +219,8 @@ def test_retry_brings_parked_entities_back_and_proves_it(
     assert company not in dict(companies(database))
     still = retry(urls.projector, failing_for(PROJECTIONS["accounts"], company))
     assert [bool(each.error) for each in still] == [True]
-    back = retry(urls.projector, PROJECTIONS["accounts"])
-    assert [each.error for each in back] == [None]
+    retried = retry(urls.projector, PROJECTIONS["accounts"])
+    assert [each.error for each in retried] == [None]
     assert dict(companies(database))[company] == 1
     assert database.execute("SELECT count(*) FROM projection_parked").fetchone() == (0,)
     assert gaps(database, "accounts", upto=readable_position(database)) == []

@@ -1,4 +1,4 @@
-"""Twenty swaps of read tables while clients write and read over HTTP: nobody notices."""
+"""Twenty swaps of read tables while clients write and read over HTTP, without any failure."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PROJECTIONS = ("accounts", "contacts", "audit", "members")
 
 @pytest.fixture
 def admin(urls: Urls, tmp_path: Path) -> Iterator[ProjectionAdmin]:
-    """The API on a socket, and a projector process."""
+    """Run the API on a socket and a projector process."""
     with running_projector(urls, tmp_path / "projector.log"), open_projection_admin(urls) as admin:
         yield admin
 
 
 class Client(threading.Thread):
-    """Writes, and reads lists that have to show all it wrote, until it is stopped."""
+    """Writes, and reads lists that must show all its writes, until it is stopped."""
 
     def __init__(self, admin: ProjectionAdmin, workspace: dict[str, str]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Client(threading.Thread):
         self.rounds = 0
 
     def run(self) -> None:
-        """One account with one contact a round; both, their counts and their trail are read."""
+        """Create an account and a contact each round; check lists, counts and audit trail."""
         with self._http:
             while not self._stopped.wait(PAUSE_S):
                 company = uuid4().hex
@@ -82,11 +82,11 @@ class Client(threading.Thread):
         return answer.json()
 
     def stop(self) -> None:
-        """Finish what is at hand."""
+        """Stop after the current round."""
         self._stopped.set()
 
 
-def test_no_request_fails_and_no_page_is_stale_during_twenty_swaps(admin: ProjectionAdmin) -> None:
+def test_twenty_swaps_cause_no_failed_request_and_no_stale_page(admin: ProjectionAdmin) -> None:
     clients = [Client(admin, admin.key_headers("admin", uuid4())) for _ in range(CLIENTS)]
     for client in clients:
         client.start()

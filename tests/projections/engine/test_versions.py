@@ -1,4 +1,4 @@
-"""A projection's version says what its projector does: rewording leaves it, changed rows do not."""
+"""A projection's version changes with the rows that its projector makes, not with its wording."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = {name: version(name, definition) for name, definition in table_definitions
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of the packages that versions are made from."""
+    """Copy the packages from which versions are computed."""
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=ignored)
@@ -39,14 +39,14 @@ def source(tmp_path: Path) -> Path:
 
 
 def edit(file: Path, pattern: str, replacement: str) -> None:
-    """Replace what the pattern finds, which has to be there."""
+    """Replace all matches of the pattern. Fails if the file has none."""
     changed, count = re.subn(pattern, replacement, file.read_text("utf-8"))
     assert count, f"{pattern!r} is not in {file.name}"
     file.write_text(changed, "utf-8")
 
 
 def changed_versions(source: Path) -> set[str]:
-    """The projections whose version is another one in the edited copy."""
+    """Return the projections whose version differs in the edited copy."""
     command = [sys.executable, "-P", "-c", PRINT_VERSIONS]
     environment = {**os.environ, "PYTHONPATH": str(source)}
     ran = subprocess.run(command, cwd=source, env=environment, capture_output=True, check=True)
@@ -55,7 +55,7 @@ def changed_versions(source: Path) -> set[str]:
     return {name for name in NOW if versions[name] != NOW[name]}
 
 
-def test_an_untouched_copy_has_the_same_versions(source: Path) -> None:
+def test_untouched_copy_has_same_versions(source: Path) -> None:
     assert changed_versions(source) == set()
 
 
@@ -82,10 +82,10 @@ def test_renaming_locals_parameters_and_helpers_changes_no_version(source: Path)
     assert changed_versions(source) == set()
 
 
-def test_changing_one_handler_changes_exactly_the_versions_that_use_it(source: Path) -> None:
+def test_changing_handler_changes_only_versions_that_use_it(source: Path) -> None:
     lifecycle = source / "projections" / "lifecycle.py"
     edit(lifecycle, r"assert status is not None", "assert status")
-    # Leads have a handler of their own for it; contacts, members and others have no status.
+    # Leads have another handler for it; contacts, members and others have no status.
     assert changed_versions(source) == {
         name
         for name, projection in PROJECTIONS.items()
@@ -96,30 +96,30 @@ def test_changing_one_handler_changes_exactly_the_versions_that_use_it(source: P
     }
 
 
-def test_changing_a_helper_changes_all_that_reach_it(source: Path) -> None:
+def test_changing_helper_changes_versions_that_use_it(source: Path) -> None:
     edit(source / "projections" / "lifecycle.py", r"int\(after\) - int\(before\)", "int(after)")
     assert changed_versions(source) == {"accounts"}
 
 
-def test_changing_an_action_name_in_the_domain_changes_audit_alone(source: Path) -> None:
+def test_changing_domain_action_name_changes_only_audit(source: Path) -> None:
     edit(source / "domain" / "shared" / "entity.py", 'ACTION = "restore"', 'ACTION = "undelete"')
     assert changed_versions(source) == {"audit"}
 
 
-def test_changing_a_table_changes_its_projection(source: Path) -> None:
+def test_changing_table_changes_its_projection(source: Path) -> None:
     edit(source / "readmodels" / "tables" / "notes.sql", r"title\s+text", "title varchar")
     assert changed_versions(source) == {"notes"}
 
 
-def test_an_upcaster_changes_the_projections_that_take_its_topic(source: Path) -> None:
+def test_upcaster_changes_projections_that_handle_its_topic(source: Path) -> None:
     upcaster = '\n\n@upcaster("note.created.v0", "note.created")\ndef _(data): return data\n'
     file = source / "eventlog" / "upcast.py"
     file.write_text(file.read_text("utf-8") + upcaster, "utf-8")
     assert changed_versions(source) == {"accounts", "audit", "notes"}
 
 
-def made(handler: Handler) -> str:
-    """The version of a projection with this handler."""
+def version_with(handler: Handler) -> str:
+    """Return the version of a projection with this handler."""
     return version_of(Projection("p", (Table("t"),), {"note.created": handler}), "")
 
 
@@ -127,12 +127,12 @@ def closed_over(table: str) -> Handler:
     return lambda event: (Put(table, event.stream_id, {}),)
 
 
-def test_what_a_handler_encloses_counts() -> None:
-    assert made(closed_over("one")) == made(closed_over("one"))
-    assert made(closed_over("one")) != made(closed_over("two"))
+def test_closure_variables_of_handler_change_version() -> None:
+    assert version_with(closed_over("one")) == version_with(closed_over("one"))
+    assert version_with(closed_over("one")) != version_with(closed_over("two"))
 
 
-def test_lambdas_on_one_line_are_told_apart() -> None:
+def test_lambdas_on_one_line_are_distinguished() -> None:
     first, second, third = (lambda one: one + 1), (lambda one: one + 2), (lambda two: two + 1)
     assert meaning(first) != meaning(second)
     assert meaning(first) == meaning(third)
@@ -143,6 +143,6 @@ def test_sql_is_compared_without_comments_and_layout() -> None:
     assert sql_meaning("'a  --  b'") != sql_meaning("'a -- b'")
 
 
-def test_a_value_that_cannot_be_described_is_refused() -> None:
+def test_value_without_description_is_refused() -> None:
     with pytest.raises(TypeError, match="no description"):
         meaning(object.__new__(type("Opaque", (), {})))

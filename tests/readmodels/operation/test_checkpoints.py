@@ -17,14 +17,14 @@ from readmodels.operation.checkpoints import NotProjected, wait_until_projected
 from tests.support.databases import Urls
 
 
-def test_wait_ends_when_the_live_projections_have_reached_the_position(
+def test_wait_ends_when_live_projections_reach_the_position(
     engine: ProjectionEngine,
     commands: EntityCommands,
     scope: Scope,
     database: Connection,
     urls: Urls,
 ) -> None:
-    """The tables from before a rebuild keep a checkpoint that never moves."""
+    """The old tables of a rebuild keep a checkpoint that never moves."""
     engine.catch_up()
     Rebuild(urls.projector, {"accounts": table_definitions()["accounts"]}, workers=1).run()
     position = commands.create(scope, Account, {"company": "Acme", "type": "customer"}).position
