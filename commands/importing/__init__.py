@@ -7,8 +7,7 @@ mapping.py    propose and check the field that each column becomes
 job.py        take the next rows, plan and decide them, append the events
 rows.py       plan a row: its cells become the values of an entity
 cells.py      parse the text of a cell, or look up a name
-deciding.py   decide a planned row: create, update, skip or fail
-records.py    existing entities, and the keys and ids by which rows find them
+deciding.py   find the existing entity of a row, and decide: create, update, skip or fail
 issues.py     what is reported about cells, or about the whole file
 preview.py    plan and decide rows without appending events
 """

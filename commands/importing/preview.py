@@ -10,12 +10,11 @@ from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
-from commands.importing.deciding import ImportEngine, RowOutcome, RowResult
+from commands.importing.deciding import ExistingRecords, ImportEngine, RowOutcome, RowResult
 from commands.importing.files import SourceTable
 from commands.importing.issues import ImportIssue
 from commands.importing.job import BATCH_ROWS
 from commands.importing.mapping import Mode
-from commands.importing.records import ExistingRecords
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands.importing.deciding import ImportIds, KeyIndex
 from commands.importing.files import (
     PART_BYTES,
     SourceTable,
@@ -20,7 +21,6 @@ from commands.importing.files import (
 )
 from commands.importing.issues import ImportFault, ImportRefused
 from commands.importing.mapping import Why, propose
-from commands.importing.records import ImportIds, KeyIndex
 from domain.shared.kinds import BY_PLURAL
 
 WESTERN = "name;city\nJosé Müller;Köln\nFrançois Lefèvre;Besançon\n"
