@@ -162,7 +162,7 @@ def test_health_is_red_while_the_projector_is_stopped(stack: Stack) -> None:
         answer = stack.client.get("/healthz").json()
         assert answer["code"] == "E3006"
         assert "accounts: no progress for" in answer["detail"]
-        assert "its projector holds the lease but does nothing" in stack.reasons()
+        assert "its projector holds the lock but does nothing" in stack.reasons()
     finally:
         stack.projector.signal(signal.SIGCONT)
     wait_until(lambda: stack.status() == 200, "health is green")
