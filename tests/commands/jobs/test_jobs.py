@@ -131,7 +131,7 @@ def test_item_that_raises_is_isolated_and_skipped(
     assert (job.status, job.succeeded, job.failed) == (JobStatus.COMPLETED, 24, 1)
     assert job_harness.written() == [*before, *after]
     ((error,),) = job_harness.database.execute("SELECT error FROM job_errors").fetchall()
-    assert error == {"row": 8, "code": "E4500", "error": "Something went wrong on our side."}
+    assert error == {"row": 8, "code": "E4500", "error": "An unexpected error occurred."}
     assert "ZeroDivisionError" in caplog.text
 
 
