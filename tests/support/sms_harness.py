@@ -33,7 +33,7 @@ PHONE = "+44 20 7946 0000"
 QUICK = RetryPolicy(
     backoff_first_s=0.001, backoff_max_s=0.004, jitter_s=0.001, breaker=Limits(failures=1_000)
 )
-"""Short pauses, and so many allowed failures that the breaker stays closed."""
+"""Short pauses, and a breaker that practically never opens."""
 GATEWAY_TIMEOUT_S = 1.0
 STEPS_MAX = 500
 
