@@ -200,10 +200,19 @@ def test_checkpoints_that_cannot_be_read_are_no_good_health(stack: Stack) -> Non
 
 
 def test_a_database_that_is_frozen_does_not_freeze_health(stack: Stack) -> None:
-    (pid,) = stack.database.execute(
-        """SELECT pid FROM pg_stat_activity
-            WHERE application_name = 'annals-health' AND datname = current_database()"""
-    ).fetchall()[0]
+    pids: list[int] = []
+
+    def has_one_connection() -> bool:
+        rows = stack.database.execute(
+            """SELECT pid FROM pg_stat_activity
+                WHERE application_name = 'annals-health' AND datname = current_database()"""
+        ).fetchall()
+        pids[:] = [pid for (pid,) in rows]
+        return len(pids) == 1
+
+    # A connection that the monitor has given up may not have ended yet.
+    wait_until(has_one_connection, "the health monitor has one connection")
+    (pid,) = pids
     os.kill(pid, signal.SIGSTOP)
     try:
         assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S
