@@ -19,7 +19,7 @@ from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from server.postgres.embedded import Cluster
-from tests.support.api_server import Api, ApiWorkspace, running_api
+from tests.support.api_server import Api, ApiWorkspace, openapi_generated_once, running_api
 from tests.support.databases import Urls, fresh_database, make_template
 from tests.support.postgres_server import fast_cluster
 from tests.support.sms_harness import SmsHarness, open_sms_harness
@@ -38,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return float(mark.kwargs["seconds"]) if mark else 0.0
 
     items.sort(key=seconds, reverse=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _openapi() -> Iterator[None]:
+    """Generate the OpenAPI document once in each test process."""
+    with openapi_generated_once():
+        yield
 
 
 @pytest.fixture(scope="session")

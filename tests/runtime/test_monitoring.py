@@ -201,10 +201,19 @@ def test_health_is_red_if_checkpoints_cannot_be_read(stack: Stack) -> None:
 
 
 def test_health_answers_although_its_database_connection_is_frozen(stack: Stack) -> None:
-    (pid,) = stack.database.execute(
-        """SELECT pid FROM pg_stat_activity
-            WHERE application_name = 'annals-health' AND datname = current_database()"""
-    ).fetchall()[0]
+    pids: list[int] = []
+
+    def has_one_connection() -> bool:
+        rows = stack.database.execute(
+            """SELECT pid FROM pg_stat_activity
+                WHERE application_name = 'annals-health' AND datname = current_database()"""
+        ).fetchall()
+        pids[:] = [pid for (pid,) in rows]
+        return len(pids) == 1
+
+    # A connection that the monitor has given up may not have ended yet.
+    wait_until(has_one_connection, "the health monitor has one connection")
+    (pid,) = pids
     os.kill(pid, signal.SIGSTOP)
     try:
         assert wait_until(lambda: stack.status() == 503, "health is red") < RED_WITHIN_S

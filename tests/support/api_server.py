@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 from uuid import UUID, uuid4
 
 import httpx
@@ -15,6 +16,7 @@ import psycopg
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.http.openapi.document import describe
 from commands.keys import issue_key
 from domain.workspace import Workspace
 from eventlog.scope import Scope
@@ -140,15 +142,34 @@ def running_api(owner_url: str, app_url: str, projector_url: str, **more: Any) -
         worker = open_worker(settings, writing)
         working = threading.Thread(target=worker.run)
         working.start()
-        api = Api(url, writing, settings, app, engine)
+        running = Api(url, writing, settings, app, engine)
         try:
-            yield api
+            yield running
         finally:
-            api.close_clients()
+            running.close_clients()
             worker.stop()
             working.join(START_WAIT_S)
             engine.stop()
             projector.join(START_WAIT_S)
+
+
+@contextmanager
+def openapi_generated_once() -> Iterator[None]:
+    """Reuse the OpenAPI document of the first app, while the block lasts.
+
+    It depends on the routes alone, and generating it takes most of the second that an app needs to
+    start.
+    """
+    documents: list[dict[str, Any]] = []
+
+    def describe_once(app: FastAPI) -> None:
+        describe(app)
+        if not documents:
+            documents.append(app.openapi())
+        app.openapi_schema = documents[0]
+
+    with mock.patch("api.app.describe", describe_once):
+        yield
 
 
 @contextmanager
