@@ -223,11 +223,11 @@ def append_until_end(
 
 
 def events_per_second(way: str, url: str, case: Case, seconds: float) -> float:
-    processes = multiprocessing.get_context("forkserver")
-    start, results = processes.Barrier(case.writers), processes.Queue()
+    forkserver = multiprocessing.get_context("forkserver")
+    start, results = forkserver.Barrier(case.writers), forkserver.Queue()
     arguments = (way, url, case.batch, seconds, start, results)
     writers = [
-        processes.Process(target=append_until_end, args=arguments) for _ in range(case.writers)
+        forkserver.Process(target=append_until_end, args=arguments) for _ in range(case.writers)
     ]
     for writer in writers:
         writer.start()

@@ -45,8 +45,8 @@ COLUMNS = (
     *("contactName", "contactEmail", "contactPhone"),
 )
 SECTORS = ("retail", "technology", "health", "energy", "finance")
-CONTACTS_EACH = 5
-"""One row in this number is another contact of the previous company."""
+ROWS_PER_REPEAT = 5
+"""One row of this number repeats the previous row's company, with another contact."""
 READY = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'annals-work' LIMIT 1"
 WAIT_S = 1_800.0
 POLL_S = 0.25
@@ -61,7 +61,7 @@ def write_file(path: Path, rows: int) -> None:
         writer.writerow(COLUMNS)
         company = ""
         for number in range(rows):
-            if number % CONTACTS_EACH != CONTACTS_EACH - 1:
+            if number % ROWS_PER_REPEAT != ROWS_PER_REPEAT - 1:
                 company = f"Firm {number} {rng.choice(SECTORS).title()} GmbH"
             first, last = f"Ada{rng.randrange(999)}", f"Lovelace{rng.randrange(99_999)}"
             writer.writerow(
@@ -74,7 +74,7 @@ def write_file(path: Path, rows: int) -> None:
             )
 
 
-def copy_s(url: str, path: Path) -> float:
+def measure_copy_s(url: str, path: Path) -> float:
     """Return the seconds for COPY of the file into one table of text columns."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS read.bare")
@@ -172,7 +172,7 @@ def main() -> None:
                 path = Path(folder) / f"{rows}.csv"
                 write_file(path, rows)
                 uploaded_s, took_s, peak = run(settings, writing, path)
-                copied_s = copy_s(urls.projector, path)
+                copied_s = measure_copy_s(urls.projector, path)
                 print(
                     f"{rows:>8,} rows  uploaded {uploaded_s:.1f} s  imported {took_s:.1f} s"
                     f"  {rows / took_s:,.0f} rows/s  worker {peak:.0f} MiB  COPY {copied_s:.2f} s"

@@ -3,9 +3,9 @@
     python -m benchmarks.kafka [--events 60000] [--sizes 1 2 4]
 
 Each size has a topic with that number of partitions and a group with that number of processes,
-which keep all read tables. For comparison, the same run measures (i) kafka-python alone, which
-produces and reads the same messages in one process, and (ii) one process of the engine that follows
-the log. A new broker and a new PostgreSQL run on this machine and share its cores.
+which keep all read tables up to date. For comparison, the same run measures (i) kafka-python alone,
+which produces and reads the same messages in one process, and (ii) one process of the engine that
+follows the log. A new broker and a new PostgreSQL run on this machine and share its cores.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _member(url: str, broker: Broker) -> None:
     GroupEngine(url, PROJECTIONS.values(), broker).run()
 
 
-def empty(url: str) -> None:
+def reset_read_tables(url: str) -> None:
     """Reset the read tables to their state before the first event."""
     with psycopg.connect(url, autocommit=True) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'read'")
@@ -153,7 +153,7 @@ def main() -> None:
         print(f"engine on the log                          consumed {log:8,.0f}/s")
         first: tuple[float, float] | None = None
         for size in options.sizes:
-            empty(urls.projector)
+            reset_read_tables(urls.projector)
             broker = Broker(kafka.bootstrap, topic=f"size-{size}", group=f"size-{size}",
                             session_timeout_ms=2_000)  # fmt: skip
             rates = (

@@ -2,9 +2,9 @@
 
     python -m benchmarks.lag [--rate 500] [--seconds 10]
 
-A writer appends at a steady rate, a projector process keeps all read models, and an observer polls
-the checkpoint. The same run measures a lower bound: a writer that inserts and notifies, and a
-process that listens and updates one row. Times are in milliseconds.
+A writer appends at a steady rate, a projector process keeps all read tables up to date, and an
+observer polls the checkpoint. The same run measures a lower bound: a writer that inserts and
+notifies, and a process that listens and updates one row. Times are in milliseconds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ INSERT INTO bare_events (data) VALUES ('{"company": "Acme"}') RETURNING id
 
 
 def project(url: str, stop: Event) -> None:
-    """Run in the projector process."""
+    """Run the engine until `stop` is set, in the projector process."""
     engine = ProjectionEngine(url, PROJECTIONS.values())
 
     def end() -> None:
@@ -146,8 +146,8 @@ def _wait_for_holder(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
 
         def has_started() -> bool:
-            row = connection.execute("SELECT bool_and(holder IS NOT NULL) FROM projections")
-            return bool(row.fetchall()[0][0])
+            cursor = connection.execute("SELECT bool_and(holder IS NOT NULL) FROM projections")
+            return bool(cursor.fetchall()[0][0])
 
         if not poll_until(has_started, JOIN_S, POLL_S):
             raise TimeoutError("the projector does not start")

@@ -84,7 +84,7 @@ class Client(asyncio.Protocol):
                 self._opened()
 
 
-def clients(token: str, count: int, ready: Event, stop: Event, results: Any) -> None:
+def run_clients(token: str, count: int, ready: Event, stop: Event, results: Any) -> None:
     """Run in the process of all clients."""
     import uvloop
 
@@ -197,7 +197,7 @@ def measure_annals(
     hinter = Hinter(urls.app)
     try:
         with appending(urls.app, hinter.hint) as append:
-            return measure(append, clients, (token, count), rate, seconds)
+            return measure(append, run_clients, (token, count), rate, seconds)
     finally:
         hinter.close()
 

@@ -85,7 +85,7 @@ def _fold_line(accounts: dict[bytes, dict[str, Any]], line: bytes) -> None:
 
 
 def rebuild_all(url: str, workers: int) -> tuple[float, float]:
-    """Rebuild all read models. Return the seconds, and the MiB of the largest worker."""
+    """Rebuild all read tables. Return the seconds, and the MiB of the largest worker."""
     started = time.monotonic()
 
     def print_step(step: str, done: int, _total: int) -> None:

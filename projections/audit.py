@@ -30,14 +30,14 @@ def action(topic: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
 
 def action_of(topic: str, data: Mapping[str, Any] = NO_DATA) -> str:
     """The action by topic and data: create, update, delete, restore, merge, move, …"""
-    for name, what in ACTIONS_BY_DATA.items():
-        if data.get(name):
-            return what
+    for key, name in ACTIONS_BY_DATA.items():
+        if data.get(key):
+            return name
     return ACTIONS.get(topic) or topic.split(".")[1]
 
 
 def entry(event: RecordedEvent) -> Iterable[RowChange]:
-    """The entry of an event."""
+    """Insert the entry of an event."""
     metadata = orjson.loads(event.metadata)
     actor = metadata.get("actor", {})
     row = {

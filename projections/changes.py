@@ -1,6 +1,6 @@
 """Row changes, which projectors return as data, and the declaration of a projection.
 
-The engine folds the changes of a batch and applies them in sets.
+The engine folds the changes of a batch and applies them with one statement per table.
 """
 
 from __future__ import annotations

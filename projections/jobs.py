@@ -31,7 +31,7 @@ def requested(event: RecordedEvent) -> Iterable[RowChange]:
 
 
 def started(event: RecordedEvent) -> Iterable[RowChange]:
-    """A worker has started the job."""
+    """Set the status and the time at which a worker started the job."""
     return _changed(event, {"status": "running", "started_at": event.occurred_at})
 
 

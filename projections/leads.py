@@ -19,7 +19,7 @@ def created(event: RecordedEvent) -> Iterable[RowChange]:
 
 
 def restored(event: RecordedEvent) -> Iterable[RowChange]:
-    """The lead was restored with these values; `status_changed_at` keeps its old value."""
+    """Insert the row again; `status_changed_at` keeps the value from before the deletion."""
     row = entity_row(event, event.data["fields"], event.data["createdAt"])
     return (Put(TABLE, event.stream_id, {**row, STATUS_CHANGED_AT: event.data["statusChangedAt"]}),)
 

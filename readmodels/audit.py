@@ -110,7 +110,7 @@ class AuditQuery:
 
 
 async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
-    """`{items, nextCursor}` as JSON; the cursor is the position above the next page."""
+    """`{items, nextCursor}` as JSON; the next page is below the position in the cursor."""
     row = await (await connection.execute(PAGE, query.parameters())).fetchone()
     assert row is not None
     cursor = "null" if row[1] is None else str(row[1])

@@ -63,7 +63,7 @@ SELECT last,
   FROM span
 """
 
-# The locks are not waited for: no export starts while a swap is about to exchange the tables.
+# The statement does not wait for locks: no export starts while a swap waits to exchange the tables.
 LOCK_TABLES = f"""
 SELECT bool_and(pg_try_advisory_xact_lock_shared({EXPORT_LOCK}, hashtext(name)))
   FROM unnest(%(names)s::text[]) AS name
@@ -148,7 +148,7 @@ async def consistent_snapshot(
 ) -> AsyncIterator[Snapshot]:
     """Open a snapshot in which the tables of these projections show one position of the log.
 
-    That is the usual state, as projectors move them together. No swap exchanges the tables before
+    Usually they do, because projectors move them together. No swap exchanges the tables before
     the transaction ends. Raises `NoConsistentSnapshot` after `SNAPSHOT_WAIT_S` seconds,
     `EntitiesParked`, and what the pool raises.
     """
@@ -197,7 +197,7 @@ async def list_export(
     keys = await _custom_keys(connection, rows, parameters)
     custom = {f"{CUSTOM_PREFIX}{key}": f"%(custom{n})s::text" for n, key in enumerate(keys)}
     parameters |= {f"custom{n}": key for n, key in enumerate(keys)}
-    return await _table(connection, source, cells, parameters, custom)
+    return await _csv(connection, source, cells, parameters, custom)
 
 
 async def audit_export(
@@ -208,7 +208,7 @@ async def audit_export(
     source = f"{AUDIT} ORDER BY a.position {'DESC' if descending else 'ASC'}"
     if form is Format.NDJSON:
         return _copy(form, b"", f"SELECT {ITEM_SQL} FROM {source}", parameters)
-    return await _table(connection, source, AUDIT_CELLS, parameters, {})
+    return await _csv(connection, source, AUDIT_CELLS, parameters, {})
 
 
 async def blocks(connection: AsyncConnection, export: Export) -> AsyncGenerator[bytes, None]:
@@ -238,14 +238,14 @@ async def _custom_keys(
     return keys
 
 
-async def _table(
+async def _csv(
     connection: AsyncConnection,
     source: str,
     cells: Mapping[str, str],
     parameters: Mapping[str, Any],
     custom: Mapping[str, str],
 ) -> Export:
-    """Rows as CSV with these cells, by name, and these custom fields of the row `t`, by key."""
+    """Rows as CSV: cells by name as SQL, and custom fields of `t` by name as SQL for the key."""
     # Amounts, which JSON shows as text, are numbers in CSV.
     plain = [sql.removesuffix("::text") for sql in cells.values()]
     named = ", ".join(f"{sql} AS c{n}" for n, sql in enumerate(plain))

@@ -82,7 +82,7 @@ class JobsQuery:
 async def job_states(
     connection: AsyncConnection, workspace_id: UUID, ids: Collection[UUID]
 ) -> dict[UUID, JobState]:
-    """Load those of these jobs that exist in the workspace."""
+    """Load the jobs with these ids, by id, without those that the workspace does not have."""
     cursor = await connection.execute(STATES, (workspace_id, list(ids)))
     return {
         row[0]: JobState(version=row[1], has_ended=row[2], content=row[3].encode())
@@ -109,7 +109,7 @@ async def jobs_page(connection: AsyncConnection, query: JobsQuery) -> bytes:
 
 
 def _encode(created_at: str, job_id: str) -> str:
-    # PostgreSQL omits trailing zeros of a time.
+    # PostgreSQL omits trailing zeros of a time, isoformat does not.
     created = datetime.fromisoformat(created_at).isoformat()
     return encode_cursor(orjson.dumps([created, job_id]))
 

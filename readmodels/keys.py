@@ -58,6 +58,6 @@ async def list_keys(connection: AsyncConnection, workspace_id: UUID) -> bytes:
 async def workspace_detail(
     connection: AsyncConnection, workspace_id: UUID
 ) -> tuple[int, bytes] | None:
-    """Version and JSON of the workspace itself."""
+    """Version and JSON of the workspace itself; None if it does not exist."""
     row = await (await connection.execute(WORKSPACE, (workspace_id, workspace_id))).fetchone()
     return (row[0], row[1].encode()) if row else None

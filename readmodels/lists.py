@@ -1,7 +1,8 @@
 """Lists: one page as JSON, with totals and aggregations, from the read tables.
 
-Totals come from the counters that the projectors keep. For a list narrowed by `search` or
-`accountId` there is no counter, so the matching rows are counted, through the index.
+Totals come from the counters that the projectors keep. A search, and a filter that is not among
+`ListSpec.counted` (such as `accountId`), have no counter, so the matching rows are counted, through
+the index.
 """
 
 from __future__ import annotations

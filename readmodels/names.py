@@ -46,7 +46,10 @@ def load_keys(
 def load_contacts(
     connection: Connection, workspace_id: UUID, account_ids: Collection[UUID]
 ) -> Iterator[tuple[UUID, UUID, dict[str, str]]]:
-    """Load account, id, and name and e-mail of the contacts of these accounts, oldest first."""
+    """Load account, id, and name and e-mail of each account's contacts, oldest first.
+
+    Call it in a transaction of the workspace.
+    """
     rows = connection.execute(SELECT_CONTACTS, (workspace_id, list(account_ids)))
     for account_id, contact_id, name, email in rows:
         yield account_id, contact_id, {"name": name} | ({"email": email} if email else {})

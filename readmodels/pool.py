@@ -66,7 +66,7 @@ class ReadPool:
 
         Raises `psycopg.OperationalError` and `psycopg_pool.PoolTimeout` if no connection is free.
         """
-        # Without a pipeline, which halved the rate of single reads, measured over HTTP.
+        # No pipeline is used: it halved the rate of single reads, measured over HTTP.
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(SET_WORKSPACE, (str(workspace_id),))
             yield connection

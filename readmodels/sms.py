@@ -59,7 +59,7 @@ async def sms_history(
 
 
 async def waiting_messages(connection: AsyncConnection, workspace_id: UUID) -> int:
-    """Number of the workspace's messages that the gateway lacks, at most `WAITING_MAX`."""
+    """Number of the workspace's messages not yet sent to the gateway, at most `WAITING_MAX`."""
     row = await (await connection.execute(WAITING, (workspace_id, WAITING_MAX))).fetchone()
     assert row is not None
     return int(row[0])

@@ -56,7 +56,8 @@ class ListSpec:
     search_inline: str
     """The search condition over the row `t`, for patterns too short for the index."""
     base: str = "true"
-    """A condition over `t` that selects the rows of the list, by columns of the counts table."""
+    """A condition over `t` that selects the rows of the list. It uses only columns that the counts
+    table has too."""
     stats: Mapping[str, str] = field(default_factory=dict)
     """Aggregations by wire name: SQL that gives one JSON value."""
     with_contacts: bool = False
@@ -94,7 +95,7 @@ COMMON_ITEMS = {
 }
 """The last items of every list."""
 
-NONE: Mapping[str, Column] = MappingProxyType({})
+NO_FILTERS: Mapping[str, Column] = MappingProxyType({})
 
 
 def entity_list(
@@ -102,8 +103,8 @@ def entity_list(
     items: Mapping[str, str],
     *,
     of_account: bool = True,
-    filters: Mapping[str, Column] = NONE,
-    counted: Mapping[str, Column] = NONE,
+    filters: Mapping[str, Column] = NO_FILTERS,
+    counted: Mapping[str, Column] = NO_FILTERS,
     counts_table: str,
     sorts: Mapping[str, Sort],
     search_inline: str,

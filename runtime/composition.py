@@ -46,9 +46,10 @@ def open_writing(
     metrics: Metrics | None = None,
     after_append: Sequence[Callable[[], None]] = (),
 ) -> Iterator[Writing]:
-    """Open the log and its commands for the duration of the block. Raises as `app_url`.
+    """Open the log and its commands for the duration of the block.
 
-    `after_append` is called after each append, in its thread, after the hint to other processes.
+    Each function in `after_append` is called after each append, in the thread that appended and
+    after the hint to other processes. Raises `LookupError` if the API's database URL is not set.
     """
     url = app_url(settings)
     metrics = metrics or Metrics()

@@ -101,7 +101,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         TooManyColumns: codes.TOO_MANY_COLUMNS,
     }
 )
-"""Codes of the refusals of domain, commands and read models."""
+"""Codes of the refusals of domain, commands, projections and read models."""
 
 CODES_BY_IMPORT_FAULT: Mapping[ImportFault, ErrorCode] = MappingProxyType(
     {

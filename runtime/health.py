@@ -1,8 +1,8 @@
 """The health of a running Annals, measured in the database alone.
 
-Whether a projector process exists is not asked: a process that is stopped, waits for a lock or
-keeps failing exists but does nothing. What counts is whether checkpoints advance while there are
-events to process (docs/adr/0007-operations.md).
+Processes are not checked, because one that exists may be stopped, wait for a lock or keep failing.
+What counts is whether checkpoints advance while there are events to process
+(docs/adr/0007-operations.md).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ UNKNOWN_TABLES = (
     psycopg.errors.UndefinedFunction,
     psycopg.errors.InsufficientPrivilege,
 )
+"""Errors that mean that the database lacks tables of this version."""
 
 HealthStatus = Literal["ok", "degraded", "red"]
 
@@ -167,7 +168,7 @@ class HealthSnapshot:
 
 
 class HealthMonitor:
-    """Takes snapshots over a dedicated connection: the pools may be what is exhausted."""
+    """Takes snapshots over a dedicated connection, because the pools may be exhausted."""
 
     def __init__(self, app_url: str, *, stall_after_s: float) -> None:
         self._url = app_url
@@ -287,7 +288,7 @@ async def _within_timeout(
     """Return the result of the query. Raises `TimeoutError`."""
     task = asyncio.create_task(query)
     try:
-        # Cancelling a statement would wait for the server's consent, and the server may be frozen.
+        # Cancelling a statement would wait for an answer of the server, which may be frozen.
         done, _ = await asyncio.wait({task}, timeout=QUERY_TIMEOUT_S + SERVER_MARGIN_S)
         if not done:
             raise TimeoutError
@@ -306,10 +307,10 @@ def _shut_down_socket(connection: AsyncConnection) -> None:
 
 
 def _assess(
-    facts: dict[str, Any], is_stalled: bool, pids: list[int], blockers: dict[int, list[int]]
+    facts: dict[str, Any], has_stalled: bool, pids: list[int], blockers: dict[int, list[int]]
 ) -> ProjectionState:
     alarms, remarks = [], []
-    if is_stalled:
+    if has_stalled:
         waited_s = min(facts["lagSeconds"], facts["idleSeconds"])
         alarms.append(f"no progress for {waited_s:.0f} s: {_cause(facts, pids, blockers)}")
     elif not pids and facts["state"] == "live":
@@ -320,7 +321,7 @@ def _assess(
         remarks.append(f"{facts['parked']} entities are parked")
     if facts["version"] != facts["wantedVersion"]:
         remarks.append("its code changed since its rows were made: rebuild it")
-    return ProjectionState(facts["name"], facts, bool(pids), is_stalled, alarms, remarks)
+    return ProjectionState(facts["name"], facts, bool(pids), has_stalled, alarms, remarks)
 
 
 def _cause(facts: dict[str, Any], pids: list[int], blockers: dict[int, list[int]]) -> str:

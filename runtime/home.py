@@ -43,7 +43,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one if the file is missing or not an object.
+    """Return the JSON object in a file; an empty one if the file is missing or holds none.
 
     Raises OSError if the file exists but cannot be read.
     """

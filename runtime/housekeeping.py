@@ -28,10 +28,10 @@ async def housekeeping(
 ) -> AsyncIterator[None]:
     """Run the maintenance every INTERVAL_S for the duration of the block.
 
-    It creates partitions for stored responses ahead of time, drops old ones, and drops imports that
-    were kept long enough. If the database is unreachable, it tries again after RETRY_S. Several
-    processes may run it at once. If all of them fail for two days, the next stored response creates
-    its partition.
+    It creates partitions for stored responses ahead of time, drops those older than the window, and
+    deletes imports older than `imports_kept_s` seconds. If the database is unreachable, it tries
+    again after RETRY_S. Several processes may run it at once. If all of them fail for two days, the
+    next stored response creates its partition.
     """
     loop = _run_periodically(app_url, idempotency_window_s, imports_kept_s)
     task = asyncio.create_task(loop, name="housekeeping")

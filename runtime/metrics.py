@@ -123,7 +123,7 @@ class Metrics:
         self.hub: Callable[[], Statistics] = dict
         """Returns statistics of the realtime hub."""
         self.pools: dict[str, Callable[[], Statistics]] = {}
-        """Return the statistics of each connection pool, with psycopg's names."""
+        """By connection pool: the function that returns its statistics, under psycopg's names."""
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; `route` is the template of its path."""

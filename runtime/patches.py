@@ -19,9 +19,9 @@ MERGE_PATCH_TYPE = "application/merge-patch+json"
 PATCH_TYPES = (MERGE_PATCH_TYPE, JSON_PATCH_TYPE, JSON_TYPE)
 
 PATCH_OPERATIONS_MAX = 100
-DOCUMENT_MAX_VALUES = 5_000
-"""Most values of a patched document. An entity has a few hundred values, but each `copy` operation
-could double the document."""
+DOCUMENT_VALUES_MAX = 5_000
+"""Maximum number of values in a patched document. An entity has a few hundred values, but each
+`copy` operation could double the document."""
 
 PatchFunction = Callable[[FieldValues], Mapping[str, Any]]
 
@@ -46,7 +46,7 @@ def document(fields: type[Fields], values: FieldValues) -> dict[str, Any]:
 
 
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are set, which null ones are not."""
+    """The fields without those that are null, which are unset."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -113,14 +113,14 @@ def _applied(value: Any, number: int, operation: jsonpatch.JsonPatch) -> Any:
         raise ApiError(codes.PATCH_TEST_FAILED, **facts) from None
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError):
         raise ApiError(codes.PATCH_NOT_APPLICABLE, **facts) from None
-    if members["op"] == "test" and not _is_same(_at(value, members["path"]), members["value"]):
+    if members["op"] == "test" and not _is_same(_resolve(value, members["path"]), members["value"]):
         raise ApiError(codes.PATCH_TEST_FAILED, **facts)
     if members["op"] == "copy" and _is_too_large(result):
         raise ApiError(codes.MALFORMED_PATCH, "The patched document is too large.", **facts)
     return result
 
 
-def _at(value: Any, pointer: str) -> Any:
+def _resolve(value: Any, pointer: str) -> Any:
     return jsonpointer.resolve_pointer(value, pointer)
 
 
@@ -138,11 +138,11 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def _is_too_large(value: Any) -> bool:
     unvisited, count = [value], 0
-    while unvisited and count <= DOCUMENT_MAX_VALUES:
+    while unvisited and count <= DOCUMENT_VALUES_MAX:
         each = unvisited.pop()
         count += 1
         if isinstance(each, dict):
             unvisited.extend(each.values())
         elif isinstance(each, list):
             unvisited.extend(each)
-    return count > DOCUMENT_MAX_VALUES
+    return count > DOCUMENT_VALUES_MAX

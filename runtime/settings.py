@@ -1,4 +1,4 @@
-"""All settings of a running Annals, each with its unit."""
+"""All settings of a running Annals."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,8 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 class Settings(BaseSettings):
     """Settings from environment variables: ANNALS_PORT=9000 sets `port`, and so on.
 
-    Names end in their unit. A value out of range raises pydantic.ValidationError at the start,
-    which the command line reports in one sentence.
+    Names of durations and of sizes in bytes end in the unit. A value out of range raises
+    pydantic.ValidationError at the start, which the command line reports in one sentence.
     """
 
     model_config = SettingsConfigDict(env_prefix="ANNALS_", env_ignore_empty=True, frozen=True)
@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     """PostgreSQL URL of the sender's role. If the other three are set and this one is not,
     `annals up` runs no sender."""
     superuser_url: str | None = None
-    """URL that may create roles and databases. Only `annals migrate` reads it, to create the roles
-    of the other URLs. Never give it to a serving process."""
+    """URL with which `annals migrate` creates the database and roles of the other URLs, and, as that
+    of a superuser, `annals backup` reads the log. Never give it to a serving process."""
 
     body_max_bytes: int = Field(default=1_048_576, ge=1_024)
     """Maximum size of a request body in bytes."""

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces from a request to the projection of its events. Optional.
+"""Optional OpenTelemetry traces, from a request to the projection of its events.
 
 The trace context of a request is stored in the metadata of its events (`traceparent`, W3C Trace
 Context). A projector links the span of a batch to the requests whose events are in it.

@@ -21,7 +21,7 @@ class MemoryTables:
         }
 
     def apply(self, event: RecordedEvent) -> None:
-        """Apply an event by the handlers of all projections."""
+        """Apply an event with the handlers of all projections."""
         handlers = self._handlers.get(event.topic)
         if handlers is None:
             found = (projection.handler(event.topic) for projection in self._projections)

@@ -112,7 +112,7 @@ def wait_until_projected(
 
 
 class Checkpoints:
-    """Follows the checkpoints, so that requests can wait for them without polling each."""
+    """Follows the checkpoints, so that requests can wait for them without polling the database."""
 
     def __init__(self, app_url: str) -> None:
         self._url = app_url
@@ -201,8 +201,9 @@ class Checkpoints:
 async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
     """Report name, version, position, lag (events, seconds) and faults of each live projection.
 
-    `version` made the rows, `wantedVersion` is that of the running code. `faults` counts ranges
-    whose coverage differs from the log; `idleSeconds` is the time since the checkpoint moved.
+    `version` is that of the code that made the rows, `wantedVersion` that of the running code.
+    `faults` counts ranges whose coverage differs from the log; `idleSeconds` is the time since the
+    checkpoint moved.
     """
     cursor = await connection.execute(REPORT)
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]

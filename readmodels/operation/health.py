@@ -9,6 +9,7 @@ import orjson
 
 from eventlog.locks import PROJECTION_LOCK
 from eventlog.reading.positions import READABLE_POSITION, lag
+from readmodels.operation.checkpoints import LAG_EVENTS_MAX
 from readmodels.pool import AsyncConnection
 
 Row = tuple[Any, ...]
@@ -37,7 +38,7 @@ SELECT i.process, i.position, b.n, coalesce(b.seconds, 0), w.n, w.oldest_s,
   FROM process_inboxes AS i
   JOIN waiting_commands() AS w USING (process)
   JOIN json_to_recordset(%s) AS known (process text, topics text[]) USING (process)
- CROSS JOIN {lag("i.position", READABLE_POSITION, 100_000)} AS b
+ CROSS JOIN {lag("i.position", READABLE_POSITION, LAG_EVENTS_MAX)} AS b
  ORDER BY i.process
 """
 SELECT_BREAKERS = """
@@ -55,7 +56,7 @@ async def load_projection_locks(connection: AsyncConnection) -> list[Row]:
 
 
 async def load_blockers(connection: AsyncConnection, pids: Collection[int]) -> dict[int, list[int]]:
-    """Return the server processes that block each of these ones; only blocked ones are included."""
+    """Return the server processes that block each of these, without those that are not blocked."""
     if not pids:
         return {}
     cursor = await connection.execute(SELECT_BLOCKERS, (list(pids),))

@@ -1,4 +1,4 @@
--- Accounts, with everything that their list shows, including counts of other entities.
+-- Accounts, with the counts of the entities that belong to each.
 CREATE TABLE accounts (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,

@@ -1,4 +1,4 @@
--- Jobs: their progress and their end; the first errors by item number.
+-- Jobs: their progress and how they ended; `errors` has the first errors by item number.
 CREATE TABLE jobs (
     workspace_id   uuid        NOT NULL,
     id             uuid        NOT NULL,

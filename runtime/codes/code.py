@@ -17,4 +17,4 @@ class ErrorCode:
     title: str
     explanation: str
     known_as: str | None = None
-    """The value of `code` in problem documents, if it differs; `errorCode` is this one then."""
+    """The value of `code` in problem documents, if it differs; `errorCode` then has this code."""

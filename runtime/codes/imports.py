@@ -1,4 +1,4 @@
-"""Imports."""
+"""E206x and E504x: imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs and bulk operations."""
+"""E205x and E503x: jobs and bulk operations."""
 
 from __future__ import annotations
 

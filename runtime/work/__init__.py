@@ -1,4 +1,4 @@
-"""The kinds of work that jobs do. Each module of this package is one, and is found automatically.
+"""The kinds of work that jobs do. Each module of this package defines one, and is found by import.
 
 A module has `KIND`, the name by which a job is requested, and `open_work(context)`, which creates
 the work (`commands.jobs.work.JobWork`) for one job run.

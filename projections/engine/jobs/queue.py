@@ -1,8 +1,8 @@
 """Requested jobs on projections: rebuild, rollback, retry.
 
 A request is a row (`request_projection_job`). One projector process at a time starts a process for
-each requested job. That process holds a lock while it runs, so a job whose lock nothing holds has
-died and is marked as failed.
+each requested job. That process holds a lock while it runs, so a started job whose lock is free has
+lost its process and is marked as failed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from eventlog.connections import Connection
 from eventlog.locks import LEADER_LOCK, PROJECTION_JOB_LOCK, REBUILD_LOCK, try_lock
 
 ORPHANED_AFTER_S = 5.0
-"""A job that nothing holds counts as orphaned this long after its last progress."""
+"""A started job whose lock is free counts as orphaned this long after its last progress."""
 
-TRY_LOCK = "SELECT pg_try_advisory_lock(%s, %s)"
+TRY_JOB_LOCK = "SELECT pg_try_advisory_lock(%s, %s)"
 
 SELECT_REQUESTED = """
 SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds
@@ -89,7 +89,7 @@ def find_job(connection: Connection, job_id: int) -> ProjectionJob | None:
 
 def claim(connection: Connection, job_id: int, version: str) -> bool:
     """Start a job, and lock it for this connection. False if it was cancelled or is taken."""
-    row = connection.execute(TRY_LOCK, (PROJECTION_JOB_LOCK, job_id)).fetchone()
+    row = connection.execute(TRY_JOB_LOCK, (PROJECTION_JOB_LOCK, job_id)).fetchone()
     if not (row and row[0]):
         return False
     row = connection.execute(CLAIM, (version, job_id)).fetchone()
@@ -117,7 +117,7 @@ def is_open(connection: Connection, job_id: int) -> bool:
 def fail_orphaned(connection: Connection, alive: Collection[int]) -> list[tuple[int, str, str]]:
     """Mark jobs whose process is gone as failed, except those in `alive`.
 
-    Returns id, projection and state of each.
+    A job that was being cancelled is marked as cancelled. Returns id, projection and state of each.
     """
     rows = connection.execute(FAIL_ORPHANED, (list(alive),))
     return [(row[0], row[1], row[2]) for row in rows]

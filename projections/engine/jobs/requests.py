@@ -98,7 +98,7 @@ def _has_previous(connection: Connection, projection: str) -> bool:
 
 
 async def load_job(connection: AsyncConnection, projection: str, job_id: int) -> bytes | None:
-    """Return one job as JSON."""
+    """Return one job as JSON; None if the projection has no job with this id."""
     cursor = await connection.execute(SELECT_ONE, (projection, job_id))
     row = await cursor.fetchone()
     return bytes(row[0]) if row else None

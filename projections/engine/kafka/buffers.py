@@ -61,7 +61,7 @@ class PartitionBuffer:
             if self._is_outdated(head.origin):
                 continue
             if head.is_mark:
-                self._close(head.position)
+                self._add_mark(head.position)
             elif head.position > self.applied_upto:
                 self._waiting.setdefault(head.position, message.value)
         if len(self._waiting) > BUFFER_MESSAGES_MAX:
@@ -96,7 +96,7 @@ class PartitionBuffer:
         self.origin = origin
         return False
 
-    def _close(self, through: int) -> None:
+    def _add_mark(self, through: int) -> None:
         # Events beyond the mark came from an earlier relay; the mark's relay sends them again.
         for position, value in self._waiting.items():
             if position <= through:

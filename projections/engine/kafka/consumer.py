@@ -168,7 +168,7 @@ class GroupEngine:
         consumer = self._broker.member(self._batch_messages)
         try:
             consumer.subscribe([self._broker.topic], listener=assignment)
-            consumer.partitions_for_topic(self._broker.topic)  # known before the group is joined
+            consumer.partitions_for_topic(self._broker.topic)  # loads metadata before joining
             self._follow(connection, consumer, assignment)
         finally:
             close_quietly(consumer)
@@ -232,7 +232,7 @@ class GroupEngine:
     # Which projections to work on
 
     def _lock_free(self, connection: Connection) -> bool:
-        """Lock the projections that nothing holds exclusively. True if there were any."""
+        """Lock the projections that no process holds exclusively. True if there were any."""
         is_any_locked = False
         handovers = load_handovers(connection)
         for name in self._projections.keys() - self._followers.keys() - handovers:

@@ -90,9 +90,9 @@ PartitionCheckpoints = dict[str, dict[int, PartitionCheckpoint]]
 def enter_topic(
     connection: Connection, projection: Projection, name: str, topic: RecordedTopic
 ) -> dict[int, PartitionCheckpoint]:
-    """Load a projection's checkpoints in the topic; create them if it was elsewhere before.
+    """Load a projection's checkpoints in the topic, or create them at its position in the log.
 
-    A projection comes from the log, from another topic, or from an earlier generation of this one.
+    They are created if it was last fed by the log, another topic, or an earlier generation of this.
     """
     with connection.transaction():
         connection.execute(LOCK_PROJECTION, (projection.name,))

@@ -1,7 +1,7 @@
 """Continuous checks of the coverage ledger against the log, a part at a time.
 
-Each check compares what came in since the last one, and the next part of a round over all of
-history; a new round starts an hour after the last one ended. Differences are kept in
+Each check compares the positions added since the last one, and the next part of a round over all
+of history; a new round starts an hour after the last one ended. Differences are kept in
 `projection_faults` for as long as they exist.
 """
 
@@ -63,7 +63,7 @@ class _CheckState:
 
     name: str
     upto: int
-    """The position up to which it can be compared: its checkpoint, or the end of a range before."""
+    """The last position that can be compared: its checkpoint, or the end of an earlier range."""
     epoch: int
     newest: int
     swept: int
@@ -121,7 +121,7 @@ def _load_states(connection: Connection, round_interval_s: float) -> list[_Check
 
 
 def _newest_range(state: _CheckState, chunk: int) -> Range | None:
-    """The positions from the range compared last, which may have been incomplete."""
+    """The new positions, and all of the range compared last, which may have been incomplete."""
     return _range_after(state.newest, state.upto, chunk)
 
 

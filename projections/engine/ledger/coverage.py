@@ -123,7 +123,7 @@ def gaps(connection: Connection, projection: str, *, upto: int) -> list[Gap]:
 
 
 def compare(connection: Connection, projections: list[str], *, first: int, upto: int) -> list[Gap]:
-    """The ranges between two positions in which ledgers differ from the log, read once for all.
+    """The ranges between two positions in which ledgers differ from the log, which is read once.
 
     first: the first position of a range, a multiple of BUCKET_POSITIONS. upto: as in `gaps`.
     """

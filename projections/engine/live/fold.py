@@ -15,8 +15,8 @@ from projections.engine.memory import patch
 class VersionedChange:
     """A change, with the version that its event gave to the row's entity.
 
-    The version is None if the event belongs to another entity, such as a task that is counted on
-    its account's row.
+    The version is None if the row is not that of the event's entity, such as an account's row on
+    which a task is counted.
     """
 
     workspace_id: str
@@ -38,7 +38,7 @@ def fold(changes: Iterable[VersionedChange], tables: Iterable[Table]) -> Folded:
     """Fold changes, in the order of the log, into one change per row.
 
     After an entity moved to another account, its events come from two partitions of Kafka in any
-    order. A change that is older than the row is dropped.
+    order. A change that is older than the one already folded for its row is dropped.
     """
     folded: Folded = {table.name: {} for table in tables}
     for each in changes:

@@ -17,7 +17,7 @@ from projections.changes import Projection
 from projections.engine.ledger.coverage import ADD_FOR, tally, to_arrays
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, load_parked, park
 from projections.engine.live.fold import Folded, VersionedChange, fold, with_version
-from projections.engine.live.statements import Statement, statements
+from projections.engine.live.statements import Statement, load_statements
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class Follower:
         self.epoch: int = row[1]
         self.version: str = row[2]
         self.parked: dict[EntityKey, ParkedEntity] = load_parked(connection, projection.name)
-        self._statements: dict[str, Statement] = statements(connection, schema, projection.tables)
+        self._statements: dict[str, Statement] = load_statements(
+            connection, schema, projection.tables
+        )
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class Follower:
         return self.projection.name
 
     def fold(self, events: Iterable[RecordedEvent]) -> FoldedBatch:
-        """Fold the events, without those of parked entities. A handler that raises parks one."""
+        """Fold the events of entities that are not parked; if a handler raises, park the entity."""
         changes: list[VersionedChange] = []
         parked: dict[EntityKey, ParkedEntity] = {}
         for event in events:
@@ -95,7 +97,7 @@ class Follower:
     def write_halved(self, connection: Connection, events: list[RecordedEvent]) -> FoldedBatch:
         """Apply the events, and park the entities of those that the database rejects.
 
-        The events are halved until those at fault are found, so a few among many cost little.
+        The list of events is halved until those at fault are found, so a few of many cost little.
         Returns the parked entities; the changes are written already.
         """
         parked: dict[EntityKey, ParkedEntity] = {}
@@ -174,7 +176,7 @@ def apply_page(
     *,
     parks_rejected_rows: bool = True,
 ) -> None:
-    """Apply a page of the log to followers that stand at one position. As `apply_events`."""
+    """Apply a page of the log to followers that stand at one position. Raises as `apply_events`."""
     apply_events(
         connection,
         [(follower, page.events) for follower in followers],

@@ -17,7 +17,7 @@ from projections.changes import Table
 ANALYZE_BYTES_MIN = 64 * 1024
 """Smaller tables are fast whatever the plan, and their statistics say little."""
 ANALYZE_INTERVAL_S = 0.3
-"""How often tables that have grown beyond that are looked for."""
+"""How often the engine looks for tables that have grown beyond that size."""
 
 FORCE_INDEX_PLANS = """
 SELECT set_config(name, value, false)
@@ -37,7 +37,7 @@ def force_index_plans(connection: Connection) -> None:
 
 
 def analyze_new_tables(connection: Connection, schema: str, tables: Iterable[Table]) -> None:
-    """Analyze those of the tables that never were and that have `ANALYZE_BYTES_MIN`.
+    """Analyze the tables that were never analyzed and have at least `ANALYZE_BYTES_MIN`.
 
     Autovacuum analyzes them later. Call it outside a transaction, as the owner of the tables.
     """

@@ -144,7 +144,7 @@ class ProjectionEngine:
                 wait_for_hint(reader, self._poll_interval_s)
 
     def _lock_free(self, writer: Connection, projections: Iterable[Projection]) -> list[Follower]:
-        """Lock the projections that no other process works on; followers at their checkpoints."""
+        """Lock the projections that no process works on; return followers at their checkpoints."""
         followers = []
         handovers = load_handovers(writer)
         for projection in projections:

@@ -18,7 +18,7 @@ from projections.changes import Counts, Patch, Put, RowKey, Table
 from projections.engine.live.fold import VersionedChange
 
 VERSION = "version"
-"""The column that only tables of entities have."""
+"""The column with the version of the row's entity. Tables without it apply every change."""
 
 SELECT_COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod)
@@ -140,8 +140,8 @@ class Statement:
         ) + (_count(self.counts, counts, operations) if counts else "SELECT 1")
 
 
-def prepare(connection: Connection, schema: str, table: Table) -> Statement:
-    """The statement for a table as it exists in the schema. Raises `psycopg.Error` if missing."""
+def load_statement(connection: Connection, schema: str, table: Table) -> Statement:
+    """Load a table's columns for its statement. Raises `psycopg.Error` if the table is missing."""
     name = f"{schema}.{table.name}"
     types: dict[str, str] = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
     return Statement(table, name, f"{schema}.{table.counts.table}" if table.counts else "", types)
@@ -180,8 +180,8 @@ def _encode(key: str, versioned: VersionedChange) -> dict[str, Any]:
     return encoded
 
 
-def statements(
+def load_statements(
     connection: Connection, schema: str, tables: Iterable[Table]
 ) -> dict[str, Statement]:
-    """The statements for some tables, by table name."""
-    return {table.name: prepare(connection, schema, table) for table in tables}
+    """Load the statements for some tables, by table name."""
+    return {table.name: load_statement(connection, schema, table) for table in tables}

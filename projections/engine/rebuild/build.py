@@ -22,8 +22,9 @@ from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.copying import copy_rows
 
 PARTITION_EVENTS = 500_000
-"""Approximate number of events in one part."""
+"""Approximate maximum number of events in one part."""
 REPORT_EVENTS = 5_000
+"""Number of events between two reports of progress."""
 
 
 def build_part(
@@ -47,7 +48,7 @@ def build_part(
         folder = _Folder(builders)
         buckets: dict[int, CoverageTally] = {}
         for events in _blocks(read_part(source, part)):
-            folder.take(events)
+            folder.fold(events)
             for builder in builders:
                 builder.store_append_only(connection)
             _merge(buckets, tally(events))
@@ -104,7 +105,7 @@ class _Builder:
                 self._copy(connection, table)
 
     def store(self, connection: Connection) -> None:
-        """Copy in all rows, and record the parked entities."""
+        """Copy in the remaining rows, and record the parked entities."""
         for table in self.projection.tables:
             self._copy(connection, table)
         for entry in self.parked.values():
@@ -122,7 +123,7 @@ class _Folder:
         self._builders = builders
         self._by_topic: dict[str, list[tuple[_Builder, Handler]]] = {}
 
-    def take(self, events: list[RecordedEvent]) -> None:
+    def fold(self, events: list[RecordedEvent]) -> None:
         for event in events:
             for builder, handler in self._handlers(event.topic):
                 if builder.parked and builder.skips(event):

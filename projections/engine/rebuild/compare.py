@@ -81,7 +81,7 @@ def row_differences(
 def unequal_rows(
     connection: Connection, schema: str, projection: Projection, rows: dict[str, dict[RowKey, Row]]
 ) -> list[tuple[str, RowKey]]:
-    """Table and key of those of these rows that the schema does not hold in the same form.
+    """Table and key of each of these rows that differs from the row in the schema.
 
     An empty row means that the table must have no row with this key.
     """

@@ -89,7 +89,7 @@ def request(connection: Connection, projection: str, version: str) -> int:
 
 
 def cancel(connection: Connection, projection: str) -> bool:
-    """Ask a running or waiting rebuild to stop. False if there is none."""
+    """Ask the unfinished jobs of a projection, of any kind, to stop. False if there is none."""
     cancelled = connection.execute(
         """UPDATE projection_rebuilds SET state = 'cancelling'
             WHERE projection = %s AND ended_at IS NULL""",

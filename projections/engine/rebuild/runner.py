@@ -53,7 +53,7 @@ from projections.engine.rebuild.swap import (
 from projections.engine.registry import PROJECTIONS
 
 PART_EVENTS_MIN = 20_000
-"""Minimum number of events that are worth a process of their own."""
+"""Number of events from which a further process is worth its start."""
 SWAPPED_IN = "rebuilt and swapped in; the tables from before are kept"
 
 
@@ -141,7 +141,7 @@ class Rebuild:
         progress: RebuildProgress,
         executor: Callable[[int], Executor],
     ) -> None:
-        """Call `work` with each item, on as many at a time as there are workers."""
+        """Call `work` with each item, on at most `workers` items at a time."""
         workers = min(self._workers, len(items))
         if workers == 1:
             for item in items:
@@ -217,7 +217,7 @@ def _finish(job: tuple[str, str, str, int]) -> None:
 
 
 def rollback(url: str, name: str, definition: str, *, job_id: int | None = None) -> None:
-    """Swap back the tables from before the last swap, caught up. Raises `RebuildRefused`."""
+    """Swap the tables from before the last swap back in, caught up. Raises `RebuildRefused`."""
     live = PROJECTIONS[name]
     previous = replace(live, name=previous_name(name))
     with follow_connection(url, application_name="annals-rollback") as connection:

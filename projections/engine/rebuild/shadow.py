@@ -123,7 +123,7 @@ class Shadow:
 
     def _name_differences(self, connection: Connection) -> list[Difference]:
         # The snapshot of the live rows is older than the catch-up of the new ones, so this may also
-        # name rows that events changed in between. They are few, and the checksums do differ.
+        # name rows that events changed in between. They are few, and at least one row does differ.
         return [
             difference
             for table in self.live.tables

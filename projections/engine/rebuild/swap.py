@@ -102,7 +102,7 @@ def _exchange(connection: Connection, exchange: Exchange) -> None:
 
 def _exchange_records(connection: Connection, exchange: Exchange) -> None:
     """Exchange tables, checkpoints, ledgers and parked entities."""
-    live, shadow, schema = exchange.live, exchange.other.name, exchange.schema
+    live, other, schema = exchange.live, exchange.other.name, exchange.schema
     aside, old = f"{schema}_aside", previous_schema(live.name)
     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(aside)))
     for table in _own_tables(live):
@@ -120,23 +120,23 @@ def _exchange_records(connection: Connection, exchange: Exchange) -> None:
         "UPDATE projection_parked SET projection = %s WHERE projection = %s",
     ):
         table = statement.split()[1]
-        if shadow != previous:
+        if other != previous:
             connection.execute(f"DELETE FROM {table} WHERE projection = %s".encode(), (previous,))
         connection.execute(statement.encode(), (f"{previous}:aside", live.name))
-        connection.execute(statement.encode(), (live.name, shadow))
+        connection.execute(statement.encode(), (live.name, other))
         connection.execute(statement.encode(), (previous, f"{previous}:aside"))
-    _exchange_checkpoints(connection, live.name, shadow, previous, exchange.version)
+    _exchange_checkpoints(connection, live.name, other, previous, exchange.version)
     connection.execute(f"NOTIFY {PROJECTED}")
 
 
 def _exchange_checkpoints(
-    connection: Connection, live: str, shadow: str, previous: str, new_version: str
+    connection: Connection, live: str, other: str, previous: str, new_version: str
 ) -> None:
     row = connection.execute(
         "SELECT version, position FROM projections WHERE name = %s", (live,)
     ).fetchone()
     assert row is not None
-    connection.execute("DELETE FROM projections WHERE name = ANY(%s)", ([shadow, previous],))
+    connection.execute("DELETE FROM projections WHERE name = ANY(%s)", ([other, previous],))
     connection.execute(
         """INSERT INTO projections (name, version, wanted_version, position)
            VALUES (%s, %s, %s, %s)""",
