@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     """PostgreSQL URL of the sender's role. If the other three are set and this one is not,
     `annals up` runs no sender."""
     superuser_url: str | None = None
-    """URL with which `annals migrate` creates the database and roles of the other URLs, and, as that
-    of a superuser, `annals backup` reads the log. Never give it to a serving process."""
+    """URL with which `annals migrate` creates the database and roles of the other URLs. If it names
+    a superuser, `annals backup` reads the log with it. Never give it to a serving process."""
 
     body_max_bytes: int = Field(default=1_048_576, ge=1_024)
     """Maximum size of a request body in bytes."""
