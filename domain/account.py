@@ -50,6 +50,7 @@ TYPE_OF_FIELD = {
     "deal_value": AccountType.CUSTOMER,
     "opportunity": AccountType.PARTNER,
 }
+"""Fields that only accounts of one type may have."""
 
 
 class AccountFields(Fields):
@@ -77,7 +78,7 @@ class Account(MergeableEntity):
 
     Decisions, and when they are refused:
 
-    create, revise: a field is invalid, or is for accounts of another type (`InvalidFields`).
+    create, revise: a field is invalid or belongs to another type of account (`InvalidFields`).
     change_status: the status does not exist (`InvalidFields`); otherwise every change is allowed.
     merge: the two are the same account or differ in type (`MergeRefused`), one is deleted, or a
         field is invalid (`InvalidFields`).

@@ -32,16 +32,16 @@ class ApiKeyFields(Fields):
 
 
 class ApiKey(Entity):
-    """A key is issued once, its secret is shown once, and a revoked key stays revoked.
+    """A key is issued once and its secret is shown only then. A revoked key stays revoked.
 
     Decisions, and when they are refused:
 
     create, revise: a field is invalid (`InvalidFields`).
     delete: never; a second one records nothing.
-    restore: always, once the key is revoked (`KeyRevoked`).
-    revert, undo_delete: undo, which calls them, is refused for keys (`IS_IRREVERSIBLE`).
+    restore: the key is revoked (`KeyRevoked`).
+    revert, undo_delete: never called, because undo is refused for keys (`IS_IRREVERSIBLE`).
 
-    A deleted key is a revoked key, and refuses to be revised or reverted (`IsDeleted`). A decision
+    A deleted key is a revoked key and refuses revise and revert (`IsDeleted`). A decision
     dated before the last event is refused (`OccurredTooEarly`). Commands also refuse an assignee or
     a key's member who is not a member of the workspace (`NotAMember`).
     """

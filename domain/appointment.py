@@ -72,7 +72,7 @@ class AppointmentFields(Fields):
 
     @model_validator(mode="before")
     @classmethod
-    def _end_of_duration(cls, given: Any) -> Any:
+    def _replace_duration_by_end(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("durationMinutes") is None:
             return given
         rest = {name: value for name, value in given.items() if name != "durationMinutes"}
@@ -105,23 +105,22 @@ class Appointment(Entity):
 
     Decisions, and when they are refused:
 
-    create: a field is invalid, or a field that only the steps below set is given
-        (`InvalidFields`).
-    revise: as create; the status is changed.
-    change_status: any change (`InvalidFields`); the steps below change the status.
+    create: a field is invalid, or is one that only the steps below set (`InvalidFields`).
+    revise: as create, or the status would change.
+    change_status: the status would change (`InvalidFields`); only the steps below change it.
     confirm: it is confirmed (`AlreadyConfirmed`), or not scheduled (`TransitionRefused`).
     reschedule: it was completed or missed (`TransitionRefused`), or a field is invalid.
     cancel, complete, miss: it is neither scheduled nor confirmed (`TransitionRefused`), or `reason`
-        is invalid. One that is repeated records nothing.
+        is invalid. Repeating one records nothing.
     delete, restore, undo_delete: never. Repeating one records nothing.
     begin_move, complete_move: never. A merge of accounts moves their appointments by both.
     revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.
 
     A deleted appointment refuses all but delete, restore, undo_delete and complete_move
     (`IsDeleted`). A decision dated before the last event is refused (`OccurredTooEarly`). Commands
-    also refuse time that the member does not have (`TimeTaken`), unless overlap is allowed; an
+    also refuse a time at which the member is not free (`TimeTaken`), unless overlap is allowed; an
     account (`AccountUnavailable`), lead or contact (`ReferenceUnavailable`) that does not exist or
-    is deleted; and an assignee or member who is not one of the workspace (`NotAMember`).
+    is deleted; and an assignee or member who is not in the workspace (`NotAMember`).
     """
 
     TOPIC = "appointment"
@@ -192,7 +191,7 @@ class Appointment(Entity):
         TOPIC = "appointment.missed"
 
     def read_only(self) -> frozenset[str]:
-        """Also the status: each step that changes it sets other fields with it."""
+        """The status is read-only too: each step that changes it sets other fields with it."""
         return super().read_only() | {"status"}
 
     def confirm(
@@ -209,7 +208,7 @@ class Appointment(Entity):
         self._change_to(AppointmentStatus.CONFIRMED, self.Confirmed, at, confirmed, notify=notify)
 
     def reschedule(self, fields: FieldValues, *, at: datetime) -> None:
-        """Set the times, the member and so on that are in `fields`; None changes nothing.
+        """Change the times, the member and other fields. A field given as None stays as it is.
 
         The duration stays unless `endsAt` or `durationMinutes` is given. Raises `IsDeleted`,
         `TransitionRefused`, `InvalidFields`.
@@ -222,11 +221,11 @@ class Appointment(Entity):
         changes = find_changes(self.values, moved)
         if changes or self.status not in OPEN_STATUSES:
             changed = {name: change["after"] for name, change in changes.items()}
-            not_confirmed = dict.fromkeys(
+            cleared = dict.fromkeys(
                 ("confirmedAt", "confirmedBy", "confirmationNotes", "cancelReason")
             )
             status = {"status": AppointmentStatus.SCHEDULED.value}
-            self._record_step(self.Rescheduled, {**changed, **not_confirmed, **status}, at)
+            self._record_step(self.Rescheduled, {**changed, **cleared, **status}, at)
 
     def cancel(self, *, at: datetime, reason: str | None = None) -> None:
         """Cancel the appointment, unless it is cancelled already."""
@@ -259,7 +258,7 @@ class Appointment(Entity):
             self._record_step(event, {**(fields or {}), "status": status.value}, at, **data)
 
     def _end_for(self, given: FieldValues) -> str:
-        """The end that keeps the duration for the given start."""
+        """The end that keeps the duration, from the given start."""
         try:
             starts_at = INSTANT.validate_python(given.get("startsAt", self.starts_at))
         except ValidationError:

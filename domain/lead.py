@@ -68,13 +68,14 @@ class LeadFields(Fields):
 class Lead(Entity):
     """A lead moves forward until it is won or lost; won is final, a lost lead can be reopened.
 
-    A lead may skip statuses but never goes back to an earlier one: undo corrects a mistake.
+    An open lead may skip statuses but not go back to an earlier one: undo corrects a mistake. A
+    lost lead is reopened in any open status.
 
     Decisions, and when they are refused:
 
-    create: a field is invalid, or only `convert` sets it (`InvalidFields`).
-    revise, change_status: as create; `TRANSITIONS` lacks the new status (`TransitionRefused`).
-    update_status: as change_status; the lead already has this status (`StatusUnchanged`).
+    create: a field is invalid, or is one that only `convert` sets (`InvalidFields`).
+    revise, change_status: as create, or `TRANSITIONS` lacks the new status (`TransitionRefused`).
+    update_status: as change_status, or the lead already has this status (`StatusUnchanged`).
     convert: it was converted before (`AlreadyConverted`), or is lost (`TransitionRefused`).
     delete, restore, undo_delete: never. Repeating one records nothing.
     revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.
@@ -135,10 +136,7 @@ class Lead(Entity):
         TOPIC = "lead.converted"
 
     def update_status(self, status: str, *, at: datetime) -> None:
-        """Change the status; a lead that already has it refuses.
-
-        Raises `StatusUnchanged`, and as `change_status`.
-        """
+        """Change the status. Raises `StatusUnchanged` if it is the same, and as `revise`."""
         self.require_not_deleted()
         if status == self.status:
             raise StatusUnchanged(self.KIND, self.id, status)
@@ -147,7 +145,7 @@ class Lead(Entity):
     def convert(
         self, *, account_id: UUID, contact_id: UUID, opportunity_id: UUID, at: datetime
     ) -> None:
-        """Record the account, contact and opportunity that were made of the lead, which is now won.
+        """Record the account, contact and opportunity made from the lead, and mark the lead as won.
 
         Raises `IsDeleted`, `AlreadyConverted`, `TransitionRefused`, `OccurredTooEarly`.
         """

@@ -37,7 +37,7 @@ class MeetingFields(Fields):
     agenda: Text | None = None
 
     @model_validator(mode="after")
-    def _require_end_after_start(self) -> Self:
+    def _require_end_not_before_start(self) -> Self:
         if self.starts_at and self.ends_at and self.ends_at < self.starts_at:
             raise ValueError("endsAt must not be before startsAt")
         return self
@@ -49,8 +49,8 @@ class Meeting(Entity):
     Decisions, and when they are refused:
 
     create: no account is given (`AccountUnavailable`), or a field is invalid (`InvalidFields`).
-    revise, change_status: a field is invalid (`InvalidFields`); `TRANSITIONS` lacks the new status
-        (`TransitionRefused`).
+    revise, change_status: a field is invalid (`InvalidFields`), or `TRANSITIONS` lacks the new
+        status (`TransitionRefused`).
     delete, restore, undo_delete: never. Repeating one records nothing.
     begin_move, complete_move: never. A merge of accounts moves their meetings by both.
     revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.

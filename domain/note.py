@@ -22,7 +22,7 @@ class NoteFields(Fields):
 
 
 class Note(Entity):
-    """A text about an account; its history says who wrote it.
+    """A text about an account. Its author is the actor of its first event.
 
     Decisions, and when they are refused:
 

@@ -47,12 +47,12 @@ class OpportunityFields(Fields):
 class Opportunity(Entity):
     """A deal moves freely between the open stages; won is final, a lost deal can be reopened.
 
-    A deal whose account is not known yet may exist without one.
+    A deal may belong to no account, for as long as its account is not known.
 
     Decisions, and when they are refused:
 
     create: a field is invalid (`InvalidFields`).
-    revise, change_status: as create; `TRANSITIONS` lacks the new stage (`TransitionRefused`).
+    revise, change_status: as create, or `TRANSITIONS` lacks the new stage (`TransitionRefused`).
     delete, restore, undo_delete: never. Repeating one records nothing.
     begin_move, complete_move: never. A merge of accounts moves their opportunities by both.
     revert: a field is no longer valid (`InvalidFields`). Used by undo; ignores `TRANSITIONS`.

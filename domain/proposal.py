@@ -64,10 +64,11 @@ class Proposal(Entity):
 
     Decisions, and when they are refused:
 
-    create: no account is given (`AccountUnavailable`); a field is invalid, or a field that only
-        the steps below set is given (`InvalidFields`).
-    revise: as create; the status, or the content of a proposal that is no draft, is changed.
-    change_status: any change (`InvalidFields`); the steps below change the status.
+    create: no account is given (`AccountUnavailable`), or a field is invalid or is one that only
+        the steps below set (`InvalidFields`).
+    revise: a field is invalid or read-only (`InvalidFields`). The status is read-only, as is the
+        content unless the proposal is a draft.
+    change_status: the status would change (`InvalidFields`); only the steps below change it.
     send: the address is invalid (`InvalidFields`), or the proposal was accepted or declined
         (`TransitionRefused`). A sent proposal can be sent again.
     accept, decline: it was not sent, or has the other answer (`TransitionRefused`).
@@ -147,13 +148,13 @@ class Proposal(Entity):
         self._answer(self.Accepted, ProposalStatus.ACCEPTED, at)
 
     def decline(self, *, at: datetime, reason: str | None = None) -> None:
-        """Record that the account declined; a second refusal records nothing."""
+        """Record that the account declined; declining again records nothing."""
         self._answer(self.Declined, ProposalStatus.DECLINED, at, declineReason=reason)
 
     def redraft(self, fields: Mapping[str, Any], *, at: datetime) -> None:
-        """Make the proposal a draft again and set these fields; the other ones stay."""
-        not_sent = dict.fromkeys(("sentAt", "sentTo", "answeredAt", "declineReason"))
-        self._record_step(self.Revised, {**fields, **not_sent, "status": "draft"}, at)
+        """Make the proposal a draft again and set these fields; other content stays."""
+        cleared = dict.fromkeys(("sentAt", "sentTo", "answeredAt", "declineReason"))
+        self._record_step(self.Revised, {**fields, **cleared, "status": "draft"}, at)
 
     def read_only(self) -> frozenset[str]:
         """The status, and the content unless the proposal is a draft."""

@@ -41,9 +41,9 @@ class SmsStatus(StrEnum):
 
 
 STATUS_PRECEDENCE = tuple(SmsStatus)
-"""Receipts arrive late, twice and in any order. A status is only replaced by one after it in this
-list, so that every order of receipts ends in the same status. `delivered` comes after `failed`: a
-message that was given up because the gateway's answer was lost may have been delivered."""
+"""Receipts may arrive late, twice and in any order. A status is only replaced by one after it in
+this list, so that every order of receipts ends in the same status. `delivered` comes after
+`failed`, because a message may have been delivered although the gateway's answer was lost."""
 
 
 class TemplateId(StrEnum):
@@ -150,16 +150,16 @@ class SmsFields(Fields):
 
 
 class Sms(Entity):
-    """A text message to a lead. Undo is refused, because it cannot call a message back.
+    """A text message to a lead. Undo only reverses that it was deleted or restored.
 
     Decisions, and when they are refused:
 
     create: a field is invalid (`InvalidFields`).
-    record_status: never by its own rules. A status that `STATUS_PRECEDENCE` does not place after
-        the present one changes nothing, and the first gateway id stays.
-    revise, change_status: as create; `TRANSITIONS` lacks the new status (`TransitionRefused`).
+    record_status: a field is invalid (`InvalidFields`). A status that is not after the present one
+        in `STATUS_PRECEDENCE` changes neither status nor error.
+    revise, change_status: as create, or `TRANSITIONS` lacks the new status (`TransitionRefused`).
     delete, restore, undo_delete: never. Repeating one records nothing.
-    revert: a field is invalid (`InvalidFields`). Undo, which calls it, is refused.
+    revert: a field is no longer valid (`InvalidFields`). Undo, which would call it, is refused.
 
     A deleted message refuses all but delete, restore and undo_delete (`IsDeleted`). A decision
     dated before the last event is refused (`OccurredTooEarly`). Commands also refuse a message to a
@@ -217,7 +217,7 @@ class Sms(Entity):
     ) -> None:
         """Record what the gateway reports, unless it is already known or older.
 
-        The first gateway id and the error of the present status are kept. Raises `IsDeleted`.
+        The first gateway id and the error of the present status are kept. Raises as `revise`.
         """
         fields = {"gatewayId": gateway_id, **self.values}
         if status in self.TRANSITIONS[SmsStatus(self.status)]:

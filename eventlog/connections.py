@@ -27,7 +27,7 @@ WRITE_LOCK_TIMEOUT_MS = 5_000
 KEEPALIVE_IDLE_S = 2
 KEEPALIVE_INTERVAL_S = 1
 KEEPALIVES_MAX = 2
-"""With these the server frees the locks of a follower whose machine vanished within 4 s."""
+"""With these, the server frees the locks of a follower at most 4 s after its machine vanished."""
 WRITE_POOL_MIN = 1
 WRITE_POOL_MAX = 16
 WRITE_POOL_WAIT_S = 10.0
@@ -118,8 +118,8 @@ def disable_synchronous_commit(connection: psycopg.Connection[Any]) -> None:
 def array(items: Iterable[str | int]) -> str:
     """Write PostgreSQL's text of an array, which the statement casts to its type.
 
-    The items must not contain quotes or backslashes. It is faster than psycopg, which adapts lists
-    item by item.
+    The items must not contain quotes or backslashes. This is faster than psycopg, which adapts
+    lists item by item.
     """
     text = '","'.join(map(str, items))
     return f'{{"{text}"}}' if text else "{}"

@@ -1,4 +1,4 @@
-"""Hints that there may be news. They only make followers look sooner.
+"""Hints that there may be new events. They only make followers read sooner.
 
 A NOTIFY inside the appending transaction would serialise commits. So it is sent on a separate
 connection, once for all appends of some milliseconds.
@@ -23,8 +23,8 @@ PROJECTED = "annals_projected"
 HINT_PAUSE_S = 0.001
 HINT_BUSY_PAUSE_S = 0.003
 HINT_BUSY_APPENDS = 4
-"""Appends within the first pause share one hint. If they are this many, appends within the second
-pause share it, too."""
+"""If at least this many appends are made in the first pause, the second one follows. The appends of
+both share the next hint."""
 HINT_RETRY_S = 1.0
 
 

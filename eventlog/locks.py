@@ -13,7 +13,7 @@ from eventlog.connections import Connection
 WRITER_LOCK = 65
 """Released in 0001, one key: the position above which a writing transaction takes positions."""
 ACCOUNT_LOCK = 66
-"""An account, by its id: shared to add entities to it, exclusive to delete, merge or move them."""
+"""An account, by its id: shared to add entities to it, exclusive to delete, restore or merge it."""
 INSTALL_LOCK = (67, 1)
 """The creation of read tables."""
 PROJECTION_LOCK = 68
@@ -27,12 +27,12 @@ ANALYSIS_LOCK = 72
 MIGRATION_LOCK = (73, 1)
 """Migrations: exclusive for a migration, shared for a backup."""
 LEADER_LOCK = 74
-"""The process that does a task for all processes of its sort, by name of the task."""
+"""The process that leads a duty, by the name of the duty."""
 REQUEST_LOCK = 75
-"""Released in 0004, where requests of projection jobs wait for each other by projection, and in
-0005 with the key 1, where the upkeep of the partitions of remembered answers does."""
+"""Released in 0004 for requests of projection jobs, by projection, and in 0005, with the key 1, for
+creating and dropping the partitions of answers to requests with an idempotency key."""
 PROJECTION_JOB_LOCK = 76
-"""The process of a projection job, by the id of the job."""
+"""The process that carries out a projection job, by the id of the job."""
 WORKSPACE_LOCK = 83
 """Changes to the rows of a workspace by consumers of Kafka, by the workspace's hash modulo 64."""
 EXPORT_LOCK = 88

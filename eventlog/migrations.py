@@ -28,7 +28,7 @@ LOCK_WAIT_MS = 1_000
 """How long a migration waits for a table, while readers and writers queue behind it."""
 LOCK_ATTEMPTS_MAX = 60
 LOCK_PAUSE_S = 2.0
-"""Pause between two attempts, in which the transactions proceed that queued behind the last."""
+"""Pause between two attempts, in which transactions that queued behind the last one proceed."""
 
 SELECT_APPLIED = "SELECT migration_id FROM _yoyo_migration ORDER BY applied_at_utc, migration_id"
 
@@ -74,7 +74,7 @@ def migrate(
 
     upto: the name of the last migration to apply, by default the newest. Concurrent calls wait for
     each other. Raises `MigrationBlocked`, and `psycopg.Error` if the database refuses a statement.
-    A failing migration leaves no trace, and those applied before it stay.
+    A failing migration is rolled back if it runs in a transaction; those before it stay.
     """
     with _migration_lock(owner_url):
         backend = yoyo.get_backend(_yoyo_url(owner_url))
@@ -108,7 +108,7 @@ def applied_migrations(owner_url: str) -> list[str]:
 
 @contextmanager
 def _migration_lock(owner_url: str) -> Iterator[None]:
-    """Keep others from migrating the database. The lock ends with the process, however it ends."""
+    """Keep others from migrating the database. The server frees the lock if the process dies."""
     with psycopg.connect(owner_url, autocommit=True) as connection:
         connection.execute(f"SET lock_timeout = '{MIGRATION_LOCK_WAIT_S}s'")
         try:

@@ -1,4 +1,4 @@
-"""Retries in one style: of transactions that wait for locks, and of lost connections."""
+"""Retries: of transactions that wait for locks, and of work that lost its connection."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Actor:
 
 
 AS_ONE = "asOne"
-"""Metadata of an event whose command can only be undone as a whole."""
+"""The key in metadata of events whose command can only be undone as a whole."""
 SYSTEM = Actor("system", "annals", "Annals")
 
 

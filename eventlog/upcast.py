@@ -42,7 +42,7 @@ def upcast(topic: str, data: Data) -> tuple[str, Data]:
 
 
 def upcasters_to(topics: Collection[str] | None) -> dict[str, tuple[str, UpcastStep]]:
-    """The steps that lead to one of these topics, by old topic; for None, all steps."""
+    """The steps that lead to one of these topics, by old topic; all steps if `topics` is None."""
     return {
         old: step
         for old, step in sorted(_STEPS.items())

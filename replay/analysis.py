@@ -65,11 +65,11 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod)
  WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
  ORDER BY a.attnum
 """
-OWN_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
+SELECT_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
 
 Number = int | float | Decimal
 OnProgress = Callable[[int, int], None]
-"""Called with the number of events folded and their total."""
+"""Called with the number of events read and their total."""
 
 
 class AnalysisError(Exception):
@@ -125,7 +125,7 @@ class ResultTable:
 
 
 StoreResult = Callable[[Connection, AnalysisResult, str], None]
-"""Stores a result; called with the schema that has its empty tables."""
+"""Stores a result. The last argument is the scratch schema, which has its empty tables."""
 
 
 def load_analysis(path: Path) -> Analysis:
@@ -146,8 +146,8 @@ def load_analysis(path: Path) -> Analysis:
     except SyntaxError as error:
         raise AnalysisError(f"{path.name}, line {error.lineno}: {error.msg}.") from None
     except Exception as error:
-        raise AnalysisError(f"{_place(path, error)}: {_what(error)}.") from error
-    return Analysis(path, _definition(path, module), _function(path, module))
+        raise AnalysisError(f"{_place(path, error)}: {_error_text(error)}.") from error
+    return Analysis(path, _definition(path, module), _project_function(path, module))
 
 
 def run_analysis(
@@ -159,8 +159,8 @@ def run_analysis(
 ) -> AnalysisResult:
     """Fold the chosen part of history and store the result.
 
-    url: the projector's. An earlier result stays unchanged until the new one is complete. Raises
-    `AnalysisError` and `psycopg.Error`.
+    url: of the projector's role. An earlier result stays unchanged until the new one is complete.
+    Raises `AnalysisError` and `psycopg.Error`.
     """
     scratch = f"{analysis.schema}_new"
     with (
@@ -183,7 +183,7 @@ def store_in_schema(connection: Connection, result: AnalysisResult, scratch: str
         try:
             copy_rows(connection, scratch, each.table, each.rows)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
-            raise _refused(result.analysis, error) from None
+            raise _refused_by_postgres(result.analysis, error) from None
         name = sql.Identifier(scratch, each.table.name)
         connection.execute(sql.SQL("ANALYZE {}").format(name))
     with connection.transaction():
@@ -196,6 +196,7 @@ def store_in_schema(connection: Connection, result: AnalysisResult, scratch: str
 
 
 def _definition(path: Path, module: ModuleType) -> str:
+    """The file's TABLE, with the column `workspace_id` added. Raises `AnalysisError`."""
     definition = getattr(module, "TABLE", None)
     if not isinstance(definition, str) or not CREATE_TABLE.search(definition):
         raise AnalysisError(
@@ -204,7 +205,7 @@ def _definition(path: Path, module: ModuleType) -> str:
     return CREATE_TABLE.sub(lambda match: f"{match[0]}workspace_id uuid NOT NULL, ", definition)
 
 
-def _function(path: Path, module: ModuleType) -> Any:
+def _project_function(path: Path, module: ModuleType) -> Any:
     function = getattr(module, "project", None)
     if not callable(function):
         raise AnalysisError(f"{path.name} has no function project(event).")
@@ -219,7 +220,7 @@ def _make_tables(connection: Connection, analysis: Analysis, schema: str) -> lis
             create_tables(connection, schema, Definition(analysis.definition, "", ""))
             rows = connection.execute(PRIMARY_KEYS, (schema,)).fetchall()
     except psycopg.Error as error:
-        raise _refused(analysis, error) from None
+        raise _refused_by_postgres(analysis, error) from None
     for table, key in rows:
         if len(key) != 2 or key[0] != "workspace_id":
             raise AnalysisError(
@@ -272,7 +273,7 @@ class _Fold:
             self._memory.apply(event)
         except Exception as error:
             raise AnalysisError(
-                f"{_place(self._analysis.path, error)}: {_what(error)}, at position"
+                f"{_place(self._analysis.path, error)}: {_error_text(error)}, at position"
                 f" {event.position} ({event.topic})."
             ) from error
 
@@ -296,13 +297,13 @@ class _Fold:
             if not isinstance(change, Add):
                 yield change
             elif (event.workspace_id, change.key) in rows:
-                yield Patch(change.table, change.key, change.row, _whole(change.add))
+                yield Patch(change.table, change.key, change.row, _as_counters(change.add))
             else:
                 yield Put(change.table, change.key, {**change.row, **change.add})
 
 
-def _whole(add: dict[str, Number]) -> dict[str, int]:
-    """Numbers of any type as the integers that `Patch` declares for the engine's counters."""
+def _as_counters(add: dict[str, Number]) -> dict[str, int]:
+    """Pass numbers of any type where `Patch` declares the integers of the engine's counters."""
     return cast(dict[str, int], add)
 
 
@@ -330,7 +331,7 @@ def _exchange(connection: Connection, analysis: Analysis, scratch: str) -> None:
 
 
 def _replace_schema(connection: Connection, schema: str, scratch: str) -> None:
-    for (table,) in connection.execute(OWN_TABLES, (schema,)).fetchall():
+    for (table,) in connection.execute(SELECT_TABLES, (schema,)).fetchall():
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table)))
     connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)))
     connection.execute(
@@ -346,7 +347,7 @@ def _drop(connection: Connection, schema: str) -> None:
 
 @contextmanager
 def _run_lock(connection: Connection, analysis: Analysis) -> Iterator[None]:
-    """Keep others from running a file of this name. The lock ends with the connection."""
+    """Keep others from running a file of this name until the connection closes."""
     if not try_lock(connection, ANALYSIS_LOCK, analysis.schema):
         raise AnalysisError(f"{analysis.name} is being run already.")
     yield
@@ -362,15 +363,15 @@ def _provenance(result: AnalysisResult) -> str:
     )
 
 
-def _refused(analysis: Analysis, error: psycopg.Error) -> AnalysisError:
-    """PostgreSQL's message about the table or a value, and its place in the rows."""
+def _refused_by_postgres(analysis: Analysis, error: psycopg.Error) -> AnalysisError:
+    """An error with PostgreSQL's message about the table or a value, and its place in the rows."""
     where = f" ({error.diag.context.splitlines()[0]})" if error.diag.context else ""
     message = error.diag.message_primary or str(error).splitlines()[0]
     return AnalysisError(f"{analysis.path.name}: PostgreSQL refuses it: {message}{where}.")
 
 
 def _place(path: Path, error: BaseException) -> str:
-    """The file, and the last of its lines in the traceback."""
+    """The file, and the last of its lines that the traceback names."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -379,5 +380,5 @@ def _place(path: Path, error: BaseException) -> str:
     return f"{path.name}, line {lines[-1]}" if lines else path.name
 
 
-def _what(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

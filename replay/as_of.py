@@ -33,6 +33,7 @@ from projections.engine.registry import PROJECTIONS
 AS_OF_EVENTS_MAX = 2_000_000
 """Maximum number of events folded for one request."""
 AS_OF_FETCH_EVENTS = 5_000
+"""Number of rows that the cursor fetches at a time."""
 
 SELECT_OCCURRED = f"""
 SELECT {COLUMNS_OF_E}
@@ -44,13 +45,13 @@ SELECT {COLUMNS_OF_E}
 
 CONTACTS_PER_ITEM_MAX = 100
 
-# Kinds on whose events the rows of a list depend, if not only on those of its own kind.
-CONTRIBUTING = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
-# Kinds whose names a list shows. Names are the current ones, even those recorded later.
-NAMES = ("member", "account")
-
+CONTRIBUTING_KINDS = {"accounts": ("account", "contact", "task", "meeting", "note", "opportunity")}
+"""By list: the kinds on whose events its rows depend, if there are others than its own."""
+NAMED_KINDS = ("member", "account")
+"""Kinds whose names a list shows. Names are the current ones, even those recorded later."""
 
 Lists = dict[str, dict[str, dict[str, Any]]]
+"""Rows by list and id."""
 
 
 class TooMuchHistory(Exception):
@@ -83,11 +84,11 @@ def entity_as_of(
     version: int | None = None,
     at: datetime | None = None,
 ) -> dict[str, Any] | None:
-    """Load an entity as of a version or a time; None if it did not exist then."""
+    """Load an entity as of a version or a time; None if it did not exist or was deleted then."""
     with log.scoped(scope):
         try:
             entity: Entity = log.repository.get(
-                entity_id, version=version, projector_func=_until(at)
+                entity_id, version=version, projector_func=_evolve_until(at)
             )
         except AggregateNotFoundError:
             return None
@@ -99,7 +100,7 @@ def entity_as_of(
 
 
 def representation(entity: Entity) -> dict[str, Any]:
-    """Show an entity in the form of the API, from its own history alone."""
+    """An entity in the form of the API, without the names and counts that come from others."""
     account = {"accountId": entity.account_id} if entity.BELONGS_TO_ACCOUNT else {}
     fields = {name: entity.values.get(name) for name in entity.FIELDS.wire_names()}
     fields["customFields"] = fields.get("customFields") or {}
@@ -120,13 +121,13 @@ def list_as_of(pool: ConnectionPool[Connection], query: AsOfQuery) -> bytes:
 
     Raises `TooMuchHistory`.
     """
-    kinds = {BY_PLURAL[query.plural].KIND, *CONTRIBUTING.get(query.plural, ())}
-    names = set(NAMES) - kinds
+    kinds = {BY_PLURAL[query.plural].KIND, *CONTRIBUTING_KINDS.get(query.plural, ())}
+    names = set(NAMED_KINDS) - kinds
     plurals = [kind.PLURAL for kind in BY_PLURAL.values() if kind.KIND in kinds | names]
     tables = MemoryTables(PROJECTIONS[plural] for plural in plurals)
     with pool.connection() as connection, connection.transaction():
         set_workspace(connection, query.workspace_id)
-        for event in _occurred(connection, query, sorted(kinds), sorted(names)):
+        for event in _read_occurred(connection, query, sorted(kinds), sorted(names)):
             tables.apply(event)
     lists = {
         name: {key[1]: {"id": key[1], **row} for key, row in rows.items()}
@@ -135,13 +136,13 @@ def list_as_of(pool: ConnectionPool[Connection], query: AsOfQuery) -> bytes:
     return orjson.dumps(_answer(lists, query))
 
 
-def _until(at: datetime | None) -> Callable[[Any, Iterable[Any]], Any]:
+def _evolve_until(at: datetime | None) -> Callable[[Any, Iterable[Any]], Any]:
     if at is None:
         return evolve
     return lambda entity, events: evolve(entity, (e for e in events if e.timestamp <= at))
 
 
-def _occurred(
+def _read_occurred(
     connection: Connection, query: AsOfQuery, kinds: list[str], names: list[str]
 ) -> Iterator[RecordedEvent]:
     with connection.cursor(name="as_of") as cursor:
@@ -161,11 +162,11 @@ def _occurred(
 
 
 def _answer(lists: Lists, query: AsOfQuery) -> dict[str, Any]:
-    everything = [row for row in lists[query.plural].values() if not row.get("is_deleted", False)]
+    existing = [row for row in lists[query.plural].values() if not row.get("is_deleted", False)]
     contacts = _contacts_by_account(lists) if query.plural == "accounts" else {}
     rows = sorted(
-        (row for row in everything if _matches(row, query, contacts)),
-        key=lambda row: _order(row, query.sort_by),
+        (row for row in existing if _matches(row, query, contacts)),
+        key=lambda row: _sort_key(row, query.sort_by),
         reverse=query.descending,
     )
     start = (query.page - 1) * query.page_size
@@ -181,13 +182,13 @@ def _answer(lists: Lists, query: AsOfQuery) -> dict[str, Any]:
         },
     }
     if query.include_stats:
-        answer["aggregations"] = _aggregations(everything, query)
+        answer["aggregations"] = _aggregations(existing, query)
     return answer
 
 
 def _contacts_by_account(lists: Lists) -> dict[str, list[dict[str, Any]]]:
     contacts: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(lists["contacts"].values(), key=lambda row: _order(row, "created_at")):
+    for row in sorted(lists["contacts"].values(), key=lambda row: _sort_key(row, "created_at")):
         contacts[row["account_id"]].append(row)
     return contacts
 
@@ -205,16 +206,16 @@ def _matches(
     return any(needle in _lower(text) for text in texts)
 
 
-def _order(row: Mapping[str, Any], sort_by: str) -> tuple[Any, ...]:
-    """The sort key of a row: missing values come last, as in the read tables."""
-    columns = (sort_by, "created_at", "id") if sort_by in {"status", "stage"} else (sort_by, "id")
-    return tuple(_sortable(column, row.get(column)) for column in columns)
+def _sort_key(row: Mapping[str, Any], sort_by: str) -> tuple[Any, ...]:
+    """The sort key of a row. Missing values sort above all others, as in the read tables."""
+    names = (sort_by, "created_at", "id") if sort_by in {"status", "stage"} else (sort_by, "id")
+    return tuple(_sortable(name, row.get(name)) for name in names)
 
 
-def _sortable(column: str, value: str | None) -> tuple[bool, Any]:
+def _sortable(name: str, value: str | None) -> tuple[bool, Any]:
     if value is None:
         return True, None
-    return False, datetime.fromisoformat(value) if column.endswith("_at") else _lower(value)
+    return False, datetime.fromisoformat(value) if name.endswith("_at") else _lower(value)
 
 
 def _lower(text: str) -> str:
@@ -256,13 +257,13 @@ def _aggregations(rows: list[dict[str, Any]], query: AsOfQuery) -> dict[str, Any
         }
     if query.plural == "opportunities":
         stages = sorted({row["stage"] for row in rows})
-        return {"byStage": {stage: _stage(rows, stage) for stage in stages}}
+        return {"byStage": {stage: _stage_totals(rows, stage) for stage in stages}}
     if BY_PLURAL[query.plural].STATUS_FIELD:
         return {"byStatus": Counter(row["status"] for row in rows)}
     return {}
 
 
-def _stage(rows: list[dict[str, Any]], stage: str) -> dict[str, Any]:
+def _stage_totals(rows: list[dict[str, Any]], stage: str) -> dict[str, Any]:
     values = [row.get("value") for row in rows if row["stage"] == stage]
     total = sum((Decimal(value) for value in values if value), Decimal("0.00"))
     return {"count": len(values), "value": str(total)}

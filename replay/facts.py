@@ -53,7 +53,7 @@ class Fact:
     """The whole fact as JSON."""
     kind: str = ""
     frames: dict[Any, bytes] = field(default_factory=dict)
-    """Cache of messages made from the fact, by key of the sender."""
+    """Messages made from the fact, cached by the transports under their own keys."""
 
     def __post_init__(self) -> None:
         self.kind = self.topic.partition(".")[0]
@@ -111,14 +111,14 @@ async def read_history(
 ) -> FactPage:
     """Read the next facts that pass the filter, after one position and up to another.
 
-    It returns at most `HISTORY_PAGE` facts out of at most `HISTORY_SPAN` positions. A reader of the
-    log must have reached `upto`.
+    The page has at most `HISTORY_PAGE` facts from at most `HISTORY_SPAN` positions. `upto` must be
+    readable already (`readable_position`).
     """
     upto = min(upto, after + HISTORY_SPAN)
     parameters = {
         "workspace": wanted.workspace_id,
-        "kinds": _list(wanted.kinds),
-        "topics": _list(wanted.topics),
+        "kinds": _sorted_list(wanted.kinds),
+        "topics": _sorted_list(wanted.topics),
         "entity": wanted.entity_id,
         "account": wanted.account_id,
         "after": after,
@@ -137,5 +137,5 @@ def to_fact(row: tuple[Any, ...]) -> Fact:
     return Fact(position, workspace_id, entity_id, topic, account_id, body.encode())
 
 
-def _list(values: Iterable[str] | None) -> list[str] | None:
+def _sorted_list(values: Iterable[str] | None) -> list[str] | None:
     return None if values is None else sorted(values)

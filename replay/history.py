@@ -15,20 +15,21 @@ from projections.audit import ACTIONS, ACTIONS_BY_DATA, UNDO
 HISTORY_PAGE_DEFAULT = 100
 HISTORY_PAGE_MAX = 1_000
 ACTIONS_JSON = orjson.dumps(ACTIONS).decode()
-OF_DATA_SQL = " ".join(
-    f"WHEN e.data->>'{name}' IS NOT NULL THEN '{what}'" for name, what in ACTIONS_BY_DATA.items()
+ACTION_BY_DATA_SQL = " ".join(
+    f"WHEN e.data->>'{name}' IS NOT NULL THEN '{action}'"
+    for name, action in ACTIONS_BY_DATA.items()
 )
 
 ACTION_SQL = f"""
-CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {OF_DATA_SQL}
+CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {ACTION_BY_DATA_SQL}
      ELSE %(actions)s::jsonb->>e.topic END"""
 """SQL for the action of an event `e`; the parameter `actions` is ACTIONS_JSON."""
-ENTRY = (
+COLUMNS = (
     *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "occurredAt"),
     *("recordedAt", "requestId", "command", "commandId", "causationId", "changes", "details"),
 )
-ADDRESSES = ("ip", "userAgent")
-"""Columns for callers who may read the audit trail."""
+ADDRESS_COLUMNS = ("ip", "userAgent")
+"""Further columns for callers who may read the audit trail."""
 
 HISTORY = """
 {page}, numbered AS (
@@ -80,7 +81,7 @@ async def entity_history(
 
 @cache
 def _statement(with_merged: bool, with_addresses: bool) -> bytes:
-    names = [*ENTRY, *ADDRESSES] if with_addresses else [*ENTRY]
+    names = [*COLUMNS, *ADDRESS_COLUMNS] if with_addresses else [*COLUMNS]
     page, order = ENTITY_PAGE, "stream_version"
     if with_merged:
         names.insert(0, "entityId")

@@ -22,9 +22,9 @@ from replay.folders import atomic_folder
 from replay.span import read_span
 
 ROWS_PER_WRITE = 20_000
-"""Rows of a row group; they are in memory until it is written."""
+"""Number of rows of a row group, which is in memory until it is written."""
 MONTHS_OPEN_MAX = 2
-"""Around midnight of the first, events of both months come in any order."""
+"""Two, because events around the change of a month may alternate between both months."""
 COMPRESSION = "zstd"
 NUMERIC_DEFAULT = "numeric(38,9)"
 """The type of a numeric without precision, which Parquet does not have."""
@@ -62,7 +62,7 @@ HISTORY = pa.schema(
 
 
 def store_in_folder(folder: Path) -> Callable[[Connection, AnalysisResult, str], None]:
-    """Return a function that stores a result, a file for each table. Raises `AnalysisError`."""
+    """Return a function that stores a result, a file for each table; it raises `AnalysisError`."""
 
     def store(_connection: Connection, result: AnalysisResult, _scratch: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,8 +89,8 @@ def export_history(
 ) -> int:
     """Write a part of history, partitioned by month of recording; return the number of events.
 
-    url: the projector's. Files are `month=2026-03/part-0.parquet`, in order of position. It needs
-    constant memory. Raises `FolderInUse`, `OSError`, `psycopg.Error`.
+    url: of the projector's role. Files are `month=2026-03/part-0.parquet`, in order of position.
+    Memory use is constant. Raises `FolderInUse`, `OSError`, `psycopg.Error`.
     """
     done = 0
     with (
@@ -110,7 +110,7 @@ def export_history(
 
 
 class _Months:
-    """Open files of the last months. A month whose file was closed gets another one."""
+    """The open files, one a month. A month whose file was closed gets a further file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -193,7 +193,7 @@ def _write_table(path: Path, result: ResultTable) -> None:
 
 
 def _blocks(result: ResultTable) -> Iterator[dict[str, list[str | None]]]:
-    """Yield the rows in blocks of columns, as text."""
+    """Yield the rows in blocks: for each column, its values as text."""
     block: dict[str, list[str | None]] = {name: [] for name in result.columns}
     for number, ((workspace_id, key), row) in enumerate(result.rows.items(), start=1):
         for name, values in block.items():

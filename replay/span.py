@@ -28,8 +28,8 @@ def choose_part(
 ) -> Part:
     """Choose events from position `first` on, in one workspace or all, as of a position or time.
 
-    A time selects by when events occurred. The part ends at the readable position, so that reading
-    it twice gives the same events.
+    A time selects by when events occurred. The part ends at the readable position at the latest,
+    so that reading it twice gives the same events.
     """
     upto = readable_position(connection)
     if isinstance(as_of, int):

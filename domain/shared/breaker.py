@@ -63,13 +63,13 @@ class Breaker:
         return replace(self, state=State.HALF_OPEN, until=until, epoch=self.epoch + 1)
 
     def succeeded(self, epoch: int) -> Breaker:
-        """The breaker after a call of this epoch was answered, even with a refusal."""
+        """The breaker after the gateway answered a call of this epoch, even with a refusal."""
         if epoch != self.epoch or self.state is not State.HALF_OPEN:
             return self
         return Breaker(epoch=self.epoch + 1)
 
     def failed(self, epoch: int, now: datetime, limits: Limits) -> Breaker:
-        """The breaker after a call of this epoch was not answered."""
+        """The breaker after a call of this epoch got no answer."""
         if epoch != self.epoch or self.state is State.OPEN:
             return self
         since = now - timedelta(seconds=limits.window_s)
@@ -82,7 +82,7 @@ class Breaker:
         return counted._opened(limits.wait_s, now)
 
     def withdrawn(self, epoch: int, now: datetime) -> Breaker:
-        """The breaker after an admitted call of this epoch was not made; it admits a new probe."""
+        """The breaker after the admitted probe of this epoch was not made; it admits a new one."""
         if epoch != self.epoch or self.state is not State.HALF_OPEN:
             return self
         return replace(self, state=State.OPEN, until=now, epoch=self.epoch + 1)

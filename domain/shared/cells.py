@@ -26,5 +26,5 @@ def neutralised(text: str) -> str:
 
 
 def without_neutraliser(text: str) -> str:
-    """The text before `neutralised` changed it; any other text is returned unchanged."""
+    """Undo `neutralised`; a text that it did not change is returned as it is."""
     return text[1:] if _HIDDEN_FORMULA.match(text) else text

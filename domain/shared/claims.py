@@ -9,7 +9,7 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class TimeClaim:
-    """The holder's time from `starts_at` to before `ends_at`. The holder is a member."""
+    """A claim on the time of a member, the holder, from `starts_at` to before `ends_at`."""
 
     holder_id: UUID
     starts_at: datetime

@@ -31,8 +31,8 @@ from domain.shared.refusals import (
 class EntityEvent(AggregateEvent):
     """Something that happened to one entity.
 
-    `timestamp` is when it occurred (an import may say so); the log has when it was recorded.
-    `account_id` is the account to which the entity belongs, None if it belongs to none.
+    `timestamp` is when the event occurred, which an import may date back; the log adds when it was
+    recorded. `account_id` is the account to which the entity belongs, None if it belongs to none.
     """
 
     TOPIC: ClassVar[str]
@@ -139,7 +139,7 @@ class RecordedAggregate(Aggregate):
 class Entity(RecordedAggregate):
     """Base of the CRM's aggregates. Its state is `values`: the fields by wire name, as recorded.
 
-    In every decision `at` is when it occurred. A decision that changes nothing records nothing.
+    In every decision, `at` is when it occurred. A decision that changes nothing records nothing.
     """
 
     FIELDS: ClassVar[type[Fields]]
@@ -210,7 +210,7 @@ class Entity(RecordedAggregate):
         self._record_changes(changes, at)
 
     def revert(self, fields: Mapping[str, Any], *, at: datetime) -> None:
-        """Undo: set these fields back to former values, None for a field that had no value.
+        """Set fields back to these former values, None for a field that had no value. Used by undo.
 
         Custom fields are named `customFields.<key>`. `TRANSITIONS` does not apply, but the result
         has to be valid today. Raises `IsDeleted`, `InvalidFields`, `OccurredTooEarly`.
@@ -243,7 +243,7 @@ class Entity(RecordedAggregate):
             )
 
     def restore(self, *, at: datetime, account_id: UUID | None = None) -> None:
-        """Restore a deleted entity as it was; `account_id` names another account for it.
+        """Restore a deleted entity as it was, under another account if `account_id` is given.
 
         Raises `WasMerged`, `OccurredTooEarly`.
         """
@@ -253,7 +253,7 @@ class Entity(RecordedAggregate):
             self._record_restored(at, account_id)
 
     def undo_delete(self, *, at: datetime) -> None:
-        """Undo: restore a deleted entity, also one that was merged. Raises `OccurredTooEarly`."""
+        """Restore a deleted entity, even if merged. Used by undo. Raises `OccurredTooEarly`."""
         if self.is_deleted:
             self._record_restored(at)
 

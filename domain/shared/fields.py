@@ -45,6 +45,7 @@ TEXT_MAX_CHARS = 20_000
 CUSTOM_FIELDS_MAX = 100
 CUSTOM_KEY_MAX_CHARS = 100
 CUSTOM_VALUE_MAX_CHARS = 2_000
+CUSTOM_INTEGER_MAX = 2**53
 MONEY_MAX_DIGITS = 18
 DATE_FORMAT = "must be written like 2026-01-31, a time like 2026-01-31T12:00:00Z"
 YEAR_MIN = 1900
@@ -105,7 +106,7 @@ Money = Annotated[
     AfterValidator(_money),
     PlainSerializer(str),
 ]
-"""An amount in the workspace's currency, not negative, with two decimals; a string on the wire."""
+"""An amount of at least 0 with two decimals and without a currency; a string on the wire."""
 Date = Annotated[date, BeforeValidator(_not_a_number), AfterValidator(_sensible_year)]
 Instant = Annotated[
     AwareDatetime,
@@ -114,14 +115,13 @@ Instant = Annotated[
     AfterValidator(_in_utc),
     PlainSerializer(datetime.isoformat, return_type=str),
 ]
-"""A point in time, normalised to UTC, so that the same instant in another zone is no change."""
+"""A point in time, converted to UTC, so that another zone for the same instant is no change."""
 
 CustomKey = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=CUSTOM_KEY_MAX_CHARS),
     AfterValidator(_printable),
 ]
-CUSTOM_INTEGER_MAX = 2**53
 
 
 def _scalar(value: object) -> str | bool | int | float:
@@ -158,7 +158,7 @@ SET_BY_COMMAND_FAULT = "set_by_command"
 class PrevalidatedValues(dict[str, Any]):
     """Values that one field model has already validated; must not be modified.
 
-    An import validates many rows before it decides; the decisions then skip the validation.
+    An import validates many rows before it decides, and its decisions skip the validation.
     """
 
     def __init__(self, model: type[Fields], values: FieldValues) -> None:

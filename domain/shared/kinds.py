@@ -61,7 +61,7 @@ AGGREGATE_OF = MappingProxyType(
 ENTITY_OF = MappingProxyType(
     {event.TOPIC: entity for entity in KINDS.values() for event in _events(entity)}
 )
-"""The kind of entity to which each topic belongs; without the topics of jobs."""
+"""The kind of entity to which each topic belongs. Topics of jobs are left out."""
 
 for _topic, _class in {**{e.TOPIC: e for e in AGGREGATES.values()}, **EVENTS}.items():
     register_topic(_topic, _class)

@@ -23,7 +23,7 @@ Choice = str | Mapping[str, Any]
 class EntityMerged(EntityUpdated):
     """Another entity was merged into this one: its id, and the number of moved entities by kind.
 
-    The changes are the values taken from the other entity, whose own deletion names this one.
+    The changes are those of this entity's values. The other one's deletion names this one.
     """
 
     ACTION = "merge"
@@ -66,13 +66,13 @@ def merge_values(this: Entity, other: Entity, choices: Mapping[str, Choice]) -> 
     """The values of the merged entity, not validated yet.
 
     Without a choice, a field has the value of this entity, or of the other one if this one has
-    none. Choices go by wire name; custom fields by `customFields.<key>`, or by `customFields` for
-    all of them. Raises `InvalidFields` for a choice that is malformed or names an unknown field.
+    none. A choice is for a wire name, for `customFields.<key>`, or for `customFields`, which means
+    all custom fields. Raises `InvalidFields` for a malformed choice or an unknown field.
     """
     _require_choices(type(this), choices)
     mine, theirs = flatten(this.values), flatten(other.values)
     merged = {**theirs, **mine}
-    # In this order the choice for all custom fields comes before those for single ones.
+    # Sorted, the choice for all custom fields comes before those for single ones.
     for name, choice in sorted(choices.items()):
         if name == CUSTOM:
             merged = {field: value for field, value in merged.items() if not is_custom(field)}

@@ -1,7 +1,7 @@
 """Typed, read-only attributes of an entity, each over one of its values.
 
-They convert what was recorded and do not validate it: a value that is not valid any more can still
-be read. A status is therefore a `str`, to which the members of the kind's `StrEnum` are equal.
+They convert recorded values and do not validate them: a value that is no longer valid can still be
+read. A status is therefore a `str`, which compares equal to a member of the kind's `StrEnum`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class HasValues(Protocol):
-    """An entity, as far as its properties need it."""
+    """The part of an entity that its properties read."""
 
     values: FieldValues
 

@@ -73,7 +73,7 @@ class Broker:
         )
 
     def member(self, records_max: int) -> Any:
-        """Make a consumer of the group. It commits no offsets, which are in PostgreSQL."""
+        """Make a consumer of the group. It commits no offsets: PostgreSQL has them."""
         return KafkaConsumer(
             **self._common("annals-project"),
             group_id=self.group,
@@ -98,7 +98,7 @@ class Broker:
             client.close()
 
     def partitions(self, numbers: Iterable[int]) -> list[Any]:
-        """The partitions of the topic, as the clients' type."""
+        """The partitions of the topic with these numbers, for kafka-python."""
         return [TopicPartition(self.topic, number) for number in numbers]
 
     def _common(self, client_id: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Broker:
 
 
 def close_quietly(client: Any) -> None:
-    """Close a producer or consumer that may have lost its broker, and drop unsent messages."""
+    """Close a producer or consumer, and drop unsent messages if the broker is lost."""
     with contextlib.suppress(KafkaError):
         if isinstance(client, KafkaProducer):
             client.close(timeout=CLOSE_WAIT_S)

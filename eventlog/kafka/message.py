@@ -68,7 +68,7 @@ def key_of_event(event: RecordedEvent) -> str:
 
 @lru_cache(KEYS_CACHED_MAX)
 def partition_of(key: str, partitions: int) -> int:
-    """The partition of a key: CRC-32 modulo their number, as librdkafka's `consistent`."""
+    """The partition of a key: its CRC-32 modulo `partitions`, as librdkafka's `consistent`."""
     return zlib.crc32(key.encode()) % partitions
 
 
@@ -132,7 +132,7 @@ def decode(value: bytes) -> RecordedEvent:
 
 
 def digest_of(value: bytes) -> tuple[int, int]:
-    """Compute position and digest of a message as stored. Raises `MalformedMessage`."""
+    """The position of a message and the digest of its stored event. Raises `MalformedMessage`."""
     try:
         fields = orjson.loads(value)
         raw, metadata = _stored_texts(value, fields["dataBytes"])

@@ -1,7 +1,7 @@
 """Compare the log with the topic: count and digest of every range, then each event that differs.
 
-The whole topic is read once, and ranges that differ are read again. So memory is bounded by the
-number of ranges and not of events.
+The topic is read once for the sums of all ranges. If some differ, it is read again for the digests
+of their events. So memory is bounded by the number of ranges and not of events.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RANGE_POSITIONS = 1_000
 NAMED_MAX = 100
 """Maximum number of positions that the report lists for each sort of fault; it counts all."""
 RANGES_NAMED_MAX = 1_000
-"""Maximum number of differing ranges in which the faults are located."""
+"""Maximum number of differing ranges in which the faults are located and counted."""
 REPORT_MESSAGES = 50_000
 
 LOG_RANGES = f"""
@@ -62,7 +62,7 @@ class ReconcileReport:
     doubled: list[int] = field(default_factory=list)
     """Not a difference: readers recognise doubled messages by their position."""
     misplaced: list[int] = field(default_factory=list)
-    """Positions of messages that are not in the partition of their account."""
+    """Positions of messages that are not in the partition of their key."""
     foreign: list[str] = field(default_factory=list)
     """Partition and offset of messages that this log's relay did not write."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,9 @@ class ReconcileReport:
 
 @dataclass(slots=True)
 class _Range:
-    n: int = 0
+    """The messages of a range: their number, and the sum of their digests."""
+
+    count: int = 0
     digest: int = 0
     seen: int = 0
     """The positions seen, a bit for each."""
@@ -101,17 +103,19 @@ def reconcile(
         report = ReconcileReport(after, topic.position)
         reader = broker.reader()
         try:
-            topic_side = _Topic(reader, broker, topic, load_log_id(connection), report, progress)
-            in_topic = topic_side.ranges()
-            differing = _differing(connection, in_topic, report)
+            in_topic = _TopicEvents(
+                reader, broker, topic, load_log_id(connection), report, progress
+            )
+            ranges = in_topic.ranges()
+            differing = _find_differing(connection, ranges, report)
             if differing:
-                _locate(connection, topic_side.digests(differing), differing, report)
+                _locate(connection, in_topic.digests(differing), differing, report)
         finally:
             close_quietly(reader)
     return report
 
 
-class _Topic:
+class _TopicEvents:
     """The messages of the topic between the report's positions."""
 
     def __init__(
@@ -144,9 +148,9 @@ class _Topic:
                 report.note("doubled", position)
                 continue
             entry.seen |= 1 << bit
-            entry.n += 1
+            entry.count += 1
             entry.digest += digest
-            if partition_of(_key(message), self._topic.partitions) != message.partition:
+            if partition_of(_message_key(message), self._topic.partitions) != message.partition:
                 report.note("misplaced", position)
         return ranges
 
@@ -183,21 +187,22 @@ class _Topic:
             )
 
 
-def _key(message: Any) -> str:
+def _message_key(message: Any) -> str:
     return message.key.decode(errors="replace") if message.key else ""
 
 
-def _differing(
-    connection: Connection, in_topic: dict[int, _Range], report: ReconcileReport
+def _find_differing(
+    connection: Connection, ranges: dict[int, _Range], report: ReconcileReport
 ) -> set[int]:
+    """The first `RANGES_NAMED_MAX` ranges that differ from the log; set `report.events`."""
     rows = connection.execute(LOG_RANGES, (report.after, report.upto)).fetchall()
     in_log = {number: (n, int(digest)) for number, n, digest in rows}
     report.events = sum(n for n, _ in in_log.values())
-    summed = {number: (entry.n, entry.digest) for number, entry in in_topic.items()}
+    in_topic = {number: (entry.count, entry.digest) for number, entry in ranges.items()}
     differing = {
         number
-        for number in in_log.keys() | summed.keys()
-        if in_log.get(number) != summed.get(number)
+        for number in in_log.keys() | in_topic.keys()
+        if in_log.get(number) != in_topic.get(number)
     }
     return set(sorted(differing)[:RANGES_NAMED_MAX])
 

@@ -63,7 +63,7 @@ WAIT_FOR_OTHER_S = 0.5
 """How often a second relay tries to take the lock of the first."""
 RETRY_DELAY_S = 0.5
 HEARTBEAT_S = 2.0
-"""How often an idle relay updates its record and checks that the topic still exists."""
+"""How often an idle relay checks that the topic still exists, and records that it runs."""
 INDEX_EVENTS = 20_000
 """Events after which the offsets of a mark are recorded, for readers that start in the middle."""
 FLUSH_WAIT_S = DELIVERY_TIMEOUT_MS / 1000 + 5
@@ -83,6 +83,7 @@ class Interrupted(Exception):
 
 
 LOST = (psycopg.OperationalError, psycopg.InterfaceError, KafkaError, Interrupted)
+"""Errors after which the relay connects again and starts at the last mark."""
 
 
 class Relay:
@@ -97,8 +98,8 @@ class Relay:
         recreate: bool = False,
         window_events: int = WINDOW_EVENTS,
     ) -> None:
-        """url: the projector's. partitions: those of a new topic. recreate: replace the topic, and
-        publish the whole log again."""
+        """url: of the projector's role. partitions: number for a new topic. recreate: replace the
+        topic, and publish the whole log again."""
         self._url = url
         self._broker = broker
         self._partitions = partitions
@@ -113,7 +114,7 @@ class Relay:
         self._stopped.set()
 
     def run(self, *, once: bool = False) -> None:
-        """Publish until stopped, or `once` until the end of the log. Reconnects to lost servers.
+        """Publish until stopped; with `once`, until the end of the log. Reconnects to lost servers.
 
         Raises `TopicRefused` if the topic is not the one that was published to.
         """
@@ -181,31 +182,31 @@ class Relay:
     def _prepare(self, connection: Connection) -> RecordedTopic:
         """Check or create the topic. Raises `TopicRefused`."""
         name = self._broker.topic
-        before = load_topic(connection, name)
+        recorded = load_topic(connection, name)
         with self._broker.admin() as admin:
             found = find_topic(admin, name)
             if self._recreate and found is not None:
                 admin.delete_topics([name])
-            if self._recreate or (before is None and found is None):
+            if self._recreate or (recorded is None and found is None):
                 found = create_topic(admin, name, self._partitions)
                 record_topic(connection, name, found)
                 self._recreate = False
-            elif before is None and found is not None:
+            elif recorded is None and found is not None:
                 self._require_empty(found.partitions)
                 record_topic(connection, name, found)
             else:
-                assert before is not None
-                require_same_topic(name, before, found)
+                assert recorded is not None
+                require_same_topic(name, recorded, found)
         topic = load_topic(connection, name)
         assert topic is not None
         return topic
 
     def _require_topic(self, connection: Connection) -> None:
-        before = load_topic(connection, self._broker.topic)
+        recorded = load_topic(connection, self._broker.topic)
         with self._broker.admin() as admin:
             found = find_topic(admin, self._broker.topic)
-        if before is not None:
-            require_same_topic(self._broker.topic, before, found)
+        if recorded is not None:
+            require_same_topic(self._broker.topic, recorded, found)
 
     def _require_empty(self, partitions: int) -> None:
         for tail in self._tails(partitions):
@@ -250,7 +251,7 @@ class Relay:
     def _record(
         self, connection: Connection, origin: Origin, position: int, offsets: list[int] | None
     ) -> None:
-        """Record how far the log is published, and the offsets of the marks if there are any."""
+        """Record how far the log is published and, if given, the offsets of the marks."""
         name = self._broker.topic
         with connection.transaction():
             parameters = (position, name, origin.generation, origin.epoch)
@@ -261,7 +262,7 @@ class Relay:
 
 
 class Window:
-    """Sends events together: all are acknowledged, or `Interrupted` is raised."""
+    """Sends messages, and waits until all are acknowledged. Raises `Interrupted` if one is not."""
 
     def __init__(self, producer: Any, topic: str, partitions: int, origin: Origin) -> None:
         self._producer = producer
@@ -271,7 +272,7 @@ class Window:
         self._reached = [-1] * partitions
 
     def publish(self, rows: list[LogRow]) -> None:
-        """Send events and wait until all are acknowledged."""
+        """Send each event to the partition of its account."""
         send, topic, partitions, origin = (
             self._producer.send, self._topic, self._partitions, self.origin,
         )  # fmt: skip

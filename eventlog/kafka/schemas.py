@@ -125,12 +125,12 @@ def _data(topic: str, event: type[EntityEvent]) -> tuple[Schema, Schema]:
     if issubclass(event, EntityDeleted):
         deleted_with = {"anyOf": [UUID_SCHEMA, {"type": "null"}]}
         deleted = _object(fields=values, deletedWith=deleted_with)
-        return _optional(deleted, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
+        return _with_optional(deleted, mergedInto=UUID_SCHEMA, movedTo=UUID_SCHEMA), definitions
     if issubclass(event, EntityRestored):
         is_dated = issubclass(event, EntityRestoredWithStatusDate)
         dated = {"statusChangedAt": TIME_SCHEMA} if is_dated else {}
         restored = _object(fields=values, createdAt=TIME_SCHEMA, **dated)
-        return _optional(restored, movedFrom=UUID_SCHEMA), definitions
+        return _with_optional(restored, movedFrom=UUID_SCHEMA), definitions
     assert issubclass(event, EntityCreated), topic
     return _object(fields=values), definitions
 
@@ -162,25 +162,28 @@ def _own_attributes(event: type[EntityEvent]) -> dict[str, Schema]:
 def _values(topic: str) -> tuple[Schema, Schema]:
     """The schema of recorded values, in which fields without a value are left out."""
     model = ENTITY_OF[topic].FIELDS
-    fields: Schema = _without_titles(model.model_json_schema(by_alias=True, mode="serialization"))
+    fields: Schema = _without_annotations(
+        model.model_json_schema(by_alias=True, mode="serialization")
+    )
     definitions: Schema = fields.pop("$defs", {})
-    # A field that is added later must pass the schema of today.
+    # An event with a field that is added later must still be valid by today's schema.
     fields.pop("additionalProperties", None)
     return fields, definitions
 
 
-def _without_titles(schema: Any) -> Any:
-    """Remove pydantic's titles, which repeat the names, defaults, and `readOnly`.
+def _without_annotations(schema: Any) -> Any:
+    """Remove `title`, `default` and `readOnly`.
 
-    A missing field has no value in an event, and `readOnly` concerns the API only.
+    Pydantic's titles repeat the names, a field that is missing in an event has no value, and
+    `readOnly` concerns only the API.
     """
     if isinstance(schema, list):
-        return [_without_titles(each) for each in schema]
+        return [_without_annotations(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     names = {"title", "default", "readOnly"}
     return {
-        key: _without_titles(value)
+        key: _without_annotations(value)
         for key, value in schema.items()
         if key not in names or isinstance(value, dict)
     }
@@ -210,7 +213,7 @@ def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": sorted(properties)}
 
 
-def _optional(schema: Schema, **properties: Schema) -> Schema:
+def _with_optional(schema: Schema, **properties: Schema) -> Schema:
     return {**schema, "properties": {**schema["properties"], **properties}}
 
 

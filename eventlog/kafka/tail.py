@@ -13,7 +13,7 @@ from eventlog.kafka.broker import REQUEST_TIMEOUT_MS, Broker
 from eventlog.kafka.message import Head, Origin, digest_of, read_head
 
 TAIL_MESSAGES = 1_000
-"""Messages read at first; `TAIL_GROWTH` times as many each time that no mark is among them."""
+"""Number of messages read at first. While no mark is among them, `TAIL_GROWTH` times as many."""
 TAIL_GROWTH = 4
 STALLED_S = 30.0
 """How long a broker may return nothing before the reading fails."""
@@ -68,13 +68,13 @@ def _read_tail(reader: Any, partition: Any, begin: int, end: int) -> Tail:
     length = TAIL_MESSAGES
     while True:
         first = max(begin, end - length)
-        tail = _summary(partition.partition, end, read_between(reader, partition, first, end))
+        tail = _summarize(partition.partition, end, read_between(reader, partition, first, end))
         if tail.marks or first == begin:
             return tail
         length *= TAIL_GROWTH
 
 
-def _summary(partition: int, end: int, messages: Iterator[Any]) -> Tail:
+def _summarize(partition: int, end: int, messages: Iterator[Any]) -> Tail:
     marks: dict[Origin, int] = {}
     highest = 0
     last_event: bytes | None = None

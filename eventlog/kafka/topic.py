@@ -1,4 +1,4 @@
-"""Create and recognise the topic, by what PostgreSQL recorded of it."""
+"""Create the topic, and recognise it by what PostgreSQL recorded of it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def load_log_id(connection: Connection) -> str:
 
 
 def load_topic(connection: Connection, topic: str) -> RecordedTopic | None:
-    """Load the topic as it was published to; None if it never was."""
+    """Load the record of the topic; None if there is none."""
     row = connection.execute(SELECT_TOPIC, (topic,), prepare=True).fetchone()
     return RecordedTopic(*row) if row else None
 
@@ -119,35 +119,35 @@ def record_topic(connection: Connection, topic: str, found: BrokerTopic) -> None
 
 
 def begin_epoch(connection: Connection, topic: str) -> RecordedTopic:
-    """Begin a relay's epoch, after which consumers ignore late messages of earlier relays."""
+    """Begin a new epoch, from which on consumers ignore late messages of earlier relays."""
     row = connection.execute(NEXT_EPOCH, (topic,)).fetchone()
     assert row is not None
     return RecordedTopic(*row)
 
 
-def require_same_topic(topic: str, before: RecordedTopic, found: BrokerTopic | None) -> None:
+def require_same_topic(topic: str, recorded: RecordedTopic, found: BrokerTopic | None) -> None:
     """Check that the topic is the one that was published to. Raises `TopicRefused`."""
     if found is None:
         raise TopicRefused(
-            f"Topic {topic} is gone, though events up to position {before.position} were published"
-            " to it; annals relay --anew creates it again and publishes the whole log."
+            f"Topic {topic} is gone, though events up to position {recorded.position} were"
+            " published to it; annals relay --anew creates it again and publishes the whole log."
         )
-    if found.topic_id != before.topic_id:
+    if found.topic_id != recorded.topic_id:
         raise TopicRefused(
             f"Topic {topic} was deleted and created again by somebody else; annals relay --anew"
             " replaces it and publishes the whole log."
         )
-    if found.partitions != before.partitions:
+    if found.partitions != recorded.partitions:
         raise TopicRefused(
-            f"Topic {topic} has {found.partitions} partitions and had {before.partitions}, so that"
-            " accounts would change partitions; annals relay --anew replaces it and publishes the"
-            " whole log."
+            f"Topic {topic} has {found.partitions} partitions and had {recorded.partitions}, so"
+            " that accounts would change partitions; annals relay --anew replaces it and publishes"
+            " the whole log."
         )
 
 
 def load_start_offsets(
     connection: Connection, topic: RecordedTopic, name: str, position: int
 ) -> list[int]:
-    """The offset of each partition at which a reader that is at the position can start."""
+    """The offset in each partition from which a reader that has reached the position can start."""
     row = connection.execute(SELECT_MARK, (name, topic.generation, position)).fetchone()
     return list(row[0]) if row else [0] * topic.partitions

@@ -1,6 +1,6 @@
-"""Every reading of the log that is not the store's: functions, and SQL for readers that compose.
+"""Readings of the log other than the store's: functions, and SQL that other packages build on.
 
-No file outside eventlog/ names the table `events` in SQL.
+Only eventlog/ names the table `events` in SQL.
 """
 
 from eventlog.reading.follow import Page, RowPage, read_after, read_rows_after

@@ -1,8 +1,8 @@
-"""An audit entry: what the log says of one event to those who may read the audit trail.
+"""An audit entry: one event with its actor, its times and its changes.
 
 The audit trail, the history of an entity and the facts of realtime subscribers show columns of the
-same entry. All of it is SQL over a row `e` of the log; percent signs are doubled, because it stands
-in statements with parameters.
+same entry. Each column is SQL over a row `e` of the log. Percent signs are doubled, because the SQL
+is part of statements with parameters.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ json_strip_nulls(json_build_object(
     'mergedInto', e.data->>'mergedInto', 'merged', e.data->>'other', 'moved', e.data->'moved',
     'movedFrom', e.data->>'movedFrom', 'movedTo', e.data->>'movedTo',
     'deletedWith', e.data->>'deletedWith'))"""
-"""A JSON object of merges and moves, and of the account with which an entity was deleted."""
+"""A JSON object about merges and moves, and the account with which an entity was deleted."""
 
 ENTRY: Mapping[str, str] = MappingProxyType(
     {
@@ -93,9 +93,9 @@ def json_object(columns: Mapping[str, str]) -> str:
 async def whole_command(
     connection: AsyncConnection, workspace_id: UUID, position: int
 ) -> str | None:
-    """The id of the event's command, if what it did can only be undone as a whole; None if not.
+    """The id of the event's command if the command can only be undone as a whole.
 
-    None as well if there is no event at the position.
+    None otherwise, and if there is no event at the position.
     """
     parameters = (workspace_id, position, AS_ONE)
     row = await (await connection.execute(SELECT_WHOLE_COMMAND, parameters)).fetchone()

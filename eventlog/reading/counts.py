@@ -1,4 +1,4 @@
-"""How many events the log holds."""
+"""The number of events in the log, and whether a workspace has events in a span."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def range_sums(range_positions: int, condition: str = "true") -> str:
 
     A range is position / range_positions. `n` counts its events, `digest` sums their digests, and
     `weighted` sums each digest times its place in the range, from 1. The condition, on columns of
-    `events`, says which events count.
+    `events`, selects the events.
     """
     return f"""
     SELECT position / {range_positions} AS number, count(*) AS n, sum(d) AS digest,

@@ -18,7 +18,7 @@ absorbed(id) AS (
 """
 """SQL, for WITH RECURSIVE: the accounts, and all that were ever merged into one of them.
 
-The entities that belong to an account were created on one of these.
+Every entity that belongs to the accounts was created on one of these.
 """
 SELECT_ENTITY = f"""
 WITH RECURSIVE {ABSORBED}
@@ -47,7 +47,7 @@ def read_entity(
 ) -> list[RecordedEvent]:
     """Read the events of an entity up to a position, on a connection for followers.
 
-    with_children: for an account, also the events on it of the entities that belong to it.
+    with_children: for an account, also the events of its children while they belonged to it.
     """
     parameters = {
         "workspace": workspace_id,
@@ -60,6 +60,6 @@ def read_entity(
 
 
 def existing_ids(connection: Connection, workspace_id: UUID, ids: Collection[UUID]) -> set[UUID]:
-    """Those of these ids under which the workspace has, or had, an entity."""
+    """The ids among these that the workspace has an entity for, deleted or not."""
     rows = connection.execute(SELECT_EXISTING, (workspace_id, list(ids)))
     return {row[0] for row in rows}

@@ -24,11 +24,12 @@ class Page:
     events: list[RecordedEvent]
     upto: int
     more: bool
+    """Whether the page is full, so that more events may follow."""
 
 
 @dataclass(slots=True)
 class RowPage:
-    """A page of rows with the columns `COLUMNS`, data and metadata as they are stored."""
+    """As `Page`, with rows of `COLUMNS`, in which data and metadata are as stored."""
 
     rows: list[tuple[Any, ...]]
     upto: int

@@ -22,7 +22,7 @@ WITH RECURSIVE {MERGED}, page AS (
        AND e.position > %(after)s AND e.topic LIKE %(topics)s
      ORDER BY e.position LIMIT %(limit)s + 1
 )"""
-"""The same with those of all entities that are merged into it now, after a position."""
+"""The same for an entity and all that are merged into it now, after a position."""
 
 
 def select_news(columns: str) -> str:
@@ -42,7 +42,7 @@ SELECT n.upto, {columns}
 def select_in_workspace(columns: str) -> str:
     """Select the next events of a workspace after one position and up to another, filtered.
 
-    A filter that is null lets every event pass. `account` is the account and what belongs to it.
+    A filter that is null lets every event pass. `account` selects the account and its children.
     """
     return f"""
 SELECT {columns}

@@ -1,4 +1,4 @@
-"""Entities that were merged: into which one, and which ones."""
+"""Which entity was merged into which."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ merged(id) AS (
 async def merged_into(
     connection: AsyncConnection, workspace_id: UUID, kind: str, entity_id: UUID
 ) -> tuple[UUID, UUID] | None:
-    """The entity into which this one was merged, and the one that has survived all merges since.
+    """The entity into which this one was merged, and the survivor of the merges since (up to 100).
 
     None if the entity is not merged.
     """

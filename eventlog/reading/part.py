@@ -24,7 +24,7 @@ ESCAPES = {
     rb"\f": b"\f",
     rb"\v": b"\v",
 }
-"""Escapes of COPY's text format, which keep a character from ending a line or a column."""
+"""Escapes of COPY's text format, and the bytes that they stand for."""
 ESCAPED = re.compile(rb"\\.")
 
 COPY_PART = """

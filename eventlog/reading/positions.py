@@ -1,4 +1,4 @@
-"""Positions of the log: how far it can be read, its last event, and what was assigned so far."""
+"""Positions of the log: the readable one, that of the last event, and the last one assigned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lag(since: str, upto: str, count_max: int) -> str:
 
 
 def readable_position(connection: Connection, *, known: int = 0) -> int:
-    """The position up to which no event can appear any more that the next statement does not see.
+    """The position up to which the log is final: the next statement sees every event up to it.
 
     known: the follower's position; the function is faster if no position was assigned since. Raises
     `psycopg.Error` on a standby and in a transaction that keeps one snapshot (repeatable read,

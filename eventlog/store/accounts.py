@@ -29,7 +29,7 @@ SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_
 def lock_accounts(
     connection: Connection, *, shared: Collection[UUID] = (), exclusive: Collection[UUID] = ()
 ) -> None:
-    """Lock accounts until the transaction ends, in the order of their ids, so without deadlocks.
+    """Lock accounts until the transaction ends, in the order of their ids to avoid deadlocks.
 
     An account in both collections is locked exclusively.
     """

@@ -43,7 +43,7 @@ SELECT %(workspace)s, c.entity, c.holder, c.starts, c.ends, c.may_overlap
        <> (excluded.holder_id, excluded.starts_at, excluded.ends_at, excluded.may_overlap)
 RETURNING t.entity_id
 """
-CONFLICTS_SHOWN_MAX = 10
+TAKEN_SHOWN_MAX = 10
 """Maximum number of conflicting claims that a refusal names."""
 
 
@@ -60,11 +60,11 @@ def claim_times(
         taken = [TakenTime(*row[1:]) for row in rows if row[0] == first]
         claim = claims[first]
         assert claim is not None
-        raise TimeTaken(first, claim.holder_id, taken[:CONFLICTS_SHOWN_MAX])
+        raise TimeTaken(first, claim.holder_id, taken[:TAKEN_SHOWN_MAX])
 
 
 def lock_claims(connection: Connection) -> None:
-    """Keep everybody else from claiming time until the transaction ends."""
+    """Keep other transactions from claiming time until this one ends."""
     connection.execute(LOCK_CLAIMS)
 
 
@@ -83,7 +83,7 @@ def overwrite_claims(
 def select_claimants(
     connection: Connection, workspace_id: UUID, topics: Collection[str]
 ) -> list[tuple[UUID, str]]:
-    """The id and first topic of every entity, deleted ones included, created by these topics."""
+    """Id and first topic of every entity, deleted or not, whose first topic is one of these."""
     rows = connection.execute(SELECT_CLAIMANTS, (workspace_id, list(topics))).fetchall()
     return [(row[0], row[1]) for row in rows]
 

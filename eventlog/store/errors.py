@@ -16,7 +16,7 @@ from eventsourcing.persistence import (
 )
 from psycopg_pool import PoolTimeout, TooManyRequests
 
-WAITED_TOO_LONG = (
+UNREACHABLE_OR_TIMED_OUT = (
     psycopg.OperationalError,
     psycopg.errors.IdleInTransactionSessionTimeout,
     psycopg.errors.TransactionTimeout,
@@ -38,7 +38,7 @@ def _raise_translated(error: Exception) -> NoReturn:
     if isinstance(error, psycopg.IntegrityError):
         # The detail is left out: it may show ids of another workspace.
         raise IntegrityError(error.diag.message_primary or str(error)) from error
-    if isinstance(error, WAITED_TOO_LONG):
+    if isinstance(error, UNREACHABLE_OR_TIMED_OUT):
         raise OperationalError(str(error)) from error
     if isinstance(error, psycopg.InterfaceError):
         raise InterfaceError(str(error)) from error

@@ -18,7 +18,7 @@ from eventlog.store.recorder import PostgresLogRecorder
 
 
 class LogFactory(InfrastructureFactory[TrackingRecorder]):
-    """Makes what the library's application asks for."""
+    """Makes the recorder, mapper and transcoder of the library's application."""
 
     def __init__(self, env: Environment, recorder: PostgresLogRecorder) -> None:
         super().__init__(env)

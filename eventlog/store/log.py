@@ -66,7 +66,7 @@ class EventLog(Application[UUID]):
     def scoped(self, scope: Scope) -> Iterator[None]:
         """Act in this scope, with one transaction for each load and each save.
 
-        If a transaction in this workspace is open, all of them join it.
+        If a transaction in this workspace is open, each of them joins it.
         """
         with self._log_recorder.scoped(scope):
             yield
@@ -175,7 +175,7 @@ class EventLog(Application[UUID]):
         claims: Mapping[UUID, TimeClaim | None],
         extras: Sequence[Mapping[str, str]] | None = None,
     ) -> int | None:
-        # The library's save() also checks and returns things that cost more than the mapping.
+        # Not the library's save(): its checks and results cost more than the mapping.
         stored = list(map(self.mapper.to_stored_event, events))
         if not stored or not claims:
             positions = self._log_recorder.insert_events(stored, extras=extras)

@@ -22,7 +22,6 @@ from domain.shared.entity import EntityEvent
 from domain.shared.kinds import AGGREGATE_OF, EVENTS
 from eventlog.upcast import upcast
 
-# Attributes that have a column in the table, and so are left out of `data`.
 COLUMNS = frozenset(
     {
         "originator_id",
@@ -33,6 +32,7 @@ COLUMNS = frozenset(
         "workspace_id",
     }
 )
+"""Attributes of an event that are left out of `data`: the row or its topic has them."""
 
 IDS = frozenset({"deleted_with", "merged_into", "moved_to", "moved_from", "other"})
 """Attributes whose values are ids."""
@@ -69,7 +69,7 @@ class EventMapper(Mapper[UUID]):
     def to_stored_event(self, domain_event: Any) -> LogEvent:
         event: EntityEvent = domain_event
         data = {
-            _wire(name): value
+            _wire_name(name): value
             for name, value in vars(event).items()
             if name not in COLUMNS and not (value is None and name in event.OMITTED_IF_NONE)
         }
@@ -89,7 +89,7 @@ class EventMapper(Mapper[UUID]):
         event_class = EVENTS.get(topic)
         if event_class is None:
             raise MapperDeserialisationError(f"no event class for topic {topic!r}")
-        state = {_attribute(name): value for name, value in data.items()}
+        state = {_attribute_name(name): value for name, value in data.items()}
         state["originator_id"] = stored_event.originator_id
         state["originator_version"] = stored_event.originator_version
         state["timestamp"] = stored_event.occurred_at
@@ -104,20 +104,20 @@ class EventMapper(Mapper[UUID]):
         return event
 
 
-_WIRE: dict[str, str] = {}
-_ATTRIBUTE: dict[str, str] = {}
+_WIRE_NAMES: dict[str, str] = {}
+_ATTRIBUTES: dict[str, str] = {}
 
 
-def _wire(attribute: str) -> str:
-    name = _WIRE.get(attribute)
+def _wire_name(attribute: str) -> str:
+    name = _WIRE_NAMES.get(attribute)
     if name is None:
-        name = _WIRE[attribute] = to_camel(attribute)
-        _ATTRIBUTE[name] = attribute
+        name = _WIRE_NAMES[attribute] = to_camel(attribute)
+        _ATTRIBUTES[name] = attribute
     return name
 
 
-def _attribute(wire: str) -> str:
-    name = _ATTRIBUTE.get(wire)
+def _attribute_name(wire: str) -> str:
+    name = _ATTRIBUTES.get(wire)
     if name is None:
-        name = _ATTRIBUTE[wire] = to_snake(wire)
+        name = _ATTRIBUTES[wire] = to_snake(wire)
     return name

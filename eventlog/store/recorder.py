@@ -68,8 +68,8 @@ class PostgresLogRecorder(ApplicationRecorder):
         after_append: Callable[[], None] = lambda: None,
         observe_append: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """observe_append: called with the seconds of each append, in a transaction without the
-        commit."""
+        """after_append: called after appended events are committed. observe_append: called with the
+        seconds of each append, in a transaction without the commit."""
         self.pool = pool
         self.after_append = after_append
         self.observe_append = observe_append
@@ -78,7 +78,7 @@ class PostgresLogRecorder(ApplicationRecorder):
     def scoped(self, scope: Scope) -> Iterator[None]:
         """Act in this scope, with one transaction for each read and each append.
 
-        If a transaction in this workspace is open, all of them join it.
+        If a transaction in this workspace is open, each of them joins it.
         """
         if (outer := self._open_session(scope)) is not None:
             with self._joined(outer, scope):
@@ -112,7 +112,7 @@ class PostgresLogRecorder(ApplicationRecorder):
             self.after_append()
 
     def _open_session(self, scope: Scope) -> Session | None:
-        """The session of this recorder's open transaction in this thread and workspace."""
+        """The session of this recorder's open transaction in this thread and workspace, if any."""
         session = SESSION.get()
         if session is None or session.pool is not self.pool:
             return None
@@ -140,9 +140,8 @@ class PostgresLogRecorder(ApplicationRecorder):
     ) -> Sequence[int] | None:
         """Append events and return their positions.
 
-        `extras`, one mapping for each event, are added to the scope's metadata.
-
-        Raises the library's `IntegrityError` if a stream already has one of the versions, and
+        extras: metadata that is added to the scope's, one mapping for each event. Raises the
+        library's `IntegrityError` if a stream already has one of the versions, and
         `OperationalError` if the database cannot be reached or a bounded wait times out.
         """
         if not stored_events:

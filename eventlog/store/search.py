@@ -36,8 +36,8 @@ SELECT {COLUMNS} FROM events AS e
  ORDER BY e.stream_id, e.stream_version
 """
 
-# The children of a deleted account are deleted just before it, after its previous event. They are
-# restored just after it, and nothing happens to them in between.
+# The children of an account are deleted before it, but after its previous event. They are restored
+# after it, and they have no event in between.
 DELETED_WITH = f"""
 WITH RECURSIVE {ABSORBED}
 SELECT e.position FROM absorbed AS o
@@ -111,13 +111,13 @@ class EventSearch:
         """Positions of the events that restored the children of an account together with it."""
         return self._positions(RESTORED_WITH, restoration)
 
-    def _positions(self, statement: str, of: TracedEvent) -> list[int]:
+    def _positions(self, statement: str, cause: TracedEvent) -> list[int]:
         parameters = {
             "workspace": self._workspace_id,
-            "account": of.stream_id,
-            "accounts": [of.stream_id],
-            "position": of.position,
-            "version": of.version,
+            "account": cause.stream_id,
+            "accounts": [cause.stream_id],
+            "position": cause.position,
+            "version": cause.version,
         }
         return [row[0] for row in self._connection.execute(statement, parameters)]
 
