@@ -29,13 +29,13 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 INLINE_ITEMS_MAX = 200
-"""Most items that are changed while the client waits; more take a job."""
+"""Maximum number of items that are changed while the client waits; more take a job."""
 JOB_ITEMS_MAX = 100_000
-"""Most items of one bulk operation."""
+"""Maximum number of items of one bulk operation."""
 ATOMIC_ITEMS_MAX = 1_000
-"""Most items of an atomic operation, which is one transaction."""
+"""Maximum number of items of an atomic operation, which is one transaction."""
 ACCOUNTS_MAX = 100
-"""Most accounts that one step deletes or restores, because their children are changed with them."""
+"""Maximum number of accounts that one step deletes or restores together with their children."""
 
 Revise = Callable[[FieldValues], Mapping[str, Any]]
 
@@ -130,8 +130,8 @@ class BulkCommands:
         An entity that the change would leave as it is counts as changed and records nothing. A
         refusal is the outcome of its entity and does not affect the others; with `atomic` it raises
         `BulkRefused`, and nothing is recorded. Raises the library's errors for failures of the
-        database. An atomic change also raises `IntegrityError` after too many concurrent writes,
-        and `TimeTaken` if an entity claims a time that is taken.
+        database. An atomic change also raises `IntegrityError` after too many concurrent writes (a
+        change of a single entity does so too), and `TimeTaken` if a claimed time is taken.
         """
 
         def decide() -> BulkOutcome:
@@ -166,13 +166,15 @@ class BulkCommands:
     def _apply_to_each(
         self, scope: Scope, kind: type[Entity], ids: Sequence[UUID], change: BulkChange
     ) -> BulkOutcome:
-        """Change one entity after the other, so that one that fails does not affect the others."""
+        """Change the entities one by one, so that a failure does not affect the others."""
         items, position = [], 0
         with self._log.transaction(scope):
             for entity_id in ids:
-                alone = partial(self._apply_to_all, scope, kind, [entity_id], change, atomic=False)
+                apply_one = partial(
+                    self._apply_to_all, scope, kind, [entity_id], change, atomic=False
+                )
                 try:
-                    done = retry_on_conflict(alone)
+                    done = retry_on_conflict(apply_one)
                 except (IntegrityError, TimeTaken) as error:
                     items.append(ItemOutcome(entity_id, error=error))
                 else:

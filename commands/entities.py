@@ -29,13 +29,13 @@ E = TypeVar("E", bound=Entity)
 R = TypeVar("R")
 
 DECIDE_ATTEMPTS_MAX = 12
-"""Most attempts of a command that meets concurrent writes."""
+"""Maximum number of attempts of a command that meets concurrent writes."""
 DECIDE_WAIT_S = 0.01
 DECIDE_WAIT_MAX_S = 0.25
 """The pause before another attempt is random. Its upper bound starts at the first of these values
 and doubles up to the second."""
 MERGES_FOLLOWED_MAX = 100
-"""Most merges that are followed from an account to the one that remains."""
+"""Maximum number of merges that are followed from an account to the one that remains."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class EntityCommands:
     ) -> CommandOutcome:
         """Create an entity.
 
-        Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`, `ReferenceUnavailable`.
+        Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`, `ReferenceUnavailable`,
+        `TimeTaken`.
         """
         entity = kind.create(
             entity_id or self._new_id(),
@@ -100,7 +101,7 @@ class EntityCommands:
         """Replace the fields by what `change` returns for the current ones.
 
         Raises `NotFound`, `IsDeleted`, `WasMerged`, `InvalidFields`, `TransitionRefused`,
-        `NotAMember`, `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`.
+        `NotAMember`, `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`, `TimeTaken`.
         """
 
         def decide(entity: Entity, now: datetime) -> None:
@@ -121,7 +122,7 @@ class EntityCommands:
         """Call `decide` with the entity and the time, and record what the entity decided.
 
         Raises what `decide` raises, `NotFound`, `NotAMember`, `ReferenceUnavailable`,
-        `StaleVersion`.
+        `StaleVersion`, `TimeTaken`.
         """
 
         def try_once() -> CommandOutcome:
@@ -171,7 +172,8 @@ class EntityCommands:
         """Restore an entity; an account together with the children that were deleted with it.
 
         A child of an account that was merged into another is restored to the remaining account.
-        Raises `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`, `WasMerged`.
+        Raises `NotFound`, `StaleVersion`, `AccountUnavailable`, `KeyRevoked`, `WasMerged`,
+        `TimeTaken`.
         """
 
         def decide() -> CommandOutcome:
@@ -224,8 +226,10 @@ def restore_with_children(
 
 
 def retry_on_conflict(decide: Callable[[], R]) -> R:
-    """Retry the decision after a concurrent write. A caller that named a version gets the refusal
-    instead."""
+    """Retry the decision after a concurrent write, at most `DECIDE_ATTEMPTS_MAX` times in all.
+
+    A decision that expects a version is refused on its second attempt. Raises `IntegrityError`.
+    """
     return Retrying(
         retry=retry_if_exception_type(IntegrityError),
         stop=stop_after_attempt(DECIDE_ATTEMPTS_MAX),

@@ -1,4 +1,4 @@
-"""Idempotency: the answer to a request is stored under the client's key and repeated on a retry.
+"""Idempotency: the answer to a request is stored under the client's key and returned on a retry.
 
 The answer is stored in the transaction that appends the events (`EventLog.transaction`), so both
 are committed or neither is. See docs/adr/0008-idempotency.md.
@@ -135,8 +135,8 @@ class IdempotencyStore:
         return nonce + self._cipher.encrypt(nonce, plain, str(self._key).encode())
 
     def _open(self, sealed: bytes) -> Answer:
-        nonce, rest = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-        plain = self._cipher.decrypt(nonce, rest, str(self._key).encode())
+        nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+        plain = self._cipher.decrypt(nonce, ciphertext, str(self._key).encode())
         head, _, body = plain.partition(b"\n")
         status, headers = orjson.loads(head)
         return Answer(status, tuple((name, value) for name, value in headers), body)

@@ -22,7 +22,7 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 LEADS_AT_ONCE_MAX = 500
-"""Most leads whose status one request changes."""
+"""Maximum number of leads whose status one request changes."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class ConversionOverrides:
 
 @dataclass(frozen=True)
 class ConversionOutcome:
-    """The lead, the entities made of it, and a log position that includes all of them."""
+    """The lead, what it was converted to, and a log position that includes all of them."""
 
     lead: Lead
     account: Account
@@ -114,7 +114,7 @@ class LeadCommands:
         *,
         expected_version: int | None = None,
     ) -> ConversionOutcome:
-        """Win the lead, and create an account, a contact and an opportunity from it.
+        """Mark the lead as won; create an account (unless one is named), a contact, an opportunity.
 
         Raises `NotFound`, `IsDeleted`, `AlreadyConverted`, `TransitionRefused`, `InvalidFields`,
         `AccountUnavailable`, `NotAMember`, `StaleVersion`.
@@ -162,7 +162,7 @@ class LeadCommands:
 
 
 def account_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the account made of a lead: a customer by default."""
+    """The fields of the account created from a lead: a customer by default."""
     fields: dict[str, Any] = {
         "company": lead.company or lead.name,
         "type": AccountType.CUSTOMER.value,
@@ -174,28 +174,28 @@ def account_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
     if overrides.get("type", fields["type"]) == AccountType.CUSTOMER:
         fields["dealValue"] = lead.value
-    return _overridden(fields, overrides)
+    return _override(fields, overrides)
 
 
 def contact_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the contact made of a lead."""
+    """The fields of the contact created from a lead."""
     fields = {
         "name": lead.name,
         "email": lead.email,
         "phone": lead.phone,
         "assignedTo": lead.assigned_to,
     }
-    return _overridden(fields, overrides)
+    return _override(fields, overrides)
 
 
 def opportunity_fields(lead: Lead, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the opportunity made of a lead."""
+    """The fields of the opportunity created from a lead."""
     fields = {
         "name": lead.company or lead.name,
         "value": lead.value,
         "assignedTo": lead.assigned_to,
     }
-    return _overridden(fields, overrides)
+    return _override(fields, overrides)
 
 
 @contextmanager
@@ -208,6 +208,6 @@ def _errors_prefixed(prefix: str) -> Iterator[None]:
         raise InvalidFields(errors) from None
 
 
-def _overridden(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _override(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**fields, **overrides}
     return {name: value for name, value in merged.items() if value is not None}

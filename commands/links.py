@@ -17,7 +17,10 @@ MEMBER_FIELDS = ("assignedTo", "memberId")
 
 
 def require_account(loaded: LoadedEntities, account_id: UUID) -> None:
-    """Check that the account exists. Lock it before. Raises `AccountUnavailable`."""
+    """Check that the account exists and is not deleted. Raises `AccountUnavailable`.
+
+    The caller has locked it.
+    """
     account = loaded.find(Account, account_id)
     if account is None or account.is_deleted:
         raise AccountUnavailable(account_id, account.merged_into if account else None)
@@ -34,10 +37,10 @@ def require_links(
     Raises `NotAMember`, `ReferenceUnavailable`.
     """
     require_members(loaded, before, after)
-    for name, referred in kind.REFERENCES.items():
+    for name, referred_kind in kind.REFERENCES.items():
         new_id = _new_reference(name, before, after)
-        if new_id is not None and not _exists(loaded, KINDS[referred], new_id):
-            raise ReferenceUnavailable(name, referred, new_id)
+        if new_id is not None and not _exists(loaded, KINDS[referred_kind], new_id):
+            raise ReferenceUnavailable(name, referred_kind, new_id)
 
 
 def require_members(loaded: LoadedEntities, before: FieldValues | None, after: FieldValues) -> None:

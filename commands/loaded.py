@@ -1,4 +1,4 @@
-"""The entities that a command decides on: each is loaded once, and all that changed is appended."""
+"""The entities that a command decides on: each is loaded once, and their events are appended."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class LoadedEntities:
 
     @property
     def changed(self) -> list[Entity]:
-        """The entities with staged events, in the order in which they changed first."""
+        """The entities with staged events, in the order of their first staged event."""
         self.load(self._staged_by_entity)
         return [each for id_ in self._staged_by_entity if (each := self._entities[id_]) is not None]
 
@@ -141,8 +141,8 @@ class LoadedEntities:
     def append(self) -> int:
         """Record the staged events in one call; return a log position that includes them.
 
-        Without staged events that is a position of what is recorded already. Raises the library's
-        `IntegrityError` after a concurrent write, and `TimeTaken`.
+        Without staged events it is the last position that the log has assigned. Raises the
+        library's `IntegrityError` after a concurrent write, and `TimeTaken`.
         """
         assert not self._is_preview, "a preview records nothing"
         events = [event for event, _ in self._staged]
@@ -160,6 +160,6 @@ class LoadedEntities:
 def event_time(entity: Entity, now: datetime) -> datetime:
     """The time of the entity's next event: `now`, but not before its last event.
 
-    Clocks of several machines differ.
+    Another machine, whose clock is ahead, may have recorded the last event.
     """
     return max(now, entity.modified_on)

@@ -23,8 +23,8 @@ from eventlog.scope import AS_ONE, Scope
 from eventlog.store.log import EventLog
 
 MERGE_MOVED_MAX = 2_000
-"""Most entities that a merge moves or changes. Each has one or two events, and all of them are
-recorded in one transaction."""
+"""Maximum number of entities that a merge moves or changes. Each gets one or two events, and all of
+them are recorded in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MergeCommands:
     ) -> MergeOutcome:
         """Merge the other entity into this one; `choices` decides between differing values.
 
-        Records nothing if the other one was merged into this one before. Raises `NotFound`,
+        Records nothing if that was done before. Raises `NotFound`,
         `IsDeleted`, `WasMerged`, `MergeRefused`, `TooMuchToMerge`, `StaleVersion`, `InvalidFields`,
         `TransitionRefused`, `NotAMember`.
         """
@@ -85,7 +85,7 @@ def _merge(
     now: datetime,
 ) -> MergeOutcome:
     moving = _children(loaded, other.id) if isinstance(other, Account) else []
-    referring = _referring_to(loaded, other)
+    referring = _entities_referring_to(loaded, other)
     if len(moving) + len(referring) > MERGE_MOVED_MAX:
         raise TooMuchToMerge(other.id, len(moving) + len(referring), MERGE_MOVED_MAX)
     before = entity.values
@@ -99,8 +99,8 @@ def _merge(
         each.begin_move(entity.id, at=at)
         each.complete_move(entity.id, at=at)
     for each in referring:
-        renamed = dict.fromkeys(_fields_naming(each, other.id), str(entity.id))
-        each.revise({**each.values, **renamed}, at=event_time(each, now))
+        redirected = dict.fromkeys(_fields_referring_to(each, other.id), str(entity.id))
+        each.revise({**each.values, **redirected}, at=event_time(each, now))
     # Children before their former account, so that no row ever lacks its account.
     loaded.stage(*moving, *referring, other, entity)
     return MergeOutcome(CommandOutcome(entity, loaded.append()), moved)
@@ -110,11 +110,12 @@ def _children(loaded: LoadedEntities, account_id: UUID) -> list[Entity]:
     return [each for each in loaded.children_of(account_id) if not each.is_deleted]
 
 
-def _referring_to(loaded: LoadedEntities, other: Entity) -> list[Entity]:
-    """The entities of the other one's account with a field that names the other one."""
+def _entities_referring_to(loaded: LoadedEntities, other: Entity) -> list[Entity]:
+    """The entities of the same account with a field that refers to the other entity."""
     if other.account_id is None:
         return []
-    return [each for each in _children(loaded, other.account_id) if _fields_naming(each, other.id)]
+    children = _children(loaded, other.account_id)
+    return [each for each in children if _fields_referring_to(each, other.id)]
 
 
 def _without_former_members(
@@ -123,7 +124,7 @@ def _without_former_members(
     after: FieldValues,
     choices: Mapping[str, Choice],
 ) -> FieldValues:
-    """Leave out members who have left, unless the caller chose them or they were set before."""
+    """Leave out members who left the workspace, unless the caller chose them or they were set."""
     return {
         name: value
         for name, value in after.items()
@@ -134,7 +135,7 @@ def _without_former_members(
     }
 
 
-def _fields_naming(entity: Entity, other_id: UUID) -> list[str]:
+def _fields_referring_to(entity: Entity, other_id: UUID) -> list[str]:
     return [name for name in entity.REFERENCES if entity.values.get(name) == str(other_id)]
 
 

@@ -1,7 +1,7 @@
 """A process manager: a pure function from its state and an event to a new state and commands.
 
-It reads no clock and no database, so tests check the commands that it issues. It keeps one state
-for each `key` (an appointment, a message), and returns None to delete the state.
+It reads neither a clock nor a database, so it can be tested without them. It keeps one state for
+each `key` (an appointment, a message), and returns None to delete the state.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Process(Generic[S]):
 def command_id(process: str, event: RecordedEvent, number: int = 0) -> UUID:
     """The id of a command that the process issues on this event: the same every time.
 
-    `number` counts the commands on the event. The id is made from the stream and its version,
-    because positions of another log may be the same.
+    `number` counts the commands on the event. The id is derived from the stream and its version
+    and not from the position, because two logs assign the same positions.
     """
     return uuid5(UUID(event.stream_id), f"{process}/{event.stream_version}/{number}")

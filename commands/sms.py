@@ -47,11 +47,11 @@ class SmsLimits:
     """Limits on messages, and defaults for phone numbers and times."""
 
     lead_daily_max: int = 10
-    """Most messages to one lead per UTC day."""
+    """Maximum number of messages to one lead per UTC day."""
     workspace_daily_max: int = 2_000
-    """Most messages of one workspace per UTC day."""
+    """Maximum number of messages of one workspace per UTC day."""
     region: str | None = None
-    """ISO 3166 country code for phone numbers without `+`; by default these are rejected."""
+    """ISO 3166 country code for phone numbers without `+`; None rejects these."""
     zone: tzinfo = UTC
     """The time zone of times in messages."""
 
@@ -96,7 +96,7 @@ class SmsCommands:
             given = {
                 "leadId": str(lead_id),
                 "phone": to_e164(phone, self._limits.region),
-                "message": _text(lead, message, template_id, variables),
+                "message": _compose_text(lead, message, template_id, variables),
                 "templateId": template_id,
             }
             fields = {name: value for name, value in given.items() if value is not None}
@@ -105,15 +105,15 @@ class SmsCommands:
             return self._entities.create(scope, Sms, fields, entity_id=sms_id)
 
     def record_status(
-        self, scope: Scope, sms_id: UUID, status: SmsStatus, **facts: Any
+        self, scope: Scope, sms_id: UUID, status: SmsStatus, **details: Any
     ) -> CommandOutcome:
-        """Record a status of the message; `facts` are those of `Sms.record_status`.
+        """Record a status of the message; `details` are arguments of `Sms.record_status`.
 
         Raises `NotFound`, `IsDeleted`.
         """
 
         def decide(sms: Sms, now: datetime) -> None:
-            sms.record_status(status, at=now, **facts)
+            sms.record_status(status, at=now, **details)
 
         return self._entities.act(scope, Sms, sms_id, decide)
 
@@ -146,15 +146,15 @@ class SmsCommands:
         """
         with self._log.scoped(scope):
             lead_id = self._log.load(Sms, sms_id).lead_id
-        return self._entities.revise(scope, Lead, lead_id, _contacted)
+        return self._entities.revise(scope, Lead, lead_id, _with_contacted_status)
 
     def _count(self, connection: Connection, workspace_id: UUID, lead_id: UUID, day: date) -> None:
         """Count a message of this day. Raises `LeadDailyLimitReached`,
         `WorkspaceDailyLimitReached`; the caller then rolls the counters back."""
         of_day = {"workspace": workspace_id, "day": day}
-        if _incremented(connection, {**of_day, "lead": lead_id}) > self._limits.lead_daily_max:
+        if _increment(connection, {**of_day, "lead": lead_id}) > self._limits.lead_daily_max:
             raise LeadDailyLimitReached(lead_id, self._limits.lead_daily_max)
-        of_workspace = _incremented(connection, {**of_day, "lead": None})
+        of_workspace = _increment(connection, {**of_day, "lead": None})
         if of_workspace > self._limits.workspace_daily_max:
             raise WorkspaceDailyLimitReached(self._limits.workspace_daily_max)
         if of_workspace == 1:
@@ -180,26 +180,26 @@ def day_and_time(starts_at: datetime) -> dict[str, str]:
     }
 
 
-def _incremented(connection: Connection, parameters: Mapping[str, Any]) -> int:
+def _increment(connection: Connection, parameters: Mapping[str, Any]) -> int:
     (count,) = connection.execute(INCREMENT_COUNT, parameters).fetchone() or (0,)
     return int(count)
 
 
-def _contacted(values: FieldValues) -> FieldValues:
+def _with_contacted_status(values: FieldValues) -> FieldValues:
     is_new = values["status"] == LeadStatus.NEW
     return {**values, "status": LeadStatus.CONTACTED} if is_new else values
 
 
-def _text(
+def _compose_text(
     lead: Lead,
     message: str | None,
     template_id: TemplateId | None,
     variables: Mapping[str, str] | None,
 ) -> str | None:
-    """The text of the message; None if none was given, which the fields refuse."""
+    """The text of the message; None without text and template, which `SmsFields` rejects."""
     if template_id is None or (message is not None and variables is None):
         return message
-    known = {"name": lead.name, "message": message}
+    defaults = {"name": lead.name, "message": message}
     wanted = variables_of(template_id)
-    filled = {name: text for name, text in known.items() if text and name in wanted}
+    filled = {name: text for name, text in defaults.items() if text and name in wanted}
     return render(template_id, {**filled, **(variables or {})})

@@ -12,7 +12,7 @@ class OutgoingSms:
     """A message to be sent."""
 
     id: UUID
-    """The same for every attempt, so that the gateway can recognise a second one."""
+    """The same for every attempt, so that the gateway can recognise a repeated one."""
     workspace_id: UUID
     to: str
     """In E.164."""

@@ -1,8 +1,8 @@
 """Process managers follow the log: position, states and commands change in one transaction.
 
-One sender at a time handles the events of a process, for as long as its transaction takes; another
-one continues from there. Each event is handled exactly once. If a process raises on an event, it
-stops at that event, because skipping the event would lose the commands it should cause.
+One sender at a time handles the events of a process, for the duration of one transaction. Each
+event is handled exactly once. If a process raises on an event, it stops at that event, because
+skipping the event would lose the commands it should cause.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ def handle_next_batch(
 ) -> bool:
     """Have the process react to its next events; return whether more are waiting.
 
-    Raises what the process raises; the transaction is then rolled back.
+    Returns False if another sender handles the process. Raises what the process raises; the
+    transaction is then rolled back.
     """
     with connection.transaction():
         row = connection.execute(LOCK_INBOX, (process.name,)).fetchone()
         if row is None:
-            return False  # another sender handles this process
+            return False
         page = read_after(connection, row[0], limit)
         if page.upto == row[0]:
             return False
@@ -89,8 +90,12 @@ def _react(connection: Connection, process: Process[Any], events: list[RecordedE
 def _load_states(
     connection: Connection, process: Process[Any], keys: list[StateKey]
 ) -> dict[StateKey, Any]:
-    workspaces, names = zip(*keys, strict=True)
-    parameters = {"process": process.name, "workspaces": list(workspaces), "keys": list(names)}
+    workspaces, process_keys = zip(*keys, strict=True)
+    parameters = {
+        "process": process.name,
+        "workspaces": list(workspaces),
+        "keys": list(process_keys),
+    }
     rows = connection.execute(SELECT_STATES, parameters)
     return {(row[0], row[1]): process.state_type(**orjson.loads(row[2])) for row in rows}
 
@@ -102,12 +107,12 @@ def _save_states(
     after: Mapping[StateKey, Any],
 ) -> None:
     for key, state in after.items():
-        workspace, name = key
+        workspace, process_key = key
         if state is None and key in before:
-            connection.execute(DELETE_STATE, (workspace, process.name, name))
+            connection.execute(DELETE_STATE, (workspace, process.name, process_key))
         elif state is not None and state != before.get(key):
             content = orjson.dumps(asdict(state)).decode()
-            connection.execute(UPSERT_STATE, (workspace, process.name, name, content))
+            connection.execute(UPSERT_STATE, (workspace, process.name, process_key, content))
 
 
 def _save_commands(
@@ -117,9 +122,9 @@ def _save_commands(
     commands: Iterable[Command],
 ) -> None:
     """Add the commands to the outbox, with the correlation and causation ids of the event."""
-    of_event = orjson.loads(event.metadata)
-    cause = of_event.get("commandId") or f"event-{event.position}"
-    metadata = {"correlationId": of_event.get("correlationId") or cause, "causationId": cause}
+    event_metadata = orjson.loads(event.metadata)
+    cause = event_metadata.get("commandId") or f"event-{event.position}"
+    metadata = {"correlationId": event_metadata.get("correlationId") or cause, "causationId": cause}
     for number, command in enumerate(commands):
         connection.execute(
             INSERT_COMMAND,

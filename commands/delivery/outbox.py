@@ -30,7 +30,7 @@ ENDED_KEPT_S = 30 * 86_400
 """Retention of ended commands, which are kept for operators only."""
 DELETED_AT_ONCE_MAX = 1_000
 
-# The command with these names that has waited longest, unless another sender has locked it.
+# The command with one of these names that has waited longest, unless another sender has locked it.
 NEXT_COMMAND = """
 SELECT id, workspace_id FROM process_commands
  WHERE state = 'waiting' AND next_attempt_at <= clock_timestamp() AND name = ANY(%s)
@@ -62,11 +62,11 @@ DELETE FROM process_commands WHERE id IN (
 """
 
 CommandHandler = Callable[[Scope, UUID, Mapping[str, Any]], object]
-"""Runs a command. The second argument is its id, which new entities may take as theirs."""
+"""Runs a command. The second argument is its id, which a new entity may take as its own."""
 
 
 def command_handlers(sms: SmsCommands) -> dict[str, CommandHandler]:
-    """The handlers of commands that concern the log alone, by command name."""
+    """The handlers of commands that only write to the log, by command name."""
 
     def request_confirmation(scope: Scope, id_: UUID, data: Mapping[str, Any]) -> object:
         return sms.request_confirmation(scope, UUID(data["appointmentId"]), sms_id=id_)
@@ -89,40 +89,40 @@ class Outbox:
         row = connection.execute(NEXT_COMMAND, (list(self.handlers),)).fetchone()
         if row is None:
             return False
-        command, workspace = UUID(str(row[0])), UUID(str(row[1]))
+        command_id, workspace_id = UUID(str(row[0])), UUID(str(row[1]))
         try:
-            self._run(command, workspace)
+            self._run(command_id, workspace_id)
         except Exception as error:  # any failure is retried later, so that other commands can run
-            log.exception("command %s failed and will be retried", command)
-            connection.execute(POSTPONE_COMMAND, (type(error).__name__, command, workspace))
+            log.exception("command %s failed and will be retried", command_id)
+            connection.execute(POSTPONE_COMMAND, (type(error).__name__, command_id, workspace_id))
         return True
 
-    def _run(self, command: UUID, workspace: UUID) -> None:
-        with self.log.transaction(Scope(workspace)) as connection:
-            row = connection.execute(LOCK_COMMAND, (command, workspace)).fetchone()
+    def _run(self, command_id: UUID, workspace_id: UUID) -> None:
+        with self.log.transaction(Scope(workspace_id)) as connection:
+            row = connection.execute(LOCK_COMMAND, (command_id, workspace_id)).fetchone()
             if row is None:
                 return  # another sender runs it
             name, data, metadata = row
-            scope = scope_of(command, workspace, name, metadata)
+            scope = command_scope(command_id, workspace_id, name, metadata)
             try:
                 with self.log.transaction(scope):
-                    self.handlers[name](scope, command, orjson.loads(data))
+                    self.handlers[name](scope, command_id, orjson.loads(data))
             except Refusal as refusal:
-                log.warning("command %s was refused: %s", command, refusal)
-                parameters = ("refused", type(refusal).__name__, command, workspace)
+                log.warning("command %s was refused: %s", command_id, refusal)
+                parameters = ("refused", type(refusal).__name__, command_id, workspace_id)
                 connection.execute(END_COMMAND, parameters)
             else:
-                connection.execute(END_COMMAND, ("done", "", command, workspace))
+                connection.execute(END_COMMAND, ("done", "", command_id, workspace_id))
 
 
-def scope_of(command: UUID, workspace: UUID, name: str, metadata: bytes) -> Scope:
+def command_scope(command_id: UUID, workspace_id: UUID, name: str, metadata: bytes) -> Scope:
     """The scope of a process's command, with the correlation and causation ids of its event."""
     ids = orjson.loads(metadata)
     return Scope(
-        workspace,
+        workspace_id,
         SYSTEM,
         command=name,
-        command_id=str(command),
+        command_id=str(command_id),
         correlation_id=ids["correlationId"],
         causation_id=ids["causationId"],
     )

@@ -1,8 +1,8 @@
 """Send text messages: claim a message, call the gateway, record the result.
 
 No lock is held during the call. A claim is a row that no other sender takes before its lease ends.
-If a sender dies with a claim, that counts as an attempt, and the message is sent again under the
-same id. docs/adr/0015-process-managers-and-sms.md lists the consequences of a death at each step.
+If a sender crashes while it holds a claim, that counts as an attempt, and the message is sent again
+under the same id. docs/adr/0015-process-managers-and-sms.md lists the effects of a crash by step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tenacity import RetryCallState, Retrying, wait_exponential, wait_random
 
 from commands.delivery.breakers import lock_breaker, save_breaker
 from commands.delivery.gateway import GatewayRefused, GatewayUnavailable, OutgoingSms, SmsGateway
-from commands.delivery.outbox import END_COMMAND, scope_of
+from commands.delivery.outbox import END_COMMAND, command_scope
 from commands.sms import SmsCommands, require_reachable
 from domain.lead import Lead
 from domain.shared.breaker import Breaker, Limits
@@ -58,8 +58,7 @@ UPDATE process_commands
  WHERE id = %s AND workspace_id = %s AND state = 'waiting' AND attempts = %s
 """
 
-
-LIMITS = Limits()
+BREAKER_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,12 @@ class RetryPolicy:
     backoff_max_s: float = 4.0
     """Upper bound of the pause, without jitter."""
     jitter_s: float = 0.5
-    """Upper bound of a random addition to the pause, so that messages do not retry at once."""
+    """Upper bound of a random addition to the pause, which spreads the retries of many messages."""
     lease_s: float = 15.0
     """Duration of a claim, which has to be longer than the timeout of the gateway."""
     expire_s: float = 86_400.0
     """Age after which a message is not sent any more, because it is out of date."""
-    breaker: Limits = LIMITS
+    breaker: Limits = BREAKER_LIMITS
 
     def pause_s(self, attempts: int) -> float:
         """The pause after this number of attempts."""
@@ -137,7 +136,7 @@ class SmsDelivery:
     def claim(self) -> ClaimedMessage | None:
         """Claim the next message and have the breaker admit the call, both in one transaction.
 
-        So a breaker that admits a probe always has a message to probe with.
+        So the breaker never admits a probe without a message to send.
         """
         with self._pool.connection() as connection, connection.transaction():
             row = connection.execute(NEXT_MESSAGE, (COMMAND,)).fetchone()
@@ -153,17 +152,20 @@ class SmsDelivery:
             attempt = attempts if reason else attempts + 1
             parameters = (attempt, self._retry_policy.lease_s, command, workspace)
             connection.execute(CLAIM_MESSAGE, parameters)
-        scope = scope_of(command, workspace, COMMAND, metadata)
+        scope = command_scope(command, workspace, COMMAND, metadata)
         return ClaimedMessage(command, UUID(sms_id), scope, attempt, admitted.epoch, reason)
 
     def end(
-        self, claim: ClaimedMessage, state: str, status: SmsStatus, **facts: str | None
+        self, claim: ClaimedMessage, state: str, status: SmsStatus, **details: str | None
     ) -> None:
-        """Record the status of the message, and end its command, in one transaction."""
+        """Record the status of the message, and end its command, in one transaction.
+
+        `details` are arguments of `Sms.record_status`.
+        """
         with self._log.transaction(claim.scope) as connection:
             with suppress(IsDeleted):
-                self._sms.record_status(claim.scope, claim.sms_id, status, **facts)
-            error = facts.get("error") or ""
+                self._sms.record_status(claim.scope, claim.sms_id, status, **details)
+            error = details.get("error") or ""
             workspace = claim.scope.workspace_id
             connection.execute(END_COMMAND, (state, error, claim.command, workspace))
 
@@ -175,12 +177,12 @@ class SmsDelivery:
         return ""
 
     def _prepare(self, claim: ClaimedMessage) -> OutgoingSms | None:
-        """The message by the current state of message and lead; None if it must not be sent."""
+        """The message to send; None if the message or its lead no longer allow that."""
         with self._log.scoped(claim.scope):
             sms = self._log.load(Sms, claim.sms_id)
             lead = self._log.load(Lead, sms.lead_id)
         if sms.is_deleted or sms.status != SmsStatus.PENDING:
-            # The answer to an earlier attempt was lost, and a delivery receipt came instead.
+            # It was deleted, or a delivery receipt replaced the lost answer to an earlier attempt.
             self._release_breaker(claim)
             self._end_command(claim)
             return None
@@ -197,27 +199,27 @@ class SmsDelivery:
             gateway_id = self._gateway.send(outgoing)
         except GatewayRefused as refused:
             self._record_success(claim)
-            error = _printable(str(refused))
+            error = _make_printable(str(refused))
             self.end(claim, "refused", SmsStatus.FAILED, error=error, error_code=refused.code)
         except GatewayUnavailable as unavailable:
             self._record_failure(claim)
             self._postpone(claim, unavailable)
         else:
             self._record_success(claim)
-            self.end(claim, "done", SmsStatus.SENT, gateway_id=_printable(gateway_id))
+            self.end(claim, "done", SmsStatus.SENT, gateway_id=_make_printable(gateway_id))
 
     def _postpone(self, claim: ClaimedMessage, unavailable: GatewayUnavailable) -> None:
         facts = {"sms": str(claim.sms_id), "attempt": claim.attempt, "error": str(unavailable)}
         log.warning("a message was not sent", extra={"facts": facts})
         if claim.attempt >= self._retry_policy.attempts_max:
-            error = _printable(f"given up after {claim.attempt} attempts: {unavailable}")
+            error = _make_printable(f"given up after {claim.attempt} attempts: {unavailable}")
             self.end(claim, "failed", SmsStatus.FAILED, error=error)
             return
         retry_after_s = min(unavailable.retry_after_s, RETRY_AFTER_MAX_S)
         pause_s = max(self._retry_policy.pause_s(claim.attempt), retry_after_s)
         with self._log.transaction(claim.scope) as connection:
             workspace = claim.scope.workspace_id
-            parameters = (_printable(str(unavailable)), pause_s, claim.command, workspace)
+            parameters = (_make_printable(str(unavailable)), pause_s, claim.command, workspace)
             connection.execute(POSTPONE_MESSAGE, (*parameters, claim.attempt))
 
     def _end_command(self, claim: ClaimedMessage) -> None:
@@ -225,7 +227,7 @@ class SmsDelivery:
             connection.execute(END_COMMAND, ("done", "", claim.command, claim.scope.workspace_id))
 
     def _record_success(self, claim: ClaimedMessage) -> None:
-        """The gateway has answered, be it with a refusal."""
+        """Report to the breaker that the gateway answered, even if with a refusal."""
         self._update_breaker(lambda breaker, now: breaker.succeeded(claim.epoch))
 
     def _record_failure(self, claim: ClaimedMessage) -> None:
@@ -233,7 +235,7 @@ class SmsDelivery:
         self._update_breaker(lambda breaker, now: breaker.failed(claim.epoch, now, limits))
 
     def _release_breaker(self, claim: ClaimedMessage) -> None:
-        """The admitted call is not made."""
+        """Report to the breaker that the admitted call is not made."""
         self._update_breaker(lambda breaker, now: breaker.withdrawn(claim.epoch, now))
 
     def _update_breaker(self, change: Callable[[Breaker, datetime], Breaker]) -> None:
@@ -246,7 +248,7 @@ class SmsDelivery:
             log.warning("the breaker of the gateway is %s", after.state, extra={"facts": facts})
 
 
-def _printable(text: str) -> str:
+def _make_printable(text: str) -> str:
     """The gateway's text in a form that a field accepts."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return printable[:ERROR_MAX_CHARS].strip() or "no reason was given"

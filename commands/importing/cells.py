@@ -1,4 +1,4 @@
-"""The text of cells as people write it: dates, amounts, choices, and names of existing entities.
+"""Parse cells as people write them: dates, amounts, choices, and names of existing entities.
 
 The parse functions return what the field models of the domain accept, or raise ValueError with the
 rest of the sentence "The value …".
@@ -156,7 +156,7 @@ def parse_choice(text: str, choices: tuple[str, ...]) -> str:
 
 
 class DateOrderDetector:
-    """Finds out how the dates of a column are written, cell by cell."""
+    """Detects how the dates of a column are written, cell by cell."""
 
     def __init__(self) -> None:
         self._numeric = self._first_high = self._second_high = 0
@@ -171,7 +171,7 @@ class DateOrderDetector:
 
     @property
     def order(self) -> DateOrder | None:
-        """The more frequent order; None if the column has ISO dates only, or none."""
+        """The order of most unambiguous dates, month first on a tie; None if no date needs one."""
         if not self._numeric:
             return None
         return DateOrder.DMY if self._first_high > self._second_high else DateOrder.MDY
@@ -189,7 +189,7 @@ class DateOrderDetector:
 
 @dataclass(frozen=True)
 class Match(Generic[T]):
-    """The known name that was found, what it stands for, and how it was recognised."""
+    """The known name that was found, its target, and how it was recognised."""
 
     name: str
     target: T
@@ -204,7 +204,7 @@ class Miss:
 
 
 class Lookup(Generic[T]):
-    """Finds what a typed name stands for: exact before normalised before close, only if unique.
+    """Finds the target of a typed name: exact before normalised before close, only if unique.
 
     Names whose numbers differ ("Store 12", "Store 13") are never close. Answers are cached; not
     thread-safe.
@@ -227,7 +227,7 @@ class Lookup(Generic[T]):
         return list(self._exact)
 
     def find(self, name: str) -> Match[T] | Miss:
-        """The one entry with this name."""
+        """Return the only entry with this name, or why there is not exactly one."""
         answer = self._answers.get(name)
         if answer is None:
             if len(self._answers) >= ANSWERS_CACHED_MAX:

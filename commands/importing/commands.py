@@ -124,7 +124,10 @@ class ImportCommands:
         return import_id
 
     def begin_corrections(self, scope: Scope, import_id: UUID) -> int:
-        """Begin a round, whose file of corrected rows is uploaded next. Raises `NotFound`."""
+        """Begin a round, whose file of corrected rows is uploaded next, and return its number.
+
+        Raises `NotFound`.
+        """
         with self._log.transaction(scope) as connection:
             store = ImportStore(connection, scope.workspace_id)
             _lock(store, import_id)

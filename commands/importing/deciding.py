@@ -1,8 +1,7 @@
-"""Decides planned rows against the existing entities: create, update, skip, or fail.
+"""Decide planned rows against the existing entities: create, update, skip, or fail.
 
 A batch of rows is decided in the order of the file, on one set of loaded entities. The events are
-staged in it and not written here. A preview decides the same way, on entities that it keeps in
-memory.
+staged in it; the caller appends them. A preview decides the same way and appends nothing.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ class ImportIds:
 
 
 class ExistingRecords(Protocol):
-    """The entities that exist. Each method is called once per batch, for one statement."""
+    """The entities that exist. Each method takes the ids of a whole batch, for one statement."""
 
     def existing_ids(self, ids: Collection[UUID]) -> set[UUID]:
         """Those of these ids that exist, deleted or not."""
@@ -139,15 +138,12 @@ class LogRecords(ExistingRecords):
         self._contacts_of = contacts_of
 
     def existing_ids(self, ids: Collection[UUID]) -> set[UUID]:
-        """Those of these ids that exist, deleted or not."""
         return existing_ids(self._connection, self._workspace_id, ids) if ids else set()
 
     def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
-        """The entities with these ids, deleted or not."""
         return self._log.load_many(Entity, ids) if ids else {}
 
     def contacts(self, account_ids: Collection[UUID]) -> Iterable[tuple[UUID, UUID, FieldValues]]:
-        """Account, id, and values with name and e-mail of these accounts' contacts."""
         if not account_ids:
             return ()
         return self._contacts_of(self._connection, self._workspace_id, account_ids)
@@ -206,7 +202,10 @@ def open_import_engine(
     import_id: UUID,
     clock: Callable[[], datetime],
 ) -> ImportEngine:
-    """Read the names and keys of existing entities. The read tables have to be up to date."""
+    """Create the engine of an import from the names and keys of existing entities.
+
+    They are read from the read tables, which have to be up to date.
+    """
     fields = {each.field for each in columns}
 
     def names(referring: Iterable[str], plural: str, name: str) -> Lookup[UUID]:
@@ -328,7 +327,7 @@ class _Batch:
         self._outcomes: list[RowOutcome] = []
 
     def load(self, candidates: Collection[_Candidate]) -> None:
-        """Read all that these rows need, with one statement for each question."""
+        """Load what these rows need, with one statement per kind of data."""
         with_contact = [
             (each, parent_id)
             for each in candidates
@@ -366,7 +365,7 @@ class _Batch:
         self._loaded_ids = wanted
 
     def decide(self, row: PlannedRow, candidate: _Candidate | None) -> None:
-        """Decide one row. Each is a microsecond later, so that lists keep the order of the file."""
+        """Decide one row, a microsecond after the one before: lists keep the order of the file."""
         self._now += TICK
         if not row.is_valid:
             self._add(row, RowResult.FAILED)
@@ -397,15 +396,15 @@ class _Batch:
 
     def _missing_reference(self, row: PlannedRow) -> ImportIssue | None:
         """An error if the row refers to something that does not exist any more."""
-        if row.account_id is not None and not self._is_alive(row.account_id):
+        if row.account_id is not None and not self._is_available(row.account_id):
             return row.error(ACCOUNT, "account_gone", "The account was deleted meanwhile.")
         for name in MEMBER_FIELDS:
             member_id = row.values.get(name)
-            if member_id is not None and not self._is_alive(UUID(member_id)):
+            if member_id is not None and not self._is_available(UUID(member_id)):
                 return row.error(name, "member_gone", "The member was deleted meanwhile.")
         for name, kind in self._options.kind.REFERENCES.items():
             referred_id = row.values.get(name)
-            if referred_id is not None and not self._is_alive(UUID(referred_id), KINDS[kind]):
+            if referred_id is not None and not self._is_available(UUID(referred_id), KINDS[kind]):
                 return row.error(name, "reference_gone", f"There is no such {kind}.")
         return None
 
@@ -415,7 +414,7 @@ class _Batch:
         if row.contact is None:
             return self._apply_row(row, target_id)
         contact_id = self._contact_id(target_id, row)
-        if not self._exists(contact_id):
+        if not self._has_created(contact_id):
             contact_id = self._contacts.get((target_id, _contact_key(row)), contact_id)
         contact = self._current(contact_id)
         if contact is not None and not contact.is_deleted:
@@ -427,14 +426,14 @@ class _Batch:
     def _target_id(self, candidate: _Candidate) -> UUID:
         """The id of the entity that the row is about, new or not."""
         known_id = candidate.known_id
-        if known_id is None or self._exists(candidate.new_id):
+        if known_id is None or self._has_created(candidate.new_id):
             return candidate.new_id
         known = self._current(known_id)
         # It was deleted after the keys had been read: the row creates a new one.
         return candidate.new_id if known is not None and known.is_deleted else known_id
 
     def _apply_row(self, row: PlannedRow, target_id: UUID) -> RowResult:
-        if self._ids.includes(target_id) and not self._exists(target_id):
+        if self._ids.includes(target_id) and not self._has_created(target_id):
             created = row.create(target_id, self._workspace_id, self._now)
             self._row_entities[target_id] = created
             return RowResult.CREATED
@@ -445,8 +444,8 @@ class _Batch:
     def _apply_contact(
         self, row: PlannedRow, values: FieldValues, account_id: UUID, contact_id: UUID
     ) -> RowResult:
-        if self._ids.includes(contact_id) and not self._exists(contact_id):
-            if not self._is_alive(account_id):
+        if self._ids.includes(contact_id) and not self._has_created(contact_id):
+            if not self._is_available(account_id):
                 raise AccountUnavailable(account_id)
             at = row.steps[0].at or self._now
             self._row_entities[contact_id] = Contact.create(
@@ -463,7 +462,7 @@ class _Batch:
         revise(entity, self._now)
         return RowResult.UPDATED if entity.pending_events else RowResult.SKIPPED
 
-    def _exists(self, derived_id: UUID) -> bool:
+    def _has_created(self, derived_id: UUID) -> bool:
         """Whether this import has created the entity, in this batch or before."""
         return derived_id in self._existing_ids or self._is_changed(derived_id)
 
@@ -478,7 +477,7 @@ class _Batch:
             return self._entities.find(Entity, entity_id)
         return None
 
-    def _is_alive(self, entity_id: UUID, kind: type[Entity] = Entity) -> bool:
+    def _is_available(self, entity_id: UUID, kind: type[Entity] = Entity) -> bool:
         entity = self._current(entity_id)
         return isinstance(entity, kind) and not entity.is_deleted
 

@@ -1,4 +1,4 @@
-"""Reads CSV files: detects encoding and delimiter, bounds every size, resumes at any row.
+"""Read CSV files: detect encoding and delimiter, limit every size, resume at any row.
 
 Only encodings are read in which a line can be decoded without the lines before it: those that shift
 between states (ISO-2022, UTF-7) are refused. See docs/adr/0011-import.md.
@@ -22,7 +22,7 @@ FILE_MAX_BYTES = 200_000_000
 ROWS_MAX = 500_000
 COLUMNS_MAX = 200
 CELL_MAX_CHARS = 20_000
-"""A longer cell keeps its row out. One of more than 131,072 (csv's own limit) ends the import."""
+"""A longer cell keeps its row out. More than 131,072 characters (csv's limit) end the import."""
 PART_BYTES = 262_144
 """Length of every part of an uploaded file except the last."""
 BUFFER_BYTES = 65_536
@@ -340,7 +340,7 @@ def _codec(name: str) -> str:
 
 
 def _detect_encoding(open_: Callable[[int], io.RawIOBase]) -> str:
-    """The encoding: by the byte order mark, else UTF-8 if all of it is valid, else by the script.
+    """The encoding: by byte order mark or zero bytes, else UTF-8 if all is valid, else by script.
 
     `open_` opens the file at an offset. charset-normalizer recognises scripts other than Latin; it
     confuses Western and Eastern European, so Latin is always one of `WESTERN`. Raises OSError.
@@ -367,6 +367,7 @@ def _detect_encoding(open_: Callable[[int], io.RawIOBase]) -> str:
 
 
 def _first_not_utf8(open_: Callable[[int], io.RawIOBase]) -> int | None:
+    """The offset of the first bytes that are not UTF-8; None if all are."""
     decoder = codecs.getincrementaldecoder(UTF8)()
     done = 0
     with open_(0) as file:

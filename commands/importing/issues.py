@@ -73,13 +73,13 @@ class ImportIssue:
 
 def error(row: int, column: str, value: str, code: str, message: str) -> ImportIssue:
     """An issue that keeps the row out."""
-    return ImportIssue(row, Severity.ERROR, column, _shortened(value), code, message)
+    return ImportIssue(row, Severity.ERROR, column, _shorten(value), code, message)
 
 
 def warning(row: int, column: str, value: str, code: str, message: str) -> ImportIssue:
-    """An issue with which the row is imported anyway."""
-    return ImportIssue(row, Severity.WARNING, column, _shortened(value), code, message)
+    """An issue that does not keep the row out."""
+    return ImportIssue(row, Severity.WARNING, column, _shorten(value), code, message)
 
 
-def _shortened(value: str) -> str:
+def _shorten(value: str) -> str:
     return value if len(value) <= VALUE_MAX_CHARS else value[: VALUE_MAX_CHARS - 1] + "…"

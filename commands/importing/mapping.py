@@ -113,7 +113,7 @@ class Column:
 
 @dataclass(frozen=True)
 class DateOrders:
-    """How the dates in each column of a file are written, and the columns that leave a doubt."""
+    """How the dates in each column of a file are written, and warnings where that is uncertain."""
 
     by_column: Mapping[str, DateOrder] = field(default_factory=dict)
     issues: Sequence[ImportIssue] = ()
@@ -271,6 +271,7 @@ FITTING_MIN = 0.8
 FITTING_OF_SAME_NAME_MIN = 0.2
 """Minimum share for the field of the same name. The rows that do not fit it are reported later."""
 RANK_BY_VALUES = 1_000
+"""Rank of a field that only the values suggest: below every spelling."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PHONE = re.compile(r"(?=(?:\D*\d){6})\+?[0-9().\-/ x#*]{6,40}")
@@ -467,7 +468,7 @@ def _parses(value: str, order: DateOrder) -> bool:
 
 
 def _field_by_values(kind: type[Entity], values: Sequence[str]) -> str:
-    """The field that the values alone show: an e-mail address or a phone number; empty if none."""
+    """The field that the values alone suggest: e-mail address or phone number; empty if none."""
     if not values:
         return ""
     if all(_EMAIL.fullmatch(each) for each in values):

@@ -1,4 +1,4 @@
-"""Previews: decides rows as the job would, and records nothing."""
+"""Preview an import: decide rows as the job would, without recording anything."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class PreviewOverlay(ExistingRecords):
         return self.below.existing_ids(ids) | self._ids.intersection(ids)
 
     def load(self, ids: Collection[UUID]) -> Mapping[UUID, Entity]:
-        """The entities with these ids as they would be. A row that is refused may spoil a copy."""
+        """The entities as they would be; in update mode copies, which a refused row may change."""
         if self._keeps_values:
             found = {each: deepcopy(self._entities[each]) for each in ids if each in self._entities}
         else:

@@ -1,4 +1,4 @@
-"""Plans a row: its cells become the values of a new or changed entity. No I/O."""
+"""Plan a row: its cells become the values of a new or changed entity. No I/O."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class PlannedRow:
         return {**contact.values, **{name: values[name] for name in self.contact_given}}
 
     def issues_of(self, refusal: Refusal) -> list[ImportIssue]:
-        """What the domain refused, cell by cell."""
+        """The refusal as issues, one for each invalid cell."""
         if isinstance(refusal, InvalidFields):
             return [
                 self.error(
@@ -156,12 +156,12 @@ class RowPlanner:
         options: ImportOptions,
         columns: Iterable[Column],
         directory: Directory,
-        now: Callable[[], datetime],
+        clock: Callable[[], datetime],
     ) -> None:
         self._options = options
         self._columns = list(columns)
         self._directory = directory
-        self._now = now
+        self._clock = clock
         self._column_of = {column.field: column.name for column in self._columns}
         self._corrected_columns = {*options.corrections, *options.known}
 
@@ -174,16 +174,16 @@ class RowPlanner:
             self._read_cell(draft, column, row.cells.get(column.name, ""))
         kind = self._options.kind
         account_column = self._column_of.get(ACCOUNT, "")
-        if kind.ACCOUNT_REQUIRED and draft.account_id is None and draft.is_fine(account_column):
+        if kind.ACCOUNT_REQUIRED and draft.account_id is None and draft.is_valid(account_column):
             message = f"A {kind.KIND} belongs to an account."
             draft.error(account_column, "", "no_account", message)
         draft.join_names()
-        steps = self._timed(draft, _steps_of(kind, draft.fields, draft.occurred_at))
+        steps = self._check_times(draft, _steps_of(kind, draft.fields, draft.occurred_at))
         planned = PlannedRow(
             row.number, kind, draft.account_id, steps, tuple(draft.issues), self._column_of,
             row.cells, given=frozenset(draft.given() - draft.defaulted),
         )  # fmt: skip
-        return self._checked(planned, draft) if planned.is_valid else planned
+        return self._validate(planned, draft) if planned.is_valid else planned
 
     def _read_cell(self, draft: _Draft, column: Column, cell: str) -> None:
         text = unescaped(cell)
@@ -195,7 +195,7 @@ class RowPlanner:
             draft.defaulted.add(column.field)
             text = column.default
         if column.name in self._corrected_columns:
-            text = self._corrected(draft, column, text)
+            text = self._correct(draft, column, text)
         if column.field == ACCOUNT:
             self._read_account(draft, column, text)
         elif not text:
@@ -224,7 +224,7 @@ class RowPlanner:
         else:
             draft.fields[column.field] = value
 
-    def _corrected(self, draft: _Draft, column: Column, text: str) -> str:
+    def _correct(self, draft: _Draft, column: Column, text: str) -> str:
         """The text after explicit corrections and the list of known values."""
         right = self._options.corrections.get(column.name, {}).get(text)
         if right is not None:
@@ -273,9 +273,9 @@ class RowPlanner:
         draft.set_custom(key, text)
         return None
 
-    def _timed(self, draft: _Draft, steps: list[TimelineStep]) -> tuple[TimelineStep, ...]:
+    def _check_times(self, draft: _Draft, steps: list[TimelineStep]) -> tuple[TimelineStep, ...]:
         """The steps, none of them in the future. Doubtful and future times become issues."""
-        now = self._now()
+        now = self._clock()
         timed = []
         for step in steps:
             name = self._column_of.get(step.dated_by, "")
@@ -289,7 +289,7 @@ class RowPlanner:
             timed.append(step if at is step.at else replace(step, at=at))
         return tuple(timed)
 
-    def _checked(self, planned: PlannedRow, draft: _Draft) -> PlannedRow:
+    def _validate(self, planned: PlannedRow, draft: _Draft) -> PlannedRow:
         """The row with its values in canonical form, or with issues for those that are invalid."""
         issues = list(planned.issues)
         values: FieldValues = {}
@@ -306,7 +306,7 @@ class RowPlanner:
             try:
                 contact = Contact.FIELDS.prevalidated(draft.named_contact())
             except InvalidFields as invalid:
-                issues += planned.issues_of(InvalidFields(list(map(_of_contact, invalid.errors))))
+                issues += planned.issues_of(InvalidFields(list(map(_as_row_error, invalid.errors))))
         steps = planned.steps
         if len(steps) == 1 and values:
             steps = (replace(steps[0], fields=values),)
@@ -353,12 +353,12 @@ class _Draft:
         return {name for name in self.fields if name != CUSTOM} | custom
 
     def named_contact(self) -> dict[str, Any]:
-        """The contact; one without a name is called by its e-mail address."""
+        """The contact's fields; without a name, its e-mail address is the name."""
         email = self.contact.get("email")
         return {NAME: email, **self.contact} if email else self.contact
 
     def set_custom(self, key: str, text: str) -> None:
-        """Custom fields keep the text of the file: `007` is not 7."""
+        """Set a custom field to the text of the file as it is: `007` is not 7."""
         self.fields.setdefault(CUSTOM, {})[key] = text
 
     def error(self, column: str, value: str, code: str, message: str) -> None:
@@ -367,7 +367,7 @@ class _Draft:
     def warning(self, column: str, value: str, code: str, message: str) -> None:
         self.issues.append(warning(self.row, column, value, code, message))
 
-    def is_fine(self, column: str) -> bool:
+    def is_valid(self, column: str) -> bool:
         """Whether this column has no error."""
         return all(each.column != column for each in self.issues if each.is_error)
 
@@ -428,8 +428,8 @@ def _adapters(kind: type[Entity]) -> Mapping[str, TypeAdapter[Any]]:
     return {str(info.alias): adapter(info) for info in kind.FIELDS.model_fields.values()}
 
 
-def _of_contact(fault: FieldError) -> FieldError:
-    """The fault with the name that the contact's field has in a row of accounts."""
+def _as_row_error(fault: FieldError) -> FieldError:
+    """The error with the name that the contact's field has in a row of accounts."""
     name = next((ours for ours, its in CONTACT_FIELDS.items() if its == fault.field), fault.field)
     return replace(fault, field=name)
 

@@ -135,7 +135,7 @@ class StoredImport:
     file_name: str
     options: dict[str, Any]
     orders: dict[str, str]
-    """How dates are written, by column; found out when the import was started."""
+    """How dates are written, by column; detected when the import was started."""
     columns: list[dict[str, Any]]
     version: int
     handed_in_at: datetime
@@ -177,7 +177,7 @@ class ImportStore:
         return int(row[0])
 
     def delete_unfinished(self, import_id: UUID, round_: int) -> None:
-        """Delete a file whose upload did not end; the first one with its import."""
+        """Delete a file whose upload did not end; with the first file the import, too."""
         self._connection.execute(DELETE_UNFINISHED_FILE, (self._workspace, import_id, round_))
         self._connection.execute(DELETE_UNFINISHED, (self._workspace, import_id))
 
@@ -213,7 +213,7 @@ class ImportStore:
     def set_options(
         self, import_id: UUID, options: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Set options and columns; this counts the version on."""
+        """Set options and columns, and increment the version."""
         values = (_json(options), _json(columns), self._workspace, import_id)
         self._connection.execute(SET_OPTIONS, values)
 
@@ -231,7 +231,7 @@ class ImportStore:
         return row[0] if row else None
 
     def set_file(self, import_id: UUID, file: StoredFile) -> None:
-        """Set what was found out about a file."""
+        """Set the properties of a file that was inspected."""
         values = (file.size_bytes, file.encoding, file.delimiter, _json(file.columns), file.rows)
         where = (self._workspace, import_id, file.round)
         self._connection.execute(SET_FILE, (*values, *where))
@@ -315,7 +315,7 @@ class ImportStore:
 def uploaded_file(
     log: EventLog, scope: Scope, import_id: UUID, round_: int, name: str, size_bytes: int
 ) -> UploadedFile:
-    """A stored file. Each part is read in a transaction, or in the one that is open."""
+    """A stored file. Each part is read in the open transaction, or in a new one."""
 
     def read_part(number: int) -> bytes:
         with log.transaction(scope) as connection:

@@ -43,7 +43,7 @@ class JobCommands:
         total: int | None = None,
         job_id: UUID | None = None,
     ) -> JobOutcome:
-        """Request a job of the kind `work`. Workers see it once this transaction is committed.
+        """Request a job of the kind `work`. Workers see it once the transaction is committed.
 
         `items` (each of them JSON) are stored in order until the job ends, and give its total. Work
         without items may pass `total`, or set it in a later step. All events of the job carry actor

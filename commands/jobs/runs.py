@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 SLICE_S = 2.0
 """The time after which a run ends, so that other jobs get their share."""
 ITEM_ATTEMPTS_MAX = 3
-"""Attempts on an item that fails alone with an error that may pass, such as a lock or a timeout."""
+"""Maximum number of attempts on an item that fails alone with a transient error (lock, timeout)."""
 CONSECUTIVE_FAULTS_MAX = 20
-"""Items that may fail alone one after the other. With one more the cause is not in the items: the
-job fails and leaves the remaining items as they are."""
+"""Maximum number of consecutive items that fail alone. After one more the cause cannot be in the
+items: the job fails, and the remaining items are not processed."""
 
 CONNECTION_LOST = (
     OperationalError,
@@ -64,7 +64,7 @@ class JobEnvironment:
     log: EventLog
     commands: EntityCommands
     factories: Mapping[str, WorkFactory]
-    """Create the work, by kind."""
+    """Functions that create the work, by kind of work."""
     summarise_error: Callable[[Exception], ErrorSummary]
     clock: Callable[[], datetime]
     new_id: Callable[[], UUID]
@@ -87,8 +87,9 @@ class JobRun:
     def run(self, *, slice_s: float = SLICE_S, stop: Callable[[], bool] = lambda: False) -> None:
         """Run steps until the job has ended, the time is up or `stop` returns True.
 
-        At least one step is recorded. Raises one of `CONNECTION_LOST` if the database cannot be
-        reached; the current step is then rolled back, or the next run finds it committed.
+        When the time is up, the run still goes on until it has recorded something. Raises one of
+        `CONNECTION_LOST` if the database cannot be reached; the current step is then rolled back,
+        or the next run finds it committed.
         """
         try:
             self._start()
@@ -112,7 +113,7 @@ class JobRun:
             else:
                 limit = min(work.LIMIT, limit * 2)
                 self._attempts = self._faults = 0
-            # A run that has recorded nothing yet goes on: the next one would fail in the same way.
+            # A run that has recorded nothing goes on, as the next run would fail in the same way.
             if stop() or (time.monotonic() >= until and self._job.version > version_before):
                 return
 
@@ -157,7 +158,7 @@ class JobRun:
             errors_before = job.errors_total
             job.progress(step, at=self._environment.clock())
             self._log.append(job)
-            # After the append: a concurrent cancellation waits there and holds no lock on this.
+            # After the append, in the same order as a cancellation: no deadlock is possible.
             workspace_id = self._scope.workspace_id
             save_errors(connection, workspace_id, self._job_id, errors_before, step.errors)
             if not job.is_open:
@@ -171,8 +172,9 @@ class JobRun:
         error again if the database cannot be reached, and `JobRunAborted`.
         """
         cause = error.__cause__ if isinstance(error, OperationalError) else error
-        may_pass = isinstance(cause, TRANSIENT_DATABASE_ERRORS) or isinstance(error, IntegrityError)
-        if isinstance(error, CONNECTION_LOST) and not may_pass:
+        is_conflict = isinstance(error, IntegrityError)
+        is_transient = is_conflict or isinstance(cause, TRANSIENT_DATABASE_ERRORS)
+        if isinstance(error, CONNECTION_LOST) and not is_transient:
             raise error
         if self._is_stale():
             raise JobRunAborted from None
@@ -180,7 +182,7 @@ class JobRun:
         if limit > 1:
             return limit // 2
         self._attempts += 1
-        if not may_pass or self._attempts >= ITEM_ATTEMPTS_MAX:
+        if not is_transient or self._attempts >= ITEM_ATTEMPTS_MAX:
             self._attempts = 0
             self._faults += 1
             if self._faults > CONSECUTIVE_FAULTS_MAX:
@@ -225,8 +227,8 @@ class JobRun:
 
     def _history(self, workspace_id: UUID) -> list[TracedEvent]:
         with self._log.transaction(Scope(workspace_id)) as connection:
-            tracing = EventSearch(connection, self._log.mapper, workspace_id)
-            return tracing.load_streams({self._job_id})[self._job_id]
+            search = EventSearch(connection, self._log.mapper, workspace_id)
+            return search.load_streams({self._job_id})[self._job_id]
 
 
 class JobRunAborted(Exception):

@@ -20,8 +20,8 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 STEP_ITEMS_MAX = 500
-"""Default for the most items of one step. Followers of the log wait for a step from its first event
-to its commit, so a step should take about 100 ms and append at its end."""
+"""Default maximum number of items per step. Followers of the log wait for a step from its first
+event to its commit, so a step should take about 100 ms and append at its end."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class JobContext:
     """What the work of one job run may use.
 
     Within a step, `log.transaction(scope)` and `commands` take part in the step's transaction.
-    Outside of a step (while the work is created) they open transactions of their own.
+    Outside of a step (while the work is created) each opens a transaction.
     """
 
     log: EventLog
     commands: EntityCommands
     scope: Scope
     """Actor, origin and command of the request for the job. The job's events carry the same
-    command, so that undoing the command undoes the job. `extra` has the job's id."""
+    command, so that undoing the command undoes the job. `extra` contains the job's id."""
     job_id: UUID
     parameters: Mapping[str, Any]
     """The parameters of the request."""
@@ -68,7 +68,10 @@ class JobContext:
 
 
 class CannotContinue(Exception):
-    """Raised by a step, with the cause: the job fails, and completed steps stay."""
+    """Raised by a step to fail the job; completed steps stay.
+
+    Clients see the exception's cause (`raise … from`), without one the exception itself.
+    """
 
 
 class JobWork(ABC):
@@ -79,7 +82,7 @@ class JobWork(ABC):
     """
 
     LIMIT: ClassVar[int] = STEP_ITEMS_MAX
-    """Most items of one step."""
+    """Maximum number of items per step."""
 
     def __init__(self, context: JobContext) -> None:
         self.context = context

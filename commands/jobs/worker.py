@@ -23,13 +23,13 @@ from eventlog.retries import retry_until_stopped
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
-"""The pause after which a worker looks for jobs without a hint, those of dead workers included."""
+"""The pause after which a worker looks for jobs without a hint, such as a crashed worker's."""
 RETRY_DELAY_S = 1.0
 """The pause before a worker connects again to a lost database."""
 FAILED_RUN_PAUSE_S = 10.0
 """The time for which a worker does not claim a job again after a run that failed."""
 CANDIDATES_MAX = 200
-"""Most open jobs that a worker tries to claim at a time."""
+"""Maximum number of open jobs that a worker tries to claim at a time."""
 PURGE_INTERVAL_S = 3_600.0
 ERRORS_KEPT_DAYS = 30
 """Retention of job errors."""
@@ -62,11 +62,11 @@ class Worker:
         self._purge_at_s = 0.0
 
     def stop(self) -> None:
-        """Finish the current step and return from `run`."""
+        """Have `run` return after the current step."""
         self._stopped.set()
 
     def run(self) -> None:
-        """Work until stopped. Reconnects to a lost database, and logs that."""
+        """Work until stopped. A lost connection to the database is logged and opened again."""
         retry_until_stopped(
             self._work_until_stopped,
             self._stopped,
@@ -129,18 +129,18 @@ class Worker:
 def claim_job(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[bool]:
     """Claim the job while the block runs. Yields False if another session has claimed it."""
     name = f"{workspace_id} {job_id}"
-    is_ours = _is_true(claims, TRY_CLAIM, name)
+    is_ours = _call_lock_function(claims, TRY_CLAIM, name)
     try:
         yield is_ours
     finally:
         if is_ours:
-            _is_true(claims, RELEASE, name)
+            _call_lock_function(claims, RELEASE, name)
 
 
 def _log_lost_connection(error: BaseException) -> None:
     log.warning("the worker lost the database and connects again: %s", error)
 
 
-def _is_true(claims: Connection, statement: str, name: str) -> bool:
+def _call_lock_function(claims: Connection, statement: str, name: str) -> bool:
     row = claims.execute(statement, (name,)).fetchone()
     return bool(row and row[0])

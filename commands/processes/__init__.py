@@ -1,6 +1,6 @@
-"""Process managers. Each module of this package may define one as PROCESS, and is found by name.
+"""Process managers. Each module of this package defines one as PROCESS and is found automatically.
 
-A process is pure: an event in, commands out (`commands/process.py`). `commands/delivery/inbox.py`
+A process is a pure function (`commands/process.py`). `commands/delivery/inbox.py`
 follows the log for it; `commands/delivery/outbox.py` and `commands/delivery/sending.py` run its
 commands.
 """
@@ -16,11 +16,11 @@ from typing import Any
 from commands.process import Process
 
 
-def _processes() -> dict[str, Process[Any]]:
+def _import_processes() -> dict[str, Process[Any]]:
     names = [info.name for info in pkgutil.iter_modules(__path__, f"{__name__}.")]
     found = [importlib.import_module(name).PROCESS for name in sorted(names)]
     return {process.name: process for process in found}
 
 
-PROCESSES: Mapping[str, Process[Any]] = MappingProxyType(_processes())
+PROCESSES: Mapping[str, Process[Any]] = MappingProxyType(_import_processes())
 """All processes by name."""

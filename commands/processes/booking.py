@@ -12,7 +12,7 @@ NAME = "booking"
 
 @dataclass(frozen=True)
 class MessageRequested:
-    """A message is on its way. Its id is that of the command that requested it."""
+    """A message was requested. Its id is that of the command."""
 
 
 def react(state: MessageRequested | None, event: RecordedEvent) -> Reaction[MessageRequested]:
@@ -27,8 +27,8 @@ def react(state: MessageRequested | None, event: RecordedEvent) -> Reaction[Mess
 
 def key(event: RecordedEvent) -> str:
     """The id of the message, which is known before the message exists."""
-    is_first = event.topic == "appointment.confirmed"
-    return str(command_id(NAME, event)) if is_first else event.stream_id
+    is_request = event.topic == "appointment.confirmed"
+    return str(command_id(NAME, event)) if is_request else event.stream_id
 
 
 PROCESS = Process(

@@ -40,12 +40,12 @@ from eventlog.store.log import EventLog
 from eventlog.store.search import EventSearch, TracedEvent
 
 UNDO_EVENTS_MAX = 1_000
-"""Most events that are undone in one transaction; more take a job."""
+"""Maximum number of events that are undone in one transaction; more take a job."""
 UNDO_AS_ONE_EVENTS_MAX = 5_000
-"""Most events of an atomic command, such as a merge, which is always undone in one transaction.
-That takes about 4 s on a busy machine with two cores; the database ends transactions after 15 s."""
+"""Maximum number of events of an atomic command, such as a merge, which is always undone in one
+transaction. It takes about 4 s on a busy machine with 2 cores; the database ends it after 15 s."""
 UNDO_JOB_EVENTS_MAX = 1_000_000
-"""Most events that one undo takes back."""
+"""Maximum number of events that one undo takes back."""
 
 Authorise = Callable[[Permission], None]
 """Raises if the caller lacks the permission."""
@@ -78,7 +78,7 @@ class OperationInProgress(Refusal):
 
 
 def undo_events_max(*, is_atomic: bool) -> int:
-    """Most events of a command that are undone in one transaction."""
+    """Maximum number of events of a command that are undone in one transaction."""
     return UNDO_AS_ONE_EVENTS_MAX if is_atomic else UNDO_EVENTS_MAX
 
 
@@ -119,7 +119,7 @@ class UndoCommands:
         """Undo all of the events or none. Later changes of the fields in `force` are undone too.
 
         Raises what `preview` raises, and `NotUndoable`, `AlreadyUndone`, `UndoConflict`,
-        `InvalidFields`, `NotAMember`.
+        `InvalidFields`, `NotAMember`, `TimeTaken`.
         """
 
         def decide() -> UndoOutcome:
@@ -135,8 +135,8 @@ class UndoCommands:
     ) -> list[UndoAttempt]:
         """Undo each of these events of a command on its own, the last one first.
 
-        A conflict leaves its event as it is and is returned. An event that moves an entity to an
-        account must come with the event before it.
+        An event that cannot be undone is left as it is; its attempt has the refusal. An event that
+        moves an entity to an account must come with the event before it.
         """
 
         def decide() -> list[UndoAttempt]:
@@ -208,14 +208,14 @@ class _Decision:
         self, command_id: str, positions: Sequence[int], force: Iterable[str]
     ) -> list[UndoAttempt]:
         events = [each for each in self.search.find(positions) if _is_of(each, command_id)]
-        return list(self._planner(events).each(force))
+        return list(self._planner(events).attempt_each(force))
 
     def _planner(self, events: list[TracedEvent]) -> UndoPlanner:
         self._lock_accounts(events)
         return UndoPlanner(self.loaded, self._histories, events, self._clock())
 
     def _lock_accounts(self, events: list[TracedEvent]) -> None:
-        """Lock accounts that are deleted or restored, and those to which an entity returns."""
+        """Lock accounts that undo deletes or restores, and those to which an entity returns."""
         exclusive: set[UUID] = set()
         shared: set[UUID | None] = set()
         for each in events:
@@ -229,7 +229,10 @@ class _Decision:
 
 
 def _events_of(search: EventSearch, target: UndoTarget) -> list[TracedEvent]:
-    """The target's events in order, with those of children deleted or restored with an account."""
+    """The target's events in order, with those of children deleted or restored with an account.
+
+    Raises `NothingToUndo`, `PartOfAWhole`, `TooMuchToUndo`.
+    """
     found = {
         each.position: each
         for each in search.find(target.positions)

@@ -73,7 +73,7 @@ class UndoPlan:
         ]
 
     def require_no_obstacle(self, force: Iterable[str]) -> None:
-        """Raises `UndoConflict`, or the first of the other refusals."""
+        """Raise `UndoConflict` for conflicts that are not forced, else the first refusal."""
         if unforced := self.unforced(force):
             raise UndoConflict(unforced)
         if self.refusals:
@@ -119,7 +119,7 @@ class UndoPlanner:
             return self._plan_of_undone()
         return self._plan_of(targets)
 
-    def each(self, force: Iterable[str]) -> Iterator[UndoAttempt]:
+    def attempt_each(self, force: Iterable[str]) -> Iterator[UndoAttempt]:
         """Decide on each target on its own, the last one first, and stage the events.
 
         A target that is refused changes nothing. The two events of a move are undone together.
@@ -244,7 +244,10 @@ class UndoPlanner:
             entity.begin_move(account_id, at=event_time(entity, self._now))
 
     def _undo_departure(self, target: TracedEvent, entity: Entity) -> None:
-        """Undo the first half of a move: return to the former account, if only deleted since."""
+        """Undo the first half of a move: restore the entity under its former account.
+
+        Only a deleted entity is restored: `_undo_arrival` deleted it, or a later command did.
+        """
         account_id = target.event.account_id
         if account_id is not None and entity.is_deleted and entity.merged_into is None:
             self._require_account(account_id)

@@ -22,9 +22,9 @@ from eventlog.connections import Connection
 KIND = "undo"
 
 UNDO_STEP_EVENTS = 200
-"""Events of one step, which takes about 200 ms."""
+"""Maximum number of events per step, which then takes about 200 ms."""
 CONFLICTS_SHOWN_MAX = 10
-"""Conflicts that the error of an item lists, the first ones."""
+"""Maximum number of conflicts in the error of an item; the first ones are listed."""
 
 PositionsBelow = Callable[[Connection, UUID, str, int, int], list[int]]
 """Returns the last positions of a command's events below a position, in descending order; called
@@ -61,12 +61,12 @@ class UndoWork(JobWork):
         failed = [each for each in attempts if each.refusal is not None]
         rows = {position: row + n for n, position in enumerate(positions, 1)}
         errors = [self._item_error(each, rows) for each in failed]
-        count = sum(len(each.targets) for each in failed)
+        failed_count = sum(len(each.targets) for each in failed)
         undone = sum(len(each.plan.steps) > 0 for each in attempts if each.refusal is None)
         return JobStep(
             [positions[-1], row + len(positions)],
-            len(positions) - count,
-            count,
+            len(positions) - failed_count,
+            failed_count,
             errors,
             counts={"changed": undone},
         )
