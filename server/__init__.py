@@ -1,1 +1,1 @@
-"""The program `annals`: its command line, its processes, its PostgreSQL. Nothing imports it."""
+"""The program `annals`: command line, processes and PostgreSQL. No other package imports it."""

@@ -1,4 +1,4 @@
-"""Waiting for a condition, by tenacity."""
+"""Wait for a condition."""
 
 from __future__ import annotations
 

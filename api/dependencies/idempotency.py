@@ -60,7 +60,7 @@ class IdempotentExecutor:
         """
         scope = command_scope(self.request, self.caller)
         if self.key is None:
-            return _with_command(act(scope), scope)
+            return _add_command_header(act(scope), scope)
         with self.services.log.transaction(scope) as connection:
             store = IdempotencyStore(
                 connection,
@@ -72,8 +72,8 @@ class IdempotentExecutor:
             stored = store.find()
             if stored is not None:
                 return _replay(stored)
-            response = _with_command(act(scope), scope)
-            store.remember(_to_store(response))
+            response = _add_command_header(act(scope), scope)
+            store.remember(_as_answer(response))
         return response
 
     def _digest(self, body: Body | None) -> bytes:
@@ -109,7 +109,7 @@ def parse_key(values: Iterable[str]) -> str | None:
     Surrounding quotes are removed: draft-ietf-httpapi-idempotency-key-header defines the key as a
     string of RFC 8941, but most clients send it unquoted.
     """
-    keys = {_unquoted(each.strip()) for each in values}
+    keys = {_unquote(each.strip()) for each in values}
     if not keys:
         return None
     if len(keys) > 1:
@@ -120,18 +120,18 @@ def parse_key(values: Iterable[str]) -> str | None:
     return key
 
 
-def _unquoted(value: str) -> str:
+def _unquote(value: str) -> str:
     is_quoted = len(value) >= 2 and value[0] == value[-1] == '"'
     return value[1:-1] if is_quoted else value
 
 
-def _with_command(response: Response, scope: Scope) -> Response:
+def _add_command_header(response: Response, scope: Scope) -> Response:
     """Add the id of the command, by which the write can be undone."""
     response.headers.setdefault(COMMAND, scope.command_id)
     return response
 
 
-def _to_store(response: Response) -> Answer:
+def _as_answer(response: Response) -> Answer:
     headers = (each for each in response.headers.items() if each[0] not in HEADERS_NOT_STORED)
     return Answer(response.status_code, tuple(headers), bytes(response.body))
 

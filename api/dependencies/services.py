@@ -32,7 +32,7 @@ from runtime.metrics import Metrics
 from runtime.settings import Settings
 
 AS_OF_CONNECTIONS = 2
-"""Maximum number of lists as of a time computed at once. Each is folded from its history."""
+"""Maximum number of as-of lists computed at once; each is folded from history."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Services:
     undo: UndoCommands
     sms: SmsCommands
     writes: ConnectionPool[Connection]
-    """For writes of the API's role to tables other than the log."""
+    """For writes to tables other than the log."""
     reads: ReadPool
     checkpoints: Checkpoints
     authenticator: Authenticator
     history: ConnectionPool[Connection]
-    """For lists as of a time, so that they take no connections from commands."""
+    """For as-of lists, so that they take no connections from commands."""
     history_limit: CapacityLimiter
     health: HealthMonitor
     exports: ExportLimiter

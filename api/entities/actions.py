@@ -41,7 +41,7 @@ M = TypeVar("M", bound=RequestModel)
 
 
 class Nothing(RequestModel):
-    """The action takes no parameters."""
+    """The body of an action without parameters."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class EntityAction(Generic[E, M]):
     refusals: tuple[ErrorCode, ...] = ()
     """Errors besides those of every action."""
     shows: dict[str, Any] = field(default_factory=dict)
-    """Fields in the response after the action, for the description."""
+    """Fields that the action sets, for the example of its response."""
     path: str = ""
     """The last part of the path, if it differs from the name."""
 

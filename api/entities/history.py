@@ -1,4 +1,4 @@
-"""The history of an entity.
+"""The route that shows the history of an entity.
 
 No postponed annotations here: the framework evaluates those of functions within functions.
 """

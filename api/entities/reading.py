@@ -1,4 +1,4 @@
-"""Lists and single reads, of now or as of a time.
+"""Lists and single entities, current or as of a time.
 
 No postponed annotations here: the framework evaluates those of functions within functions.
 """

@@ -1,4 +1,4 @@
-"""What the routes of one kind need to know about it."""
+"""One kind of entity as its routes describe and serve it."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class EntityResource:
 
     @property
     def write_permission(self) -> Permission:
-        """The permission that writing one takes."""
+        """The permission that is required to write an entity of this kind."""
         return write_permission(self.kind)
 
     @property
     def creation_errors(self) -> list[ErrorCode]:
-        """Errors of creating or restoring one that concern other entities."""
+        """Errors of creating or restoring an entity that other entities cause."""
         of_account = [codes.ACCOUNT_UNAVAILABLE] if self.kind.BELONGS_TO_ACCOUNT else []
         return [*of_account, *self.claim_errors]
 
     @property
     def claim_errors(self) -> list[ErrorCode]:
-        """Errors of claiming time. Restoring an account also restores its appointments."""
+        """Errors of claiming time slots. Restoring an account also restores its appointments."""
         may_claim = self.kind.CLAIMS_TIME or self.kind.KIND == "account"
         return [codes.TIME_TAKEN] if may_claim else []
 
     def example_response(self) -> dict[str, Any]:
-        """Return an example of one as responses show it."""
+        """Return an example of an entity as responses show it."""
         return example_response(self.example)
 
 

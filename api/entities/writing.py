@@ -1,4 +1,4 @@
-"""Create, change, delete and restore.
+"""The routes that create, change, delete and restore an entity.
 
 No postponed annotations here: the framework evaluates those of functions within functions.
 """

@@ -91,7 +91,7 @@ class Authenticator:
         return is_valid and key.row.role == caller.role.value
 
     def forget(self, key_id: UUID) -> None:
-        """Remove a key from the cache, because this process has just revoked it."""
+        """Remove a key from the cache, for example after revoking it."""
         self._cache.pop(key_id, None)
 
     async def _load(self, key_id: UUID) -> _CachedKey | None:
@@ -103,13 +103,13 @@ class Authenticator:
         if row is None:
             self.forget(key_id)
             return None
-        actor = await run_in_threadpool(self._actor, key_id, row)
+        actor = await run_in_threadpool(self._load_actor, key_id, row)
         if len(self._cache) >= KEY_CACHE_MAX:
             self._cache.clear()
         key = self._cache[key_id] = _CachedKey(row, actor, time.monotonic() + KEY_CACHE_TTL_S)
         return key
 
-    def _actor(self, key_id: UUID, row: KeyRow) -> Actor | None:
+    def _load_actor(self, key_id: UUID, row: KeyRow) -> Actor | None:
         if row.member_id is None:
             return Actor("api_key", str(key_id), row.name)
         with self._log.scoped(Scope(row.workspace_id)):

@@ -1,4 +1,4 @@
-"""Query parameters: models of those of lists, generated from the list's definition, and times."""
+"""Query parameters: models for lists, generated from each list's definition, and times."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reject_control_characters(text: str) -> str:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotation of a string that is one of these values, which are known at runtime only."""
+    """Annotation of a string that has one of these values, which are known only at runtime."""
 
     values: tuple[str, ...]
 
@@ -103,7 +103,7 @@ class ListParameters(Selection):
 
 
 def list_parameters(kind: type[Entity], spec: ListSpec) -> type[ListParameters]:
-    """Return the parameters of the list of this kind: filters, orders, what may be included."""
+    """Return the parameters of the list of this kind: page, filters, orders and options."""
     more: dict[str, Any] = {"include_stats": (bool, False)} if spec.stats else {}
     return selection_model(ListParameters, f"{kind.__name__}List", kind, spec, **more)
 
@@ -124,7 +124,7 @@ def selection_model(
 
 
 def filter_model(kind: type[Entity], spec: ListSpec) -> type[BaseModel]:
-    """Return the filters of one list, `search` included, as a request body has them."""
+    """Return a model of a request body's filters: those of one list, and `search`."""
     fields: dict[str, Any] = {
         to_snake(name): (_filter_type(kind, name), None) for name in spec.filters
     }

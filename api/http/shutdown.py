@@ -1,4 +1,4 @@
-"""The signal that the server is about to stop, for everything that would otherwise not end."""
+"""The signal that the server is about to stop, for streams that would otherwise not end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Shutdown:
-    """Begins when the server starts to stop, before it waits for open requests.
+    """The beginning of the server's shutdown, before it waits for open requests.
 
     Kept as `app.state.shutdown`; used in the event loop only.
     """

@@ -38,7 +38,7 @@ class ReceivedFile:
 
 
 def charset_of(request: Request) -> str | None:
-    """The charset of Content-Type."""
+    """Return the charset of Content-Type, or None."""
     header = Message()
     header["Content-Type"] = request.headers.get("Content-Type", "")
     return header.get_content_charset()
@@ -56,7 +56,7 @@ async def receive_file(request: Request, save: Save) -> ReceivedFile:
     try:
         async with asyncio.timeout(request.app.state.settings.import_upload_timeout_s):
             if media_type == CSV_TYPE:
-                return await _saved(_bounded(request), save, None)
+                return await _save_chunks(_read_body(request), save, None)
             return await _from_form(request, save)
     except TimeoutError:
         raise ApiError(codes.BODY_TIMED_OUT, headers={"Connection": "close"}) from None
@@ -64,25 +64,25 @@ async def receive_file(request: Request, save: Save) -> ReceivedFile:
 
 async def _from_form(request: Request, save: Save) -> ReceivedFile:
     try:
-        form = await MultiPartParser(request.headers, _bounded(request), max_files=1).parse()
+        form = await MultiPartParser(request.headers, _read_body(request), max_files=1).parse()
     except (MultiPartException, KeyError) as fault:
         raise ApiError(codes.WRONG_FORM, str(getattr(fault, "message", fault))) from None
     try:
         file = form.get(FILE_PART)
         if not isinstance(file, UploadFile):
             raise ApiError(codes.WRONG_FORM)
-        return await _saved(_read(file), save, file.filename)
+        return await _save_chunks(_read_chunks(file), save, file.filename)
     finally:
         await form.close()
 
 
-async def _read(file: UploadFile) -> AsyncIterator[bytes]:
+async def _read_chunks(file: UploadFile) -> AsyncIterator[bytes]:
     while chunk := await file.read(PART_BYTES):
         yield chunk
 
 
-async def _bounded(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body. Raises 413 (E2061) beyond the maximum length."""
+async def _read_body(request: Request) -> AsyncGenerator[bytes, None]:
+    """Yield the body. Raises 413 (E2061) once it exceeds the maximum length."""
     max_bytes = request.app.state.settings.import_max_bytes
     size = 0
     async for chunk in request.stream():
@@ -94,7 +94,7 @@ async def _bounded(request: Request) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
-async def _saved(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> ReceivedFile:
+async def _save_chunks(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> ReceivedFile:
     """Save the chunks as parts of `PART_BYTES`, several at a time."""
     digest, size, number = hashlib.sha256(), 0, 0
     rest = bytearray()
@@ -104,13 +104,13 @@ async def _saved(chunks: AsyncIterator[bytes], save: Save, name: str | None) -> 
         rest += chunk
         if len(rest) >= PART_BYTES * PARTS_AT_ONCE:
             whole = len(rest) // PART_BYTES * PART_BYTES
-            number += await _save(save, number, rest[:whole])
+            number += await _save_parts(save, number, rest[:whole])
             del rest[:whole]
-    await _save(save, number, rest)
+    await _save_parts(save, number, rest)
     return ReceivedFile(size, digest.digest(), name)
 
 
-async def _save(save: Save, number: int, content: bytearray) -> int:
+async def _save_parts(save: Save, number: int, content: bytearray) -> int:
     starts = range(0, len(content), PART_BYTES)
     parts = [bytes(content[start : start + PART_BYTES]) for start in starts]
     if parts:
@@ -119,7 +119,7 @@ async def _save(save: Save, number: int, content: bytearray) -> int:
 
 
 def plain_name(name: str | None) -> str:
-    """The name of a file without folders and unprintable characters."""
+    """Return the name of a file without folders and unprintable characters."""
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     plain = "".join(char for char in last if char.isprintable()).strip()[:NAME_MAX_CHARS]
     return plain or UNNAMED

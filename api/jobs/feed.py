@@ -27,7 +27,7 @@ FOLLOWERS_MAX = 500
 QUERY_INTERVAL_S = 0.1
 """Minimum seconds between queries while the projection advances."""
 IDLE_INTERVAL_S = 0.5
-"""Maximum seconds between queries while it does not, for followers that have just connected."""
+"""Maximum seconds between queries while the projection is idle, for new followers."""
 PROJECTION = "jobs"
 PROGRESS = "progress"
 """Name of all events but the last."""
@@ -39,9 +39,9 @@ Followed = tuple[UUID, UUID]
 
 
 class JobFeed:
-    """Reads the followed jobs whenever their projection has advanced. Used in the event loop only.
+    """Reads the followed jobs whenever their projection has advanced.
 
-    It runs no queries while there are no followers.
+    Used in the event loop only. It runs no queries while there are no followers.
     """
 
     def __init__(self, reads: ReadPool, checkpoints: Checkpoints) -> None:
@@ -83,10 +83,10 @@ class JobFeed:
                     yield heartbeat()
                 elif found.version > version or found.has_ended:
                     version = found.version
-                    yield frame(_name(found), found.content, version)
+                    yield frame(_event_name(found), found.content, version)
                     if found.has_ended:
                         return
-                found = await self._next((workspace_id, job_id), version)
+                found = await self._next_state((workspace_id, job_id), version)
                 if self._is_stopping:
                     return
 
@@ -116,7 +116,7 @@ class JobFeed:
                 del self._followers[followed]
                 self._states.pop(followed, None)
 
-    async def _next(self, followed: Followed, version: int) -> JobState | None:
+    async def _next_state(self, followed: Followed, version: int) -> JobState | None:
         """Wait for a version after this one. Return None when a heartbeat is due first."""
 
         def has_news() -> bool:
@@ -156,5 +156,5 @@ class JobFeed:
                 self._updated.notify_all()
 
 
-def _name(state: JobState) -> str:
+def _event_name(state: JobState) -> str:
     return END if state.has_ended else PROGRESS

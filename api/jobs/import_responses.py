@@ -164,7 +164,7 @@ NULLABLE = frozenset({"dates", "rowsMax"})
 
 
 def changed_options(stored: StoredImport, change: ImportChange) -> dict[str, Any]:
-    """The options after the change, as JSON."""
+    """Return the options after the change, as JSON."""
     given = change.model_dump(mode="json", by_alias=True, exclude_unset=True)
     options = dict(stored.options)
     for name in OPTIONS:
@@ -179,7 +179,7 @@ def changed_options(stored: StoredImport, change: ImportChange) -> dict[str, Any
 
 
 def import_as_json(stored: StoredImport, job: Job | None, settings: Settings) -> dict[str, Any]:
-    """The import as the API returns it."""
+    """Return the JSON of an import."""
     first, options = stored.files[0], stored.options
     kept_until = stored.handed_in_at + timedelta(seconds=settings.import_kept_s)
     return {
@@ -213,7 +213,7 @@ def _id(id_: UUID | None) -> str | None:
 
 
 def preview_as_json(found: Preview) -> dict[str, Any]:
-    """The preview as the API returns it."""
+    """Return the JSON of a preview."""
     return {
         "rows": found.rows,
         "total": found.total,
@@ -235,7 +235,7 @@ def preview_as_json(found: Preview) -> dict[str, Any]:
 
 
 def failed_rows_csv(imports: ImportCommands, scope: Scope, stored: StoredImport) -> Response:
-    """The failed rows as CSV, page by page, safe to open in a spreadsheet."""
+    """Stream the failed rows as CSV, page by page, safe to open in a spreadsheet."""
     columns, delimiter = stored.files[0].columns, stored.files[0].delimiter
     columns = tuple(each for each in columns if not each.startswith(RESERVED_PREFIX))
     headers = {"Content-Disposition": f'attachment; filename="failed-{stored.id}.csv"'}

@@ -79,8 +79,8 @@ class Hub:
         """Start the background tasks. The log is read once there is a subscriber."""
         self._read_tables.on_advance(self._notify_ready)
         await self._reader.start()
-        heartbeats = self._every(self._settings.realtime_heartbeat_s, self._send_heartbeats)
-        checks = self._every(self._settings.realtime_key_check_s, self._check_keys)
+        heartbeats = self._repeat(self._settings.realtime_heartbeat_s, self._send_heartbeats)
+        checks = self._repeat(self._settings.realtime_key_check_s, self._check_keys)
         self._tasks = [asyncio.create_task(heartbeats), asyncio.create_task(checks)]
 
     def hint(self) -> None:
@@ -219,7 +219,7 @@ class Hub:
         for subscriber in self._subscribers:
             subscriber.end(reason)
 
-    async def _every(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(seconds)
             await act()

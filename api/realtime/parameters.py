@@ -78,7 +78,7 @@ def parse_parameters(given: list[tuple[str, str]]) -> RealtimeParameters:
 def interest_of(
     caller: Caller, parameters: RealtimeParameters, last_event_id: str | None = None
 ) -> Interest:
-    """Return what to send, limited to what the caller's role may see.
+    """Return the caller's interest, limited to what the role may see.
 
     last_event_id: the header. It takes precedence over the query, because a browser that reconnects
     repeats the query and updates the header. Raises 400 (E2031, E2110) and 403 (E1008).

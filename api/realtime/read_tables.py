@@ -1,4 +1,4 @@
-"""Which read tables show an event, and whether they contain it yet."""
+"""Whether the read tables contain an event yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ReadTableProgress:
         """Positions by topic (None for all topics), cached until a checkpoint advances."""
 
     def on_advance(self, callback: Callable[[], None]) -> None:
-        """Call this whenever a checkpoint has advanced."""
+        """Register a callback that is called whenever a checkpoint has advanced."""
 
         def clear_cache_and_call() -> None:
             self._reached.clear()

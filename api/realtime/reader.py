@@ -1,4 +1,4 @@
-"""The log reader of a process: reads new facts after a hint, for all subscribers."""
+"""The log reader of a process: reads new facts for all subscribers after each hint."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ class LogReader:
     async def _read(self, connection: AsyncConnection, followed: Sequence[UUID]) -> None:
         self._reading = asyncio.get_running_loop().create_future()
         try:
-            facts = await read_news(connection, followed, self.position, NEWS_MAX)
-            self.position = facts.upto
-            self._callbacks.deliver(facts)
+            page = await read_news(connection, followed, self.position, NEWS_MAX)
+            self.position = page.upto
+            self._callbacks.deliver(page)
         finally:
             self._reading.set_result(None)
             self._reading = None

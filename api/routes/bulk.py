@@ -122,26 +122,26 @@ class _BulkRequest:
 
     def __init__(self, body: Body) -> None:
         """Parse the body. Raises `InvalidFields`."""
-        self.asked = parse_body(BulkAsked, body)
-        self.kind: type[Entity] = BULK_KINDS[self.asked.kind]
-        self.change_given = self.asked.change.given()
+        self.parsed = parse_body(BulkAsked, body)
+        self.kind: type[Entity] = BULK_KINDS[self.parsed.kind]
+        self.change_given = self.parsed.change.given()
         self.change: BulkChange = bulk_change(self.kind, self.change_given)
 
     def query(self, workspace_id: UUID) -> ListQuery:
         """Return the list query for the filter. Raises `InvalidFields`."""
-        model = FILTERS[self.asked.kind]
+        model = FILTERS[self.parsed.kind]
         try:
-            filters = model.model_validate(self.asked.filter).model_dump(
+            filters = model.model_validate(self.parsed.filter).model_dump(
                 by_alias=True, exclude_none=True
             )
         except ValidationError as error:
-            raise InvalidFields(_in_filter(field_errors(error))) from None
+            raise InvalidFields(_filter_errors(field_errors(error))) from None
         search = filters.pop("search", None)
         wanted = {name: str(value) for name, value in filters.items() if value != ALL}
         return ListQuery(workspace_id, wanted, search or None)
 
 
-def _in_filter(errors: list[FieldError]) -> list[FieldError]:
+def _filter_errors(errors: list[FieldError]) -> list[FieldError]:
     """Return the first error of each filter, by the name of the filter."""
     named = {f"filter.{each.field.split('.')[0]}": each for each in reversed(errors)}
     return [FieldError(name, each.kind, each.message) for name, each in named.items()]
@@ -182,9 +182,9 @@ async def bulk(
     _: Annotated[None, Depends(await_position())],
     executor: Executor,
 ) -> Response:
-    """Each changed entity records one event. POST /api/undo with the command's id undoes them."""
+    """All changes are one command: POST /api/undo with its `commandId` undoes them."""
     bulk_request = await run_in_threadpool(_BulkRequest, body)
-    kind, atomic = bulk_request.kind, bulk_request.asked.atomic
+    kind, atomic = bulk_request.kind, bulk_request.parsed.atomic
     caller.require(write_permission(kind))
     ids, selection = await _select_ids(request, caller, bulk_request)
     require_item_count(len(ids), atomic=atomic)
@@ -207,17 +207,17 @@ async def _select_ids(
 
     Ids found by a filter are those at one log position; later matches are not changed.
     """
-    asked = bulk_request.asked
-    if asked.ids is not None:
-        return list(dict.fromkeys(asked.ids)), {}
+    parsed = bulk_request.parsed
+    if parsed.ids is not None:
+        return list(dict.fromkeys(parsed.ids)), {}
     spec = LISTS[bulk_request.kind.PLURAL]
     if (wanted := request.headers.get(MIN_POSITION)) is not None:
         await wait_for_projections(request, (spec.plural,), parse_position(wanted))
     query = bulk_request.query(caller.workspace_id)
-    limit = items_max(atomic=asked.atomic) + 1
+    limit = items_max(atomic=parsed.atomic) + 1
     async with request.app.state.services.reads.workspace(caller.workspace_id) as connection:
         ids, position = await list_ids(connection, spec, query, limit)
-    return ids, {"filter": asked.filter, "position": position}
+    return ids, {"filter": parsed.filter, "position": position}
 
 
 def _multi_status(scope: Scope, outcome: BulkOutcome) -> Response:

@@ -47,7 +47,7 @@ EXAMPLE_METRICS = 'annals_projection_lag_events{projection="accounts"} 0.0\n'
     },
 )
 async def liveness() -> Response:
-    """Checks nothing else: an unreachable database is no reason to restart this process."""
+    """Nothing else is checked: an unreachable database is no reason to restart this process."""
     return json_response({"status": "live"})
 
 
@@ -64,7 +64,7 @@ async def liveness() -> Response:
     },
 )
 async def health(services: ServicesDep) -> Response:
-    """Red within 10 s after a projection with events to process has stopped making progress."""
+    """503 within 10 s after a projection with events to process has stopped making progress."""
     snapshot = await services.health.snapshot()
     _require_database(snapshot)
     projections = snapshot.projections_as_json()

@@ -62,7 +62,7 @@ from runtime import codes
 from runtime.patches import JSON_TYPE
 from runtime.work.imports import READ_TABLES
 
-LATEST = 100
+LATEST_MAX = 100
 ISSUES_PAGE_DEFAULT = 100
 ISSUES_PAGE_MAX = 1_000
 PREVIEW_READS = ("accounts", "contacts", "members")
@@ -70,7 +70,7 @@ PREVIEW_READS = ("accounts", "contacts", "members")
 
 ROUTER = APIRouter(prefix="/api/imports", tags=["imports"])
 
-Waits = Annotated[None, Depends(await_position())]
+MinPosition = Annotated[None, Depends(await_position())]
 """Accepts Annals-Min-Position. Imports are not projected, so there is nothing to wait for."""
 Delimiter = Annotated[str | None, Query(min_length=1, max_length=1)]
 EncodingName = Annotated[str | None, Query(min_length=1, max_length=40)]
@@ -142,12 +142,12 @@ async def upload(
     summary="The latest imports",
     responses={200: success("The latest.", example={"items": [EXAMPLE_IMPORT]}), **problems()},
 )
-def list_(request: Request, services: ServicesDep, caller: Writer, _: Waits) -> Response:
-    """Until they are deleted. `jobId` names the job; its state is not included."""
+def list_(request: Request, services: ServicesDep, caller: Writer, _: MinPosition) -> Response:
+    """Deleted imports are not listed. `jobId` names the job; its state is not included."""
     scope = command_scope(request, caller)
-    latest = services.imports.latest(scope, LATEST)
+    latest = services.imports.latest(scope, LATEST_MAX)
     items = [import_as_json(each, None, services.settings) for each in latest]
-    return Response(orjson.dumps({"items": items}), media_type=JSON_TYPE)
+    return json_response({"items": items})
 
 
 @ROUTER.get(
@@ -160,14 +160,12 @@ def list_(request: Request, services: ServicesDep, caller: Writer, _: Waits) -> 
     },
 )
 def get(
-    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: Waits
+    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: MinPosition
 ) -> Response:
-    """Until it is deleted."""
+    """404 once the import is deleted."""
     scope = command_scope(request, caller)
     stored, job = services.imports.get_with_job(scope, entity_id)
-    return json_response(
-        orjson.dumps(import_as_json(stored, job, services.settings)), version=stored.version
-    )
+    return json_response(import_as_json(stored, job, services.settings), version=stored.version)
 
 
 @ROUTER.patch(
@@ -195,8 +193,8 @@ async def change(
     given: Annotated[Body, Depends(require_body(JSON_TYPE))],
     executor: Executor,
 ) -> Response:
-    """Before it is started. Members that are left out keep their value; a column set to null gets
-    the proposed field. With another encoding or delimiter, new fields are proposed."""
+    """Only before the import is started. Members that are left out keep their value; a column set
+    to null gets the proposed field. With another encoding or delimiter, new fields are proposed."""
     changes = parse_body(ImportChange, given)
     file: InspectedFile | None = None
     if changes.encoding or changes.delimiter:
@@ -244,8 +242,8 @@ def preview(
     _: Annotated[None, Depends(await_position(*PREVIEW_READS))],
     rows: Annotated[int, Query(ge=1)] = PREVIEW_ROWS_DEFAULT,
 ) -> Response:
-    """Of the first `rows` rows, at most ANNALS_IMPORT_PREVIEW_ROWS_MAX, decided as the job would
-    decide them now. `isComplete` if those are all rows."""
+    """The first `rows` rows, at most ANNALS_IMPORT_PREVIEW_ROWS_MAX, are decided as the job would
+    decide them now. `isComplete` is true if those are all rows."""
     found = services.imports.preview(
         command_scope(request, caller),
         READ_TABLES,
@@ -253,7 +251,7 @@ def preview(
         rows_max=min(rows, services.settings.import_preview_rows_max),
         outcomes_max=PREVIEW_ROWS_SHOWN,
     )
-    return Response(orjson.dumps(preview_as_json(found)), media_type=JSON_TYPE)
+    return json_response(preview_as_json(found))
 
 
 @ROUTER.post(
@@ -267,12 +265,12 @@ def preview(
 def start(
     request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, executor: Executor
 ) -> Response:
-    """One import of a workspace is under way at a time."""
+    """A workspace has at most one import under way."""
     stored, orders = services.imports.detect_dates(command_scope(request, caller), entity_id)
     _require_write(caller, stored.kind)
 
     def act(scope: Scope) -> Response:
-        return _accepted(services.imports.start(scope, entity_id, orders), scope, entity_id)
+        return _import_accepted(services.imports.start(scope, entity_id, orders), scope, entity_id)
 
     return executor.run(act)
 
@@ -291,16 +289,15 @@ def issues(
     entity_id: EntityId,
     services: ServicesDep,
     caller: Writer,
-    _: Waits,
+    _: MinPosition,
     cursor: Annotated[int, Query(ge=0, le=2**62, description="Continue after this.")] = 0,
     limit: Annotated[int, Query(alias="pageSize", ge=1, le=ISSUES_PAGE_MAX)] = ISSUES_PAGE_DEFAULT,
 ) -> Response:
-    """In the order of the rows, file by file. An error kept a row out, a warning did not."""
+    """Issues are in the order of the rows, file by file. A row with an error was not imported."""
     scope = command_scope(request, caller)
     page = services.imports.issues(scope, entity_id, cursor, limit + 1)
     more = page[limit - 1][0] if len(page) > limit else None
-    content = {"items": [each for _, each in page[:limit]], "nextCursor": more}
-    return Response(orjson.dumps(content), media_type=JSON_TYPE)
+    return json_response({"items": [each for _, each in page[:limit]], "nextCursor": more})
 
 
 @ROUTER.get(
@@ -316,7 +313,7 @@ def issues(
     },
 )
 def failed(
-    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: Waits
+    request: Request, entity_id: EntityId, services: ServicesDep, caller: Writer, _: MinPosition
 ) -> Response:
     """Correct the cells, keep the columns `annals:…`, and upload the file to `/corrections`."""
     scope = command_scope(request, caller)
@@ -344,15 +341,15 @@ async def correct(
     encoding: EncodingName = None,
     delimiter: Delimiter = None,
 ) -> Response:
-    """Rows that succeeded before are left out, whatever the file has. Failed rows that it lacks can
-    be corrected later."""
+    """Rows that succeeded before are skipped. Failed rows that the file lacks can be corrected
+    later."""
     imports, scope = services.imports, command_scope(request, caller)
     stored = await run_in_threadpool(imports.get, scope, entity_id)
     _require_write(caller, stored.kind)
     round_ = await run_in_threadpool(imports.begin_corrections, scope, entity_id)
 
     def act(scope: Scope, file: InspectedFile) -> Response:
-        return _accepted(imports.resume(scope, file), scope, entity_id)
+        return _import_accepted(imports.resume(scope, file), scope, entity_id)
 
     upload = _Upload(request, services, scope, entity_id, round_, encoding, delimiter)
     return await upload.perform(executor, act, stored.file_name)
@@ -376,7 +373,7 @@ def delete(
     versions: Versions,
     executor: Executor,
 ) -> Response:
-    """Not while its job is running."""
+    """409 while the job of the import is running."""
 
     def act(scope: Scope) -> Response:
         imports = services.imports
@@ -405,12 +402,12 @@ class _Upload:
         executor: IdempotentExecutor,
         act: Callable[[Scope, InspectedFile], Response],
         name: str | None,
-        *asked: str,
+        *identity_parts: str,
     ) -> Response:
         """Store and inspect the file, then act on it, once for each idempotency key.
 
-        `asked` are further parts of the request's identity. The file is deleted if anything raises,
-        or if the key was used before.
+        `identity_parts` also distinguish the request from others with the same idempotency key. The
+        file is deleted if anything raises, or if the key was used before.
         """
         imports, is_stored = self.services.imports, False
         try:
@@ -426,7 +423,7 @@ class _Upload:
                 encoding=self.encoding or charset_of(self.request),
                 delimiter=self.delimiter,
             )
-            identity = [*asked, name, self.encoding, self.delimiter, received.digest.hex()]
+            identity = [*identity_parts, name, self.encoding, self.delimiter, received.digest.hex()]
             response = await run_in_threadpool(
                 executor.run, lambda scope: act(scope, file), Body(CSV_TYPE, orjson.dumps(identity))
             )
@@ -442,8 +439,8 @@ class _Upload:
         await run_in_threadpool(add, self.scope, self.import_id, self.round, first, parts)
 
 
-def _accepted(outcome: JobOutcome, scope: Scope, import_id: UUID) -> Response:
-    """202. All rounds of an import are one command, named by the import's id."""
+def _import_accepted(outcome: JobOutcome, scope: Scope, import_id: UUID) -> Response:
+    """Return 202. All rounds of an import are one command, named by the import's id."""
     response = job_accepted(outcome, replace(scope, command_id=str(import_id)))
     response.headers[COMMAND] = str(import_id)
     return response
@@ -456,7 +453,7 @@ def _import_response(
     status: int,
     headers: Mapping[str, str],
 ) -> Response:
-    """The import as JSON. A change of it is no event, so the position is that of earlier events."""
+    """Return the import as JSON. It records no event, so the position is the end of the log."""
     with services.log.scoped(scope):
         position = services.log.taken_position()
     content = b""
@@ -469,6 +466,6 @@ def _import_response(
 
 
 def _require_write(caller: Caller, plural: str) -> None:
-    """Importing requires the same permission as creating entities of the kind."""
+    """Raise 403 (E1008) unless the caller may create entities of the kind."""
     kind = IMPORTABLE.get(plural)
     caller.require(write_permission(kind) if kind else Permission.WRITE)

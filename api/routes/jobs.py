@@ -88,7 +88,7 @@ async def list_(
     },
 )
 async def get(job_id: EntityId, services: ServicesDep, caller: Reader, _: MinPosition) -> Response:
-    """`errors` shows the first ERRORS_NAMED_MAX errors; `/errors` has all of them."""
+    """`errors` shows the first 100 errors; `/errors` has all of them."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         found = await job_states(connection, caller.workspace_id, [job_id])
     return json_response(_require(found, job_id).content)
@@ -192,8 +192,8 @@ async def _load_state(request: Request, workspace_id: UUID, job_id: UUID) -> Job
             found = await job_states(connection, workspace_id, [job_id])
         if found or is_last:
             break
-        head = await run_in_threadpool(services.log.recorder.max_notification_id)
-        await wait_for_projections(request, (PROJECTION,), head or 0)
+        end_position = await run_in_threadpool(services.log.recorder.max_notification_id)
+        await wait_for_projections(request, (PROJECTION,), end_position or 0)
     return _require(found, job_id)
 
 

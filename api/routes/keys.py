@@ -127,7 +127,7 @@ async def issue(
             headers={"Location": f"/api/keys/{key.id}"},
         )
 
-    return await _after_projection(request, await run_in_threadpool(executor.run, act, body))
+    return await _respond_when_projected(request, await run_in_threadpool(executor.run, act, body))
 
 
 @ROUTER.get(
@@ -176,12 +176,12 @@ async def revoke(
         outcome = with_if_match(versions, lambda version: revoke(expected_version=version))
         return no_content(outcome.position)
 
-    response = await _after_projection(request, await run_in_threadpool(executor.run, act))
+    response = await _respond_when_projected(request, await run_in_threadpool(executor.run, act))
     services.authenticator.forget(entity_id)
     return response
 
 
-async def _after_projection(request: Request, response: Response) -> Response:
+async def _respond_when_projected(request: Request, response: Response) -> Response:
     """Return the response once authentication sees the change, if it does so within the limit."""
     with suppress(ApiError):  # the change is recorded; it only takes effect a little later
         await wait_for_projections(request, (PROJECTION,), int(response.headers[POSITION]))

@@ -80,7 +80,7 @@ async def follow(
         Header(description="The `id` of the last event received; the stream resumes after it."),
     ] = None,
 ) -> Response:
-    """The stream ends when the client leaves, its key becomes invalid or the server stops."""
+    """The stream ends when the client disconnects, its key becomes invalid or the server stops."""
     interest = interest_of(caller, parameters, last_event_id)
     with contextlib.ExitStack() as stack:
         subscriber = stack.enter_context(services.hub.admitted(interest, SSE))

@@ -189,7 +189,7 @@ async def gateway(
     """The gateway serves all workspaces; `waiting` counts the messages of this one."""
     async with services.reads.workspace(caller.workspace_id) as connection:
         waiting = await waiting_messages(connection, caller.workspace_id)
-    breaker = await run_in_threadpool(_breaker, services)
+    breaker = await run_in_threadpool(_load_breaker, services)
     content = {
         "gateway": services.settings.sms_gateway,
         "state": breaker.state,
@@ -236,7 +236,7 @@ def receive(
     sms_id: Annotated[UUID, Query(alias="smsId")],
     signature: Annotated[str, Header(alias="X-Twilio-Signature")] = "",
 ) -> Response:
-    """Late, repeated and reordered receipts are safe."""
+    """Receipts may arrive late, repeatedly and out of order."""
     form = _parse_form(body.content)
     if not is_receipt_signed(services.settings, request.url.query, form, signature):
         raise ApiError(codes.RECEIPT_NOT_SIGNED)
@@ -269,7 +269,7 @@ def _receipt_scope(request: Request, workspace_id: UUID) -> Scope:
     )
 
 
-def _breaker(services: Services) -> Breaker:
+def _load_breaker(services: Services) -> Breaker:
     with services.writes.connection() as connection:
         return load_breaker(connection, BREAKER)[0]
 

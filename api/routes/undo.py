@@ -164,7 +164,7 @@ async def undo(
             job = services.jobs.request(scope, KIND, parameters, total=operation.events)
             return job_accepted(job, scope)
         outcome = services.undo.undo(scope, target, force=force, authorise=caller.require)
-        content = {"commandId": scope.command_id, "changes": _changes(outcome.plan)}
+        content = {"commandId": scope.command_id, "changes": _changes_as_json(outcome.plan)}
         return json_response(content, position=outcome.position)
 
     return await run_in_threadpool(executor.run, act, body)
@@ -235,7 +235,7 @@ class LargeOperation:
 async def _find_target(
     request: Request, caller: Caller, event_position: int | None, command_id: str | None
 ) -> UndoTarget | LargeOperation:
-    """Return the events to undo. If the event is part of a merge, it is the whole merge.
+    """Return the events to undo: for an event that is part of a merge, those of the whole merge.
 
     Raises 503 (E3003) if the events of the command are not projected yet, and 409 (E5055) if its
     job is still recording events. Raises `TooMuchToUndo`.
@@ -247,8 +247,8 @@ async def _find_target(
         if command_id is None:
             return UndoTarget((event_position,))
     assert command_id is not None
-    head = await run_in_threadpool(services.log.recorder.max_notification_id)
-    await wait_for_projections(request, (PROJECTION,), head or 0)
+    end_position = await run_in_threadpool(services.log.recorder.max_notification_id)
+    await wait_for_projections(request, (PROJECTION,), end_position or 0)
     async with services.reads.workspace(caller.workspace_id) as connection:
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)
@@ -281,9 +281,9 @@ def _preview_as_json(plan: UndoPlan) -> dict[str, Any]:
     return {
         "canUndo": not plan.conflicts and not plan.refusals,
         "positions": plan.positions,
-        "changes": _changes(plan),
+        "changes": _changes_as_json(plan),
         "conflicts": [facts_of(each) for each in plan.conflicts],
-        "obstacles": [_obstacle(each) for each in plan.refusals],
+        "obstacles": [_obstacle_as_json(each) for each in plan.refusals],
     }
 
 
@@ -291,8 +291,8 @@ def _large_preview_as_json(operation: Operation, attempts: list[UndoAttempt]) ->
     refusals = [each.refusal for each in attempts if each.refusal is not None]
     with_conflicts = [each for each in refusals if isinstance(each, UndoConflict)]
     conflicts = [facts_of(conflict) for each in with_conflicts for conflict in each.conflicts]
-    obstacles = [_obstacle(each) for each in refusals if not isinstance(each, UndoConflict)]
-    changes = [change for each in attempts for change in _changes(each.plan)]
+    obstacles = [_obstacle_as_json(each) for each in refusals if not isinstance(each, UndoConflict)]
+    changes = [change for each in attempts for change in _changes_as_json(each.plan)]
     return {
         "canUndo": not refusals,
         "isJob": True,
@@ -308,34 +308,34 @@ def _large_preview_as_json(operation: Operation, attempts: list[UndoAttempt]) ->
     }
 
 
-def _obstacle(refusal: Refusal) -> dict[str, Any]:
+def _obstacle_as_json(refusal: Refusal) -> dict[str, Any]:
     error = as_api_error(refusal)
     return {**error.facts, "code": error.code.code, "detail": error.detail or error.code.title}
 
 
-def _changes(plan: UndoPlan) -> list[dict[str, Any]]:
-    return [_change(step, event) for step in plan.steps for event in step.events]
+def _changes_as_json(plan: UndoPlan) -> list[dict[str, Any]]:
+    return [_change_as_json(step, event) for step in plan.steps for event in step.events]
 
 
-def _change(step: UndoStep, event: EntityEvent) -> dict[str, Any]:
+def _change_as_json(step: UndoStep, event: EntityEvent) -> dict[str, Any]:
     kind = ENTITY_OF[event.TOPIC]
     return {
         "position": step.target.position,
         "entityType": kind.KIND,
         "entityId": str(event.originator_id),
-        "action": _action(event),
-        "changes": [{"field": name, **each} for name, each in _fields(event).items()],
+        "action": _action_name(event),
+        "changes": [{"field": name, **each} for name, each in _changed_fields(event).items()],
     }
 
 
-def _action(event: EntityEvent) -> str:
+def _action_name(event: EntityEvent) -> str:
     """Return the action that the audit trail would show if the event were not an undo."""
     names = {"mergedInto": "merged_into", "movedTo": "moved_to", "movedFrom": "moved_from"}
     data = {wire: getattr(event, name, None) for wire, name in names.items()}
     return action_of(event.TOPIC, data)
 
 
-def _fields(event: EntityEvent) -> dict[str, FieldChange]:
+def _changed_fields(event: EntityEvent) -> dict[str, FieldChange]:
     """Return the changed fields, before and after, as histories show them."""
     if isinstance(event, EntityUpdated):
         return event.changes

@@ -1,4 +1,4 @@
-"""The commands of `annals`, one module for each group, and what all of them print with."""
+"""The commands of `annals`, one module for each group, and the functions that print for them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal

@@ -24,7 +24,7 @@ TEST_PROCESSES = 2
 """Number of pytest processes; each starts its own database server and Kafka broker."""
 STYLE = "tests/style"
 STYLE_TESTS = (*PYTEST, STYLE)
-"""Rules about source files: seconds, and no number that says anything about behaviour."""
+"""Tests of the source text. They take seconds and run separately, as they test no behaviour."""
 BEHAVIOUR_TESTS = (
     *(*PYTEST, f"--ignore={STYLE}", "--numprocesses", str(TEST_PROCESSES)),
     # A file stays in one process; those marked as long come first (tests/conftest.py).

@@ -19,7 +19,7 @@ from runtime.settings import Settings
 from server.cli import CommandError, print_warning
 from server.cli.options import WorkspaceOption
 
-if TYPE_CHECKING:  # exports import the rest when they run, so that other commands start faster
+if TYPE_CHECKING:  # an export imports the rest when it runs, so that other commands start fast
     from readmodels.exports import Export
     from readmodels.pool import AsyncConnection
 
@@ -64,7 +64,7 @@ def _make_command(plural: str) -> Callable[..., None]:
 async def _export(
     settings: Settings, workspace: UUID, plural: str, form: str, to: Path | None
 ) -> int:
-    """Write the file, which is complete or missing, and return the position that it shows."""
+    """Write the file, completely or not at all, and return the log position of its rows."""
     from api.dependencies.services import export_limiter
     from projections.engine.registry import PROJECTIONS
     from readmodels.exports import blocks, consistent_snapshot
@@ -87,7 +87,7 @@ async def _export(
 
 @contextmanager
 def _open_target(to: Path | None) -> Iterator[BinaryIO]:
-    """The file to write to, renamed into place at the end, or standard output."""
+    """Yield standard output, or a temporary file that gets its name when it is complete."""
     if to is None:
         yield sys.stdout.buffer
         return

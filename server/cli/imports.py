@@ -18,7 +18,7 @@ from server.cli import CommandError, print_line, print_warning
 from server.cli.progress import progress_bar
 from server.postgres.databases import Database
 
-if TYPE_CHECKING:  # the import loads the rest itself, so that other commands start fast
+if TYPE_CHECKING:  # an import imports the rest when it runs, so that other commands start fast
     from commands.importing.cells import Lookup
     from commands.importing.files import SourceTable
     from commands.importing.mapping import ImportOptions
@@ -97,12 +97,15 @@ def import_file(
     try:
         options = ImportOptions(
             kind=kind_of(kind),
-            mapping=_pairs("--map", maps),
+            mapping=_parse_pairs("--map", maps),
             dedupe_by=tuple(dedupe_by),
             mode=Mode(mode),
-            defaults=_pairs("--default", defaults),
-            corrections=_corrections(corrections),
-            known={column: _known(source) for column, source in _pairs("--known", known).items()},
+            defaults=_parse_pairs("--default", defaults),
+            corrections=_parse_corrections(corrections),
+            known={
+                column: _load_known_values(source)
+                for column, source in _parse_pairs("--known", known).items()
+            },
             dates=dates,
             rows_max=limit,
         )
@@ -110,7 +113,7 @@ def import_file(
         result = _run(options, table, workspace, dry_run=dry_run)
     except ImportRefused as refused:
         raise CommandError(str(refused)) from None
-    _show(result, options, table, dry_run=dry_run)
+    _show_result(result, options, table, dry_run=dry_run)
     if report is not None:
         _write_report(report, result.issues)
     if result.failed:
@@ -143,7 +146,7 @@ def _run(
         )
 
 
-def _show(
+def _show_result(
     result: ImportResult, options: ImportOptions, table: SourceTable, *, dry_run: bool
 ) -> None:
     if table.encoding != "utf-8":
@@ -157,7 +160,7 @@ def _show(
     _show_counts(result)
     errors = [each for each in result.issues if each.is_error]
     for each in errors[:SHOWN_MAX]:
-        print_warning(f"  {_example(each)}")
+        print_warning(f"  {_describe_issue(each)}")
     if len(errors) > SHOWN_MAX:
         print_warning(
             f"  … and {len(errors) - SHOWN_MAX:,} more: --report FILE.csv has all of them."
@@ -176,11 +179,11 @@ def _show_counts(result: ImportResult) -> None:
         shown = ""
         if severity == Severity.WARNING:
             example = next((each for each in result.issues if each.code == code), None)
-            shown = f"  as in {_example(example)}" if example else ""
+            shown = f"  as in {_describe_issue(example)}" if example else ""
         print_line(f"  {severity:<7}  {code:<{width}}  {count:>7,}{shown}")
 
 
-def _example(issue: ImportIssue) -> str:
+def _describe_issue(issue: ImportIssue) -> str:
     cell = " ".join(filter(None, (issue.column, issue.value and repr(issue.value))))
     return f"row {issue.row}: {cell and cell + ': '}{issue.message}"
 
@@ -195,8 +198,8 @@ def _write_report(path: Path, issues: list[ImportIssue]) -> None:
     print_line(f"{len(issues):,} issues are in {path}.")
 
 
-def _pairs(option: str, given: list[str]) -> Mapping[str, str]:
-    """`name=value` pairs; `--map` splits at the last equals sign, as column names may have some."""
+def _parse_pairs(option: str, given: list[str]) -> Mapping[str, str]:
+    """Parse NAME=VALUE pairs. `--map` splits at the last equals sign: columns may contain some."""
     pairs = {}
     for text in given:
         name, equals, value = text.rpartition("=") if option == "--map" else text.partition("=")
@@ -208,7 +211,7 @@ def _pairs(option: str, given: list[str]) -> Mapping[str, str]:
     return pairs
 
 
-def _corrections(given: list[str]) -> Mapping[str, Mapping[str, str]]:
+def _parse_corrections(given: list[str]) -> Mapping[str, Mapping[str, str]]:
     corrections: dict[str, dict[str, str]] = defaultdict(dict)
     for text in given:
         column, colon, rest = text.partition(":")
@@ -219,7 +222,7 @@ def _corrections(given: list[str]) -> Mapping[str, Mapping[str, str]]:
     return corrections
 
 
-def _known(source: str) -> Lookup[str]:
+def _load_known_values(source: str) -> Lookup[str]:
     from server.cli.local.importing import known_values
 
     path, colon, column = source.rpartition(":")

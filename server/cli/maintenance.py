@@ -157,14 +157,14 @@ def _rehearse(settings: Settings) -> None:
 
 
 def _home_files(settings: Settings) -> dict[str, Path]:
-    """The home's files that belong to the database of the settings, by their name in a backup."""
+    """Return the home's files that belong to the database, by their name in a backup."""
     from runtime.home import demo_file, token_file
 
     return {"token": token_file(settings), "demo.json": demo_file(settings)}
 
 
 def _superuser_url(settings: Settings) -> str:
-    """The URL of the settings' database for a role that may read all of the log."""
+    """Return the URL of the database for a role that may read all of the log."""
     from psycopg.conninfo import conninfo_to_dict
 
     from server.postgres.embedded import superuser_url_of_running

@@ -31,14 +31,14 @@ class Rate(ProgressColumn):
 
 @contextmanager
 def progress_bar(unit: str) -> Iterator[OnProgress]:
-    """A bar with the number of units done, the rate and the time left."""
+    """Show a bar with the units done, the rate and the time left. Yield its update function."""
     with step_progress_bar(unit) as report:
         yield lambda done, total: report("", done, total)
 
 
 @contextmanager
 def step_progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar that also shows the name of the current step."""
+    """Show a progress bar with the name of the current step. Yield its update function."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

@@ -25,21 +25,21 @@ class AccountError(Exception):
 
 @dataclass(frozen=True)
 class SystemAccount:
-    """The user of a server process; `switch` is whether the process has to change its user."""
+    """The user of a server process. `must_switch`: the process has to change to this user."""
 
     uid: int
     gid: int
-    switch: bool
+    must_switch: bool
 
     def popen_arguments(self) -> dict[str, object]:
         """Return the arguments with which subprocess starts a process as this user."""
-        if not self.switch:
+        if not self.must_switch:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def take_ownership(self, path: Path) -> None:
         """Make the account the owner of one file or folder."""
-        if self.switch:
+        if self.must_switch:
             os.chown(path, self.uid, self.gid)
 
 
@@ -50,7 +50,7 @@ def server_account(data: Path) -> SystemAccount:
     """
     if os.geteuid() != 0:
         caller = pwd.getpwuid(os.geteuid())
-        return SystemAccount(caller.pw_uid, caller.pw_gid, switch=False)
+        return SystemAccount(caller.pw_uid, caller.pw_gid, must_switch=False)
     if data.is_dir() and (owner_uid := data.stat().st_uid) != 0:
         return _account_of(pwd.getpwuid(owner_uid))
     for name in UNPRIVILEGED_ACCOUNTS:
@@ -90,12 +90,12 @@ def server_folder(home: Path) -> Path:
 
 
 def _account_of(entry: pwd.struct_passwd) -> SystemAccount:
-    return SystemAccount(entry.pw_uid, entry.pw_gid, switch=True)
+    return SystemAccount(entry.pw_uid, entry.pw_gid, must_switch=True)
 
 
 def _can_enter(account: SystemAccount, folder: Path) -> bool:
     """Try to enter the folder: mode bits do not show access lists and mount options."""
-    if not account.switch:
+    if not account.must_switch:
         return True
     shell = shutil.which("sh") or "/bin/sh"
     attempt = subprocess.run(

@@ -3,7 +3,7 @@
 The dump has the directory format of pg_dump. The manifest, backup.json, lists what a restored
 database has to contain: count and digest of each range of positions of the log, and the checksum of
 each read table. Dump and manifest read the same snapshot, so they contain the same events although
-others write meanwhile (docs/adr/0005-migrations-and-backup.md).
+writers continue (docs/adr/0005-migrations-and-backup.md).
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def contents_of(connection: Connection) -> Contents:
 
 @contextmanager
 def one_snapshot(superuser_url: str) -> Iterator[Connection]:
-    """A connection in a read-only transaction of one snapshot, until the block ends."""
+    """Yield a connection in a read-only transaction of one snapshot."""
     with (
         follow_connection(superuser_url, application_name="annals-backup") as connection,
         connection.transaction(),
@@ -207,7 +207,7 @@ def one_snapshot(superuser_url: str) -> Iterator[Connection]:
 
 @contextmanager
 def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str]]:
-    """A connection with one snapshot and the name of that snapshot. No migration runs meanwhile."""
+    """Yield a connection with one snapshot, and its name. No migration runs meanwhile."""
     with (
         follow_connection(superuser_url, application_name="annals-backup") as lock,
         one_snapshot(superuser_url) as connection,

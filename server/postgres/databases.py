@@ -37,7 +37,7 @@ def create_roles(settings: Settings) -> None:
 
 
 class Database:
-    """Settings that have database URLs, within a `with` block.
+    """The database of the settings: within a `with` block, `settings` has its URLs.
 
     URLs that are set are used unchanged. Without them, the block starts and stops the embedded
     server of the home, or uses the one that `annals up` is running if `join_running`. Entering

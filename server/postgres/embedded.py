@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL server of a home folder: creating, starting, watching and stopping it.
+"""The embedded PostgreSQL server of a home folder: creating, starting and stopping it.
 
 It is as durable as an installed server: fsync stays on and is checked at every start. It listens on
 127.0.0.1 only, requires a generated password, and its data survives kill -9 of the server and of
@@ -113,13 +113,13 @@ class EmbeddedPostgres:
             self._take_lock(folder)
             self._cluster = self._start_in(folder)
         except (AccountError, BinariesError) as error:
-            self._let_go()
+            self.stop()
             raise EmbeddedPostgresError(str(error)) from error
         except OSError as error:
-            self._let_go()
+            self.stop()
             raise EmbeddedPostgresError(_describe_file_error(error, self._home)) from error
         except BaseException:
-            self._let_go()
+            self.stop()
             raise
         return self._cluster
 
@@ -128,7 +128,15 @@ class EmbeddedPostgres:
 
         Takes at most STOP_WAIT_MAX_S + 2 * ABORT_WAIT_MAX_S seconds.
         """
-        self._let_go()
+        self._cluster = None
+        try:
+            if self._process is not None:
+                stop_process(self._process)
+                self._process = None
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def is_running(self) -> bool:
         """Whether the server process that was started here is running."""
@@ -156,17 +164,6 @@ class EmbeddedPostgres:
                 f"PostgreSQL in {self._home} is {error}: stop that one or choose another home."
             ) from error
         self._lock = lock
-
-    def _let_go(self) -> None:
-        self._cluster = None
-        try:
-            if self._process is not None:
-                stop_process(self._process)
-                self._process = None
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
 
     def _start_in(self, folder: Path) -> Cluster:
         _require_free_disk(folder)

@@ -19,7 +19,7 @@ class EmbeddedPostgresError(Exception):
 
 
 def end_with_parent() -> None:
-    """Called in the child: have it end when its parent ends."""
+    """Have the kernel end this process when its parent ends; called in the forked child."""
     ask_kernel_to_signal(signal.SIGINT)  # PostgreSQL's signal for a fast shutdown
 
 

@@ -61,7 +61,7 @@ def rehearse(home: Path, on_step: OnStep = lambda step, seconds: None) -> list[s
 
 @contextmanager
 def _copy_folder(home: Path, superuser_url: str) -> Iterator[Path]:
-    """A temporary folder in the home, on the same disk and with the same access."""
+    """Yield a temporary folder in the home, so that it has the same disk and access."""
     with psycopg.connect(superuser_url) as connection:
         row = connection.execute(DATABASES_BYTES).fetchone()
     assert row is not None

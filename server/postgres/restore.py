@@ -62,7 +62,7 @@ class ReplayResult:
     equal: list[str]
     different: list[str]
     skipped: list[str]
-    """Projections whose rows were written by other code, or whose partitions are unaligned."""
+    """Projections whose rows were written by other code, or by consumers of Kafka."""
 
 
 def restore(folder: Path, home: Path, print_line: PrintLine = lambda line: None) -> ReplayResult:

@@ -35,7 +35,7 @@ REPORT_INTERVAL_S = 10.0
 """Interval at which a working projector logs its progress."""
 RECONNECT_DELAY_S = 1.0
 JOBS_MAX = 4
-"""Most jobs at once. Only one of them may be a rebuild, because a rebuild uses all cores."""
+"""Maximum number of jobs at once. Only one may be a rebuild, because a rebuild uses all cores."""
 JOB_STOP_WAIT_S = 3.0
 STOP_WAIT_S = 5.0
 

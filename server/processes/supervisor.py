@@ -1,7 +1,7 @@
 """`annals up`: runs the database and all processes on this machine until Ctrl-C.
 
-The supervisor starts the processes in order, restarts those that end, and stops them in the
-opposite order. The child processes end with it even if it is killed
+The supervisor starts the database before the other processes, restarts those that end, and stops
+the database last. The child processes end with it even if it is killed
 (`runtime.process.end_with_supervisor`), and so does the embedded PostgreSQL.
 """
 

@@ -51,9 +51,10 @@ def query_parameters_by_operation(app: FastAPI) -> Mapping[str, frozenset[str]]:
 
 
 def _matches(template: str, path: str) -> bool:
-    given, parts = path.split("/"), template.split("/")
-    same = (part.startswith("{") or part == one for part, one in zip(parts, given, strict=False))
-    return len(parts) == len(given) and all(same)
+    expected, given = template.split("/"), path.split("/")
+    return len(expected) == len(given) and all(
+        one.startswith("{") or one == other for one, other in zip(expected, given, strict=True)
+    )
 
 
 def _drop_framework_errors(document: dict[str, Any]) -> None:

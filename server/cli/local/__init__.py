@@ -1,1 +1,1 @@
-"""Commands' work on the database itself, without HTTP."""
+"""Direct work of the commands on the database, without HTTP."""

@@ -57,7 +57,7 @@ def catch_up(settings: Settings) -> int:
 
 @contextmanager
 def open_workspace(workspace: UUID | None) -> Iterator[tuple[Settings, UUID]]:
-    """Settings of an open, caught-up database, and the given workspace or else the home's.
+    """Yield the settings of an open, caught-up database, and the given or the home's workspace.
 
     Raises `CommandError`, and what `Database` raises.
     """
@@ -107,7 +107,7 @@ def load_home_key(settings: Settings) -> tuple[UUID, KeyRow]:
 
 
 def _read_home_token(settings: Settings) -> tuple[UUID, str] | None:
-    """Id and secret of the home's key, for a database given by URL or for the embedded one."""
+    """Return id and secret of the home's key, if it has one, for a database by URL or embedded."""
     own = settings.model_copy(update={"owner_url": None})
     for path in (token_file(settings), token_file(own)):
         if path.exists():

@@ -53,7 +53,7 @@ def bootstrap(settings: Settings) -> str:
         scope = Scope(workspace, command="bootstrap")
         fields = {"name": "My workspace"}
         writing.commands.create(scope, Workspace, fields, entity_id=workspace)
-        token = _issue(writing, workspace, "first key")
+        token = _issue_admin_key(writing, workspace, "first key")
     catch_up(settings)
     return token
 
@@ -79,7 +79,7 @@ def fill(
             owner = members[first // BATCH_ACCOUNTS % len(members)]
             _fill_batch(writing.log, seed, batch, owner)
             progress(batch.stop, accounts)
-        token = _issue(writing, workspace, "demo")
+        token = _issue_admin_key(writing, workspace, "demo")
     catch_up(settings)
     return DemoResult(token, workspace)
 
@@ -126,6 +126,6 @@ def _exists(log: EventLog, kind: type[Entity], entity_id: UUID) -> bool:
     return True
 
 
-def _issue(writing: Writing, workspace: UUID, name: str) -> str:
+def _issue_admin_key(writing: Writing, workspace: UUID, name: str) -> str:
     scope = Scope(workspace, command="issue_key")
     return issue_key(writing.commands, scope, {"name": name, "role": Role.ADMIN}).token

@@ -140,7 +140,7 @@ def company_name(index: int, shift: int) -> str:
 
 
 def generate_account(seed: int, index: int, owner: DemoMember) -> list[Entity]:
-    """Make an account and the entities that belong to it; all their events are pending."""
+    """Generate an account and the entities that belong to it; all their events are pending."""
     random = _random_source(seed, index)
     entity_id = _random_id(random)
     name = company_name(index, seed)
@@ -152,7 +152,7 @@ def generate_account(seed: int, index: int, owner: DemoMember) -> list[Entity]:
 
 @dataclass
 class AccountGenerator:
-    """Makes the history of one account. Within an entity, times only increase."""
+    """Generates the history of one account. Within an entity, times only increase."""
 
     random: Random
     sales_random: Random
@@ -165,22 +165,22 @@ class AccountGenerator:
 
     def run(self) -> None:
         """Fill `entities` with the account, its children and their leads."""
-        account = self._account()
+        account = self._add_account()
         for _ in range(self.random.choice((1, 2, 2, 3, 3, 4))):
-            self._contact(account)
+            self._add_contact(account)
         for _ in range(self.random.choice((0, 1, 1, 1, 2, 2))):
-            self._task(account)
+            self._add_task(account)
         if self.random.random() < 0.7:
-            self._meeting(account)
+            self._add_meeting(account)
         for _ in range(self.random.choice((0, 1, 1, 2))):
-            self._note(account)
+            self._add_note(account)
         for _ in range(self.random.choice((0, 1, 1, 2, 2, 3))):
-            self._opportunity(account)
+            self._add_opportunity(account)
         self._add_sales(account)
         if self.random.random() < 0.04:
             self._delete_account(account)
 
-    def _account(self) -> Account:
+    def _add_account(self) -> Account:
         random = self.random
         type_ = random.choices(list(AccountType), (2, 6, 2))[0]
         fields = {
@@ -207,7 +207,7 @@ class AccountGenerator:
             account.change_status(status, at=self._time_after(account.modified_on, 200))
         return account
 
-    def _contact(self, account: Account) -> None:
+    def _add_contact(self, account: Account) -> None:
         random = self.random
         name = _random_name(random)
         host = self.company.lower().replace(" ", "-")
@@ -226,7 +226,7 @@ class AccountGenerator:
             if random.random() < 0.5:
                 contact.restore(at=self._time_after(contact.modified_on, 10))
 
-    def _task(self, account: Account) -> None:
+    def _add_task(self, account: Account) -> None:
         created_at = self._time_after(account.created_on, 300)
         fields = {
             "title": self.random.choice(TASKS),
@@ -237,7 +237,7 @@ class AccountGenerator:
         for status in self.random.choice(_TASK_PATHS):
             task.change_status(status, at=self._time_after(task.modified_on, 20))
 
-    def _meeting(self, account: Account) -> None:
+    def _add_meeting(self, account: Account) -> None:
         planned = self._time_after(account.created_on, 200)
         starts = (planned + timedelta(days=7)).replace(hour=9, minute=0, second=0, microsecond=0)
         fields = {
@@ -252,11 +252,11 @@ class AccountGenerator:
         if status[0]:
             meeting.change_status(status[0], at=max(planned, min(starts, ENDS_AT)))
 
-    def _note(self, account: Account) -> None:
+    def _add_note(self, account: Account) -> None:
         body = self.random.choice(NOTES)
         self._create(Note, {"body": body}, self._time_after(account.created_on, 300), account)
 
-    def _opportunity(self, account: Account) -> None:
+    def _add_opportunity(self, account: Account) -> None:
         random = self.random
         created_at = self._time_after(account.created_on, 250)
         fields: dict[str, Any] = {
@@ -284,15 +284,15 @@ class AccountGenerator:
         if not contacts:
             return
         for deal in deals:
-            self._proposal(account, deal, contacts[0])
+            self._add_proposal(account, deal, contacts[0])
         if self.sales_random.random() < 0.4:
-            self._appointment(account, contacts[0])
+            self._add_appointment(account, contacts[0])
         if deals and self.sales_random.random() < 0.25:
-            self._lead(contacts[0], converted_into=deals[0])
+            self._add_lead(contacts[0], converted_into=deals[0])
         for _ in range(self.sales_random.choice((0, 0, 1))):
-            self._lead(contacts[-1])
+            self._add_lead(contacts[-1])
 
-    def _proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
+    def _add_proposal(self, account: Account, deal: Opportunity, contact: Contact) -> None:
         stage = deal.stage
         if stage not in _STAGES_WITH_PROPOSAL:
             return
@@ -314,7 +314,7 @@ class AccountGenerator:
             reason = self.sales_random.choice(_DECLINE_REASONS)
             proposal.decline(at=self._sales_time_after(proposal.modified_on, 20), reason=reason)
 
-    def _appointment(self, account: Account, contact: Contact) -> None:
+    def _add_appointment(self, account: Account, contact: Contact) -> None:
         random = self.sales_random
         planned = self._sales_time_after(contact.created_on, 200)
         starts = (planned + timedelta(days=random.randint(1, 20))).replace(
@@ -337,8 +337,8 @@ class AccountGenerator:
             outcomes = (appointment.complete, appointment.miss, appointment.cancel)
             random.choices(outcomes, (7, 1, 2))[0](at=max(over, appointment.modified_on))
 
-    def _lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
-        """A lead: one that became the contact, or a colleague of the contact."""
+    def _add_lead(self, contact: Contact, converted_into: Opportunity | None = None) -> None:
+        """Add a lead: one that became the contact, or a colleague of the contact."""
         random = self.sales_random
         name = contact.name if converted_into else _random_name(random)
         fields: dict[str, Any] = {
@@ -387,14 +387,14 @@ class AccountGenerator:
         self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
     ) -> E:
         entity_id = _random_id(self.random) if account else self.account_id
-        return self._add(kind, entity_id, fields, at, account)
+        return self._add_entity(kind, entity_id, fields, at, account)
 
     def _create_sales(
         self, kind: type[E], fields: dict[str, Any], at: datetime, account: Account | None = None
     ) -> E:
-        return self._add(kind, _random_id(self.sales_random), fields, at, account)
+        return self._add_entity(kind, _random_id(self.sales_random), fields, at, account)
 
-    def _add(
+    def _add_entity(
         self,
         kind: type[E],
         entity_id: UUID,
@@ -418,7 +418,7 @@ class AccountGenerator:
 
 
 def _random_time_after(random: Random, after: datetime, days_max: int) -> datetime:
-    """A time within `days_max` days after, and never later than `ENDS_AT`."""
+    """Return a time at most `days_max` days later and not later than `ENDS_AT`."""
     wanted = after + timedelta(minutes=random.randrange(10, days_max * 24 * 60))
     left = ENDS_AT - after
     return wanted if wanted < ENDS_AT else after + left * random.uniform(0.1, 0.9)
@@ -460,9 +460,9 @@ def _type_fields(type_: AccountType, random: Random) -> dict[str, Any]:
     return {"opportunity": random.choice(("Resells our licences", "Joint offers", "Referrals"))}
 
 
-def _random_source(seed: int, what: object) -> Random:
-    """A random source for one part, so that no part depends on the number of others."""
-    return Random(f"annals:{seed}:{what}")
+def _random_source(seed: int, part: object) -> Random:
+    """Return a random source for one part of the data, so that no part depends on another."""
+    return Random(f"annals:{seed}:{part}")
 
 
 def _random_id(random: Random) -> UUID:

@@ -1,7 +1,7 @@
-"""Imports a file of this machine, for the command line.
+"""Import a file of this machine, for the command line.
 
-It is the same import as over HTTP: the file is uploaded into the database and a job takes its rows.
-This process runs the job, unless a worker is faster.
+It is the same import as over HTTP: the file is uploaded into the database, and a job imports its
+rows. This process runs the job, unless a worker is faster.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ImportResult:
     issues: list[ImportIssue] = field(default_factory=list)
     """In the order of the rows, up to `ISSUES_MAX`."""
     position: int = 0
-    """A log position by which all of it is recorded; 0 if nothing was."""
+    """A log position up to which the import is recorded; 0 if it recorded nothing."""
 
 
 def run_import(
@@ -85,10 +85,11 @@ def run_import(
     actor: Actor = SYSTEM,
     progress: OnProgress = lambda done, total: None,
 ) -> ImportResult:
-    """Import a table into a workspace, in which one import at a time may be under way.
+    """Import a table into a workspace, which can have one import under way.
 
-    An interrupted import is completed first. Reads wait for the projections before (to know the
-    existing entities) and after. Raises `ImportRefused` and `CommandError`.
+    An interrupted import is completed first, unless this is a dry run. The projections catch up
+    before the import, which reads existing entities from them, and after it. Raises `ImportRefused`
+    and `CommandError`.
     """
     scope = Scope(workspace_id, actor, command="import", command_id=str(new_id()))
     try:
@@ -143,7 +144,7 @@ class LocalImport:
         outcome = self._imports.start(self._scope, import_id, orders)
         job = self._run_job(outcome.job.id, progress)
         position = catch_up(self._settings)
-        return self._result(import_id, job, position)
+        return self._load_result(import_id, job, position)
 
     def preview(
         self, options: ImportOptions, table: SourceTable, progress: OnProgress
@@ -175,7 +176,7 @@ class LocalImport:
         )
 
     def _finish_interrupted(self, progress: OnProgress) -> None:
-        """Complete an import whose process ended. Raises `CommandError` if one is being run."""
+        """Complete an interrupted import. Raises `CommandError` if another process runs it."""
         with self._log.transaction(self._scope) as connection:
             job_id = ImportStore(connection, self._scope.workspace_id).open_job(KIND)
         if job_id is None:
@@ -196,7 +197,7 @@ class LocalImport:
             with follow_connection(
                 app_url(self._settings), application_name="annals-work"
             ) as claims:
-                while (job := self._job(job_id)).is_open:
+                while (job := self._load_job(job_id)).is_open:
                     progress(job.processed, job.total or 0)
                     with claim_job(claims, workspace_id, job_id) as is_ours:
                         if is_ours:
@@ -208,19 +209,19 @@ class LocalImport:
             raise
         progress(job.processed, job.total or 0)
         if job.status is JobStatus.FAILED:
-            raise CommandError(f"The import failed: {self._failure(job_id)}")
+            raise CommandError(f"The import failed: {self._load_failure(job_id)}")
         return job
 
-    def _job(self, job_id: UUID) -> Job:
+    def _load_job(self, job_id: UUID) -> Job:
         with self._log.scoped(self._scope):
             return self._log.load(Job, job_id)
 
-    def _failure(self, job_id: UUID) -> str:
+    def _load_failure(self, job_id: UUID) -> str:
         with self._log.scoped(self._scope):
             *_, last = self._log.events.get(job_id)
         return str(vars(last)["error"]["error"])
 
-    def _result(self, import_id: UUID, job: Job, position: int) -> ImportResult:
+    def _load_result(self, import_id: UUID, job: Job, position: int) -> ImportResult:
         created, updated, skipped = (
             job.counts.get(each.value, 0)
             for each in (RowResult.CREATED, RowResult.UPDATED, RowResult.SKIPPED)
@@ -247,16 +248,16 @@ def upload_file(
     with source.open() as file:
         parts = iter(lambda: _next_part(file.read), b"")
         for first in count(0, PARTS_AT_ONCE):
-            some = list(islice(parts, PARTS_AT_ONCE))
-            if not some:
+            batch = list(islice(parts, PARTS_AT_ONCE))
+            if not batch:
                 return size_bytes
-            imports.add_parts(scope, import_id, round_, first, some)
-            size_bytes += sum(map(len, some))
+            imports.add_parts(scope, import_id, round_, first, batch)
+            size_bytes += sum(map(len, batch))
     return size_bytes
 
 
 def _next_part(read: Callable[[int], bytes | None]) -> bytes:
-    """The next part, of full length except at the end of the file."""
+    """Read the next part, which has its full length except at the end of the file."""
     part = b""
     while len(part) < PART_BYTES and (more := read(PART_BYTES - len(part))):
         part += more
@@ -264,7 +265,7 @@ def _next_part(read: Callable[[int], bytes | None]) -> bytes:
 
 
 def known_values(path: Path, column: str) -> Lookup[str]:
-    """The distinct values of a column of another file. Raises `ImportRefused`."""
+    """Return the distinct values of a column of another file. Raises `ImportRefused`."""
     table = open_table(path)
     if column not in table.columns:
         raise ImportRefused(f"{path} has no column {column!r}.")

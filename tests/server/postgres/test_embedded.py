@@ -181,7 +181,7 @@ def test_pid_file_that_names_another_program_is_stale(home: Path, binaries: Path
     account = postgres_account.server_account(data)
     other_program = subprocess.Popen(
         ["sleep", "60"],
-        user=account.uid if account.switch else None,
+        user=account.uid if account.must_switch else None,
     )
     try:
         (data / "postmaster.pid").write_text(f"{other_program.pid}\n{data}\n", encoding="ascii")
