@@ -68,10 +68,14 @@ def parsed(lines: Iterable[str]) -> Iterator[StreamEvent]:
 
 
 class EventStream:
-    """The events of a subscription, over either transport."""
+    """The events of a subscription, over either transport, after a position."""
 
-    def __init__(self, received: Iterator[StreamEvent]) -> None:
-        self._events = received
+    def __init__(self, received: Iterator[StreamEvent], after: int = 0) -> None:
+        self._events = (
+            each
+            for each in received
+            if each.event not in ("fact", "ready") or each.position > after
+        )
 
     def next(self, *events: str) -> StreamEvent:
         """Return the next event with one of these names, by default `fact`.
@@ -96,16 +100,16 @@ class EventStream:
 
 @contextmanager
 def open_stream(
-    client: httpx.Client, last_event_id: int | None = None, **query: str
+    client: httpx.Client, last_event_id: int | None = None, *, skip_to: int = 0, **query: str
 ) -> Iterator[EventStream]:
-    """Open a stream of server-sent events while the block lasts."""
+    """Open a stream of server-sent events while the block lasts; skip facts up to a position."""
     headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
     with client.stream(
         "GET", REALTIME_PATH, params=query, headers=headers, timeout=RECEIVE_TIMEOUT_S
     ) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["Content-Type"].startswith("text/event-stream")
-        yield EventStream(parsed(response.iter_lines()))
+        yield EventStream(parsed(response.iter_lines()), skip_to)
 
 
 def open_websocket(api: Api, token: str, query: str = "", **others: Any) -> ClientConnection:
@@ -116,8 +120,8 @@ def open_websocket(api: Api, token: str, query: str = "", **others: Any) -> Clie
     return opened
 
 
-def websocket_events(socket: ClientConnection) -> EventStream:
-    """Return the events that come over a WebSocket."""
+def websocket_events(socket: ClientConnection, *, skip_to: int = 0) -> EventStream:
+    """Return the events that come over a WebSocket; skip facts up to a position."""
 
     def received() -> Iterator[StreamEvent]:
         while True:
@@ -125,7 +129,7 @@ def websocket_events(socket: ClientConnection) -> EventStream:
             event_id = int(message["id"]) if "id" in message else None
             yield StreamEvent(message["event"], event_id, message["data"])
 
-    return EventStream(received())
+    return EventStream(received(), skip_to)
 
 
 def append_notes(api_workspace: ApiWorkspace, count: int, body: str = "x") -> list[int]:

@@ -46,6 +46,7 @@ from projections.engine.live.follower import CheckpointMoved, Follower, apply_ev
 from projections.engine.live.locks import (
     load_handovers,
     lock_projection,
+    release_locks,
     set_holder,
     unlock_projection,
 )
@@ -158,7 +159,10 @@ class GroupEngine:
     def _connect_and_consume(self) -> None:
         with follow_connection(self._url, application_name="annals-apply") as connection:
             disable_synchronous_commit(connection)
-            self._consume(connection)
+            try:
+                self._consume(connection)
+            finally:
+                release_locks(connection)
 
     def _consume(self, connection: Connection) -> None:
         self._followers, self._buffers = {}, {}

@@ -6,6 +6,10 @@ Kafka share it (docs/adr/0006).
 
 from __future__ import annotations
 
+import contextlib
+
+import psycopg
+
 from eventlog.connections import Connection
 from eventlog.locks import PROJECTION_LOCK, REBUILD_LOCK, TRY_LOCK, UNLOCK
 
@@ -37,6 +41,16 @@ def lock_projection(connection: Connection, name: str, *, shared: bool = False) 
 def unlock_projection(connection: Connection, name: str, *, shared: bool = False) -> None:
     """Release a projection's lock."""
     connection.execute(UNLOCK_SHARED if shared else UNLOCK, (PROJECTION_LOCK, name))
+
+
+def release_locks(connection: Connection) -> None:
+    """Release all locks of this connection, before it closes.
+
+    Without this, PostgreSQL releases them only once it has noticed that the connection is closed,
+    and the next engine may find the projections locked. A lost connection holds no locks.
+    """
+    with contextlib.suppress(psycopg.Error):
+        connection.execute("SELECT pg_advisory_unlock_all()")
 
 
 def set_holder(connection: Connection, name: str, holder: str, version: str | None) -> None:

@@ -27,6 +27,7 @@ from projections.engine.live.follower import CheckpointMoved, Follower, apply_pa
 from projections.engine.live.locks import (
     load_handovers,
     lock_projection,
+    release_locks,
     set_holder,
     unlock_projection,
 )
@@ -121,7 +122,10 @@ class ProjectionEngine:
         ):
             disable_synchronous_commit(writer)
             force_index_plans(writer)
-            yield reader, writer
+            try:
+                yield reader, writer
+            finally:
+                release_locks(writer)
 
     def _connect_and_follow(self) -> None:
         with self._connections() as (reader, writer):

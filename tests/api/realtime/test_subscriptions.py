@@ -15,6 +15,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from api.routes.realtime import SUBPROTOCOL
+from eventlog.scope import Scope
 from replay.facts import HISTORY_PAGE
 from tests.support.api_server import ApiWorkspace, after
 from tests.support.realtime_client import (
@@ -39,15 +40,21 @@ def subscribed(
 ) -> Iterator[EventStream]:
     """Open a stream over this transport with a key of this role."""
     api_workspace.client()  # issues the writer's key before the stream starts
+    client, token = api_workspace.client(role), api_workspace.token(role)
+    # The server's reader of the log may be behind: earlier events of the workspace can arrive, too.
+    resumes = last is not None or "lastEventId" in parameters
+    log = api_workspace.api.writing.log
+    with log.scoped(Scope(api_workspace.workspace_id)):
+        skip_to = 0 if resumes else log.taken_position()
     if transport == "events":
-        with open_stream(api_workspace.client(role), last, **parameters) as stream:
+        with open_stream(client, last, skip_to=skip_to, **parameters) as stream:
             yield stream
         return
     if last is not None:
         parameters["lastEventId"] = str(last)
     query = str(httpx.QueryParams(parameters))
-    with open_websocket(api_workspace.api, api_workspace.token(role), query) as socket:
-        yield websocket_events(socket)
+    with open_websocket(api_workspace.api, token, query) as socket:
+        yield websocket_events(socket, skip_to=skip_to)
 
 
 def refusal(

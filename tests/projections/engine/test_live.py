@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -19,6 +20,7 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.changes import RowChange
 from projections.engine.ledger.coverage import Gap, gaps
+from projections.engine.live import runner
 from projections.engine.live.follower import FoldedBatch, Follower
 from projections.engine.live.planning import force_index_plans
 from projections.engine.live.runner import ProjectionEngine
@@ -196,6 +198,40 @@ def test_alternating_engines_project_each_event_once(
         engine.catch_up()
         ProjectionEngine(urls.projector, PROJECTIONS.values(), batch_events=1).catch_up()
     assert [found(database, name) for name in PROJECTIONS] == [[] for _ in PROJECTIONS]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_engine_releases_its_locks_before_it_disconnects(
+    accounts: list[Account],
+    database: Connection,
+    urls: Urls,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    """PostgreSQL notices a closed connection late; the next engine must find nothing locked."""
+    opened: list[Connection] = []
+
+    @contextmanager
+    def kept_open(url: str, **named: str) -> Iterator[Connection]:
+        connection = stack.enter_context(follow_connection(url, **named))
+        opened.append(connection)
+        yield connection
+
+    def fail(*_given: object) -> None:
+        raise ZeroDivisionError
+
+    with ExitStack() as stack:
+        monkeypatch.setattr(runner, "follow_connection", kept_open)
+        if fails:
+            monkeypatch.setattr(runner, "apply_page", fail)
+        with suppress(ZeroDivisionError):
+            ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
+        held = database.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = ANY(%s)",
+            ([each.info.backend_pid for each in opened],),
+        ).fetchone()
+    assert len(opened) == 2
+    assert held == (0,)
 
 
 def test_growing_new_table_is_analyzed_and_looked_up_by_key(
