@@ -114,7 +114,16 @@ def test_rebuild_and_rollback_succeed_during_writes_and_reads(
     assert verify_all(admin.database) == []
 
 
-def test_cancelled_rebuild_keeps_the_live_tables(admin: ProjectionAdmin) -> None:
+def job_process(projector: Projector) -> psutil.Process:
+    """Return the process of the projection job that the projector has started."""
+    children = psutil.Process(projector.process.pid).children()
+    (child,) = [each for each in children if "job" in each.cmdline()]
+    return child
+
+
+def test_cancelled_rebuild_keeps_the_live_tables(
+    admin: ProjectionAdmin, projector: Projector
+) -> None:
     before = admin.database.execute("SELECT count(*), max(id::text) FROM read.accounts").fetchone()
     location = admin.ask("rebuild", throttle=1).headers["Location"]
     admin.wait_for_state(location, "building")
@@ -122,7 +131,13 @@ def test_cancelled_rebuild_keeps_the_live_tables(admin: ProjectionAdmin) -> None
     assert found["throttle"] == 1
     second = admin.ask("rebuild")
     assert (second.status_code, second.json()["code"]) == (409, "E5020")
+    # Suspended, so that the job cannot end before its state is read for the answer.
+    processes = [job_process(projector), *job_process(projector).children(recursive=True)]
+    for each in processes:
+        each.suspend()
     asked = admin.client.post(f"{location}/cancel")
+    for each in processes:
+        each.resume()
     assert (asked.status_code, asked.json()["state"]) == (202, "cancelling")
     assert admin.ended(location)["state"] == "cancelled"
     again = admin.client.post(f"{location}/cancel")
@@ -146,10 +161,7 @@ def test_killed_rebuild_is_failed_and_the_projector_keeps_running(
 ) -> None:
     location = admin.ask("rebuild", throttle=1).headers["Location"]
     admin.wait_for_state(location, "building")
-    (child,) = [
-        each for each in psutil.Process(projector.process.pid).children() if "job" in each.cmdline()
-    ]
-    child.kill()
+    job_process(projector).kill()
     failed = admin.ended(location)
     assert (failed["state"], failed["message"]) == ("failed", "its process ended with exit code -9")
     assert projector.process.poll() is None
