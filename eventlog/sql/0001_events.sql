@@ -1,5 +1,5 @@
--- The log: one row an event, in an order that every follower sees alike.
--- Only added to: UPDATE, DELETE and TRUNCATE are refused whoever asks.
+-- The log: one row per event, in an order that is the same for every follower.
+-- It is append-only: UPDATE, DELETE and TRUNCATE are refused to every role.
 
 CREATE TABLE events (
     -- The sequence must not cache (CACHE 1, the default): announcements rely on its last value.
@@ -23,7 +23,7 @@ COMMENT ON COLUMN events.account_id IS 'The account that the entity hangs on; nu
 COMMENT ON COLUMN events.occurred_at IS 'When it happened; an import may say so.';
 COMMENT ON COLUMN events.recorded_at IS 'When the database wrote it down; nobody can set it.';
 
--- What hangs on an account, found in the log itself: a delete must see all of it.
+-- Finds the children of an account in the log itself, because a delete must see all of them.
 CREATE INDEX events_account_children ON events (account_id)
     WHERE stream_version = 1 AND account_id IS NOT NULL;
 
@@ -45,11 +45,11 @@ ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_changed;
 
 
 -- Order ---------------------------------------------------------------------------------------
--- A sequence is asked before the commit, so a later position can become visible first. Before a
--- statement takes positions its transaction announces, by a shared advisory lock whose key carries
--- it, a bound below which it will take none. The lock goes when the transaction ends, after its rows
--- have become visible. A follower reads up to the least bound announced (docs/adr/0002).
--- Key: tag 65 in the top byte, the bound in the other seven.
+-- Positions are assigned before the commit, so a later position can become visible first. Before a
+-- statement takes positions, its transaction announces a bound: it will take no position at or below
+-- it. The announcement is a shared advisory lock whose key contains the bound. PostgreSQL releases
+-- the lock after the rows have become visible. A follower reads up to the lowest announced bound
+-- (docs/adr/0002). Key: tag 65 in the top byte, the bound in the other seven.
 
 CREATE FUNCTION announce_writer() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -57,9 +57,9 @@ DECLARE
     announced text   := current_setting('annals.announced', true);
     ignored   text;
 BEGIN
-    -- The first announcement holds for the transaction; the same key again takes no room among the
-    -- locks. Setting and lock both go with the savepoint that they were made in. Whoever puts
-    -- something else into the setting can only announce too low, which is safe.
+    -- The first announcement holds for the transaction; taking the same key again needs no further
+    -- lock. A rollback to a savepoint undoes setting and lock together. A client that changes the
+    -- setting can only announce too low a bound, which is safe.
     IF announced <> '' THEN
         bound := greatest(0, least(bound, announced::bigint));
     ELSE
@@ -77,9 +77,9 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- A writer that stalls holds followers back at its bound: 5 s where it is idle, 15 s in all from its
--- first event on, then the server disconnects it. A client may set less, not more.
--- (transaction_timeout came with PostgreSQL 17; before, statement_timeout has to do.)
+-- A stalled writer holds followers back at its bound. The server disconnects it after 5 s of idling
+-- and 15 s after its first event. A client may set lower limits, but not higher ones.
+-- (PostgreSQL 17 introduced transaction_timeout; older servers rely on statement_timeout.)
 CREATE FUNCTION limit_writer() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM lower_timeout('idle_in_transaction_session_timeout', 5000);
@@ -88,7 +88,7 @@ BEGIN
     END IF;
 END $$;
 
--- annals.writer_limit_ms: both limits at once, for tests; more than the usual has no effect.
+-- The setting annals.writer_limit_ms lowers both limits, for tests; a higher value has no effect.
 CREATE FUNCTION lower_timeout(setting text, most_ms integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_ms   bigint  := extract(epoch FROM current_setting(setting)::interval) * 1000;
@@ -97,7 +97,7 @@ DECLARE
     ignored  text;
 BEGIN
     IF now_ms = 0 OR now_ms > limit_ms THEN
-        -- Off first: a clock that runs already does not take a new time.
+        -- Off first, because a timer that is running does not accept a new limit.
         ignored := set_config(setting, '0', true);
         ignored := set_config(setting, limit_ms::text, true);
     END IF;
@@ -108,10 +108,10 @@ CREATE TRIGGER events_announce_writer
     FOR EACH STATEMENT EXECUTE FUNCTION announce_writer();
 ALTER TABLE events ENABLE ALWAYS TRIGGER events_announce_writer;
 
--- The position up to which every event that will ever be there can be seen by the next statement.
--- The order of the two reads matters: first the sequence, then the announcements. Looking through the
--- locks is what costs (0.1 ms, 0.2 ms with 16 writers), so a follower that has read up to `known`
--- says so and is spared it where no position was taken since.
+-- The position up to which the next statement sees every event that will ever have a position there.
+-- The order of the two reads matters: first the sequence, then the announcements. Reading the locks
+-- is the expensive part (0.1 ms, 0.2 ms with 16 writers). A follower passes the position that it has
+-- read as `known`; if no position was taken since, the locks are not read.
 CREATE FUNCTION readable_position(known bigint DEFAULT 0) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -122,7 +122,7 @@ BEGIN
         RAISE EXCEPTION 'announcements of writers cannot be seen on a standby: follow the primary'
             USING ERRCODE = 'feature_not_supported';
     END IF;
-    -- One snapshot for the whole transaction would be older than what this function finds.
+    -- A snapshot taken at the start of the transaction would be older than the position found here.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'the log is followed in read committed, not in %',
                         current_setting('transaction_isolation')
@@ -141,8 +141,8 @@ END $$;
 
 
 -- Appending -----------------------------------------------------------------------------------
--- One round trip, one transaction: the workspace of the row-level policy, and the rows. One JSON
--- argument costs client and server less than an array for each column.
+-- One round trip and one transaction set the workspace for row-level security and insert the rows.
+-- One JSON argument costs client and server less than an array per column.
 
 CREATE FUNCTION append_events(workspace uuid, batch json, meta json)
 RETURNS SETOF bigint LANGUAGE plpgsql AS $$
@@ -160,8 +160,8 @@ BEGIN
 END $$;
 
 
--- Who may do what -----------------------------------------------------------------------------
--- annals_app serves one workspace at a time; annals_projector follows all. Neither owns anything.
+-- Permissions ---------------------------------------------------------------------------------
+-- annals_app serves one workspace at a time; annals_projector reads all. Neither owns anything.
 
 -- Plain SQL in one expression, so that the planner sees a constant and can use indexes.
 CREATE FUNCTION current_workspace() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE AS
@@ -176,10 +176,10 @@ CREATE POLICY own_workspace ON events TO annals_app
 CREATE POLICY every_workspace ON events FOR SELECT TO annals_projector USING (true);
 
 GRANT SELECT ON events TO annals_app, annals_projector;
--- Not on position and recorded_at: those are the database's to give. FORCE holds for the owner too,
--- who has no policy to add anything. A backup (pg_dump) needs a superuser or a role with BYPASSRLS;
--- as anybody else it fails, and does not write an empty file.
+-- No INSERT on position and recorded_at, because the database sets them. FORCE applies to the owner
+-- as well, who has no policy for inserting. A backup (pg_dump) needs a superuser or a role with
+-- BYPASSRLS; as any other role it fails instead of writing an empty file.
 GRANT INSERT (workspace_id, stream_id, stream_version, topic, account_id, data, metadata, occurred_at)
     ON events TO annals_app;
--- To look at its last value, not to take from it.
+-- SELECT allows reading the sequence's last value, but not taking values from it.
 GRANT SELECT ON SEQUENCE events_position_seq TO annals_app, annals_projector;

@@ -1,5 +1,5 @@
--- What is known of projections: how far each has read, what it consumed, what it could not digest,
--- and the rebuilds of its tables. The tables themselves are the projector's own (schema read).
+-- The state of projections: checkpoint, coverage ledger, parked entities and rebuilds.
+-- The read tables themselves belong to the projector's role (schema read).
 
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
 CREATE EXTENSION IF NOT EXISTS btree_gin;
@@ -28,7 +28,7 @@ COMMENT ON COLUMN projections.position IS 'All events up to here are in the rows
 COMMENT ON COLUMN projections.epoch IS 'Counts what changes the work from outside: a retry, a swap.';
 COMMENT ON COLUMN projections.state IS 'handover: whoever works on it is asked to let go, a swap is at hand.';
 
--- Count and digests of the events consumed, by range of positions.
+-- The coverage ledger: count and digests of the events consumed, by range of positions.
 CREATE TABLE projection_coverage (
     projection text    NOT NULL,
     bucket     bigint  NOT NULL,
@@ -42,7 +42,7 @@ COMMENT ON COLUMN projection_coverage.bucket IS 'Range of 1,000 positions: posit
 COMMENT ON COLUMN projection_coverage.digest IS 'Sum of the digests of the events.';
 COMMENT ON COLUMN projection_coverage.weighted IS 'Sum of digest times (position % 1000 + 1): locates one fault.';
 
--- Entities that a projector could not digest: by position, the events stay where they are.
+-- Entities whose events a projector could not process, by position. The events stay in the log.
 CREATE TABLE projection_parked (
     projection   text        NOT NULL,
     workspace_id uuid        NOT NULL,
@@ -77,9 +77,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE
     ON projections, projection_coverage, projection_parked, projection_rebuilds
     TO annals_projector;
 
--- How far behind a reader at `since` is: events (counted up to `most`) and seconds since the first
--- of them was recorded. It tells numbers and nothing of what the events say, so it looks at all
--- workspaces.
+-- The lag of a reader at `since`: the number of events (counted up to `most`), and the seconds since
+-- the first of them was recorded. It covers all workspaces, because it reveals only numbers.
 CREATE FUNCTION log_behind(since bigint, upto bigint, most integer)
 RETURNS TABLE (n bigint, seconds double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public AS $$

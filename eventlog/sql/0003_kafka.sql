@@ -1,6 +1,6 @@
--- The log on Kafka: which log this is, which topic it was published to and how far, and how far each
--- projection has consumed each partition. A place in the topic is only ever kept here, beside the
--- rows that came of it (docs/adr/0006).
+-- The log on Kafka: the log's identity, the topics with the position published, and the offset up to
+-- which each projection has consumed each partition. Offsets are stored only here, beside the rows
+-- that they belong to (docs/adr/0006).
 
 CREATE TABLE log_identity (
     id       uuid    NOT NULL DEFAULT gen_random_uuid(),
@@ -23,8 +23,8 @@ COMMENT ON COLUMN kafka_topics.generation IS 'Counts how often the topic was mad
 COMMENT ON COLUMN kafka_topics.epoch IS 'Counts the relays that ever published; the last one counts.';
 COMMENT ON COLUMN kafka_topics.position IS 'All events up to here are in the topic, acknowledged.';
 
--- Now and then, where in each partition the mark for a position lies: whoever wants all after the
--- position begins there and not at the start.
+-- For some positions, the offset of the mark in each partition. A consumer that needs the events
+-- after such a position starts there instead of at the beginning.
 CREATE TABLE kafka_marks (
     topic      text     NOT NULL REFERENCES kafka_topics ON DELETE CASCADE,
     generation bigint   NOT NULL,
@@ -33,8 +33,8 @@ CREATE TABLE kafka_marks (
     PRIMARY KEY (topic, generation, position)
 );
 
--- A projection that has rows here is consumed from Kafka, its partitions each as far as they are.
--- One that has none stands at projections.position and nowhere else.
+-- A projection with rows here consumes Kafka and has one position per partition. A projection
+-- without rows here has only projections.position.
 CREATE TABLE projection_offsets (
     projection  text   NOT NULL,
     topic       text   NOT NULL,

@@ -1,5 +1,5 @@
--- Operating projections: jobs asked for over HTTP, what projectors have done, where a ledger differs
--- from the log. Health, metrics and alarms are decided from these tables and no other memory.
+-- Operating projections: jobs requested over HTTP, statistics of projectors, and differences between
+-- ledger and log. Health, metrics and alarms are computed from these tables alone.
 
 ALTER TABLE projection_rebuilds
     ADD COLUMN kind                  text NOT NULL DEFAULT 'rebuild'
@@ -14,7 +14,7 @@ COMMENT ON COLUMN projection_rebuilds.summary IS 'How it ended in words that tel
 CREATE INDEX projection_rebuilds_open ON projection_rebuilds (projection) WHERE ended_at IS NULL;
 CREATE INDEX projection_rebuilds_by_projection ON projection_rebuilds (projection, id);
 
--- The API's role may ask, and ask to stop; the work is the projector's.
+-- The API's role may request and cancel jobs; the projector's role runs them.
 
 CREATE FUNCTION request_projection_job(
     asked_projection text, asked_kind text, asked_version text, throttle double precision,
@@ -23,7 +23,7 @@ CREATE FUNCTION request_projection_job(
 DECLARE
     job bigint;
 BEGIN
-    -- Two who ask at once: the second finds what the first has asked for.
+    -- Of two concurrent requests, the second finds the job of the first.
     PERFORM pg_advisory_xact_lock(75, hashtext(asked_projection));
     IF EXISTS (SELECT FROM projection_rebuilds
                 WHERE projection = asked_projection AND ended_at IS NULL) THEN
@@ -49,7 +49,7 @@ REVOKE ALL ON FUNCTION request_projection_job, cancel_projection_job FROM PUBLIC
 GRANT EXECUTE ON FUNCTION request_projection_job, cancel_projection_job
     TO annals_app, annals_projector;
 
--- Which entities are parked is their workspace's business; how many, everybody's.
+-- Only their workspace may see which entities are parked; everyone may see how many.
 
 ALTER TABLE projection_parked ENABLE ROW LEVEL SECURITY;
 ALTER TABLE projection_parked FORCE ROW LEVEL SECURITY;
@@ -76,7 +76,7 @@ CREATE TABLE projector_work (
 COMMENT ON COLUMN projector_work.source IS 'log or kafka.';
 COMMENT ON COLUMN projector_work.batches_by_events IS 'Counts by size; the bounds are in projections/engine/live/work.py.';
 
--- How far each ledger was compared with the log, and where it differs.
+-- The position up to which each ledger was compared with the log, and the differences found.
 CREATE TABLE projection_checks (
     projection text        PRIMARY KEY,
     epoch      bigint      NOT NULL,
@@ -102,5 +102,5 @@ CREATE TABLE projection_faults (
 GRANT SELECT ON projector_work, projection_checks, projection_faults TO annals_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON projector_work, projection_checks, projection_faults
     TO annals_projector;
--- So that a process can say that the tables of its version are not there yet.
+-- Lets a process report that the tables of its version are missing.
 GRANT SELECT ON _yoyo_migration TO annals_app, annals_projector;

@@ -1,4 +1,4 @@
--- Answers remembered under an idempotency key, in partitions by time, so that old ones go at once.
+-- Answers stored under an idempotency key, partitioned by time so that old ones are dropped quickly.
 
 CREATE TABLE remembered_answers (
     workspace_id uuid        NOT NULL,
@@ -19,14 +19,14 @@ ALTER TABLE remembered_answers FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_workspace ON remembered_answers TO annals_app
     USING (workspace_id = current_workspace())
     WITH CHECK (workspace_id = current_workspace());
--- On the parent only: no partition can be read around the policy. What was answered stays said.
+-- Granted on the parent only, so the policy cannot be bypassed by reading a partition.
 GRANT SELECT, INSERT ON remembered_answers TO annals_app;
 
 
--- A partition holds 6 hours, named by the hour in UTC in which it begins. Those of the next 48 hours
--- are made ahead; those whose every row is older than the window are dropped. Returns how many.
--- Attaching lets writers go on. Dropping does not: it waits no longer than 200 ms for those that are
--- at work, for others queue behind it meanwhile; what cannot be dropped now is dropped next time.
+-- A partition covers 6 hours and is named after the UTC hour in which it begins. The partitions of
+-- the next 48 hours are created ahead; those with only rows older than the window are dropped.
+-- Returns the numbers of both. Attaching a partition does not block writers. Dropping one does, so it
+-- waits at most 200 ms for writers; a partition that cannot be dropped now is dropped next time.
 CREATE FUNCTION keep_remembered_answers(window_s integer, OUT made integer, OUT dropped integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
@@ -66,7 +66,7 @@ END $$;
 REVOKE EXECUTE ON FUNCTION keep_remembered_answers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION keep_remembered_answers TO annals_app;
 
--- One row; with its partition, should nobody have made it ahead.
+-- Inserts one row, and creates its partition if it is missing.
 CREATE FUNCTION remember_answer(
     workspace uuid, caller uuid, key text, request bytea, answer bytea, window_s integer
 ) RETURNS void LANGUAGE plpgsql AS $$

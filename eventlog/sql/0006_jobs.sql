@@ -1,7 +1,7 @@
--- Jobs: which are open, what they work through, what went wrong. That a job is there, how far it is
--- and how it ended are events; these tables are written in the transactions of those events.
+-- Jobs: open jobs, their items and their errors. A job's request, progress and end are events; these
+-- tables are written in the transactions of those events.
 
--- One row for each job that has not ended. Workers find their work here.
+-- One row per job that has not ended. Workers find their jobs here.
 CREATE TABLE open_jobs (
     workspace_id uuid        NOT NULL,
     job_id       uuid        NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE open_jobs (
 COMMENT ON COLUMN open_jobs.turn_at IS 'When a worker last took it up: who waits longest is next.';
 CREATE INDEX open_jobs_by_turn ON open_jobs (turn_at);
 
--- What a job works through, in chunks. They go when the job ends.
+-- The items of a job, in chunks. They are deleted when the job ends.
 CREATE TABLE job_items (
     workspace_id uuid    NOT NULL,
     job_id       uuid    NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE job_items (
 );
 COMMENT ON COLUMN job_items.first IS 'The first item of the chunk, counted from 0.';
 
--- Every item that failed. The job itself names the first ones.
+-- Every failed item. The job itself contains the first ones.
 CREATE TABLE job_errors (
     workspace_id uuid        NOT NULL,
     job_id       uuid        NOT NULL,
@@ -54,8 +54,8 @@ GRANT SELECT, INSERT, UPDATE (turn_at), DELETE ON open_jobs TO annals_app;
 GRANT SELECT, INSERT, DELETE ON job_items TO annals_app;
 GRANT SELECT, INSERT ON job_errors TO annals_app;
 
--- A worker takes up jobs of every workspace and works on each as the API's role in the workspace of
--- the job. It has to learn of them first: ids and kinds of work, nothing of what is in them.
+-- A worker runs the jobs of all workspaces, each as the API's role in the job's workspace. This
+-- function lists the open jobs for it: ids and kinds of work, but no content.
 CREATE POLICY owner_works ON open_jobs TO CURRENT_USER USING (true);
 CREATE POLICY owner_purges ON job_errors TO CURRENT_USER USING (true);
 

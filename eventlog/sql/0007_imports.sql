@@ -1,5 +1,5 @@
--- Imports: the files that were handed in, what is to become of their columns, and which rows failed.
--- What an import records is in the log, and how far it is is its job's; these tables go after a time.
+-- Imports: the uploaded files, the mapping of their columns, and the rows that failed.
+-- The log has what an import recorded, and its job has the progress; these rows expire.
 
 CREATE TABLE imports (
     workspace_id uuid        NOT NULL,
@@ -21,7 +21,7 @@ COMMENT ON COLUMN imports.version IS 'Counts the changes of the options.';
 COMMENT ON COLUMN imports.findings IS 'How many findings are kept.';
 CREATE INDEX imports_by_time ON imports (handed_in_at);
 
--- The file itself, and each one with mended rows: round 1, 2, …
+-- The file itself, and each file with corrected rows: round 1, 2, …
 CREATE TABLE import_files (
     workspace_id uuid        NOT NULL,
     import_id    uuid        NOT NULL,
@@ -37,7 +37,7 @@ CREATE TABLE import_files (
 );
 COMMENT ON COLUMN import_files.job_id IS 'The job that takes its rows; null before it is started.';
 
--- In parts of a fixed length, so that any worker can read on from any byte.
+-- Parts of a fixed length, so that any worker can continue reading at any byte.
 CREATE TABLE import_parts (
     workspace_id uuid    NOT NULL,
     import_id    uuid    NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE import_parts (
     FOREIGN KEY (workspace_id, import_id, round) REFERENCES import_files ON DELETE CASCADE
 );
 
--- Rows that failed, as they came. A row that was mended goes from here.
+-- Failed rows as they were in the file. A row that was corrected is deleted.
 CREATE TABLE import_failures (
     workspace_id uuid    NOT NULL,
     import_id    uuid    NOT NULL,
@@ -60,7 +60,7 @@ CREATE TABLE import_failures (
 );
 COMMENT ON COLUMN import_failures.row IS 'As a spreadsheet counts in the first file: the header is row 1.';
 
--- What there was to say about rows: why they failed, and what was made of doubtful values.
+-- The issues of rows: why they failed, and how doubtful values were read.
 CREATE TABLE import_findings (
     workspace_id uuid    NOT NULL,
     import_id    uuid    NOT NULL,
@@ -90,7 +90,7 @@ GRANT SELECT, INSERT ON import_parts, import_findings TO annals_app;
 GRANT SELECT, INSERT, UPDATE (cells, findings), DELETE ON import_failures TO annals_app;
 GRANT USAGE ON SEQUENCE import_findings_number_seq TO annals_app;
 
--- Of every workspace, by the clock alone.
+-- Deletes old imports of all workspaces.
 CREATE POLICY owner_purges ON imports TO CURRENT_USER USING (true);
 
 CREATE FUNCTION purge_imports(keep_s integer) RETURNS bigint

@@ -1,5 +1,5 @@
--- Appending events that differ in their metadata, in one statement: an undo says of each event which
--- other one it takes back.
+-- Appends events with different metadata in one statement: each event of an undo names the event
+-- that it compensates.
 
 CREATE FUNCTION append_events_each(workspace uuid, batch json)
 RETURNS SETOF bigint LANGUAGE plpgsql AS $$

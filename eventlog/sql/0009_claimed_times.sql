@@ -1,5 +1,5 @@
--- Whose time is taken, and by what: kept by the transaction that appends the events from which it
--- follows, so that a decision about it need not wait for a read table.
+-- Claimed times: the time slots that entities hold. The transaction that appends the events writes
+-- them too, so that a decision about overlaps need not wait for a read table.
 
 CREATE TABLE claimed_times (
     workspace_id uuid        NOT NULL,
@@ -9,7 +9,7 @@ CREATE TABLE claimed_times (
     ends_at      timestamptz NOT NULL,
     may_overlap  boolean     NOT NULL,
     PRIMARY KEY (workspace_id, entity_id),
-    -- By it claims that reach into a time are found among those that begin shortly before.
+    -- Bounds the search: a claim that overlaps a time begins at most this long before it.
     CHECK (ends_at > starts_at AND ends_at - starts_at <= interval '7 days')
 );
 CREATE INDEX ON claimed_times (workspace_id, holder_id, starts_at);
@@ -25,10 +25,10 @@ CREATE POLICY own_workspace ON claimed_times TO annals_app
 GRANT SELECT, INSERT, UPDATE, DELETE ON claimed_times TO annals_app;
 
 
--- What entities claim from now on; one without a holder claims nothing any more. Returns what stands
--- in the way of those that may not overlap: then the caller rolls back. A claim is not looked at
--- again where it lies within what the entity had before. Until the transaction ends nobody else
--- claims time of the same holders; these are taken in one order, so that nobody waits in a circle.
+-- Replaces the claims of entities; an entity without a holder claims nothing any more. Returns the
+-- conflicts of claims that may not overlap, upon which the caller rolls back. A claim within the
+-- entity's previous one is not checked again. Until the transaction ends, no other transaction can
+-- claim time of the same holders; holders are locked in one order, which prevents deadlocks.
 CREATE FUNCTION claim_times(workspace uuid, batch json)
 RETURNS TABLE (entity_id uuid, taken_by uuid, taken_from timestamptz, taken_until timestamptz)
 LANGUAGE plpgsql AS $$
@@ -38,7 +38,7 @@ BEGIN
        FROM (SELECT DISTINCT hashtext(workspace::text || c.holder::text) AS key
                FROM json_to_recordset(batch) AS c(holder uuid)
               WHERE c.holder IS NOT NULL ORDER BY 1) AS holders;
-    -- A statement of its own: it sees what whoever had the lock before us has committed.
+    -- A separate statement, so that it sees what the previous holder of the lock has committed.
     RETURN QUERY
     WITH wanted AS MATERIALIZED (
         SELECT * FROM json_to_recordset(batch)
@@ -57,7 +57,7 @@ BEGIN
          WHERE (t.holder_id, t.starts_at, t.ends_at, t.may_overlap)
                <> (excluded.holder_id, excluded.starts_at, excluded.ends_at, excluded.may_overlap)
     )
-    -- All parts of a statement see the table as it was before: what is wanted is added by hand.
+    -- All parts of a statement see the table as it was before, so the new claims are added here.
     SELECT w.entity, other.entity, other.starts, other.ends
       FROM wanted AS w
       LEFT JOIN claimed_times AS had

@@ -1,9 +1,9 @@
--- Process managers: how far each has read the log, what it remembers, and the commands that it gave;
--- what the sender of text messages shares with other senders. Only annals_sender may write here, so
--- whoever reads history as anybody else (projectors, rebuilds, the API) can cause nothing.
+-- Process managers: the position, state and commands of each, and what senders of text messages
+-- share. Only annals_sender may write here, so reading history in another role (projectors,
+-- rebuilds, the API) can cause nothing.
 
--- The sender follows the log of all workspaces, and acts in one at a time. Whoever may log in as it
--- gets a password where roles are prepared (server/postgres/roles.py).
+-- The sender follows the log of all workspaces and acts in one at a time. Its password is set
+-- where roles are prepared (server/postgres/roles.py).
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'annals_sender') THEN
         CREATE ROLE annals_sender LOGIN;
@@ -26,7 +26,7 @@ GRANT SELECT ON SEQUENCE events_position_seq TO annals_sender;
 GRANT SELECT ON _yoyo_migration TO annals_sender;
 
 
--- How far each process has read. It never goes back, so no event is reacted to twice.
+-- The position of each process. It never decreases, so a process handles no event twice.
 CREATE TABLE process_inboxes (
     process    text        PRIMARY KEY,
     position   bigint      NOT NULL,
@@ -34,13 +34,13 @@ CREATE TABLE process_inboxes (
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN process_inboxes.position IS 'All events up to here were reacted to, exactly once.';
 
--- What was before a process came is history to it. That is said here and not where a sender starts
--- for the first time: what is asked for in between is not to be forgotten.
+-- A new process starts at the end of the log. The migration sets this position, not the first start
+-- of a sender, so that requests made in between are handled.
 INSERT INTO process_inboxes (process, position)
 SELECT name, coalesce(pg_sequence_last_value('public.events_position_seq'), 0)
   FROM (VALUES ('sms'), ('booking')) AS processes (name);
 
--- What a process remembers of one thing that it sees to, until it is done with it.
+-- The state of a process for one key, until the process has finished with it.
 CREATE TABLE process_states (
     workspace_id uuid NOT NULL,
     process      text NOT NULL,
@@ -49,7 +49,7 @@ CREATE TABLE process_states (
     PRIMARY KEY (workspace_id, process, key)
 );
 
--- What processes want done: each is done once, whoever does it and however often it is tried.
+-- The commands of processes. Each is executed once, however often it is tried.
 CREATE TABLE process_commands (
     id              uuid        PRIMARY KEY,
     workspace_id    uuid        NOT NULL,
@@ -75,7 +75,7 @@ CREATE INDEX process_commands_waiting ON process_commands (next_attempt_at)
     WHERE state = 'waiting';
 CREATE INDEX process_commands_ended ON process_commands (ended_at) WHERE state <> 'waiting';
 
--- Messages asked for, by day in UTC; of one lead, and of the workspace (lead_id null).
+-- Messages requested per day (UTC), for one lead and for the whole workspace (lead_id null).
 CREATE TABLE sms_counts (
     workspace_id uuid    NOT NULL,
     day          date    NOT NULL,
@@ -84,7 +84,7 @@ CREATE TABLE sms_counts (
     UNIQUE NULLS NOT DISTINCT (workspace_id, day, lead_id)
 ) WITH (fillfactor = 50);
 
--- Of what is outside, and so of no workspace: whether it answers.
+-- Circuit breakers of external services. They belong to no workspace.
 CREATE TABLE circuit_breakers (
     name     text             PRIMARY KEY,
     state    text             NOT NULL DEFAULT 'CLOSED'
@@ -97,7 +97,7 @@ CREATE TABLE circuit_breakers (
 INSERT INTO circuit_breakers (name) VALUES ('sms');
 
 
--- Who may do what -----------------------------------------------------------------------------
+-- Permissions ---------------------------------------------------------------------------------
 
 ALTER TABLE process_states ENABLE ROW LEVEL SECURITY;
 ALTER TABLE process_states FORCE ROW LEVEL SECURITY;
@@ -121,7 +121,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON sms_counts TO annals_app, annals_sender;
 GRANT SELECT, INSERT, UPDATE ON circuit_breakers TO annals_sender;
 GRANT SELECT ON circuit_breakers, process_inboxes TO annals_app;
 
--- What waits, over all workspaces: numbers, and nothing of what the commands say.
+-- The commands that wait, over all workspaces: numbers only, no content.
 CREATE FUNCTION waiting_commands() RETURNS TABLE (process text, n bigint, oldest_s double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT i.process, count(c.id),
@@ -131,8 +131,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
      GROUP BY i.process
 $$;
 
--- For how many seconds an event of one of these topics, in whatever workspace, is there for a process
--- that has not reacted to it; 0 where there is none among the next events.
+-- The seconds for which the oldest unhandled event of these topics, in any workspace, has waited for
+-- a process; 0 if none of the next events has one of these topics.
 CREATE FUNCTION unread_by_process(asked_process text, topics text[]) RETURNS double precision
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(next.recorded_at)), 0)::double precision

@@ -1,6 +1,6 @@
--- One reader of the log for all who follow it over HTTP (docs/adr/0016), under the API's own role: row-level
--- security holds for what events say. What is told of all workspaces is positions, and in which
--- workspaces there is something new.
+-- One reader of the log serves all subscribers of a process (docs/adr/0016), in the API's role, so
+-- row-level security covers the content of events. Of other workspaces it reveals only positions and
+-- which of them have new events.
 
 CREATE FUNCTION last_event_position() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -12,10 +12,9 @@ END $$;
 COMMENT ON FUNCTION last_event_position IS
     'Of the last event that can be read; no position beyond it is ever told to whoever keeps places.';
 
--- Each statement of the function sees what was committed before it. Where the positions after `known`
--- are all taken by events that can be seen, nothing can come in between any more, and nobody has to
--- look through the locks, which costs more than the rest. Only where one is missing, a writer may
--- still have it.
+-- Each statement of the function sees what was committed before it. If visible events have all
+-- positions after `known`, no event can still appear in between, and the locks need not be read,
+-- which would cost more than the rest. If a position is missing, a writer may still hold it.
 CREATE FUNCTION workspaces_with_news(known bigint, most integer, OUT upto bigint, OUT workspaces uuid[])
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -41,8 +40,8 @@ COMMENT ON FUNCTION workspaces_with_news IS
 REVOKE EXECUTE ON FUNCTION last_event_position, workspaces_with_news FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION last_event_position, workspaces_with_news TO annals_app;
 
--- In one round trip: how far the log was read by it, and the events of these workspaces among the
--- next ones. Runs as its caller; each workspace is read within its own row-level policy.
+-- Returns, in one round trip, the position up to which the log was read and the next events of these
+-- workspaces. Runs as its caller; row-level security applies to each workspace.
 CREATE FUNCTION news_of(followed uuid[], known bigint, most integer)
 RETURNS TABLE (upto bigint, event events) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
