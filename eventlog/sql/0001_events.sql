@@ -57,9 +57,9 @@ DECLARE
     announced text   := current_setting('annals.announced', true);
     ignored   text;
 BEGIN
-    -- The first announcement holds for the transaction; taking the same key again needs no further
-    -- lock. A rollback to a savepoint undoes setting and lock together. A client that changes the
-    -- setting can only announce too low a bound, which is safe.
+    -- The first announcement holds for the transaction; the same key again takes no room among the
+    -- locks. Setting and lock both go with the savepoint that they were made in. Whoever puts
+    -- something else into the setting can only announce too low, which is safe.
     IF announced <> '' THEN
         bound := greatest(0, least(bound, announced::bigint));
     ELSE
@@ -97,7 +97,7 @@ DECLARE
     ignored  text;
 BEGIN
     IF now_ms = 0 OR now_ms > limit_ms THEN
-        -- Off first, because a timer that is running does not accept a new limit.
+        -- Off first: a clock that runs already does not take a new time.
         ignored := set_config(setting, '0', true);
         ignored := set_config(setting, limit_ms::text, true);
     END IF;
@@ -122,7 +122,7 @@ BEGIN
         RAISE EXCEPTION 'announcements of writers cannot be seen on a standby: follow the primary'
             USING ERRCODE = 'feature_not_supported';
     END IF;
-    -- A snapshot taken at the start of the transaction would be older than the position found here.
+    -- One snapshot for the whole transaction would be older than what this function finds.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'the log is followed in read committed, not in %',
                         current_setting('transaction_isolation')

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 
 from api.app import create_app
@@ -147,3 +148,11 @@ def running_engine(engine: ProjectionEngine) -> Iterator[ProjectionEngine]:
     finally:
         engine.stop()
         thread.join()
+
+
+def command_line_of(process: psutil.Process) -> list[str]:
+    """Return the command line of a process; empty if it has ended since it was listed."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []

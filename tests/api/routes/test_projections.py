@@ -28,7 +28,7 @@ from projections.engine.registry import PROJECTIONS
 from runtime.settings import REPOSITORY
 from tests.support.databases import Urls
 from tests.support.failing_projection import failing_for
-from tests.support.processes import Projector, running_projector
+from tests.support.processes import Projector, command_line_of, running_projector
 from tests.support.projection_admin import ProjectionAdmin, open_projection_admin
 from tests.support.waiting import wait_until
 
@@ -117,7 +117,7 @@ def test_rebuild_and_rollback_succeed_during_writes_and_reads(
 def job_process(projector: Projector) -> psutil.Process:
     """Return the process of the projection job that the projector has started."""
     children = psutil.Process(projector.process.pid).children()
-    (child,) = [each for each in children if "job" in each.cmdline()]
+    (child,) = [each for each in children if "job" in command_line_of(each)]
     return child
 
 

@@ -18,6 +18,7 @@ import pytest
 from runtime.settings import REPOSITORY
 from server.processes.supervisor import RESTART_DELAYS_S, restart_delay_s
 from tests.support.postgres_server import reachable_folder
+from tests.support.processes import command_line_of
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long(seconds=25)
@@ -231,7 +232,7 @@ class Running:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def child(self, command: str) -> psutil.Process:
-        return next(child for child in self.children() if child.cmdline()[-1] == command)
+        return next(each for each in self.children() if command_line_of(each)[-1:] == [command])
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -309,7 +310,7 @@ def test_killed_process_is_restarted(running: Running, command: str) -> None:
     before.kill()
     before.wait(WAIT_MAX_S)
     wait_until(
-        lambda: any(child.cmdline()[-1:] == [command] for child in running.children()),
+        lambda: any(command_line_of(each)[-1:] == [command] for each in running.children()),
         "the process is started again",
     )
     wait_until(running.is_healthy, "the API answers")
@@ -319,7 +320,7 @@ def test_killed_process_is_restarted(running: Running, command: str) -> None:
 def test_killed_database_is_restarted(running: Running) -> None:
     def postmasters() -> list[psutil.Process]:
         direct = psutil.Process(running.process.pid).children()
-        return [child for child in direct if child.name() == "postgres"]
+        return [each for each in direct if "postgres" in "".join(command_line_of(each)[:1])]
 
     (before,) = postmasters()
     before.kill()
