@@ -33,6 +33,7 @@ from commands.entities import CommandOutcome, EntityCommands
 from domain.shared.refusals import Refusal
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
+from eventlog.reading import readable_position
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from runtime.process import end_with_supervisor
@@ -51,6 +52,9 @@ PACE_S = 0.02
 """Longest pause between two commands."""
 OUTAGE_PAUSE_S = 0.3
 """Longest pause after an unknown outcome, so that an outage is not met hundreds of times."""
+WRITER_LIMIT_S = 15.0
+"""Time after which PostgreSQL disconnects a writer that holds followers back."""
+READABLE_POLL_S = 0.01
 REQUEST_TIMEOUT_S = 4.0
 POOL_MAX = 2
 MERGE = "application/merge-patch+json"
@@ -192,7 +196,14 @@ class DirectTransport:
 
     def _read(self, request: Request, scope: Scope) -> Answer:
         stream = str(request.sent.stream)
-        with self._log.scoped(scope):
+        with self._log.transaction(scope) as connection:
+            # Another client's event with a lower position may be committed after the client's own.
+            deadline = time.monotonic() + WRITER_LIMIT_S
+            while (
+                readable_position(connection) < request.sent.min_position
+                and time.monotonic() < deadline
+            ):
+                time.sleep(READABLE_POLL_S)  # until the writers below the position have ended
             entity = self._log.load(request.kind, UUID(stream))
         version = None if entity.is_deleted else entity.version
         return Answer(request.sent.op, "acknowledged", stream, version)
