@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from eventlog import locks
 from eventlog.migrations import SQL_FOLDER
-from runtime.settings import REPOSITORY
+from tests.support.source_files import tracked_files
 
 RELEASED = sorted(SQL_FOLDER.glob("*.sql"))
 CLASSES: dict[str, int] = {
@@ -28,17 +27,6 @@ LITERAL_CLASS = re.compile(
 def literal_classes(text: str) -> set[int]:
     """Return the classes of advisory locks that the text contains as numbers."""
     return {int(first or second) for first, second in LITERAL_CLASS.findall(text)}
-
-
-def sources(*patterns: str) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    return [REPOSITORY / name for name in sorted(set(listed)) if (REPOSITORY / name).exists()]
 
 
 def test_classes_are_distinct() -> None:
@@ -70,6 +58,8 @@ def test_literal_class_is_found(text: str, number: int) -> None:
 
 
 def test_no_other_file_contains_a_literal_class() -> None:
-    checked = [path for path in sources("*.py", "*.sql") if path not in (*RELEASED, Path(__file__))]
+    checked = [
+        path for path in tracked_files("*.py", "*.sql") if path not in (*RELEASED, Path(__file__))
+    ]
     found = {str(path): literal_classes(path.read_text("utf-8")) for path in checked}
     assert {path: numbers for path, numbers in found.items() if numbers} == {}
