@@ -1,15 +1,23 @@
-"""Connections to PostgreSQL for writers and followers, and how they return JSON and ids."""
+"""Connections to PostgreSQL for writers and followers: how they return JSON and ids, and errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 from uuid import UUID
 
 import psycopg
+from eventsourcing.persistence import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PersistenceError,
+)
 from psycopg.adapt import Loader
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 Connection = psycopg.Connection[TupleRow]
 AsyncConnection = psycopg.AsyncConnection[TupleRow]
@@ -32,6 +40,13 @@ WRITE_POOL_MIN = 1
 WRITE_POOL_MAX = 16
 WRITE_POOL_WAIT_S = 10.0
 WRITE_POOL_QUEUE_MAX = 1_000
+UNREACHABLE_OR_TIMED_OUT = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    PoolTimeout,
+    TooManyRequests,
+)
 
 
 class RawJsonLoader(Loader):
@@ -142,3 +157,25 @@ def follow_connection(url: str, *, application_name: str) -> Connection:
     raw_json(connection)
     text_ids(connection)
     return connection
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise the eventsourcing library's errors in place of psycopg's."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout, TooManyRequests) as error:
+        _raise_translated(error)
+
+
+def _raise_translated(error: Exception) -> NoReturn:
+    if isinstance(error, psycopg.IntegrityError):
+        # The detail is left out: it may show ids of another workspace.
+        raise IntegrityError(error.diag.message_primary or str(error)) from error
+    if isinstance(error, UNREACHABLE_OR_TIMED_OUT):
+        raise OperationalError(str(error)) from error
+    if isinstance(error, psycopg.InterfaceError):
+        raise InterfaceError(str(error)) from error
+    if isinstance(error, psycopg.DataError):
+        raise DataError(str(error)) from error
+    raise PersistenceError(str(error)) from error

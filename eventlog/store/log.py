@@ -9,7 +9,13 @@ from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import CanMutateAggregate
-from eventsourcing.persistence import InfrastructureFactory
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    InfrastructureFactory,
+    Mapper,
+    TrackingRecorder,
+    Transcoder,
+)
 from eventsourcing.utils import Environment
 from psycopg_pool import ConnectionPool
 
@@ -21,10 +27,8 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.accounts import SELECT_CHILDREN, lock_accounts
 from eventlog.store.claims import claim_times, lock_claims, overwrite_claims, select_claimants
-from eventlog.store.factory import LogFactory
-from eventlog.store.mapper import LogEvent
-from eventlog.store.recorder import PostgresLogRecorder
-from eventlog.store.session import current_session, open_connection
+from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
+from eventlog.store.recorder import PostgresLogRecorder, current_session, open_connection
 
 E = TypeVar("E", bound=RecordedAggregate)
 
@@ -218,6 +222,32 @@ class EventLog(Application[UUID]):
             event = self.mapper.to_domain_event(stored)
             found[stream_id] = evolve(found.get(stream_id), [event])
         return found
+
+
+class LogFactory(InfrastructureFactory[TrackingRecorder]):
+    """Makes the recorder, mapper and transcoder of the library's application."""
+
+    def __init__(self, env: Environment, recorder: PostgresLogRecorder) -> None:
+        super().__init__(env)
+        self.recorder = recorder
+
+    def application_recorder(self) -> ApplicationRecorder:
+        return self.recorder
+
+    def aggregate_recorder(self, purpose: str = "events") -> ApplicationRecorder:
+        return self.recorder
+
+    def transcoder(self) -> Transcoder:
+        return OrjsonTranscoder()
+
+    def mapper(self, transcoder: Transcoder | None = None, mapper_class: Any = None) -> Mapper[Any]:
+        return EventMapper(transcoder or self.transcoder())
+
+    def tracking_recorder(self, tracking_recorder_class: Any = None) -> Any:
+        raise TypeError("projections keep their own checkpoints")
+
+    def process_recorder(self) -> Any:
+        raise TypeError("projections keep their own checkpoints")
 
 
 def evolve(entity: Any, events: Iterable[Any]) -> Any:

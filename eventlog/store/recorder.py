@@ -7,8 +7,11 @@ Announcements keep the order that followers rely on (sql/0001_events.sql and doc
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -16,18 +19,16 @@ import orjson
 from eventsourcing.persistence import (
     ApplicationRecorder,
     Notification,
+    ProgrammingError,
     StoredEvent,
     Subscription,
 )
 from psycopg_pool import ConnectionPool
 
-from eventlog.connections import Connection, set_workspace
+from eventlog.connections import Connection, set_workspace, translated_errors
 from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
-from eventlog.store.errors import translated_errors
 from eventlog.store.mapper import LogEvent, LogNotification
-from eventlog.store.session import SESSION, Session, current_session
-from eventlog.store.subscription import PollingSubscription
 
 APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
 APPEND_EACH = "SELECT append_events_each(%s::uuid, %s::json)"
@@ -52,6 +53,38 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
 
 MAX_VERSION = 2**31 - 1
 MAX_POSITION = 2**62
+SUBSCRIPTION_POLL_S = 0.1
+SUBSCRIPTION_PAGE = 500
+
+
+@dataclass
+class Session:
+    """A scope, and the connection of the transaction in which it acts, if one is open."""
+
+    scope: Scope
+    connection: Connection | None = None
+    pool: ConnectionPool[Connection] | None = None
+    """The pool that the connection comes from."""
+    has_appended: bool = False
+
+
+SESSION: ContextVar[Session | None] = ContextVar("annals_session", default=None)
+
+
+def current_session() -> Session:
+    """The session of this thread. Raises `ProgrammingError` outside `scoped` and `transaction`."""
+    session = SESSION.get()
+    if session is None:
+        raise ProgrammingError("the log is read and written inside scoped() or transaction()")
+    return session
+
+
+def open_connection() -> Connection:
+    """The connection of the open transaction. Raises `ProgrammingError` if none is open."""
+    connection = current_session().connection
+    if connection is None:
+        raise ProgrammingError("this needs an open transaction(): scoped() is not enough")
+    return connection
 
 
 class PostgresLogRecorder(ApplicationRecorder):
@@ -304,3 +337,32 @@ def _append_statement(
         return APPEND_EACH, (scope.workspace_id, orjson.dumps(batch).decode())
     meta = orjson.dumps(metadata).decode()
     return APPEND, (scope.workspace_id, orjson.dumps(batch).decode(), meta)
+
+
+class PollingSubscription(Subscription[ApplicationRecorder]):
+    """Polls in the thread that iterates, and so in the session of that thread."""
+
+    def __init__(
+        self, recorder: ApplicationRecorder, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> None:
+        super().__init__(recorder, gt, topics)
+        self._buffer: deque[Notification] = deque()
+
+    def __next__(self) -> Notification:
+        while not self._has_been_stopped and not self._buffer:
+            self._buffer.extend(self._page())
+            if not self._buffer:
+                time.sleep(SUBSCRIPTION_POLL_S)
+        if self._has_been_stopped:
+            raise StopIteration
+        notification = self._buffer.popleft()
+        self._last_notification_id = notification.id
+        return notification
+
+    def _page(self) -> Sequence[Notification]:
+        return self._recorder.select_notifications(
+            start=self._last_notification_id,
+            limit=SUBSCRIPTION_PAGE,
+            topics=self._topics,
+            inclusive_of_start=False,
+        )
