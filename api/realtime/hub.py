@@ -6,7 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -77,7 +85,7 @@ class Hub:
 
     async def start(self) -> None:
         """Start the background tasks. The log is read once there is a subscriber."""
-        self._read_tables.on_advance(self._notify_ready)
+        self._read_tables.on_advance(lambda: self._notify_ready(self._subscribers))
         await self._reader.start()
         heartbeats = self._repeat(self._settings.realtime_heartbeat_s, self._send_heartbeats)
         checks = self._repeat(self._settings.realtime_key_check_s, self._check_keys)
@@ -199,9 +207,12 @@ class Hub:
             for subscriber in self._live.get(fact.workspace_id, ()):
                 subscriber.deliver(fact)
         self._facts_sent += len(page.facts)
+        # The read tables may have had these facts before the reader; no checkpoint advances then.
+        for workspace_id in {fact.workspace_id for fact in page.facts}:
+            self._notify_ready(self._live.get(workspace_id, ()))
 
-    def _notify_ready(self) -> None:
-        for subscriber in self._subscribers:
+    def _notify_ready(self, subscribers: Iterable[Subscriber]) -> None:
+        for subscriber in subscribers:
             if subscriber.pending:
                 self._read_tables.notify_ready(subscriber)
 

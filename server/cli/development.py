@@ -29,6 +29,8 @@ BEHAVIOUR_TESTS = (
     *(*PYTEST, f"--ignore={STYLE}", "--numprocesses", str(TEST_PROCESSES)),
     # A file stays in one process; those marked as long come first (tests/conftest.py).
     *("--dist", "loadfile", "--no-loadscope-reorder"),
+    # A process that a hung test ends (pyproject.toml) is not replaced, for it would hang again.
+    *("--max-worker-restart", "0"),
 )
 # The files name no package index, so that they work with every mirror.
 COMPILE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,13 +81,16 @@ class EventStream:
     def next(self, *events: str) -> StreamEvent:
         """Return the next event with one of these names, by default `fact`.
 
-        Fails if any other event comes before it, except `open` and heartbeats.
+        Fails if any other event comes before it, except `open` and heartbeats, or if it does not
+        come in time.
         """
         wanted = events or ("fact",)
+        until = time.monotonic() + RECEIVE_TIMEOUT_S
         for received in self._events:
             if received.event in wanted:
                 return received
             assert received.event in ("open", "heartbeat"), received
+            assert time.monotonic() < until, f"only heartbeats came before {wanted}"
         raise AssertionError(f"the stream ended before {wanted}")
 
     def take(self, count: int, *events: str) -> list[StreamEvent]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,7 @@ import psycopg
 import pytest
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
+from replay.facts import FactPage, read_news
 from server.postgres.embedded import Cluster
 from tests.support.api_server import Api, ApiWorkspace, after, running_api
 from tests.support.databases import Urls, fresh_database
@@ -28,7 +31,7 @@ from tests.support.realtime_client import (
     parsed,
     websocket_events,
 )
-from tests.support.waiting import wait_until
+from tests.support.waiting import POLL_INTERVAL_S, wait_until
 
 pytestmark = pytest.mark.long(seconds=10)
 
@@ -136,6 +139,30 @@ def test_stream_of_ready_alone_can_be_resumed(api_workspace: ApiWorkspace) -> No
         third = api_workspace.account()
         assert stream.next("ready").data["entityId"] == third
     assert (first.id or 0) < second.position
+
+
+def test_ready_is_sent_if_the_read_tables_have_the_event_before_the_log_reader(
+    api_workspace: ApiWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_released = threading.Event()
+
+    async def read_late(*arguments: Any) -> FactPage:
+        page = await read_news(*arguments)
+        while page.facts and not is_released.is_set():
+            await asyncio.sleep(POLL_INTERVAL_S)
+        return page
+
+    client = api_workspace.client()
+    with open_stream(client, follow="ready", kinds="account") as stream:
+        stream.next("open")
+        stream.next("ready")
+        monkeypatch.setattr("api.realtime.reader.read_news", read_late)
+        try:
+            made = api_workspace.make("accounts", company="A", type="customer")
+            assert client.get("/api/accounts", headers=after(made)).status_code == 200
+        finally:
+            is_released.set()
+        assert stream.next("ready").data["entityId"] == made.json()["id"]
 
 
 def test_lagging_tables_cut_no_subscriber_off(api_workspace: ApiWorkspace, urls: Urls) -> None:
