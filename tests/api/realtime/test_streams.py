@@ -31,7 +31,7 @@ from tests.support.realtime_client import (
     parsed,
     websocket_events,
 )
-from tests.support.waiting import POLL_INTERVAL_S, wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long(seconds=10)
 
@@ -148,8 +148,8 @@ def test_ready_is_sent_if_the_read_tables_have_the_event_before_the_log_reader(
 
     async def read_late(*arguments: Any) -> FactPage:
         page = await read_news(*arguments)
-        while page.facts and not is_released.is_set():
-            await asyncio.sleep(POLL_INTERVAL_S)
+        if page.facts:
+            await asyncio.to_thread(is_released.wait)
         return page
 
     client = api_workspace.client()
