@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL for writers and followers: how they return JSON and ids, and errors."""
+"""Connections of writers and followers to PostgreSQL, with their JSON, ids and errors."""
 
 from __future__ import annotations
 
