@@ -13,8 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -22,28 +21,21 @@ from uuid import UUID, uuid4
 
 import httpx
 import orjson
-from eventsourcing.persistence import (
-    IntegrityError,
-    InterfaceError,
-    OperationalError,
-    PersistenceError,
-)
 
-from commands.entities import CommandOutcome, EntityCommands
-from domain.shared.refusals import Refusal
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
-from eventlog.reading import readable_position
-from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from runtime.process import end_with_supervisor
-from tests.support.chaos.journal import Answer, Ending, Journal
+from tests.support.chaos.direct_transport import DirectTransport
+from tests.support.chaos.http_transport import HttpTransport
+from tests.support.chaos.journal import Answer, Journal, SentCommand
 from tests.support.chaos.operations import (
     KnownEntities,
     KnownEntity,
+    Operation,
     Request,
+    Resolver,
     draw_operation,
-    resolve_request,
 )
 from tests.support.chaos.projection_faults import ProjectionFaults
 
@@ -52,21 +44,12 @@ PACE_S = 0.02
 """Longest pause between two commands."""
 OUTAGE_PAUSE_S = 0.3
 """Longest pause after an unknown outcome, so that an outage is not met hundreds of times."""
-WRITER_LIMIT_S = 15.0
-"""Time after which PostgreSQL disconnects a writer that holds followers back."""
-READABLE_POLL_S = 0.01
 REQUEST_TIMEOUT_S = 4.0
 POOL_MAX = 2
-MERGE = "application/merge-patch+json"
-CODE_CHARS = 5
-
-NOTHING_RECORDED = {"E3002", "E3004", "E4001"}
-"""Error codes which promise that nothing was recorded; the checker holds the API to it."""
-MAY_HAVE_HAPPENED = {"E3001"}
-REFUSED = {404, 409, 412, 422}
-"""Statuses of a refusal: by a rule of the domain or by a version precondition."""
-DOWN = {503, 504}
-SAID_MAX_CHARS = 200
+WITH_OWN_BODY = ("create", "revise")
+"""Commands whose body a client can vary, to use an idempotency key a second time."""
+RETRIES_MAX = 20
+"""Maximum number of retries of one request; then the client gives it up."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +67,8 @@ class ClientConfig:
     """None for a client that writes to the database directly."""
     shared: list[dict[str, object]]
     faults: str
+    foreign: list[dict[str, object]] = field(default_factory=list)
+    """Entities of another workspace."""
 
     def dump(self) -> str:
         """Return the configuration as JSON."""
@@ -91,7 +76,10 @@ class ClientConfig:
 
     def known(self) -> KnownEntities:
         """Return the entities that every client knows at the start."""
-        return KnownEntities([KnownEntity(**entity) for entity in self.shared])  # type: ignore[arg-type]
+        return KnownEntities(
+            [KnownEntity(**entity) for entity in self.shared],  # type: ignore[arg-type]
+            foreign=[KnownEntity(**entity) for entity in self.foreign],  # type: ignore[arg-type]
+        )
 
 
 class Transport(Protocol):
@@ -101,112 +89,6 @@ class Transport(Protocol):
 
     def perform(self, request: Request) -> Answer:
         """Send the command and return the answer. Raises nothing."""
-
-
-class HttpTransport:
-    """Sends commands to the API over HTTP."""
-
-    makes_ids = False
-
-    def __init__(self, http: httpx.Client) -> None:
-        self._http = http
-
-    def perform(self, request: Request) -> Answer:
-        """Send the command over HTTP and return the answer."""
-        op = request.sent.op
-        try:
-            response = self._send(request)
-        except httpx.TransportError as error:
-            return Answer(op, "unknown", detail=f"{type(error).__name__}: {error}")
-        if request.sent.command == "read":
-            return _answer_to_read(request, response)
-        if response.is_success:
-            return _acknowledged(request, response)
-        return Answer(op, _ending(response), detail=_said(response))
-
-    def _send(self, request: Request) -> httpx.Response:
-        sent = request.sent
-        path = f"/api/{request.kind.PLURAL}"
-        headers = {"User-Agent": sent.op}
-        if sent.expected_version is not None:
-            headers["If-Match"] = f'"{sent.expected_version}"'
-        if sent.command == "create":
-            link = {"accountId": request.account} if request.account else {}
-            return self._http.post(path, json={**request.fields, **link}, headers=headers)
-        path = f"{path}/{sent.stream}"
-        if sent.command == "delete":
-            return self._http.delete(path, headers=headers)
-        if sent.command == "restore":
-            return self._http.post(f"{path}/restore", headers=headers)
-        if sent.command == "read":
-            headers["Annals-Min-Position"] = str(sent.min_position)
-            return self._http.get(path, headers=headers)
-        headers["Content-Type"] = MERGE
-        return self._http.patch(path, content=orjson.dumps(request.fields), headers=headers)
-
-
-class DirectTransport:
-    """Runs commands in this process, on the log."""
-
-    makes_ids = True
-
-    def __init__(self, log: EventLog, workspace: UUID) -> None:
-        self._log = log
-        self._workspace = workspace
-        self._commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
-
-    def perform(self, request: Request) -> Answer:
-        """Run the command and return the answer."""
-        sent = request.sent
-        actor = Actor("system", sent.client)
-        scope = Scope(self._workspace, actor, sent.command, sent.op, user_agent=sent.op)
-        try:
-            if sent.command == "read":
-                return self._read(request, scope)
-            outcome = self._command(request, scope)
-        except (Refusal, IntegrityError) as error:
-            return Answer(sent.op, "refused", detail=f"{type(error).__name__}: {error}")
-        except (OperationalError, InterfaceError) as error:
-            return Answer(sent.op, "unknown", detail=f"{type(error).__name__}: {error}")
-        except PersistenceError as error:
-            return Answer(sent.op, "unexpected", detail=f"{type(error).__name__}: {error}")
-        entity = outcome.entity
-        return Answer(sent.op, "acknowledged", str(entity.id), entity.version, outcome.position)
-
-    def _command(self, request: Request, scope: Scope) -> CommandOutcome:
-        sent, kind, commands = request.sent, request.kind, self._commands
-        entity_id = UUID(sent.stream)
-        if sent.command == "create":
-            account_id = UUID(request.account) if request.account else None
-            return commands.create(
-                scope, kind, request.fields, account_id=account_id, entity_id=entity_id
-            )
-        version = sent.expected_version
-        if sent.command == "delete":
-            return commands.delete(scope, kind, entity_id, expected_version=version)
-        if sent.command == "restore":
-            return commands.restore(scope, kind, entity_id, expected_version=version)
-        return commands.revise(
-            scope,
-            kind,
-            entity_id,
-            lambda facts: {**facts, **request.fields},
-            expected_version=version,
-        )
-
-    def _read(self, request: Request, scope: Scope) -> Answer:
-        stream = str(request.sent.stream)
-        with self._log.transaction(scope) as connection:
-            # Another client's event with a lower position may be committed after the client's own.
-            deadline = time.monotonic() + WRITER_LIMIT_S
-            while (
-                readable_position(connection) < request.sent.min_position
-                and time.monotonic() < deadline
-            ):
-                time.sleep(READABLE_POLL_S)  # until the writers below the position have ended
-            entity = self._log.load(request.kind, UUID(stream))
-        version = None if entity.is_deleted else entity.version
-        return Answer(request.sent.op, "acknowledged", stream, version)
 
 
 class Client:
@@ -221,90 +103,92 @@ class Client:
         self._pace = Random(f"{config.seed}/{config.name}/pace")
         self._position = 0
         self._again: Request | None = None
+        self._retries = 0
         self._number = 0
         self.is_done = False
 
     def run(self) -> None:
         """Send commands until `is_done` is set."""
         while not self.is_done:
-            request = self._next()
+            self._number += 1
+            op = f"{self._config.name}-{self._number}"
+            operation = self._draw()
+            request = self._next(op, operation)
             if request is None:
                 continue
             self._journal.record_sent(request.sent)
             answer = self._transport.perform(request)
             self._journal.record_answer(answer)
-            self._note_answer(request, answer)
+            self._note_answer(request, answer, operation)
             pause_s = OUTAGE_PAUSE_S if answer.ending == "unknown" else PACE_S
             time.sleep(self._pace.random() * pause_s)  # the pace is part of the chaos
 
-    def _next(self) -> Request | None:
+    def _draw(self) -> Operation:
+        by_http = not self._transport.makes_ids
+        return draw_operation(self._config.seed, self._config.name, self._number, by_http=by_http)
+
+    def _next(self, op: str, operation: Operation) -> Request | None:
         """Return the next command, or None to skip this number."""
-        self._number += 1
-        op = f"{self._config.name}-{self._number}"
         if self._again is not None:
             again, self._again = self._again, None
-            return _with_new_op(again, op)
-        by_http = not self._transport.makes_ids
-        step = draw_operation(self._config.seed, self._config.name, self._number, by_http=by_http)
-        new_id = uuid4() if self._transport.makes_ids else None
-        request = resolve_request(step, op, self._known, new_id=new_id, position=self._position)
+            return again_as(again, op)
+        makes_ids = self._transport.makes_ids
+        request = Resolver(
+            operation,
+            op,
+            self._config.workspace,
+            self._known,
+            new_id=uuid4() if makes_ids else None,
+            position=self._position,
+            key="" if makes_ids or operation.command == "read" else f"key-{op}",
+        ).resolve()
         if request.sent.command == "read" and self._faults.affects(str(request.sent.stream)):
             return None  # a parked entity's rows are not updated, so a read may be stale
         return request
 
-    def _note_answer(self, request: Request, answer: Answer) -> None:
+    def _note_answer(self, request: Request, answer: Answer, operation: Operation) -> None:
         sent = request.sent
         if answer.ending == "acknowledged":
-            self._position = max(self._position, answer.position or 0)
-            if sent.command == "create" and answer.stream is not None:
-                version = answer.version or 1
-                self._known.add(KnownEntity(sent.kind, answer.stream, version, request.account))
-            elif answer.stream is not None and answer.version is not None:
-                self._known.see(answer.stream, answer.version)
-        elif answer.ending == "unknown" and sent.command == "create" and sent.stream:
-            self._again = request  # retried under the same id: it must be created once only
+            self._learn(request, answer)
+            if sent.key and operation.is_repeated and not answer.is_replayed:
+                is_reuse = operation.is_reuse and sent.command in WITH_OWN_BODY
+                self._again = reused(request) if is_reuse else request
+        elif answer.ending == "unknown" and self._retries < RETRIES_MAX and _is_retryable(sent):
+            self._again = request
+            self._retries += 1
+            return
+        self._retries = 0
+
+    def _learn(self, request: Request, answer: Answer) -> None:
+        sent = request.sent
+        self._position = max(self._position, answer.position or 0)
+        if answer.command_id:
+            self._known.add_command(sent.op, answer.command_id)
+        if sent.command == "create" and answer.stream is not None:
+            version = answer.version or 1
+            self._known.add(KnownEntity(sent.kind, answer.stream, version, request.account))
+        elif answer.stream is not None and answer.version is not None:
+            self._known.see(answer.stream, answer.version)
+        for kind, stream in answer.made.items():
+            self._known.add(KnownEntity(kind, stream, 1))
+        for stream, version in answer.outcomes.items():
+            self._known.see(stream, version) if version else None
 
 
-def _with_new_op(request: Request, op: str) -> Request:
-    sent = request.sent
-    again = type(sent)(op, sent.command, sent.kind, sent.stream, op)
-    fields = {name: op if value == sent.value else value for name, value in request.fields.items()}
-    return type(request)(again, request.kind, fields, request.account)
+def _is_retryable(sent: SentCommand) -> bool:
+    """Whether it must happen once only if it is sent again: under the same key, or the same id."""
+    return bool(sent.key or (sent.command == "create" and sent.stream))
 
 
-def _acknowledged(request: Request, response: httpx.Response) -> Answer:
-    sent = request.sent
-    tag = response.headers.get("ETag")
-    stream = sent.stream or str(response.json()["id"])
-    version = int(tag.strip('"')) if tag else None
-    position = int(response.headers["Annals-Position"])
-    return Answer(sent.op, "acknowledged", stream, version, position)
+def again_as(request: Request, op: str) -> Request:
+    """Return the same request under another name, which its events carry."""
+    return replace(request, sent=replace(request.sent, op=op))
 
 
-def _answer_to_read(request: Request, response: httpx.Response) -> Answer:
-    sent = request.sent
-    if response.status_code == httpx.codes.NOT_FOUND:
-        return Answer(sent.op, "acknowledged", sent.stream)
-    if response.is_success:
-        version = int(response.headers["ETag"].strip('"'))
-        return Answer(sent.op, "acknowledged", sent.stream, version)
-    ending: Ending = "unknown" if response.status_code in DOWN else "unexpected"
-    return Answer(sent.op, ending, detail=_said(response))
-
-
-def _ending(response: httpx.Response) -> Ending:
-    code = _said(response)[:CODE_CHARS]
-    if code in NOTHING_RECORDED or response.status_code in REFUSED:
-        return "refused"
-    return "unknown" if code in MAY_HAVE_HAPPENED else "unexpected"
-
-
-def _said(response: httpx.Response) -> str:
-    try:
-        problem = response.json()
-        return f"{problem['code']} {response.status_code}: {problem['detail']}"
-    except (ValueError, KeyError):
-        return f"{response.status_code}: {response.text[:SAID_MAX_CHARS]}"
+def reused(request: Request) -> Request:
+    """Return another request with the same idempotency key, which must be refused."""
+    fields = {**request.fields, "nextAction": "another body"}
+    return replace(request, sent=replace(request.sent, is_reuse=True), fields=fields)
 
 
 @contextmanager

@@ -9,10 +9,18 @@ import psycopg
 
 from eventlog.connections import Connection
 from projections.engine.ledger.coverage import verify_all
-from tests.support.chaos.checker import Event, Violation, check
+from tests.support.chaos.checker import check
+from tests.support.chaos.checker.history import Event, Violation
 from tests.support.chaos.journal import Exchange
-from tests.support.oracle import actual_tables, differences, expected_tables, recorded_events
+from tests.support.oracle import (
+    actual_tables,
+    assert_claims_match_log,
+    differences,
+    expected_tables,
+    recorded_events,
+)
 
+CLAIMS_SHOWN_MAX_CHARS = 1_000
 SHOWN_MAX = 5
 """Maximum number of wrong rows that are reported."""
 
@@ -52,6 +60,7 @@ def event(row: dict[str, Any]) -> Event:
         account=None if row["account_id"] is None else str(row["account_id"]),
         data=row["data"],
         op=row["metadata"].get("userAgent", ""),
+        undoes=int(row["metadata"].get("undoesPosition", 0)) or None,
     )
 
 
@@ -65,6 +74,10 @@ def check_tables(connection: Connection, rows: list[dict[str, Any]]) -> Iterator
         yield Violation("ledger", "{} consumed {} events of {}".format(*found))
     for gap in verify_all(connection):
         yield Violation("ledger", str(gap))
+    try:
+        assert_claims_match_log(connection)
+    except AssertionError as error:
+        yield Violation("claims", str(error)[:CLAIMS_SHOWN_MAX_CHARS])
     wrong = differences(expected_tables(rows), actual_tables(connection))
     for difference in wrong[:SHOWN_MAX]:
         yield Violation("row", f"one of {len(wrong)}: {difference}")
@@ -74,3 +87,9 @@ def check_database_at(url: str, exchanges: Iterable[Exchange]) -> list[Violation
     """Run `check_database` on a new connection to this URL."""
     with psycopg.connect(url, autocommit=True) as connection:
         return check_database(connection, exchanges)
+
+
+def events_at(url: str) -> list[Event]:
+    """Return the events of the log at this URL, in order of position."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return [event(row) for row in recorded_events(connection)]

@@ -12,7 +12,19 @@ from itertools import count
 from random import Random
 from typing import Literal
 
-Verb = Literal["kill", "start", "pause", "resume", "crash", "break", "fix", "retry", "rebuild"]
+Verb = Literal[
+    "kill",
+    "start",
+    "pause",
+    "resume",
+    "crash",
+    "break",
+    "fix",
+    "retry",
+    "rebuild",
+    "fail",
+    "heal",
+]
 
 FIRST_STEP = 40
 GAP_STEPS = (20, 250)
@@ -23,6 +35,8 @@ RETRY_AFTER_STEPS = 60
 
 PROJECTORS = ("projector-1", "projector-2")
 KAFKA = ("broker", "relay")
+GATEWAY_FAULTS = ("timeout", "lost", "cut", "429", "500", "503")
+"""How the SMS gateway fails: without an answer, after it accepted the message, or with a status."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +87,16 @@ def _fault(random: Random, targets: Targets) -> Drawn:
         (3, ["api"]),
         (2, ["postgres"]),
         (2, [random.choice(targets.clients)]),
+        (3, ["worker"]),
+        (2, ["sender"]),
     ]
     pauses: list[tuple[int, Sequence[str]]] = [
         (4, [random.choice(PROJECTORS)]),
         (1, ["api"]),
         (1, ["postgres"]),
         (2, [random.choice(targets.clients)]),
+        (2, ["worker"]),
+        (1, ["sender"]),
     ]
     if targets.with_kafka:
         deaths += [(1, ["broker"]), (3, ["relay"])]
@@ -88,6 +106,7 @@ def _fault(random: Random, targets: Targets) -> Drawn:
         *[(weight, _outage("kill", "start", targets, length)) for weight, targets in deaths],
         *[(weight, _outage("pause", "resume", targets, length)) for weight, targets in pauses],
         (1, [(0, "crash", "postgres")]),
+        (2, [(0, "fail", random.choice(GATEWAY_FAULTS)), (length, "heal", "")]),
         (2, _projection_fault(random)),
         (2, _rebuild(random, targets)),
     ]

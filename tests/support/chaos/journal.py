@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
-Command = Literal["create", "revise", "status", "delete", "restore", "read"]
+Command = Literal[
+    "create",
+    "revise",
+    "status",
+    "step",
+    "delete",
+    "restore",
+    "read",
+    "convert",
+    "sms",
+    "merge",
+    "undo",
+    "bulk",
+    "import",
+    "intrude",
+]
 Ending = Literal["acknowledged", "refused", "unknown", "unexpected"]
 """Unknown: it may have happened. Unexpected: an answer that must never be given."""
 
@@ -25,18 +40,38 @@ class SentCommand:
     """A unique name; the events of the command carry it as user agent."""
     command: Command
     kind: str
+    workspace: str
     stream: str | None = None
-    """None if the server chooses the id."""
-    value: str | None = None
-    """What the command writes: a unique text, or a status."""
+    """None if the server chooses the id, or if the command has many entities."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Fields that the entity must have afterwards, by wire name; `customFields.<key>` as well."""
     expected_version: int | None = None
     min_position: int = 0
     """The position that the answer to a read has to contain."""
+    key: str = ""
+    """The idempotency key, which the retries of a request share; empty if it was sent without."""
+    is_reuse: bool = False
+    """Whether the key was used before for a request with another body."""
+    others: list[str] = field(default_factory=list)
+    """The account that a merge deletes, or the entities of a bulk change."""
+    rows: list[str] = field(default_factory=list)
+    """The companies in the rows of an import."""
+    change: str = ""
+    """The action that a step records; what a bulk change does: set, delete or restore."""
+    undoes: str = ""
+    """The name of the command that an undo takes back."""
+    is_atomic: bool = False
+    """Whether a bulk change is made to all of its entities or to none."""
 
     @property
     def client(self) -> str:
         """The name of the client that sent the command."""
         return self.op.rpartition("-")[0]
+
+    @property
+    def request(self) -> str:
+        """The name that a request shares with its retries."""
+        return f"{self.workspace}/{self.key}" if self.key else self.op
 
 
 @dataclass(frozen=True)
@@ -49,6 +84,15 @@ class Answer:
     version: int | None = None
     position: int | None = None
     detail: str = ""
+    is_replayed: bool = False
+    """Whether it was marked as the stored answer to an earlier request with the key."""
+    command_id: str = ""
+    job: str | None = None
+    """The job that carries out the command."""
+    made: dict[str, str] = field(default_factory=dict)
+    """The entities that a conversion created, by kind."""
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """Versions of the entities of a bulk change; 0 for those that were not changed."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""All of Annals as processes that can be killed, paused and started again."""
+"""All of Annals as processes that can be killed, paused and started again, and an SMS gateway."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from runtime.settings import REPOSITORY
 from server.postgres.embedded import DatabaseUrls, EmbeddedPostgres, prepare_database
 from tests.support.api_server import free_port, is_ready
 from tests.support.chaos.projection_faults import FAULTS_VARIABLE, ProjectionFaults
+from tests.support.twilio_server import FakeTwilio
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ COMMANDS = {
     "api": ("server.cli", "serve"),
     "projector-1": ("tests.support.chaos.projector",),
     "projector-2": ("tests.support.chaos.projector",),
+    "worker": ("server.cli", "work"),
+    "sender": ("server.cli", "send"),
     "relay": ("server.cli", "relay"),
     "retry": ("server.cli", "retry", "all"),
     "reconcile": ("server.cli", "reconcile"),
@@ -66,9 +69,14 @@ class ChaosSystem:
     """PostgreSQL, the API, two projectors, and with Kafka a broker and a relay."""
 
     def __init__(
-        self, folder: Path, faults: ProjectionFaults, kafka: RunningKafka | None = None
+        self,
+        folder: Path,
+        faults: ProjectionFaults,
+        gateway: FakeTwilio,
+        kafka: RunningKafka | None = None,
     ) -> None:
         self._folder = folder
+        self.gateway = gateway
         self.faults = faults
         self.kafka = kafka
         self._server = EmbeddedPostgres(folder / "home")
@@ -87,7 +95,13 @@ class ChaosSystem:
             "ANNALS_OWNER_URL": urls.owner,
             "ANNALS_APP_URL": urls.app,
             "ANNALS_PROJECTOR_URL": urls.projector,
+            "ANNALS_SENDER_URL": urls.sender,
             "ANNALS_PORT": str(self._port),
+            **self.gateway.environment(),
+            "ANNALS_SMS_TIMEOUT_S": "1",
+            "ANNALS_SMS_BACKOFF_FIRST_S": "0.1",
+            "ANNALS_SMS_BACKOFF_MAX_S": "0.5",
+            "ANNALS_SMS_LEAD_DAILY_MAX": "10000",
             "ANNALS_PROJECTION_BATCH_SIZE": BATCH_EVENTS,
             SUPERVISOR_PID_VARIABLE: str(os.getpid()),
             "PYTHONPATH": str(REPOSITORY),
@@ -112,7 +126,7 @@ class ChaosSystem:
     @property
     def names(self) -> tuple[str, ...]:
         """The processes that run during the whole trial."""
-        return ("api", *PROJECTORS, *(("relay",) if self.kafka else ()))
+        return ("api", *PROJECTORS, "worker", "sender", *(("relay",) if self.kafka else ()))
 
     def start(self, name: str) -> None:
         """Start the process of this name unless it runs."""
@@ -193,6 +207,7 @@ class ChaosSystem:
         for name in ("postgres", "broker", *self._children):
             self.resume(name)
         self.kill("rebuild")
+        self.gateway.down = None
         self.start("postgres")
         self.start("broker")
         self.restart_projectors_with(ProjectionFaults(self.faults.seed, self.faults.per_mille))

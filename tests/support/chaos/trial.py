@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -19,6 +19,7 @@ from commands.entities import EntityCommands
 from commands.keys import issue_key
 from domain.account import Account
 from domain.contact import Contact
+from domain.lead import Lead
 from domain.member import Member
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
@@ -28,9 +29,11 @@ from eventlog.connections import write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.registry import PROJECTIONS
-from tests.support.chaos.checker import Violation
-from tests.support.chaos.clients import CONFIG_VARIABLE, ClientConfig, DirectTransport
-from tests.support.chaos.database_checks import check_database_at
+from tests.support.chaos.checker.history import History, Violation
+from tests.support.chaos.checker.wholes import GatewayMessage, check_gateway
+from tests.support.chaos.clients import CONFIG_VARIABLE, ClientConfig
+from tests.support.chaos.database_checks import check_database_at, events_at
+from tests.support.chaos.direct_transport import DirectTransport
 from tests.support.chaos.fault_plan import FaultAction, Targets, plan_faults
 from tests.support.chaos.journal import (
     SUFFIX,
@@ -44,10 +47,12 @@ from tests.support.chaos.operations import KnownEntity, Request, name_field
 from tests.support.chaos.projection_faults import ProjectionFaults
 from tests.support.chaos.system import ChaosSystem
 from tests.support.postgres_server import reachable_folder
+from tests.support.twilio_server import twilio_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.support.kafka_broker import RunningKafka
+    from tests.support.twilio_server import Fault
 
 WORKSPACES = 2
 COMMON_ACCOUNTS = 4
@@ -58,8 +63,20 @@ TICK_S = 0.02
 RETRIES_MAX = 5
 VIOLATIONS_SHOWN = 10
 LOG_SHOWN_MAX_CHARS = 2_000
+PHONE = "+447946000000"
 PARKED = " parked entity "
 """Part of the log line that a projector writes when it parks an entity."""
+
+PROJECTED = """
+SELECT min(position) >= readable_position() FROM projections WHERE name NOT LIKE '%:%'
+"""
+IDLE = """
+SELECT NOT EXISTS (SELECT FROM open_jobs)
+   AND NOT EXISTS (
+       SELECT FROM events AS e WHERE topic = 'sms.created' AND NOT EXISTS (
+              SELECT FROM events AS later
+               WHERE later.stream_id = e.stream_id AND later.topic = 'sms.status_changed'))
+"""
 
 CLIENTS = ("http-1", "http-2", "http-3", "direct-1", "direct-2", "direct-3")
 
@@ -137,9 +154,13 @@ class TrialRunner:
         self._recover()
         self.outcome.exchanges = read_journals(self._folder)
         self.outcome.parked = sum(log.count(PARKED) for log in self._system.logs().values())
-        self.outcome.violations += check_database_at(
-            self._system.superuser_url, self.outcome.exchanges
-        )
+        url, exchanges = self._system.superuser_url, self.outcome.exchanges
+        self.outcome.violations += check_database_at(url, exchanges)
+        messages = [
+            GatewayMessage(each.form["To"], each.form["Body"])
+            for each in self._system.gateway.messages.values()
+        ]
+        self.outcome.violations += check_gateway(History(exchanges, events_at(url)), messages)
         return self.outcome
 
     def _start_everything(self) -> None:
@@ -165,6 +186,7 @@ class TrialRunner:
         journal.close()
         for number, name in enumerate(CLIENTS):
             workspace = workspaces[number % WORKSPACES]
+            foreign = workspaces[(number + 1) % WORKSPACES]
             by_http = name.startswith("http")
             yield (
                 name,
@@ -177,6 +199,7 @@ class TrialRunner:
                     token=workspace.token if by_http else None,
                     shared=[asdict(entity) for entity in workspace.shared],
                     faults=str(self._system.faults),
+                    foreign=[asdict(entity) for entity in foreign.shared],
                 ),
             )
 
@@ -230,6 +253,8 @@ class TrialRunner:
             system.restart_projectors_with(
                 ProjectionFaults(faults.seed, faults.per_mille, action.verb == "break")
             )
+        elif action.verb in ("fail", "heal"):
+            system.gateway.down = cast("Fault", target) if action.verb == "fail" else None
         elif action.verb == "retry":
             system.start("retry")
         else:
@@ -244,6 +269,7 @@ class TrialRunner:
             system.ask_to_end(client)
         for client in CLIENTS:
             system.wait(client)
+        wait_until(self._is_idle, "every job has ended and every message was sent or given up")
         system.kill("retry")
         for _ in range(RETRIES_MAX):
             wait_until(self._is_projected, "everything is projected")
@@ -259,11 +285,17 @@ class TrialRunner:
 
     def _is_projected(self) -> bool:
         """Whether all projections have reached the end of the log."""
-        query = """SELECT min(position) >= readable_position() FROM projections
-                    WHERE name NOT LIKE '%:%'"""
+        return self._finds(PROJECTED)
+
+    def _is_idle(self) -> bool:
+        """Whether the worker has no job left and the sender no message."""
+        return self._finds(IDLE)
+
+    def _finds(self, query: str) -> bool:
+        """Whether the database answers the query with true."""
         try:
             with psycopg.connect(self._system.superuser_url, autocommit=True) as connection:
-                row = connection.execute(query).fetchone()
+                row = connection.execute(query.encode()).fetchone()
         except psycopg.OperationalError:
             return False
         return bool(row and row[0])
@@ -285,13 +317,14 @@ class PreparedWorkspace:
         account: str | None = None
         shared: list[KnownEntity] = []
         kinds: list[type[Entity]] = [Workspace, Member, Member]
-        kinds += [Account, Contact, Task, Opportunity] * COMMON_ACCOUNTS
+        kinds += [Account, Contact, Task, Opportunity, Lead] * COMMON_ACCOUNTS
         for number, kind in enumerate(kinds):
             op = f"setup-{workspace_id}.{number}"
             stream = str(workspace_id if kind is Workspace else uuid4())
             account = stream if kind is Account else account
-            fields = {name_field(kind): op, **({"type": "partner"} if kind is Account else {})}
-            sent = SentCommand(op, "create", kind.KIND, stream, op)
+            more = {Account: {"type": "partner"}, Lead: {"phone": PHONE}}.get(kind, {})
+            fields = {name_field(kind): op, **more}
+            sent = SentCommand(op, "create", kind.KIND, str(workspace_id), stream, fields)
             link = account if kind.BELONGS_TO_ACCOUNT else None
             _perform(transport, journal, Request(sent, kind, fields, link))
             if kind is not Workspace:
@@ -302,10 +335,11 @@ class PreparedWorkspace:
     def _token(log: EventLog, workspace_id: UUID, journal: Journal) -> str:
         key_id, op = uuid4(), f"setup-{workspace_id}.key"
         commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=lambda: key_id)
-        sent = SentCommand(op, "create", "api_key", str(key_id), op)
+        values = {"name": op, "role": "admin"}
+        sent = SentCommand(op, "create", "api_key", str(workspace_id), str(key_id), values)
         journal.record_sent(sent)
         scope = Scope(workspace_id, user_agent=op)
-        issued = issue_key(commands, scope, {"name": op, "role": "admin"})
+        issued = issue_key(commands, scope, values)
         journal.record_answer(Answer(op, "acknowledged", str(key_id), 1, issued.outcome.position))
         return issued.token
 
@@ -319,10 +353,11 @@ def _perform(transport: DirectTransport, journal: Journal, request: Request) -> 
 
 @contextmanager
 def _running_system(trial: Trial) -> Iterator[tuple[ChaosSystem, Path]]:
-    with reachable_folder() as folder:
+    with reachable_folder() as folder, twilio_server() as gateway:
         journals = folder / "journals"
         journals.mkdir()
-        system = ChaosSystem(folder, ProjectionFaults(trial.seed, FAULTY_PER_MILLE), trial.kafka)
+        faults = ProjectionFaults(trial.seed, FAULTY_PER_MILLE)
+        system = ChaosSystem(folder, faults, gateway, trial.kafka)
         try:
             yield system, journals
         finally:
