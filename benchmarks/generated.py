@@ -56,8 +56,13 @@ NAMES = (
 STATUSES = ("prospect", "active", "on_hold", "inactive", "churned")
 PRIORITIES = ("low", "medium", "high", "urgent")
 
-COPY_STAGED = """
-COPY staged (stream_id, stream_version, topic, account_id, data, occurred_at) FROM STDIN
+BLOCK_EVENTS = 20_000
+INSERT_BLOCK = """
+INSERT INTO events (workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
+                    occurred_at)
+SELECT %s, e.stream, e.version, e.topic, e.account, e.data, %s, e.occurred
+  FROM json_to_recordset(%s) AS e(stream uuid, version integer, topic text, account uuid, data json,
+                                  occurred timestamptz)
 """
 
 Event = tuple[str, int, str, str | None, dict[str, Any]]
@@ -76,36 +81,28 @@ def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
 
 
 def fill_log(app_url: str, events: int, *, seed: int = 1) -> None:
-    """Append this number of generated CRM events by COPY."""
+    """Append this number of generated CRM events, BLOCK_EVENTS in each transaction."""
     with psycopg.connect(app_url) as connection:
         connection.execute("SELECT set_config('annals.workspace_id', %s, false)", (WORKSPACE,))
-        # PostgreSQL refuses COPY under row-level security, so rows are staged and then inserted.
-        connection.execute(
-            """CREATE TEMP TABLE staged (n serial, stream_id uuid, stream_version int, topic text,
-                                         account_id uuid, data json, occurred_at timestamptz)"""
-        )
         generated = itertools.islice(generate(seed), events)
-        while block := list(itertools.islice(generated, 100_000)):
-            _insert_block(connection, block)
+        while block := list(itertools.islice(generated, BLOCK_EVENTS)):
+            connection.execute(INSERT_BLOCK, (WORKSPACE, METADATA, _as_json(block)))
             connection.commit()
 
 
-def _insert_block(connection: psycopg.Connection[Any], block: list[Event]) -> None:
-    connection.execute("TRUNCATE staged RESTART IDENTITY")
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(COPY_STAGED) as copy,
-    ):
-        for number, (stream, version, topic, account, data) in enumerate(block):
-            at = START + timedelta(seconds=number)
-            copy.write_row((stream, version, topic, account, orjson.dumps(data).decode(), at))
-    connection.execute(
-        """INSERT INTO events (workspace_id, stream_id, stream_version, topic, account_id, data,
-                               metadata, occurred_at)
-           SELECT %s, stream_id, stream_version, topic, account_id, data, %s, occurred_at
-             FROM staged ORDER BY n""",
-        (WORKSPACE, METADATA),
-    )
+def _as_json(block: list[Event]) -> str:
+    rows = [
+        {
+            "stream": stream,
+            "version": version,
+            "topic": topic,
+            "account": account,
+            "data": data,
+            "occurred": START + timedelta(seconds=number),
+        }
+        for number, (stream, version, topic, account, data) in enumerate(block)
+    ]
+    return orjson.dumps(rows).decode()
 
 
 def generate(seed: int) -> Iterator[Event]:

@@ -30,16 +30,10 @@ from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
-# Count a message to a lead, or of the workspace (lead_id null). Every transaction counts the lead
-# before the workspace, so that two of them cannot deadlock.
-INCREMENT_COUNT = """
-INSERT INTO sms_counts AS c (workspace_id, day, lead_id, n)
-VALUES (%(workspace)s, %(day)s, %(lead)s, 1)
-ON CONFLICT (workspace_id, day, lead_id) DO UPDATE SET n = c.n + 1
-RETURNING n
-"""
-# Delete the counters of earlier days.
-DELETE_OLD_COUNTS = "DELETE FROM sms_counts WHERE workspace_id = %(workspace)s AND day < %(day)s"
+# Count a message to a lead, or of the workspace (lead null), which also deletes the counters of
+# earlier days. Every transaction counts the lead before the workspace, so that two of them cannot
+# deadlock.
+COUNT_SMS = "SELECT count_sms(%(workspace)s, %(day)s, %(lead)s)"
 
 
 @dataclass(frozen=True)
@@ -157,8 +151,6 @@ class SmsCommands:
         of_workspace = _increment(connection, {**of_day, "lead": None})
         if of_workspace > self._limits.workspace_daily_max:
             raise WorkspaceDailyLimitReached(self._limits.workspace_daily_max)
-        if of_workspace == 1:
-            connection.execute(DELETE_OLD_COUNTS, of_day)
 
 
 def require_reachable(lead: Lead) -> str:
@@ -181,7 +173,7 @@ def day_and_time(starts_at: datetime) -> dict[str, str]:
 
 
 def _increment(connection: Connection, parameters: Mapping[str, Any]) -> int:
-    (count,) = connection.execute(INCREMENT_COUNT, parameters).fetchone() or (0,)
+    (count,) = connection.execute(COUNT_SMS, parameters).fetchone() or (0,)
     return int(count)
 
 

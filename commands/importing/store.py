@@ -70,8 +70,8 @@ UPDATE import_files SET job_id = %s WHERE workspace_id = %s AND import_id = %s A
 """
 SET_ORDERS = "UPDATE imports SET orders = %s WHERE workspace_id = %s AND id = %s"
 SET_NAME = "UPDATE imports SET file_name = %s WHERE workspace_id = %s AND id = %s"
-DELETE = "DELETE FROM imports WHERE workspace_id = %s AND id = %s"
-DELETE_UNFINISHED = f"{DELETE} AND columns IS NULL"
+# Deletes it unless a job works on it; the last argument says whether only an unfinished upload.
+DELETE = "SELECT delete_import(%s, %s, %s)"
 DELETE_UNFINISHED_FILE = """
 DELETE FROM import_files
  WHERE workspace_id = %s AND import_id = %s AND round = %s AND columns IS NULL
@@ -179,7 +179,7 @@ class ImportStore:
     def delete_unfinished(self, import_id: UUID, round_: int) -> None:
         """Delete a file whose upload did not end; with the first file the import, too."""
         self._connection.execute(DELETE_UNFINISHED_FILE, (self._workspace, import_id, round_))
-        self._connection.execute(DELETE_UNFINISHED, (self._workspace, import_id))
+        self._connection.execute(DELETE, (self._workspace, import_id, True))
 
     def add_parts(self, import_id: UUID, round_: int, first: int, parts: Iterable[bytes]) -> None:
         """Store parts of a file; `first` is the number of the first one."""
@@ -242,7 +242,7 @@ class ImportStore:
 
     def delete(self, import_id: UUID) -> None:
         """Delete the import with its files, failed rows and issues."""
-        self._connection.execute(DELETE, (self._workspace, import_id))
+        self._connection.execute(DELETE, (self._workspace, import_id, False))
 
     def add_failed_rows(self, import_id: UUID, failed: Iterable[FailedRow]) -> None:
         """Store rows that failed, for the first time or again."""

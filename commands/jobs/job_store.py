@@ -25,8 +25,8 @@ although it makes commits wait for each other."""
 
 # Make a job visible to workers.
 INSERT_OPEN_JOB = "INSERT INTO open_jobs (workspace_id, job_id, work) VALUES (%s, %s, %s)"
-# Hide a job that has ended from workers.
-DELETE_OPEN_JOB = "DELETE FROM open_jobs WHERE workspace_id = %s AND job_id = %s"
+# Hide a job that has ended from workers, and delete its items.
+CLOSE_JOB = "SELECT close_job(%s, %s)"
 HAS_OPEN_JOB = "SELECT EXISTS (SELECT FROM open_jobs WHERE workspace_id = %s AND job_id = %s)"
 # Note the time of a run; workers take the job with the oldest one first.
 RECORD_RUN = """
@@ -43,7 +43,6 @@ SELECT first, items FROM job_items
    AND first < %(first)s::bigint + %(limit)s AND first + n > %(first)s
  ORDER BY first
 """
-DELETE_ITEMS = "DELETE FROM job_items WHERE workspace_id = %s AND job_id = %s"
 INSERT_ERRORS = """
 INSERT INTO job_errors (workspace_id, job_id, number, error, kept)
 SELECT %s, %s, e.number, e.error, e.kept
@@ -58,9 +57,8 @@ def enqueue(connection: Connection, workspace_id: UUID, job_id: UUID, work: str)
 
 
 def close_job(connection: Connection, workspace_id: UUID, job_id: UUID) -> None:
-    """Remove an ended job from the open jobs, and delete its items."""
-    connection.execute(DELETE_OPEN_JOB, (workspace_id, job_id))
-    connection.execute(DELETE_ITEMS, (workspace_id, job_id))
+    """Remove a job whose end was appended from the open jobs, and delete its items."""
+    connection.execute(CLOSE_JOB, (workspace_id, job_id))
 
 
 def is_open(connection: Connection, workspace_id: UUID, job_id: UUID) -> bool:

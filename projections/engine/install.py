@@ -17,6 +17,17 @@ READ_SCHEMA = "read"
 INDEXES = "-- indexes\n"
 FUNCTIONS = "-- functions\n"
 
+FUNCTION_PATH = "read, public, pg_temp"
+# The functions of the read tables that others than the API's role may call, or that run as their
+# owner and look for temporary objects first.
+UNGUARDED_FUNCTIONS = """
+SELECT oid::regprocedure::text, prosecdef FROM pg_proc
+ WHERE pronamespace = %s::regnamespace
+   AND (has_function_privilege('public', oid, 'EXECUTE')
+        OR NOT has_function_privilege('annals_app', oid, 'EXECUTE')
+        OR (prosecdef AND NOT 'search_path=' || %s = ANY (coalesce(proconfig, '{}'))))
+ ORDER BY proname
+"""
 UNGUARDED = """
 SELECT tablename FROM pg_tables WHERE schemaname = %s AND NOT rowsecurity ORDER BY tablename
 """
@@ -59,6 +70,7 @@ def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
             )
         for name in new:
             create_functions(connection, Definition.parse(definitions[name]))
+        guard_functions(connection)
         return new
 
 
@@ -85,6 +97,28 @@ def create_indexes(connection: Connection, schema: str, definition: Definition) 
 def create_functions(connection: Connection, definition: Definition) -> None:
     """Create or replace the functions that read the live tables."""
     _run(connection, READ_SCHEMA, definition.functions)
+    guard_functions(connection)
+
+
+def guard_functions(connection: Connection) -> None:
+    """Let only the API's role call the functions that read the live tables, on those tables.
+
+    A function that runs with the rights of the tables' owner looks for temporary objects last, so
+    that its caller cannot put one in the place of a table. Functions that an earlier version
+    created are corrected.
+    """
+    rows = connection.execute(UNGUARDED_FUNCTIONS, (READ_SCHEMA, FUNCTION_PATH)).fetchall()
+    if rows:
+        connection.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    for function, is_definer in rows:
+        statements = [
+            f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC",
+            f"GRANT EXECUTE ON FUNCTION {function} TO annals_app",
+        ]
+        if is_definer:
+            statements.append(f"ALTER FUNCTION {function} SET search_path = {FUNCTION_PATH}")
+        for statement in statements:
+            connection.execute(statement.encode())
 
 
 def _run(connection: Connection, schema: str, statements: str) -> None:

@@ -49,7 +49,7 @@ CREATE INDEX ON accounts USING gin (workspace_id, company public.gin_trgm_ops);
 -- Finds accounts by company or by the name of a contact. Row-level security keeps leaky operators
 -- such as ILIKE from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT a.id FROM accounts a

@@ -35,7 +35,7 @@ CREATE INDEX ON contacts USING gin (workspace_id, name public.gin_trgm_ops);
 -- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
 -- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_contacts(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM contacts
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND name ILIKE pattern

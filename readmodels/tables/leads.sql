@@ -54,7 +54,7 @@ CREATE INDEX ON leads USING gin (workspace_id, email public.gin_trgm_ops);
 -- Finds leads by name, company or email. Row-level security keeps leaky operators such as ILIKE
 -- from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_leads(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM leads
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND (name ILIKE pattern OR company ILIKE pattern OR email ILIKE pattern)

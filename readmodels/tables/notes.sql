@@ -31,7 +31,7 @@ CREATE INDEX ON notes USING gin (workspace_id, body public.gin_trgm_ops);
 -- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
 -- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_notes(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM notes
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND body ILIKE pattern

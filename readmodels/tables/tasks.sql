@@ -37,7 +37,7 @@ CREATE INDEX ON tasks USING gin (workspace_id, title public.gin_trgm_ops);
 -- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
 -- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_tasks(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM tasks
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
        AND title ILIKE pattern

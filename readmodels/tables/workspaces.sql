@@ -35,7 +35,7 @@ CREATE INDEX ON api_keys (id);
 CREATE OR REPLACE FUNCTION find_api_key(key_id uuid)
 RETURNS TABLE (workspace_id uuid, name text, role text, member_id uuid, expires_at timestamptz,
                secret_sha256 text)
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path = read, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path = read, public, pg_temp AS $$
     SELECT k.workspace_id, k.name, k.role, k.member_id, k.expires_at, k.secret_sha256
       FROM api_keys k WHERE k.id = key_id
 $$;

@@ -18,7 +18,8 @@ def prepare_roles_and_database(
     """Create the database and its roles if they are missing.
 
     annals_owner owns the database and may create roles, annals_projector creates the read tables,
-    annals_app and annals_sender own nothing, and other roles have no access. `passwords` are by
+    annals_app and annals_sender own nothing, and other roles have no access. docs/database-roles.md
+    has the rights of each. `passwords` are by
     role and are set at every call; roles without one are not changed. A `template` other than
     template0 is copied with its tables and must have no open connections. Raises psycopg.Error.
     """
@@ -56,10 +57,15 @@ def _restrict_database(connection: psycopg.Connection, name: str, roles: Contain
     database = sql.Identifier(name)
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     for role in filter(roles.__contains__, DATABASE_USERS):
-        connection.execute(
-            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
-                database, sql.Identifier(role)
-            )
-        )
+        # Without TEMPORARY: a temporary object could take the place of one that a function of
+        # another role looks for.
+        for statement in (
+            "GRANT CONNECT ON DATABASE {} TO {}",
+            "REVOKE TEMPORARY ON DATABASE {} FROM {}",
+        ):
+            connection.execute(sql.SQL(statement).format(database, sql.Identifier(role)))
     # A rebuild creates its tables in a separate schema beside the live tables.
     connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO annals_projector").format(database))
+    # By default, PostgreSQL looks into a schema with the name of the connected role first. The
+    # projector could create one for the superuser or for annals_owner.
+    connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = public").format(database))

@@ -333,13 +333,12 @@ def test_template_is_copied_with_its_tables(cluster: Cluster) -> None:
 def test_app_and_projector_own_nothing(cluster: Cluster) -> None:
     urls = prepare_database(cluster, "rights")
     for url in (urls.app, urls.projector):
-        with psycopg.connect(url) as connection:
-            connection.execute("CREATE TEMPORARY TABLE incoming (number int)")
-        with (
-            psycopg.connect(url) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
-            connection.execute("CREATE TABLE mine (number int)")
+        for statement in ("CREATE TABLE mine (n int)", "CREATE TEMPORARY TABLE mine (n int)"):
+            with (
+                psycopg.connect(url) as connection,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                connection.execute(statement.encode())
 
 
 @pytest.mark.parametrize("program", ["pg_dump", "pg_basebackup", "initdb", "postgres"])
