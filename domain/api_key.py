@@ -15,12 +15,18 @@ from domain.shared.properties import optional, required
 from domain.shared.refusals import KeyRevoked
 
 
+OPERATORS = UUID(int=0)
+"""The reserved workspace that holds the operator keys and nothing else."""
+
+
 class Role(StrEnum):
     ADMIN = "admin"
     MEMBER = "member"
     AUDITOR = "auditor"
     ANALYST = "analyst"
     READ_ONLY = "read-only"
+    OPERATOR = "operator"
+    """Operates the installation and belongs to no tenant: valid in the workspace OPERATORS only."""
 
 
 class ApiKeyFields(Fields):

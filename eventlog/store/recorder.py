@@ -31,6 +31,7 @@ from eventlog.scope import Scope
 from eventlog.store.mapper import LogEvent, LogNotification
 
 APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
+APPEND_KEYS = "SELECT append_key_events(%s::uuid, %s::json, %s::json, %s::uuid, %s)"
 APPEND_EACH = "SELECT append_events_each(%s::uuid, %s::json)"
 
 SELECT_STREAM = """
@@ -51,6 +52,8 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
  ORDER BY position LIMIT %(limit)s
 """
 
+KEY_TOPICS = "api_key."
+"""Events of API keys take a credential, unless the owner's role appends them (sql/0014_keys.sql)."""
 MAX_VERSION = 2**31 - 1
 MAX_POSITION = 2**62
 SUBSCRIPTION_POLL_S = 0.1
@@ -336,7 +339,10 @@ def _append_statement(
             each["meta"] = {**metadata, **extra}
         return APPEND_EACH, (scope.workspace_id, orjson.dumps(batch).decode())
     meta = orjson.dumps(metadata).decode()
-    return APPEND, (scope.workspace_id, orjson.dumps(batch).decode(), meta)
+    parameters = (scope.workspace_id, orjson.dumps(batch).decode(), meta)
+    if scope.credential is not None and batch[0]["topic"].startswith(KEY_TOPICS):
+        return APPEND_KEYS, (*parameters, scope.credential.key_id, scope.credential.secret)
+    return APPEND, parameters
 
 
 class PollingSubscription(Subscription[ApplicationRecorder]):

@@ -61,6 +61,12 @@ SELECT json_build_object(
  ORDER BY p.name
 """
 
+PARKED_COUNTS = """
+SELECT projection, count(*) FROM projection_parked WHERE workspace_id = %s GROUP BY projection
+"""
+CURRENT_WITHIN_S = 5.0
+"""A projection with less lag counts as current; a tenant is not told more about its lag."""
+
 PARKED = """
 SELECT coalesce(json_agg(json_build_object(
            'entityId', entity_id, 'position', position, 'events', events, 'error', error,
@@ -207,6 +213,25 @@ async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
     """
     cursor = await connection.execute(REPORT)
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]
+
+
+async def report_of_workspace(
+    connection: AsyncConnection, workspace_id: UUID
+) -> list[dict[str, Any]]:
+    """Report name, `isCurrent` and the workspace's number of parked entities, by projection.
+
+    Positions, lag and counts of all workspaces are left out: they tell how much others write.
+    """
+    cursor = await connection.execute(PARKED_COUNTS, (workspace_id,))
+    parked = dict(await cursor.fetchall())
+    return [
+        {
+            "name": each["name"],
+            "isCurrent": each["lagSeconds"] < CURRENT_WITHIN_S,
+            "parked": parked.get(each["name"], 0),
+        }
+        for each in await report(connection)
+    ]
 
 
 async def parked_of_workspace(
