@@ -14,7 +14,6 @@ from domain.shared.fields import Fields, Instant, Name
 from domain.shared.properties import optional, required
 from domain.shared.refusals import KeyRevoked
 
-
 OPERATORS = UUID(int=0)
 """The reserved workspace that holds the operator keys and nothing else."""
 

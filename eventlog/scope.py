@@ -38,8 +38,6 @@ class Scope:
 
     workspace_id: UUID
     actor: Actor = SYSTEM
-    key_id: str = ""
-    """The API key that was used, whoever acts by it."""
     command: str = ""
     command_id: str = ""
     correlation_id: str = ""
@@ -47,6 +45,8 @@ class Scope:
     request_id: str = ""
     ip: str = ""
     user_agent: str = ""
+    key_id: str = ""
+    """The API key that was used, whoever acts by it."""
     extra: dict[str, str] = field(default_factory=dict)
     credential: Credential | None = field(default=None, repr=False, compare=False)
     """What authorises changes of API keys; it is not part of the metadata."""

@@ -21,9 +21,9 @@ ITEM: Mapping[str, str] = MappingProxyType(
     entry_columns(
         (
             *("position", "entityType", "entityId", "action", "topic", "version", "accountId"),
-            *("actor", "keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command"),
-            *("commandId", "undoes", "undoesPosition", "correlationId", "causationId", "changes"),
-            "details",
+            *("actor", "keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId"),
+            *("command", "commandId", "undoes", "undoesPosition", "correlationId", "causationId"),
+            *("changes", "details"),
         ),
         entityType="a.entity_type",
         entityId="a.entity_id",

@@ -27,7 +27,8 @@ CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {ACTION_BY_DAT
 """SQL for the action of an event `e`; the parameter `actions` is ACTIONS_JSON."""
 COLUMNS = (
     *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "keyId"),
-    *("occurredAt", "recordedAt", "requestId", "command", "commandId", "causationId", "changes", "details"),
+    *("occurredAt", "recordedAt", "requestId", "command", "commandId", "causationId", "changes"),
+    "details",
 )
 ADDRESS_COLUMNS = ("ip", "userAgent")
 """Further columns for callers who may read the audit trail."""
@@ -61,7 +62,8 @@ async def entity_history(
     The history of a member includes the keys that were issued for that member.
 
     after: the cursor, a version; a position for a member and with_merged. with_merged: include the
-    histories of the entities merged into this one. with_addresses: include IP addresses and user agents.
+    histories of the entities merged into this one. with_addresses: include IP addresses and user
+    agents.
     """
     parameters = {
         "workspace": workspace_id,

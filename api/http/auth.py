@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -63,7 +63,7 @@ class Caller:
         """Raise 403 (E1008, E1021 or E1022) if the role lacks the permission."""
         if permission in PERMISSIONS[self.role]:
             return
-        facts = {"permission": permission.value, "role": self.role.value}
+        facts: dict[str, Any] = {"permission": permission.value, "role": self.role.value}
         if self.is_operator:
             raise ApiError(codes.OPERATOR_HAS_NO_WORKSPACE, **facts)
         if permission is Permission.OPERATE:

@@ -1,7 +1,7 @@
 """/api/projections: the state of each projection, and jobs on it.
 
 Projections cover all workspaces, so only operators see their positions, lag and jobs, and request
-jobs. A tenant sees whether its own events have been applied and which of its own entities are parked.
+jobs. A tenant sees whether they are current and which of its own entities are parked.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ EVENT_OF_ENTRY = "JOIN events AS e ON e.position = a.position AND e.workspace_id
 KEY_OF_ENTRY = """(
     SELECT e.metadata->>'keyId' FROM events AS e
      WHERE e.position = a.position AND e.workspace_id = a.workspace_id)"""
-"""The key with which the event of a row `a` of the audit trail's read table was recorded, or null."""
+"""The API key of a row `a` of the audit trail's read table, or null."""
 
 SELECT_WHOLE_COMMAND = """
 SELECT metadata->>'commandId' FROM events

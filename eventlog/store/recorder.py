@@ -23,8 +23,10 @@ from eventsourcing.persistence import (
     StoredEvent,
     Subscription,
 )
+from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import ConnectionPool
 
+from domain.shared.refusals import KeyNotAccepted
 from eventlog.connections import Connection, set_workspace, translated_errors
 from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
@@ -53,7 +55,7 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
 """
 
 KEY_TOPICS = "api_key."
-"""Events of API keys take a credential, unless the owner's role appends them (sql/0014_keys.sql)."""
+"""Events of API keys take a credential, except in the owner's role (sql/0014_keys.sql)."""
 MAX_VERSION = 2**31 - 1
 MAX_POSITION = 2**62
 SUBSCRIPTION_POLL_S = 0.1
@@ -297,7 +299,12 @@ class PostgresLogRecorder(ApplicationRecorder):
         self, connection: Connection, statement: LiteralString, parameters: tuple[Any, ...]
     ) -> list[int]:
         started = time.perf_counter()
-        rows = connection.execute(statement, parameters, prepare=True).fetchall()
+        try:
+            rows = connection.execute(statement, parameters, prepare=True).fetchall()
+        except InsufficientPrivilege:
+            if statement != APPEND_KEYS:
+                raise
+            raise KeyNotAccepted from None
         self.observe_append(time.perf_counter() - started)
         return [row[0] for row in rows]
 

@@ -223,7 +223,7 @@ async def report_of_workspace(
     Positions, lag and counts of all workspaces are left out: they tell how much others write.
     """
     cursor = await connection.execute(PARKED_COUNTS, (workspace_id,))
-    parked = dict(await cursor.fetchall())
+    parked: dict[str, int] = dict(await cursor.fetchall())
     return [
         {
             "name": each["name"],

@@ -331,7 +331,7 @@ def test_operation_without_known_entity_becomes_creation() -> None:
 
 def test_client_config_and_faults_survive_as_text() -> None:
     config = ClientConfig(
-        "a", 1, "journals", "w", "http://x", None, [], str(ProjectionFaults(1, 2))
+        "a", 1, "journals", "w", "http://x", "annals_1_x", [], str(ProjectionFaults(1, 2))
     )
     assert config.dump().startswith('{"name":"a"')
     assert ProjectionFaults.parse(config.faults) == ProjectionFaults(1, 2)

@@ -30,11 +30,12 @@ from eventsourcing.persistence import (
 )
 
 from commands.entities import CommandOutcome, EntityCommands
+from commands.keys import parse_token
 from domain.shared.refusals import Refusal
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
 from eventlog.reading import readable_position
-from eventlog.scope import Actor, Scope
+from eventlog.scope import Actor, Credential, Scope
 from eventlog.store.log import EventLog
 from runtime.process import end_with_supervisor
 from tests.support.chaos.journal import Answer, Ending, Journal
@@ -80,7 +81,7 @@ class ClientConfig:
     workspace: str
     url: str
     """URL of the API or of the database."""
-    token: str | None
+    token: str
     """None for a client that writes to the database directly."""
     shared: list[dict[str, object]]
     faults: str
@@ -150,8 +151,11 @@ class DirectTransport:
 
     makes_ids = True
 
-    def __init__(self, log: EventLog, workspace: UUID) -> None:
+    def __init__(
+        self, log: EventLog, workspace: UUID, credential: Credential | None = None
+    ) -> None:
         self._log = log
+        self._credential = credential
         self._workspace = workspace
         self._commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
 
@@ -159,7 +163,14 @@ class DirectTransport:
         """Run the command and return the answer."""
         sent = request.sent
         actor = Actor("system", sent.client)
-        scope = Scope(self._workspace, actor, sent.command, sent.op, user_agent=sent.op)
+        scope = Scope(
+            self._workspace,
+            actor,
+            command=sent.command,
+            command_id=sent.op,
+            user_agent=sent.op,
+            credential=self._credential,
+        )
         try:
             if sent.command == "read":
                 return self._read(request, scope)
@@ -309,8 +320,8 @@ def _said(response: httpx.Response) -> str:
 
 @contextmanager
 def open_transport(config: ClientConfig) -> Iterator[Transport]:
-    """HTTP for a client with a token, the database for one without."""
-    if config.token is not None:
+    """HTTP or the database, by the scheme of the URL."""
+    if config.url.startswith("http"):
         headers = {"Authorization": f"Bearer {config.token}"}
         # Without TLS there are no certificates to load.
         with httpx.Client(
@@ -321,7 +332,10 @@ def open_transport(config: ClientConfig) -> Iterator[Transport]:
     hinter = Hinter(config.url)
     with write_pool(config.url, max_size=POOL_MAX) as pool:
         try:
-            yield DirectTransport(EventLog(pool, after_append=hinter.hint), UUID(config.workspace))
+            parsed = parse_token(config.token)
+            assert parsed is not None
+            log = EventLog(pool, after_append=hinter.hint)
+            yield DirectTransport(log, UUID(config.workspace), Credential(*parsed))
         finally:
             hinter.close()
 
