@@ -45,6 +45,7 @@ EXAMPLE_ENTRY = {
     "topic": "account.updated",
     "version": 2,
     "actor": EXAMPLE_ACTOR,
+    "keyId": EXAMPLE_ID,
     "occurredAt": EXAMPLE_TIME,
     "recordedAt": EXAMPLE_TIME,
     "ip": "192.0.2.7",

@@ -29,7 +29,12 @@ from projections.engine.jobs.queue import ProjectionJobKind
 from projections.engine.rebuild.plan import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
-from readmodels.operation.checkpoints import parked_of_workspace, report, report_of_workspace
+from readmodels.operation.checkpoints import (
+    CURRENT_WITHIN_S,
+    parked_counts,
+    parked_of_workspace,
+    report,
+)
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.patches import JSON_TYPE
@@ -206,7 +211,7 @@ async def get(
         200: success("The plan, if `plan` is true.", example=EXAMPLE_PLAN),
         202: JOB_REQUESTED,
         **problems(
-            *(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+            *(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
             *(*ON_BODY, *ON_FIELDS),
         ),
     },
@@ -233,7 +238,12 @@ async def rebuild(
     responses={
         202: JOB_REQUESTED,
         **problems(
-            *(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, codes.NO_PREVIOUS_TABLES),
+            *(
+                codes.OPERATOR_REQUIRED,
+                codes.NOT_FOUND,
+                codes.PROJECTION_JOB_IN_PROGRESS,
+                codes.NO_PREVIOUS_TABLES,
+            ),
         ),
     },
     dependencies=[Depends(require_write_capacity)],
@@ -250,7 +260,7 @@ async def roll_back(services: ServicesDep, caller: Operator, name: ProjectionNam
     status_code=202,
     responses={
         202: JOB_REQUESTED,
-        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
     },
     dependencies=[Depends(require_write_capacity)],
 )
@@ -265,7 +275,7 @@ async def retry(services: ServicesDep, caller: Operator, name: ProjectionName) -
     summary="The latest jobs on a projection, newest first",
     responses={
         200: success("The jobs.", ProjectionJobs, example={"items": [EXAMPLE_JOB]}),
-        **problems(codes.NOT_FOUND, *ON_READ),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, *ON_READ),
     },
 )
 async def list_jobs(
@@ -283,7 +293,7 @@ async def list_jobs(
     summary="The progress of a job on a projection",
     responses={
         200: success("The job.", ProjectionJob, example=EXAMPLE_JOB),
-        **problems(codes.NOT_FOUND, *ON_READ),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, *ON_READ),
     },
 )
 async def get_job(
@@ -308,7 +318,7 @@ async def get_job(
             ProjectionJob,
             example={**EXAMPLE_JOB, "state": "cancelling"},
         ),
-        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_ENDED),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_ENDED),
     },
     dependencies=[Depends(require_write_capacity)],
 )
@@ -328,11 +338,21 @@ async def cancel(
 
 async def _report(services: Services, caller: Caller) -> list[dict[str, Any]]:
     """Return what this caller may see of each projection."""
+    async with services.reads.plain() as connection:
+        items = await report(connection)
     if caller.is_operator:
-        async with services.reads.plain() as connection:
-            return await report(connection)
+        return items
     async with services.reads.workspace(caller.workspace_id) as connection:
-        return await report_of_workspace(connection, caller.workspace_id)
+        parked = await parked_counts(connection, caller.workspace_id)
+    # Positions, lag and counts of all workspaces would tell how much others write.
+    return [
+        {
+            "name": each["name"],
+            "isCurrent": each["lagSeconds"] < CURRENT_WITHIN_S,
+            "parked": parked.get(each["name"], 0),
+        }
+        for each in items
+    ]
 
 
 async def _request_job(

@@ -215,23 +215,10 @@ async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]
 
 
-async def report_of_workspace(
-    connection: AsyncConnection, workspace_id: UUID
-) -> list[dict[str, Any]]:
-    """Report name, `isCurrent` and the workspace's number of parked entities, by projection.
-
-    Positions, lag and counts of all workspaces are left out: they tell how much others write.
-    """
+async def parked_counts(connection: AsyncConnection, workspace_id: UUID) -> dict[str, int]:
+    """The number of the workspace's parked entities, by projection that has any."""
     cursor = await connection.execute(PARKED_COUNTS, (workspace_id,))
-    parked: dict[str, int] = dict(await cursor.fetchall())
-    return [
-        {
-            "name": each["name"],
-            "isCurrent": each["lagSeconds"] < CURRENT_WITHIN_S,
-            "parked": parked.get(each["name"], 0),
-        }
-        for each in await report(connection)
-    ]
+    return dict(await cursor.fetchall())
 
 
 async def parked_of_workspace(

@@ -60,7 +60,8 @@ METRICS_FORBIDDEN = ErrorCode(
     403,
     "Access to the metrics is denied.",
     "Without ANNALS_METRICS_TOKEN, only requests from the same machine that came through no proxy"
-    " may read them; with it, requests that send it as `Authorization: Bearer`.",
+    " may read them; with it, requests that send it as `Authorization: Bearer`."
+    " An operator key always may.",
 )
 OPERATOR_HAS_NO_WORKSPACE = ErrorCode(
     "E1021",

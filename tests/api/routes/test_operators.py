@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api.http.auth import KEY_CACHE_TTL_S, KEY_LOOKUPS_MAX
+from api.http.auth import KEY_CACHE_TTL_S, KEY_LOOKUPS_MAX, UNKNOWN_KEY_TTL_S
 from commands.keys import parse_token
 from domain.api_key import OPERATORS, ApiKey
 from eventlog.scope import Scope
@@ -55,7 +55,7 @@ def test_me_tells_who_the_caller_is(api_workspace: ApiWorkspace) -> None:
         "name": "member key",
         "role": "member",
         "permissions": ["history", "read", "write"],
-        "expiresAt": "2199-01-01T00:00:00Z",
+        "expiresAt": "2199-01-01T00:00:00+00:00",
         "workspace": {"id": str(api_workspace.workspace_id), "name": "Office"},
         "member": {"id": member, "name": "Grace Hopper"},
     }
@@ -180,8 +180,11 @@ def refused_requests(api: Api, tokens: list[str]) -> tuple[int, int]:
 
 def test_unknown_key_is_looked_up_once_and_remembered(api: Api) -> None:
     token = f"annals_{uuid4().hex}_secret"
+    started = time.monotonic()
     lookups, _ = refused_requests(api, [token] * REQUESTS)
-    assert lookups <= KEY_LOOKUPS_MAX
+    periods = 1 + int((time.monotonic() - started) / UNKNOWN_KEY_TTL_S)
+    assert lookups <= KEY_LOOKUPS_MAX * periods
+    assert lookups < REQUESTS / 2
 
 
 def test_different_unknown_keys_take_few_connections_at_once(api: Api) -> None:

@@ -198,8 +198,14 @@ def test_transaction_with_a_key_rolls_back_as_a_whole(urls: Urls, tenant: Tenant
         log = EventLog(pool)
         commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
         wrong = replace(scope, credential=Credential(tenant.credential.key_id, "wrong"))
-        with pytest.raises(KeyNotAccepted), log.transaction(scope):
-            member = commands.create(scope, Member, {"name": "Grace"}).entity.id
-            issue_key(commands, wrong, MEMBER_KEY)
+
+        def create_member_and_key() -> None:
+            with log.transaction(scope):
+                commands.create(scope, Member, {"name": "Grace"}, entity_id=member)
+                issue_key(commands, wrong, MEMBER_KEY)
+
+        member = uuid4()
+        with pytest.raises(KeyNotAccepted):
+            create_member_and_key()
         with log.scoped(scope):
             assert log.load_many(Member, [member]) == {}
