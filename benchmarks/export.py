@@ -77,7 +77,7 @@ EXPORTS = {
 
 def fill(urls: DatabaseUrls, rows: int) -> str:
     """Insert the rows and return a token."""
-    with write_pool(urls.app) as pool:
+    with write_pool(urls.owner) as pool:
         commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
         scope = Scope(UUID(WORKSPACE))
         token = issue_key(commands, scope, {"name": "benchmark", "role": "admin"}).token

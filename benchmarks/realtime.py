@@ -35,7 +35,7 @@ from eventlog.connections import write_pool
 from eventlog.hints import Hinter
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from runtime.composition import open_writing
+from runtime.composition import open_key_writing
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.database import catch_up
@@ -223,7 +223,7 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
     settings = Settings(
         owner_url=urls.owner, app_url=urls.app, projector_url=urls.projector, port=PORT
     )
-    with open_writing(settings) as writing:
+    with open_key_writing(settings) as writing:
         given = {"name": "benchmark", "role": "admin"}
         token = issue_key(writing.commands, SCOPE, given).token
     catch_up(settings)

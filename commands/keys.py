@@ -15,7 +15,8 @@ from typing import Any
 from uuid import UUID
 
 from commands.entities import CommandOutcome, EntityCommands
-from domain.api_key import ApiKey
+from domain.api_key import OPERATORS, ApiKey, Role
+from domain.shared.refusals import FieldError, InvalidFields
 from eventlog.scope import Scope
 
 PREFIX = "annals"
@@ -32,9 +33,21 @@ class IssuedKey:
 
 def issue_key(commands: EntityCommands, scope: Scope, fields: Mapping[str, Any]) -> IssuedKey:
     """Issue a key with these fields and a new secret. Raises `InvalidFields`."""
+    require_workspace_of_role(scope, fields)
     secret = secrets.token_urlsafe(SECRET_BYTES)
     outcome = commands.create(scope, ApiKey, {**fields, "secretSha256": digest(secret)})
     return IssuedKey(outcome, f"{PREFIX}_{outcome.entity.id.hex}_{secret}")
+
+
+def require_workspace_of_role(scope: Scope, fields: Mapping[str, Any]) -> None:
+    """Refuse an operator key in a tenant's workspace, and any other key in that of the operators.
+
+    Raises `InvalidFields`.
+    """
+    if (fields.get("role") == Role.OPERATOR) != (scope.workspace_id == OPERATORS):
+        raise InvalidFields(
+            [FieldError("role", "literal_error", "is operator for operator keys only")]
+        )
 
 
 def parse_token(token: str) -> tuple[UUID, str] | None:

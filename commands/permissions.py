@@ -25,17 +25,19 @@ class Permission(StrEnum):
     KEYS = "keys"
     WORKSPACE = "workspace"
     PROJECTIONS = "projections"
+    """See whether the read tables are current for the caller's workspace, and what is parked."""
     OPERATE = "operate"
-    """Rebuild projections, roll them back and retry parked entities, for all workspaces at once."""
+    """Do and see what spans workspaces: projections, their jobs, lag, health details, metrics."""
 
 
 PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
     {
-        Role.ADMIN: frozenset(Permission),
+        Role.ADMIN: frozenset(Permission) - {Permission.OPERATE},
         Role.MEMBER: frozenset({Permission.READ, Permission.WRITE, Permission.HISTORY}),
         Role.AUDITOR: frozenset({Permission.READ, Permission.HISTORY, Permission.AUDIT}),
         Role.ANALYST: frozenset({Permission.READ, Permission.HISTORY, Permission.PROJECTIONS}),
         Role.READ_ONLY: frozenset({Permission.READ}),
+        Role.OPERATOR: frozenset({Permission.PROJECTIONS, Permission.OPERATE}),
     }
 )
 """The permissions of each role."""

@@ -14,6 +14,9 @@ from domain.shared.fields import Fields, Instant, Name
 from domain.shared.properties import optional, required
 from domain.shared.refusals import KeyRevoked
 
+OPERATORS = UUID(int=0)
+"""The reserved workspace that holds the operator keys and nothing else."""
+
 
 class Role(StrEnum):
     ADMIN = "admin"
@@ -21,6 +24,8 @@ class Role(StrEnum):
     AUDITOR = "auditor"
     ANALYST = "analyst"
     READ_ONLY = "read-only"
+    OPERATOR = "operator"
+    """Operates the installation and belongs to no tenant: valid in the workspace OPERATORS only."""
 
 
 class ApiKeyFields(Fields):

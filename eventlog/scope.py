@@ -19,6 +19,14 @@ class Actor:
     name: str | None = None
 
 
+@dataclass(frozen=True)
+class Credential:
+    """An API key that was presented with its secret. The database checks it for key events."""
+
+    key_id: UUID
+    secret: str = field(repr=False)
+
+
 AS_ONE = "asOne"
 """The key in metadata of events whose command can only be undone as a whole."""
 SYSTEM = Actor("system", "annals", "Annals")
@@ -37,12 +45,17 @@ class Scope:
     request_id: str = ""
     ip: str = ""
     user_agent: str = ""
+    key_id: str = ""
+    """The API key that was used, whoever acts by it."""
     extra: dict[str, str] = field(default_factory=dict)
+    credential: Credential | None = field(default=None, repr=False, compare=False)
+    """What authorises changes of API keys; it is not part of the metadata."""
 
     def metadata(self) -> dict[str, Any]:
         """The metadata of events by wire name, without empty values."""
         actor = {"type": self.actor.type, "id": self.actor.id, "name": self.actor.name}
         known = {
+            "keyId": self.key_id,
             "command": self.command,
             "commandId": self.command_id,
             "correlationId": self.correlation_id or self.command_id,
@@ -71,6 +84,7 @@ class Scope:
 
 
 _FIELDS = {
+    "keyId": "key_id",
     "command": "command",
     "commandId": "command_id",
     "correlationId": "correlation_id",

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from eventlog.connections import Connection
-from eventlog.reading.audit import EVENT_OF_ENTRY, entry_columns, json_object
+from eventlog.reading.audit import EVENT_OF_ENTRY, KEY_OF_ENTRY, entry_columns, json_object
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
@@ -21,9 +21,9 @@ ITEM: Mapping[str, str] = MappingProxyType(
     entry_columns(
         (
             *("position", "entityType", "entityId", "action", "topic", "version", "accountId"),
-            *("actor", "occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command"),
-            *("commandId", "undoes", "undoesPosition", "correlationId", "causationId", "changes"),
-            "details",
+            *("actor", "keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId"),
+            *("command", "commandId", "undoes", "undoesPosition", "correlationId", "causationId"),
+            *("changes", "details"),
         ),
         entityType="a.entity_type",
         entityId="a.entity_id",
@@ -33,12 +33,13 @@ ITEM: Mapping[str, str] = MappingProxyType(
 """The columns of an entry by wire name: SQL over the rows `a` (read table) and `e` (log)."""
 ITEM_SQL = json_object(ITEM)
 
-FILTERED = """
+FILTERED = f"""
      WHERE a.workspace_id = %(workspace)s
        AND (%(entity_type)s::text IS NULL OR a.entity_type = %(entity_type)s)
        AND (%(entity_id)s::uuid IS NULL OR a.entity_id = %(entity_id)s)
        AND (%(action)s::text IS NULL OR a.action = %(action)s)
        AND (%(actor_id)s::text IS NULL OR a.actor_id = %(actor_id)s)
+       AND (%(key_id)s::text IS NULL OR %(key_id)s = {KEY_OF_ENTRY})
        AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
        AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
        AND (%(cursor)s::bigint IS NULL OR a.position < %(cursor)s)"""
@@ -89,6 +90,7 @@ class AuditQuery:
     entity_id: UUID | None = None
     action: str | None = None
     actor_id: str | None = None
+    key_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
     cursor: int | None = None
@@ -102,6 +104,7 @@ class AuditQuery:
             "entity_id": self.entity_id,
             "action": self.action,
             "actor_id": self.actor_id,
+            "key_id": self.key_id and str(self.key_id),
             "since": self.since,
             "until": self.until,
             "cursor": self.cursor,

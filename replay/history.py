@@ -7,9 +7,10 @@ from uuid import UUID
 
 import orjson
 
+from domain.member import Member
 from eventlog.connections import AsyncConnection
 from eventlog.reading.audit import entry_columns, json_object
-from eventlog.reading.history import ENTITY_PAGE, MERGED_ENTITY_PAGE
+from eventlog.reading.history import ENTITY_PAGE, MEMBER_PAGE, MERGED_ENTITY_PAGE
 from projections.audit import ACTIONS, ACTIONS_BY_DATA, UNDO
 
 HISTORY_PAGE_DEFAULT = 100
@@ -25,8 +26,9 @@ CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {ACTION_BY_DAT
      ELSE %(actions)s::jsonb->>e.topic END"""
 """SQL for the action of an event `e`; the parameter `actions` is ACTIONS_JSON."""
 COLUMNS = (
-    *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "occurredAt"),
-    *("recordedAt", "requestId", "command", "commandId", "causationId", "changes", "details"),
+    *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "keyId"),
+    *("occurredAt", "recordedAt", "requestId", "command", "commandId", "causationId", "changes"),
+    "details",
 )
 ADDRESS_COLUMNS = ("ip", "userAgent")
 """Further columns for callers who may read the audit trail."""
@@ -57,8 +59,11 @@ async def entity_history(
 ) -> bytes | None:
     """Read `{items, nextCursor}` as JSON, oldest first; None if there is no such entity.
 
-    after: the cursor, a version. with_merged: include the histories of the entities merged into
-    this one; then the cursor is a position. with_addresses: include IP addresses and user agents.
+    The history of a member includes the keys that were issued for that member.
+
+    after: the cursor, a version; a position for a member and with_merged. with_merged: include the
+    histories of the entities merged into this one. with_addresses: include IP addresses and user
+    agents.
     """
     parameters = {
         "workspace": workspace_id,
@@ -69,7 +74,7 @@ async def entity_history(
         "limit": limit,
         "actions": ACTIONS_JSON,
     }
-    statement = _statement(with_merged, with_addresses)
+    statement = _statement(kind == Member.KIND, with_merged, with_addresses)
     found = await connection.execute(statement, parameters)
     row = await found.fetchone()
     assert row is not None
@@ -80,11 +85,11 @@ async def entity_history(
 
 
 @cache
-def _statement(with_merged: bool, with_addresses: bool) -> bytes:
+def _statement(of_member: bool, with_merged: bool, with_addresses: bool) -> bytes:
     names = [*COLUMNS, *ADDRESS_COLUMNS] if with_addresses else [*COLUMNS]
     page, order = ENTITY_PAGE, "stream_version"
-    if with_merged:
+    if of_member or with_merged:
         names.insert(0, "entityId")
-        page, order = MERGED_ENTITY_PAGE, "position"
+        page, order = MEMBER_PAGE if of_member else MERGED_ENTITY_PAGE, "position"
     entry = json_object(entry_columns(names, action=ACTION_SQL))
     return HISTORY.format(page=page, order=order, entry=entry).encode()

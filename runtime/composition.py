@@ -51,8 +51,30 @@ def open_writing(
     Each function in `after_append` is called after each append, in the thread that appended and
     after the hint to other processes. Raises `LookupError` if the API's database URL is not set.
     """
-    url = app_url(settings)
-    metrics = metrics or Metrics()
+    with _open_writing(settings, app_url(settings), metrics or Metrics(), after_append) as writing:
+        yield writing
+
+
+@contextmanager
+def open_key_writing(settings: Settings) -> Iterator[Writing]:
+    """As `open_writing`, in the owner's role, which may record events of API keys and no others.
+
+    It issues the first key of a workspace and the keys of operators, and is for the command line
+    only. Raises `LookupError` if the owner's database URL is not set.
+    """
+    if settings.owner_url is None:
+        raise LookupError("ANNALS_OWNER_URL is not set")
+    with _open_writing(settings, settings.owner_url, Metrics(), ()) as writing:
+        yield writing
+
+
+@contextmanager
+def _open_writing(
+    settings: Settings,
+    url: str,
+    metrics: Metrics,
+    after_append: Sequence[Callable[[], None]],
+) -> Iterator[Writing]:
     hinter = Hinter(url)
     metrics.hints_sent = lambda: hinter.sent
     with write_pool(url, max_size=settings.write_threads_max) as pool:

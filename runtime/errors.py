@@ -66,6 +66,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.OccurredTooEarly: codes.OCCURRED_TOO_EARLY,
         refusals.StaleVersion: codes.STALE_VERSION,
         refusals.KeyRevoked: codes.KEY_REVOKED,
+        refusals.KeyNotAccepted: codes.UNKNOWN_KEY,
         refusals.UndoConflict: codes.UNDO_CONFLICT,
         refusals.AlreadyUndone: codes.ALREADY_UNDONE,
         refusals.NotUndoable: codes.NOT_UNDOABLE,

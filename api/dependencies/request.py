@@ -27,6 +27,8 @@ def command_scope(request: Request, caller: Caller) -> Scope:
     return Scope(
         workspace_id=caller.workspace_id,
         actor=caller.actor,
+        key_id=str(caller.key_id),
+        credential=caller.credential,
         command=request.scope["route"].operation_id,
         command_id=str(new_id()),
         request_id=request.state.request_id,

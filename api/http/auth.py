@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -15,10 +16,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from commands.keys import matches, parse_token
 from commands.permissions import PERMISSIONS, Permission
-from domain.api_key import Role
+from domain.api_key import OPERATORS, Role
 from domain.member import Member
 from domain.shared.refusals import NotFound
-from eventlog.scope import Actor, Scope
+from eventlog.scope import Actor, Credential, Scope
 from eventlog.store.log import EventLog
 from readmodels.keys import KeyRow, find_key
 from readmodels.pool import ReadPool
@@ -30,6 +31,13 @@ KEY_CACHE_TTL_S = 1.0
 """Seconds for which a key is served from the cache. A revoked key works no longer than this."""
 KEY_CACHE_MAX = 10_000
 """Maximum number of keys in the cache."""
+UNKNOWN_KEY_TTL_S = 1.0
+"""Seconds for which an id without a key is refused without asking the database."""
+UNKNOWN_KEYS_MAX = 10_000
+"""Maximum number of ids that are remembered as unknown."""
+KEY_LOOKUPS_MAX = 4
+"""Maximum number of simultaneous look-ups of keys that are not in the cache. More of them wait, so
+that invented keys cannot take all connections for reading."""
 TOKEN_MAX_CHARS = 256
 
 
@@ -41,11 +49,26 @@ class Caller:
     workspace_id: UUID
     role: Role
     actor: Actor
+    name: str
+    """The key's name."""
+    expires_at: datetime | None
+    credential: Credential = field(repr=False)
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this is an operator, who belongs to no workspace."""
+        return self.role is Role.OPERATOR
 
     def require(self, permission: Permission) -> None:
-        """Raise 403 (E1008) if the role lacks the permission."""
-        if permission not in PERMISSIONS[self.role]:
-            raise ApiError(codes.FORBIDDEN, permission=permission.value, role=self.role.value)
+        """Raise 403 (E1008, E1021 or E1022) if the role lacks the permission."""
+        if permission in PERMISSIONS[self.role]:
+            return
+        facts: dict[str, Any] = {"permission": permission.value, "role": self.role.value}
+        if self.is_operator:
+            raise ApiError(codes.OPERATOR_HAS_NO_WORKSPACE, **facts)
+        if permission is Permission.OPERATE:
+            raise ApiError(codes.OPERATOR_REQUIRED, **facts)
+        raise ApiError(codes.FORBIDDEN, **facts)
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,9 @@ class Authenticator:
         self._log = log
         self._clock = clock
         self._cache: dict[UUID, _CachedKey] = {}
+        self._unknown: dict[UUID, float] = {}
+        """Until when an id is refused without asking the database, by the monotonic clock."""
+        self._lookups = asyncio.Semaphore(KEY_LOOKUPS_MAX)
 
     async def caller(self, token: str) -> Caller:
         """Return the caller that the token belongs to. Raises 401 (E1004 to E1007)."""
@@ -79,7 +105,15 @@ class Authenticator:
             raise invalid_credentials(codes.KEY_EXPIRED)
         if key.actor is None:
             raise invalid_credentials(codes.MEMBER_LEFT)
-        return Caller(key_id, key.row.workspace_id, Role(key.row.role), key.actor)
+        return Caller(
+            key_id,
+            key.row.workspace_id,
+            Role(key.row.role),
+            key.actor,
+            key.row.name,
+            key.row.expires_at,
+            Credential(key_id, secret),
+        )
 
     async def is_still_valid(self, caller: Caller) -> bool:
         """Whether the key of this caller still authenticates with the same role."""
@@ -91,17 +125,36 @@ class Authenticator:
         return is_valid and key.row.role == caller.role.value
 
     def forget(self, key_id: UUID) -> None:
-        """Remove a key from the cache, for example after revoking it."""
+        """Ask the database for this key next time, for example after issuing or revoking it."""
         self._cache.pop(key_id, None)
+        self._unknown.pop(key_id, None)
 
     async def _load(self, key_id: UUID) -> _CachedKey | None:
+        """Return the key, from the cache if possible; None if it is unknown or revoked."""
+        if self._is_cached(key_id):
+            return self._cache.get(key_id)
+        if key_id in self._cache:  # a known key does not wait behind unknown ones
+            return await self._look_up(key_id)
+        async with self._lookups:
+            if self._is_cached(key_id):  # another request has asked meanwhile
+                return self._cache.get(key_id)
+            return await self._look_up(key_id)
+
+    def _is_cached(self, key_id: UUID) -> bool:
+        """Whether the cache knows the key, or knows that there is none."""
         key = self._cache.get(key_id)
-        if key is not None and key.expires_at_s > time.monotonic():
-            return key
+        expires_at_s = self._unknown.get(key_id, 0.0) if key is None else key.expires_at_s
+        return expires_at_s > time.monotonic()
+
+    async def _look_up(self, key_id: UUID) -> _CachedKey | None:
         async with self._pool.plain() as connection:
             row = await find_key(connection, key_id)
-        if row is None:
-            self.forget(key_id)
+        # An operator key counts in its own workspace only, and no other key counts there.
+        if row is None or (row.role == Role.OPERATOR) != (row.workspace_id == OPERATORS):
+            self._cache.pop(key_id, None)
+            if len(self._unknown) >= UNKNOWN_KEYS_MAX:
+                self._unknown.clear()
+            self._unknown[key_id] = time.monotonic() + UNKNOWN_KEY_TTL_S
             return None
         actor = await run_in_threadpool(self._load_actor, key_id, row)
         if len(self._cache) >= KEY_CACHE_MAX:

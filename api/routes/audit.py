@@ -45,6 +45,7 @@ EXAMPLE_ENTRY = {
     "topic": "account.updated",
     "version": 2,
     "actor": EXAMPLE_ACTOR,
+    "keyId": EXAMPLE_ID,
     "occurredAt": EXAMPLE_TIME,
     "recordedAt": EXAMPLE_TIME,
     "ip": "192.0.2.7",
@@ -64,6 +65,7 @@ class AuditSelection(BaseModel):
     entity_id: UUID | None = None
     action: ActionFilter | None = None
     actor_id: ActorId | None = None
+    key_id: UUID | None = Field(default=None, description="The API key that was used.")
     since: TimeText | None = Field(default=None, description="Recorded at this time or later.")
     until: TimeText | None = Field(
         default=None, description="Recorded before this time, or until the end of this day."
@@ -77,6 +79,7 @@ class AuditSelection(BaseModel):
             entity_id=self.entity_id,
             action=self.action,
             actor_id=self.actor_id,
+            key_id=self.key_id,
             since=parse_time(self.since, "since", end_of_day=False) if self.since else None,
             until=parse_time(self.until, "until") if self.until else None,
         )

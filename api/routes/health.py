@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from api.dependencies.annotated import ServicesDep
+from api.dependencies.services import Services
 from api.http.openapi.responses import WITHOUT_KEY, problems, success
 from api.http.responses import json_response
 from runtime import codes
@@ -63,10 +64,17 @@ async def liveness() -> Response:
         **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=WITHOUT_KEY),
     },
 )
-async def health(services: ServicesDep) -> Response:
-    """503 within 10 s after a projection with events to process has stopped making progress."""
+async def health(request: Request, services: ServicesDep) -> Response:
+    """503 within 10 s after a projection with events to process has stopped making progress.
+
+    Whoever may read the metrics also sees the projections and jobs; others see the status only.
+    """
     snapshot = await services.health.snapshot()
     _require_database(snapshot)
+    if not await _may_see_details(request, services):
+        if snapshot.status == "red":
+            raise ApiError(codes.UNHEALTHY)
+        return json_response({"status": snapshot.status})
     projections = snapshot.projections_as_json()
     if snapshot.status == "red":
         detail = f"{'. '.join(snapshot.alarms)}."
@@ -89,15 +97,19 @@ async def health(services: ServicesDep) -> Response:
         **problems(codes.DATABASE_UNREACHABLE, codes.NOT_READY, always=WITHOUT_KEY),
     },
 )
-async def readiness(services: ServicesDep) -> Response:
-    """`lagSeconds` is the largest lag of any projection."""
+async def readiness(request: Request, services: ServicesDep) -> Response:
+    """`lagSeconds` is the largest lag of any projection, for whoever may read the metrics."""
     snapshot = await services.health.snapshot()
     _require_database(snapshot)
+    limit_s = services.settings.ready_lag_max_s
+    lagging = snapshot.lagging(limit_s)
+    if not await _may_see_details(request, services):
+        if snapshot.missing or lagging:
+            raise ApiError(codes.NOT_READY)
+        return json_response({"status": "ready"})
     if snapshot.missing:
         detail = f"The database lacks {', '.join(snapshot.missing)}: run annals migrate."
         raise ApiError(codes.NOT_READY, detail, missing=snapshot.missing)
-    limit_s = services.settings.ready_lag_max_s
-    lagging = snapshot.lagging(limit_s)
     if lagging:
         named = ", ".join(f"{each.name} {each.lag_s:.0f} s" for each in lagging)
         detail = f"More than {limit_s:g} s behind: {named}."
@@ -118,8 +130,9 @@ async def readiness(services: ServicesDep) -> Response:
     },
 )
 async def metrics(request: Request, services: ServicesDep) -> Response:
-    """Serves this machine only, or requests with the token if ANNALS_METRICS_TOKEN is set."""
-    _require_metrics_access(request, services.settings.metrics_token)
+    """Serves operators, and requests with ANNALS_METRICS_TOKEN, or without it this machine."""
+    if not await _may_see_details(request, services):
+        raise ApiError(codes.METRICS_FORBIDDEN)
     content = request.app.state.metrics.exposition(await services.health.snapshot())
     return Response(content, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -130,14 +143,18 @@ def _require_database(snapshot: HealthSnapshot) -> None:
         raise ApiError(codes.DATABASE_UNREACHABLE, f"{error[0].upper()}{error[1:]}.")
 
 
-def _require_metrics_access(request: Request, token: str | None) -> None:
-    """Raise 403 (E1009) if the sender of the request may not read the metrics."""
-    if token is not None:
-        given = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            raise ApiError(codes.METRICS_FORBIDDEN)
-        return
+async def _may_see_details(request: Request, services: Services) -> bool:
+    """Whether the sender may see metrics and details, which span all workspaces."""
+    given = request.headers.get("Authorization", "")
+    token = services.settings.metrics_token
+    if token is not None and hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        return True
     # A proxy on this machine forwards requests from anywhere.
     is_local = request.client is not None and request.client.host in LOOPBACK
-    if not is_local or any(name in request.headers for name in PROXY_HEADERS):
-        raise ApiError(codes.METRICS_FORBIDDEN)
+    if token is None and is_local and not any(name in request.headers for name in PROXY_HEADERS):
+        return True
+    try:
+        caller = await services.authenticator.caller(given.removeprefix("Bearer "))
+    except ApiError:
+        return False
+    return caller.is_operator

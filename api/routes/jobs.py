@@ -7,7 +7,6 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from api.dependencies.annotated import EntityId, Executor, Reader, ServicesDep, Writer
@@ -27,6 +26,7 @@ from api.jobs.responses import (
 )
 from domain.job import Job, JobStatus
 from domain.shared.refusals import NotFound
+from eventlog.reading.positions import taken_position
 from eventlog.scope import Scope
 from readmodels.jobs import (
     ERRORS_PAGE_DEFAULT,
@@ -190,10 +190,10 @@ async def _load_state(request: Request, workspace_id: UUID, job_id: UUID) -> Job
     for is_last in (False, True):
         async with services.reads.workspace(workspace_id) as connection:
             found = await job_states(connection, workspace_id, [job_id])
+            end_position = 0 if found or is_last else await taken_position(connection)
         if found or is_last:
             break
-        end_position = await run_in_threadpool(services.log.recorder.max_notification_id)
-        await wait_for_projections(request, (PROJECTION,), end_position or 0)
+        await wait_for_projections(request, (PROJECTION,), end_position)
     return _require(found, job_id)
 
 

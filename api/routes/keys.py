@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -59,11 +59,15 @@ EXAMPLE_RESPONSE = {
 }
 
 
+TenantRole = Literal[Role.ADMIN, Role.MEMBER, Role.AUDITOR, Role.ANALYST, Role.READ_ONLY]
+"""The roles that an admin may give; the command line issues operator keys."""
+
+
 class KeyCreate(RequestModel):
     """The fields of a new key."""
 
     name: Name
-    role: Role
+    role: TenantRole
     member_id: UUID | None = Field(default=None, description="The member whom this key acts for.")
     expires_at: Instant | None = None
 
@@ -127,7 +131,11 @@ async def issue(
             headers={"Location": f"/api/keys/{key.id}"},
         )
 
-    return await _respond_when_projected(request, await run_in_threadpool(executor.run, act, body))
+    response = await run_in_threadpool(executor.run, act, body)
+    response = await _respond_when_projected(request, response)
+    # Whoever guessed the id before it existed made it an unknown one.
+    services.authenticator.forget(UUID(response.headers["Location"].rpartition("/")[2]))
+    return response
 
 
 @ROUTER.get(

@@ -1,7 +1,7 @@
 """/api/projections: the state of each projection, and jobs on it.
 
-Projections cover all workspaces. Admins may request jobs on them, but no response contains data of
-another workspace: parked entities are shown to their own workspace only, counts to every caller.
+Projections cover all workspaces, so only operators see their positions, lag and jobs, and request
+jobs. A tenant sees whether they are current and which of its own entities are parked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ from projections.engine.jobs.queue import ProjectionJobKind
 from projections.engine.rebuild.plan import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
-from readmodels.operation.checkpoints import parked_of_workspace, report
+from readmodels.operation.checkpoints import (
+    CURRENT_WITHIN_S,
+    parked_counts,
+    parked_of_workspace,
+    report,
+)
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.patches import JSON_TYPE
@@ -51,6 +56,7 @@ EXAMPLE = {
     "parked": 1,
     "faults": 0,
 }
+EXAMPLE_OF_TENANT = {"name": "accounts", "isCurrent": True, "parked": 1}
 EXAMPLE_PARKED = {
     "entityId": EXAMPLE_ID,
     "position": 1100,
@@ -156,37 +162,43 @@ JOB_REQUESTED = success(
 @ROUTER.get(
     "",
     operation_id="listProjections",
-    summary="Position and lag of every projection",
+    summary="Every projection: for operators its position and lag, for tenants if it is current",
     responses={
-        200: success("The projections.", example={"items": [EXAMPLE]}),
+        200: success(
+            "The projections; the example is a tenant's response.",
+            example={"items": [EXAMPLE_OF_TENANT]},
+        ),
         **problems(*ON_READ),
     },
 )
-async def list_(services: ServicesDep, _caller: ProjectionReader, _: MinPosition) -> Response:
-    """`{items}`; positions are positions in the log of all workspaces."""
-    async with services.reads.plain() as connection:
-        return json_response({"items": await report(connection)})
+async def list_(services: ServicesDep, caller: ProjectionReader, _: MinPosition) -> Response:
+    """`{items}`."""
+    return json_response({"items": await _report(services, caller)})
 
 
 @ROUTER.get(
     "/{name}",
     operation_id="getProjection",
-    summary="Position and lag of a projection, and the parked entities of this workspace",
+    summary="A projection: for operators its position and lag, for tenants their parked entities",
     responses={
-        200: success("The projection.", example={**EXAMPLE, "parkedEntities": [EXAMPLE_PARKED]}),
+        200: success(
+            "The projection; the example is a tenant's response.",
+            example={**EXAMPLE_OF_TENANT, "parkedEntities": [EXAMPLE_PARKED]},
+        ),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
 async def get(
     services: ServicesDep, caller: ProjectionReader, name: ProjectionName, _: MinPosition
 ) -> Response:
-    """`parked` counts entities of all workspaces; `parkedEntities` lists those of this one."""
-    async with services.reads.plain() as connection:
-        found = [each for each in await report(connection) if each["name"] == name]
-    async with services.reads.workspace(caller.workspace_id) as connection:
-        parked = await parked_of_workspace(connection, name, caller.workspace_id)
+    """For a tenant, `parkedEntities` lists the parked entities of its workspace."""
+    found = [each for each in await _report(services, caller) if each["name"] == name]
     if not found:
         raise ApiError(codes.NOT_FOUND, f"The projection {name} is not installed.")
+    if caller.is_operator:
+        return json_response(found[0])
+    async with services.reads.workspace(caller.workspace_id) as connection:
+        parked = await parked_of_workspace(connection, name, caller.workspace_id)
     return json_response({**found[0], "parkedEntities": orjson.Fragment(parked)})
 
 
@@ -199,7 +211,7 @@ async def get(
         200: success("The plan, if `plan` is true.", example=EXAMPLE_PLAN),
         202: JOB_REQUESTED,
         **problems(
-            *(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+            *(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
             *(*ON_BODY, *ON_FIELDS),
         ),
     },
@@ -226,7 +238,12 @@ async def rebuild(
     responses={
         202: JOB_REQUESTED,
         **problems(
-            *(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS, codes.NO_PREVIOUS_TABLES),
+            *(
+                codes.OPERATOR_REQUIRED,
+                codes.NOT_FOUND,
+                codes.PROJECTION_JOB_IN_PROGRESS,
+                codes.NO_PREVIOUS_TABLES,
+            ),
         ),
     },
     dependencies=[Depends(require_write_capacity)],
@@ -243,7 +260,7 @@ async def roll_back(services: ServicesDep, caller: Operator, name: ProjectionNam
     status_code=202,
     responses={
         202: JOB_REQUESTED,
-        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
     },
     dependencies=[Depends(require_write_capacity)],
 )
@@ -258,11 +275,11 @@ async def retry(services: ServicesDep, caller: Operator, name: ProjectionName) -
     summary="The latest jobs on a projection, newest first",
     responses={
         200: success("The jobs.", ProjectionJobs, example={"items": [EXAMPLE_JOB]}),
-        **problems(codes.NOT_FOUND, *ON_READ),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, *ON_READ),
     },
 )
 async def list_jobs(
-    services: ServicesDep, _caller: ProjectionReader, name: ProjectionName, _: MinPosition
+    services: ServicesDep, _caller: Operator, name: ProjectionName, _: MinPosition
 ) -> Response:
     """`{items}`, at most fifty, rollbacks and retries included."""
     async with services.reads.plain() as connection:
@@ -276,12 +293,12 @@ async def list_jobs(
     summary="The progress of a job on a projection",
     responses={
         200: success("The job.", ProjectionJob, example=EXAMPLE_JOB),
-        **problems(codes.NOT_FOUND, *ON_READ),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, *ON_READ),
     },
 )
 async def get_job(
     services: ServicesDep,
-    _caller: ProjectionReader,
+    _caller: Operator,
     name: ProjectionName,
     job_id: JobId,
     _: MinPosition,
@@ -301,7 +318,7 @@ async def get_job(
             ProjectionJob,
             example={**EXAMPLE_JOB, "state": "cancelling"},
         ),
-        **problems(codes.NOT_FOUND, codes.PROJECTION_JOB_ENDED),
+        **problems(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_ENDED),
     },
     dependencies=[Depends(require_write_capacity)],
 )
@@ -317,6 +334,25 @@ async def cancel(
 
     await run_in_threadpool(request)
     return json_response(await _load_job(services, name, job_id), 202)
+
+
+async def _report(services: Services, caller: Caller) -> list[dict[str, Any]]:
+    """Return what this caller may see of each projection."""
+    async with services.reads.plain() as connection:
+        items = await report(connection)
+    if caller.is_operator:
+        return items
+    async with services.reads.workspace(caller.workspace_id) as connection:
+        parked = await parked_counts(connection, caller.workspace_id)
+    # Positions, lag and counts of all workspaces would tell how much others write.
+    return [
+        {
+            "name": each["name"],
+            "isCurrent": each["lagSeconds"] < CURRENT_WITHIN_S,
+            "parked": parked.get(each["name"], 0),
+        }
+        for each in items
+    ]
 
 
 async def _request_job(

@@ -36,6 +36,7 @@ from domain.shared.entity import (
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, UndoConflict
 from eventlog.reading.audit import whole_command
+from eventlog.reading.positions import taken_position
 from eventlog.scope import Scope
 from projections.audit import action_of
 from readmodels.audit import (
@@ -247,8 +248,11 @@ async def _find_target(
         if command_id is None:
             return UndoTarget((event_position,))
     assert command_id is not None
-    end_position = await run_in_threadpool(services.log.recorder.max_notification_id)
-    await wait_for_projections(request, (PROJECTION,), end_position or 0)
+    # The last position taken and not the last readable one: the command was acknowledged, although
+    # another writer, which has not committed yet, may hold its events back from the projections.
+    async with services.reads.workspace(caller.workspace_id) as connection:
+        end_position = await taken_position(connection)
+    await wait_for_projections(request, (PROJECTION,), end_position)
     async with services.reads.workspace(caller.workspace_id) as connection:
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)

@@ -236,6 +236,10 @@ class KeyRevoked(Refusal):
     entity_id: UUID
 
 
+class KeyNotAccepted(Refusal):
+    """The API key that was presented is not a valid admin key of this workspace."""
+
+
 @dataclass
 class StatusUnchanged(Refusal):
     """It already has this status."""

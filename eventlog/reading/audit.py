@@ -52,6 +52,7 @@ ENTRY: Mapping[str, str] = MappingProxyType(
         "accountId": "e.account_id",
         "version": "e.stream_version",
         "actor": "e.metadata->'actor'",
+        "keyId": "e.metadata->>'keyId'",
         "occurredAt": "e.occurred_at",
         "recordedAt": "e.recorded_at",
         "ip": "e.metadata->>'ip'",
@@ -71,6 +72,11 @@ ENTRY: Mapping[str, str] = MappingProxyType(
 
 EVENT_OF_ENTRY = "JOIN events AS e ON e.position = a.position AND e.workspace_id = a.workspace_id"
 """Joins the event `e` to a row `a` of the audit trail's read table."""
+
+KEY_OF_ENTRY = """(
+    SELECT e.metadata->>'keyId' FROM events AS e
+     WHERE e.position = a.position AND e.workspace_id = a.workspace_id)"""
+"""The API key of a row `a` of the audit trail's read table, or null."""
 
 SELECT_WHOLE_COMMAND = """
 SELECT metadata->>'commandId' FROM events

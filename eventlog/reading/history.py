@@ -24,6 +24,19 @@ WITH RECURSIVE {MERGED}, page AS (
 )"""
 """The same for an entity and all that are merged into it now, after a position."""
 
+MEMBER_PAGE = """
+WITH page AS (
+    SELECT e.* FROM events AS e
+     WHERE e.workspace_id = %(workspace)s AND e.position > %(after)s
+       AND (e.stream_id = %(stream)s AND e.topic LIKE %(topics)s
+            OR e.topic LIKE 'api_key.%%' AND e.stream_id = ANY (ARRAY(
+                SELECT k.stream_id FROM events AS k
+                 WHERE k.topic = 'api_key.issued' AND k.workspace_id = %(workspace)s
+                   AND k.data->'fields'->>'memberId' = %(stream)s::text)))
+     ORDER BY e.position LIMIT %(limit)s + 1
+)"""
+"""The events of a member and of the keys that were issued for that member, after a position."""
+
 
 def select_news(columns: str) -> str:
     """Select the events of the workspaces `followed` among the next `most` events after `known`.

@@ -23,14 +23,17 @@ from eventsourcing.persistence import (
     StoredEvent,
     Subscription,
 )
+from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import ConnectionPool
 
+from domain.shared.refusals import KeyNotAccepted
 from eventlog.connections import Connection, set_workspace, translated_errors
 from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
 from eventlog.store.mapper import LogEvent, LogNotification
 
 APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
+APPEND_KEYS = "SELECT append_key_events(%s::uuid, %s::json, %s::json, %s::uuid, %s)"
 APPEND_EACH = "SELECT append_events_each(%s::uuid, %s::json)"
 
 SELECT_STREAM = """
@@ -51,6 +54,8 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
  ORDER BY position LIMIT %(limit)s
 """
 
+KEY_TOPICS = "api_key."
+"""Events of API keys take a credential, except in the owner's role (sql/0014_keys.sql)."""
 MAX_VERSION = 2**31 - 1
 MAX_POSITION = 2**62
 SUBSCRIPTION_POLL_S = 0.1
@@ -294,7 +299,12 @@ class PostgresLogRecorder(ApplicationRecorder):
         self, connection: Connection, statement: LiteralString, parameters: tuple[Any, ...]
     ) -> list[int]:
         started = time.perf_counter()
-        rows = connection.execute(statement, parameters, prepare=True).fetchall()
+        try:
+            rows = connection.execute(statement, parameters, prepare=True).fetchall()
+        except InsufficientPrivilege:
+            if statement != APPEND_KEYS:
+                raise
+            raise KeyNotAccepted from None
         self.observe_append(time.perf_counter() - started)
         return [row[0] for row in rows]
 
@@ -336,7 +346,10 @@ def _append_statement(
             each["meta"] = {**metadata, **extra}
         return APPEND_EACH, (scope.workspace_id, orjson.dumps(batch).decode())
     meta = orjson.dumps(metadata).decode()
-    return APPEND, (scope.workspace_id, orjson.dumps(batch).decode(), meta)
+    parameters = (scope.workspace_id, orjson.dumps(batch).decode(), meta)
+    if scope.credential is not None and batch[0]["topic"].startswith(KEY_TOPICS):
+        return APPEND_KEYS, (*parameters, scope.credential.key_id, scope.credential.secret)
+    return APPEND, parameters
 
 
 class PollingSubscription(Subscription[ApplicationRecorder]):

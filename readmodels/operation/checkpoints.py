@@ -61,6 +61,12 @@ SELECT json_build_object(
  ORDER BY p.name
 """
 
+PARKED_COUNTS = """
+SELECT projection, count(*) FROM projection_parked WHERE workspace_id = %s GROUP BY projection
+"""
+CURRENT_WITHIN_S = 5.0
+"""A projection with less lag counts as current; a tenant is not told more about its lag."""
+
 PARKED = """
 SELECT coalesce(json_agg(json_build_object(
            'entityId', entity_id, 'position', position, 'events', events, 'error', error,
@@ -207,6 +213,12 @@ async def report(connection: AsyncConnection) -> list[dict[str, Any]]:
     """
     cursor = await connection.execute(REPORT)
     return [orjson.loads(row[0]) for row in await cursor.fetchall()]
+
+
+async def parked_counts(connection: AsyncConnection, workspace_id: UUID) -> dict[str, int]:
+    """The number of the workspace's parked entities, by projection that has any."""
+    cursor = await connection.execute(PARKED_COUNTS, (workspace_id,))
+    return dict(await cursor.fetchall())
 
 
 async def parked_of_workspace(

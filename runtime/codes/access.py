@@ -60,5 +60,20 @@ METRICS_FORBIDDEN = ErrorCode(
     403,
     "Access to the metrics is denied.",
     "Without ANNALS_METRICS_TOKEN, only requests from the same machine that came through no proxy"
-    " may read them; with it, requests that send it as `Authorization: Bearer`.",
+    " may read them; with it, requests that send it as `Authorization: Bearer`."
+    " An operator key always may.",
+)
+OPERATOR_HAS_NO_WORKSPACE = ErrorCode(
+    "E1021",
+    403,
+    "An operator key belongs to no workspace.",
+    "Operator keys operate the installation and cannot read or change a tenant's data. Use an API"
+    " key of the workspace.",
+)
+OPERATOR_REQUIRED = ErrorCode(
+    "E1022",
+    403,
+    "Only an operator may do that.",
+    "Projections, their jobs and their progress span all workspaces, so no tenant's key is enough,"
+    " whatever its role. `annals operators issue` makes an operator key.",
 )

@@ -20,7 +20,7 @@ from server.cli.analysis import (
     project_file,
 )
 from server.cli.progress import progress_bar
-from server.processes.supervisor import run_supervisor
+from server.processes.supervisor import Prepared, run_supervisor
 
 ACCOUNTS_MAX = 10_000_000
 
@@ -51,7 +51,7 @@ def up(port: PortOption = None) -> None:
     """Start PostgreSQL, API, projector, sender and worker on this machine. Ctrl-C stops them."""
     settings = _load_settings(port)
 
-    def prepare(ready: Settings) -> str:
+    def prepare(ready: Settings) -> Prepared:
         from server.cli.local.demo import bootstrap
 
         return _load_or_issue_token(settings, lambda: bootstrap(ready))
@@ -69,7 +69,7 @@ def demo(
     """Like up, with generated data; the next start uses the same data again."""
     settings = _load_settings(port)
 
-    def prepare(ready: Settings) -> str:
+    def prepare(ready: Settings) -> Prepared:
         return _load_or_fill_demo(settings, ready, accounts, seed)
 
     run_supervisor(settings, prepare, print_line)
@@ -155,17 +155,17 @@ def _require_url(url: str | None, name: str) -> None:
         raise CommandError(f"{name} has to name the database; annals up needs no URL.")
 
 
-def _load_or_issue_token(settings: Settings, issue: Callable[[], str]) -> str:
+def _load_or_issue_token(settings: Settings, issue: Callable[[], str]) -> Prepared:
     """Return the home's access token, issued at the first start and kept in a private file."""
     path = token_file(settings)
     if path.exists():
-        return path.read_text(encoding="utf-8").strip()
+        return Prepared(path.read_text(encoding="utf-8").strip(), path, is_new=False)
     token = issue()
     write_private(path, f"{token}\n")
-    return token
+    return Prepared(token, path, is_new=True)
 
 
-def _load_or_fill_demo(settings: Settings, ready: Settings, accounts: int, seed: int) -> str:
+def _load_or_fill_demo(settings: Settings, ready: Settings, accounts: int, seed: int) -> Prepared:
     """Return the token of the demo workspace. The first start fills the workspace."""
     from server.cli.local.demo import fill
 
@@ -177,11 +177,11 @@ def _load_or_fill_demo(settings: Settings, ready: Settings, accounts: int, seed:
                 f"This home has demo data of {record.get('accounts')} accounts, seed"
                 f" {record.get('seed')}; it is kept (ANNALS_HOME names another home)."
             )
-        return path.read_text(encoding="utf-8").strip()
+        return Prepared(path.read_text(encoding="utf-8").strip(), path, is_new=False)
     print_line(f"Making demo data: {accounts} accounts ...")
     with progress_bar("accounts") as progress:
         result = fill(ready, accounts=accounts, seed=seed, progress=progress)
     write_private(path, f"{result.token}\n")
     content = {"accounts": accounts, "seed": seed, "workspace_id": str(result.workspace_id)}
     write_private(record_file, json.dumps(content))
-    return result.token
+    return Prepared(result.token, path, is_new=True)

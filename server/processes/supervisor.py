@@ -9,6 +9,7 @@ import errno
 import http.client
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -40,7 +42,16 @@ STABLE_AFTER_S = 30.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PrintLine = Callable[[str], None]
-Prepare = Callable[[Settings], str]
+Prepare = Callable[[Settings], "Prepared"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The access token of this home, its private file, and whether this start issued it."""
+
+    token: str
+    path: Path
+    is_new: bool
 
 
 class SupervisorError(Exception):
@@ -60,8 +71,8 @@ def run_supervisor(settings: Settings, prepare: Prepare, print_line: PrintLine) 
         require_free_port(settings.host, settings.port)
         with Database(settings, join_running=False) as database:
             _migrate(database.settings)
-            token = prepare(database.settings)
-            Supervisor(database, token, url, stop, print_line).run()
+            prepared = prepare(database.settings)
+            Supervisor(database, prepared, url, stop, print_line).run()
 
 
 class StopSignals:
@@ -151,13 +162,13 @@ class Supervisor:
     def __init__(
         self,
         database: Database,
-        token: str,
+        prepared: Prepared,
         url: str,
         stop: StopSignals,
         print_line: PrintLine,
     ) -> None:
         self._database = database
-        self._token = token
+        self._prepared = prepared
         self._url = url
         self._stop = stop
         self._print_line = print_line
@@ -230,25 +241,33 @@ class Supervisor:
         poll_until(lambda: self._stop.requests > 0, duration_s, LOOP_INTERVAL_S)
 
     def _announce(self, connection_file: Path) -> None:
-        connection = {"url": self._url, "token": self._token, "pid": os.getpid()}
+        connection = {"url": self._url, "token": self._prepared.token, "pid": os.getpid()}
         write_private(connection_file, json.dumps(connection))
-        for line in welcome_lines(self._url, self._token, self._database.location):
+        for line in welcome_lines(self._url, self._prepared, self._database.location):
             self._print_line(line)
 
 
-def welcome_lines(url: str, token: str, location: str) -> list[str]:
-    """Return the lines that the user sees once the API answers."""
-    curl = f"curl -H 'Authorization: Bearer {token}'"
+def welcome_lines(url: str, prepared: Prepared, location: str) -> list[str]:
+    """Return the lines that the user sees once the API answers.
+
+    The token is shown at the first start only. The commands read it from its file, so that it gets
+    into no shell history.
+    """
+    curl = f'curl -H "Authorization: Bearer $(cat {shlex.quote(str(prepared.path))})"'
+    shown = f"Token, shown only now: {prepared.token}"
     return [
         "",
         f"Annals answers at {url}",
-        f"Token: {token}",
+        *([shown] if prepared.is_new else []),
+        f"The token is in {prepared.path}.",
         "",
         "Try:",
         f"  {curl} '{url}/api/accounts?pageSize=3'",
         f"  {curl} -H 'Content-Type: application/json' {url}/api/accounts \\",
         '    -d \'{"type": "customer", "company": "Example Ltd"}\'',
         f"  {curl} '{url}/api/audit?pageSize=3'",
+        "",
+        "For projections and their jobs, issue an operator key: annals operators issue NAME",
         "",
         f"Ctrl-C stops it; the data stays in {location}.",
     ]

@@ -53,7 +53,7 @@ def test_read_tables_match_log_after_random_steps(
     @quick
     @given(step_lists(STEPS_MIN, STEPS_MAX))
     def run_steps(steps: list[Step]) -> None:
-        runner = StepRunner.of(log, commands)
+        runner = StepRunner.of(log, commands, urls.owner)
         for step in steps:
             if isinstance(step, Project):
                 project(urls, step)

@@ -26,7 +26,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.http.middleware import RequestContext
 from commands.entities import EntityCommands
-from commands.keys import issue_key
 from domain.account import Account
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.reading import RecordedEvent
@@ -41,6 +40,7 @@ from runtime.tracing import SpanExporter, open_tracing
 from server.postgres.embedded import Cluster
 from tests.support.api_server import Api, ApiWorkspace
 from tests.support.databases import Urls, fresh_database
+from tests.support.keys import issue_first_key
 from tests.support.processes import Projector, api_without_projector, running_projector
 from tests.support.waiting import wait_until, wait_until_projected
 
@@ -522,9 +522,7 @@ def test_trace_leads_from_the_request_to_the_projection(
         tracing.batch("log", events, batch.seconds)
 
     engine = ProjectionEngine(urls.projector, PROJECTIONS.values(), observe=observe)
-    with write_pool(urls.app) as pool:
-        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
-        key = issue_key(commands, Scope(uuid4()), {"name": "k", "role": "admin"})
+    key = issue_first_key(urls.owner, uuid4())
     engine.catch_up()
     assert exporter.get_finished_spans() == (), "no request asked for a trace"
     headers = {"Authorization": f"Bearer {key.token}", "traceparent": PARENT}

@@ -17,7 +17,6 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.http.openapi.document import describe
-from commands.keys import issue_key
 from domain.workspace import Workspace
 from eventlog.scope import Scope
 from projections.engine.live.runner import ProjectionEngine
@@ -26,6 +25,7 @@ from runtime.settings import Settings
 from server.processes.projector import open_projection_engine
 from server.processes.serving import make_server, open_socket
 from server.processes.worker import open_worker
+from tests.support.keys import issue_first_key, issue_operator_key
 from tests.support.waiting import wait_until, wait_until_projected
 
 START_WAIT_S = 120.0
@@ -51,9 +51,9 @@ class ApiWorkspace:
 
     def token(self, role: str, **fields: Any) -> str:
         """Issue a key of this role; return its token. The key is projected."""
-        issued = issue_key(
-            self.api.writing.commands,
-            Scope(self.workspace_id),
+        issued = issue_first_key(
+            str(self.api.settings.owner_url),
+            self.workspace_id,
             {"name": f"{role} key", "role": role, **fields},
         )
         self.api.wait_until_projected(issued.outcome.position)
@@ -87,6 +87,12 @@ class Api:
             Scope(workspace_id), Workspace, {"name": "Office"}, entity_id=workspace_id
         )
         return ApiWorkspace(self, workspace_id)
+
+    def operator(self) -> httpx.Client:
+        """Return a client with a new operator key. The key is projected."""
+        issued = issue_operator_key(str(self.settings.owner_url))
+        self.wait_until_projected(issued.outcome.position)
+        return self.client(issued.token)
 
     def client(self, token: str | None = None) -> httpx.Client:
         """Return a client with or without a token."""

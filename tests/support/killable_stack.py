@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from commands.entities import EntityCommands
-from commands.keys import issue_key
-from eventlog.connections import write_pool
 from eventlog.migrations import migrate
-from eventlog.scope import Scope
-from eventlog.store.log import EventLog
 from projections.engine.install import install
 from readmodels import table_definitions
 from server.postgres.embedded import EmbeddedPostgres, prepare_database
 from tests.support.api_server import free_port, is_ready
+from tests.support.keys import issue_first_key
 from tests.support.processes import start_module
 from tests.support.waiting import wait_until
 
@@ -37,7 +32,7 @@ class KillableStack:
         urls = prepare_database(self._cluster, DATABASE)
         migrate(urls.owner)
         install(urls.projector, table_definitions())
-        self.app_url = urls.app
+        self.owner_url = urls.owner
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._environment = {
@@ -93,8 +88,6 @@ class KillableStack:
         return "\n".join(path.read_text() for path in self._folder.glob("*.log"))
 
 
-def issue_token(app_url: str, workspace_id: UUID) -> str:
+def issue_token(owner_url: str, workspace_id: UUID) -> str:
     """Issue an admin's API key in the workspace; return its token."""
-    with write_pool(app_url) as pool:
-        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
-        return issue_key(commands, Scope(workspace_id), {"name": "load", "role": "admin"}).token
+    return issue_first_key(owner_url, workspace_id, {"name": "load", "role": "admin"}).token

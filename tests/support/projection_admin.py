@@ -13,12 +13,13 @@ import httpx
 import psycopg
 
 from commands.entities import EntityCommands
-from commands.keys import issue_key
 from domain.account import Account
+from domain.api_key import OPERATORS
 from eventlog.connections import Connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from tests.support.databases import Urls
+from tests.support.keys import issue_first_key
 from tests.support.processes import api_without_projector
 from tests.support.waiting import wait_until, wait_until_projected
 
@@ -37,8 +38,8 @@ class ProjectionAdmin:
 
     def key_headers(self, role: str, workspace_id: UUID | None = None) -> dict[str, str]:
         """Return headers with a new key of this role, of this workspace or another one."""
-        scope = Scope(workspace_id or self.scope.workspace_id)
-        key = issue_key(self.commands, scope, {"name": role, "role": role})
+        workspace_id = OPERATORS if role == "operator" else workspace_id or self.scope.workspace_id
+        key = issue_first_key(self.urls.owner, workspace_id, {"name": role, "role": role})
         self.wait_until_projected(key.outcome.position)
         return {"Authorization": f"Bearer {key.token}"}
 
@@ -81,5 +82,5 @@ def open_projection_admin(urls: Urls) -> Iterator[ProjectionAdmin]:
     ):
         commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
         admin = ProjectionAdmin(urls, client, commands, Scope(uuid4()), database)
-        client.headers.update(admin.key_headers("admin"))
+        client.headers.update(admin.key_headers("operator"))
         yield admin

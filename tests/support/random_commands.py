@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -36,6 +36,7 @@ from domain.task import Task, TaskStatus
 from domain.workspace import Workspace
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
+from tests.support.keys import credential, issue_first_key
 from tests.support.kinds import DESCRIBED_KINDS
 
 WORKSPACES = 2
@@ -355,14 +356,19 @@ class StepRunner:
     refusals: list[Refusal] = field(default_factory=list)
 
     @classmethod
-    def of(cls, log: EventLog, commands: EntityCommands) -> StepRunner:
-        """Return a runner that writes to this log."""
+    def of(cls, log: EventLog, commands: EntityCommands, owner_url: str) -> StepRunner:
+        """Return a runner that writes to this log, with an admin key for each workspace."""
 
         def clock() -> datetime:
             return datetime.now(UTC)
 
         leads = LeadCommands(log, clock=clock, new_id=uuid4)
-        return cls(commands, MergeCommands(log, clock=clock), leads)
+        runner = cls(commands, MergeCommands(log, clock=clock), leads)
+        runner.scopes = [
+            replace(each, credential=credential(issue_first_key(owner_url, each.workspace_id)))
+            for each in runner.scopes
+        ]
+        return runner
 
     def run(self, step: CommandStep) -> None:
         """Run one step; a refusal is kept and does not fail the test."""

@@ -18,6 +18,7 @@ ALWAYS = (
     codes.KEY_EXPIRED,
     codes.MEMBER_LEFT,
     codes.FORBIDDEN,
+    codes.OPERATOR_HAS_NO_WORKSPACE,
     codes.UNKNOWN_PARAMETER,
     codes.INVALID_PARAMETER,
     codes.DATABASE_UNREACHABLE,

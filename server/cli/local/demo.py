@@ -14,7 +14,7 @@ from domain.shared.refusals import NotFound
 from domain.workspace import Workspace
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
-from runtime.composition import Writing, new_id, open_writing
+from runtime.composition import new_id, open_key_writing, open_writing
 from runtime.settings import Settings
 from server.cli.local.database import catch_up
 from server.cli.local.demo_data import (
@@ -53,7 +53,7 @@ def bootstrap(settings: Settings) -> str:
         scope = Scope(workspace, command="bootstrap")
         fields = {"name": "My workspace"}
         writing.commands.create(scope, Workspace, fields, entity_id=workspace)
-        token = _issue_admin_key(writing, workspace, "first key")
+    token = _issue_admin_key(settings, workspace, "first key")
     catch_up(settings)
     return token
 
@@ -79,7 +79,7 @@ def fill(
             owner = members[first // BATCH_ACCOUNTS % len(members)]
             _fill_batch(writing.log, seed, batch, owner)
             progress(batch.stop, accounts)
-        token = _issue_admin_key(writing, workspace, "demo")
+    token = _issue_admin_key(settings, workspace, "demo")
     catch_up(settings)
     return DemoResult(token, workspace)
 
@@ -126,6 +126,7 @@ def _exists(log: EventLog, kind: type[Entity], entity_id: UUID) -> bool:
     return True
 
 
-def _issue_admin_key(writing: Writing, workspace: UUID, name: str) -> str:
+def _issue_admin_key(settings: Settings, workspace: UUID, name: str) -> str:
     scope = Scope(workspace, command="issue_key")
-    return issue_key(writing.commands, scope, {"name": name, "role": Role.ADMIN}).token
+    with open_key_writing(settings) as writing:
+        return issue_key(writing.commands, scope, {"name": name, "role": Role.ADMIN}).token

@@ -22,13 +22,10 @@ import psutil
 import psycopg
 import pytest
 
-from commands.entities import EntityCommands
-from commands.keys import issue_key
 from domain.account import Account
-from eventlog.connections import Connection, write_pool
+from eventlog.connections import Connection
 from eventlog.locks import EXPORT_LOCK
 from eventlog.scope import Scope
-from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
@@ -39,6 +36,7 @@ from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster
 from tests.support.api_server import ApiWorkspace, free_port
 from tests.support.databases import Urls, fresh_database
+from tests.support.keys import issue_first_key
 from tests.support.oracle import recorded_events
 from tests.support.processes import api_without_projector
 from tests.support.reference_lists import ListRequest, ReferenceLists, comparable
@@ -115,12 +113,7 @@ def exported(cluster: Cluster, template: str) -> Iterator[Exported]:
     """Created once; tests undo their changes."""
     workspaces = (uuid4(), uuid4())
     with fresh_database(cluster, template) as urls:
-        with write_pool(urls.app) as pool:
-            commands = EntityCommands(EventLog(pool), clock=now, new_id=uuid4)
-            many, fewer = (
-                issue_key(commands, Scope(each), {"name": "k", "role": "admin"}).token
-                for each in workspaces
-            )
+        many, fewer = (issue_first_key(urls.owner, each).token for each in workspaces)
         ProjectionEngine(urls.projector, PROJECTIONS.values()).catch_up()
         with psycopg.connect(urls.superuser, autocommit=True) as connection:
             for workspace, number in zip(workspaces, (BIG_ROWS, SMALL_ROWS), strict=True):

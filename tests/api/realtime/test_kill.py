@@ -148,7 +148,7 @@ def test_every_subscriber_sees_every_event_once_in_order_despite_kills() -> None
             stack.start("api")
             stack.start("projector")
             wait_until(stack.is_ready, "the API is ready")
-            token = issue_token(stack.app_url, workspace_id)
+            token = issue_token(stack.owner_url, workspace_id)
             with psycopg.connect(stack.superuser_url, autocommit=True) as database:
                 wait_until_projected(database)
             followers = Followers(stack, token)

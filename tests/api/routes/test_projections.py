@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -59,6 +60,7 @@ class Reader(threading.Thread):
     def __init__(self, admin: ProjectionAdmin) -> None:
         super().__init__()
         self._admin = admin
+        self._key = admin.key_headers("member")
         self._stopped = threading.Event()
         self.reads = 0
         self.faults: list[str] = []
@@ -69,7 +71,7 @@ class Reader(threading.Thread):
             outcome = self._admin.write(f"Read {self.reads}")
             answer = self._admin.client.get(
                 f"/api/accounts/{outcome.entity.id}",
-                headers={"Annals-Min-Position": str(outcome.position)},
+                headers={**self._key, "Annals-Min-Position": str(outcome.position)},
             )
             if answer.status_code != 200:
                 self.faults.append(answer.text)
@@ -200,9 +202,11 @@ def test_parked_entity_is_repaired_by_a_retry_and_shown_to_its_workspace_only(
         mine = admin.client.get(url, headers=owner).json()
         assert [each["entityId"] for each in mine["parkedEntities"]] == [str(made.entity.id)]
         assert mine["parkedEntities"][0]["error"] == "ValueError: cannot digest Bluth"
-        stranger = admin.client.get(url)
-        assert (stranger.json()["parked"], stranger.json()["parkedEntities"]) == (1, [])
-        assert "Bluth" not in stranger.text
+        stranger = admin.client.get(url, headers=admin.key_headers("admin", uuid4()))
+        assert (stranger.json()["parked"], stranger.json()["parkedEntities"]) == (0, [])
+        operator = admin.client.get(url)
+        assert operator.json()["parked"] == 1
+        assert "Bluth" not in stranger.text + operator.text
         back = admin.ended(admin.ask("retry").headers["Location"])
         assert (back["kind"], back["state"]) == ("retry", "done"), back
         assert back["message"] == "1 entities are repaired, each equal to a fresh fold"
@@ -244,7 +248,36 @@ def test_invalid_requests_are_refused(admin: ProjectionAdmin) -> None:
     assert admin.client.get("/api/projections/accounts", headers=analyst).status_code == 200
     for path in ("accounts/retry", "accounts/rollback", "accounts/rebuilds/1/cancel"):
         refused = admin.client.post(f"/api/projections/{path}", headers=analyst)
-        assert (refused.status_code, refused.json()["code"]) == (403, "E1008")
+        assert (refused.status_code, refused.json()["code"]) == (403, "E1022")
+
+
+def test_admin_of_a_tenant_neither_operates_nor_sees_what_spans_workspaces(
+    admin: ProjectionAdmin,
+) -> None:
+    tenant = admin.key_headers("admin")
+    planned = {"plan": True}
+    for method, path, body in (
+        ("POST", "accounts/rebuild", planned),
+        ("POST", "accounts/rollback", None),
+        ("POST", "accounts/retry", None),
+        ("GET", "accounts/rebuilds", None),
+        ("GET", "accounts/rebuilds/1", None),
+        ("POST", "accounts/rebuilds/1/cancel", None),
+    ):
+        url = f"/api/projections/{path}"
+        refused = admin.client.request(method, url, json=body, headers=tenant)
+        assert (refused.status_code, refused.json()["code"]) == (403, "E1022"), path
+    assert admin.database.execute("SELECT count(*) FROM projection_rebuilds").fetchone() == (0,)
+    listed = admin.client.get("/api/projections", headers=tenant).json()["items"]
+    assert {tuple(each) for each in listed} == {("name", "isCurrent", "parked")}
+    assert all(each["isCurrent"] for each in listed)
+
+
+def test_job_names_the_operator_key_that_requested_it(admin: ProjectionAdmin) -> None:
+    key_id = admin.client.get("/api/me").json()["keyId"]
+    admin.ended(admin.ask("rebuild").headers["Location"])
+    requested = admin.database.execute("SELECT requested_by FROM projection_rebuilds").fetchall()
+    assert requested == [(f"key {key_id}",)]
 
 
 def test_requested_rebuild_can_be_cancelled_without_a_projector(

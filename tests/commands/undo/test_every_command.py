@@ -27,6 +27,7 @@ from domain.workspace import Workspace
 from eventlog.connections import Connection
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
+from tests.support.databases import Urls
 from tests.support.oracle import assert_tables_match_log
 from tests.support.random_commands import (
     COMMON_KINDS,
@@ -84,7 +85,11 @@ State = dict[UUID, EntityState]
 
 
 def test_undo_of_any_command_restores_the_state_before_it(
-    log: EventLog, commands: EntityCommands, engine: ProjectionEngine, database: Connection
+    urls: Urls,
+    log: EventLog,
+    commands: EntityCommands,
+    engine: ProjectionEngine,
+    database: Connection,
 ) -> None:
     @settings(
         max_examples=EXAMPLES_MAX,
@@ -94,7 +99,7 @@ def test_undo_of_any_command_restores_the_state_before_it(
     )
     @given(first_entities, st.lists(any_command, max_size=8), any_command, st.booleans())
     def holds(first: Any, earlier: list[CommandStep], command: CommandStep, is_busy: bool) -> None:
-        player = StepRunner.of(log, commands)
+        player = StepRunner.of(log, commands, urls.owner)
         command = replace(command, workspace=0)
         for each in (*first, *earlier):
             player.run(each)

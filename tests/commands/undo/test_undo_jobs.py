@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,6 +34,7 @@ from runtime.work import work_factories
 from tests.support.api_server import ApiWorkspace, after
 from tests.support.databases import Urls
 from tests.support.job_harness import JobHarness
+from tests.support.keys import credential, issue_first_key
 from tests.support.oracle import assert_tables_match_log
 from tests.support.undo_client import ACME, UndoClient
 from tests.support.waiting import wait_until
@@ -206,10 +208,12 @@ def _status(number: int) -> str:
 
 
 def test_irreversible_event_is_a_failed_item(
-    undo_jobs: UndoJobs, undo_client: UndoClient, database: Connection
+    urls: Urls, undo_jobs: UndoJobs, undo_client: UndoClient, database: Connection
 ) -> None:
     scope = undo_client.new_scope()
+    issuer = credential(issue_first_key(urls.owner, scope.workspace_id))
     record_command(undo_client.log, scope, 5)
+    scope = replace(scope, credential=issuer)
     issue_key(undo_client.commands, scope, {"name": "x", "role": "member"})
     job, _ = undo_jobs.run(scope.command_id)
     assert (job.succeeded, job.failed) == (10, 1)

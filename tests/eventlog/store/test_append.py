@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -33,6 +34,7 @@ from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from tests.support.databases import Urls
+from tests.support.keys import credential, issue_first_key
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 LARGE = 5_000
@@ -222,7 +224,10 @@ def example(event_class: type[EntityEvent]) -> EntityEvent:
     return event
 
 
-def test_every_event_is_read_back_unchanged(log: EventLog, workspace: UUID, scope: Scope) -> None:
+def test_every_event_is_read_back_unchanged(
+    urls: Urls, log: EventLog, workspace: UUID, scope: Scope
+) -> None:
+    scope = replace(scope, credential=credential(issue_first_key(urls.owner, workspace)))
     mapper = log.mapper
     assert len(EVENTS) > 30
     for topic, event_class in EVENTS.items():

@@ -43,6 +43,12 @@ def test_key_is_created_listed_and_revoked() -> None:
     assert token not in annals("keys", "list", "--json")
     annals("keys", "revoke", listed["Nightly sync"]["id"])
     assert "Nightly sync" not in annals("keys", "list")
+    annals("operators", "issue", "On call")
+    (operator,) = json.loads(annals("operators", "list", "--json"))
+    assert (operator["name"], operator["role"]) == ("On call", "operator")
+    assert "On call" not in annals("keys", "list"), "an operator key belongs to no workspace"
+    annals("operators", "revoke", operator["id"])
+    assert "On call" not in annals("operators", "list")
 
 
 @pytest.mark.usefixtures("home")

@@ -283,7 +283,10 @@ def test_connection_file_is_private_and_complete(running: Running) -> None:
 
 def test_output_shows_commands_to_try(running: Running) -> None:
     output = running.log.read_text(encoding="utf-8")
-    assert output.count(f"curl -H 'Authorization: Bearer {running.connection()['token']}'") == 3
+    token = str(running.connection()["token"])
+    assert output.count(f"Token, shown only now: {token}\n") == 1
+    assert output.count(token) == 1, "no command contains it"
+    assert output.count(f'curl -H "Authorization: Bearer $(cat {running.home / "token"})"') == 3
     assert f"Ctrl-C stops it; the data stays in {running.home}." in output
 
 
@@ -345,7 +348,7 @@ def is_gone(process: psutil.Process) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_survives_the_supervisor(running: Running, number: signal.Signals) -> None:
     """Stop the supervisor with each signal; a new start keeps the token."""
-    token = running.connection()["token"]
+    token = str(running.connection()["token"])
     children = running.children()
     assert len(children) > 2
     running.process.send_signal(number)
@@ -358,6 +361,8 @@ def test_no_process_survives_the_supervisor(running: Running, number: signal.Sig
     running.process = running.popen(running.home, running.port)
     running.wait_until_up()
     assert running.connection()["token"] == token
+    printed = running.log.read_text(encoding="utf-8").count(token)
+    assert printed == 1, "the first start prints it, and no other"
 
 
 def test_restarts_slow_down_and_never_end() -> None:

@@ -204,7 +204,7 @@ def test_retry_has_same_key_and_body_and_reuse_another_body() -> None:
 
 def test_client_config_and_faults_survive_as_text() -> None:
     config = ClientConfig(
-        "a", 1, "journals", "w", "http://x", None, [], str(ProjectionFaults(1, 2))
+        "a", 1, "journals", "w", "http://x", "annals_1_x", [], str(ProjectionFaults(1, 2))
     )
     assert config.dump().startswith('{"name":"a"')
     assert ProjectionFaults.parse(config.faults) == ProjectionFaults(1, 2)

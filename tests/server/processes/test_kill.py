@@ -68,7 +68,7 @@ def stack() -> Iterator[KillableStack]:
 def test_acknowledged_writes_are_recorded_once_despite_kills(stack: KillableStack) -> None:
     random = Random(SEED)
     workspaces = [uuid4(), uuid4()]
-    tokens = [issue_token(stack.app_url, workspace_id) for workspace_id in workspaces]
+    tokens = [issue_token(stack.owner_url, workspace_id) for workspace_id in workspaces]
     with psycopg.connect(stack.superuser_url, autocommit=True) as database:
         wait_until_projected(database)
     stopped = threading.Event()

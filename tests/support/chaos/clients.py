@@ -22,8 +22,10 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 
+from commands.keys import parse_token
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
+from eventlog.scope import Credential
 from eventlog.store.log import EventLog
 from runtime.process import end_with_supervisor
 from tests.support.chaos.direct_transport import DirectTransport
@@ -63,8 +65,8 @@ class ClientConfig:
     workspace: str
     url: str
     """URL of the API or of the database."""
-    token: str | None
-    """None for a client that writes to the database directly."""
+    token: str
+    """An admin key; a client that writes to the database directly needs it for events of keys."""
     shared: list[dict[str, object]]
     faults: str
     foreign: list[dict[str, object]] = field(default_factory=list)
@@ -193,8 +195,8 @@ def reused(request: Request) -> Request:
 
 @contextmanager
 def open_transport(config: ClientConfig) -> Iterator[Transport]:
-    """HTTP for a client with a token, the database for one without."""
-    if config.token is not None:
+    """HTTP or the database, by the scheme of the URL."""
+    if config.url.startswith("http"):
         headers = {"Authorization": f"Bearer {config.token}"}
         # Without TLS there are no certificates to load.
         with httpx.Client(
@@ -205,7 +207,10 @@ def open_transport(config: ClientConfig) -> Iterator[Transport]:
     hinter = Hinter(config.url)
     with write_pool(config.url, max_size=POOL_MAX) as pool:
         try:
-            yield DirectTransport(EventLog(pool, after_append=hinter.hint), UUID(config.workspace))
+            parsed = parse_token(config.token)
+            assert parsed is not None
+            log = EventLog(pool, after_append=hinter.hint)
+            yield DirectTransport(log, UUID(config.workspace), Credential(*parsed))
         finally:
             hinter.close()
 

@@ -16,7 +16,7 @@ from eventsourcing.persistence import (
 from commands.entities import CommandOutcome, EntityCommands
 from domain.shared.refusals import Refusal
 from eventlog.reading import readable_position
-from eventlog.scope import Actor, Scope
+from eventlog.scope import Actor, Credential, Scope
 from eventlog.store.log import EventLog
 from tests.support.chaos.journal import Answer
 from tests.support.chaos.operations import Request
@@ -31,8 +31,11 @@ class DirectTransport:
 
     makes_ids = True
 
-    def __init__(self, log: EventLog, workspace: UUID) -> None:
+    def __init__(
+        self, log: EventLog, workspace: UUID, credential: Credential | None = None
+    ) -> None:
         self._log = log
+        self._credential = credential
         self._workspace = workspace
         self._commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
 
@@ -40,7 +43,14 @@ class DirectTransport:
         """Run the command and return the answer."""
         sent = request.sent
         actor = Actor("system", sent.client)
-        scope = Scope(self._workspace, actor, sent.command, sent.op, user_agent=sent.op)
+        scope = Scope(
+            self._workspace,
+            actor,
+            command=sent.command,
+            command_id=sent.op,
+            user_agent=sent.op,
+            credential=self._credential,
+        )
         try:
             if sent.command == "read":
                 return self._read(request, scope)

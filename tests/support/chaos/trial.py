@@ -180,9 +180,10 @@ class TrialRunner:
     def _client_configs(self) -> Iterator[tuple[str, ClientConfig]]:
         """Prepare the workspaces and yield the configuration of each client."""
         journal = Journal(self._folder, "setup")
-        with write_pool(self._system.urls.app) as pool:
-            log = EventLog(pool)
-            workspaces = [PreparedWorkspace.make(log, journal) for _ in range(WORKSPACES)]
+        urls = self._system.urls
+        with write_pool(urls.app) as pool, write_pool(urls.owner, max_size=1) as owner_pool:
+            log, key_log = EventLog(pool), EventLog(owner_pool)
+            workspaces = [PreparedWorkspace.make(log, key_log, journal) for _ in range(WORKSPACES)]
         journal.close()
         for number, name in enumerate(CLIENTS):
             workspace = workspaces[number % WORKSPACES]
@@ -196,7 +197,7 @@ class TrialRunner:
                     folder=str(self._folder),
                     workspace=str(workspace.workspace_id),
                     url=self._system.url if by_http else self._system.urls.app,
-                    token=workspace.token if by_http else None,
+                    token=workspace.token,
                     shared=[asdict(entity) for entity in workspace.shared],
                     faults=str(self._system.faults),
                     foreign=[asdict(entity) for entity in foreign.shared],
@@ -310,8 +311,11 @@ class PreparedWorkspace:
     shared: list[KnownEntity]
 
     @classmethod
-    def make(cls, log: EventLog, journal: Journal) -> PreparedWorkspace:
-        """Create a workspace; every command is recorded in the journal."""
+    def make(cls, log: EventLog, key_log: EventLog, journal: Journal) -> PreparedWorkspace:
+        """Create a workspace; every command is recorded in the journal.
+
+        key_log: the log in the owner's role, which issues the first key.
+        """
         workspace_id = uuid4()
         transport = DirectTransport(log, workspace_id)
         account: str | None = None
@@ -329,7 +333,7 @@ class PreparedWorkspace:
             _perform(transport, journal, Request(sent, kind, fields, link))
             if kind is not Workspace:
                 shared.append(KnownEntity(kind.KIND, stream, 1, link))
-        return cls(workspace_id, cls._token(log, workspace_id, journal), shared)
+        return cls(workspace_id, cls._token(key_log, workspace_id, journal), shared)
 
     @staticmethod
     def _token(log: EventLog, workspace_id: UUID, journal: Journal) -> str:
