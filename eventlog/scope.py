@@ -46,7 +46,7 @@ class Scope:
     ip: str = ""
     user_agent: str = ""
     key_id: str = ""
-    """The API key that was used, whoever acts by it."""
+    """The API key that was used, also if it acts for a member."""
     extra: dict[str, str] = field(default_factory=dict)
     credential: Credential | None = field(default=None, repr=False, compare=False)
     """What authorises changes of API keys; it is not part of the metadata."""

@@ -67,7 +67,7 @@ async def liveness() -> Response:
 async def health(request: Request, services: ServicesDep) -> Response:
     """503 within 10 s after a projection with events to process has stopped making progress.
 
-    Whoever may read the metrics also sees the projections and jobs; others see the status only.
+    Callers who may read the metrics also see projections and jobs; others see the status only.
     """
     snapshot = await services.health.snapshot()
     _require_database(snapshot)
@@ -98,7 +98,7 @@ async def health(request: Request, services: ServicesDep) -> Response:
     },
 )
 async def readiness(request: Request, services: ServicesDep) -> Response:
-    """`lagSeconds` is the largest lag of any projection, for whoever may read the metrics."""
+    """`lagSeconds` is the largest lag of any projection, for callers who may read the metrics."""
     snapshot = await services.health.snapshot()
     _require_database(snapshot)
     limit_s = services.settings.ready_lag_max_s

@@ -133,7 +133,7 @@ async def issue(
 
     response = await run_in_threadpool(executor.run, act, body)
     response = await _respond_when_projected(request, response)
-    # Whoever guessed the id before it existed made it an unknown one.
+    # A request that guessed the id before it existed made it an unknown one.
     services.authenticator.forget(UUID(response.headers["Location"].rpartition("/")[2]))
     return response
 

@@ -344,7 +344,7 @@ async def _report(services: Services, caller: Caller) -> list[dict[str, Any]]:
         return items
     async with services.reads.workspace(caller.workspace_id) as connection:
         parked = await parked_counts(connection, caller.workspace_id)
-    # Positions, lag and counts of all workspaces would tell how much others write.
+    # Positions, lag and counts of all workspaces would reveal how much others write.
     return [
         {
             "name": each["name"],

@@ -65,7 +65,7 @@ PARKED_COUNTS = """
 SELECT projection, count(*) FROM projection_parked WHERE workspace_id = %s GROUP BY projection
 """
 CURRENT_WITHIN_S = 5.0
-"""A projection with less lag counts as current; a tenant is not told more about its lag."""
+"""A projection with less lag counts as current; a tenant sees no more of its lag."""
 
 PARKED = """
 SELECT coalesce(json_agg(json_build_object(

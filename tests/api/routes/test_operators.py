@@ -45,7 +45,7 @@ def test_operator_is_refused_by_every_route_of_a_tenant(api: Api) -> None:
     assert refused > 60
 
 
-def test_me_tells_who_the_caller_is(api_workspace: ApiWorkspace) -> None:
+def test_me_shows_who_the_caller_is(api_workspace: ApiWorkspace) -> None:
     member = api_workspace.make("members", name="Grace Hopper").json()["id"]
     client = api_workspace.api.client(
         api_workspace.token("member", memberId=member, expiresAt="2199-01-01T00:00:00Z")
