@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi_offline import FastAPIOffline
 
 from api.dependencies.services import open_services
+from api.http.client_address import ClientAddress, TrustedProxies
 from api.http.middleware import RequestContext
 from api.http.openapi.document import describe, methods_at, query_parameters_by_operation
 from api.http.parameters import reject_unknown_parameters
@@ -72,6 +73,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         RequestContext, access_log=settings.access_log, metrics=metrics, tracing=tracing
     )
+    # Last, so that it is the first to see a request.
+    if proxies := TrustedProxies(settings.trusted_proxies):
+        app.add_middleware(ClientAddress, proxies=proxies)
     return app
 
 

@@ -1,5 +1,6 @@
 """All settings of a running Annals."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 from zoneinfo import available_timezones
@@ -107,6 +108,24 @@ class Settings(BaseSettings):
     """Seconds after which an export is aborted if its client reads nothing."""
     body_timeout_s: float = Field(default=20.0, gt=0, le=600)
     """Seconds within which a request body has to be complete."""
+    http_head_max_bytes: int = Field(default=32_768, ge=1_024, le=1_048_576)
+    """Maximum size in bytes of a request's head: the URL and all headers. A larger one gets 431."""
+    http_headers_max: int = Field(default=100, ge=10, le=10_000)
+    """Maximum number of headers and trailers of a request. More get 431."""
+    http_url_max_bytes: int = Field(default=8_192, ge=256, le=1_048_576)
+    """Maximum length of a URL in bytes. A longer one gets 414."""
+    http_head_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds within which the head of a request has to be complete, after the connection was
+    opened or after the head began. Otherwise the connection is closed."""
+    http_idle_timeout_s: int = Field(default=30, ge=1, le=3_600)
+    """Seconds after which a connection without a request is closed."""
+    http_connections_max: int = Field(default=6_000, ge=10, le=1_000_000)
+    """Maximum number of connections of one process. More get 503."""
+    http_connections_per_address_max: int = Field(default=2_000, ge=1, le=1_000_000)
+    """Maximum number of connections of one client address; trusted proxies have no such limit."""
+    trusted_proxies: str = ""
+    """Addresses and networks of proxies, separated by commas (`10.0.0.2,172.16.0.0/12`). Only from
+    these the client's address is taken from X-Forwarded-For, and `https` from X-Forwarded-Proto."""
     shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
     """Seconds that open requests may take to finish after a stop was requested."""
 
@@ -184,6 +203,13 @@ class Settings(BaseSettings):
         if zone != "UTC" and zone not in available_timezones():
             raise ValueError("is not a time zone known on this machine")
         return zone
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        for each in filter(None, map(str.strip, proxies.split(","))):
+            ip_network(each)
+        return proxies
 
     @field_validator("home")
     @classmethod

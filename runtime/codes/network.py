@@ -16,6 +16,33 @@ BODY_TIMED_OUT = ErrorCode(
     "The request did not arrive in time.",
     "The body was not complete within ANNALS_BODY_TIMEOUT_S seconds.",
 )
+HEAD_TIMED_OUT = ErrorCode(
+    "E4003",
+    408,
+    "The request did not arrive in time.",
+    "The head of the request was not complete within ANNALS_HTTP_HEAD_TIMEOUT_S seconds. The"
+    " connection is closed.",
+)
+HEAD_TOO_LARGE = ErrorCode(
+    "E4004",
+    431,
+    "The request's headers are too large.",
+    "A request may have ANNALS_HTTP_HEADERS_MAX headers and a head of ANNALS_HTTP_HEAD_MAX_BYTES"
+    " bytes. The connection is closed.",
+)
+URL_TOO_LONG = ErrorCode(
+    "E4005",
+    414,
+    "The request's URL is too long.",
+    "A URL may have ANNALS_HTTP_URL_MAX_BYTES bytes. The connection is closed.",
+)
+TOO_MANY_CONNECTIONS = ErrorCode(
+    "E4006",
+    503,
+    "There are too many connections.",
+    "This process serves ANNALS_HTTP_CONNECTIONS_MAX connections at once, and"
+    " ANNALS_HTTP_CONNECTIONS_PER_ADDRESS_MAX of one client address. The connection is closed.",
+)
 UNEXPECTED = ErrorCode(
     "E4500",
     500,

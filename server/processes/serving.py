@@ -13,12 +13,12 @@ from api.http.shutdown import Shutdown
 from runtime.logs import logging_config
 from runtime.process import tune_gc
 from runtime.settings import Settings
+from server.processes.http_protocol import bounded_protocol
 
-KEEP_ALIVE_TIMEOUT_S = 30
 MESSAGE_MAX_BYTES = 4_096
 """Longest accepted WebSocket message; messages from clients are ignored."""
 OTHER_FILES = 256
-"""Open files that a process needs in addition to its subscribers."""
+"""Open files that a process needs in addition to its connections."""
 
 
 class Server(uvicorn.Server):
@@ -42,7 +42,7 @@ def serve_api(settings: Settings) -> None:
     """
     from api.app import create_app
 
-    raise_open_files_limit(settings.realtime_subscribers_max + OTHER_FILES)
+    raise_open_files_limit(settings.http_connections_max + OTHER_FILES)
     app = create_app(settings)
     tune_gc()
     server = make_server(app, settings, log_config=logging_config(settings, "api"))
@@ -55,10 +55,12 @@ def make_server(app: FastAPI, settings: Settings, **others: Any) -> Server:
         "host": settings.host,
         "port": settings.port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": bounded_protocol(settings),
         "access_log": False,  # RequestContext logs requests with their id
         "timeout_graceful_shutdown": settings.shutdown_timeout_s,
-        "timeout_keep_alive": KEEP_ALIVE_TIMEOUT_S,
+        "timeout_keep_alive": settings.http_idle_timeout_s,
+        # ClientAddress reads the headers of trusted proxies; uvicorn's own default trusts loopback.
+        "proxy_headers": False,
         "server_header": False,
         "ws_max_size": MESSAGE_MAX_BYTES,
         # Messages are short: a compressor for each client costs more than it saves.

@@ -181,7 +181,8 @@ def openapi_generated_once() -> Iterator[None]:
 @contextmanager
 def serving(app: FastAPI, port: int, unread_timeout_s: float = 30.0) -> Iterator[str]:
     """Serve the app on a port while the block lasts. Yields its URL."""
-    settings = Settings(port=port, unread_timeout_s=unread_timeout_s)
+    given: Settings = getattr(app.state, "settings", Settings())
+    settings = given.model_copy(update={"port": port, "unread_timeout_s": unread_timeout_s})
     server = make_server(app, settings, log_config=None, timeout_graceful_shutdown=2)
     opened = open_socket(server.config, settings.unread_timeout_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})

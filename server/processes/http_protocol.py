@@ -1,0 +1,220 @@
+"""HTTP/1.1 connections with limits, so that no client can exhaust memory, sockets or time.
+
+uvicorn's protocol bounds none of what arrives before a request is complete. This subclass counts
+the bytes of each head, its headers and its URL while they arrive, gives each head a time, and
+counts the connections (docs/adr/0020-http-limits.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.http.client_address import TrustedProxies
+from runtime import codes
+from runtime.codes.code import ErrorCode
+from runtime.settings import Settings
+
+PROBLEM_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+
+
+class Connections:
+    """The open connections of this process, counted in all and by address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max = settings.http_connections_max
+        self._per_address_max = settings.http_connections_per_address_max
+        self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._by_address: Counter[str] = Counter()
+        self._total = 0
+
+    def open(self, address: str) -> bool:
+        """Count a connection, unless there are too many of them; return whether it was counted."""
+        if self._total >= self._max:
+            return False
+        if self._by_address[address] >= self._per_address_max and address not in self._proxies:
+            return False
+        self._total += 1
+        self._by_address[address] += 1
+        return True
+
+    def close(self, address: str) -> None:
+        """Count a connection no longer."""
+        self._total -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
+def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
+    """Return the class of the connections of one server, with the limits of these settings."""
+    limits = {"settings": settings, "counted": Connections(settings)}
+    return type("Protocol", (BoundedHttpProtocol,), limits)
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. A request that exceeds a limit is refused, and the connection is closed."""
+
+    settings: Settings
+    counted: Connections
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._address: str | None = None
+        """The address under which the connection is counted."""
+        self._is_in_head = True
+        self._has_begun = False
+        """Whether a part of the head has arrived."""
+        self._head_bytes = 0
+        self._headers = 0
+        self._refusal: ErrorCode | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection, and refuse it if there are too many."""
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        if not self.counted.open(address):
+            self._refuse(codes.TOO_MANY_CONNECTIONS)
+            return
+        self._address = address
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the connection no longer."""
+        self._release()
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on no more bytes of a head than it may have."""
+        if self._refusal is not None:
+            return
+        if self._is_in_head:
+            room = self.settings.http_head_max_bytes - self._head_bytes
+            head, data = data[:room], data[room:]
+            self._head_bytes += len(head)
+            self._feed(head)
+            if self._is_in_head and self._head_bytes >= self.settings.http_head_max_bytes:
+                self._refuse(codes.HEAD_TOO_LARGE)
+        if data and self._refusal is None and not self.transport.is_closing():
+            self._feed(data)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to the WebSocket's protocol, and go on counting it."""
+        super().handle_websocket_upgrade()
+        upgraded = self.transport.get_protocol()
+        lost: Callable[[Exception | None], None] = upgraded.connection_lost
+
+        def release(exc: Exception | None) -> None:
+            self._release()
+            lost(exc)
+
+        upgraded.connection_lost = release  # type: ignore[method-assign]
+
+    # Callbacks of the parser, which cannot be stopped: a refusal takes effect after each feed.
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._is_in_head = self._has_begun = True
+        self._headers = 0
+        self._start_head_timer()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the URL."""
+        if len(self.url) + len(url) > self.settings.http_url_max_bytes:
+            self._refusal = self._refusal or codes.URL_TOO_LONG
+        elif self._refusal is None:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer after the body."""
+        self._headers += 1
+        if self._headers > self.settings.http_headers_max:
+            self._refusal = self._refusal or codes.HEAD_TOO_LARGE
+        elif self._refusal is None:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request."""
+        self._stop_head_timer()
+        if self._refusal is None:
+            self._is_in_head = False
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        if self._refusal is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request; the next head begins."""
+        if self._refusal is None:
+            super().on_message_complete()
+            self._is_in_head, self._has_begun = True, False
+            self._head_bytes = 0
+
+    def _feed(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            timeout_s = self.settings.http_head_timeout_s
+            self._head_timer = self.loop.call_later(timeout_s, self._on_head_timeout)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_head_timeout(self) -> None:
+        self._head_timer = None
+        if self._has_begun:
+            self._refuse(codes.HEAD_TIMED_OUT)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, code: ErrorCode) -> None:
+        """Answer with a problem document, unless another answer is on its way, and close."""
+        self._refusal = code
+        self._stop_head_timer()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_problem(code))
+        self.transport.close()
+
+    def _release(self) -> None:
+        if self._address is not None:
+            self.counted.close(self._address)
+            self._address = None
+
+
+def _problem(code: ErrorCode) -> bytes:
+    document = {
+        "type": f"/api/errors/{code.code}",
+        "title": code.title,
+        "status": code.status,
+        "detail": code.title,
+        "code": code.code,
+    }
+    body = orjson.dumps(document)
+    is_busy = code.status == HTTPStatus.SERVICE_UNAVAILABLE
+    lines = [
+        f"HTTP/1.1 {code.status} {HTTPStatus(code.status).phrase}",
+        f"Content-Type: {PROBLEM_TYPE}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *([f"Retry-After: {RETRY_AFTER_S}"] if is_busy else []),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
