@@ -96,6 +96,7 @@ class Account(MergeableEntity):
     KIND = "account"
     PLURAL = "accounts"
     FIELDS = AccountFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("company",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[AccountStatus, frozenset[AccountStatus]]] = {

@@ -105,7 +105,8 @@ class Appointment(Entity):
 
     Decisions, and when they are refused:
 
-    create: a field is invalid, or is one that only the steps below set (`InvalidFields`).
+    create: a field is invalid, or is one that only the steps below set, or the status is confirmed
+        (`InvalidFields`). What took place, was cancelled or missed may be recorded afterwards.
     revise: as create, or the status would change.
     change_status: the status would change (`InvalidFields`); only the steps below change it.
     confirm: it is confirmed (`AlreadyConfirmed`), or not scheduled (`TransitionRefused`).
@@ -127,6 +128,7 @@ class Appointment(Entity):
     KIND = "appointment"
     PLURAL = "appointments"
     FIELDS = AppointmentFields
+    IS_IMPORTABLE = True
     STATUS_FIELD = "status"
     SEARCH_FIELDS = ("title",)
     REFERENCES: ClassVar[Mapping[str, str]] = {"leadId": "lead", "contactId": "contact"}
@@ -135,6 +137,7 @@ class Appointment(Entity):
         AppointmentStatus.CONFIRMED: frozenset(AppointmentStatus) - {AppointmentStatus.CONFIRMED},
         AppointmentStatus.CANCELLED: frozenset({AppointmentStatus.SCHEDULED}),
     }
+    STATUSES_OF_COMMANDS = frozenset({AppointmentStatus.CONFIRMED})
     BELONGS_TO_ACCOUNT = True
     CLAIMS_TIME = True
 

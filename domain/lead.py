@@ -89,6 +89,7 @@ class Lead(Entity):
     KIND = "lead"
     PLURAL = "leads"
     FIELDS = LeadFields
+    IS_IMPORTABLE = True
     STATUS_FIELD = "status"
     HAS_STATUS_DATE = True
     SEARCH_FIELDS = ("name", "company", "email")

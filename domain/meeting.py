@@ -65,6 +65,7 @@ class Meeting(Entity):
     KIND = "meeting"
     PLURAL = "meetings"
     FIELDS = MeetingFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[MeetingStatus, frozenset[MeetingStatus]]] = {

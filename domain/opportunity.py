@@ -67,6 +67,7 @@ class Opportunity(Entity):
     KIND = "opportunity"
     PLURAL = "opportunities"
     FIELDS = OpportunityFields
+    IS_IMPORTABLE = True
     STATUS_FIELD = "stage"
     TRANSITIONS: ClassVar[Mapping[Stage, frozenset[Stage]]] = {
         **{stage: frozenset(Stage) - {stage} for stage in OPEN_STAGES},

@@ -57,6 +57,7 @@ class Task(Entity):
     KIND = "task"
     PLURAL = "tasks"
     FIELDS = TaskFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[TaskStatus, frozenset[TaskStatus]]] = {

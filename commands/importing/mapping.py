@@ -35,10 +35,9 @@ from domain.shared.entity import Entity
 from domain.shared.fields import CUSTOM
 from domain.shared.kinds import BY_PLURAL, KINDS
 
-NOT_IMPORTED = frozenset({"workspaces", "keys"})
-IMPORTABLE: Mapping[str, type[Entity]] = {
-    plural: kind for plural, kind in BY_PLURAL.items() if plural not in NOT_IMPORTED
-}
+IMPORTABLE: Mapping[str, type[Entity]] = MappingProxyType(
+    {plural: kind for plural, kind in BY_PLURAL.items() if kind.IS_IMPORTABLE}
+)
 """Kinds that can be imported, by the name of their collection."""
 
 ACCOUNT = "accountId"
