@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from domain.shared.entity import (
 )
 from domain.shared.fields import (
     READ_ONLY,
+    Choice,
     Fields,
     FieldValues,
     Instant,
@@ -38,7 +38,7 @@ DURATION_MAX_DAYS = 7
 DURATION_MAX_MINUTES = DURATION_MAX_DAYS * 24 * 60
 
 
-class AppointmentStatus(StrEnum):
+class AppointmentStatus(Choice):
     SCHEDULED = "scheduled"
     CONFIRMED = "confirmed"
     COMPLETED = "completed"
@@ -73,9 +73,11 @@ class AppointmentFields(Fields):
     @model_validator(mode="before")
     @classmethod
     def _replace_duration_by_end(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("durationMinutes") is None:
+        if not isinstance(given, dict) or "durationMinutes" not in given:
             return given
         rest = {name: value for name, value in given.items() if name != "durationMinutes"}
+        if given["durationMinutes"] is None:
+            return rest
         try:
             starts_at = INSTANT.validate_python(given.get("startsAt"))
         except ValidationError:

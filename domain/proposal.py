@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from domain.shared.entity import (
 )
 from domain.shared.fields import (
     READ_ONLY,
+    Choice,
     Date,
     Email,
     Fields,
@@ -36,7 +36,7 @@ from domain.shared.fields import (
 from domain.shared.properties import optional, required
 
 
-class ProposalStatus(StrEnum):
+class ProposalStatus(Choice):
     DRAFT = "draft"
     SENT = "sent"
     ACCEPTED = "accepted"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -74,7 +76,13 @@ EXAMPLE_GATEWAY = {
     "waitSeconds": 30.0,
     "waiting": 2,
 }
-UNAVAILABLE = {"success": False, "error": codes.SMS_GATEWAY_UNAVAILABLE.title, "retrying": True}
+UNAVAILABLE = {
+    "success": False,
+    "error": codes.SMS_GATEWAY_UNAVAILABLE.title,
+    "code": codes.SMS_GATEWAY_UNAVAILABLE.known_as,
+    "errorCode": codes.SMS_GATEWAY_UNAVAILABLE.code,
+    "retrying": True,
+}
 
 
 class SendSms(RequestModel):
@@ -91,6 +99,9 @@ class SendSms(RequestModel):
         description="Values of the template's variables. By default `name` is the name of the lead"
         " and `message` the message.",
     )
+
+
+SEND_SMS_MEMBERS = frozenset(str(each.alias) for each in SendSms.model_fields.values())
 
 
 def _send_responses() -> dict[int | str, Any]:
@@ -125,7 +136,7 @@ def send_sms(
     """503 with `retrying: true` while the gateway is unavailable; the message is still recorded."""
 
     def act(scope: Scope) -> Response:
-        request = validate(SendSms, without_nulls(body.fields()))
+        request = validate(SendSms, without_nulls(body.fields(), SEND_SMS_MEMBERS))
         outcome = services.sms.request(
             scope,
             request.lead_id,
@@ -136,7 +147,8 @@ def send_sms(
         with services.log.transaction(scope) as connection:
             breaker, now = load_breaker(connection, BREAKER)
         if breaker.is_open(now):
-            return json_response(UNAVAILABLE, 503, position=outcome.position)
+            headers = {"Retry-After": str(_seconds_until_probe(breaker, now))}
+            return json_response(UNAVAILABLE, 503, position=outcome.position, headers=headers)
         content = {"success": True, "sms": _sms_as_json(outcome)}
         return json_response(content, position=outcome.position)
 
@@ -267,6 +279,12 @@ def _receipt_scope(request: Request, workspace_id: UUID) -> Scope:
         request_id=request.state.request_id,
         ip=request.client.host if request.client else "",
     )
+
+
+def _seconds_until_probe(breaker: Breaker, now: datetime) -> int:
+    """Return the seconds until the breaker admits a call, at least 1."""
+    assert breaker.until is not None
+    return max(1, math.ceil((breaker.until - now).total_seconds()))
 
 
 def _load_breaker(services: Services) -> Breaker:

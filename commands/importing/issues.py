@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from domain.shared.text import storable
+from domain.shared.text import shortened, storable
 
 VALUE_MAX_CHARS = 200
 """Maximum length of the cell's text in an issue."""
@@ -87,7 +87,7 @@ def warning(row: int, column: str, value: str, code: str, message: str) -> Impor
 
 def shorten(text: str, max_chars: int = VALUE_MAX_CHARS) -> str:
     """The text, cut to this length, in a form that PostgreSQL can store."""
-    return storable(text if len(text) <= max_chars else text[: max_chars - 1] + "…")
+    return storable(shortened(text, max_chars))
 
 
 def _issue(

@@ -189,7 +189,8 @@ class JobRun:
         """Handle a step that failed as a whole; return the number of items for the next attempt.
 
         An item that fails alone is skipped; after many of those in a row, or if it cannot be
-        skipped, the job fails. Raises the error again if the database cannot be reached, and `JobRunAborted`.
+        skipped, the job fails. Raises the error again if the database cannot be reached, and
+        `JobRunAborted`.
         """
         cause = error.__cause__ if isinstance(error, OperationalError) else error
         is_conflict = isinstance(error, IntegrityError)

@@ -15,6 +15,11 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub(REPLACEMENT, text)
 
 
+def shortened(text: str, max_chars: int) -> str:
+    """The text, cut to this length."""
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
 def composed(text: str) -> str:
     """The text in Unicode's normal form C: `e` and a combining accent become `é`."""
     return unicodedata.normalize("NFC", text)

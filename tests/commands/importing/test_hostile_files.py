@@ -29,7 +29,16 @@ from tests.support.databases import Urls
 from tests.support.imports import Importer, errors, settings_for
 
 UNPRINTABLE = ["\0", "\x01", "a\0b", "\x7f", "\ufffe", "\u202e", "\U0010ffff", "e\u0301"]
-OUT_OF_RANGE = ["9" * 400, "1e999", "-1", "NaN", "Infinity", "9999-12-31", "0001-01-01", "x" * 25_000]
+OUT_OF_RANGE = [
+    "9" * 400,
+    "1e999",
+    "-1",
+    "NaN",
+    "Infinity",
+    "9999-12-31",
+    "0001-01-01",
+    "x" * 25_000,
+]
 CELLS = st.one_of(
     st.sampled_from([*UNPRINTABLE, *OUT_OF_RANGE]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
@@ -64,7 +73,10 @@ def refusal_of(path: Path) -> ImportRefused:
 def test_row_with_a_nul_fails_and_the_others_are_imported(importer: Importer) -> None:
     result = importer.run("accounts", "company,type,a\nAcme\0,customer,\0\nBeta,customer,1\n")
     assert (result.created, result.failed) == (1, 1)
-    assert {(row, value) for row, _, value, _ in errors(result)} == {(2, "Acme\ufffd"), (2, "\ufffd")}
+    assert {(row, value) for row, _, value, _ in errors(result)} == {
+        (2, "Acme\ufffd"),
+        (2, "\ufffd"),
+    }
     # The workspace is not blocked: the next import runs.
     assert importer.run("accounts", "company,type\nGamma,customer\n").created == 1
 
@@ -86,9 +98,7 @@ def test_import_of_any_cells_ends_with_one_outcome_a_row(
 
 
 @pytest.mark.parametrize("occurred_at", ["0001-01-01T00:00:00+14:00", "0001-01-01", "1899-12-31"])
-def test_time_beyond_the_range_of_years_fails_its_row(
-    importer: Importer, occurred_at: str
-) -> None:
+def test_time_beyond_the_range_of_years_fails_its_row(importer: Importer, occurred_at: str) -> None:
     result = importer.run("accounts", f"company,type,occurredAt\nAcme,customer,{occurred_at}\n")
     assert errors(result) == [(2, "occurredAt", occurred_at, "invalid_value")]
 
@@ -114,7 +124,9 @@ def test_lines_within_quotes_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
     assert LINES_MAX == 2_000_000
 
 
-@pytest.mark.parametrize("content", [b"a" * 30_000_000, b"a\n" + b"," * 30_000_000, b"a\n" + b"b," * 30_000_000])
+@pytest.mark.parametrize(
+    "content", [b"a" * 30_000_000, b"a\n" + b"," * 30_000_000, b"a\n" + b"b," * 30_000_000]
+)
 def test_endless_row_is_refused_before_it_is_in_memory(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "row.csv"
     path.write_bytes(content)
