@@ -115,7 +115,7 @@ async def issue(
     """The key with its token, which is never shown again."""
 
     def act(scope: Scope) -> Response:
-        fields = without_nulls(body.fields())
+        fields = without_nulls(body.fields(), KeyCreate.model_fields)
         validate(KeyCreate, fields)
         issued = issue_key(services.commands, scope, fields)
         key = issued.outcome.entity

@@ -102,7 +102,10 @@ def test_update_of_many_leads_reports_the_failed_ones(
     assert response.status_code == 200
     answer = response.json()
     assert (answer["success"], answer["updated"], answer["failed"]) == (False, 1, 3)
-    assert answer["message"] == "1 of 4 updated; 3 could not be."
+    assert (
+        answer["message"]
+        == "1 lead updated, 3 failed (same status, transition not allowed, not found)"
+    )
     assert [each["id"] for each in answer["leads"]] == [new]
     assert {each["leadId"]: each["code"] for each in answer["errors"]} == {
         contacted: "E5060",
