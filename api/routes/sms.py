@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints
 from api.dependencies.annotated import Executor, JsonBody, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.http.bodies import Body, RequestModel, require_body, validate
+from api.http.bodies import Body, RequestModel, require_body, validate, wire_names
 from api.http.conditions import await_position
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
@@ -51,6 +51,7 @@ PROJECTION = "sms"
 FORM_TYPE = "application/x-www-form-urlencoded"
 FORM_FIELDS_MAX = 100
 VARIABLES_MAX = 20
+VARIABLE_NAME_MAX_CHARS = 50
 TWILIO = Actor("system", "twilio", "Twilio")
 
 ROUTER = APIRouter()
@@ -85,6 +86,9 @@ UNAVAILABLE = {
 }
 
 
+VariableName = Annotated[str, StringConstraints(max_length=VARIABLE_NAME_MAX_CHARS)]
+
+
 class SendSms(RequestModel):
     """A message to a lead: its text, or a template with its variables."""
 
@@ -93,15 +97,12 @@ class SendSms(RequestModel):
         default=None, description="The text, unless a template is given with its variables."
     )
     template_id: TemplateId | None = None
-    variables: dict[str, Annotated[str, StringConstraints(max_length=200)]] | None = Field(
+    variables: dict[VariableName, Annotated[str, StringConstraints(max_length=200)]] | None = Field(
         default=None,
         max_length=VARIABLES_MAX,
         description="Values of the template's variables. By default `name` is the name of the lead"
         " and `message` the message.",
     )
-
-
-SEND_SMS_MEMBERS = frozenset(str(each.alias) for each in SendSms.model_fields.values())
 
 
 def _send_responses() -> dict[int | str, Any]:
@@ -136,7 +137,7 @@ def send_sms(
     """503 with `retrying: true` while the gateway is unavailable; the message is still recorded."""
 
     def act(scope: Scope) -> Response:
-        request = validate(SendSms, without_nulls(body.fields(), SEND_SMS_MEMBERS))
+        request = validate(SendSms, without_nulls(body.fields(), wire_names(SendSms)))
         outcome = services.sms.request(
             scope,
             request.lead_id,

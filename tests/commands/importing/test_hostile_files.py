@@ -178,6 +178,10 @@ def test_delimiter_of_a_crafted_sample_is_found_in_few_steps(tmp_path: Path, sam
     assert reads <= len(files.DELIMITERS) + 2
 
 
+def test_kind_is_named_in_either_number() -> None:
+    assert kind_of("account") is kind_of("accounts") is IMPORTABLE["accounts"]
+
+
 def test_text_messages_keys_and_workspaces_are_not_importable() -> None:
     assert IMPORTABLE.keys() == {
         *("accounts", "contacts", "leads", "members", "meetings", "notes", "opportunities"),
