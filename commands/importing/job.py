@@ -29,9 +29,8 @@ from commands.importing.store import (
 )
 from commands.jobs.work import JobContext, JobWork
 from domain.job import ItemError, JobStep
-from domain.shared.cells import without_neutraliser
 from domain.shared.entity import Entity
-from domain.shared.text import storable
+from domain.shared.text import storable, without_neutraliser
 
 KIND = "import"
 

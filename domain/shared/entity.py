@@ -166,8 +166,8 @@ class Entity(RecordedAggregate):
     """Whether rows of a file may become entities of this kind. Not if a command has to check more
     than the entity itself: a text message is only created by the command that sends it."""
     STATUSES_OF_COMMANDS: ClassVar[frozenset[str]] = frozenset()
-    """The statuses in which no entity is created, because a command that sets one also sets fields
-    that nobody else may set: who confirmed it, when it was sent."""
+    """The statuses in which no entity is created, because the command that sets one also sets
+    read-only fields: who confirmed it, when it was sent."""
 
     Created: ClassVar[type[EntityCreated]]  # type: ignore[assignment]
     Updated: ClassVar[type[EntityUpdated]]

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from uuid import UUID
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -38,7 +37,7 @@ FileOption = Annotated[
 class ExportCommands(TyperGroup):
     """Commands named by kinds, in the plural or the singular."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of this name, or of the plural of this kind."""
         from domain.shared.kinds import both_numbers
 

@@ -27,9 +27,8 @@ CREATED_BY_COMMANDS_ONLY = ("sms", "api_key", "workspace")
 def statuses_of(kind: type[Entity]) -> list[str]:
     """Return all statuses of the kind, those first in which it may not be created."""
     assert kind.STATUS_FIELD is not None
-    annotation = kind.FIELDS.model_fields[kind.STATUS_FIELD].annotation
-    assert annotation is not None
-    return sorted(map(str, annotation), key=lambda status: status not in kind.STATUSES_OF_COMMANDS)
+    statuses: Any = kind.FIELDS.model_fields[kind.STATUS_FIELD].annotation
+    return sorted(map(str, statuses), key=lambda status: status not in kind.STATUSES_OF_COMMANDS)
 
 
 def fields_of(kind: type[Entity], number: int, status: str, member: str) -> dict[str, Any]:
