@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
-from enum import StrEnum
 from typing import ClassVar, Self
 
 from eventsourcing.domain import AggregateEvent
@@ -18,19 +17,19 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Date, Fields, Line, Money, Name
+from domain.shared.fields import Choice, Date, Fields, Line, Money, Name
 from domain.shared.merging import EntityMerged, MergeableEntity
 from domain.shared.properties import optional, required
 from domain.shared.refusals import MergeRefused
 
 
-class AccountType(StrEnum):
+class AccountType(Choice):
     INVESTOR = "investor"
     CUSTOMER = "customer"
     PARTNER = "partner"
 
 
-class AccountStatus(StrEnum):
+class AccountStatus(Choice):
     PROSPECT = "prospect"
     ACTIVE = "active"
     ON_HOLD = "on_hold"
@@ -38,7 +37,7 @@ class AccountStatus(StrEnum):
     CHURNED = "churned"
 
 
-class Priority(StrEnum):
+class Priority(Choice):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
@@ -96,6 +95,7 @@ class Account(MergeableEntity):
     KIND = "account"
     PLURAL = "accounts"
     FIELDS = AccountFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("company",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[AccountStatus, frozenset[AccountStatus]]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from domain.shared.entity import (
 )
 from domain.shared.fields import (
     READ_ONLY,
+    Choice,
     Fields,
     FieldValues,
     Instant,
@@ -38,7 +38,7 @@ DURATION_MAX_DAYS = 7
 DURATION_MAX_MINUTES = DURATION_MAX_DAYS * 24 * 60
 
 
-class AppointmentStatus(StrEnum):
+class AppointmentStatus(Choice):
     SCHEDULED = "scheduled"
     CONFIRMED = "confirmed"
     COMPLETED = "completed"
@@ -73,9 +73,11 @@ class AppointmentFields(Fields):
     @model_validator(mode="before")
     @classmethod
     def _replace_duration_by_end(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("durationMinutes") is None:
+        if not isinstance(given, dict) or "durationMinutes" not in given:
             return given
         rest = {name: value for name, value in given.items() if name != "durationMinutes"}
+        if given["durationMinutes"] is None:
+            return rest
         try:
             starts_at = INSTANT.validate_python(given.get("startsAt"))
         except ValidationError:
@@ -105,7 +107,8 @@ class Appointment(Entity):
 
     Decisions, and when they are refused:
 
-    create: a field is invalid, or is one that only the steps below set (`InvalidFields`).
+    create: a field is invalid, or is one that only the steps below set, or the status is confirmed
+        (`InvalidFields`). What took place, was cancelled or missed may be recorded afterwards.
     revise: as create, or the status would change.
     change_status: the status would change (`InvalidFields`); only the steps below change it.
     confirm: it is confirmed (`AlreadyConfirmed`), or not scheduled (`TransitionRefused`).
@@ -127,6 +130,7 @@ class Appointment(Entity):
     KIND = "appointment"
     PLURAL = "appointments"
     FIELDS = AppointmentFields
+    IS_IMPORTABLE = True
     STATUS_FIELD = "status"
     SEARCH_FIELDS = ("title",)
     REFERENCES: ClassVar[Mapping[str, str]] = {"leadId": "lead", "contactId": "contact"}
@@ -135,6 +139,7 @@ class Appointment(Entity):
         AppointmentStatus.CONFIRMED: frozenset(AppointmentStatus) - {AppointmentStatus.CONFIRMED},
         AppointmentStatus.CANCELLED: frozenset({AppointmentStatus.SCHEDULED}),
     }
+    STATUSES_OF_COMMANDS = frozenset({AppointmentStatus.CONFIRMED})
     BELONGS_TO_ACCOUNT = True
     CLAIMS_TIME = True
 

@@ -46,6 +46,7 @@ class Contact(MergeableEntity):
     KIND = "contact"
     PLURAL = "contacts"
     FIELDS = ContactFields
+    IS_IMPORTABLE = True
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
@@ -21,12 +20,23 @@ from domain.shared.entity import (
     EntityStep,
     EntityUpdated,
 )
-from domain.shared.fields import READ_ONLY, Date, Email, Fields, Line, Money, Name, Phone, Text
+from domain.shared.fields import (
+    READ_ONLY,
+    Choice,
+    Date,
+    Email,
+    Fields,
+    Line,
+    Money,
+    Name,
+    Phone,
+    Text,
+)
 from domain.shared.properties import optional, required
 from domain.shared.refusals import AlreadyConverted, StatusUnchanged
 
 
-class LeadStatus(StrEnum):
+class LeadStatus(Choice):
     NEW = "new"
     CONTACTED = "contacted"
     QUALIFIED = "qualified"
@@ -89,6 +99,7 @@ class Lead(Entity):
     KIND = "lead"
     PLURAL = "leads"
     FIELDS = LeadFields
+    IS_IMPORTABLE = True
     STATUS_FIELD = "status"
     HAS_STATUS_DATE = True
     SEARCH_FIELDS = ("name", "company", "email")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import ClassVar, Self
 
 from eventsourcing.domain import AggregateEvent
@@ -18,11 +17,11 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Fields, Instant, Line, Name, Text
+from domain.shared.fields import Choice, Fields, Instant, Line, Name, Text
 from domain.shared.properties import optional, required
 
 
-class MeetingStatus(StrEnum):
+class MeetingStatus(Choice):
     SCHEDULED = "scheduled"
     HELD = "held"
     CANCELLED = "cancelled"
@@ -65,6 +64,7 @@ class Meeting(Entity):
     KIND = "meeting"
     PLURAL = "meetings"
     FIELDS = MeetingFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[MeetingStatus, frozenset[MeetingStatus]]] = {

@@ -40,6 +40,7 @@ class Member(Entity):
     KIND = "member"
     PLURAL = "members"
     FIELDS = MemberFields
+    IS_IMPORTABLE = True
 
     name = required(str)
     email = optional(str)

@@ -42,6 +42,7 @@ class Note(Entity):
     KIND = "note"
     PLURAL = "notes"
     FIELDS = NoteFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("body",)
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True

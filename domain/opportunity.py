@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
-from enum import StrEnum
 from typing import ClassVar
 
 from eventsourcing.domain import AggregateEvent
@@ -19,11 +18,11 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Date, Fields, Money, Name
+from domain.shared.fields import Choice, Date, Fields, Money, Name
 from domain.shared.properties import optional, required
 
 
-class Stage(StrEnum):
+class Stage(Choice):
     PROSPECTING = "prospecting"
     ENGAGING = "engaging"
     PROPOSAL = "proposal"
@@ -67,6 +66,7 @@ class Opportunity(Entity):
     KIND = "opportunity"
     PLURAL = "opportunities"
     FIELDS = OpportunityFields
+    IS_IMPORTABLE = True
     STATUS_FIELD = "stage"
     TRANSITIONS: ClassVar[Mapping[Stage, frozenset[Stage]]] = {
         **{stage: frozenset(Stage) - {stage} for stage in OPEN_STAGES},

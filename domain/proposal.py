@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from domain.shared.entity import (
 )
 from domain.shared.fields import (
     READ_ONLY,
+    Choice,
     Date,
     Email,
     Fields,
@@ -36,7 +36,7 @@ from domain.shared.fields import (
 from domain.shared.properties import optional, required
 
 
-class ProposalStatus(StrEnum):
+class ProposalStatus(Choice):
     DRAFT = "draft"
     SENT = "sent"
     ACCEPTED = "accepted"
@@ -65,7 +65,7 @@ class Proposal(Entity):
     Decisions, and when they are refused:
 
     create: no account is given (`AccountUnavailable`), or a field is invalid or is one that only
-        the steps below set (`InvalidFields`).
+        the steps below set, or the status is not draft (`InvalidFields`).
     revise: a field is invalid or read-only (`InvalidFields`). The status is read-only, as is the
         content unless the proposal is a draft.
     change_status: the status would change (`InvalidFields`); only the steps below change it.
@@ -87,6 +87,7 @@ class Proposal(Entity):
     KIND = "proposal"
     PLURAL = "proposals"
     FIELDS = ProposalFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[ProposalStatus, frozenset[ProposalStatus]]] = {
@@ -94,6 +95,7 @@ class Proposal(Entity):
         ProposalStatus.SENT: frozenset(ProposalStatus) - {ProposalStatus.SENT},
         ProposalStatus.DECLINED: frozenset({ProposalStatus.DRAFT}),
     }
+    STATUSES_OF_COMMANDS = frozenset(ProposalStatus) - {ProposalStatus.DRAFT}
     BELONGS_TO_ACCOUNT = True
     ACCOUNT_REQUIRED = True
     REFERENCES: ClassVar[Mapping[str, str]] = {"opportunityId": "opportunity"}
@@ -164,6 +166,7 @@ class Proposal(Entity):
     def _answer(
         self, event: type[EntityStep], status: ProposalStatus, at: datetime, **fields: Any
     ) -> None:
+        self.require_not_deleted()
         if self.status != status:
             answer: FieldValues = {"status": status.value, "answeredAt": at.isoformat(), **fields}
             self._record_step(event, answer, at)

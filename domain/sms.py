@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from string import Formatter
 from types import MappingProxyType
 from typing import Annotated, ClassVar
@@ -22,7 +21,7 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Fields, Line, Text
+from domain.shared.fields import Choice, Fields, Line, Text
 from domain.shared.properties import optional, required
 from domain.shared.refusals import Refusal
 
@@ -30,7 +29,7 @@ MESSAGE_MAX_CHARS = 1_600
 """The longest message that gateways accept: ten parts."""
 
 
-class SmsStatus(StrEnum):
+class SmsStatus(Choice):
     """In the order of precedence: a later status replaces an earlier one, never the reverse."""
 
     PENDING = "pending"
@@ -46,7 +45,7 @@ this list, so that every order of receipts ends in the same status. `delivered` 
 `failed`, because a message may have been delivered although the gateway's answer was lost."""
 
 
-class TemplateId(StrEnum):
+class TemplateId(Choice):
     APPOINTMENT_CONFIRMATION = "appointment_confirmation"
     FOLLOW_UP = "follow_up"
     PAYMENT_REMINDER = "payment_reminder"

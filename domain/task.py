@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from enum import StrEnum
 from typing import ClassVar
 
 from eventsourcing.domain import AggregateEvent
@@ -18,11 +17,11 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Date, Fields, Name, Text
+from domain.shared.fields import Choice, Date, Fields, Name, Text
 from domain.shared.properties import optional, required
 
 
-class TaskStatus(StrEnum):
+class TaskStatus(Choice):
     TODO = "todo"
     IN_PROGRESS = "in_progress"
     DONE = "done"
@@ -57,6 +56,7 @@ class Task(Entity):
     KIND = "task"
     PLURAL = "tasks"
     FIELDS = TaskFields
+    IS_IMPORTABLE = True
     SEARCH_FIELDS = ("title",)
     STATUS_FIELD = "status"
     TRANSITIONS: ClassVar[Mapping[TaskStatus, frozenset[TaskStatus]]] = {

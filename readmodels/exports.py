@@ -17,9 +17,9 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from domain.shared.cells import neutralised
 from domain.shared.fields import CUSTOM
 from domain.shared.refusals import Refusal
+from domain.shared.text import neutralised
 from eventlog.locks import EXPORT_LOCK
 from eventlog.reading.audit import EVENT_OF_ENTRY
 from eventlog.reading.counts import has_events
@@ -69,7 +69,7 @@ SELECT bool_and(pg_try_advisory_xact_lock_shared({EXPORT_LOCK}, hashtext(name)))
   FROM unnest(%(names)s::text[]) AS name
 """
 
-# Equals domain.shared.cells.neutralised; a test compares the two.
+# Equals domain.shared.text.neutralised; a test compares the two.
 NEUTRALISED = "CASE WHEN {cell} ~ E'^''*[-=+@\\t\\r\\n]' THEN '''' || {cell} ELSE {cell} END"
 
 CUSTOM_KEYS = """

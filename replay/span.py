@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from uuid import UUID
 
 from eventlog.connections import Connection
@@ -14,6 +14,8 @@ from eventlog.reading.part import Part, read_part
 WINDOW_POSITIONS = 500_000
 """Positions read by one COPY. Each COPY has its own snapshot, so that a long reading does not keep
 VACUUM from removing old rows."""
+
+DAY_CHARS = len("2026-01-31")
 
 AsOf = int | datetime
 """A position, or a time with a zone."""
@@ -43,14 +45,21 @@ def choose_part(
 
 
 def parse_as_of(text: str) -> AsOf:
-    """Parse a position (`4711`) or a time (`2026-03-31`, `2026-03-31T12:00+02:00`), by default UTC.
+    """Parse a position (`4711`), a time (`2026-03-31T12:00+02:00`, by default UTC) or a day.
 
-    Raises `ValueError`.
+    A day (`2026-03-31`) is its end in UTC, as in the API. Raises `ValueError`.
     """
     if text.isdecimal():
         return int(text)
+    if len(text) == DAY_CHARS:
+        return end_of_day(date.fromisoformat(text))
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def end_of_day(day: date) -> datetime:
+    """The last moment of the day in UTC."""
+    return datetime.combine(day, time.max, UTC)
 
 
 def read_span(connection: Connection, part: Part) -> Iterator[RecordedEvent]:

@@ -27,12 +27,14 @@ from commands.bulk import BulkRefused, ItemOutcome, TooManyItems
 from commands.idempotency import KeyInFlight, KeyReused
 from commands.importing.commands import ImportStarted, ImportUnderWay, NoFailedRows
 from commands.importing.issues import ImportFault, ImportRefused
+from commands.jobs.runs import TooManyFruitlessRuns
 from commands.jobs.work import ErrorSummary
 from commands.undo.commands import OperationInProgress
 from domain import sms
 from domain.job import JobEnded
 from domain.shared import phone, refusals
 from domain.shared.refusals import FieldError, Refusal
+from domain.shared.text import shortened
 from projections.engine.jobs.refusals import (
     NoPreviousTables,
     ProjectionJobEnded,
@@ -46,6 +48,15 @@ from runtime.codes import CODES
 from runtime.codes.code import ErrorCode
 
 log = logging.getLogger(__name__)
+
+ERRORS_SHOWN_MAX = 100
+"""Maximum number of field errors in a problem document; if there are more, `errorsTotal` says how
+many."""
+ITEM_ERRORS_SHOWN_MAX = 5
+"""Maximum number of field errors of one item of a bulk change."""
+FIELD_SHOWN_MAX_CHARS = 200
+DETAIL_MAX_CHARS = 2_000
+"""Maximum length of a sentence or of a text from the request that an error repeats."""
 
 NAMES = frozenset({"name", "company"})
 """Fields that name an entity. A missing one is E2001."""
@@ -74,6 +85,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
         OperationInProgress: codes.OPERATION_IN_PROGRESS,
         JobEnded: codes.JOB_ENDED,
+        TooManyFruitlessRuns: codes.TOO_MANY_FRUITLESS_RUNS,
         refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,
         refusals.AlreadyConverted: codes.ALREADY_CONVERTED,
@@ -164,7 +176,8 @@ TITLE_IS_MESSAGE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.U
 class ApiError(Exception):
     """A request that fails with this code.
 
-    `facts` become members of the problem document, under the same names; `errors` name fields.
+    `facts` become members of the problem document, under the same names; `errors` name fields. What
+    an error repeats of the request is cut, so that no response grows with what it refuses.
     """
 
     def __init__(
@@ -178,8 +191,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(detail or code.title)
         self.code = code
-        self.detail = detail
-        self.errors = tuple(errors)
+        self.detail = detail and shortened(detail, DETAIL_MAX_CHARS)
+        self.errors = tuple(errors[:ERRORS_SHOWN_MAX])
+        self.errors_total = len(errors)
         self.headers = dict(headers or {})
         self.facts = facts
 
@@ -217,7 +231,7 @@ def failed_item(item: ItemOutcome) -> dict[str, Any]:
         "detail": found.detail or found.code.title,
     }
     if found.errors:
-        problem["errors"] = [field_problem(each) for each in found.errors]
+        problem["errors"] = [field_problem(each) for each in found.errors[:ITEM_ERRORS_SHOWN_MAX]]
     return {"id": str(item.entity_id), "status": found.code.status, "problem": problem}
 
 
@@ -225,7 +239,8 @@ def invalid_fields(errors: Sequence[FieldError]) -> ApiError:
     """Return an error for these fields, with the code that all of them share, or E2003."""
     shared = {code_of_field(each) for each in errors}
     code = shared.pop() if len(shared) == 1 else codes.INVALID_FIELDS
-    detail = "; ".join(f"{each.field}: {field_problem(each)['message']}" for each in errors)
+    shown = map(field_problem, errors[:ERRORS_SHOWN_MAX])
+    detail = "; ".join(f"{each['field']}: {each['message']}" for each in shown)
     return ApiError(code, detail, errors=errors)
 
 
@@ -256,6 +271,8 @@ def documentation() -> str:
         "Every error is a problem document (RFC 9457, `application/problem+json`) with `type`,",
         "`title`, `status`, `detail`, `instance`, `code` and `requestId`, with",
         "`errors: [{field, code, message}]` if fields are not valid, and with details of the case.",
+        f"`errors` has at most {ERRORS_SHOWN_MAX} members; `errorsTotal` says how many there are if"
+        " they are more.",
         "`GET /api/errors` serves this list. This page is generated from runtime/codes by",
         "`python -m runtime.errors`.",
         "",
@@ -273,7 +290,11 @@ def field_problem(error: FieldError) -> dict[str, str]:
     """Return a field error as problem documents show it: `{field, code, message}`."""
     code = code_of_field(error)
     message = code.title if code in TITLE_IS_MESSAGE else error.message
-    return {"field": error.field, "code": code.code, "message": message}
+    return {
+        "field": shortened(error.field, FIELD_SHOWN_MAX_CHARS),
+        "code": code.code,
+        "message": shortened(message, DETAIL_MAX_CHARS),
+    }
 
 
 def facts_of(refusal: Any) -> dict[str, Any]:
@@ -292,6 +313,8 @@ def _wire(value: Any) -> Any:
         return value.isoformat()
     if dataclasses.is_dataclass(value):
         return facts_of(value)
+    if isinstance(value, str):
+        return shortened(value, DETAIL_MAX_CHARS)
     return str(value) if isinstance(value, UUID) else value
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jsonpatch
 import jsonpointer
 
 from domain.shared.fields import CUSTOM, Fields, FieldValues
+from domain.shared.text import shortened
 from runtime import codes
-from runtime.errors import ApiError
+from runtime.errors import FIELD_SHOWN_MAX_CHARS, ApiError
 
 JSON_TYPE = "application/json"
 JSON_PATCH_TYPE = "application/json-patch+json"
@@ -35,7 +36,12 @@ def change_of(fields: type[Fields], media_type: str, patch: Any) -> PatchFunctio
         operations = _operations(patch)
         return lambda values: _patched(document(fields, values), operations)
     merge = require_object(patch)
-    return lambda values: without_nulls(merge_patch(document(fields, values), merge))
+    known = fields.wire_names()
+    unknown = {name: None for name, value in merge.items() if value is None and name not in known}
+    return lambda values: {
+        **without_nulls(merge_patch(document(fields, values), merge), known),
+        **unknown,
+    }
 
 
 def document(fields: type[Fields], values: FieldValues) -> dict[str, Any]:
@@ -45,9 +51,12 @@ def document(fields: type[Fields], values: FieldValues) -> dict[str, Any]:
     return shown
 
 
-def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without those that are null, which are unset."""
-    return {name: value for name, value in fields.items() if value is not None}
+def without_nulls(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The fields without those that are null, which are unset.
+
+    A null stays if its name is not a known one, so that a misspelt name is refused with it.
+    """
+    return {name: value for name, value in fields.items() if value is not None or name not in known}
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -99,14 +108,16 @@ def _operation(number: int, operation: Any) -> jsonpatch.JsonPatch:
 
 def _patched(shown: dict[str, Any], operations: list[jsonpatch.JsonPatch]) -> dict[str, Any]:
     result: Any = shown
+    known = shown.keys()
     for number, operation in enumerate(operations):
         result = _applied(result, number, operation)
-    return without_nulls(require_object(result))
+    return without_nulls(require_object(result), known)
 
 
 def _applied(value: Any, number: int, operation: jsonpatch.JsonPatch) -> Any:
     (members,) = operation.patch
-    facts: dict[str, Any] = {"operation": number, "path": members["path"]}
+    path = shortened(members["path"], FIELD_SHOWN_MAX_CHARS)
+    facts: dict[str, Any] = {"operation": number, "path": path}
     try:
         result = operation.apply(value)
     except jsonpatch.JsonPatchTestFailed:

@@ -233,7 +233,8 @@ def split_account_id(
 
     Raises `InvalidFields`; if `accountId` is invalid, it also names the other invalid fields.
     """
-    fields = without_nulls(given)
+    known = {*kind.FIELDS.wire_names(), *([ACCOUNT_ID] if kind.BELONGS_TO_ACCOUNT else [])}
+    fields = without_nulls(given, known)
     if not kind.BELONGS_TO_ACCOUNT:
         return fields, None
     account = fields.pop(ACCOUNT_ID, None)

@@ -35,6 +35,11 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
 
 
+def wire_names(model: type[RequestModel]) -> frozenset[str]:
+    """The names of the members of a request body."""
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
+
+
 @dataclass(frozen=True)
 class Body:
     """A body within its size limit, not parsed yet: parsing belongs in a worker thread."""

@@ -16,9 +16,12 @@ from pydantic_core import CoreSchema, core_schema
 from starlette.requests import HTTPConnection
 
 from domain.shared.entity import Entity
+from domain.shared.kinds import both_numbers
 from domain.shared.refusals import FieldError
 from readmodels.lists import PAGE_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, SEARCH_MAX_CHARS
 from readmodels.spec import ListSpec
+from replay.span import DAY_CHARS
+from replay.span import end_of_day as last_moment
 from runtime import codes
 from runtime.errors import ApiError
 
@@ -28,7 +31,6 @@ VERSION_MAX_DIGITS = 9
 ALL = "all"
 """`type=all` means no filter by type."""
 START_OF_DAY = time(tzinfo=UTC)
-END_OF_DAY = time(23, 59, 59, 999_999, tzinfo=UTC)
 
 AnySelection = TypeVar("AnySelection", bound="Selection")
 
@@ -49,6 +51,26 @@ class OneOf:
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
         """Have pydantic validate and describe it as an enumeration."""
         return core_schema.literal_schema(list(self.values))
+
+
+@dataclass(frozen=True)
+class OneOfKinds:
+    """Annotation of the name of one of these kinds, in the singular or the plural.
+
+    It is parsed as the form that `values` has.
+    """
+
+    values: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
+        """Have pydantic validate and describe it as an enumeration."""
+        forms = {form: value for value in self.values for form in both_numbers(value)}
+
+        def value_of(given: object) -> object:
+            return forms.get(given, given) if isinstance(given, str) else given
+
+        literal = core_schema.literal_schema(list(self.values))
+        return core_schema.no_info_before_validator_function(value_of, literal)
 
 
 SearchText = Annotated[
@@ -161,9 +183,9 @@ def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> dat
     """
     text = re.sub(r"(?<=[0-9]) (?=[0-9]{2}:?[0-9]{2}$)", "+", text) if "T" in text else text
     try:
-        if len(text) == len("2026-01-31"):
-            at = END_OF_DAY if end_of_day else START_OF_DAY
-            return datetime.combine(date.fromisoformat(text), at)
+        if len(text) == DAY_CHARS:
+            day = date.fromisoformat(text)
+            return last_moment(day) if end_of_day else datetime.combine(day, START_OF_DAY)
         when = datetime.fromisoformat(text)
     except ValueError:
         raise invalid_parameter(name, "a date or a time in ISO 8601 is expected") from None

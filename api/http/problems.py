@@ -34,7 +34,8 @@ RETRYABLE = frozenset(
 """Errors that get a Retry-After header although their status is not 503."""
 
 WITH_SUCCESS_FLAG: Mapping[str, Any] = MappingProxyType({"x-says-success": True})
-"""For `openapi_extra` of a route whose responses have a member `success`, problems included."""
+"""For `openapi_extra` of a route whose responses have a member `success`, problems included. Its
+problems also have a member `error`, with the same sentence as `detail`."""
 
 CODES_BY_HTTP_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
     {404: codes.ROUTE_NOT_FOUND, 405: codes.METHOD_NOT_ALLOWED, 413: codes.BODY_TOO_LARGE}
@@ -57,6 +58,8 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
         body["errorCode"] = code.code
     if error.errors:
         body["errors"] = [field_problem(each) for each in error.errors]
+    if error.errors_total > len(error.errors):
+        body["errorsTotal"] = error.errors_total
     headers = dict(error.headers)
     if code.status == 503 or code in RETRYABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
@@ -73,7 +76,7 @@ async def problem_response(request: HTTPConnection, error: Exception) -> Respons
     if code.status >= 500 and not isinstance(error, ApiError):
         log.error("%s %s: %s", code.code, request.url.path, type(error).__name__, exc_info=error)
     if _has_success_flag(request):
-        api_error.facts["success"] = False
+        api_error.facts |= {"success": False, "error": api_error.detail or code.title}
     request_id = request.scope.get("state", {}).get("request_id", "")
     return problem(api_error, path=request.url.path, request_id=request_id)
 

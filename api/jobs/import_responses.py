@@ -27,7 +27,7 @@ from commands.importing.mapping import RESERVED_PREFIX, ROW_COLUMN, Mode
 from commands.importing.preview import Preview
 from commands.importing.store import FailedRow, StoredImport
 from domain.job import Job
-from domain.shared.cells import neutralised
+from domain.shared.text import neutralised
 from eventlog.scope import Scope
 from runtime.settings import Settings
 

@@ -17,7 +17,7 @@ from api.http.problems import invalid_parameters
 from api.http.visibility import visibility_of, visible_kinds
 from api.realtime.subscriber import Interest
 from commands.permissions import Permission
-from domain.shared.kinds import ENTITY_OF, KINDS
+from domain.shared.kinds import ENTITY_OF, KINDS, both_numbers
 from replay.facts import FactFilter
 from runtime import codes
 from runtime.errors import ApiError
@@ -84,7 +84,7 @@ def interest_of(
     repeats the query and updates the header. Raises 400 (E2031, E2110) and 403 (E1008).
     """
     follow = _names("follow", parameters.follow, (FACTS, READY))
-    kinds = None if parameters.kinds is None else _names("kinds", parameters.kinds, KINDS)
+    kinds = None if parameters.kinds is None else _kinds(parameters.kinds)
     topics = None if parameters.types is None else _names("types", parameters.types, ENTITY_OF)
     allowed = visible_kinds(caller.role)
     if not {*(kinds or ()), *(topic.partition(".")[0] for topic in topics or ())} <= allowed:
@@ -105,6 +105,12 @@ def interest_of(
         ready=READY in follow,
         after=parse_position(resume_after, codes.INVALID_LAST_EVENT_ID) if resume_after else None,
     )
+
+
+def _kinds(text: str) -> frozenset[str]:
+    """The kinds of a list, whose names are in the singular or the plural. Raises 400 (E2031)."""
+    forms = {form: kind for kind in KINDS for form in both_numbers(kind)}
+    return frozenset(forms[each] for each in _names("kinds", text, forms))
 
 
 def _names(

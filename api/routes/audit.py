@@ -17,7 +17,7 @@ from api.exports.streaming import ExportRequest, ExportResponse
 from api.http.conditions import POSITION_MAX, await_position
 from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_CHANGE, EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_READ, problems, success
-from api.http.parameters import OneOf, TimeText, parse_time, reject_control_characters
+from api.http.parameters import OneOf, OneOfKinds, TimeText, parse_time, reject_control_characters
 from api.http.responses import json_response
 from domain.shared.kinds import AGGREGATES
 from projections.audit import ACTION_NAMES
@@ -29,7 +29,7 @@ ACTOR_MAX_CHARS = 100
 
 ROUTER = APIRouter(prefix="/api/audit", tags=["audit"])
 
-EntityType = Annotated[str, OneOf(tuple(AGGREGATES))]
+EntityType = Annotated[str, OneOfKinds(tuple(AGGREGATES))]
 ActionFilter = Annotated[str, OneOf(ACTION_NAMES)]
 ActorId = Annotated[
     str,

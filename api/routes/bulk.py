@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from api.dependencies.annotated import Executor, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
 from api.http.auth import Caller
-from api.http.bodies import Body, RequestModel, parse_body, require_body
+from api.http.bodies import Body, RequestModel, require_body, validate
 from api.http.conditions import (
     MIN_POSITION,
     await_position,
@@ -23,7 +23,7 @@ from api.http.conditions import (
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, ON_WRITE, problems, success
-from api.http.parameters import ALL, OneOf, filter_model
+from api.http.parameters import ALL, OneOfKinds, filter_model
 from api.http.responses import json_response
 from api.jobs.responses import JOB_ACCEPTED, job_accepted
 from commands.bulk import (
@@ -100,7 +100,7 @@ class ChangeAsked(RequestModel):
 class BulkAsked(RequestModel):
     """The entities, and the change to make to each of them."""
 
-    kind: Annotated[str, OneOf(tuple(BULK_KINDS))]
+    kind: Annotated[str, OneOfKinds(tuple(BULK_KINDS))]
     ids: list[UUID] | None = Field(default=None, min_length=1)
     filter: dict[str, Any] | None = Field(
         default=None, description="Filters of the list of this kind, and `search`."
@@ -121,8 +121,11 @@ class _BulkRequest:
     """A valid request: the kind, the change and the selection of entities."""
 
     def __init__(self, body: Body) -> None:
-        """Parse the body. Raises `InvalidFields`."""
-        self.parsed = parse_body(BulkAsked, body)
+        """Parse the body. Raises `InvalidFields`, `TooManyItems`."""
+        fields = body.fields()
+        if isinstance(ids := fields.get("ids"), list):
+            require_item_count(len(ids), atomic=False)  # before each of them is validated
+        self.parsed = validate(BulkAsked, fields)
         self.kind: type[Entity] = BULK_KINDS[self.parsed.kind]
         self.change_given = self.parsed.change.given()
         self.change: BulkChange = bulk_change(self.kind, self.change_given)

@@ -10,7 +10,7 @@ from api.dependencies.annotated import Reader, ServicesDep
 from api.http.conditions import await_position
 from api.http.openapi.examples import EXAMPLE_ID
 from api.http.openapi.responses import ON_READ, problems, success
-from api.http.parameters import Cursor, OneOf, invalid_parameter
+from api.http.parameters import Cursor, OneOf, OneOfKinds, invalid_parameter
 from api.http.responses import json_response
 from readmodels.duplicates import (
     GROUPS_PAGE_DEFAULT,
@@ -24,7 +24,7 @@ from runtime import codes
 
 ROUTER = APIRouter(prefix="/api/duplicates", tags=["merge"])
 
-DuplicateKind = Annotated[str, OneOf(tuple(REASONS))]
+DuplicateKind = Annotated[str, OneOfKinds(tuple(REASONS))]
 DuplicateReason = Annotated[
     str, OneOf(tuple(sorted({each for many in REASONS.values() for each in many})))
 ]

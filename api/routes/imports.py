@@ -28,7 +28,7 @@ from api.http.openapi.responses import (
     problems,
     success,
 )
-from api.http.parameters import OneOf
+from api.http.parameters import OneOfKinds
 from api.http.responses import COMMAND, POSITION, etag, json_response
 from api.http.uploads import (
     CSV_TYPE,
@@ -117,7 +117,7 @@ async def upload(
     services: ServicesDep,
     caller: Writer,
     executor: Executor,
-    kind: Annotated[str, OneOf(tuple(IMPORTABLE))],
+    kind: Annotated[str, OneOfKinds(tuple(IMPORTABLE))],
     file_name: Annotated[str | None, Query(alias="fileName", max_length=200)] = None,
     encoding: EncodingName = None,
     delimiter: Delimiter = None,

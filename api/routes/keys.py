@@ -20,7 +20,7 @@ from api.dependencies.annotated import (
     Versions,
 )
 from api.dependencies.request import require_write_capacity
-from api.http.bodies import RequestModel, validate
+from api.http.bodies import RequestModel, validate, wire_names
 from api.http.conditions import await_position, wait_for_projections, with_if_match
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
@@ -119,7 +119,7 @@ async def issue(
     """The key with its token, which is never shown again."""
 
     def act(scope: Scope) -> Response:
-        fields = without_nulls(body.fields())
+        fields = without_nulls(body.fields(), wire_names(KeyCreate))
         validate(KeyCreate, fields)
         issued = issue_key(services.commands, scope, fields)
         key = issued.outcome.entity

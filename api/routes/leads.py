@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID
 
@@ -41,7 +43,14 @@ from commands.leads import (
     StatusUpdatesRefused,
 )
 from domain.lead import Lead, LeadStatus
-from domain.shared.refusals import Refusal
+from domain.shared.refusals import (
+    IsDeleted,
+    NotFound,
+    Refusal,
+    StatusUnchanged,
+    TransitionRefused,
+    WasMerged,
+)
 from eventlog.scope import Scope
 from replay.as_of import representation
 from runtime import codes
@@ -58,6 +67,18 @@ EXAMPLE_UPDATED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at":
 ROUTER = entity_routes(Lead, example=EXAMPLE)
 
 
+REASONS: Mapping[type[Refusal], str] = MappingProxyType(
+    {
+        NotFound: "not found",
+        IsDeleted: "deleted",
+        WasMerged: "merged",
+        StatusUnchanged: "same status",
+        TransitionRefused: "transition not allowed",
+    }
+)
+"""Why a lead was not updated, in a few words."""
+
+
 class StatusUpdate(RequestModel):
     """A new status for one lead or for many."""
 
@@ -71,6 +92,12 @@ class StatusUpdate(RequestModel):
         if (self.lead_id is None) == (self.lead_ids is None):
             raise ValueError("either leadId or leadIds is needed")
         return self
+
+
+class StatusOfLead(RequestModel):
+    """A new status for the lead that the path names."""
+
+    status: LeadStatus
 
 
 class Conversion(RequestModel):
@@ -121,8 +148,42 @@ def update_status(
                 scope, request.lead_ids or [], request.status.value, atomic=request.atomic
             )
         except StatusUpdatesRefused as refused:
-            raise _nothing_updated(refused.updates) from None
-        return json_response(_updates_as_json(updates), position=updates.position)
+            raise _nothing_updated(refused.updates, request.status) from None
+        content = _updates_as_json(updates, request.status)
+        return json_response(content, position=updates.position)
+
+    return executor.run(act, body)
+
+
+@ROUTER.post(
+    "/{id}/update-status",
+    operation_id="updateStatusOfLead",
+    summary="Set the status of one lead",
+    responses={
+        200: success(
+            "`{success, lead}`, as POST /api/leads/update-status with `leadId`.",
+            None,
+            "Annals-Position",
+            example={"success": True, "lead": EXAMPLE_UPDATED},
+        ),
+        **problems(
+            *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
+            *(codes.TRANSITION_REFUSED, codes.STATUS_UNCHANGED),
+        ),
+    },
+    openapi_extra={
+        **request_body({JSON_TYPE: (StatusOfLead, {"status": "contacted"})}),
+        **WITH_SUCCESS_FLAG,
+    },
+    dependencies=[Depends(require_write_capacity)],
+)
+def update_status_of_lead(
+    lead_id: EntityId, services: ServicesDep, _caller: Writer, body: JsonBody, executor: Executor
+) -> Response:
+    """Problem documents of this route have the member `success: false`."""
+
+    def act(scope: Scope) -> Response:
+        return _update_one(services, scope, lead_id, parse_body(StatusOfLead, body).status)
 
     return executor.run(act, body)
 
@@ -184,17 +245,25 @@ def _updated_as_json(lead: Lead) -> dict[str, Any]:
     return {"id": lead.id, "status": lead.status, "status_changed_at": lead.status_changed_at}
 
 
-def _updates_as_json(updates: StatusUpdates) -> dict[str, Any]:
+def _updates_as_json(updates: StatusUpdates, status: LeadStatus) -> dict[str, Any]:
     updated, failed = len(updates.updated), len(updates.refused)
-    failures = f"; {failed} could not be" if failed else ""
     return {
         "success": not failed,
         "updated": updated,
         "failed": failed,
-        "message": f"{updated} of {updated + failed} updated{failures}.",
+        "message": _message(updated, updates.refused.values(), status),
         "leads": [_updated_as_json(lead) for lead in updates.updated],
         "errors": [_error_as_json(lead_id, each) for lead_id, each in updates.refused.items()],
     }
+
+
+def _message(updated: int, refused: Collection[Refusal], status: LeadStatus) -> str:
+    """`3 leads updated to qualified` or `2 leads updated, 1 failed (not found)`."""
+    leads = f"{updated} {'lead' if updated == 1 else 'leads'} updated"
+    if not refused:
+        return f"{leads} to {status.value}"
+    reasons = dict.fromkeys(REASONS.get(type(each), "refused") for each in refused)
+    return f"{leads}, {len(refused)} failed ({', '.join(reasons)})"
 
 
 def _error_as_json(lead_id: UUID, refusal: Refusal) -> dict[str, Any]:
@@ -207,8 +276,8 @@ def _error_as_json(lead_id: UUID, refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def _nothing_updated(updates: StatusUpdates) -> ApiError:
+def _nothing_updated(updates: StatusUpdates, status: LeadStatus) -> ApiError:
     error = ApiError(codes.NOTHING_UPDATED)
-    refused = _updates_as_json(StatusUpdates(refused=updates.refused))
+    refused = _updates_as_json(StatusUpdates(refused=updates.refused), status)
     error.facts |= {**refused, "message": codes.NOTHING_UPDATED.title}
     return error

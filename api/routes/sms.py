@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -14,7 +16,7 @@ from pydantic import Field, StringConstraints
 from api.dependencies.annotated import Executor, JsonBody, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
-from api.http.bodies import Body, RequestModel, require_body, validate
+from api.http.bodies import Body, RequestModel, require_body, validate, wire_names
 from api.http.conditions import await_position
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
@@ -49,6 +51,7 @@ PROJECTION = "sms"
 FORM_TYPE = "application/x-www-form-urlencoded"
 FORM_FIELDS_MAX = 100
 VARIABLES_MAX = 20
+VARIABLE_NAME_MAX_CHARS = 50
 TWILIO = Actor("system", "twilio", "Twilio")
 
 ROUTER = APIRouter()
@@ -74,7 +77,16 @@ EXAMPLE_GATEWAY = {
     "waitSeconds": 30.0,
     "waiting": 2,
 }
-UNAVAILABLE = {"success": False, "error": codes.SMS_GATEWAY_UNAVAILABLE.title, "retrying": True}
+UNAVAILABLE = {
+    "success": False,
+    "error": codes.SMS_GATEWAY_UNAVAILABLE.title,
+    "code": codes.SMS_GATEWAY_UNAVAILABLE.known_as,
+    "errorCode": codes.SMS_GATEWAY_UNAVAILABLE.code,
+    "retrying": True,
+}
+
+
+VariableName = Annotated[str, StringConstraints(max_length=VARIABLE_NAME_MAX_CHARS)]
 
 
 class SendSms(RequestModel):
@@ -85,7 +97,7 @@ class SendSms(RequestModel):
         default=None, description="The text, unless a template is given with its variables."
     )
     template_id: TemplateId | None = None
-    variables: dict[str, Annotated[str, StringConstraints(max_length=200)]] | None = Field(
+    variables: dict[VariableName, Annotated[str, StringConstraints(max_length=200)]] | None = Field(
         default=None,
         max_length=VARIABLES_MAX,
         description="Values of the template's variables. By default `name` is the name of the lead"
@@ -125,7 +137,7 @@ def send_sms(
     """503 with `retrying: true` while the gateway is unavailable; the message is still recorded."""
 
     def act(scope: Scope) -> Response:
-        request = validate(SendSms, without_nulls(body.fields()))
+        request = validate(SendSms, without_nulls(body.fields(), wire_names(SendSms)))
         outcome = services.sms.request(
             scope,
             request.lead_id,
@@ -136,7 +148,8 @@ def send_sms(
         with services.log.transaction(scope) as connection:
             breaker, now = load_breaker(connection, BREAKER)
         if breaker.is_open(now):
-            return json_response(UNAVAILABLE, 503, position=outcome.position)
+            headers = {"Retry-After": str(_seconds_until_probe(breaker, now))}
+            return json_response(UNAVAILABLE, 503, position=outcome.position, headers=headers)
         content = {"success": True, "sms": _sms_as_json(outcome)}
         return json_response(content, position=outcome.position)
 
@@ -267,6 +280,12 @@ def _receipt_scope(request: Request, workspace_id: UUID) -> Scope:
         request_id=request.state.request_id,
         ip=request.client.host if request.client else "",
     )
+
+
+def _seconds_until_probe(breaker: Breaker, now: datetime) -> int:
+    """Return the seconds until the breaker admits a call, at least 1."""
+    assert breaker.until is not None
+    return max(1, math.ceil((breaker.until - now).total_seconds()))
 
 
 def _load_breaker(services: Services) -> Breaker:

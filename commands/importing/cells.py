@@ -7,7 +7,6 @@ rest of the sentence "The value …".
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
-from domain.shared.cells import without_neutraliser
+from domain.shared.text import folded, without_neutraliser
 
 T = TypeVar("T")
 
@@ -260,7 +259,5 @@ def _only(
 
 def normalised(name: str) -> str:
     """The name without case, accents, spaces and punctuation: `GTX Pro` and `gtx-pro` are equal."""
-    decomposed = unicodedata.normalize("NFKD", name)
-    plain = "".join(char for char in decomposed if not unicodedata.combining(char))
     # A name of punctuation only stays as it is; otherwise all such names would be equal.
-    return _SEPARATORS.sub("", plain).casefold() or name
+    return _SEPARATORS.sub("", folded(name)) or name

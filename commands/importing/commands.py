@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
 from commands.importing.deciding import ReadTables, open_import_engine
-from commands.importing.files import SourceTable, read_table
-from commands.importing.issues import ImportFault, ImportRefused
+from commands.importing.files import START, SourceTable, read_table, take_rows
+from commands.importing.issues import ImportFault, ImportRefused, shorten
 from commands.importing.job import KIND
 from commands.importing.mapping import (
     ROW_COLUMN,
@@ -155,10 +154,10 @@ class ImportCommands:
         source = uploaded_file(self._log, scope, import_id, round_, name, size_bytes)
         table = read_table(source, encoding=encoding, delimiter=delimiter)
         samples: dict[str, list[str]] = {name: [] for name in table.columns}
-        for row in islice(table.rows(), SAMPLE_ROWS):
+        for row in take_rows(table.rows(), START, SAMPLE_ROWS):
             for column, cell in row.cells.items():
                 if value := cell.strip():
-                    samples[column].append(value)
+                    samples[column].append(shorten(value))
         return InspectedFile(import_id, round_, table, samples)
 
     def inspect_again(

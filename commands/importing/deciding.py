@@ -28,6 +28,7 @@ from domain.shared.entity import Entity
 from domain.shared.fields import CUSTOM, FieldValues
 from domain.shared.kinds import KINDS
 from domain.shared.refusals import AccountUnavailable, Refusal
+from domain.shared.text import folded
 from eventlog.connections import Connection
 from eventlog.reading.entities import existing_ids
 from eventlog.scope import Scope
@@ -46,8 +47,8 @@ ContactsOf = Callable[
 
 
 def key_part(text: str | None) -> str:
-    """A part of a key. Case and the number of spaces make no difference."""
-    return " ".join((text or "").split()).casefold()
+    """A part of a key. Case, accents and the number of spaces make no difference."""
+    return " ".join(folded(text or "").split())
 
 
 def contact_key(values: FieldValues) -> DedupeKey:

@@ -11,6 +11,8 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +23,21 @@ from commands.importing.issues import ImportFault, ImportRefused
 FILE_MAX_BYTES = 200_000_000
 ROWS_MAX = 500_000
 COLUMNS_MAX = 200
+LINES_MAX = 2_000_000
+"""Maximum number of lines, empty ones and those within quotes included."""
+ROW_MAX_CHARS = 500_000
+"""Maximum length of a row, which may span several lines."""
+COLUMN_NAME_MAX_CHARS = 200
 CELL_MAX_CHARS = 20_000
 """A longer cell keeps its row out. More than 131,072 characters (csv's limit) end the import."""
 PART_BYTES = 262_144
 """Length of every part of an uploaded file except the last."""
 BUFFER_BYTES = 65_536
 SNIFF_BYTES = 65_536
+SNIFF_RECORDS = 100
+"""Number of records that are examined to detect the delimiter."""
+BATCH_BYTES = 4_000_000
+"""Rows of more than this length are not held in memory together, beyond the last of them."""
 READ_BYTES = 262_144
 
 DELIMITERS = ",;\t|"
@@ -206,7 +217,8 @@ def read_table(
     """Inspect a CSV file whose first row names the columns, and count its rows.
 
     Encoding and delimiter are detected unless given. Raises `ImportRefused`, also for a file of
-    more than `FILE_MAX_BYTES` or `ROWS_MAX`.
+    more than `FILE_MAX_BYTES`, `ROWS_MAX` or `LINES_MAX`, or with a row of more than
+    `ROW_MAX_CHARS`.
     """
     try:
         size_bytes = source.size_bytes
@@ -231,8 +243,8 @@ def read_table(
 
 def _columns(name: str, header: list[str]) -> tuple[str, ...]:
     columns = tuple(column.strip() for column in header)
-    while columns and not columns[-1]:
-        columns = columns[:-1]
+    named = max((n for n, column in enumerate(columns, start=1) if column), default=0)
+    columns = columns[:named]
     if not columns:
         raise ImportRefused(
             f"{name} is empty: its first row must name the columns.", ImportFault.EMPTY
@@ -243,30 +255,62 @@ def _columns(name: str, header: list[str]) -> tuple[str, ...]:
         if not column:
             message = f"Column {number} of {name} has no name in the first row."
             raise ImportRefused(message, ImportFault.NO_TABLE)
+        if len(column) > COLUMN_NAME_MAX_CHARS or not column.isprintable():
+            message = (
+                f"The name of column {number} of {name} has more than {COLUMN_NAME_MAX_CHARS}"
+                " characters, or a control character."
+            )
+            raise ImportRefused(message, ImportFault.NO_TABLE)
         if columns.count(column) > 1:
             message = f"{name} has more than one column {column!r}."
             raise ImportRefused(message, ImportFault.NO_TABLE)
     return columns
 
 
-class _Lines:
-    """The lines of a file for csv.reader; counts the bytes that it took."""
+def take_rows(rows: Iterator[SourceRow], start: FilePlace, limit: int) -> Iterator[SourceRow]:
+    """At most `limit` of the rows from this place on, fewer if they exceed `BATCH_BYTES`."""
+    for row in islice(rows, limit):
+        yield row
+        if row.end.byte - start.byte >= BATCH_BYTES:
+            return
 
-    def __init__(self, file: io.TextIOWrapper, encoding: str, start: int) -> None:
+
+class _Lines:
+    """The lines of a file for csv.reader, within the limits; counts the bytes that it took."""
+
+    def __init__(self, file: io.TextIOWrapper, name: str, encoding: str, start: int) -> None:
         self._file = file
+        self._name = name
         self._encoding = encoding
+        self._count = 0
+        self._chars = 0
         self.byte = start
         self.of_record: list[str] = []
-        """The lines since the caller last cleared this."""
+        """The lines of the record that is being read."""
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = next(self._file)
+        line = self._file.readline(ROW_MAX_CHARS + 1 - self._chars)
+        if not line:
+            raise StopIteration
+        self._count += 1
+        self._chars += len(line)
+        if self._count > LINES_MAX:
+            message = f"{self._name} has more than {LINES_MAX:,} lines: split it."
+            raise ImportRefused(message, ImportFault.TOO_LARGE)
+        if self._chars > ROW_MAX_CHARS:
+            message = f"A row of {self._name} has more than {ROW_MAX_CHARS:,} characters."
+            raise ImportRefused(message, ImportFault.TOO_LARGE)
         self.byte += len(line.encode(self._encoding))
         self.of_record.append(line)
         return line
+
+    def end_record(self) -> list[str]:
+        """Return the lines of the record, which is complete."""
+        lines, self.of_record, self._chars = self.of_record, [], 0
+        return lines
 
 
 def _records(
@@ -278,12 +322,12 @@ def _records(
         start = place.byte or _mark_bytes(source, encoding)
         raw = io.BufferedReader(source.open(start), BUFFER_BYTES)
         with io.TextIOWrapper(raw, encoding=encoding, newline="") as file:
-            lines, last = _Lines(file, encoding, start), list[str]()
+            lines, last = _Lines(file, source.name, encoding, start), list[str]()
             for record in csv.reader(lines, delimiter=delimiter):
                 number += 1
                 if any(cell.strip() for cell in record):
                     yield FilePlace(lines.byte, number), record
-                last, lines.of_record = lines.of_record, []
+                last = lines.end_record()
         if not _is_closed(last, delimiter):
             message = f"{source.name} opens a quote in record {number:,} and never closes it."
             raise ImportRefused(message, ImportFault.NO_TABLE)
@@ -393,12 +437,21 @@ def _fits(sample: bytes, encoding: str) -> bool:
 
 
 def _detect_delimiter(sample: str) -> str:
-    """The delimiter that csv's Sniffer finds, a comma if it finds none.
+    """The delimiter by which most records have as many cells as the first, by default a comma.
 
-    The rest of its guess (quotes above all) is too often wrong and not used.
+    csv's Sniffer is not used: the time of its regular expressions grows with the square of the
+    sample's length and more.
     """
+    return max(DELIMITERS, key=partial(_fitting_records, sample))
+
+
+def _fitting_records(sample: str, delimiter: str) -> tuple[int, int]:
+    """How many records have as many cells as the first, and how many cells that has."""
+    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
     try:
-        delimiter = csv.Sniffer().sniff(sample, DELIMITERS).delimiter
+        widths = [len(record) for record in islice(reader, SNIFF_RECORDS) if record]
     except csv.Error:
-        return ","
-    return delimiter if delimiter in sample.partition("\n")[0] else ","
+        return 0, 0
+    if not widths or widths[0] == 1:
+        return 0, 0
+    return widths.count(widths[0]), widths[0]

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from domain.shared.text import shortened, storable
+
 VALUE_MAX_CHARS = 200
 """Maximum length of the cell's text in an issue."""
+MESSAGE_MAX_CHARS = 1_000
+"""Maximum length of the sentence in an issue."""
 
 
 class ImportFault(StrEnum):
@@ -73,13 +77,22 @@ class ImportIssue:
 
 def error(row: int, column: str, value: str, code: str, message: str) -> ImportIssue:
     """An issue that keeps the row out."""
-    return ImportIssue(row, Severity.ERROR, column, _shorten(value), code, message)
+    return _issue(row, Severity.ERROR, column, value, code, message)
 
 
 def warning(row: int, column: str, value: str, code: str, message: str) -> ImportIssue:
     """An issue that does not keep the row out."""
-    return ImportIssue(row, Severity.WARNING, column, _shorten(value), code, message)
+    return _issue(row, Severity.WARNING, column, value, code, message)
 
 
-def _shorten(value: str) -> str:
-    return value if len(value) <= VALUE_MAX_CHARS else value[: VALUE_MAX_CHARS - 1] + "…"
+def shorten(text: str, max_chars: int = VALUE_MAX_CHARS) -> str:
+    """The text, cut to this length, in a form that PostgreSQL can store."""
+    return storable(shortened(text, max_chars))
+
+
+def _issue(
+    row: int, severity: Severity, column: str, value: str, code: str, message: str
+) -> ImportIssue:
+    return ImportIssue(
+        row, severity, shorten(column), shorten(value), code, shorten(message, MESSAGE_MAX_CHARS)
+    )

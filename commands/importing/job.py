@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from commands.importing.deciding import (
     RowResult,
     open_import_engine,
 )
-from commands.importing.files import START, FilePlace, SourceRow, SourceTable
+from commands.importing.files import START, FilePlace, SourceRow, SourceTable, take_rows
 from commands.importing.issues import ImportFault, ImportIssue, ImportRefused, error, warning
 from commands.importing.mapping import ROW_COLUMN, columns_of
 from commands.importing.rows import PlannedRow
@@ -30,8 +29,8 @@ from commands.importing.store import (
 )
 from commands.jobs.work import JobContext, JobWork
 from domain.job import ItemError, JobStep
-from domain.shared.cells import without_neutraliser
 from domain.shared.entity import Entity
+from domain.shared.text import storable, without_neutraliser
 
 KIND = "import"
 
@@ -117,7 +116,7 @@ class ImportWork(JobWork):
         if place != self._place:
             self._rows = self._prepared.table.rows(place)
         self._place = None  # unknown if reading fails
-        rows = list(islice(self._rows, limit))
+        rows = list(take_rows(self._rows, place, limit))
         self._place = rows[-1].end if rows else place
         return rows
 
@@ -209,8 +208,11 @@ def _original_number(row: SourceRow) -> int | None:
 
 
 def _failed_row(outcome: RowOutcome) -> FailedRow:
-    """The row as it was in the file, without the escapes of our own exports."""
-    cells = {name: without_neutraliser(cell) for name, cell in outcome.row.cells.items()}
+    """The row as it was in the file, without the escapes of our own exports.
+
+    What PostgreSQL cannot store is replaced, so that every row can be stored as failed.
+    """
+    cells = {name: storable(without_neutraliser(cell)) for name, cell in outcome.row.cells.items()}
     issues = [each.as_json() for each in outcome.issues if each.is_error]
     return FailedRow(outcome.row.number, cells, issues)
 

@@ -27,18 +27,17 @@ from commands.importing.cells import (
     parse_money,
 )
 from commands.importing.files import SourceTable
-from commands.importing.issues import ImportFault, ImportIssue, ImportRefused, warning
+from commands.importing.issues import ImportFault, ImportIssue, ImportRefused, shorten, warning
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member
 from domain.shared.entity import Entity
 from domain.shared.fields import CUSTOM
-from domain.shared.kinds import BY_PLURAL, KINDS
+from domain.shared.kinds import BY_PLURAL, KINDS, both_numbers
 
-NOT_IMPORTED = frozenset({"workspaces", "keys"})
-IMPORTABLE: Mapping[str, type[Entity]] = {
-    plural: kind for plural, kind in BY_PLURAL.items() if plural not in NOT_IMPORTED
-}
+IMPORTABLE: Mapping[str, type[Entity]] = MappingProxyType(
+    {plural: kind for plural, kind in BY_PLURAL.items() if kind.IS_IMPORTABLE}
+)
 """Kinds that can be imported, by the name of their collection."""
 
 ACCOUNT = "accountId"
@@ -120,10 +119,11 @@ class DateOrders:
 
 
 def kind_of(plural: str) -> type[Entity]:
-    """The kind that is imported under this name. Raises `ImportRefused`."""
-    kind = IMPORTABLE.get(plural)
+    """The kind of this name, in the plural or singular. Raises `ImportRefused`."""
+    names = both_numbers(plural)
+    kind = next((kind for each, kind in IMPORTABLE.items() if each in names), None)
     if kind is None:
-        message = f"{plural} cannot be imported; {', '.join(IMPORTABLE)} can."
+        message = f"{shorten(plural)} cannot be imported; {', '.join(IMPORTABLE)} can."
         raise ImportRefused(message, ImportFault.KIND)
     return kind
 

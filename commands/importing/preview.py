@@ -11,7 +11,7 @@ from itertools import islice
 from uuid import UUID
 
 from commands.importing.deciding import ExistingRecords, ImportEngine, RowOutcome, RowResult
-from commands.importing.files import SourceTable
+from commands.importing.files import START, SourceTable, take_rows
 from commands.importing.issues import ImportIssue
 from commands.importing.job import BATCH_ROWS
 from commands.importing.mapping import Mode
@@ -64,7 +64,9 @@ def preview(
     found.add_issues(issues, len(issues))
     overlay = PreviewOverlay(keeps_values=engine.options.mode is Mode.UPDATE)
     rows = islice(table.rows(), min(found.total, rows_max or found.total))
-    while batch := list(islice(rows, BATCH_ROWS)):
+    place = START
+    while batch := list(take_rows(rows, place, BATCH_ROWS)):
+        place = batch[-1].end
         planned = [engine.planner.plan(row) for row in batch]
         with engine.log.transaction(engine.scope) as connection:
             overlay.below = engine.records(connection)

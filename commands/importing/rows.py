@@ -30,7 +30,7 @@ from commands.links import MEMBER_FIELDS
 from domain.contact import Contact
 from domain.opportunity import OPEN_STAGES, Opportunity, Stage
 from domain.shared.entity import Entity
-from domain.shared.fields import CUSTOM, FieldValues
+from domain.shared.fields import CUSTOM, YEAR_MAX, YEAR_MIN, FieldValues
 from domain.shared.refusals import FieldError, InvalidFields, OccurredTooEarly, Refusal
 
 DAY = timedelta(days=1)
@@ -220,7 +220,11 @@ class RowPlanner:
             draft.error(column.name, text, "invalid_value", f"The value {fault}.")
             return
         if column.field == OCCURRED:
-            draft.occurred_at = value
+            if YEAR_MIN <= value.year <= YEAR_MAX:
+                draft.occurred_at = value
+            else:
+                message = f"The year must lie between {YEAR_MIN} and {YEAR_MAX}."
+                draft.error(column.name, text, "invalid_value", message)
         else:
             draft.fields[column.field] = value
 

@@ -28,9 +28,15 @@ INSERT_OPEN_JOB = "INSERT INTO open_jobs (workspace_id, job_id, work) VALUES (%s
 # Hide a job that has ended from workers, and delete its items.
 CLOSE_JOB = "SELECT close_job(%s, %s)"
 HAS_OPEN_JOB = "SELECT EXISTS (SELECT FROM open_jobs WHERE workspace_id = %s AND job_id = %s)"
-# Note the time of a run; workers take the job with the oldest one first.
+# Note the time of a run, and that it has done nothing yet; workers take the job with the oldest run
+# first.
 RECORD_RUN = """
-UPDATE open_jobs SET turn_at = clock_timestamp() WHERE workspace_id = %s AND job_id = %s
+UPDATE open_jobs SET turn_at = clock_timestamp(), fruitless_runs = fruitless_runs + 1
+ WHERE workspace_id = %s AND job_id = %s RETURNING fruitless_runs
+"""
+RECORD_SUCCESS = """
+UPDATE open_jobs SET fruitless_runs = 0
+ WHERE workspace_id = %s AND job_id = %s AND fruitless_runs > 0
 """
 INSERT_ITEMS = """
 INSERT INTO job_items (workspace_id, job_id, first, n, items) VALUES (%s, %s, %s, %s, %s)
@@ -67,9 +73,18 @@ def is_open(connection: Connection, workspace_id: UUID, job_id: UUID) -> bool:
     return bool(row and row[0])
 
 
-def record_run(connection: Connection, workspace_id: UUID, job_id: UUID) -> None:
-    """Note that a run begins now: the job moves to the end of the queue."""
-    connection.execute(RECORD_RUN, (workspace_id, job_id))
+def record_run(connection: Connection, workspace_id: UUID, job_id: UUID) -> int:
+    """Note that a run begins now: the job moves to the end of the queue.
+
+    Returns the number of consecutive runs that have not done anything, this one included.
+    """
+    row = connection.execute(RECORD_RUN, (workspace_id, job_id)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def record_success(connection: Connection, workspace_id: UUID, job_id: UUID) -> None:
+    """Note that the present run of the job has done something."""
+    connection.execute(RECORD_SUCCESS, (workspace_id, job_id))
 
 
 def save_items(

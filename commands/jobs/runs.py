@@ -20,9 +20,16 @@ from eventsourcing.persistence import IntegrityError, InterfaceError, Operationa
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from commands.entities import EntityCommands
-from commands.jobs.job_store import close_job, is_open, record_run, save_errors
+from commands.jobs.job_store import (
+    close_job,
+    is_open,
+    record_run,
+    record_success,
+    save_errors,
+)
 from commands.jobs.work import CannotContinue, ErrorSummary, JobContext, JobWork, WorkFactory
 from domain.job import Job, JobStep
+from domain.shared.refusals import Refusal
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
@@ -37,6 +44,11 @@ ITEM_ATTEMPTS_MAX = 3
 CONSECUTIVE_FAULTS_MAX = 20
 """Maximum number of consecutive items that fail alone. After one more the cause cannot be in the
 items: the job fails, and the remaining items are not processed."""
+
+FRUITLESS_RUNS_MAX = 10
+"""Maximum number of consecutive runs of a job that end by an exception, or with their process,
+before they have done anything. The next run fails the job, so that it cannot block others for ever.
+"""
 
 CONNECTION_LOST = (
     OperationalError,
@@ -83,6 +95,7 @@ class JobRun:
         self._scope = replace(requested, extra={**requested.extra, "jobId": str(job_id)})
         self._attempts = 0
         self._faults = 0
+        self._is_first_step = True
 
     def run(self, *, slice_s: float = SLICE_S, stop: Callable[[], bool] = lambda: False) -> None:
         """Run steps until the job has ended, the time is up or `stop` returns True.
@@ -96,6 +109,7 @@ class JobRun:
             work = self._open_work()
             if work is not None:
                 self._run_steps(work, time.monotonic() + slice_s, stop)
+                self._record_success()
         except JobRunAborted:
             return
 
@@ -122,8 +136,11 @@ class JobRun:
         with self._log.transaction(self._scope) as connection:
             if not self._job.is_open or not self._is_open(connection):
                 raise JobRunAborted
-            record_run(connection, self._scope.workspace_id, self._job_id)
+            runs = record_run(connection, self._scope.workspace_id, self._job_id)
         self._record(lambda job: job.start(at=self._environment.clock()))
+        if runs > FRUITLESS_RUNS_MAX:
+            self._fail(TooManyFruitlessRuns(runs - 1))
+            raise JobRunAborted
 
     def _open_work(self) -> JobWork | None:
         """Create the work; None if that fails, which fails the job. Raises `JobRunAborted`."""
@@ -161,15 +178,19 @@ class JobRun:
             # After the append, in the same order as a cancellation: no deadlock is possible.
             workspace_id = self._scope.workspace_id
             save_errors(connection, workspace_id, self._job_id, errors_before, step.errors)
+            if self._is_first_step:
+                record_success(connection, workspace_id, self._job_id)
             if not job.is_open:
                 close_job(connection, workspace_id, self._job_id)
         self._job = job
+        self._is_first_step = False
 
     def _reduce_limit(self, work: JobWork, limit: int, error: Exception) -> int:
         """Handle a step that failed as a whole; return the number of items for the next attempt.
 
-        An item that fails alone is skipped; after many of those in a row the job fails. Raises the
-        error again if the database cannot be reached, and `JobRunAborted`.
+        An item that fails alone is skipped; after many of those in a row, or if it cannot be
+        skipped, the job fails. Raises the error again if the database cannot be reached, and
+        `JobRunAborted`.
         """
         cause = error.__cause__ if isinstance(error, OperationalError) else error
         is_conflict = isinstance(error, IntegrityError)
@@ -196,6 +217,11 @@ class JobRun:
             self._commit_step(lambda: work.skip(self._job.cursor, error))
         except IntegrityError:
             raise JobRunAborted from None
+        except (JobRunAborted, *CONNECTION_LOST):
+            raise
+        except Exception as fault:
+            log.exception("job %s: an item that failed cannot be skipped", self._job_id)
+            self._fail(fault)
 
     def _fail(self, reason: Exception) -> None:
         cause = reason.__cause__ if isinstance(reason, CannotContinue) else None
@@ -217,6 +243,11 @@ class JobRun:
             raise JobRunAborted from None
         self._job = job
 
+    def _record_success(self) -> None:
+        """Record that the run did something, or was stopped before it could."""
+        with self._log.transaction(self._scope) as connection:
+            record_success(connection, self._scope.workspace_id, self._job_id)
+
     def _is_open(self, connection: Connection) -> bool:
         return is_open(connection, self._scope.workspace_id, self._job_id)
 
@@ -229,6 +260,13 @@ class JobRun:
         with self._log.transaction(Scope(workspace_id)) as connection:
             search = EventSearch(connection, self._log.mapper, workspace_id)
             return search.load_streams({self._job_id})[self._job_id]
+
+
+@dataclass
+class TooManyFruitlessRuns(Refusal):
+    """Too many runs of the job ended before they had done anything."""
+
+    runs: int
 
 
 class JobRunAborted(Exception):

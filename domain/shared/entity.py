@@ -17,10 +17,12 @@ from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 
 from domain.shared.changes import FieldChange, apply_changes, find_changes
 from domain.shared.claims import TimeClaim
-from domain.shared.fields import Fields, FieldValues
+from domain.shared.fields import SET_BY_COMMAND_FAULT, Fields, FieldValues
 from domain.shared.properties import optional
 from domain.shared.refusals import (
     AccountUnavailable,
+    FieldError,
+    InvalidFields,
     IsDeleted,
     OccurredTooEarly,
     TransitionRefused,
@@ -160,6 +162,12 @@ class Entity(RecordedAggregate):
     """Whether entities of this kind may claim a member's time; see `claim`."""
     BELONGS_TO_ACCOUNT: ClassVar[bool] = False
     ACCOUNT_REQUIRED: ClassVar[bool] = False
+    IS_IMPORTABLE: ClassVar[bool] = False
+    """Whether rows of a file may become entities of this kind. Not if a command has to check more
+    than the entity itself: a text message is only created by the command that sends it."""
+    STATUSES_OF_COMMANDS: ClassVar[frozenset[str]] = frozenset()
+    """The statuses in which no entity is created, because the command that sets one also sets
+    read-only fields: who confirmed it, when it was sent."""
 
     Created: ClassVar[type[EntityCreated]]  # type: ignore[assignment]
     Updated: ClassVar[type[EntityUpdated]]
@@ -189,6 +197,7 @@ class Entity(RecordedAggregate):
             raise TypeError(f"a {cls.KIND} belongs to no account")
         values = cls.FIELDS.validated(fields)
         cls.FIELDS.reject_read_only(values, cls.FIELDS.read_only())
+        cls._require_initial_status(values)
         return cls._create(
             cls.Created,
             id=entity_id,
@@ -293,6 +302,14 @@ class Entity(RecordedAggregate):
             raise IsDeleted(self.KIND, self.id)
 
     # What decisions share
+
+    @classmethod
+    def _require_initial_status(cls, values: FieldValues) -> None:
+        status = values.get(cls.STATUS_FIELD) if cls.STATUS_FIELD else None
+        if status in cls.STATUSES_OF_COMMANDS:
+            assert cls.STATUS_FIELD is not None
+            message = f"{status} can only be set by a command, after the {cls.KIND} was created"
+            raise InvalidFields([FieldError(cls.STATUS_FIELD, SET_BY_COMMAND_FAULT, message)])
 
     def _require_transition(self, before: str, after: str) -> None:
         allowed = self.TRANSITIONS.get(before, frozenset())

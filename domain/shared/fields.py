@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
@@ -32,6 +33,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from domain.shared.refusals import FieldError, InvalidFields
+from domain.shared.text import composed
 
 FieldValues = dict[str, Any]
 """Values by the wire name of their field, in JSON form: dates and money are strings.
@@ -53,11 +55,14 @@ YEAR_MAX = 2200
 
 
 def _printable(text: str) -> str:
-    """Refuse control characters and what PostgreSQL's JSON cannot hold (NUL, lone surrogates)."""
+    """The text in normal form C, so that equal texts are recorded equally.
+
+    Refuses control characters and what PostgreSQL's JSON cannot hold (NUL, lone surrogates).
+    """
     for char in text:
         if (char < " " and char not in "\n\r\t") or "\ud800" <= char <= "\udfff":
             raise ValueError("contains a control character")
-    return text
+    return composed(text)
 
 
 def _money(amount: Decimal) -> Decimal:
@@ -79,6 +84,15 @@ def _sensible_year(when: date) -> date:
 
 def _in_utc(when: datetime) -> datetime:
     return when.astimezone(UTC)
+
+
+class Choice(StrEnum):
+    """Base of the enumerations of fields. A value may be written in any case: `High` is `high`."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Choice | None:
+        lower = value.strip().lower() if isinstance(value, str) else None
+        return next((each for each in cls if each.value == lower), None)
 
 
 Name = Annotated[

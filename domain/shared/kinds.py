@@ -48,6 +48,20 @@ KINDS = MappingProxyType(
 BY_PLURAL = MappingProxyType({entity.PLURAL: entity for entity in KINDS.values()})
 """The kinds of entity by the name of their collection on the wire (`accounts`)."""
 
+_NUMBERS = MappingProxyType(
+    {
+        name: (each.KIND, each.PLURAL)
+        for each in AGGREGATES.values()
+        for name in (each.KIND, each.PLURAL)
+    }
+)
+
+
+def both_numbers(name: str) -> tuple[str, ...]:
+    """The singular and the plural of a kind's name, given in either; of any other name only it."""
+    return _NUMBERS.get(name, (name,))
+
+
 EVENTS = MappingProxyType(
     {event.TOPIC: event for each in AGGREGATES.values() for event in _events(each)}
 )

@@ -25,6 +25,13 @@ JOB_ENDED = ErrorCode(
     "`endedAs` is its final status. Cancelling does not revert what it did: POST /api/undo with"
     " its `commandId` does.",
 )
+TOO_MANY_FRUITLESS_RUNS = ErrorCode(
+    "E5032",
+    409,
+    "The job was given up.",
+    "`runs` runs of it in a row, at most FRUITLESS_RUNS_MAX, ended by a failure or with their"
+    " process before they had done anything. The log of the workers has the reason.",
+)
 BULK_REFUSED = ErrorCode(
     "E5031",
     409,

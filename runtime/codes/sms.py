@@ -36,8 +36,10 @@ SMS_GATEWAY_UNAVAILABLE = ErrorCode(
     503,
     "The SMS gateway is unavailable; the message was recorded and will be sent later.",
     "The circuit breaker is open; GET /api/sms/gateway shows until when. The response is"
-    " `{success: false, error, retrying: true}` and no problem document. Do not send the request"
-    " again: that would send the message twice.",
+    " `{success: false, error, code, errorCode, retrying: true}` and no problem document, with a"
+    " Retry-After header. Do not send the request again without the same Idempotency-Key: that"
+    " would send the message twice.",
+    known_as="CIRCUIT_BREAKER_OPEN",
 )
 LEAD_OPTED_OUT = ErrorCode(
     "E5070",

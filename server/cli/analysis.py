@@ -11,7 +11,7 @@ import typer
 
 from runtime.settings import Settings
 from server.cli import CommandError, print_line
-from server.cli.exports import add_exports
+from server.cli.exports import ExportCommands, add_exports
 from server.cli.progress import progress_bar
 from server.postgres.databases import Database
 
@@ -47,7 +47,9 @@ FolderOption = Annotated[Path, typer.Option("--to", help="An empty or new folder
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="Write lists, the audit trail or history to files.", no_args_is_help=True
+        cls=ExportCommands,
+        help="Write lists, the audit trail or history to files.",
+        no_args_is_help=True,
     )
     group.callback()(lambda: None)
     group.command("history")(export_history)

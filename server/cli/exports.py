@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from uuid import UUID
 
 import typer
+from typer.core import TyperGroup
 
 from domain.shared.refusals import Refusal
 from readmodels import kinds
@@ -31,6 +32,17 @@ FileOption = Annotated[
     Path | None,
     typer.Option("--to", metavar="FILE", help="The file to write; standard output by default."),
 ]
+
+
+class ExportCommands(TyperGroup):
+    """Commands named by kinds, in the plural or the singular."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of this name, or of the plural of this kind."""
+        from domain.shared.kinds import both_numbers
+
+        found = super().get_command(ctx, cmd_name)
+        return found or super().get_command(ctx, both_numbers(cmd_name)[-1])
 
 
 def add_exports(group: typer.Typer) -> None:

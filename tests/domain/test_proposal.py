@@ -59,9 +59,12 @@ def test_each_step_follows_the_table_or_is_refused(before: str, after: str) -> N
         outcome.then(TransitionRefused("proposal", ID, before, after, allowed))
 
 
+@pytest.mark.parametrize("status", TRANSITIONS)
 @pytest.mark.parametrize("take", STEPS.values())
-def test_a_deleted_proposal_refuses_each_step(take: Callable[[Proposal], None]) -> None:
-    given(Proposal, in_status("sent"), deleted(Proposal, {**OFFER, "status": "sent"})).when(
+def test_a_deleted_proposal_refuses_each_step(
+    take: Callable[[Proposal], None], status: str
+) -> None:
+    given(Proposal, in_status(status), deleted(Proposal, {**OFFER, "status": status})).when(
         take
     ).then(IsDeleted("proposal", ID))
 

@@ -13,6 +13,7 @@ import duckdb
 import psycopg
 import pytest
 
+from api.http.parameters import parse_time
 from benchmarks.generated import generate
 from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
@@ -159,7 +160,8 @@ def test_as_of_time_uses_time_of_occurrence(
 
 def test_as_of_parses_positions_and_times() -> None:
     assert parse_as_of("4711") == 4711
-    assert parse_as_of("2026-03-31") == datetime(2026, 3, 31, tzinfo=UTC)
+    end_of_day = datetime(2026, 3, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+    assert parse_as_of("2026-03-31") == parse_time("2026-03-31") == end_of_day
     assert parse_as_of("2026-03-31T12:00+02:00") == datetime(2026, 3, 31, 10, tzinfo=UTC)
     with pytest.raises(ValueError, match="March"):
         parse_as_of("March")

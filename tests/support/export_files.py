@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from domain.shared.cells import without_neutraliser
+from domain.shared.text import without_neutraliser
 
 Item = dict[str, Any]
 

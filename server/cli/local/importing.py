@@ -32,7 +32,7 @@ from commands.jobs.requests import JobCommands
 from commands.jobs.runs import JobEnvironment, JobRun
 from commands.jobs.worker import claim_job
 from domain.job import Job, JobStatus
-from domain.shared.cells import neutralised
+from domain.shared.text import neutralised
 from eventlog.connections import follow_connection
 from eventlog.scope import SYSTEM, Actor, Scope
 from runtime.composition import Writing, app_url, new_id, now, open_writing

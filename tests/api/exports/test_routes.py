@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.exports.formats import preferred_format
-from domain.shared.cells import FORMULA_STARTS, neutralised
 from domain.shared.kinds import BY_PLURAL
+from domain.shared.text import FORMULA_STARTS, neutralised
 from readmodels.exports import AUDIT_CELLS, CUSTOM_COLUMNS_MAX, NEUTRALISED
 from readmodels.lists import LISTS
 from tests.support.api_server import Api, ApiWorkspace, after

@@ -151,7 +151,7 @@ CONTACT = ["contact.created", "contact.updated"]
 ACCOUNT = ["account.created", "account.updated"]
 FILTERS: dict[str, tuple[Callable[[Story], dict[str, str]], list[str]]] = {
     "kind": (lambda story: {"kinds": "contact"}, CONTACT),
-    "kinds": (lambda story: {"kinds": "contact, note"}, CONTACT),
+    "kinds": (lambda story: {"kinds": "contacts, note"}, CONTACT),
     "types": (lambda story: {"types": "contact.updated"}, ["contact.updated"]),
     "entity": (lambda story: {"entityId": story.contact}, CONTACT),
     "account": (

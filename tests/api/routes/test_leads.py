@@ -76,6 +76,26 @@ def test_failed_update_of_one_lead_is_a_problem_without_success(
     assert response.json()["success"] is False
 
 
+def test_status_of_the_lead_that_the_path_names_is_updated(api_workspace: ApiWorkspace) -> None:
+    path = f"/api/leads/{create_lead(api_workspace)}/update-status"
+    updated = api_workspace.client().post(path, json={"status": "Qualified"})
+    assert (updated.status_code, updated.json()["success"]) == (200, True), updated.text
+    assert updated.json()["lead"]["status"] == "qualified"
+    again = api_workspace.client().post(path, json={"status": "qualified"})
+    assert (again.status_code, again.json()["code"]) == (409, "E5060")
+    assert (again.json()["success"], again.json()["error"]) == (False, again.json()["detail"])
+
+
+def test_message_of_an_update_of_many_leads_names_status_or_reasons(
+    api_workspace: ApiWorkspace,
+) -> None:
+    leads = [create_lead(api_workspace) for _ in range(3)]
+    all_updated = update(api_workspace, leadIds=leads, status="qualified").json()
+    assert all_updated["message"] == "3 leads updated to qualified"
+    some = update(api_workspace, leadIds=[*leads[:2], str(uuid4())], status="negotiating").json()
+    assert some["message"] == "2 leads updated, 1 failed (not found)"
+
+
 def test_disallowed_status_change_is_409(api_workspace: ApiWorkspace) -> None:
     one = create_lead(api_workspace, status="won")
     refused = update(api_workspace, leadId=one, status="lost")
@@ -102,7 +122,9 @@ def test_update_of_many_leads_reports_the_failed_ones(
     assert response.status_code == 200
     answer = response.json()
     assert (answer["success"], answer["updated"], answer["failed"]) == (False, 1, 3)
-    assert answer["message"] == "1 of 4 updated; 3 could not be."
+    assert answer["message"] == (
+        "1 lead updated, 3 failed (same status, transition not allowed, not found)"
+    )
     assert [each["id"] for each in answer["leads"]] == [new]
     assert {each["leadId"]: each["code"] for each in answer["errors"]} == {
         contacted: "E5060",

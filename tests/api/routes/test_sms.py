@@ -313,7 +313,9 @@ def test_message_is_sent_later_if_the_breaker_is_open(
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/json"
         problem = answer.json()
-        assert set(problem) == {"success", "error", "retrying"}
+        assert set(problem) == {"success", "error", "code", "errorCode", "retrying"}
+        assert (problem["code"], problem["errorCode"]) == ("CIRCUIT_BREAKER_OPEN", "E4011")
+        assert int(answer.headers["Retry-After"]) >= 1
         assert (problem["success"], problem["retrying"]) == (False, True)
         assert "sent later" in problem["error"]
     (seen,) = read_history(api_workspace, lead)["sms_messages"]

@@ -30,7 +30,7 @@ def test_appointments_find_members_by_name_and_cannot_overlap(importer: Importer
     importer.run("leads", "name\nAda\n")
     lead = importer.items("leads")[0]["id"]
     rows = [
-        f"first,Grace,2026-02-01T10:00:00Z,2026-02-01T11:00:00Z,{lead},confirmed",
+        f"first,Grace,2026-02-01T10:00:00Z,2026-02-01T11:00:00Z,{lead},Completed",
         "beside,Grace,2026-02-01T10:30:00Z,2026-02-01T11:30:00Z,,",
         "after,Grace,2026-02-01T11:00:00Z,2026-02-01T12:00:00Z,,",
         f"no lead,Grace,2026-02-02T11:00:00Z,2026-02-02T12:00:00Z,{uuid4()},",
@@ -41,6 +41,6 @@ def test_appointments_find_members_by_name_and_cannot_overlap(importer: Importer
     made = {each["title"]: each for each in importer.items("appointments")}
     assert made.keys() == {"first", "after"}
     assert (made["first"]["memberName"], made["first"]["leadId"]) == ("Grace", lead)
-    assert made["first"]["status"] == "confirmed"
+    assert made["first"]["status"] == "completed"
     codes = {row: code for row, _, _, code in errors(result)}
     assert codes == {3: "not_recorded", 5: "reference_gone", 6: "missing_value"}

@@ -12,9 +12,13 @@ import pytest
 
 from commands.entities import EntityCommands
 from commands.jobs.job_store import CHUNK_ITEMS, read_items, save_items
-from commands.jobs.runs import CONSECUTIVE_FAULTS_MAX
+from commands.jobs.runs import (
+    CONNECTION_LOST,
+    CONSECUTIVE_FAULTS_MAX,
+    FRUITLESS_RUNS_MAX,
+)
 from commands.jobs.worker import ERRORS_KEPT_DAYS, PURGE_ERRORS, TRY_CLAIM
-from domain.job import Job, JobEnded, JobStatus
+from domain.job import Job, JobEnded, JobStatus, JobStep
 from domain.shared.refusals import NotFound
 from eventlog.connections import Connection, follow_connection, raw_json, write_pool
 from eventlog.scope import Actor, Scope
@@ -29,6 +33,7 @@ from tests.support.job_harness import (
     REFUSED,
     WRITING,
     JobHarness,
+    WritingNotes,
     hooked,
     working,
 )
@@ -157,6 +162,48 @@ def test_faults_with_successes_between_them_do_not_fail_the_job(
     job = job_harness.job(job_id)
     assert (job.status, job.failed) == (JobStatus.COMPLETED, CONSECUTIVE_FAULTS_MAX + 1)
     assert job_harness.written() == ["note"] * (CONSECUTIVE_FAULTS_MAX + 1)
+
+
+def test_job_whose_item_cannot_be_skipped_fails_instead_of_running_for_ever(
+    job_harness: JobHarness,
+) -> None:
+    class Unskippable(WritingNotes):
+        def skip(self, cursor: Any, error: Exception) -> JobStep:
+            raise UnicodeError("cannot be stored")
+
+    job_id = job_harness.ask(*notes(3), POISON)
+    job_harness.worker({WRITING: Unskippable}).run_once()
+    job = job_harness.job(job_id)
+    assert (job.status, job.succeeded) == (JobStatus.FAILED, 3)
+    assert job_harness.rows("open_jobs") == 0
+
+
+def test_job_whose_runs_end_before_they_have_done_anything_is_given_up(
+    job_harness: JobHarness,
+) -> None:
+    def end_session(_limit: int) -> None:
+        with job_harness.log.transaction(job_harness.scope) as connection:
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    job_id = job_harness.ask(*notes(3))
+    worker = job_harness.worker({WRITING: hooked(end_session)})
+    for _ in range(FRUITLESS_RUNS_MAX):
+        with pytest.raises(CONNECTION_LOST):
+            worker.run_once()
+        assert job_harness.job(job_id).is_open
+    worker.run_once()
+    assert job_harness.job(job_id).status is JobStatus.FAILED
+    row = job_harness.database.execute(
+        "SELECT data->'error'->>'code' FROM events WHERE topic = 'job.failed'"
+    ).fetchone()
+    assert row == ("E5032",)
+    assert job_harness.rows("open_jobs") == 0
+
+
+def test_runs_that_do_something_are_not_counted(job_harness: JobHarness) -> None:
+    job_id = job_harness.ask(*notes(10 * (FRUITLESS_RUNS_MAX + 3)))
+    job_harness.worker(slice_s=0).run_once()
+    assert job_harness.job(job_id).status is JobStatus.COMPLETED
 
 
 def test_step_that_times_out_is_retried_with_fewer_items(job_harness: JobHarness) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.shared.cells import FORMULA_STARTS, neutralised, without_neutraliser
+from domain.shared.text import FORMULA_STARTS, neutralised, without_neutraliser
 
 CELLS = st.text() | st.text(alphabet="'=+-@\t\r\na 1")
 

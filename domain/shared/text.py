@@ -1,0 +1,62 @@
+"""Text: the form in which it is recorded, compared, and written into the cells of a CSV file.
+
+A spreadsheet that opens an exported file would run a formula that a user typed into a name. The
+characters, and the remedy of a `'` before the cell, are those of OWASP's page "CSV Injection".
+`without_neutraliser(neutralised(text)) == text` for every text, so that an exported cell can be
+imported again unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""The characters with which a cell of an exported file must not begin."""
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_HIDDEN_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD in place of what PostgreSQL cannot store: NUL and lone surrogates."""
+    return _UNSTORABLE.sub(REPLACEMENT, text)
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """The text, cut to this length."""
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's normal form C: `e` and a combining accent become `é`."""
+    return unicodedata.normalize("NFC", text)
+
+
+def without_accents(text: str) -> str:
+    """The text without accents and the differences of form that NFKD removes: `Café` is `Cafe`."""
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(char for char in decomposed if not unicodedata.combining(char))
+
+
+def folded(text: str) -> str:
+    """The text as it is compared: without case and accents, `CAFÉ` and `cafe` are equal."""
+    return without_accents(text).casefold()
+
+
+def neutralised(text: str) -> str:
+    """The text, with a `'` before it if it looks like a formula.
+
+    A text that already looks neutralised gets a second `'`, which `without_neutraliser` removes.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def without_neutraliser(text: str) -> str:
+    """Undo `neutralised`; a text that it did not change is returned as it is."""
+    return text[1:] if _HIDDEN_FORMULA.match(text) else text
