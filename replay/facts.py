@@ -25,8 +25,16 @@ BODY = json_object(
     entry_columns(
         (
             *("position", "type", "kind", "entityId", "accountId", "version", "action", "actor"),
-            *("occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command", "commandId"),
-            *("undoes", "undoesPosition", "correlationId", "causationId", "changes", "details"),
+            *("keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command"),
+            *(
+                "commandId",
+                "undoes",
+                "undoesPosition",
+                "correlationId",
+                "causationId",
+                "changes",
+                "details",
+            ),
         ),
         action=ACTION_SQL,
     )

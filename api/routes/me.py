@@ -12,8 +12,9 @@ from pydantic.alias_generators import to_camel
 
 from api.dependencies.annotated import ServicesDep
 from api.http.auth import Caller, authenticate
+from api.http.conditions import await_position
 from api.http.openapi.examples import EXAMPLE_ID
-from api.http.openapi.responses import problems, success
+from api.http.openapi.responses import ON_READ, problems, success
 from api.http.responses import json_response
 from commands.permissions import PERMISSIONS, Permission
 from domain.api_key import Role
@@ -58,9 +59,13 @@ class Me(BaseModel):
     "",
     operation_id="getMe",
     summary="Who the caller is: key, role, permissions, workspace and member",
-    responses={200: success("The caller.", Me, example=EXAMPLE), **problems()},
+    responses={200: success("The caller.", Me, example=EXAMPLE), **problems(*ON_READ)},
 )
-async def get(services: ServicesDep, caller: Annotated[Caller, Depends(authenticate)]) -> Response:
+async def get(
+    services: ServicesDep,
+    caller: Annotated[Caller, Depends(authenticate)],
+    _: Annotated[None, Depends(await_position("workspaces"))],
+) -> Response:
     """Every valid key may ask, operator keys too."""
     member = caller.actor if caller.actor.type == "member" else None
     return json_response(

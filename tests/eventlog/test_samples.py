@@ -8,6 +8,7 @@ from uuid import uuid5
 
 import pytest
 
+from domain.api_key import ApiKey
 from domain.shared.entity import Entity
 from domain.shared.kinds import AGGREGATE_OF, EVENTS
 from eventlog import upcast
@@ -16,6 +17,7 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, OrjsonTranscoder
 from projections.engine.live.runner import ProjectionEngine
+from tests.support.databases import Urls
 from tests.support.event_samples import (
     ACCOUNT,
     WORKSPACE,
@@ -24,6 +26,7 @@ from tests.support.event_samples import (
     samples,
     stored_event,
 )
+from tests.support.keys import open_key_log
 from tests.support.oracle import assert_tables_match_log
 
 every_sample = pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample["topic"])
@@ -59,10 +62,11 @@ def test_sample_evolves_its_entity(sample: Sample) -> None:
 
 
 def test_log_of_samples_is_projected(
-    log: EventLog, engine: ProjectionEngine, database: Connection
+    log: EventLog, engine: ProjectionEngine, database: Connection, urls: Urls
 ) -> None:
-    with log.scoped(Scope(WORKSPACE)):
+    with open_key_log(urls.owner) as key_log:
         for sample in samples():
+            chosen = key_log if sample["topic"].startswith(f"{ApiKey.TOPIC}.") else log
             # A stream for each sample; the account that exists at the end is that of the others.
             is_account = sample["topic"].startswith("account.restored")
             name = f"{sample['topic']} {sample['version']}"
@@ -70,6 +74,7 @@ def test_log_of_samples_is_projected(
             events = [
                 replace(stored_event(each), originator_id=stream) for each in history_of(sample)
             ]
-            log.recorder.insert_events(events)
+            with chosen.scoped(Scope(WORKSPACE)):
+                chosen.recorder.insert_events(events)
     engine.catch_up()
     assert_tables_match_log(database)

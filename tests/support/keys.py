@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,12 +18,19 @@ from eventlog.store.log import EventLog
 ADMIN = {"name": "admin key", "role": "admin"}
 
 
+@contextmanager
+def open_key_log(owner_url: str) -> Iterator[EventLog]:
+    """The log in the owner's role, which may append events of keys and no others."""
+    with write_pool(owner_url, max_size=1) as pool:
+        yield EventLog(pool)
+
+
 def issue_first_key(
     owner_url: str, workspace_id: UUID, fields: Mapping[str, Any] = ADMIN
 ) -> IssuedKey:
     """Issue a key in the owner's role, by default an admin key."""
-    with write_pool(owner_url, max_size=1) as pool:
-        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+    with open_key_log(owner_url) as log:
+        commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
         return issue_key(commands, Scope(workspace_id), fields)
 
 

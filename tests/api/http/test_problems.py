@@ -43,7 +43,7 @@ TITLES = {
 FAMILIES = {
     "1": {401, 403},
     "3": {429, 500, 503},
-    "4": {408, 500, 503, 504},
+    "4": {408, 414, 431, 500, 503, 504},
     "5": {404, 409, 410, 412, 422, 429},
 }
 
@@ -66,7 +66,7 @@ def test_page_of_error_codes_is_current() -> None:
 def test_every_code_is_used_or_reserved() -> None:
     sources = "".join(
         path.read_text("utf-8")
-        for package in ("api", "runtime")
+        for package in ("api", "runtime", "server")
         for path in (REPOSITORY / package).rglob("*.py")
         if path.parent.name not in ("codes", "openapi")
     )
