@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
-from api.http.responses import COMMAND
 from domain.shared.entity import Entity
 from domain.shared.kinds import KINDS
 from domain.shared.refusals import InvalidFields
@@ -114,19 +113,6 @@ def test_kinds_that_only_commands_create_have_no_other_door(
         assert posted.status_code in (404, 405)
         change = {"kind": name, "ids": [str(uuid4())], "change": {"restore": True}}
         assert client.post("/api/bulk", json=change).status_code == 422
-
-
-def test_text_message_cannot_be_restored_so_that_it_is_sent_again(
-    api_workspace: ApiWorkspace,
-) -> None:
-    client = api_workspace.client()
-    lead = api_workspace.make("leads", name="Ada", phone="+442079460000").json()["id"]
-    sent = client.post("/api/leads/send-sms", json={"leadId": lead, "message": "Hello"})
-    sms_id = UUID(sent.json()["sms"]["id"])
-    for path in (f"/api/sms/{sms_id}/restore", f"/api/sms/{sms_id}"):
-        assert client.post(path).status_code in (404, 405)
-    undone = client.post("/api/undo", json={"commandId": sent.headers[COMMAND]})
-    assert (undone.status_code, undone.json()["code"]) == (409, "E5016"), undone.text
 
 
 @pytest.mark.parametrize("name", ["compnay", "Company", "id"])

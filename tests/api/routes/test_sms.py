@@ -105,6 +105,19 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
 # Requests
 
 
+def test_text_message_cannot_be_restored_so_that_it_is_sent_again(
+    api_workspace: ApiWorkspace,
+) -> None:
+    answer = send(api_workspace, leadId=create_lead(api_workspace), message="Hello")
+    sms_id = answer.json()["sms"]["id"]
+    for path in (f"/api/sms/{sms_id}/restore", f"/api/sms/{sms_id}"):
+        assert api_workspace.client().post(path).status_code in (404, 405)
+    undone = api_workspace.client().post(
+        "/api/undo", json={"commandId": answer.headers["Annals-Command"]}
+    )
+    assert code_of(undone) == (409, "E5016"), undone.text
+
+
 def test_requested_message_is_in_the_history(api_workspace: ApiWorkspace) -> None:
     lead = create_lead(api_workspace)
     answer = send(api_workspace, leadId=lead, message="Your documents are ready.")
