@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,13 +57,7 @@ STATUSES = ("prospect", "active", "on_hold", "inactive", "churned")
 PRIORITIES = ("low", "medium", "high", "urgent")
 
 BLOCK_EVENTS = 20_000
-INSERT_BLOCK = """
-INSERT INTO events (workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
-                    occurred_at)
-SELECT %s, e.stream, e.version, e.topic, e.account, e.data, %s, e.occurred
-  FROM json_to_recordset(%s) AS e(stream uuid, version integer, topic text, account uuid, data json,
-                                  occurred timestamptz)
-"""
+APPEND = "SELECT count(*) FROM append_events(%s, %s::json, %s::json)"
 
 Event = tuple[str, int, str, str | None, dict[str, Any]]
 """Stream, version, topic, account, data."""
@@ -83,26 +77,26 @@ def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
 def fill_log(app_url: str, events: int, *, seed: int = 1) -> None:
     """Append this number of generated CRM events, BLOCK_EVENTS in each transaction."""
     with psycopg.connect(app_url) as connection:
-        connection.execute("SELECT set_config('annals.workspace_id', %s, false)", (WORKSPACE,))
         generated = itertools.islice(generate(seed), events)
         while block := list(itertools.islice(generated, BLOCK_EVENTS)):
-            connection.execute(INSERT_BLOCK, (WORKSPACE, METADATA, _as_json(block)))
+            connection.execute(APPEND, (WORKSPACE, as_batch(block, START), METADATA))
             connection.commit()
 
 
-def _as_json(block: list[Event]) -> str:
-    rows = [
+def as_batch(events: Iterable[Event], since: datetime) -> str:
+    """Return the events as the database function append_events takes them, a second apart."""
+    batch = [
         {
             "stream": stream,
             "version": version,
             "topic": topic,
             "account": account,
             "data": data,
-            "occurred": START + timedelta(seconds=number),
+            "occurred": since + timedelta(seconds=number),
         }
-        for number, (stream, version, topic, account, data) in enumerate(block)
+        for number, (stream, version, topic, account, data) in enumerate(events)
     ]
-    return orjson.dumps(rows).decode()
+    return orjson.dumps(batch).decode()
 
 
 def generate(seed: int) -> Iterator[Event]:

@@ -26,15 +26,8 @@ BODY = json_object(
         (
             *("position", "type", "kind", "entityId", "accountId", "version", "action", "actor"),
             *("keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command"),
-            *(
-                "commandId",
-                "undoes",
-                "undoesPosition",
-                "correlationId",
-                "causationId",
-                "changes",
-                "details",
-            ),
+            *("commandId", "undoes", "undoesPosition", "correlationId", "causationId"),
+            *("changes", "details"),
         ),
         action=ACTION_SQL,
     )

@@ -1,6 +1,6 @@
 """All settings of a running Annals."""
 
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 from zoneinfo import available_timezones
@@ -9,6 +9,13 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+Network = IPv4Network | IPv6Network
+
+
+def parse_networks(text: str) -> list[Network]:
+    """Parse addresses and networks, separated by commas. Raises `ValueError`."""
+    return [ip_network(each) for each in map(str.strip, text.split(",")) if each]
 
 
 class Settings(BaseSettings):
@@ -207,8 +214,7 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _proxies_are_networks(cls, proxies: str) -> str:
-        for each in filter(None, map(str.strip, proxies.split(","))):
-            ip_network(each)
+        parse_networks(proxies)
         return proxies
 
     @field_validator("home")

@@ -10,12 +10,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from api.dependencies.annotated import EntityId, HistoryReader, ServicesDep
 from api.entities.resource import EntityResource
 from api.http.conditions import POSITION_MAX, await_position
-from api.http.openapi.examples import (
-    EXAMPLE_ACTOR,
-    EXAMPLE_CHANGE,
-    EXAMPLE_ID,
-    EXAMPLE_TIME,
-)
+from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_CHANGE, EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.responses import json_response
 from api.http.visibility import Visibility, visibility_of

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runtime.settings import parse_networks
 
 FORWARDED_MAX = 20
 """Maximum number of addresses in X-Forwarded-For that are read, from the right."""
 SCHEMES = {"http": "ws", "https": "wss"}
 """Schemes that X-Forwarded-Proto may name, and those of a WebSocket."""
-
-Network = IPv4Network | IPv6Network
 
 
 class TrustedProxies:
@@ -21,8 +21,7 @@ class TrustedProxies:
 
     def __init__(self, names: str) -> None:
         """Parse addresses and networks, separated by commas. Raises `ValueError`."""
-        given = filter(None, map(str.strip, names.split(",")))
-        self._networks: Sequence[Network] = [ip_network(each) for each in given]
+        self._networks = parse_networks(names)
 
     def __bool__(self) -> bool:
         return bool(self._networks)

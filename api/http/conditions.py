@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, TypeVar
+from uuid import UUID
 
 from fastapi import Header, Request
 
 from domain.shared.refusals import StaleVersion
+from eventlog.reading.positions import taken_position
 from projections.engine.registry import PROJECTIONS
 from runtime import codes
 from runtime.codes.code import ErrorCode
@@ -98,6 +100,19 @@ async def wait_for_projections(request: Request, projections: Iterable[str], pos
     checkpoints = request.app.state.services.checkpoints
     if not await checkpoints.wait_until_projected(projections, position, timeout_s):
         raise ApiError(codes.NOT_YET_PROJECTED, minPosition=position)
+
+
+async def wait_until_acknowledged_is_projected(
+    request: Request, workspace_id: UUID, projections: Iterable[str]
+) -> None:
+    """Wait until these projections show every write that was acknowledged. Raises 503 (E3003).
+
+    The last position taken counts and not the last readable one: another writer, which has not
+    committed yet, may hold acknowledged events back from the projections.
+    """
+    async with request.app.state.services.reads.workspace(workspace_id) as connection:
+        position = await taken_position(connection)
+    await wait_for_projections(request, projections, position)
 
 
 def parse_position(text: str, error: ErrorCode = codes.INVALID_MIN_POSITION) -> int:

@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from starlette.requests import HTTPConnection
 
 from domain.shared.entity import Entity
-from domain.shared.kinds import both_numbers
+from domain.shared.kinds import by_either_number
 from domain.shared.refusals import FieldError
 from readmodels.lists import PAGE_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, SEARCH_MAX_CHARS
 from readmodels.spec import ListSpec
@@ -64,7 +64,7 @@ class OneOfKinds:
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
         """Have pydantic validate and describe it as an enumeration."""
-        forms = {form: value for value in self.values for form in both_numbers(value)}
+        forms = by_either_number(self.values)
 
         def value_of(given: object) -> object:
             return forms.get(given, given) if isinstance(given, str) else given

@@ -17,7 +17,7 @@ from api.http.problems import invalid_parameters
 from api.http.visibility import visibility_of, visible_kinds
 from api.realtime.subscriber import Interest
 from commands.permissions import Permission
-from domain.shared.kinds import ENTITY_OF, KINDS, both_numbers
+from domain.shared.kinds import ENTITY_OF, KINDS, by_either_number
 from replay.facts import FactFilter
 from runtime import codes
 from runtime.errors import ApiError
@@ -109,7 +109,7 @@ def interest_of(
 
 def _kinds(text: str) -> frozenset[str]:
     """The kinds of a list, whose names are in the singular or the plural. Raises 400 (E2031)."""
-    forms = {form: kind for kind in KINDS for form in both_numbers(kind)}
+    forms = by_either_number(KINDS)
     return frozenset(forms[each] for each in _names("kinds", text, forms))
 
 

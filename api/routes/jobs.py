@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from api.dependencies.annotated import EntityId, Executor, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
-from api.http.conditions import await_position, wait_for_projections
+from api.http.conditions import await_position, wait_until_acknowledged_is_projected
 from api.http.openapi.responses import ON_READ, ON_WRITE, problems, success
 from api.http.parameters import Cursor, OneOf
 from api.http.responses import json_response
@@ -26,7 +26,6 @@ from api.jobs.responses import (
 )
 from domain.job import Job, JobStatus
 from domain.shared.refusals import NotFound
-from eventlog.reading.positions import taken_position
 from eventlog.scope import Scope
 from readmodels.jobs import (
     ERRORS_PAGE_DEFAULT,
@@ -190,10 +189,9 @@ async def _load_state(request: Request, workspace_id: UUID, job_id: UUID) -> Job
     for is_last in (False, True):
         async with services.reads.workspace(workspace_id) as connection:
             found = await job_states(connection, workspace_id, [job_id])
-            end_position = 0 if found or is_last else await taken_position(connection)
         if found or is_last:
             break
-        await wait_for_projections(request, (PROJECTION,), end_position)
+        await wait_until_acknowledged_is_projected(request, workspace_id, (PROJECTION,))
     return _require(found, job_id)
 
 

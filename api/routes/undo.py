@@ -14,7 +14,7 @@ from api.dependencies.request import command_scope, require_write_capacity
 from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.bodies import RequestModel, parse_body
-from api.http.conditions import POSITION_MAX, await_position, wait_for_projections
+from api.http.conditions import POSITION_MAX, await_position, wait_until_acknowledged_is_projected
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_BODY, ON_READ, ON_WRITE, problems, success
@@ -36,7 +36,6 @@ from domain.shared.entity import (
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, UndoConflict
 from eventlog.reading.audit import whole_command
-from eventlog.reading.positions import taken_position
 from eventlog.scope import Scope
 from projections.audit import action_of
 from readmodels.audit import (
@@ -248,11 +247,7 @@ async def _find_target(
         if command_id is None:
             return UndoTarget((event_position,))
     assert command_id is not None
-    # The last position taken and not the last readable one: the command was acknowledged, although
-    # another writer, which has not committed yet, may hold its events back from the projections.
-    async with services.reads.workspace(caller.workspace_id) as connection:
-        end_position = await taken_position(connection)
-    await wait_for_projections(request, (PROJECTION,), end_position)
+    await wait_until_acknowledged_is_projected(request, caller.workspace_id, (PROJECTION,))
     async with services.reads.workspace(caller.workspace_id) as connection:
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)

@@ -33,7 +33,7 @@ from domain.contact import Contact
 from domain.member import Member
 from domain.shared.entity import Entity
 from domain.shared.fields import CUSTOM
-from domain.shared.kinds import BY_PLURAL, KINDS, both_numbers
+from domain.shared.kinds import BY_PLURAL, KINDS, by_either_number
 
 IMPORTABLE: Mapping[str, type[Entity]] = MappingProxyType(
     {plural: kind for plural, kind in BY_PLURAL.items() if kind.IS_IMPORTABLE}
@@ -120,8 +120,7 @@ class DateOrders:
 
 def kind_of(plural: str) -> type[Entity]:
     """The kind of this name, in the plural or singular. Raises `ImportRefused`."""
-    names = both_numbers(plural)
-    kind = next((kind for each, kind in IMPORTABLE.items() if each in names), None)
+    kind = IMPORTABLE.get(by_either_number(IMPORTABLE).get(plural, plural))
     if kind is None:
         message = f"{shorten(plural)} cannot be imported; {', '.join(IMPORTABLE)} can."
         raise ImportRefused(message, ImportFault.KIND)

@@ -109,7 +109,8 @@ class JobRun:
             work = self._open_work()
             if work is not None:
                 self._run_steps(work, time.monotonic() + slice_s, stop)
-                self._record_success()
+                if self._is_first_step:
+                    self._record_success()
         except JobRunAborted:
             return
 
@@ -244,7 +245,7 @@ class JobRun:
         self._job = job
 
     def _record_success(self) -> None:
-        """Record that the run did something, or was stopped before it could."""
+        """Record that the run was stopped before it could do something, not by a failure."""
         with self._log.transaction(self._scope) as connection:
             record_success(connection, self._scope.workspace_id, self._job_id)
 

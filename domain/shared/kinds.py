@@ -62,6 +62,11 @@ def both_numbers(name: str) -> tuple[str, ...]:
     return _NUMBERS.get(name, (name,))
 
 
+def by_either_number(names: Iterable[str]) -> dict[str, str]:
+    """Each of these names of kinds, under its singular and under its plural."""
+    return {form: name for name in names for form in both_numbers(name)}
+
+
 EVENTS = MappingProxyType(
     {event.TOPIC: event for each in AGGREGATES.values() for event in _events(each)}
 )

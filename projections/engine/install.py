@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -68,9 +68,7 @@ def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
                 "INSERT INTO projections (name, version, wanted_version) VALUES (%s, %s, %s)",
                 (name, *[version(name, definitions[name])] * 2),
             )
-        for name in new:
-            create_functions(connection, Definition.parse(definitions[name]))
-        guard_functions(connection)
+        create_functions(connection, [Definition.parse(definitions[name]) for name in new])
         return new
 
 
@@ -94,9 +92,10 @@ def create_indexes(connection: Connection, schema: str, definition: Definition) 
     _run(connection, schema, definition.indexes)
 
 
-def create_functions(connection: Connection, definition: Definition) -> None:
-    """Create or replace the functions that read the live tables."""
-    _run(connection, READ_SCHEMA, definition.functions)
+def create_functions(connection: Connection, definitions: Iterable[Definition]) -> None:
+    """Create or replace the functions that read the live tables, and guard all of them."""
+    for definition in definitions:
+        _run(connection, READ_SCHEMA, definition.functions)
     guard_functions(connection)
 
 

@@ -19,9 +19,9 @@ def prepare_roles_and_database(
 
     annals_owner owns the database and may create roles, annals_projector creates the read tables,
     annals_app and annals_sender own nothing, and other roles have no access. docs/database-roles.md
-    has the rights of each. `passwords` are by
-    role and are set at every call; roles without one are not changed. A `template` other than
-    template0 is copied with its tables and must have no open connections. Raises psycopg.Error.
+    has the rights of each. `passwords` are by role and are set at every call; roles without one are
+    not changed. A `template` other than template0 is copied with its tables and must have no open
+    connections. Raises psycopg.Error.
     """
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         # Held until the connection closes, so that two callers do not both find a role missing.

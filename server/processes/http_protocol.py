@@ -13,16 +13,17 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-import orjson
+from uuid_utils.compat import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.http.client_address import TrustedProxies
+from api.http.problems import problem
 from runtime import codes
 from runtime.codes.code import ErrorCode
+from runtime.errors import ApiError
 from runtime.settings import Settings
 
-PROBLEM_TYPE = "application/problem+json"
-RETRY_AFTER_S = 1
+CLOSE = {"Connection": "close"}
 
 
 class Connections:
@@ -106,6 +107,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._refuse(codes.HEAD_TOO_LARGE)
         if data and self._refusal is None and not self.transport.is_closing():
             self._feed(data)
+        if self._is_in_head and self._has_begun and self._refusal is None:
+            self._start_head_timer()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket's protocol, and go on counting it."""
@@ -126,7 +129,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_head = self._has_begun = True
         self._headers = 0
-        self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
@@ -191,8 +193,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_problem(code))
+            self.transport.write(_problem(code, self._path()))
         self.transport.close()
+
+    def _path(self) -> str:
+        """The path as far as it has arrived; empty before the first byte of a head."""
+        url = self.url if self._has_begun else b""
+        return url.partition(b"?")[0].decode("latin-1")
 
     def _release(self) -> None:
         if self._address is not None:
@@ -200,21 +207,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._address = None
 
 
-def _problem(code: ErrorCode) -> bytes:
-    document = {
-        "type": f"/api/errors/{code.code}",
-        "title": code.title,
-        "status": code.status,
-        "detail": code.title,
-        "code": code.code,
-    }
-    body = orjson.dumps(document)
-    is_busy = code.status == HTTPStatus.SERVICE_UNAVAILABLE
+def _problem(code: ErrorCode, path: str) -> bytes:
+    """The response of the API to this error, as bytes."""
+    response = problem(ApiError(code, headers=CLOSE), path=path, request_id=str(uuid7()))
     lines = [
-        f"HTTP/1.1 {code.status} {HTTPStatus(code.status).phrase}",
-        f"Content-Type: {PROBLEM_TYPE}",
-        f"Content-Length: {len(body)}",
-        "Connection: close",
-        *([f"Retry-After: {RETRY_AFTER_S}"] if is_busy else []),
+        f"HTTP/1.1 {code.status} {HTTPStatus(code.status).phrase}".encode(),
+        *(name.title() + b": " + value for name, value in response.raw_headers),
     ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return b"\r\n".join([*lines, b"", response.body])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ from uuid import UUID
 import orjson
 import psycopg
 
-from benchmarks.generated import generate
+from benchmarks.generated import as_batch, generate
 from eventlog.migrations import applied_migrations
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
@@ -43,19 +43,8 @@ APPEND = "SELECT append_events(%s, %s::json, %s::json)"
 
 def append(connection: psycopg.Connection[Any], workspace: UUID, events: list[Any]) -> list[int]:
     """Append events of `benchmarks.generated.generate`, as the API's role; return positions."""
-    batch = [
-        {
-            "stream": stream,
-            "version": version,
-            "topic": topic,
-            "account": account,
-            "data": data,
-            "occurred": OCCURRED + timedelta(seconds=number),
-        }
-        for number, (stream, version, topic, account, data) in enumerate(events)
-    ]
     with connection.transaction():
-        rows = connection.execute(APPEND, (workspace, orjson.dumps(batch).decode(), METADATA))
+        rows = connection.execute(APPEND, (workspace, as_batch(events, OCCURRED), METADATA))
         return [row[0] for row in rows.fetchall()]
 
 

@@ -92,7 +92,7 @@ def swap(connection: Connection, exchanges: list[Exchange]) -> None:
 def _exchange(connection: Connection, exchange: Exchange) -> None:
     def act() -> None:
         _exchange_records(connection, exchange)
-        create_functions(connection, exchange.definition)
+        create_functions(connection, [exchange.definition])
 
     try:
         exchange_tables(connection, act)

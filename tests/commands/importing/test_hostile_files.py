@@ -7,7 +7,6 @@ import csv
 import io
 import tracemalloc
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +26,7 @@ from commands.importing.issues import ImportFault, ImportRefused
 from commands.importing.mapping import IMPORTABLE, kind_of
 from server.postgres.embedded import Cluster, prepare_database
 from tests.support.databases import Urls
-from tests.support.imports import Importer, errors, settings_for
+from tests.support.imports import Importer, errors
 
 UNPRINTABLE = ["\0", "\x01", "a\0b", "\x7f", "\ufffe", "\u202e", "\U0010ffff", "e\u0301"]
 OUT_OF_RANGE = [
@@ -52,11 +51,6 @@ def urls(cluster: Cluster, template: str) -> Urls:
     """One database for all of these tests, each with its own workspace."""
     made = prepare_database(cluster, "hostile_files", template=template)
     return Urls(made.owner, made.app, made.projector, cluster.url("postgres", "hostile_files"))
-
-
-@pytest.fixture
-def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
-    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
 def as_csv(*rows: list[str]) -> str:

@@ -40,7 +40,7 @@ from server.cli.local.database import catch_up
 from server.cli.local.importing import known_values, upload_file, write_report
 from server.postgres.embedded import Cluster, prepare_database
 from tests.support.databases import Urls
-from tests.support.imports import Importer, errors, settings_for, warnings
+from tests.support.imports import Importer, errors, warnings
 from tests.support.waiting import wait_until
 
 DEALS = {
@@ -71,11 +71,6 @@ def urls(cluster: Cluster, template: str) -> Urls:
     """One database for all of these tests, each with its own workspace."""
     made = prepare_database(cluster, "imports", template=template)
     return Urls(made.owner, made.app, made.projector, cluster.url("postgres", "imports"))
-
-
-@pytest.fixture
-def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
-    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
 @pytest.fixture

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import pytest
-
-from tests.support.databases import Urls
-from tests.support.imports import Importer, errors, settings_for
-
-
-@pytest.fixture
-def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
-    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
+from tests.support.imports import Importer, errors
 
 
 def test_fields_set_by_commands_are_left_out(importer: Importer) -> None:

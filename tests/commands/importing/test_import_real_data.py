@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from uuid import UUID
 
 import pytest
 
@@ -21,7 +20,7 @@ from eventlog.connections import write_pool
 from runtime.settings import REPOSITORY
 from server.cli.local.importing import known_values
 from tests.support.databases import Urls
-from tests.support.imports import Importer, settings_for
+from tests.support.imports import Importer
 
 PUBLISHED = REPOSITORY.parent / "shared" / "data" / "crm-sales-opportunities"
 GENERATED_DEALS = 2_000
@@ -58,11 +57,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
     generate(folder)
     return folder
-
-
-@pytest.fixture
-def importer(urls: Urls, workspace: UUID, tmp_path: Path) -> Importer:
-    return Importer(settings_for(urls, tmp_path), workspace, tmp_path)
 
 
 def test_pipeline_in_the_log_matches_the_files(importer: Importer, urls: Urls, files: Path) -> None:

@@ -11,6 +11,7 @@ from eventlog.connections import Connection
 from projections.engine.ledger.coverage import verify_all
 from tests.support.chaos.checker import check
 from tests.support.chaos.checker.history import Event, Violation
+from tests.support.chaos.checker.wholes import GatewayMessage
 from tests.support.chaos.journal import Exchange
 from tests.support.oracle import (
     actual_tables,
@@ -43,10 +44,17 @@ SELECT projection, entity_id, position, events, error FROM projection_parked
 """
 
 
-def check_database(connection: Connection, exchanges: Iterable[Exchange]) -> list[Violation]:
-    """Return all violations. Needs a superuser, and no writers or projectors at work."""
+def check_database(
+    connection: Connection,
+    exchanges: Iterable[Exchange],
+    messages: Iterable[GatewayMessage] | None = None,
+) -> list[Violation]:
+    """Return all violations. Needs a superuser, and no writers or projectors at work.
+
+    messages: those that the SMS gateway accepted; None if there was none.
+    """
     rows = recorded_events(connection)
-    return [*check(exchanges, map(event, rows)), *check_tables(connection, rows)]
+    return [*check(exchanges, map(event, rows), messages), *check_tables(connection, rows)]
 
 
 def event(row: dict[str, Any]) -> Event:
@@ -83,13 +91,9 @@ def check_tables(connection: Connection, rows: list[dict[str, Any]]) -> Iterator
         yield Violation("row", f"one of {len(wrong)}: {difference}")
 
 
-def check_database_at(url: str, exchanges: Iterable[Exchange]) -> list[Violation]:
+def check_database_at(
+    url: str, exchanges: Iterable[Exchange], messages: Iterable[GatewayMessage]
+) -> list[Violation]:
     """Run `check_database` on a new connection to this URL."""
     with psycopg.connect(url, autocommit=True) as connection:
-        return check_database(connection, exchanges)
-
-
-def events_at(url: str) -> list[Event]:
-    """Return the events of the log at this URL, in order of position."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        return [event(row) for row in recorded_events(connection)]
+        return check_database(connection, exchanges, messages)

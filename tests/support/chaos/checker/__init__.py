@@ -13,11 +13,19 @@ from collections.abc import Iterable
 
 from tests.support.chaos.checker.history import Event, History, Violation
 from tests.support.chaos.checker.rules import RULES
-from tests.support.chaos.checker.wholes import RULES_OF_WHOLES
+from tests.support.chaos.checker.wholes import RULES_OF_WHOLES, GatewayMessage, check_gateway
 from tests.support.chaos.journal import Exchange
 
 
-def check(exchanges: Iterable[Exchange], events: Iterable[Event]) -> list[Violation]:
-    """Return all violations; an empty list if every rule holds."""
+def check(
+    exchanges: Iterable[Exchange],
+    events: Iterable[Event],
+    messages: Iterable[GatewayMessage] | None = None,
+) -> list[Violation]:
+    """Return all violations; an empty list if every rule holds.
+
+    messages: those that the SMS gateway accepted; None if there was none.
+    """
     history = History(list(exchanges), sorted(events, key=lambda event: event.position))
-    return [violation for rule in (*RULES, *RULES_OF_WHOLES) for violation in rule(history)]
+    found = [violation for rule in (*RULES, *RULES_OF_WHOLES) for violation in rule(history)]
+    return found if messages is None else [*found, *check_gateway(history, messages)]
