@@ -155,22 +155,23 @@ class EventLog(Application[UUID]):
         """The last position that was assigned: every event recorded so far is at or below it."""
         return self._log_recorder.taken_position()
 
-    def repair_claims(self, scope: Scope) -> list[UUID]:
+    def repair_claims(self, scope: Scope, owner: Connection) -> list[UUID]:
         """Make the table of claimed times agree with the log; return the entities that differed.
 
-        It works in batches, which block other claims.
+        It works in batches, which block other claims. owner: a connection in the role that owns the
+        table, because no other role may change a claim without an event.
         """
         with self.transaction(scope) as connection:
             claimants = select_claimants(connection, scope.workspace_id, CLAIMING_TOPICS)
         repaired: list[UUID] = []
         for start in range(0, len(claimants), REPAIR_BATCH):
-            with self.transaction(scope) as connection:
-                lock_claims(connection)
+            with owner.transaction(), self.scoped(scope):
+                lock_claims(owner)
                 claims = {
                     entity_id: self.load(ENTITY_OF[topic], entity_id).claim()
                     for entity_id, topic in claimants[start : start + REPAIR_BATCH]
                 }
-                repaired += overwrite_claims(connection, scope.workspace_id, claims)
+                repaired += overwrite_claims(owner, scope.workspace_id, claims)
         return repaired
 
     def _write(

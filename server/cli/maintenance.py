@@ -104,6 +104,8 @@ def correct_claims(workspace: WorkspaceOption = None) -> None:
     Every write keeps them right; this is for a database that was changed by hand. The service may
     be running.
     """
+    import psycopg
+
     from eventlog.scope import Scope
     from runtime.composition import open_writing
     from server.cli.local.database import catch_up, load_home_key
@@ -113,8 +115,11 @@ def correct_claims(workspace: WorkspaceOption = None) -> None:
         if workspace is None:
             catch_up(settings)
             workspace = load_home_key(settings)[1].workspace_id
-        with open_writing(settings) as writing:
-            corrected = writing.log.repair_claims(Scope(workspace))
+        with (
+            open_writing(settings) as writing,
+            psycopg.connect(str(settings.owner_url), autocommit=True) as owner,
+        ):
+            corrected = writing.log.repair_claims(Scope(workspace), owner)
     number = len(corrected)
     print_line(f"{number:,} corrected." if number else "The claimed times are those of the log.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -260,6 +261,13 @@ def grace(commands: EntityCommands, scope: Scope) -> UUID:
     return commands.create(scope, Member, {"name": "Grace"}).entity.id
 
 
+@pytest.fixture
+def owner(urls: Urls) -> Iterator[Connection]:
+    """A connection of the role that owns the log."""
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        yield connection
+
+
 def appointment_values(grace: UUID, starts_at: str = TEN, **fields: Any) -> FieldValues:
     return {
         "title": "x",
@@ -363,6 +371,7 @@ def test_claimed_times_are_repaired_from_the_log(
     scope: Scope,
     grace: UUID,
     database: Connection,
+    owner: Connection,
     damage: str,
 ) -> None:
     made = [
@@ -371,16 +380,16 @@ def test_claimed_times_are_repaired_from_the_log(
     ]
     cancelled = commands.create(scope, Appointment, appointment_values(grace, ELEVEN)).entity.id
     commands.act(scope, Appointment, cancelled, lambda one, at: one.cancel(at=at))
-    assert log.repair_claims(scope) == []
+    assert log.repair_claims(scope, owner) == []
     database.execute(damage.encode())
-    assert sorted(log.repair_claims(scope)) == sorted(made)
+    assert sorted(log.repair_claims(scope, owner)) == sorted(made)
     assert_claims_match_log(database)
     database.execute(
         """INSERT INTO claimed_times
            VALUES (%s, %s, %s, now(), now() + interval '1 hour', false)""",
         (scope.workspace_id, cancelled, grace),
     )
-    assert log.repair_claims(scope) == [cancelled]
+    assert log.repair_claims(scope, owner) == [cancelled]
 
 
 def test_claimed_times_of_another_workspace_are_invisible_and_no_obstacle(

@@ -16,6 +16,8 @@ from psycopg import sql
 
 from commands.entities import EntityCommands
 from domain.account import Account
+from domain.appointment import Appointment
+from domain.member import Member
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -287,6 +289,64 @@ def test_import_with_a_job_and_import_of_another_workspace_cannot_be_deleted(
     with in_workspace(urls, uuid4()) as connection:
         deleted = connection.execute("SELECT delete_import(%s, %s, false)", (workspace, imported))
         assert deleted.fetchone() == (False,)
+
+
+def appointment_of_a_member(commands: EntityCommands, scope: Scope) -> UUID:
+    """Record an appointment, which claims an hour of a member."""
+    member = commands.create(scope, Member, {"name": "Grace"}).entity.id
+    hour = {"startsAt": "2026-02-01T10:00:00Z", "durationMinutes": 60}
+    values = {"title": "x", "memberId": str(member), **hour}
+    return commands.create(scope, Appointment, values).entity.id
+
+
+def execute_in_transaction(connection: Connection, *statements: str) -> None:
+    """Execute the statements in one transaction."""
+    with connection.transaction():
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM claimed_times",
+        "UPDATE claimed_times SET ends_at = ends_at - interval '30 minutes'",
+        "UPDATE claimed_times SET entity_id = gen_random_uuid()",
+        """INSERT INTO claimed_times
+           SELECT workspace_id, gen_random_uuid(), holder_id, starts_at + interval '1 day',
+                  ends_at + interval '1 day', false FROM claimed_times""",
+        """SELECT claim_times(workspace_id, json_agg(json_build_object('entity', entity_id)))
+             FROM claimed_times GROUP BY workspace_id""",
+        "WITH gone AS (DELETE FROM claimed_times RETURNING *) SELECT FROM gone",
+    ],
+)
+def test_claimed_time_changes_only_with_an_event_of_its_entity(
+    statement: str, urls: Urls, scope: Scope, commands: EntityCommands, database: Connection
+) -> None:
+    entity = appointment_of_a_member(commands, scope)
+    claims = "SELECT * FROM claimed_times"
+    before = database.execute(claims).fetchall()
+    database.execute("ALTER TABLE events DISABLE TRIGGER events_are_never_changed")
+    database.execute("UPDATE events SET recorded_at = recorded_at - interval '2 seconds'")
+    with in_workspace(urls, scope.workspace_id) as connection:
+        for mode in ("DEFERRED", "IMMEDIATE"):
+            with pytest.raises(REFUSED, match="the claimed time of"):
+                execute_in_transaction(connection, f"SET CONSTRAINTS ALL {mode}", statement)
+    assert database.execute(claims).fetchall() == before
+    commands.delete(scope, Appointment, entity)
+    assert database.execute(claims).fetchall() == []
+
+
+def test_claimed_time_does_not_pass_to_another_entity(
+    urls: Urls, scope: Scope, commands: EntityCommands
+) -> None:
+    account = commands.create(scope, Account, {"company": "Acme", "type": "customer"}).entity.id
+    appointment_of_a_member(commands, scope)
+    with (
+        in_workspace(urls, scope.workspace_id) as connection,
+        pytest.raises(REFUSED, match="does not pass to another entity"),
+    ):
+        connection.execute("UPDATE claimed_times SET entity_id = %s", (account,))
 
 
 def test_counters_of_messages_only_grow(urls: Urls, scope: Scope, log: EventLog) -> None:
