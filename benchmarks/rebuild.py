@@ -29,10 +29,10 @@ from benchmarks.stock_projection import stock_events_per_s
 from eventlog.connections import follow_connection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.live.statements import SELECT_COLUMNS
 from projections.engine.rebuild.runner import Rebuild
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
+from projections.engine.rows.statements import SELECT_COLUMNS
 from readmodels import table_definitions
 
 WATCH_S = 0.1

@@ -20,6 +20,9 @@ PROJECTION_LOCK = 68
 """The projector of a projection, by name; shared by consumers of Kafka."""
 REBUILD_LOCK = 69
 """The rebuild or rollback of a projection, by name."""
+SHADOW_LOCK = 70
+"""The sessions that fill the shadow tables of a projection, by name: shared by them, exclusive for
+the next rebuild, which drops what they have written."""
 RELAY_LOCK = 71
 """The relay to a Kafka topic, by name."""
 ANALYSIS_LOCK = 72

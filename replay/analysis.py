@@ -26,10 +26,10 @@ from eventlog.reading import RecordedEvent
 from eventlog.reading.part import Part, count_part
 from projections.changes import Patch, Projection, Put, Remove, Row, RowChange, Table
 from projections.engine.install import Definition, create_tables, guard_tables
-from projections.engine.memory import MemoryTables, Rows
 from projections.engine.rebuild.build import REPORT_EVENTS
-from projections.engine.rebuild.copying import copy_rows
 from projections.engine.rebuild.exchange import TablesInUse, exchange_tables
+from projections.engine.rows.copying import copy_rows
+from projections.engine.rows.memory import MemoryTables, Rows
 from replay.span import read_span
 
 __all__ = [

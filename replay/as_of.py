@@ -27,8 +27,8 @@ from eventlog.reading.recorded import COLUMNS_OF_E
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from projections.changes import column
-from projections.engine.memory import MemoryTables
 from projections.engine.registry import PROJECTIONS
+from projections.engine.rows.memory import MemoryTables
 
 AS_OF_EVENTS_MAX = 2_000_000
 """Maximum number of events folded for one request."""

@@ -319,8 +319,13 @@ def _assess(
         alarms.append(f"its coverage differs from the log in {facts['faults']} ranges")
     if facts["parked"]:
         remarks.append(f"{facts['parked']} entities are parked")
+    if facts["problem"]:
+        alarms.append(f"its tables cannot be changed ({facts['problem']}): rebuild it by --replace")
     if facts["version"] != facts["wantedVersion"]:
-        remarks.append("its code changed since its rows were made: rebuild it")
+        alarms.append(
+            f"its rows were made by version {facts['version']} of its code, and the projector has"
+            f" {facts['wantedVersion']}, which must not change them: rebuild it"
+        )
     return ProjectionState(facts["name"], facts, bool(pids), has_stalled, alarms, remarks)
 
 

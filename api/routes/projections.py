@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
 from api.dependencies.annotated import JsonBody, Operator, ProjectionReader, ServicesDep
@@ -43,6 +43,7 @@ ROUTER = APIRouter(prefix="/api/projections", tags=["operation"])
 
 JOB_ID_MAX_DIGITS = 9
 EVENTS_PER_S_MAX = 10_000_000
+REASON_MAX_CHARS = 500
 
 EXAMPLE = {
     "name": "accounts",
@@ -55,6 +56,7 @@ EXAMPLE = {
     "idleSeconds": 3.2,
     "parked": 1,
     "faults": 0,
+    "problem": None,
 }
 EXAMPLE_OF_TENANT = {"name": "accounts", "isCurrent": True, "parked": 1}
 EXAMPLE_PARKED = {
@@ -74,6 +76,8 @@ EXAMPLE_JOB = {
     "ratePerSecond": 50_000.0,
     "secondsLeft": 15,
     "throttle": None,
+    "replace": False,
+    "reason": None,
     "message": "",
     "requestedAt": EXAMPLE_TIME,
     "startedAt": EXAMPLE_TIME,
@@ -102,16 +106,47 @@ class RebuildRequest(RequestModel):
         description="Maximum number of events to read per second.",
     )
     plan: bool = Field(default=False, description="Return the plan without starting a rebuild.")
+    replace: bool = Field(
+        default=False,
+        description="Replace the live tables, also damaged or missing ones, without comparing the"
+        " rows. The tables from before are kept for a rollback.",
+    )
+    reason: str = Field(
+        default="",
+        max_length=REASON_MAX_CHARS,
+        validate_default=True,
+        description="Why the tables are replaced. Required with `replace`, and recorded.",
+    )
+
+    @field_validator("reason")
+    @classmethod
+    def _is_given_to_replace(cls, reason: str, info: ValidationInfo) -> str:
+        if info.data.get("replace") and not reason.strip():
+            raise ValueError("is required with `replace`")
+        return reason.strip()
+
+
+class VerifyRequest(RequestModel):
+    """Options of a check of rows."""
+
+    model_config = ConfigDict(strict=True)
+
+    throttle: float | None = Field(
+        default=None,
+        ge=1,
+        le=EVENTS_PER_S_MAX,
+        description="Maximum number of events to read per second.",
+    )
 
 
 class ProjectionJob(BaseModel):
-    """A job on a projection: a rebuild, a rollback or a retry of parked entities."""
+    """A job on a projection: a rebuild, a rollback, a check of rows, or a retry of parked ones."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
     id: int
     projection: str
-    kind: str = Field(description="`rebuild`, `rollback` or `retry`.")
+    kind: str = Field(description="`rebuild`, `rollback`, `verify` or `retry`.")
     state: str = Field(
         description="`requested` until a projector begins; then the current step; `cancelling`"
         " after a request to cancel; finally `done`, `failed` or `cancelled`."
@@ -121,6 +156,8 @@ class ProjectionJob(BaseModel):
     rate_per_second: float | None = Field(description="Events read per second, on average.")
     seconds_left: int | None
     throttle: float | None
+    replace: bool = Field(description="Whether the live rows are replaced without a comparison.")
+    reason: str | None = Field(description="Why they are.")
     message: str = Field(description="The outcome. The projector's log has the details.")
     requested_at: str
     started_at: str | None
@@ -227,7 +264,31 @@ async def rebuild(
         async with services.reads.plain() as connection:
             plan = await requests.plan_rebuild(connection, name, table_definitions()[name])
         return json_response(_plan_as_json(plan))
-    return await _request_job(services, caller, name, "rebuild", request.throttle)
+    reason = request.reason if request.replace else None
+    return await _request_job(services, caller, name, "rebuild", request.throttle, reason)
+
+
+@ROUTER.post(
+    "/{name}/verify",
+    operation_id="verifyProjection",
+    summary="Compare all rows of a projection with a fresh fold of the log",
+    status_code=202,
+    responses={
+        202: JOB_REQUESTED,
+        **problems(
+            *(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
+            *(*ON_BODY, *ON_FIELDS),
+        ),
+    },
+    openapi_extra=request_body({JSON_TYPE: (VerifyRequest, {"throttle": 20_000})}),
+    dependencies=[Depends(require_write_capacity)],
+)
+async def verify(
+    services: ServicesDep, caller: Operator, name: ProjectionName, body: JsonBody
+) -> Response:
+    """The job. It fails if rows differ; the projector's log names them."""
+    request = parse_body(VerifyRequest, body)
+    return await _request_job(services, caller, name, "verify", request.throttle)
 
 
 @ROUTER.post(
@@ -361,6 +422,7 @@ async def _request_job(
     name: str,
     kind: ProjectionJobKind,
     throttle_events_per_s: float | None = None,
+    replace_because: str | None = None,
 ) -> Response:
     """Request a job. Raises 409 (E5020) if another one is in progress."""
 
@@ -373,6 +435,7 @@ async def _request_job(
                 table_definitions()[name],
                 requested_by=f"key {caller.key_id}",
                 throttle_events_per_s=throttle_events_per_s,
+                replace_because=replace_because,
             )
 
     job_id = await run_in_threadpool(request)

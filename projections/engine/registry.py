@@ -5,14 +5,33 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 
 import projections
+from eventlog.reading import RecordedEvent
+from eventlog.reading.recorded import iso
 from eventlog.upcast import upcasters_to
 from projections.changes import Projection
 from projections.engine.meaning import meaning, sql_meaning
+from projections.engine.rows.copying import copy_rows, fill_counts
+from projections.engine.rows.fold import fold, with_version
+from projections.engine.rows.memory import MemoryTables
+from projections.engine.rows.statements import Statement
 
 VERSION_CHARS = 12
+ROW_CODE = (
+    RecordedEvent,
+    iso,
+    Projection,
+    with_version,
+    fold,
+    MemoryTables,
+    Statement,
+    copy_rows,
+    fill_counts,
+)
+"""What the engine does with events and row changes of any projection, and so decides rows."""
 
 
 def _projections() -> dict[str, Projection]:
@@ -33,8 +52,9 @@ PROJECTIONS: Mapping[str, Projection] = MappingProxyType(_projections())
 def version(name: str, table_definition: str) -> str:
     """A digest of a projection's handlers and tables, which changes when its rows may change.
 
-    It covers everything that handlers use, including upcasters of older events, but no docstrings,
-    comments and names of variables and functions.
+    It covers everything that handlers use, including upcasters of older events, and the part of the
+    engine that makes rows of changes, but no docstrings, comments and names of variables and
+    functions.
     """
     return version_of(PROJECTIONS[name], table_definition)
 
@@ -49,5 +69,11 @@ def version_of(projection: Projection, table_definition: str) -> str:
         projection.by_account,
         upcasters_to(topics),
         sql_meaning(table_definition),
+        _row_code(),
     )
     return digest[:VERSION_CHARS]
+
+
+@cache
+def _row_code() -> str:
+    return meaning(*ROW_CODE)

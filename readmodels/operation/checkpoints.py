@@ -55,6 +55,7 @@ SELECT json_build_object(
            'idleSeconds', extract(epoch FROM clock_timestamp() - p.updated_at)::float,
            'parked', parked_entities(p.name),
            'faults', (SELECT count(*) FROM projection_faults AS f WHERE f.projection = p.name),
+           'problem', nullif(p.problem, ''),
            'holder', p.holder, 'updatedAt', p.updated_at)
   FROM projections AS p JOIN behind USING (position)
  WHERE p.name NOT LIKE '%:%'

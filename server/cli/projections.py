@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import orjson
@@ -27,6 +32,17 @@ WorkersOption = Annotated[
 ]
 RollbackOption = Annotated[
     bool, typer.Option("--rollback", help="Swap the previous tables back in.")
+]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace the live tables, also damaged or missing ones, without comparing the rows.",
+    ),
+]
+ReasonOption = Annotated[str, typer.Option(help="Why the tables are replaced; it is recorded.")]
+RowsOption = Annotated[
+    bool, typer.Option("--rows", help="Also compare all rows with a fresh fold of the log.")
 ]
 CancelOption = Annotated[bool, typer.Option("--cancel", help="Stop a running rebuild.")]
 
@@ -64,36 +80,40 @@ def rebuild(
     workers: WorkersOption = None,
     rollback: RollbackOption = False,
     cancel: CancelOption = False,
+    replace: ReplaceOption = False,
+    reason: ReasonOption = "",
 ) -> None:
-    """Rebuild a projection's tables from history beside the live ones, then swap them in."""
-    from projections.engine.rebuild.swap import RebuildRefused
+    """Rebuild a projection's tables from history beside the live ones, then swap them in.
 
-    with Database(Settings()) as database:
+    If the code did not change, the rebuilt rows must equal the live ones. --replace takes them
+    nevertheless; the tables from before are kept for --rollback.
+    """
+    if replace and not reason.strip():
+        raise CommandError("--replace needs --reason: why the live rows are not to be compared.")
+    with Database(Settings()) as database, _refusals_reported():
         url = str(database.settings.projector_url)
         names = _select_names(name)
-        try:
-            if plan:
-                _show_plan(url, names)
-            elif cancel:
-                _cancel(url, names)
-            elif rollback:
-                _roll_back(url, names)
-            else:
-                _rebuild(url, names, throttle, workers)
-        except RebuildRefused as error:
-            raise CommandError(str(error)) from None
+        if plan:
+            _show_plan(url, names)
+        elif cancel:
+            _cancel(url, names)
+        elif rollback:
+            _roll_back(url, names)
+        else:
+            _rebuild(url, names, throttle, workers, reason.strip() if replace else None)
 
 
 def retry(name: NameArgument) -> None:
     """Replay the parked entities of a projection and compare their rows with a fresh fold."""
     from projections.engine.rebuild.retry import retry as retry_parked
-    from projections.engine.registry import PROJECTIONS
+    from projections.engine.registry import PROJECTIONS, version
+    from readmodels import table_definitions
 
-    failed = 0
-    with Database(Settings()) as database:
+    failed, definitions = 0, table_definitions()
+    with Database(Settings()) as database, _refusals_reported():
         url = str(database.settings.projector_url)
         for each in _select_names(name):
-            for outcome in retry_parked(url, PROJECTIONS[each]):
+            for outcome in retry_parked(url, PROJECTIONS[each], version(each, definitions[each])):
                 entity = f"{each} {outcome.parked.entity_id}"
                 if outcome.error is None:
                     events = outcome.parked.events
@@ -106,7 +126,7 @@ def retry(name: NameArgument) -> None:
     print_line("No entity is parked.")
 
 
-def verify() -> None:
+def verify(rows: RowsOption = False) -> None:
     """Compare the events that each projection consumed with the log, by count and digest."""
     from eventlog.connections import follow_connection
     from projections.engine.ledger.coverage import verify_all
@@ -123,6 +143,8 @@ def verify() -> None:
     if found:
         raise CommandError(f"{len(found)} ranges differ from the log.")
     print_line("Every projection consumed each event of the log exactly once.")
+    if rows:
+        _verify_rows()
 
 
 def job(job_id: int) -> None:
@@ -200,7 +222,57 @@ def _roll_back(url: str, names: list[str]) -> None:
         print_line(f"{name}: the previous tables are live again.")
 
 
-def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | None) -> None:
+def _verify_rows() -> None:
+    """Compare the rows of all projections with a fresh fold. Raises `CommandError`."""
+    from projections.engine.rebuild.runner import Rebuild
+    from readmodels import table_definitions
+
+    with (
+        Database(Settings()) as database,
+        _refusals_reported(),
+        step_progress_bar("events") as report,
+    ):
+        url = str(database.settings.projector_url)
+        requested_by = _operator()
+        checked = Rebuild(
+            url, table_definitions(), requested_by=requested_by, on_step=report
+        ).verify()
+    for each in checked:
+        print_line(str(each))
+    faulty = [each.projection for each in checked if each.fault]
+    if faulty:
+        raise CommandError(
+            f"These read tables differ from the log: {', '.join(faulty)}. If the log is right,"
+            " annals rebuild --replace makes them again."
+        )
+
+
+@contextmanager
+def _refusals_reported() -> Iterator[None]:
+    from projections.engine.rebuild.refusal import RebuildRefused
+
+    try:
+        yield
+    except RebuildRefused as error:
+        raise CommandError(str(error)) from None
+
+
+def _operator() -> str:
+    """The user of the operating system who runs this command, for the record."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def _rebuild(
+    url: str,
+    names: list[str],
+    throttle: float | None,
+    workers: int | None,
+    replace_because: str | None,
+) -> None:
     from projections.engine.rebuild.runner import Rebuild
     from readmodels import table_definitions
 
@@ -209,6 +281,8 @@ def _rebuild(url: str, names: list[str], throttle: float | None, workers: int | 
         Rebuild(
             url,
             {name: definitions[name] for name in names},
+            replace_because=replace_because,
+            requested_by=_operator(),
             throttle_events_per_s=throttle,
             workers=workers,
             on_step=report,

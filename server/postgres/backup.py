@@ -24,9 +24,8 @@ from eventlog.locks import MIGRATION_LOCK
 from eventlog.migrations import SELECT_APPLIED
 from eventlog.reading.counts import log_size
 from eventlog.reading.digests import range_sums
-from projections.changes import Table
 from projections.engine.install import READ_SCHEMA
-from projections.engine.rebuild.compare import checksum
+from projections.engine.rebuild.compare import ComparedTable, checksum
 from replay.folders import atomic_folder
 from runtime.home import PRIVATE_FOLDER_MODE, write_private
 from server.postgres.clients import Clients
@@ -175,7 +174,7 @@ def contents_of(connection: Connection) -> Contents:
     """Read the content of the database, in a transaction of one snapshot and as a superuser."""
     position, events = log_size(connection)
     tables = [row[0] for row in connection.execute(READ_TABLES, (READ_SCHEMA,)).fetchall()]
-    sums = {name: checksum(connection, READ_SCHEMA, Table(name)) for name in tables}
+    sums = {name: checksum(connection, READ_SCHEMA, ComparedTable(name)) for name in tables}
     return Contents(
         migrations=[row[0] for row in connection.execute(SELECT_APPLIED)],
         position=position,

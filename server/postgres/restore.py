@@ -12,9 +12,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from eventlog.connections import Connection, follow_connection
@@ -22,7 +20,8 @@ from eventlog.reading.counts import count_events
 from eventlog.reading.part import Part
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.build import PARTITION_EVENTS, build_part
-from projections.engine.rebuild.compare import checksum
+from projections.engine.rebuild.compare import checksum, compared_tables
+from projections.engine.rebuild.sessions import fold_processes
 from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
@@ -168,7 +167,7 @@ def _build(
     if len(jobs) == 1:
         _build_part(jobs[0])
         return
-    with ProcessPoolExecutor(min(workers, parts), mp_context=get_context("spawn")) as pool:
+    with fold_processes(min(workers, parts)) as pool:
         list(pool.map(_build_part, jobs))
 
 
@@ -180,7 +179,7 @@ def _build_part(job: tuple[str, dict[str, str], Part]) -> None:
 def _is_equal(connection: Connection, shadow: Shadow) -> bool:
     return all(
         checksum(connection, READ_SCHEMA, table) == checksum(connection, shadow.schema, table)
-        for table in shadow.live.tables
+        for table in compared_tables(shadow.live)
     )
 
 

@@ -13,9 +13,15 @@ from eventlog.connections import follow_connection
 from projections.engine.jobs import queue
 from projections.engine.jobs.queue import ProjectionJob
 from projections.engine.rebuild.progress import Cancelled
+from projections.engine.rebuild.refusal import RebuildRefused
 from projections.engine.rebuild.retry import retry
-from projections.engine.rebuild.runner import SWAPPED_IN, Rebuild, rollback, summary_of
-from projections.engine.rebuild.swap import RebuildRefused
+from projections.engine.rebuild.runner import (
+    ROWS_EQUAL,
+    SWAPPED_IN,
+    Rebuild,
+    rollback,
+    summary_of,
+)
 from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 from runtime.settings import Settings
@@ -68,18 +74,26 @@ def _run_and_report(url: str, job: ProjectionJob, definition: str) -> tuple[str,
 
 def _run(url: str, job: ProjectionJob, definition: str) -> str:
     """Run the job and return its summary. Raises `Cancelled` and `RebuildRefused`."""
-    if job.kind == "rebuild":
-        Rebuild(
+    if job.kind in ("rebuild", "verify"):
+        rebuild = Rebuild(
             url,
             {job.projection: definition},
             rebuild_ids={job.projection: job.id},
+            replace_because=job.replace_because,
             throttle_events_per_s=job.throttle_events_per_s,
-        ).run()
-        return SWAPPED_IN
+        )
+        if job.kind == "rebuild":
+            rebuild.run()
+            return SWAPPED_IN
+        (checked,) = rebuild.verify()
+        if checked.fault:
+            raise RebuildRefused(str(checked), summary=checked.fault)
+        return ROWS_EQUAL
     if job.kind == "rollback":
         rollback(url, job.projection, definition, job_id=job.id)
         return "the previous tables are live again"
-    outcomes = retry(url, PROJECTIONS[job.projection])
+    code_version = version(job.projection, definition)
+    outcomes = retry(url, PROJECTIONS[job.projection], code_version)
     parked = [each for each in outcomes if each.error is not None]
     for each in parked:
         log.warning("still parked: %s %s: %s", job.projection, each.parked.entity_id, each.error)

@@ -17,8 +17,8 @@ from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from projections.changes import Projection
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.live.statements import Statement
 from projections.engine.registry import PROJECTIONS
+from projections.engine.rows.statements import Statement
 from tests.support.databases import Urls
 from tests.support.duplicate_keys import assert_keys_match_lists
 from tests.support.oracle import (

@@ -20,16 +20,20 @@ ORPHANED_AFTER_S = 5.0
 TRY_JOB_LOCK = "SELECT pg_try_advisory_lock(%s, %s)"
 
 SELECT_REQUESTED = """
-SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds
+SELECT id, projection, kind, throttle_events_per_s, CASE WHEN replaces THEN reason END
+  FROM projection_rebuilds
  WHERE state = 'requested' AND ended_at IS NULL ORDER BY id LIMIT 20
 """
 SELECT_JOB = """
-SELECT id, projection, kind, throttle_events_per_s FROM projection_rebuilds WHERE id = %s
+SELECT id, projection, kind, throttle_events_per_s, CASE WHEN replaces THEN reason END
+  FROM projection_rebuilds WHERE id = %s
 """
 CLAIM = """
 UPDATE projection_rebuilds
-   SET state = CASE state WHEN 'requested' THEN CASE kind WHEN 'rebuild' THEN 'building'
-                          WHEN 'rollback' THEN 'swapping' ELSE 'retrying' END ELSE state END,
+   SET state = CASE WHEN state <> 'requested' THEN state
+                    WHEN kind IN ('rebuild', 'verify') THEN 'building'
+                    WHEN kind = 'rollback' THEN 'swapping'
+                    ELSE 'retrying' END,
        version = %s, started_at = clock_timestamp(), updated_at = clock_timestamp()
  WHERE id = %s AND ended_at IS NULL AND state IN ('requested', 'cancelling')
 RETURNING state
@@ -58,7 +62,7 @@ UPDATE projection_rebuilds AS r
 RETURNING id, projection, state
 """
 
-ProjectionJobKind = Literal["rebuild", "rollback", "retry"]
+ProjectionJobKind = Literal["rebuild", "rollback", "retry", "verify"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class ProjectionJob:
     projection: str
     kind: ProjectionJobKind
     throttle_events_per_s: float | None
+    replace_because: str | None
+    """Why a rebuild replaces the live rows without a comparison; None if it compares."""
 
 
 def is_leader(connection: Connection, task: str) -> bool:

@@ -19,7 +19,12 @@ from projections.engine.jobs.refusals import (
     ProjectionJobEnded,
     ProjectionJobInProgress,
 )
-from projections.engine.rebuild.plan import EVENTS_PER_S_DEFAULT, MEASURED_RATE, RebuildPlan
+from projections.engine.rebuild.plan import (
+    EVENTS_PER_S_DEFAULT,
+    MEASURED_RATE,
+    TABLE_BYTES,
+    RebuildPlan,
+)
 from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
 
@@ -27,7 +32,7 @@ AsyncConnection = psycopg.AsyncConnection[TupleRow]
 
 JOBS_SHOWN_MAX = 50
 
-REQUEST = "SELECT request_projection_job(%s, %s, %s, %s, %s)"
+REQUEST = "SELECT request_projection_job(%s, %s, %s, %s, %s, %s, %s)"
 CANCEL = "SELECT cancel_projection_job(%s, %s)"
 
 SHOWN = """
@@ -37,7 +42,8 @@ SELECT json_build_object(
            'ratePerSecond', round(rate::numeric, 1)::float,
            'secondsLeft', CASE WHEN ended_at IS NULL AND rate > 0
                                THEN round(greatest(total - processed, 0) / rate)::bigint END,
-           'throttle', throttle_events_per_s, 'message', summary,
+           'throttle', throttle_events_per_s, 'replace', replaces, 'reason', nullif(reason, ''),
+           'message', summary,
            'requestedAt', requested_at,
            'startedAt', CASE WHEN state <> 'requested' THEN started_at END,
            'endedAt', ended_at)
@@ -56,7 +62,6 @@ SELECT (SELECT coalesce(sum(n), 0)::bigint FROM projection_coverage WHERE projec
        p.version
   FROM projections AS p WHERE p.name = %s
 """
-TABLE_BYTES = "SELECT coalesce(pg_total_relation_size(to_regclass(%s)), 0)"
 HAS_PREVIOUS = "SELECT EXISTS (SELECT FROM projections WHERE name = %s)"
 
 
@@ -68,16 +73,22 @@ def request_job(
     *,
     requested_by: str,
     throttle_events_per_s: float | None = None,
+    replace_because: str | None = None,
 ) -> int:
     """Request a job on a projection, whose tables have this definition; return the job's id.
 
+    replace_because: why a rebuild replaces the live rows without comparing them; None to compare.
     Raises `NoPreviousTables` for a rollback if no tables are kept from before the last swap, and
     `ProjectionJobInProgress`.
     """
     if kind == "rollback" and not _has_previous(connection, projection):
         raise NoPreviousTables
     new_version = version(projection, definition)
-    parameters = (projection, kind, new_version, throttle_events_per_s, requested_by)
+    replaces, reason = replace_because is not None, replace_because or ""
+    parameters = (
+        *(projection, kind, new_version, throttle_events_per_s, requested_by),
+        *(replaces, reason),
+    )
     row = connection.execute(REQUEST, parameters).fetchone()
     assert row is not None
     if row[0] is None:

@@ -42,7 +42,12 @@ from projections.engine.kafka.offsets import (
 )
 from projections.engine.kafka.workspace_locks import lock_workspaces
 from projections.engine.ledger.coverage import record, tally
-from projections.engine.live.follower import CheckpointMoved, Follower, apply_events
+from projections.engine.live.follower import (
+    CannotApply,
+    CheckpointMoved,
+    Follower,
+    apply_events,
+)
 from projections.engine.live.locks import (
     load_handovers,
     lock_projection,
@@ -59,6 +64,7 @@ from projections.engine.live.runner import (
     tables_of,
     unobserved,
 )
+from projections.engine.live.set_aside import SetAside
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +138,7 @@ class GroupEngine:
         self._projections = {each.name: each for each in projections}
         self._broker = broker
         self._versions = versions or {}
+        self._set_aside = SetAside(self._versions, shared=True)
         self._batch_messages = batch_messages
         self._stopped = threading.Event()
         self._holder = f"kafka:{broker.group}:{socket.gethostname()}:{os.getpid()}"
@@ -209,6 +216,9 @@ class GroupEngine:
                 log.warning("a batch was rolled back and is read again: %r", error)
                 self._stopped.wait(RETRY_DELAY_S)
                 self._begin(connection, consumer)
+            except CannotApply as problem:
+                self._leave_alone(connection, problem)
+                self._begin(connection, consumer)
             if polled:
                 polled_at = time.monotonic()
             elif time.monotonic() - polled_at > STALLED_S:
@@ -238,17 +248,18 @@ class GroupEngine:
     def _lock_free(self, connection: Connection) -> bool:
         """Lock the projections that no process holds exclusively. True if there were any."""
         is_any_locked = False
-        handovers = load_handovers(connection)
-        for name in self._projections.keys() - self._followers.keys() - handovers:
-            if not lock_projection(connection, name, shared=True):
-                continue
-            follower = self._open_follower(connection, name)
-            version = self._versions.get(name)
-            if version and version != follower.version:
-                log.warning("projection %s changed: run ./annals rebuild %s", name, name)
-            set_holder(connection, name, self._holder, version)
-            is_any_locked = True
+        passed_over = load_handovers(connection) | self._set_aside.names(connection)
+        for name in self._projections.keys() - self._followers.keys() - passed_over:
+            if lock_projection(connection, name, shared=True):
+                self._open_follower(connection, name)
+            if name in self._followers:
+                set_holder(connection, name, self._holder, self._versions.get(name))
+                is_any_locked = True
         return is_any_locked
+
+    def _leave_alone(self, connection: Connection, problem: CannotApply) -> None:
+        self._followers.pop(problem.name, None)
+        self._set_aside.add(connection, problem)
 
     def _hand_over(self, connection: Connection) -> bool:
         """Unlock the projections that a swap waits for. True if there were any."""
@@ -258,10 +269,12 @@ class GroupEngine:
             del self._followers[name]
         return bool(handed_over)
 
-    def _open_follower(self, connection: Connection, name: str) -> Follower:
-        follower = Follower(connection, self._projections[name], READ_SCHEMA)
-        self._followers[name] = follower
-        return follower
+    def _open_follower(self, connection: Connection, name: str) -> None:
+        """Open or renew the follower of a locked projection; it is removed if it is set aside."""
+        self._followers.pop(name, None)
+        follower = self._set_aside.open_follower(connection, self._projections[name])
+        if follower is not None:
+            self._followers[name] = follower
 
     # Where to read
 
@@ -271,12 +284,17 @@ class GroupEngine:
         topic = load_topic(connection, name)
         assert topic is not None
         self._topic = topic
-        self._checkpoints = {
-            each: enter_topic(connection, self._projections[each], name, topic)
-            for each in self._followers
-        }
-        for each in self._followers:  # after the offsets, which move when an entity is parked
-            self._open_follower(connection, each)
+        self._checkpoints = {}
+        for each in list(self._followers):
+            try:
+                self._checkpoints[each] = enter_topic(
+                    connection, self._projections[each], name, topic
+                )
+            except CannotApply as problem:
+                self._leave_alone(connection, problem)
+            else:  # after the offsets, which move when an entity is parked
+                self._open_follower(connection, each)
+        self._checkpoints = {each: self._checkpoints[each] for each in self._followers}
         origin = Origin(load_log_id(connection), topic.generation, 0)
         assigned = {each.partition: each for each in consumer.assignment()}
         self._buffers = {}

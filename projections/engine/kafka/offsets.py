@@ -93,6 +93,7 @@ def enter_topic(
     """Load a projection's checkpoints in the topic, or create them at its position in the log.
 
     They are created if it was last fed by the log, another topic, or an earlier generation of this.
+    Raises `CannotApply`.
     """
     with connection.transaction():
         connection.execute(LOCK_PROJECTION, (projection.name,))
@@ -100,7 +101,7 @@ def enter_topic(
         expected = [(each, name, topic.generation) for each in range(topic.partitions)]
         if [row[:3] for row in rows] == expected:
             return {row[0]: PartitionCheckpoint(row[4], row[5], row[3]) for row in rows}
-        follower = Follower(connection, projection, READ_SCHEMA)
+        follower = Follower.open(connection, projection, READ_SCHEMA, None)
         align_partitions(connection, follower)
         position = follower.position
         offsets = load_start_offsets(connection, topic, name, position)

@@ -16,8 +16,8 @@ from eventlog.reading import Page, RecordedEvent
 from projections.changes import Projection
 from projections.engine.ledger.coverage import ADD_FOR, tally, to_arrays
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, load_parked, park
-from projections.engine.live.fold import Folded, VersionedChange, fold, with_version
-from projections.engine.live.statements import Statement, load_statements
+from projections.engine.rows.fold import Folded, VersionedChange, fold, with_version
+from projections.engine.rows.statements import Statement, load_statements
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,27 @@ SELECT array_agg(name), array_agg(epoch), pg_notify('{PROJECTED}', '') FROM move
 
 ROW_ERRORS = (psycopg.DataError, psycopg.IntegrityError)
 """The errors by which the database rejects a row that a projector made."""
+TABLE_ERRORS = (
+    psycopg.ProgrammingError,
+    psycopg.InternalError,
+    psycopg.NotSupportedError,
+    psycopg.errors.UndefinedFile,
+    psycopg.errors.IoError,
+)
+"""The errors by which the database reports a missing, altered or damaged table."""
+
+
+class CannotApply(Exception):
+    """A projection whose tables no event can be applied to; others are not affected."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"projection {name}: {problem}")
+        self.name = name
+        self.problem = problem
+
+
+class MadeByOtherCode(CannotApply):
+    """The rows of a projection were made by another version than that of the running code."""
 
 
 class CheckpointMoved(Exception):
@@ -61,6 +82,25 @@ class Follower:
         self._statements: dict[str, Statement] = load_statements(
             connection, schema, projection.tables
         )
+
+    @classmethod
+    def open(
+        cls, connection: Connection, projection: Projection, schema: str, version: str | None
+    ) -> Follower:
+        """A follower that may apply events with code of this version; None stands for any version.
+
+        The epoch, which every transaction compares, changes whenever the version of the rows does.
+        Raises `CannotApply` if the tables cannot be used or have rows of another version.
+        """
+        try:
+            follower = cls(connection, projection, schema)
+        except (LookupError, *TABLE_ERRORS) as error:
+            raise CannotApply(projection.name, describe_problem(error)) from error
+        if version is not None and version != follower.version:
+            raise MadeByOtherCode(
+                projection.name, f"its rows were made by version {follower.version} of its code"
+            )
+        return follower
 
     @property
     def name(self) -> str:
@@ -101,6 +141,7 @@ class Follower:
         Returns the parked entities; the changes are written already.
         """
         parked: dict[EntityKey, ParkedEntity] = {}
+        self.parked = dict(self.parked)  # so that the caller can restore it
         for batch in self._write_halved(connection, events):
             for entity, entry in batch.parked.items():
                 parked.setdefault(entity, entry)
@@ -147,8 +188,9 @@ def apply_events(
     """Apply each follower's events and move checkpoints, in one transaction.
 
     The entities of events whose rows the database rejects are parked, and all other events applied;
-    without `parks_rejected_rows` the database's error is raised. Raises `CheckpointMoved`. Nothing
-    is written if an error is raised.
+    without `parks_rejected_rows` the database's error is raised. Raises `CheckpointMoved`, and
+    `CannotApply` for a projection whose tables are damaged. Nothing is written if an error is
+    raised.
     """
     batches = [(follower, follower.fold(events)) for follower, events in work]
     try:
@@ -156,17 +198,37 @@ def apply_events(
             for follower, batch in batches:
                 follower.write(connection, batch)
             pipeline.sync()
-    except ROW_ERRORS as error:
-        if not parks_rejected_rows:
+    except (*ROW_ERRORS, *TABLE_ERRORS) as error:
+        if not parks_rejected_rows or connection.closed:
             raise
         log.warning("a batch was rejected and is applied in parts: %s", error)
-        with connection.transaction(), advance():
-            batches = [
-                (follower, follower.write_halved(connection, events)) for follower, events in work
-            ]
+        before = [follower.parked for follower, _ in work]
+        try:
+            with connection.transaction(), advance():
+                batches = [(each, _write_alone(connection, each, events)) for each, events in work]
+        except Exception:
+            for (follower, _), parked in zip(work, before, strict=True):
+                follower.parked = parked
+            raise
     for follower, batch in batches:
         follower.parked.update(batch.parked)
         _log_parked(follower, batch)
+
+
+def describe_problem(error: Exception) -> str:
+    """The error in one line, without the statement that caused it."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return f"{type(error).__name__}: {primary or error}"
+
+
+def _write_alone(
+    connection: Connection, follower: Follower, events: list[RecordedEvent]
+) -> FoldedBatch:
+    """Apply the events of one projection. Raises `CannotApply` if its tables are damaged."""
+    try:
+        return follower.write_halved(connection, events)
+    except TABLE_ERRORS as error:
+        raise CannotApply(follower.name, describe_problem(error)) from error
 
 
 def apply_page(

@@ -13,10 +13,17 @@ import psycopg
 from eventlog.connections import Connection
 from eventlog.locks import PROJECTION_LOCK, REBUILD_LOCK, TRY_LOCK, UNLOCK
 
+PROBLEM_MAX_CHARS = 500
+
 TRY_LOCK_SHARED = "SELECT pg_try_advisory_lock_shared(%s, hashtext(%s))"
 UNLOCK_SHARED = "SELECT pg_advisory_unlock_shared(%s, hashtext(%s))"
 SET_HOLDER = """
-UPDATE projections SET holder = %s, wanted_version = coalesce(%s, wanted_version) WHERE name = %s
+UPDATE projections SET holder = %s, wanted_version = coalesce(%s, wanted_version), problem = ''
+ WHERE name = %s
+"""
+RECORD_PROBLEM = """
+UPDATE projections SET problem = %s, wanted_version = coalesce(%s, wanted_version), holder = NULL
+ WHERE name = %s
 """
 # A swap whose process died leaves the state 'handover' behind, so its rebuild lock must be held.
 # pg_locks shows a lock's keys as oids, in which a negative integer appears as a large number.
@@ -56,6 +63,14 @@ def release_locks(connection: Connection) -> None:
 def set_holder(connection: Connection, name: str, holder: str, version: str | None) -> None:
     """Record the process that works on the projection and the version of its code, if known."""
     connection.execute(SET_HOLDER, (holder, version, name))
+
+
+def record_problem(connection: Connection, name: str, problem: str, version: str | None) -> None:
+    """Record that no process works on the projection, why, and the version of the running code.
+
+    problem: empty if the tables are whole, but their rows were made by other code.
+    """
+    connection.execute(RECORD_PROBLEM, (problem[:PROBLEM_MAX_CHARS], version, name))
 
 
 def load_handovers(connection: Connection) -> set[str]:

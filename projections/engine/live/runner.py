@@ -23,7 +23,12 @@ from eventlog.reading import RecordedEvent, read_after
 from eventlog.retries import retry_until_stopped
 from projections.changes import Projection, Table
 from projections.engine.install import READ_SCHEMA
-from projections.engine.live.follower import CheckpointMoved, Follower, apply_page
+from projections.engine.live.follower import (
+    CannotApply,
+    CheckpointMoved,
+    Follower,
+    apply_page,
+)
 from projections.engine.live.locks import (
     load_handovers,
     lock_projection,
@@ -37,6 +42,7 @@ from projections.engine.live.planning import (
     analyze_new_tables,
     force_index_plans,
 )
+from projections.engine.live.set_aside import SetAside
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +92,7 @@ class ProjectionEngine:
         self._url = url
         self._projections = list(projections)
         self._versions = versions or {}
+        self._set_aside = SetAside(self._versions)
         self._batch_events = batch_events
         self._poll_interval_s = poll_interval_s
         self._stopped = threading.Event()
@@ -102,7 +109,7 @@ class ProjectionEngine:
         retry_until_stopped(
             self._connect_and_follow,
             self._stopped,
-            errors=(psycopg.OperationalError, psycopg.InterfaceError, CheckpointMoved),
+            errors=(psycopg.Error, CheckpointMoved),
             delay_s=RETRY_DELAY_S,
             on_error=lambda error: log.warning("projecting stopped and is retried: %s", error),
         )
@@ -150,14 +157,19 @@ class ProjectionEngine:
     def _lock_free(self, writer: Connection, projections: Iterable[Projection]) -> list[Follower]:
         """Lock the projections that no process works on; return followers at their checkpoints."""
         followers = []
-        handovers = load_handovers(writer)
+        passed_over = load_handovers(writer) | self._set_aside.names(writer)
         for projection in projections:
             name = projection.name
-            if name in handovers or not lock_projection(writer, name):
+            if name in passed_over or not lock_projection(writer, name):
                 continue
-            follower = Follower(writer, projection, READ_SCHEMA)
-            align_partitions(writer, follower)  # it may have been consumed from Kafka before
-            self._warn_if_changed(follower)
+            follower = self._set_aside.open_follower(writer, projection)
+            if follower is None:
+                continue
+            try:
+                align_partitions(writer, follower)  # it may have been consumed from Kafka before
+            except CannotApply as problem:
+                self._set_aside.add(writer, problem)
+                continue
             set_holder(writer, name, self._holder, self._versions.get(name))
             followers.append(follower)
         return followers
@@ -170,23 +182,24 @@ class ProjectionEngine:
                 unlock_projection(writer, follower.name)
         return [follower for follower in followers if follower.name not in handovers]
 
-    def _warn_if_changed(self, follower: Follower) -> None:
-        version = self._versions.get(follower.name)
-        if version and version != follower.version:
-            log.warning(
-                "projection %s changed (%s, rows were made by %s): run ./annals rebuild %s",
-                follower.name, version, follower.version, follower.name,
-            )  # fmt: skip
-
     def _step(self, reader: Connection, writer: Connection, followers: list[Follower]) -> bool:
-        """Apply one batch at each position where followers stand. True if more can be read now."""
+        """Apply one batch at each position where followers stand. True if more can be read now.
+
+        A projection that cannot be applied is removed from the followers.
+        """
         more = False
         for position in sorted({follower.position for follower in followers}):
             group = [follower for follower in followers if follower.position == position]
             page = read_after(reader, position, self._batch_events)
             if page.upto > position:
                 started = time.monotonic()
-                apply_page(writer, group, page)
+                try:
+                    apply_page(writer, group, page)
+                except CannotApply as problem:
+                    self._set_aside.add(writer, problem)
+                    followers[:] = [each for each in followers if each.name != problem.name]
+                    more = bool(followers)
+                    continue
                 seconds = time.monotonic() - started
                 self._observe(Batch(len(page.events), seconds), page.events)
                 if started - self._analyzed_at >= ANALYZE_INTERVAL_S:

@@ -18,8 +18,9 @@ from eventlog.reading.part import Part, read_part
 from projections.changes import Handler, Projection, Table
 from projections.engine.ledger.coverage import CoverageTally, record, tally
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, park
-from projections.engine.memory import MemoryTables
-from projections.engine.rebuild.copying import copy_rows
+from projections.engine.rebuild.sessions import hold_shadow
+from projections.engine.rows.copying import copy_rows
+from projections.engine.rows.memory import MemoryTables
 
 PARTITION_EVENTS = 500_000
 """Approximate maximum number of events in one part."""
@@ -44,6 +45,9 @@ def build_part(
         follow_connection(url, application_name="annals-rebuild") as connection,
         _gc_disabled(),
     ):
+        for projection in projections:
+            hold_shadow(connection, projection.name)
+        on_progress(0)  # after the lock: it raises an error if the rebuild has ended meanwhile
         builders = [_Builder(each, schemas[each.name]) for each in projections]
         folder = _Folder(builders)
         buckets: dict[int, CoverageTally] = {}

@@ -9,19 +9,20 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from projections.changes import Projection, Row, RowKey, Table
-from projections.engine.live.statements import SELECT_COLUMNS
+from projections.engine.rows.statements import SELECT_COLUMNS
 
 DIFFERENT_ROWS_MAX = 20
-"""Maximum number of differing rows that are named."""
+"""Maximum number of differing rows of a table that are named."""
 
 CHECKSUM = """
-SELECT count(*), coalesce(sum(hash_record_extended({columns}, 0)), 0) FROM {table}
+SELECT count(*), coalesce(sum(hash_record_extended({columns}, 0)), 0) FROM {table} WHERE {filter}
 """
 
 DIFFERENCE = """
 SELECT coalesce(a.key, b.key), a.row, b.row
-  FROM (SELECT {key}::text AS key, ROW({columns})::text AS row FROM {first}) AS a
-  FULL JOIN (SELECT {key}::text AS key, ROW({columns})::text AS row FROM {second}) AS b USING (key)
+  FROM (SELECT {key} AS key, ROW({columns})::text AS row FROM {first} WHERE {filter}) AS a
+  FULL JOIN (SELECT {key} AS key, ROW({columns})::text AS row FROM {second} WHERE {filter}) AS b
+        USING (key)
  WHERE a.row IS DISTINCT FROM b.row
  ORDER BY 1 LIMIT %s
 """
@@ -52,11 +53,37 @@ class Difference:
     second: str | None
 
 
-def checksum(connection: Connection, schema: str, table: Table) -> Checksum:
+def number_of(differences: list[Difference]) -> str:
+    """How many rows differ, in words: at most `DIFFERENT_ROWS_MAX` of each table are known."""
+    at_least = "at least " if len(differences) >= DIFFERENT_ROWS_MAX else ""
+    return f"{at_least}{len(differences)} rows differ"
+
+
+@dataclass(frozen=True)
+class ComparedTable:
+    """A table whose rows are compared: a read table, or the counters that are kept of it."""
+
+    name: str
+    key: tuple[str, ...] = ()
+    """The columns by which, beside the workspace, a differing row is named."""
+    filter: str = "true"
+    """SQL: which rows count. A counter of zero equals one that does not exist."""
+
+
+def compared_tables(projection: Projection) -> list[ComparedTable]:
+    """All tables of a projection."""
+    tables = [ComparedTable(table.name, (table.key,)) for table in projection.tables]
+    counted = [table.counts for table in projection.tables if table.counts]
+    return tables + [ComparedTable(each.table, each.by, "n <> 0") for each in counted]
+
+
+def checksum(connection: Connection, schema: str, table: ComparedTable) -> Checksum:
     """Number of rows, and a digest of all their columns that does not depend on their order."""
     columns = _columns(connection, schema, table)
     statement = sql.SQL(CHECKSUM).format(
-        columns=sql.SQL("ROW({})").format(_list(columns)), table=sql.Identifier(schema, table.name)
+        columns=sql.SQL("ROW({})").format(_list(columns)),
+        table=sql.Identifier(schema, table.name),
+        filter=sql.SQL(table.filter),
     )
     row = connection.execute(statement).fetchone()
     assert row is not None
@@ -64,12 +91,14 @@ def checksum(connection: Connection, schema: str, table: Table) -> Checksum:
 
 
 def row_differences(
-    connection: Connection, first_schema: str, second_schema: str, table: Table
+    connection: Connection, first_schema: str, second_schema: str, table: ComparedTable
 ) -> list[Difference]:
     """The first rows in which a table differs between two schemas."""
     columns = _columns(connection, second_schema, table)
+    key = [sql.Identifier(column) for column in ("workspace_id", *table.key)]
     statement = sql.SQL(DIFFERENCE).format(
-        key=sql.Identifier(table.key),
+        key=sql.SQL("ROW({})::text").format(sql.SQL(", ").join(key)),
+        filter=sql.SQL(table.filter),
         columns=_list(columns),
         first=sql.Identifier(first_schema, table.name),
         second=sql.Identifier(second_schema, table.name),
@@ -101,7 +130,7 @@ def unequal_rows(
     return unequal
 
 
-def _columns(connection: Connection, schema: str, table: Table) -> list[str]:
+def _columns(connection: Connection, schema: str, table: Table | ComparedTable) -> list[str]:
     return [
         row[0] for row in connection.execute(SELECT_COLUMNS, (f"{schema}.{table.name}",)).fetchall()
     ]

@@ -13,6 +13,7 @@ from projections.engine.registry import PROJECTIONS, version
 EVENTS_PER_S_DEFAULT = 40_000
 """The rate assumed before any rebuild was measured."""
 
+TABLE_BYTES = "SELECT coalesce(pg_total_relation_size(to_regclass(%s)), 0)"
 MEASURED_RATE = """
 SELECT coalesce((
     SELECT total / greatest(extract(epoch FROM ended_at - started_at), 0.001)
@@ -46,9 +47,7 @@ def plan(url: str, name: str, definition: str) -> RebuildPlan:
         events = count_events(connection)
         rate = fetch_value(connection, MEASURED_RATE, name, EVENTS_PER_S_DEFAULT)
         size = sum(
-            fetch_value(
-                connection, "SELECT pg_total_relation_size(%s)", f"{READ_SCHEMA}.{table.name}"
-            )
+            fetch_value(connection, TABLE_BYTES, f"{READ_SCHEMA}.{table.name}")
             for table in projection.tables
         )
         live = fetch_value(connection, "SELECT version FROM projections WHERE name = %s", name)

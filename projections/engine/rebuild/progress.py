@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Literal
 
 from eventlog.connections import Connection
 
 MESSAGE_MAX_CHARS = 2_000
 
+BuildKind = Literal["rebuild", "verify"]
+
 OnStep = Callable[[str, int, int], None]
 """Called with the name of the current step, the events processed and their total."""
 
 REQUEST = """
-INSERT INTO projection_rebuilds (projection, version, state, requested_by)
-VALUES (%s, %s, 'building', '') RETURNING id
+INSERT INTO projection_rebuilds (projection, kind, version, state, requested_by, replaces, reason)
+VALUES (%s, %s, %s, 'building', %s, %s, %s) RETURNING id
 """
 BEGIN = """
 UPDATE projection_rebuilds
@@ -81,9 +84,19 @@ def add_progress(
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def request(connection: Connection, projection: str, version: str) -> int:
-    """Record a rebuild that was not requested as a job. Return its id."""
-    row = connection.execute(REQUEST, (projection, version)).fetchone()
+def record_request(
+    connection: Connection,
+    projection: str,
+    kind: BuildKind,
+    version: str,
+    *,
+    requested_by: str,
+    replace_because: str | None,
+) -> int:
+    """Record a rebuild or a check that was not requested as a job. Return its id."""
+    replaces, reason = replace_because is not None, replace_because or ""
+    parameters = (projection, kind, version, requested_by, replaces, reason)
+    row = connection.execute(REQUEST, parameters).fetchone()
     assert row is not None
     return int(row[0])
 

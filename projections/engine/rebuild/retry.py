@@ -13,10 +13,11 @@ from eventlog.reading.entities import read_entity
 from projections.changes import Projection, Row, RowKey
 from projections.engine.install import READ_SCHEMA
 from projections.engine.ledger.parking import ParkedEntity, unpark
-from projections.engine.live.follower import ROW_ERRORS, Follower
+from projections.engine.live.follower import ROW_ERRORS, CannotApply, Follower
 from projections.engine.live.partitions import load_partition_positions
-from projections.engine.memory import MemoryTables
 from projections.engine.rebuild.compare import unequal_rows
+from projections.engine.rebuild.refusal import RebuildRefused
+from projections.engine.rows.memory import MemoryTables
 
 LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
 NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
@@ -35,19 +36,31 @@ class RetryResult:
     """Why it is still parked; None if it is not."""
 
 
-def retry(url: str, projection: Projection) -> list[RetryResult]:
-    """Retry every parked entity of a projection, each in its own transaction."""
+def retry(url: str, projection: Projection, version: str | None = None) -> list[RetryResult]:
+    """Retry every parked entity of a projection, each in its own transaction.
+
+    version: that of the running code; by default, rows of any version are taken. Raises
+    `RebuildRefused` if the rows were made by other code or the tables are damaged.
+    """
     with follow_connection(url, application_name="annals-retry") as connection:
-        follower = Follower(connection, projection, READ_SCHEMA)
-        return [_retry_one(connection, projection, entry) for entry in follower.parked.values()]
+        try:
+            follower = Follower.open(connection, projection, READ_SCHEMA, version)
+            return [
+                _retry_one(connection, projection, entry, version)
+                for entry in follower.parked.values()
+            ]
+        except CannotApply as problem:
+            raise RebuildRefused(f"{problem}.") from None
 
 
-def _retry_one(connection: Connection, projection: Projection, entry: ParkedEntity) -> RetryResult:
+def _retry_one(
+    connection: Connection, projection: Projection, entry: ParkedEntity, version: str | None
+) -> RetryResult:
     try:
         with connection.transaction():
             # The engine's next batch waits for this lock and then finds a new epoch.
             connection.execute(LOCK_PROJECTION, (projection.name,))
-            follower = Follower(connection, projection, READ_SCHEMA)
+            follower = Follower.open(connection, projection, READ_SCHEMA, version)
             if entry.key not in follower.parked:
                 return RetryResult(entry, None)
             follower.parked = {}

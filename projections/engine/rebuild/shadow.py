@@ -16,18 +16,38 @@ from projections.engine.install import (
     create_tables,
     guard_tables,
 )
-from projections.engine.live.follower import Follower
+from projections.engine.live.follower import (
+    TABLE_ERRORS,
+    CannotApply,
+    Follower,
+    MadeByOtherCode,
+    describe_problem,
+)
 from projections.engine.live.partitions import follow_unaligned, load_partition_positions
 from projections.engine.rebuild.build import shadow_name
-from projections.engine.rebuild.compare import Checksum, Difference, checksum, row_differences
-from projections.engine.rebuild.copying import fill_counts
-from projections.engine.rebuild.swap import Exchange, RebuildRefused, catch_up_to, shadow_schema
+from projections.engine.rebuild.compare import (
+    Checksum,
+    Difference,
+    checksum,
+    compared_tables,
+    number_of,
+    row_differences,
+)
+from projections.engine.rebuild.refusal import REPLACE_HINT, RebuildRefused
+from projections.engine.rebuild.sessions import end_earlier_sessions, hold_shadow
+from projections.engine.rebuild.swap import (
+    Exchange,
+    catch_up_to,
+    shadow_schema,
+)
 from projections.engine.registry import PROJECTIONS, version
+from projections.engine.rows.copying import fill_counts
 
 COMPARE_WAIT_S = 60.0
 COMPARE_PAUSE_S = 0.1
 INDEX_MEMORY = "256MB"
 
+LIVE_STATE = "SELECT position, problem FROM projections WHERE name = %s"
 LIVE_POSITION = "SELECT position FROM projections WHERE name = %s"
 
 
@@ -42,13 +62,19 @@ class Shadow:
         self.version = version(name, definition)
         self._definition = Definition.parse(definition)
 
-    @property
-    def exchange(self) -> Exchange:
+    def exchange(self, *, replaces: bool = False) -> Exchange:
         """The exchange that the swap performs."""
-        return Exchange(self.live, self.projection, self.schema, self.version, self._definition)
+        return Exchange(
+            self.live, self.projection, self.schema, self.version, self._definition, replaces
+        )
 
     def prepare(self, connection: Connection) -> None:
-        """Create empty tables in their own schema, after dropping those of an earlier attempt."""
+        """Create empty tables in their own schema, after dropping those of an earlier attempt.
+
+        Processes of an earlier attempt that still write to those are disconnected. Raises
+        `RebuildRefused` if they do not end.
+        """
+        end_earlier_sessions(connection, self.name)
         self.drop(connection)
         with connection.transaction():
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self.schema)))
@@ -56,6 +82,7 @@ class Shadow:
 
     def finish(self, connection: Connection, upto: int) -> None:
         """Count, index and guard the rows that were copied in, and record their position."""
+        hold_shadow(connection, self.name)
         with connection.transaction():
             for table in self.live.tables:
                 if table.counts:
@@ -75,20 +102,36 @@ class Shadow:
     def compare(self, connection: Connection, url: str) -> None:
         """Require the same rows as the live ones, if both were made by the same code.
 
-        Raises `RebuildRefused`, naming the first row that differs.
+        Raises `RebuildRefused`, naming the first row that differs, or because the live tables
+        cannot be read.
         """
-        if Follower(connection, self.live, READ_SCHEMA).version != self.version:
+        try:
+            differences = self.differences(connection, url)
+        except MadeByOtherCode:
             return
-        differences = self._differences(connection, url)
+        except CannotApply as problem:
+            raise RebuildRefused(f"{problem}; {REPLACE_HINT}") from None
         if differences:
             first = differences[0]
+            summary = f"{number_of(differences)} though the code is the same"
+            outlook = f"the rebuilt rows stay in {self.schema} to look at; {REPLACE_HINT}"
             raise RebuildRefused(
-                f"{len(differences)} rows differ though the code is the same; the first is"
-                f" {first.table} {first.key}: live {first.first}, rebuilt {first.second}."
-                f" The rebuilt rows stay in {self.schema} to look at.",
-                summary=f"{len(differences)} rows differ though the code is the same; the rebuilt"
-                f" rows stay in {self.schema} to look at.",
+                f"{summary}; the first is {first.table} {first.key}: live {first.first},"
+                f" rebuilt {first.second}. Then {outlook}",
+                summary=f"{summary}; {outlook}",
             )
+
+    def differences(self, connection: Connection, url: str) -> list[Difference]:
+        """The first rows that differ from the live ones at the same position.
+
+        Raises `CannotApply` if the live tables cannot be read or were made by other code, and
+        `RebuildRefused` if the live projection does not reach the position of this one.
+        """
+        try:
+            Follower.open(connection, self.live, READ_SCHEMA, self.version)
+            return self._differences(connection, url)
+        except TABLE_ERRORS as error:
+            raise CannotApply(self.name, describe_problem(error)) from error
 
     def drop(self, connection: Connection) -> None:
         """Remove what an unfinished rebuild left."""
@@ -126,19 +169,21 @@ class Shadow:
         # name rows that events changed in between. They are few, and at least one row does differ.
         return [
             difference
-            for table in self.live.tables
+            for table in compared_tables(self.live)
             for difference in row_differences(connection, READ_SCHEMA, self.schema, table)
         ] or [Difference(self.live.tables[0].name, "unknown", None, None)]
 
     def _checksums(self, connection: Connection, schema: str) -> list[Checksum]:
-        return [checksum(connection, schema, table) for table in self.live.tables]
+        return [checksum(connection, schema, table) for table in compared_tables(self.live)]
 
     def _wait_for_live(self, connection: Connection, position: int) -> None:
         until = time.monotonic() + COMPARE_WAIT_S
         while True:
-            row = connection.execute(LIVE_POSITION, (self.name,)).fetchone()
+            row = connection.execute(LIVE_STATE, (self.name,)).fetchone()
             if row is None or row[0] >= position:
                 return
+            if row[1]:
+                raise CannotApply(self.name, row[1])
             if time.monotonic() > until:
                 raise RebuildRefused(
                     f"the live {self.name} does not move; start the projector, or see"

@@ -19,9 +19,9 @@ from projections.engine.ledger.coverage import gaps
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.plan import plan
 from projections.engine.rebuild.progress import Cancelled, cancel
+from projections.engine.rebuild.refusal import RebuildRefused
 from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import Rebuild, rollback
-from projections.engine.rebuild.swap import RebuildRefused
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from tests.support.databases import Urls

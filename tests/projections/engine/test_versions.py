@@ -118,6 +118,38 @@ def test_upcaster_changes_projections_that_handle_its_topic(source: Path) -> Non
     assert changed_versions(source) == {"accounts", "audit", "notes"}
 
 
+@pytest.mark.parametrize(
+    ("file", "pattern", "replacement"),
+    [
+        ("projections/engine/rows/fold.py", r"is_own = change.key ==", "is_own = change.key !="),
+        ("projections/engine/rows/fold.py", r"first.get\(name, 0\) \+", "first.get(name, 1) +"),
+        ("projections/engine/rows/memory.py", r"or 0\) \+ amount", "or 0) - amount"),
+        (
+            "projections/engine/rows/statements.py",
+            r"t.version < i.version",
+            "t.version <= i.version",
+        ),
+        ("projections/engine/rows/statements.py", r"jsonb_strip_nulls", "to_jsonb"),
+        ("projections/engine/rows/copying.py", r"coalesce\(sum", "coalesce(max"),
+        ("projections/engine/rows/copying.py", r"return str\(value\)", "return repr(value)"),
+        ("projections/changes.py", r"self.by_account and event", "self.by_account or event"),
+        ("eventlog/reading/recorded.py", r'\+ ":00"', '+ ":30"'),
+    ],
+)
+def test_changing_the_code_that_makes_rows_changes_every_version(
+    source: Path, file: str, pattern: str, replacement: str
+) -> None:
+    edit(source / file, pattern, replacement)
+    assert changed_versions(source) == NOW.keys()
+
+
+def test_renaming_in_the_code_that_makes_rows_changes_no_version(source: Path) -> None:
+    folding = source / "projections" / "engine" / "rows" / "fold.py"
+    edit(folding, r"\b_added\b", "_sums")
+    edit(folding, r"\bearlier\b", "before")
+    assert changed_versions(source) == set()
+
+
 def version_with(handler: Handler) -> str:
     """Return the version of a projection with this handler."""
     return version_of(Projection("p", (Table("t"),), {"note.created": handler}), "")

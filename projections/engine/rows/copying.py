@@ -10,7 +10,7 @@ import orjson
 
 from eventlog.connections import Connection
 from projections.changes import Counts, Row, RowKey, Table
-from projections.engine.live.statements import SELECT_COLUMNS
+from projections.engine.rows.statements import SELECT_COLUMNS
 
 COPY_BLOCK_ROWS = 1_000
 NULL = "\x01"

@@ -15,7 +15,7 @@ import orjson
 
 from eventlog.connections import Connection
 from projections.changes import Counts, Patch, Put, RowKey, Table
-from projections.engine.live.fold import VersionedChange
+from projections.engine.rows.fold import VersionedChange
 
 VERSION = "version"
 """The column with the version of the row's entity. Tables without it apply every change."""

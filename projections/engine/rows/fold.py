@@ -8,7 +8,7 @@ from typing import Any
 
 from eventlog.reading import RecordedEvent
 from projections.changes import Patch, Put, Remove, RowChange, RowKey, Table
-from projections.engine.memory import patch
+from projections.engine.rows.memory import patch
 
 
 @dataclass(frozen=True, slots=True)

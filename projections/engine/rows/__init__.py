@@ -1,0 +1,1 @@
+"""From row changes to rows: folding, statements, COPY, and tables in memory. It decides rows."""
