@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     projection_batch_size: int = Field(default=2_000, ge=1, le=100_000)
     """Maximum number of events that a projector folds into one transaction."""
 
+    rebuild_changed: bool = False
+    """Have a projector rebuild, once each, the projections whose rows were made by other code. Only
+    where no two versions of the code run at once. `annals up` does so if this is not set."""
+
     source: Literal["log", "kafka"] = "log"
     """What a projector reads: the log, or the Kafka topic that `annals relay` publishes it to."""
     kafka_bootstrap: str = "127.0.0.1:9092"

@@ -59,6 +59,11 @@ def version(name: str, table_definition: str) -> str:
     return version_of(PROJECTIONS[name], table_definition)
 
 
+def versions(table_definitions: Mapping[str, str]) -> dict[str, str]:
+    """The version of each projection, from the definitions of all tables."""
+    return {name: version(name, definition) for name, definition in table_definitions.items()}
+
+
 def version_of(projection: Projection, table_definition: str) -> str:
     """The version of a projection that need not be registered."""
     topics = None if projection.every else projection.handlers.keys()

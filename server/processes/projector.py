@@ -9,7 +9,7 @@ from typing import Protocol
 from eventlog.reading import RecordedEvent
 from projections.engine.live.runner import Batch, Observe, ProjectionEngine, unobserved
 from projections.engine.live.statistics import WorkStatistics
-from projections.engine.registry import PROJECTIONS, version
+from projections.engine.registry import PROJECTIONS, versions
 from readmodels import table_definitions
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals, tune_gc
@@ -59,7 +59,7 @@ def open_projection_engine(settings: Settings, observe: Observe = unobserved) ->
     return ProjectionEngine(
         _url(settings),
         PROJECTIONS.values(),
-        versions=_versions(),
+        versions=versions(table_definitions()),
         batch_events=settings.projection_batch_size,
         poll_interval_s=settings.poll_interval_ms / 1000,
         observe=observe,
@@ -76,7 +76,7 @@ def open_group_engine(settings: Settings, observe: Observe = unobserved) -> Proj
         _url(settings),
         PROJECTIONS.values(),
         configure_broker(settings),
-        versions=_versions(),
+        versions=versions(table_definitions()),
         observe=observe,
     )
 
@@ -85,7 +85,3 @@ def _url(settings: Settings) -> str:
     if settings.projector_url is None:
         raise LookupError("ANNALS_PROJECTOR_URL is not set")
     return settings.projector_url
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name, text) for name, text in table_definitions().items()}

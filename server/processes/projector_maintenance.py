@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 
@@ -20,8 +21,12 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.retries import retry_until_stopped
 from projections.engine.jobs import queue
 from projections.engine.jobs.queue import ProjectionJob
+from projections.engine.jobs.refusals import ProjectionJobInProgress
+from projections.engine.jobs.requests import request_job
 from projections.engine.ledger.checks import check
 from projections.engine.live.statistics import BatchTotals, WorkStatistics
+from projections.engine.registry import versions
+from readmodels import table_definitions
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 
@@ -40,6 +45,7 @@ JOB_STOP_WAIT_S = 3.0
 STOP_WAIT_S = 5.0
 
 SELECT_POSITIONS = "SELECT name, position FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
+SELECT_VERSIONS = "SELECT name, version FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
 
 
 class ProjectorMaintenance:
@@ -57,6 +63,8 @@ class ProjectorMaintenance:
         self._reported = BatchTotals()
         self._reported_at = time.monotonic()
         self._jobs = JobProcesses()
+        self._rebuilds_changed = settings.rebuild_changed
+        self._requested: set[str] = set()
         self._stopped = threading.Event()
         self._threads = [
             self._make_thread("jobs", JOB_POLL_INTERVAL_S, self._run_jobs),
@@ -107,7 +115,22 @@ class ProjectorMaintenance:
     def _run_jobs(self, connection: Connection, is_leader: bool) -> None:
         self._store_counts(connection)
         if is_leader:
+            if self._rebuilds_changed:
+                self._request_rebuilds(connection)
             self._jobs.update(connection)
+
+    def _request_rebuilds(self, connection: Connection) -> None:
+        """Request a rebuild, once by this process, of each projection that other code made."""
+        definitions = table_definitions()
+        made_by: dict[str, str] = dict(connection.execute(SELECT_VERSIONS).fetchall())
+        for name, code in versions(definitions).items():
+            if name in self._requested or made_by.get(name, code) == code:
+                continue
+            self._requested.add(name)
+            with suppress(ProjectionJobInProgress):
+                asked_by = "ANNALS_REBUILD_CHANGED"
+                request_job(connection, name, "rebuild", definitions[name], requested_by=asked_by)
+                log.warning("projection %s was made by other code and is rebuilt", name)
 
     def _store_counts(self, connection: Connection) -> None:
         self._reported.add(self._work.flush(connection))

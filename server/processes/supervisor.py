@@ -32,7 +32,8 @@ from server.postgres.processes import EmbeddedPostgresError
 
 LOOP_INTERVAL_S = 0.1
 STOP_POLL_INTERVAL_S = 0.01
-HEALTH_WAIT_MAX_S = 60.0
+REMINDER_AFTER_S = 60.0
+"""How often the user is reminded that the API does not answer yet."""
 HEALTH_REQUEST_TIMEOUT_S = 1.0
 CHILD_STOP_MARGIN_S = 5.0
 RESTART_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -67,6 +68,9 @@ def run_supervisor(settings: Settings, prepare: Prepare, print_line: PrintLine) 
     """
     url = f"http://{settings.host}:{settings.port}"
     stop = StopSignals()
+    if "rebuild_changed" not in settings.model_fields_set:
+        # All processes of this home run this version of the code.
+        settings = settings.model_copy(update={"rebuild_changed": True})
     with stop.installed(), _supervisor_lock(settings.home, url):
         require_free_port(settings.host, settings.port)
         with Database(settings, join_running=False) as database:
@@ -179,13 +183,10 @@ class Supervisor:
         self._database_failures = 0
 
     def run(self) -> None:
-        """Start the children, announce the API once it answers, and watch until a stop request.
-
-        Raises SupervisorError if the API does not answer within HEALTH_WAIT_MAX_S seconds.
-        """
+        """Start the children, announce the API once it answers, and watch until a stop request."""
         connection_file = self._database.settings.home / "connection.json"
         connection_file.unlink(missing_ok=True)
-        give_up_at = time.monotonic() + HEALTH_WAIT_MAX_S
+        remind_at = time.monotonic() + REMINDER_AFTER_S
         is_announced = False
         self._stop.interrupts = False
         try:
@@ -194,10 +195,11 @@ class Supervisor:
                 if not is_announced and is_healthy(self._database.settings):
                     is_announced = True
                     self._announce(connection_file)
-                elif not is_announced and time.monotonic() > give_up_at:
-                    raise SupervisorError(
-                        f"The API did not answer at {self._url} within {HEALTH_WAIT_MAX_S:.0f} s:"
-                        " its output above has the reason."
+                elif not is_announced and time.monotonic() > remind_at:
+                    remind_at = time.monotonic() + REMINDER_AFTER_S
+                    self._print_line(
+                        f"The API does not answer at {self._url} yet; its output above may have"
+                        " the reason. Ctrl-C stops everything."
                     )
                 time.sleep(LOOP_INTERVAL_S)
         finally:

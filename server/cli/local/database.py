@@ -18,7 +18,8 @@ from commands.keys import parse_token
 from eventlog.connections import Connection, raw_json
 from eventlog.reading import readable_position
 from projections.engine.live.runner import ProjectionEngine
-from projections.engine.registry import PROJECTIONS
+from projections.engine.registry import PROJECTIONS, versions
+from readmodels import table_definitions
 from readmodels.keys import KeyRow, find_key
 from readmodels.operation.checkpoints import NotProjected, wait_until_projected
 from readmodels.pool import SET_WORKSPACE, AsyncConnection
@@ -34,23 +35,30 @@ CATCH_UP_WAIT_MAX_S = 120.0
 """Longest wait for a running projector that makes no progress."""
 CATCH_UP_BATCH_EVENTS = 5_000
 
+SELECT_BEHIND = """
+SELECT name, version FROM projections
+ WHERE holder IS NULL AND position < readable_position() AND name NOT LIKE '%:%'
+"""
+
 
 def catch_up(settings: Settings) -> int:
     """Bring every projection to the current end of the log. Return that position.
 
     Projects here if no projector runs, and otherwise waits for the projector; projectors that
     consume Kafka are always waited for. Raises `CommandError` if they make no progress for
-    `CATCH_UP_WAIT_MAX_S` seconds.
+    `CATCH_UP_WAIT_MAX_S` seconds, or if other code made the rows.
     """
     with _missing_tables_reported():
         if settings.source == "log":
             ProjectionEngine(
                 str(settings.projector_url),
                 PROJECTIONS.values(),
+                versions=versions(table_definitions()),
                 batch_events=CATCH_UP_BATCH_EVENTS,
             ).catch_up()
         with psycopg.connect(app_url(settings), autocommit=True) as connection:
             target = readable_position(connection)
+            _require_own_rows(connection)
             _wait_until_projected(connection, target)
     return target
 
@@ -86,6 +94,21 @@ def _wait_until_projected(connection: Connection, target: int) -> None:
             f"A projector has stopped at position {error.reached} of {target}:"
             " annals projections shows which one."
         ) from None
+
+
+def _require_own_rows(connection: Connection) -> None:
+    """Raise `CommandError` if rows are behind the log because other code made them."""
+    made_by: dict[str, str] = dict(connection.execute(SELECT_BEHIND).fetchall())
+    changed = [
+        name
+        for name, version in versions(table_definitions()).items()
+        if made_by.get(name, version) != version
+    ]
+    if changed:
+        raise CommandError(
+            f"These read tables were made by other code: {', '.join(changed)}. Run annals rebuild"
+            " for each of them, or wait until annals up has done it."
+        )
 
 
 def load_home_key(settings: Settings) -> tuple[UUID, KeyRow]:

@@ -1,4 +1,4 @@
-"""Damaged read tables: only their projection stops, the damage is named, and a rebuild corrects it."""
+"""Damaged read tables: only their projection stops, it is named, and a rebuild corrects it."""
 
 from __future__ import annotations
 
