@@ -226,12 +226,14 @@ def _verify_rows() -> None:
     """Compare the rows of all projections with a fresh fold. Raises `CommandError`."""
     from projections.engine.rebuild.runner import Rebuild
     from readmodels import table_definitions
+    from server.cli.local.database import project_here
 
     with (
         Database(Settings()) as database,
         _refusals_reported(),
         step_progress_bar("events") as report,
     ):
+        project_here(database.settings)
         url = str(database.settings.projector_url)
         requested_by = _operator()
         checked = Rebuild(
