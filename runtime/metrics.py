@@ -182,6 +182,12 @@ def families(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "annals_log_position", "Position up to which the log can be read.", value=snapshot.position
     )
+    held = "Time for which the oldest announcement of a writer has held readers of the log back."
+    yield GaugeMetricFamily("annals_log_held_back_seconds", held, value=snapshot.held_back.age_s)
+    lacking = "Protections of the log that differ from those of this version."
+    yield GaugeMetricFamily(
+        "annals_log_protection_deviations", lacking, value=len(snapshot.deviations)
+    )
     for name, (help_text, value) in PROJECTION_GAUGES.items():
         gauge = GaugeMetricFamily(f"annals_projection_{name}", help_text, labels=["projection"])
         for each in snapshot.projections:

@@ -63,6 +63,7 @@ class ProjectorMaintenance:
         self._reported = BatchTotals()
         self._reported_at = time.monotonic()
         self._jobs = JobProcesses()
+        self._versions = versions(table_definitions())
         self._rebuilds_changed = settings.rebuild_changed
         self._requested: set[str] = set()
         self._stopped = threading.Event()
@@ -150,7 +151,7 @@ class ProjectorMaintenance:
     def _check_coverage(self, connection: Connection, is_leader: bool) -> None:
         if not is_leader:
             return
-        found = check(connection)
+        found = check(connection, versions=self._versions)
         for gap in found.new:
             facts = {"projection": gap.projection, "fault": gap.fault, "position": gap.position}
             log.error("coverage differs from the log: %s", gap, extra={"facts": facts})
