@@ -168,3 +168,13 @@ def test_command_names_the_damaged_table(home: Settings, database: Connection) -
         writing.commands.create(Scope(key.workspace_id), Member, {"name": "Grace"})
     with pytest.raises(CommandError, match=r"tables of members are damaged: UndefinedTable"):
         annals("export", "accounts")
+
+
+def test_fault_of_the_log_fails_verify(home: Settings, database: Connection) -> None:
+    answer = annals("verify")
+    assert "consumed each event of the log exactly once" in answer
+    assert "triggers, policies, rights and functions are those of this version" in answer
+    database.execute("DELETE FROM projections WHERE name = 'notes'")
+    database.execute("GRANT UPDATE ON events TO annals_app")
+    with pytest.raises(CommandError, match="2 faults were found"):
+        annals("verify")
