@@ -11,6 +11,8 @@ from psycopg_pool import ConnectionPool
 
 from api.exports.streaming import ExportLimiter, ExportLimits
 from api.http.auth import Authenticator
+from api.http.limits.keys import FailureQuota, KeyQuotas
+from api.http.limits.rates import RateCounter
 from api.jobs.feed import JobFeed
 from api.realtime.hub import Hub
 from api.realtime.read_tables import ReadTableProgress
@@ -84,14 +86,24 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         }
         await reads.open()
         await exports.pool.open()
-        authenticator = Authenticator(reads, writing.log, now)
+        counter = RateCounter()
+        authenticator = Authenticator(
+            *(reads, writing.log, now),
+            KeyQuotas(settings, counter),
+            FailureQuota(settings, counter),
+        )
         hub = Hub(url, reads, ReadTableProgress(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
         after_append.append(hub.hint)
         await hub.start()
         await checkpoints.start()
-        job_feed = JobFeed(reads, checkpoints)
-        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
+        job_feed = JobFeed(reads, checkpoints, settings)
+        jobs = JobCommands(
+            writing.log,
+            clock=now,
+            new_id=new_id,
+            open_max=settings.jobs_per_workspace_max,
+        )
         try:
             yield Services(
                 settings=settings,
