@@ -86,12 +86,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         }
         await reads.open()
         await exports.pool.open()
-        counter = RateCounter()
-        authenticator = Authenticator(
-            *(reads, writing.log, now),
-            KeyQuotas(settings, counter),
-            FailureQuota(settings, counter),
-        )
+        authenticator = _authenticator(settings, reads, writing.log)
         hub = Hub(url, reads, ReadTableProgress(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
         after_append.append(hub.hint)
@@ -99,10 +94,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints, settings)
         jobs = JobCommands(
-            writing.log,
-            clock=now,
-            new_id=new_id,
-            open_max=settings.jobs_per_workspace_max,
+            writing.log, clock=now, new_id=new_id, open_max=settings.jobs_per_workspace_max
         )
         try:
             yield Services(
@@ -153,3 +145,9 @@ def export_limiter(settings: Settings) -> ExportLimiter:
         name="annals-export",
     )
     return ExportLimiter(pool, limits)
+
+
+def _authenticator(settings: Settings, reads: ReadPool, log: EventLog) -> Authenticator:
+    counter = RateCounter()
+    quotas, failures = KeyQuotas(settings, counter), FailureQuota(settings, counter)
+    return Authenticator(reads, log, now, quotas, failures)

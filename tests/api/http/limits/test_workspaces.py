@@ -106,7 +106,9 @@ def test_streams_of_changes_of_one_workspace_leave_room_for_others(
 ) -> None:
     api = greedy.api
     with ExitStack() as held:
-        held.enter_context(open_stream(greedy.client())).next("open")
+        # httpx closes a response whose iterator is collected, so the streams have names.
+        first = held.enter_context(open_stream(greedy.client()))
+        first.next("open")
         token = greedy.token("member")
         websocket_events(held.enter_context(open_websocket(api, token))).next("open")
         # Another key of the workspace takes no more than its share either.
@@ -114,7 +116,8 @@ def test_streams_of_changes_of_one_workspace_leave_room_for_others(
         with pytest.raises(InvalidStatus) as refused:
             open_websocket(api, greedy.token("analyst"))
         assert refused.value.response.status_code == 429
-        held.enter_context(open_stream(other.client())).next("open")
+        last = held.enter_context(open_stream(other.client()))
+        last.next("open")
         # Now the process is full.
         assert_refused(other.client("member").get("/api/realtime"), 503, "E3010")
 
@@ -131,10 +134,13 @@ def test_streams_of_jobs_of_one_workspace_leave_room_for_others(
     paths = [f"/api/jobs/{request_job(greedy)}/events" for _ in range(2)]
     path_of_other = f"/api/jobs/{request_job(other)}/events"
 
+    streams: list[Iterator[str]] = []
+
     def follow(client: httpx.Client, path: str) -> None:
         response = held.enter_context(client.stream("GET", path))
         assert response.status_code == 200
-        assert next(response.iter_lines())
+        streams.append(response.iter_lines())
+        assert next(streams[-1])
 
     with ExitStack() as held:
         for path in paths:
