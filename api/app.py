@@ -32,8 +32,8 @@ Every response to a write has the header `Annals-Position`. A read that sends it
 `Annals-Min-Position` waits until its response includes that write. `Annals-Command` names the
 command, which `POST /api/undo` can undo. A write that is repeated with the same `Idempotency-Key`
 is executed only once. Errors are problem documents (RFC 9457) with a `code`; `GET /api/errors`
-explains each code. Responses to requests with a key show in `RateLimit` and `RateLimit-Policy` what is
-left of its quotas; a request beyond them gets 429 with `Retry-After`.
+explains each code. Responses to requests with a key show in `RateLimit` and
+`RateLimit-Policy` what is left of its quotas; a request beyond them gets 429 with `Retry-After`.
 """
 
 
