@@ -112,6 +112,12 @@ class Metrics:
             buckets=REQUEST_BOUNDS_S,
             registry=self._registry,
         )
+        self._limited = Counter(
+            "annals_http_limited",
+            "Requests refused with 429, by error code and, for E4020, the quota that was used up.",
+            ["code", "quota"],
+            registry=self._registry,
+        )
         self._append_seconds = Histogram(
             "annals_append_seconds",
             "Time of an append to the log; within a longer transaction, without its commit.",
@@ -130,6 +136,10 @@ class Metrics:
         method = method if method in METHODS else OTHER
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
+
+    def limited(self, code: str, quota: str) -> None:
+        """Count a request that a limit refused with 429."""
+        self._limited.labels(code, quota).inc()
 
     def append(self, seconds: float) -> None:
         """Record the time of an append to the log."""

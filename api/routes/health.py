@@ -162,8 +162,10 @@ async def _may_see_details(request: Request, services: Services) -> bool:
     is_local = request.client is not None and request.client.host in LOOPBACK
     if token is None and is_local and not any(name in request.headers for name in PROXY_HEADERS):
         return True
+    if not given:
+        return False
     try:
-        caller = await services.authenticator.caller(given.removeprefix("Bearer "))
+        caller = await services.authenticator.identify(request, given.removeprefix("Bearer "))
     except ApiError:
         return False
     return caller.is_operator
