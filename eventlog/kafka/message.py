@@ -127,7 +127,9 @@ def decode(value: bytes) -> RecordedEvent:
             position, fields["workspaceId"], stream, version, topic, fields["accountId"], data,
             metadata, fields["occurredAt"], fields["recordedAt"], digest,
         )  # fmt: skip
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except MalformedMessage:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise MalformedMessage(f"{value[:200]!r}: {error!r}") from None
 
 
@@ -140,7 +142,9 @@ def digest_of(value: bytes) -> tuple[int, int]:
         return position, event_digest(
             position, fields["streamId"], fields["streamVersion"], fields["topic"], raw, metadata
         )
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except MalformedMessage:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise MalformedMessage(f"{value[:200]!r}: {error!r}") from None
 
 

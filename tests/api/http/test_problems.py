@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -15,15 +18,33 @@ import pytest
 from eventsourcing.persistence import IntegrityError, OperationalError, PersistenceError
 from fastapi import FastAPI
 from psycopg_pool import PoolTimeout, TooManyRequests
+from pydantic.alias_generators import to_camel
 
 from api.app import create_app
 from api.http.middleware import RequestContext
-from api.http.problems import handle_errors
+from api.http.problems import handle_errors, problem
 from commands.importing.issues import ImportFault
-from domain.shared.refusals import KeyRevoked, OpenOpportunities, Refusal
+from domain.shared.refusals import (
+    Conflict,
+    InvalidFields,
+    KeyRevoked,
+    OpenOpportunities,
+    Refusal,
+    UndoConflict,
+)
 from readmodels import pool
+from runtime import codes
 from runtime.codes import CODES
-from runtime.errors import CODES_BY_IMPORT_FAULT, CODES_BY_REFUSAL, as_api_error, documentation
+from runtime.codes.code import ErrorCode
+from runtime.errors import (
+    CODES_BY_IMPORT_FAULT,
+    CODES_BY_REFUSAL,
+    FACTS_SHOWN_MAX,
+    RESERVED,
+    ApiError,
+    as_api_error,
+    documentation,
+)
 from runtime.logs import JsonLines
 from runtime.settings import REPOSITORY, Settings
 from tests.support.api_server import Api, ApiWorkspace, free_port, serving
@@ -70,11 +91,65 @@ def test_every_code_is_used_or_reserved() -> None:
         for path in (REPOSITORY / package).rglob("*.py")
         if path.parent.name not in ("codes", "openapi")
     )
-    from runtime import codes
-
     names = {id(value): name for name, value in vars(codes).items()}
     unused = {code for code, entry in CODES.items() if f"codes.{names[id(entry)]}" not in sources}
     assert unused == {"E1001", "E1002"}
+
+
+def test_no_fact_of_a_refusal_has_the_name_of_a_member_of_every_problem() -> None:
+    hidden = {
+        f"{refusal.__name__}.{field.name}"
+        for refusal in CODES_BY_REFUSAL
+        if refusal is not InvalidFields
+        for field in dataclasses.fields(cast(Any, refusal))
+        if to_camel(field.name) in {*RESERVED, "errors", "errorsTotal"}
+    }
+    assert hidden == set()
+
+
+def test_no_error_is_raised_with_a_fact_that_every_problem_has() -> None:
+    calls = [
+        (path, node)
+        for package in ("api", "runtime", "server")
+        for path in (REPOSITORY / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ApiError"
+    ]
+    assert len(calls) > 30
+    named = {keyword.arg for _, call in calls for keyword in call.keywords}
+    assert RESERVED.isdisjoint(named - {"detail"})
+    with pytest.raises(AssertionError):
+        ApiError(codes.NOT_FOUND, status="open")
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=lambda code: code.code)
+def test_facts_stand_beside_the_members_of_every_problem(code: ErrorCode) -> None:
+    error = ApiError(code, "Why.", kind="account", entityId="1")
+    answered = json.loads(problem(error, path="/api/accounts", request_id="r").body)
+    assert answered == {
+        "type": f"/api/errors/{code.code}",
+        "title": code.title,
+        "status": code.status,
+        "detail": "Why.",
+        "instance": "/api/accounts",
+        "code": code.known_as or code.code,
+        "requestId": "r",
+        "kind": "account",
+        "entityId": "1",
+        **({"errorCode": code.code} if code.known_as else {}),
+    }
+
+
+def test_lists_among_the_facts_are_cut() -> None:
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    open_ones = as_api_error(OpenOpportunities(uuid4(), [uuid4() for _ in range(10_000)])).facts
+    assert len(open_ones["opportunityIds"]) == FACTS_SHOWN_MAX
+    assert open_ones["opportunityIdsTotal"] == 10_000
+    conflicts = [Conflict("lead", uuid4(), "name", 1, {"type": "key"}, at, True)] * 5_000
+    undone = as_api_error(UndoConflict(conflicts)).facts
+    assert (len(undone["conflicts"]), undone["conflictsTotal"]) == (FACTS_SHOWN_MAX, 5_000)
+    few = as_api_error(UndoConflict(conflicts[:FACTS_SHOWN_MAX])).facts
+    assert (len(few["conflicts"]), few.get("conflictsTotal")) == (FACTS_SHOWN_MAX, None)
 
 
 def test_error_codes_are_served_without_a_key(api: Api) -> None:
