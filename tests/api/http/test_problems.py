@@ -125,7 +125,7 @@ def test_no_error_is_raised_with_a_fact_that_every_problem_has() -> None:
 @pytest.mark.parametrize("code", CODES.values(), ids=lambda code: code.code)
 def test_facts_stand_beside_the_members_of_every_problem(code: ErrorCode) -> None:
     error = ApiError(code, "Why.", kind="account", entityId="1")
-    answered = json.loads(problem(error, path="/api/accounts", request_id="r").body)
+    answered = json.loads(bytes(problem(error, path="/api/accounts", request_id="r").body))
     assert answered == {
         "type": f"/api/errors/{code.code}",
         "title": code.title,
