@@ -158,7 +158,7 @@ def update_status(
 
 
 @ROUTER.post(
-    "/{id}/update-status",
+    "/{id:uuid}/update-status",
     operation_id="updateStatusOfLead",
     summary="Set the status of one lead",
     responses={
@@ -197,7 +197,7 @@ def update_status_of_lead(
 
 
 @ROUTER.post(
-    "/{id}/convert",
+    "/{id:uuid}/convert",
     operation_id="convertLead",
     summary="Convert a lead into an account, a contact and an opportunity; the lead becomes won",
     responses={

@@ -51,6 +51,7 @@ from tests.support.api_server import Api, ApiWorkspace, free_port, serving
 from tests.support.waiting import wait_until
 
 LOG_TIMEOUT_S = 60.0
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 TITLES = {
     "E1001": "Invalid email or password.",
@@ -223,9 +224,11 @@ def test_problem_document_has_all_members(api_workspace: ApiWorkspace) -> None:
     [
         ("GET", "/nowhere", 404, "E2040"),
         ("GET", "/api/accounts/", 404, "E2040"),
-        ("GET", "/api/accounts/not-an-id", 400, "E2031"),
+        ("GET", "/api/accounts/not-an-id", 404, "E2040"),
         ("PUT", "/api/accounts", 405, "E2041"),
         ("OPTIONS", "/api/accounts", 405, "E2041"),
+        ("GET", "/api/accounts/import", 404, "E2040"),
+        ("GET", "/api/bulk/x", 404, "E2040"),
     ],
 )
 def test_errors_of_the_framework_have_codes(
@@ -236,6 +239,44 @@ def test_errors_of_the_framework_have_codes(
     assert refused.headers["X-Request-Id"] == refused.json()["requestId"]
     if status == 405:
         assert refused.headers["Allow"] == "GET, POST"
+
+
+def declared_methods(api: Api) -> dict[str, set[str]]:
+    """Return the methods of each path of the API."""
+    return {
+        path: {method.upper() for method in operations}
+        for path, operations in api.app.openapi()["paths"].items()
+    }
+
+
+def test_other_methods_of_every_path_are_405_with_the_methods_of_the_path(api: Api) -> None:
+    client, wrong = api.client(), []
+    for template, allowed in declared_methods(api).items():
+        path = re.sub("{[^}]*}", str(uuid4()), template)
+        for method in sorted(METHODS - allowed):
+            refused = client.request(method, path)
+            said = (refused.status_code, refused.json()["code"], refused.headers.get("Allow"))
+            if said != (405, "E2041", ", ".join(sorted(allowed))):
+                wrong.append((method, path, said))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("word", ["import", "update-status", "1", "%2e", "0" * 31])
+def test_word_in_place_of_an_id_is_404_or_the_path_of_that_name(api: Api, word: str) -> None:
+    client, wrong, declared = api.client(), [], declared_methods(api)
+    for template, allowed in declared.items():
+        if not re.search("{(id|[a-z]+Id)}", template):
+            continue
+        path = re.sub("{[^}]*}", word, template)
+        for method in sorted(METHODS if path in declared else allowed):
+            if method in declared.get(path, ()):
+                continue
+            refused = client.request(method, path)
+            said = (refused.status_code, refused.headers.get("Allow"))
+            literal = (405, ", ".join(sorted(declared.get(path, ()))))
+            if said != (literal if path in declared else (404, None)):
+                wrong.append((method, path, said))
+    assert wrong == []
 
 
 @pytest.mark.parametrize("given", ["", "a b", "ü", "x" * 129, "<script>"])
