@@ -43,17 +43,19 @@ MIB = 2**20
 # Rows as the projector writes them: accounts with four custom fields and one contact each, assigned
 # to 20 members.
 MEMBERS = """
-INSERT INTO read.members (workspace_id, id, name, is_deleted, custom_fields, created_at, updated_at,
-                          version)
-SELECT %s, lpad(to_hex(i), 32, '0')::uuid, 'Member ' || i, false, '{}', now(), now(), 1
+INSERT INTO read.members (workspace_id, id, name, name_folded, is_deleted, custom_fields,
+                          created_at, updated_at, version)
+SELECT %s, lpad(to_hex(i), 32, '0')::uuid, 'Member ' || i, 'member ' || i, false, '{}',
+       now(), now(), 1
   FROM generate_series(1, 20) AS i
 """
 ACCOUNTS = """
 INSERT INTO read.accounts (
-       workspace_id, id, company, type, status, priority, next_action, next_action_date, deal_value,
+       workspace_id, id, company, company_folded, type, status, priority, next_action,
+       next_action_date, deal_value,
        contact_count, task_count, meeting_count, note_count, open_opportunity_count, assigned_to,
        custom_fields, created_at, updated_at, version)
-SELECT %s, lpad(to_hex(i), 32, '0')::uuid, md5(i::text), 'customer', 'active', 'high',
+SELECT %s, lpad(to_hex(i), 32, '0')::uuid, md5(i::text), md5(i::text), 'customer', 'active', 'high',
        'Call them back about offer ' || i, '2026-03-31', i, 1, 2, 3, 4, 5,
        lpad(to_hex(1 + i %% 20), 32, '0')::uuid,
        jsonb_build_object('sector', 'technology', 'employees', i, 'vip', true, 'region', 'EMEA'),
@@ -61,9 +63,10 @@ SELECT %s, lpad(to_hex(i), 32, '0')::uuid, md5(i::text), 'customer', 'active', '
   FROM generate_series(1, %s) AS i
 """
 CONTACTS = """
-INSERT INTO read.contacts (workspace_id, id, account_id, name, email, custom_fields, created_at,
-                           updated_at, version)
+INSERT INTO read.contacts (workspace_id, id, account_id, name, name_folded, email, custom_fields,
+                           created_at, updated_at, version)
 SELECT %s, lpad(to_hex(i), 32, '0')::uuid, lpad(to_hex(i), 32, '0')::uuid, md5((-i)::text),
+       md5((-i)::text),
        i || '@example.com', '{}', '2026-01-01Z', '2026-01-01Z', 1
   FROM generate_series(1, %s) AS i
 """

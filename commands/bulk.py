@@ -16,7 +16,12 @@ from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError
 
-from commands.entities import delete_with_children, restore_with_children, retry_on_conflict
+from commands.entities import (
+    delete_with_children,
+    remaining_account,
+    restore_with_children,
+    retry_on_conflict,
+)
 from commands.jobs.work import CannotContinue, JobContext, JobWork
 from commands.links import require_account, require_links
 from commands.loaded import LoadedEntities, event_time
@@ -193,6 +198,8 @@ class _BulkDecider:
         self._kind = kind
         self._change = change
         self._now = now
+        self._remaining: dict[UUID, UUID] = {}
+        """With `restore`: by account, the one that remains after it was merged."""
 
     def decide(self, ids: Sequence[UUID]) -> list[ItemOutcome]:
         """Decide on each of these entities; the events of those that are changed are staged."""
@@ -231,15 +238,19 @@ class _BulkDecider:
         return delete_with_children(self.loaded, entity, self._now)
 
     def _restore(self, entity: Entity) -> list[Entity]:
+        account_id = None
         if entity.account_id is not None:
-            require_account(self.loaded, entity.account_id)
-        return restore_with_children(self.loaded, entity, self._now)
+            account_id = self._remaining[entity.account_id]
+            require_account(self.loaded, account_id)
+        return restore_with_children(self.loaded, entity, self._now, account_id)
 
     def _lock_accounts_of(self, ids: Iterable[UUID]) -> None:
         entities = (self.loaded.find(self._kind, each) for each in ids)
         accounts = {each.account_id for each in entities if each and each.account_id}
-        self.loaded.lock_accounts(shared=accounts)
         self.loaded.load(accounts)
+        self._remaining = {each: remaining_account(self.loaded, each) for each in accounts}
+        self.loaded.lock_accounts(shared=self._remaining.values())
+        self.loaded.load(self._remaining.values())
 
 
 class BulkWork(JobWork):

@@ -182,7 +182,7 @@ class EntityCommands:
                 if kind is Account:
                     loaded.lock_accounts(exclusive=[entity_id])
                 entity = loaded.get(kind, entity_id, expected_version)
-                account_id = entity.account_id and _remaining_account(loaded, entity.account_id)
+                account_id = entity.account_id and remaining_account(loaded, entity.account_id)
                 if account_id is not None:
                     loaded.lock_accounts(shared=[account_id])
                     require_account(loaded, account_id)
@@ -238,8 +238,8 @@ def retry_on_conflict(decide: Callable[[], R]) -> R:
     )(decide)
 
 
-def _remaining_account(loaded: LoadedEntities, account_id: UUID) -> UUID:
-    """Follow merges from this account to the one that remains."""
+def remaining_account(loaded: LoadedEntities, account_id: UUID) -> UUID:
+    """Follow merges from this account to the one that remains. Raises `NotFound`."""
     for _ in range(MERGES_FOLLOWED_MAX):
         account = loaded.get(Account, account_id)
         if account.merged_into is None:

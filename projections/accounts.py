@@ -13,7 +13,13 @@ COUNTERS = (
     "open_opportunity_count",
 )
 
-LIFECYCLE = lifecycle("account", "accounts", status="status", defaults=dict.fromkeys(COUNTERS, 0))
+LIFECYCLE = lifecycle(
+    "account",
+    "accounts",
+    searched=("company",),
+    status="status",
+    defaults=dict.fromkeys(COUNTERS, 0),
+)
 
 PROJECTION = Projection(
     name="accounts",

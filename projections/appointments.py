@@ -5,7 +5,7 @@ from __future__ import annotations
 from projections.changes import Counts, Projection
 from projections.lifecycle import entity_table, lifecycle
 
-LIFECYCLE = lifecycle("appointment", "appointments", status="status")
+LIFECYCLE = lifecycle("appointment", "appointments", searched=("title",), status="status")
 STEPS = ("confirmed", "rescheduled", "cancelled", "completed", "missed")
 
 PROJECTION = Projection(

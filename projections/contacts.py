@@ -5,7 +5,7 @@ from __future__ import annotations
 from projections.changes import Counts, Projection
 from projections.lifecycle import entity_table, lifecycle
 
-LIFECYCLE = lifecycle("contact", "contacts")
+LIFECYCLE = lifecycle("contact", "contacts", searched=("name",))
 
 PROJECTION = Projection(
     name="contacts",

@@ -7,10 +7,10 @@ and calls for a rebuild.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from domain.shared.text import folded
 from eventlog.reading import RecordedEvent
 from projections.changes import Counts, Handler, Projection, Put, Remove, RowChange, Table
 
@@ -60,8 +60,7 @@ def company_key(company: str) -> str | None:
 
     A name that consists of a legal form or of punctuation only is kept.
     """
-    decomposed = unicodedata.normalize("NFKD", company)
-    plain = "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
+    plain = folded(company)
     words = [word for word in _SEPARATORS.split(plain.replace(".", "")) if word]
     name = list(words)
     while name and name[-1] in LEGAL_FORMS:

@@ -10,17 +10,18 @@ from projections.lifecycle import changed_columns, entity_row, entity_table, lif
 
 TABLE = "leads"
 STATUS_CHANGED_AT = "status_changed_at"
+SEARCHED = ("name", "company", "email")
 
 
 def created(event: RecordedEvent) -> Iterable[RowChange]:
     """Insert the row; the lead has had its status since it was created."""
-    row = entity_row(event, event.data["fields"], event.occurred_at)
+    row = entity_row(event, event.data["fields"], event.occurred_at, SEARCHED)
     return (Put(TABLE, event.stream_id, {**row, STATUS_CHANGED_AT: event.occurred_at}),)
 
 
 def restored(event: RecordedEvent) -> Iterable[RowChange]:
     """Insert the row again; `status_changed_at` keeps the value from before the deletion."""
-    row = entity_row(event, event.data["fields"], event.data["createdAt"])
+    row = entity_row(event, event.data["fields"], event.data["createdAt"], SEARCHED)
     return (Put(TABLE, event.stream_id, {**row, STATUS_CHANGED_AT: event.data["statusChangedAt"]}),)
 
 
@@ -38,7 +39,7 @@ def converted(event: RecordedEvent) -> Iterable[RowChange]:
 
 
 HANDLERS: dict[str, Handler] = {
-    **lifecycle("lead", TABLE, status="status"),
+    **lifecycle("lead", TABLE, searched=SEARCHED, status="status"),
     "lead.created": created,
     "lead.restored": restored,
     "lead.status_changed": status_changed,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from domain.shared.text import folded
 from eventlog.reading import RecordedEvent
 from projections.changes import Counts, Handler, Patch, Put, Remove, Row, RowChange, Table, column
 
 CUSTOM = "customFields"
 CUSTOM_PREFIX = CUSTOM + "."
 CUSTOM_COLUMN = column(CUSTOM)
+FOLDED = "_folded"
 
 
 def entity_table(name: str, counts: Counts) -> Table:
@@ -22,21 +24,27 @@ def lifecycle(
     kind: str,
     table: str,
     *,
+    searched: tuple[str, ...] = (),
     status: str | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Handler]:
-    """Handlers for the topics of one kind; `status` is the column that its status changes set."""
+    """Handlers for the topics of one kind.
+
+    `searched` names the columns that have a folded one beside them, by which rows are searched;
+    `status` is the column that changes of the status set.
+    """
 
     def created(event: RecordedEvent) -> Iterable[RowChange]:
-        row = entity_row(event, event.data["fields"], event.occurred_at)
+        row = entity_row(event, event.data["fields"], event.occurred_at, searched)
         return (Put(table, event.stream_id, {**(defaults or {}), **row}),)
 
     def restored(event: RecordedEvent) -> Iterable[RowChange]:
-        row = entity_row(event, event.data["fields"], event.data["createdAt"])
+        row = entity_row(event, event.data["fields"], event.data["createdAt"], searched)
         return (Put(table, event.stream_id, {**(defaults or {}), **row}),)
 
     def updated(event: RecordedEvent) -> Iterable[RowChange]:
         row, custom = changed_columns(event.data["changes"])
+        row |= folded_columns(row, searched)
         merge = {CUSTOM_COLUMN: custom} if custom else {}
         return (Patch(table, event.stream_id, {**row, **stamps(event)}, merge=merge),)
 
@@ -59,7 +67,12 @@ def lifecycle(
     return handlers
 
 
-def entity_row(event: RecordedEvent, values: Mapping[str, Any], created_at: str) -> Row:
+def entity_row(
+    event: RecordedEvent,
+    values: Mapping[str, Any],
+    created_at: str,
+    searched: tuple[str, ...] = (),
+) -> Row:
     """The whole row of an entity with these values."""
     row = {CUSTOM_COLUMN: {}, **{column(name): value for name, value in values.items()}}
     row["created_at"] = created_at
@@ -67,7 +80,19 @@ def entity_row(event: RecordedEvent, values: Mapping[str, Any], created_at: str)
     row["version"] = event.stream_version
     if event.account_id is not None:
         row["account_id"] = event.account_id
-    return row
+    return row | folded_columns(row, searched)
+
+
+def folded_columns(row: Row, searched: Iterable[str]) -> Row:
+    """The columns by which rows are searched: `name_folded` for `name`, for those in the row.
+
+    Search compares text as `folded` writes it: without case, accents and forms of Unicode.
+    """
+    return {
+        f"{name}{FOLDED}": folded(row[name]) if row[name] else row[name]
+        for name in searched
+        if name in row
+    }
 
 
 def stamps(event: RecordedEvent) -> Row:

@@ -8,5 +8,5 @@ from projections.lifecycle import entity_table, lifecycle
 PROJECTION = Projection(
     name="meetings",
     tables=(entity_table("meetings", Counts("meeting_counts", by=("status", "assigned_to"))),),
-    handlers=lifecycle("meeting", "meetings", status="status"),
+    handlers=lifecycle("meeting", "meetings", searched=("title",), status="status"),
 )

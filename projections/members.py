@@ -18,7 +18,7 @@ PROJECTION = Projection(
     name="members",
     tables=(entity_table("members", Counts("member_counts", by=("is_deleted",))),),
     handlers={
-        **lifecycle("member", "members", defaults={"is_deleted": False}),
+        **lifecycle("member", "members", searched=("name",), defaults={"is_deleted": False}),
         "member.deleted": deleted,
     },
 )

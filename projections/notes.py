@@ -8,5 +8,5 @@ from projections.lifecycle import entity_table, lifecycle
 PROJECTION = Projection(
     name="notes",
     tables=(entity_table("notes", Counts("note_counts", by=("assigned_to",))),),
-    handlers=lifecycle("note", "notes"),
+    handlers=lifecycle("note", "notes", searched=("body",)),
 )

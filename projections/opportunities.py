@@ -13,5 +13,5 @@ PROJECTION = Projection(
             Counts("opportunity_counts", by=("stage", "assigned_to"), sums=("value",)),
         ),
     ),
-    handlers=lifecycle("opportunity", "opportunities", status="stage"),
+    handlers=lifecycle("opportunity", "opportunities", searched=("name",), status="stage"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from projections.changes import Counts, Projection
 from projections.lifecycle import entity_table, lifecycle
 
-LIFECYCLE = lifecycle("proposal", "proposals", status="status")
+LIFECYCLE = lifecycle("proposal", "proposals", searched=("title",), status="status")
 STEPS = ("sent", "accepted", "declined", "revised")
 
 PROJECTION = Projection(

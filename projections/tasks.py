@@ -8,5 +8,5 @@ from projections.lifecycle import entity_table, lifecycle
 PROJECTION = Projection(
     name="tasks",
     tables=(entity_table("tasks", Counts("task_counts", by=("status", "assigned_to"))),),
-    handlers=lifecycle("task", "tasks", status="status"),
+    handlers=lifecycle("task", "tasks", searched=("title",), status="status"),
 )

@@ -18,6 +18,7 @@ from uuid import UUID
 import orjson
 import psycopg
 
+from domain.shared.text import folded
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.pool import AsyncConnection
@@ -197,7 +198,7 @@ def _where(spec: ListSpec, query: ListQuery) -> str:
         column, type_ = spec.filters[name]
         conditions.append(f"t.{column} = %({name})s::{type_}")
     if query.search:
-        if len(query.search) >= TRIGRAM_CHARS:
+        if len(folded(query.search)) >= TRIGRAM_CHARS:
             conditions.append(f"t.id IN (SELECT {spec.search}(%(workspace)s, %(pattern)s))")
         else:
             conditions.append(spec.search_inline)
@@ -231,7 +232,8 @@ def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
 
 
 def _pattern(search: str) -> str:
-    escaped = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    """The pattern for LIKE that finds folded text which contains the search."""
+    escaped = folded(search).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
 
 

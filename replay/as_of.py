@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 
 from domain.shared.entity import Entity
 from domain.shared.kinds import BY_PLURAL
+from domain.shared.text import folded
 from eventlog.connections import Connection, set_workspace
 from eventlog.reading import RecordedEvent, to_event
 from eventlog.reading.audit import EVENT_OF_ENTRY
@@ -29,6 +30,7 @@ from eventlog.store.log import EventLog, evolve
 from projections.changes import column
 from projections.engine.registry import PROJECTIONS
 from projections.engine.rows.memory import MemoryTables
+from projections.lifecycle import FOLDED
 
 AS_OF_EVENTS_MAX = 2_000_000
 """Maximum number of events folded for one request."""
@@ -200,10 +202,11 @@ def _matches(
         return False
     if not query.search:
         return True
-    needle = _lower(query.search)
-    texts = [row.get(column(name)) or "" for name in BY_PLURAL[query.plural].SEARCH_FIELDS]
-    texts += [contact["name"] for contact in contacts.get(row["id"], ())]
-    return any(needle in _lower(text) for text in texts)
+    needle = folded(query.search)
+    searched = BY_PLURAL[query.plural].SEARCH_FIELDS
+    texts = [row.get(f"{column(name)}{FOLDED}") or "" for name in searched]
+    texts += [contact[f"name{FOLDED}"] for contact in contacts.get(row["id"], ())]
+    return any(needle in text for text in texts)
 
 
 def _sort_key(row: Mapping[str, Any], sort_by: str) -> tuple[Any, ...]:
@@ -231,7 +234,11 @@ def _item(
 ) -> dict[str, Any]:
     kind = BY_PLURAL[query.plural]
     item: dict[str, Any] = dict.fromkeys(kind.FIELDS.wire_names())
-    item.update((to_camel(name), value) for name, value in row.items() if name != "is_deleted")
+    item.update(
+        (to_camel(name), value)
+        for name, value in row.items()
+        if name != "is_deleted" and not name.endswith(FOLDED)
+    )
     item["assignedToName"] = lists["members"].get(row.get("assigned_to") or "", {}).get("name")
     if "memberId" in item:
         item["memberName"] = lists["members"].get(item["memberId"] or "", {}).get("name")

@@ -56,6 +56,13 @@ many."""
 ITEM_ERRORS_SHOWN_MAX = 5
 """Maximum number of field errors of one item of a bulk change."""
 FIELD_SHOWN_MAX_CHARS = 200
+FACTS_SHOWN_MAX = 100
+"""Maximum number of members of a list among the facts of a problem; if there are more,
+`<name>Total` says how many."""
+RESERVED = frozenset(
+    {"type", "title", "status", "detail", "instance", "code", "errorCode", "requestId"}
+)
+"""Members of every problem document, which no fact may have as its name."""
 DETAIL_MAX_CHARS = 2_000
 """Maximum length of a sentence or of a text from the request that an error repeats."""
 
@@ -178,8 +185,9 @@ TITLE_IS_MESSAGE = frozenset({codes.NAME_REQUIRED, codes.FIELD_REQUIRED, codes.U
 class ApiError(Exception):
     """A request that fails with this code.
 
-    `facts` become members of the problem document, under the same names; `errors` name fields. What
-    an error repeats of the request is cut, so that no response grows with what it refuses.
+    `facts` become members of the problem document, under the same names, none of which is
+    `RESERVED`; `errors` name fields. What an error repeats of the request is cut, so that no
+    response grows with what it refuses.
     """
 
     def __init__(
@@ -191,6 +199,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
         **facts: Any,
     ) -> None:
+        assert RESERVED.isdisjoint(facts), facts.keys()
         super().__init__(detail or code.title)
         self.code = code
         self.detail = detail and shortened(detail, DETAIL_MAX_CHARS)
@@ -302,15 +311,18 @@ def field_problem(error: FieldError) -> dict[str, str]:
 def facts_of(refusal: Any) -> dict[str, Any]:
     """Return the attributes of a refusal, or of a part of one, by wire name, as JSON."""
     assert dataclasses.is_dataclass(refusal)
-    return {
-        to_camel(field.name): _wire(getattr(refusal, field.name))
-        for field in dataclasses.fields(refusal)
-    }
+    facts: dict[str, Any] = {}
+    for field in dataclasses.fields(refusal):
+        name, value = to_camel(field.name), getattr(refusal, field.name)
+        facts[name] = _wire(value)
+        if isinstance(value, list) and len(value) > FACTS_SHOWN_MAX:
+            facts[f"{name}Total"] = len(value)
+    return facts
 
 
 def _wire(value: Any) -> Any:
     if isinstance(value, list):
-        return [_wire(each) for each in value]
+        return [_wire(each) for each in value[:FACTS_SHOWN_MAX]]
     if isinstance(value, datetime):
         return value.isoformat()
     if dataclasses.is_dataclass(value):

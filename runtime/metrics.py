@@ -292,5 +292,5 @@ def _buckets(bounds: Iterable[float], counts: list[int]) -> list[tuple[str, floa
 
 def route_of(scope: Mapping[str, Any]) -> str:
     """Return the template of the path of a routed request."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path_format", None)
     return path if isinstance(path, str) else OTHER

@@ -83,7 +83,7 @@ def _add_action(
     read = require_body(JSON_TYPE) if action.requires_body else _optional_body
 
     @router.post(
-        f"/{{id}}/{action.path or action.name}",
+        f"/{{id:uuid}}/{action.path or action.name}",
         operation_id=f"{action.name}{kind.__name__}",
         summary=action.summary,
         responses={

@@ -35,7 +35,7 @@ def add_history(router: APIRouter, resource: EntityResource) -> None:
     }
 
     @router.get(
-        "/{id}/history",
+        "/{id:uuid}/history",
         operation_id=f"get{resource.name}History",
         summary=f"The history of {resource.noun}: who, when, before and after; oldest first",
         responses={

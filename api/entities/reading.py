@@ -84,7 +84,7 @@ def add_get(router: APIRouter, resource: EntityResource) -> None:
     model = item_model(entity_model(kind), kind, resource.spec)
 
     @router.get(
-        "/{id}",
+        "/{id:uuid}",
         operation_id=f"get{resource.name}",
         summary=f"Get {resource.noun}",
         responses={

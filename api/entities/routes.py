@@ -30,7 +30,6 @@ def entity_routes(
     router = APIRouter(prefix=f"/api/{kind.PLURAL}", tags=[kind.PLURAL])
     add_create(router, resource)
     add_list(router, resource)
-    # Before GET /{id}, which would match /export as well.
     add_list_export(router, kind, spec, projections)
     for add_route in (add_get, add_history, add_change, add_delete, add_restore):
         add_route(router, resource)

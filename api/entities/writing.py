@@ -106,7 +106,7 @@ def add_change(router: APIRouter, resource: EntityResource) -> None:
     )
 
     @router.patch(
-        "/{id}",
+        "/{id:uuid}",
         operation_id=f"change{resource.name}",
         summary=f"Change {resource.noun}, by JSON Patch (RFC 6902) or merge patch (RFC 7396)",
         responses={200: changed, **problems(*possible)},
@@ -142,7 +142,7 @@ def add_delete(router: APIRouter, resource: EntityResource) -> None:
     deleted = success("Deleted now or before.", None, "Annals-Position")
 
     @router.delete(
-        "/{id}",
+        "/{id:uuid}",
         operation_id=f"delete{resource.name}",
         summary=f"Delete {resource.noun}{and_children}; the history stays",
         status_code=204,
@@ -177,7 +177,7 @@ def add_restore(router: APIRouter, resource: EntityResource) -> None:
     with_children = " with the entities deleted along with it" if kind.KIND == "account" else ""
 
     @router.post(
-        "/{id}/restore",
+        "/{id:uuid}/restore",
         operation_id=f"restore{resource.name}",
         summary=f"Restore {resource.noun}{with_children}",
         responses={200: restored, **problems(*possible)},

@@ -68,6 +68,15 @@ def with_if_match(versions: list[int] | None, act: Callable[[int | None], R]) ->
         return act(stale.actual)
 
 
+def reject_if_match(versions: list[int] | None) -> None:
+    """Raise 400 (E2033) if If-Match names versions, for a request that changes many entities."""
+    if versions is not None:
+        raise ApiError(
+            codes.INVALID_IF_MATCH,
+            "If-Match names the version of one entity, and this request may change many.",
+        )
+
+
 def await_position(*projections: str) -> Callable[..., Awaitable[None]]:
     """Return a dependency that waits until these projections reached Annals-Min-Position.
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Writer
+from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Versions, Writer
 from api.dependencies.request import require_write_capacity
 from api.http.bodies import parse_body
+from api.http.conditions import with_if_match
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
-from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_WRITE, problems, success
+from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_VERSION, ON_WRITE, problems, success
 from api.http.problems import WITH_SUCCESS_FLAG
 from api.http.responses import json_response
 from api.routes.appointments import Confirmation, confirm
@@ -45,12 +47,12 @@ class BookingConfirmation(Confirmation):
         200: success(
             "Confirmed.",
             None,
-            "Annals-Position",
+            *("ETag", "Annals-Position"),
             example={"success": True, "appointment": EXAMPLE_APPOINTMENT},
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
-            *(codes.TRANSITION_REFUSED, codes.ALREADY_CONFIRMED),
+            *(codes.TRANSITION_REFUSED, codes.ALREADY_CONFIRMED, *ON_VERSION),
         ),
     },
     openapi_extra={
@@ -69,6 +71,7 @@ class BookingConfirmation(Confirmation):
 def confirm_booking(
     services: ServicesDep,
     _caller: Writer,
+    versions: Versions,
     body: JsonBody,
     executor: Executor,
 ) -> Response:
@@ -76,12 +79,14 @@ def confirm_booking(
 
     def act(scope: Scope) -> Response:
         request = parse_body(BookingConfirmation, body)
-        outcome = services.commands.act(
+        decide = partial(
+            services.commands.act,
             scope,
             Appointment,
             request.appointment_id,
             lambda appointment, at: confirm(appointment, request, at),
         )
+        outcome = with_if_match(versions, lambda version: decide(expected_version=version))
         values = outcome.entity.values
         content = {
             "success": True,
@@ -92,6 +97,6 @@ def confirm_booking(
                 "confirmed_by": values["confirmedBy"],
             },
         }
-        return json_response(content, position=outcome.position)
+        return json_response(content, version=outcome.entity.version, position=outcome.position)
 
     return executor.run(act, body)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from api.dependencies.annotated import Executor, ServicesDep, Writer
+from api.dependencies.annotated import Executor, ServicesDep, Versions, Writer
 from api.dependencies.request import require_write_capacity
 from api.http.auth import Caller
 from api.http.bodies import Body, RequestModel, require_body, validate
@@ -18,6 +18,7 @@ from api.http.conditions import (
     MIN_POSITION,
     await_position,
     parse_position,
+    reject_if_match,
     wait_for_projections,
 )
 from api.http.openapi.bodies import request_body
@@ -170,7 +171,7 @@ def _filter_errors(errors: list[FieldError]) -> list[FieldError]:
         ),
         202: JOB_ACCEPTED,
         **problems(
-            *(codes.TOO_MANY_ITEMS, codes.BULK_REFUSED, codes.TIME_TAKEN),
+            *(codes.TOO_MANY_ITEMS, codes.BULK_REFUSED, codes.TIME_TAKEN, codes.INVALID_IF_MATCH),
             *(codes.TOO_MANY_OPEN_JOBS, *ON_BODY, *ON_FIELDS, *ON_WRITE, *ON_READ),
         ),
     },
@@ -181,11 +182,13 @@ async def bulk(
     request: Request,
     services: ServicesDep,
     caller: Writer,
+    versions: Versions,
     body: Annotated[Body, Depends(require_body(JSON_TYPE, limit="bulk_body_max_bytes"))],
     _: Annotated[None, Depends(await_position())],
     executor: Executor,
 ) -> Response:
     """All changes are one command: POST /api/undo with its `commandId` undoes them."""
+    reject_if_match(versions)
     bulk_request = await run_in_threadpool(_BulkRequest, body)
     kind, atomic = bulk_request.kind, bulk_request.parsed.atomic
     caller.require(write_permission(kind))

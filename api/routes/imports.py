@@ -154,7 +154,7 @@ def list_(request: Request, services: ServicesDep, caller: Writer, _: MinPositio
 
 
 @ROUTER.get(
-    "/{id}",
+    "/{id:uuid}",
     operation_id="getImport",
     summary="An import: its columns, their fields, and the progress of its job",
     responses={
@@ -172,7 +172,7 @@ def get(
 
 
 @ROUTER.patch(
-    "/{id}",
+    "/{id:uuid}",
     operation_id="changeImport",
     summary="Choose the fields of the columns, which rows are the same, and what happens to those",
     responses={
@@ -226,7 +226,7 @@ async def change(
 
 
 @ROUTER.get(
-    "/{id}/preview",
+    "/{id:uuid}/preview",
     operation_id="previewImport",
     summary="What an import would do: rows created, updated, skipped, failed",
     responses={
@@ -258,7 +258,7 @@ def preview(
 
 
 @ROUTER.post(
-    "/{id}/start",
+    "/{id:uuid}/start",
     operation_id="startImport",
     summary="Import the rows, as a job; one undo by the import's id takes all of it back",
     status_code=202,
@@ -279,7 +279,7 @@ def start(
 
 
 @ROUTER.get(
-    "/{id}/issues",
+    "/{id:uuid}/issues",
     operation_id="listImportIssues",
     summary="Issues of the rows: row, column, value, code and a sentence",
     responses={
@@ -304,7 +304,7 @@ def issues(
 
 
 @ROUTER.get(
-    "/{id}/failed.csv",
+    "/{id:uuid}/failed.csv",
     operation_id="getFailedRows",
     summary="The rows that failed, with their columns and the reasons, to be corrected",
     responses={
@@ -324,7 +324,7 @@ def failed(
 
 
 @ROUTER.post(
-    "/{id}/corrections",
+    "/{id:uuid}/corrections",
     operation_id="correctImport",
     summary="Upload failed rows that were corrected; the import resumes with them",
     status_code=202,
@@ -359,7 +359,7 @@ async def correct(
 
 
 @ROUTER.delete(
-    "/{id}",
+    "/{id:uuid}",
     operation_id="deleteImport",
     summary="Delete the file and its failed rows; what was imported stays",
     status_code=204,

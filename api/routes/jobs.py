@@ -79,7 +79,7 @@ async def list_(
 
 
 @ROUTER.get(
-    "/{id}",
+    "/{id:uuid}",
     operation_id="getJob",
     summary="The progress of a job, with its first errors",
     responses={
@@ -95,7 +95,7 @@ async def get(job_id: EntityId, services: ServicesDep, caller: Reader, _: MinPos
 
 
 @ROUTER.get(
-    "/{id}/errors",
+    "/{id:uuid}/errors",
     operation_id="listJobErrors",
     summary="All failed items of a job, in order; kept for 30 days",
     responses={
@@ -123,7 +123,7 @@ async def errors(
 
 
 @ROUTER.get(
-    "/{id}/events",
+    "/{id:uuid}/events",
     operation_id="followJob",
     summary="The progress of a job as server-sent events, until it ends",
     # The route returns an EventStream. If that class were named here, the framework would expect
@@ -161,7 +161,7 @@ async def follow(
 
 
 @ROUTER.post(
-    "/{id}/cancel",
+    "/{id:uuid}/cancel",
     operation_id="cancelJob",
     summary="Cancel a job; what it has done stays",
     responses={

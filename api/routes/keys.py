@@ -159,7 +159,7 @@ async def list_(
 
 
 @ROUTER.delete(
-    "/{id}",
+    "/{id:uuid}",
     operation_id="revokeKey",
     summary="Revoke an API key permanently",
     status_code=204,

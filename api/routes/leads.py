@@ -23,7 +23,7 @@ from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
 from api.entities.routes import entity_routes
 from api.http.bodies import RequestModel, parse_body
-from api.http.conditions import with_if_match
+from api.http.conditions import reject_if_match, with_if_match
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import (
@@ -120,12 +120,13 @@ class Conversion(RequestModel):
             "With `leadId`: `{success, lead}`. With `leadIds`: `leads` were updated; if others were"
             " not, `success` is false and `errors` says why, by error code.",
             None,
-            "Annals-Position",
+            *("ETag", "Annals-Position"),
             example={"success": True, "lead": EXAMPLE_UPDATED},
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
             *(codes.TRANSITION_REFUSED, codes.STATUS_UNCHANGED, codes.NOTHING_UPDATED),
+            *ON_VERSION,
         ),
     },
     openapi_extra={
@@ -135,14 +136,15 @@ class Conversion(RequestModel):
     dependencies=[Depends(require_write_capacity)],
 )
 def update_status(
-    services: ServicesDep, _caller: Writer, body: JsonBody, executor: Executor
+    services: ServicesDep, _caller: Writer, versions: Versions, body: JsonBody, executor: Executor
 ) -> Response:
-    """Problem documents of this route have the member `success: false`."""
+    """Problem documents have the member `success: false`. If-Match is refused with `leadIds`."""
 
     def act(scope: Scope) -> Response:
         request = parse_body(StatusUpdate, body)
         if request.lead_id is not None:
-            return _update_one(services, scope, request.lead_id, request.status)
+            return _update_one(services, scope, request.lead_id, versions, request.status)
+        reject_if_match(versions)
         try:
             updates = services.leads.update_statuses(
                 scope, request.lead_ids or [], request.status.value, atomic=request.atomic
@@ -156,19 +158,19 @@ def update_status(
 
 
 @ROUTER.post(
-    "/{id}/update-status",
+    "/{id:uuid}/update-status",
     operation_id="updateStatusOfLead",
     summary="Set the status of one lead",
     responses={
         200: success(
             "`{success, lead}`, as POST /api/leads/update-status with `leadId`.",
             None,
-            "Annals-Position",
+            *("ETag", "Annals-Position"),
             example={"success": True, "lead": EXAMPLE_UPDATED},
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
-            *(codes.TRANSITION_REFUSED, codes.STATUS_UNCHANGED),
+            *(codes.TRANSITION_REFUSED, codes.STATUS_UNCHANGED, *ON_VERSION),
         ),
     },
     openapi_extra={
@@ -178,18 +180,24 @@ def update_status(
     dependencies=[Depends(require_write_capacity)],
 )
 def update_status_of_lead(
-    lead_id: EntityId, services: ServicesDep, _caller: Writer, body: JsonBody, executor: Executor
+    lead_id: EntityId,
+    services: ServicesDep,
+    _caller: Writer,
+    versions: Versions,
+    body: JsonBody,
+    executor: Executor,
 ) -> Response:
     """Problem documents of this route have the member `success: false`."""
 
     def act(scope: Scope) -> Response:
-        return _update_one(services, scope, lead_id, parse_body(StatusOfLead, body).status)
+        status = parse_body(StatusOfLead, body).status
+        return _update_one(services, scope, lead_id, versions, status)
 
     return executor.run(act, body)
 
 
 @ROUTER.post(
-    "/{id}/convert",
+    "/{id:uuid}/convert",
     operation_id="convertLead",
     summary="Convert a lead into an account, a contact and an opportunity; the lead becomes won",
     responses={
@@ -232,13 +240,24 @@ def convert(
     return executor.run(act, body)
 
 
-def _update_one(services: Services, scope: Scope, lead_id: UUID, status: LeadStatus) -> Response:
-    outcome = services.commands.act(
-        scope, Lead, lead_id, lambda lead, at: lead.update_status(status.value, at=at)
+def _update_one(
+    services: Services,
+    scope: Scope,
+    lead_id: UUID,
+    versions: list[int] | None,
+    status: LeadStatus,
+) -> Response:
+    update = partial(
+        services.commands.act,
+        scope,
+        Lead,
+        lead_id,
+        lambda lead, at: lead.update_status(status.value, at=at),
     )
+    outcome = with_if_match(versions, lambda version: update(expected_version=version))
     assert isinstance(outcome.entity, Lead)
     content = {"success": True, "lead": _updated_as_json(outcome.entity)}
-    return json_response(content, position=outcome.position)
+    return json_response(content, version=outcome.entity.version, position=outcome.position)
 
 
 def _updated_as_json(lead: Lead) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _add_merge(
     request_example = {"with": EXAMPLE_OTHER_ID, "fields": {next(iter(example)): "other"}}
 
     @ROUTER.post(
-        f"/api/{kind.PLURAL}/{{id}}/merge",
+        f"/api/{kind.PLURAL}/{{id:uuid}}/merge",
         operation_id=f"merge{kind.__name__}",
         summary=f"Merge another {kind.KIND} into this one{and_children}",
         responses={

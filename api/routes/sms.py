@@ -157,7 +157,7 @@ def send_sms(
 
 
 @ROUTER.get(
-    "/api/leads/{leadId}/sms-history",
+    "/api/leads/{leadId:uuid}/sms-history",
     operation_id="getSmsHistory",
     tags=TAGS,
     summary="The text messages to a lead with their delivery status, newest first",

@@ -236,6 +236,7 @@ class KeyRevoked(Refusal):
     entity_id: UUID
 
 
+@dataclass
 class KeyNotAccepted(Refusal):
     """The API key that was presented is not a valid admin key of this workspace."""
 
@@ -246,10 +247,10 @@ class StatusUnchanged(Refusal):
 
     kind: str
     entity_id: UUID
-    status: str
+    current_status: str
 
     def __str__(self) -> str:
-        return f"The {self.kind} is already {self.status}."
+        return f"The {self.kind} is already {self.current_status}."
 
 
 @dataclass

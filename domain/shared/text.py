@@ -16,6 +16,25 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """The characters with which a cell of an exported file must not begin."""
 
+UNDECOMPOSED = str.maketrans(
+    {
+        "æ": "ae",
+        "œ": "oe",
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "þ": "th",
+        "ħ": "h",
+        "ŧ": "t",
+        "ı": "i",
+    }
+)
+"""Latin letters that Unicode does not decompose into a letter and an accent, in lower case."""
+KEPT_MARKS = frozenset({0, 7, 8, 9})
+"""Combining classes of what is no accent: letters and vowel signs that take space (0), nuktas (7),
+voicing marks of kana (8) and viramas (9)."""
+
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _HIDDEN_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -36,17 +55,18 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def without_accents(text: str) -> str:
-    """The text without accents and the differences of form that NFKD removes: `Café` is `Cafe`."""
-    if text.isascii():
-        return text
-    decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(char for char in decomposed if not unicodedata.combining(char))
-
-
 def folded(text: str) -> str:
-    """The text as it is compared: without case and accents, `CAFÉ` and `cafe` are equal."""
-    return without_accents(text).casefold()
+    """The text as it is compared: without case, accents and differences of form.
+
+    `CAFÉ` and `cafe` are equal, and so are `Straße` and `STRASSE`, `Łódź` and `lodz`, `Ærø` and
+    `aero`, `İstanbul`, `ıstanbul` and `istanbul`, full-width and other letters. Marks that make
+    another letter, as in Japanese and in Indian scripts, are kept. Folding twice changes nothing.
+    """
+    if text.isascii():
+        return text.lower()
+    decomposed = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(char for char in decomposed if unicodedata.combining(char) in KEPT_MARKS)
+    return unicodedata.normalize("NFKC", plain.translate(UNDECOMPOSED))
 
 
 def neutralised(text: str) -> str:

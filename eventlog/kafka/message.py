@@ -126,7 +126,9 @@ def decode(value: bytes) -> RecordedEvent:
             topic, fields["accountId"], data, metadata, fields["occurredAt"],
             fields["recordedAt"], _digest(fields, raw, metadata),
         )  # fmt: skip
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except MalformedMessage:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise MalformedMessage(f"{value[:200]!r}: {error!r}") from None
 
 
@@ -136,7 +138,9 @@ def digest_of(value: bytes) -> tuple[int, int]:
         fields = orjson.loads(value)
         raw, metadata = _stored_texts(value, fields["dataBytes"])
         return fields["position"], _digest(fields, raw, metadata)
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except MalformedMessage:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise MalformedMessage(f"{value[:200]!r}: {error!r}") from None
 
 

@@ -20,6 +20,6 @@ SPEC = entity_list(
         "status": Sort.by(("status", "text"), CREATED_AT),
         "starts_at": Sort.by(("starts_at", "timestamptz")),
     },
-    search_inline="t.title ILIKE %(pattern)s",
+    search_inline="t.title_folded LIKE %(pattern)s",
     stats={"byStatus": count_by("appointment_counts", "status")},
 )

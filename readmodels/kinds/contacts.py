@@ -9,5 +9,5 @@ SPEC = entity_list(
     columns("name", "email", "phone", "title"),
     counts_table="contact_counts",
     sorts={"name": Sort.by(("name_key", "text"))},
-    search_inline="t.name ILIKE %(pattern)s",
+    search_inline="t.name_folded LIKE %(pattern)s",
 )

@@ -21,7 +21,7 @@ SPEC = entity_list(
         "status_changed_at": Sort.by(("status_changed_at", "timestamptz")),
         "next_action_date": Sort.by(("next_action_date_key", "date")),
     },
-    search_inline="""(t.name ILIKE %(pattern)s OR t.company ILIKE %(pattern)s
-        OR t.email ILIKE %(pattern)s)""",
+    search_inline="""(t.name_folded LIKE %(pattern)s OR t.company_folded LIKE %(pattern)s
+        OR t.email_folded LIKE %(pattern)s)""",
     stats={"byStatus": count_by("lead_counts", "status")},
 )

@@ -13,6 +13,6 @@ SPEC = entity_list(
         "status": Sort.by(("status", "text"), CREATED_AT),
         "starts_at": Sort.by(("starts_at_key", "timestamptz")),
     },
-    search_inline="t.title ILIKE %(pattern)s",
+    search_inline="t.title_folded LIKE %(pattern)s",
     stats={"byStatus": count_by("meeting_counts", "status")},
 )

@@ -11,6 +11,6 @@ SPEC = ListSpec(
     counts_table="member_counts",
     counted=frozenset(),
     sorts={"name": Sort.by(("name_key", "text")), **COMMON_SORTS},
-    search_inline="t.name ILIKE %(pattern)s",
+    search_inline="t.name_folded LIKE %(pattern)s",
     base="NOT t.is_deleted",
 )

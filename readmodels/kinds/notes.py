@@ -9,5 +9,5 @@ SPEC = entity_list(
     columns("title", "body"),
     counts_table="note_counts",
     sorts={},
-    search_inline="t.body ILIKE %(pattern)s",
+    search_inline="t.body_folded LIKE %(pattern)s",
 )

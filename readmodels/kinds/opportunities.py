@@ -24,6 +24,6 @@ SPEC = entity_list(
         "name": Sort.by(("name_key", "text")),
         "stage": Sort.by(("stage", "text"), CREATED_AT),
     },
-    search_inline="t.name ILIKE %(pattern)s",
+    search_inline="t.name_folded LIKE %(pattern)s",
     stats={"byStage": BY_STAGE},
 )

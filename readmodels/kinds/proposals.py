@@ -15,6 +15,6 @@ SPEC = entity_list(
     counted=by_text("status"),
     counts_table="proposal_counts",
     sorts={"status": Sort.by(("status", "text"), CREATED_AT)},
-    search_inline="t.title ILIKE %(pattern)s",
+    search_inline="t.title_folded LIKE %(pattern)s",
     stats={"byStatus": count_by("proposal_counts", "status")},
 )

@@ -13,6 +13,6 @@ SPEC = entity_list(
         "status": Sort.by(("status", "text"), CREATED_AT),
         "due_date": Sort.by(("due_date_key", "date")),
     },
-    search_inline="t.title ILIKE %(pattern)s",
+    search_inline="t.title_folded LIKE %(pattern)s",
     stats={"byStatus": count_by("task_counts", "status")},
 )

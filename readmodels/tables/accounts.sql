@@ -4,6 +4,7 @@ CREATE TABLE accounts (
     id             uuid        NOT NULL,
     company        text        NOT NULL,
     company_key    text        NOT NULL GENERATED ALWAYS AS (lower(company)) STORED,
+    company_folded text        NOT NULL,
     type           text        NOT NULL,
     status         text        NOT NULL,
     priority       text        NOT NULL,
@@ -43,20 +44,20 @@ CREATE INDEX ON accounts (workspace_id, company_key, id);
 CREATE INDEX ON accounts (workspace_id, type, created_at, id);
 CREATE INDEX ON accounts (workspace_id, status, created_at, id);
 CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON accounts USING gin (workspace_id, company public.gin_trgm_ops);
+CREATE INDEX ON accounts USING gin (workspace_id, company_folded public.gin_trgm_ops);
 
 -- functions
 -- Finds accounts by company or by the name of a contact. Row-level security keeps leaky operators
--- such as ILIKE from using an index, so this runs as the tables' owner and checks the workspace.
+-- such as LIKE from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT a.id FROM accounts a
      WHERE a.workspace_id = workspace AND workspace = public.current_workspace()
-       AND a.company ILIKE pattern
+       AND a.company_folded LIKE pattern
     UNION
     SELECT c.account_id FROM contacts c
      WHERE c.workspace_id = workspace AND workspace = public.current_workspace()
-       AND c.name ILIKE pattern;
+       AND c.name_folded LIKE pattern;
 END $$;

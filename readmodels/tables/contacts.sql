@@ -5,6 +5,7 @@ CREATE TABLE contacts (
     account_id     uuid        NOT NULL,
     name           text        NOT NULL,
     name_key       text        NOT NULL GENERATED ALWAYS AS (lower(name)) STORED,
+    name_folded    text        NOT NULL,
     email          text,
     phone          text,
     title          text,
@@ -29,14 +30,14 @@ CREATE INDEX ON contacts (workspace_id, account_id, created_at, id);
 CREATE INDEX ON contacts (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON contacts (workspace_id, updated_at, id);
 CREATE INDEX ON contacts (workspace_id, name_key, id);
-CREATE INDEX ON contacts USING gin (workspace_id, name public.gin_trgm_ops);
+CREATE INDEX ON contacts USING gin (workspace_id, name_folded public.gin_trgm_ops);
 
 -- functions
--- Row-level security keeps leaky operators such as ILIKE from using an index, so this function runs
+-- Row-level security keeps leaky operators such as LIKE from using an index, so this function runs
 -- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_contacts(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM contacts
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
-       AND name ILIKE pattern
+       AND name_folded LIKE pattern
 $$;

@@ -4,10 +4,13 @@ CREATE TABLE leads (
     id             uuid        NOT NULL,
     name           text        NOT NULL,
     name_key       text        NOT NULL GENERATED ALWAYS AS (lower(name)) STORED,
+    name_folded    text        NOT NULL,
     status         text        NOT NULL,
     status_changed_at timestamptz NOT NULL,
     company        text,
+    company_folded text,
     email          text,
+    email_folded   text,
     phone          text,
     source         text,
     value          numeric(18,2),
@@ -46,16 +49,16 @@ CREATE INDEX ON leads (workspace_id, status, created_at, id);
 CREATE INDEX ON leads (workspace_id, status_changed_at, id);
 CREATE INDEX ON leads (workspace_id, next_action_date_key, id);
 CREATE INDEX ON leads (workspace_id, source, created_at, id);
-CREATE INDEX ON leads USING gin (workspace_id, name public.gin_trgm_ops);
-CREATE INDEX ON leads USING gin (workspace_id, company public.gin_trgm_ops);
-CREATE INDEX ON leads USING gin (workspace_id, email public.gin_trgm_ops);
+CREATE INDEX ON leads USING gin (workspace_id, name_folded public.gin_trgm_ops);
+CREATE INDEX ON leads USING gin (workspace_id, company_folded public.gin_trgm_ops);
+CREATE INDEX ON leads USING gin (workspace_id, email_folded public.gin_trgm_ops);
 
 -- functions
--- Finds leads by name, company or email. Row-level security keeps leaky operators such as ILIKE
+-- Finds leads by name, company or email. Row-level security keeps leaky operators such as LIKE
 -- from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_leads(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM leads
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
-       AND (name ILIKE pattern OR company ILIKE pattern OR email ILIKE pattern)
+       AND (name_folded LIKE pattern OR company_folded LIKE pattern OR email_folded LIKE pattern)
 $$;

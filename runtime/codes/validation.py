@@ -170,7 +170,8 @@ ROUTE_NOT_FOUND = ErrorCode(
     "E2040",
     404,
     "Nothing exists at this address.",
-    "The API does not serve this path; /docs lists all paths.",
+    "The API does not serve this path; /docs lists all paths. A part of a path that stands for an"
+    " id has to be a UUID.",
 )
 METHOD_NOT_ALLOWED = ErrorCode(
     "E2041",

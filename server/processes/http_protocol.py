@@ -18,12 +18,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.http.client_address import TrustedProxies
 from api.http.problems import problem
+from domain.shared.text import shortened
 from runtime import codes
 from runtime.codes.code import ErrorCode
 from runtime.errors import ApiError
 from runtime.settings import Settings
 
 CLOSE = {"Connection": "close"}
+PATH_SHOWN_MAX_CHARS = 200
+"""Maximum length of the path in the refusal of a request whose head is not complete."""
 
 
 class Connections:
@@ -131,11 +134,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._headers = 0
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the URL."""
-        if len(self.url) + len(url) > self.settings.http_url_max_bytes:
+        """Take a part of the URL; of one that is too long, the beginning for the refusal."""
+        room = self.settings.http_url_max_bytes - len(self.url)
+        if len(url) > room:
             self._refusal = self._refusal or codes.URL_TOO_LONG
-        elif self._refusal is None:
-            super().on_url(url)
+        super().on_url(url[:room])
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer after the body."""
@@ -197,9 +200,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _path(self) -> str:
-        """The path as far as it has arrived; empty before the first byte of a head."""
+        """The path as far as it has arrived, shortened; empty before the first byte of a head."""
         url = self.url if self._has_begun else b""
-        return url.partition(b"?")[0].decode("latin-1")
+        return shortened(url.partition(b"?")[0].decode("latin-1"), PATH_SHOWN_MAX_CHARS)
 
     def _release(self) -> None:
         if self._address is not None:

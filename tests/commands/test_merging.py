@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from commands import merging as merging_module
+from commands.bulk import BulkAction, BulkChange, BulkCommands
 from commands.entities import EntityCommands
 from commands.merging import MergeOutcome
 from commands.undo.commands import UndoTarget
@@ -280,6 +282,29 @@ def test_child_deleted_before_the_merge_is_restored_to_the_last_survivor(
     assert conflicts(lambda: undo_client.undo(deleted)) == [("account", "accountId", False)]
     undo_client.commands.restore(undo_client.new_scope(), Note, children[Note])
     assert undo_client.load(Note, children[Note]).account_id == last
+    engine.catch_up()
+    assert_tables_match_log(database)
+
+
+def test_children_deleted_before_the_merge_are_restored_in_bulk_to_the_last_survivor(
+    undo_client: UndoClient, merge_case: MergeCase, engine: ProjectionEngine, database: Connection
+) -> None:
+    this, other, children = merge_case
+    undo_client.delete(Note, children[Note])
+    kept = undo_client.make(Note, this, body="Kept")
+    undo_client.delete(Note, kept)
+    undo_client.merge(Account, this, other)
+    last = undo_client.make(Account, None, **ACME)
+    undo_client.merge(Account, last, this)
+    bulk = BulkCommands(undo_client.log, clock=lambda: datetime.now(UTC))
+    outcome = bulk.apply(
+        undo_client.new_scope(),
+        Note,
+        [children[Note], kept],
+        BulkChange(BulkAction.RESTORE),
+    )
+    assert outcome.failed == []
+    assert {undo_client.load(Note, each).account_id for each in (children[Note], kept)} == {last}
     engine.catch_up()
     assert_tables_match_log(database)
 

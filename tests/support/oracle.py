@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from pydantic.alias_generators import to_snake
 
+from domain.shared.text import folded
 from eventlog.connections import Connection
 from tests.support.kinds import DESCRIBED_KINDS
 
@@ -120,6 +121,19 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
     ),
     **{name: convert for each in DESCRIBED_KINDS for name, convert in each.conversions.items()},
 }
+SEARCHED = {
+    "accounts": "company",
+    "appointments": "title",
+    "contacts": "name",
+    "leads": "name company email",
+    "meetings": "title",
+    "members": "name",
+    "notes": "body",
+    "opportunities": "name",
+    "tasks": "title",
+    **{each.kind.PLURAL: each.searched for each in DESCRIBED_KINDS},
+}
+"""The columns by which each list is searched."""
 COUNTS = {
     "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
     "appointments": ("appointment_counts", ("status", "member_id", "assigned_to")),
@@ -200,6 +214,8 @@ class EntityState:
         """Return the entity's row, without columns that other entities contribute."""
         names = [*COLUMNS[self.kind].split(), "assignedTo"]
         row = {COLUMN_NAMES.get(name, name): self._value(name) for name in names}
+        for name in SEARCHED.get(TABLE_OF[self.kind], "").split():
+            row[f"{name}_folded"] = row[name] if row[name] is None else folded(row[name])
         row |= {
             "workspace_id": self.workspace_id,
             "id": self.id,

@@ -13,8 +13,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from domain.shared.text import folded
 from tests.support.kinds import DESCRIBED_KINDS
-from tests.support.oracle import Row, exact, expected_tables
+from tests.support.oracle import SEARCHED, Row, exact, expected_tables
 
 Item = dict[str, Any]
 
@@ -45,18 +46,6 @@ ENDING = "assignedTo assignedToName customFields createdAt updatedAt version"
 TIMES = ["createdAt", "updatedAt", "startsAt", "endsAt", "statusChangedAt", "confirmedAt"]
 TIMES += [name for each in DESCRIBED_KINDS for name in each.columns.split() if name.endswith("At")]
 OF_CONTACT = "id name email phone title version"
-SEARCHED = {
-    "accounts": "company",
-    "appointments": "title",
-    "contacts": "name",
-    "leads": "name company email",
-    "meetings": "title",
-    "members": "name",
-    "notes": "body",
-    "opportunities": "name",
-    "tasks": "title",
-    **{each.kind.PLURAL: each.searched for each in DESCRIBED_KINDS},
-}
 FILTERS = {
     "accounts": "type status priority assignedTo",
     "appointments": "accountId leadId memberId status assignedTo",
@@ -184,7 +173,7 @@ class ReferenceLists:
         texts = [row[column(name)] or "" for name in SEARCHED[request.plural].split()]
         if request.plural == "accounts":
             texts += [contact["name"] for contact in self._contacts(row["id"])]
-        return any(lower(request.search) in lower(text) for text in texts)
+        return any(folded(request.search) in folded(text) for text in texts)
 
     def _contacts(self, account_id: UUID) -> list[Row]:
         contacts = [row for row in self.tables["contacts"] if row["account_id"] == account_id]

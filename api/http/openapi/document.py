@@ -35,8 +35,9 @@ def describe(app: FastAPI) -> None:
 def methods_at(app: FastAPI, path: str) -> list[str]:
     """Return the methods that the API serves at this path."""
     templates = app.openapi()["paths"]
-    found = next((each for each in templates if _matches(each, path)), None)
-    return sorted(method.upper() for method in templates[found]) if found else []
+    # A literal path such as /api/leads/update-status also has the form of one with an id.
+    found = [path] if path in templates else [each for each in templates if _matches(each, path)]
+    return sorted({method.upper() for each in found for method in templates[each]})
 
 
 def query_parameters_by_operation(app: FastAPI) -> Mapping[str, frozenset[str]]:

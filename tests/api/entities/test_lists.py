@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -183,3 +184,69 @@ def test_routes_without_parameters_refuse_them(filled: ApiWorkspace) -> None:
     ):
         refused = client.request(method, path, params={"force": "true"})
         assert (refused.status_code, refused.json()["code"]) == (400, "E2030"), path
+
+
+@pytest.fixture(scope="module")
+def accented(api: Api) -> ApiWorkspace:
+    """A workspace whose names have accents."""
+    api_workspace = api.new_workspace()
+    for company in ("Café Müller", "STRASSENBAU", "Łódź Ærø", "Istanbul", "Cafeteria"):
+        account = api_workspace.account(company=company)
+    api_workspace.make("contacts", accountId=account, name="Zoë Ångström")
+    lead = {"name": "Renée", "company": "Groß", "email": "rené@example.com", "source": "Bücher"}
+    last = api_workspace.make("leads", **lead)
+    api.wait_until_projected(int(last.headers["Annals-Position"]))
+    return api_workspace
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ("cafe", {"Café Müller", "Cafeteria"}),
+        ("CAFÉ", {"Café Müller", "Cafeteria"}),
+        ("cafe\u0301 mu\u0308ller", {"Café Müller"}),
+        ("fé", {"Café Müller", "Cafeteria"}),
+        ("é", {"Café Müller", "STRASSENBAU", "Łódź Ærø", "Cafeteria"}),
+        ("straße", {"STRASSENBAU"}),
+        ("ß", {"STRASSENBAU"}),
+        ("lodz aero", {"Łódź Ærø"}),
+        ("ÆRØ", {"Łódź Ærø"}),
+        ("İSTANBUL", {"Istanbul"}),
+        ("ıst", {"Istanbul"}),
+        ("zoe angstrom", {"Cafeteria"}),
+        ("ZO", {"Cafeteria"}),
+        ("caf_", set()),
+        ("kafe", set()),
+    ],
+)
+def test_search_ignores_case_accents_and_form(
+    accented: ApiWorkspace, search: str, expected: set[str]
+) -> None:
+    assert set(companies(accented, search=search)) == expected
+    assert set(companies(accented, search=search, asOf="2200-01-01")) == expected
+    export = accented.client().get(
+        "/api/accounts/export", params={"format": "ndjson", "search": search}
+    )
+    assert {json.loads(line)["company"] for line in export.text.splitlines()} == expected
+
+
+@pytest.mark.parametrize("search", ["renee", "GROSS", "rene\u0301@", "re"])
+def test_every_searched_field_of_a_lead_is_compared_alike(
+    accented: ApiWorkspace, search: str
+) -> None:
+    page = accented.client().get("/api/leads", params={"search": search}).json()
+    assert [each["name"] for each in page["items"]] == ["Renée"]
+    assert page["pagination"]["totalItems"] == 1
+
+
+def test_filters_accept_text_in_any_form(accented: ApiWorkspace) -> None:
+    page = accented.client().get("/api/leads", params={"source": "Bu\u0308cher"}).json()
+    assert [each["name"] for each in page["items"]] == ["Renée"]
+
+
+def test_items_and_exports_do_not_show_the_folded_text(accented: ApiWorkspace) -> None:
+    client = accented.client()
+    for parameters in ({}, {"asOf": "2200-01-01"}):
+        listed = client.get("/api/leads", params=parameters)
+        assert "olded" not in listed.text
+    assert "olded" not in client.get("/api/leads/export", params={"format": "csv"}).text

@@ -57,20 +57,23 @@ APPENDED_ROWS = 500
 # Compressible text, so that the table is small and only the export is big.
 GENERATE = """
 INSERT INTO read.accounts (
-       workspace_id, id, company, type, status, priority, next_action, contact_count, task_count,
-       meeting_count, note_count, open_opportunity_count, custom_fields, created_at, updated_at,
-       version)
-SELECT %s, gen_random_uuid(), 'Company ' || i, 'customer', 'active', 'low', repeat('ab', 200),
+       workspace_id, id, company, company_folded, type, status, priority, next_action,
+       contact_count, task_count, meeting_count, note_count, open_opportunity_count,
+       custom_fields, created_at, updated_at, version)
+SELECT %s, gen_random_uuid(), 'Company ' || i, 'company ' || i, 'customer', 'active', 'low',
+       repeat('ab', 200),
        0, 0, 0, 0, 0, '{"sector": "x"}', '2026-01-01Z'::timestamptz + i * interval '1 second',
        '2026-01-01Z', 1
   FROM generate_series(1, %s) AS i
 """
 CHANGE_LAST = """
-UPDATE read.accounts SET company = 'changed by Company 4999'
+UPDATE read.accounts
+   SET company = 'changed by Company 4999', company_folded = 'changed by company 4999'
  WHERE workspace_id = %s AND company = 'Company 1'
 """
 CHANGE_BACK = """
-UPDATE read.accounts SET company = 'Company 1' WHERE workspace_id = %s AND company LIKE 'changed%%'
+UPDATE read.accounts SET company = 'Company 1', company_folded = 'company 1'
+ WHERE workspace_id = %s AND company LIKE 'changed%%'
 """
 DIVERGENT = {
     "by projection": ("UPDATE projections SET position = 1 WHERE name = 'members'",),

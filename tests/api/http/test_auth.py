@@ -58,7 +58,10 @@ def test_request_without_a_valid_key_is_401(api: Api, authorization: str | None,
         if operation["operationId"] in PUBLIC:
             continue
         refused = client.request(
-            method, path.replace("{id}", ID), headers=headers, **example_request(operation)
+            method,
+            path.replace("{id}", ID).replace("{leadId}", ID),
+            headers=headers,
+            **example_request(operation),
         )
         assert (refused.status_code, refused.json()["code"]) == (401, code), path
         assert refused.headers["WWW-Authenticate"].startswith("Bearer ")

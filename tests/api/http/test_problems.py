@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -15,21 +18,40 @@ import pytest
 from eventsourcing.persistence import IntegrityError, OperationalError, PersistenceError
 from fastapi import FastAPI
 from psycopg_pool import PoolTimeout, TooManyRequests
+from pydantic.alias_generators import to_camel
 
 from api.app import create_app
 from api.http.middleware import RequestContext
-from api.http.problems import handle_errors
+from api.http.problems import handle_errors, problem
 from commands.importing.issues import ImportFault
-from domain.shared.refusals import KeyRevoked, OpenOpportunities, Refusal
+from domain.shared.refusals import (
+    Conflict,
+    InvalidFields,
+    KeyRevoked,
+    OpenOpportunities,
+    Refusal,
+    UndoConflict,
+)
 from readmodels import pool
+from runtime import codes
 from runtime.codes import CODES
-from runtime.errors import CODES_BY_IMPORT_FAULT, CODES_BY_REFUSAL, as_api_error, documentation
+from runtime.codes.code import ErrorCode
+from runtime.errors import (
+    CODES_BY_IMPORT_FAULT,
+    CODES_BY_REFUSAL,
+    FACTS_SHOWN_MAX,
+    RESERVED,
+    ApiError,
+    as_api_error,
+    documentation,
+)
 from runtime.logs import JsonLines
 from runtime.settings import REPOSITORY, Settings
 from tests.support.api_server import Api, ApiWorkspace, free_port, serving
 from tests.support.waiting import wait_until
 
 LOG_TIMEOUT_S = 60.0
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 TITLES = {
     "E1001": "Invalid email or password.",
@@ -70,11 +92,65 @@ def test_every_code_is_used_or_reserved() -> None:
         for path in (REPOSITORY / package).rglob("*.py")
         if path.parent.name not in ("codes", "openapi")
     )
-    from runtime import codes
-
     names = {id(value): name for name, value in vars(codes).items()}
     unused = {code for code, entry in CODES.items() if f"codes.{names[id(entry)]}" not in sources}
     assert unused == {"E1001", "E1002"}
+
+
+def test_no_fact_of_a_refusal_has_the_name_of_a_member_of_every_problem() -> None:
+    hidden = {
+        f"{refusal.__name__}.{field.name}"
+        for refusal in CODES_BY_REFUSAL
+        if refusal is not InvalidFields
+        for field in dataclasses.fields(cast(Any, refusal))
+        if to_camel(field.name) in {*RESERVED, "errors", "errorsTotal"}
+    }
+    assert hidden == set()
+
+
+def test_no_error_is_raised_with_a_fact_that_every_problem_has() -> None:
+    calls = [
+        (path, node)
+        for package in ("api", "runtime", "server")
+        for path in (REPOSITORY / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ApiError"
+    ]
+    assert len(calls) > 30
+    named = {keyword.arg for _, call in calls for keyword in call.keywords}
+    assert RESERVED.isdisjoint(named - {"detail"})
+    with pytest.raises(AssertionError):
+        ApiError(codes.NOT_FOUND, status="open")
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=lambda code: code.code)
+def test_facts_stand_beside_the_members_of_every_problem(code: ErrorCode) -> None:
+    error = ApiError(code, "Why.", kind="account", entityId="1")
+    answered = json.loads(bytes(problem(error, path="/api/accounts", request_id="r").body))
+    assert answered == {
+        "type": f"/api/errors/{code.code}",
+        "title": code.title,
+        "status": code.status,
+        "detail": "Why.",
+        "instance": "/api/accounts",
+        "code": code.known_as or code.code,
+        "requestId": "r",
+        "kind": "account",
+        "entityId": "1",
+        **({"errorCode": code.code} if code.known_as else {}),
+    }
+
+
+def test_lists_among_the_facts_are_cut() -> None:
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    open_ones = as_api_error(OpenOpportunities(uuid4(), [uuid4() for _ in range(10_000)])).facts
+    assert len(open_ones["opportunityIds"]) == FACTS_SHOWN_MAX
+    assert open_ones["opportunityIdsTotal"] == 10_000
+    conflicts = [Conflict("lead", uuid4(), "name", 1, {"type": "key"}, at, True)] * 5_000
+    undone = as_api_error(UndoConflict(conflicts)).facts
+    assert (len(undone["conflicts"]), undone["conflictsTotal"]) == (FACTS_SHOWN_MAX, 5_000)
+    few = as_api_error(UndoConflict(conflicts[:FACTS_SHOWN_MAX])).facts
+    assert (len(few["conflicts"]), few.get("conflictsTotal")) == (FACTS_SHOWN_MAX, None)
 
 
 def test_error_codes_are_served_without_a_key(api: Api) -> None:
@@ -148,9 +224,11 @@ def test_problem_document_has_all_members(api_workspace: ApiWorkspace) -> None:
     [
         ("GET", "/nowhere", 404, "E2040"),
         ("GET", "/api/accounts/", 404, "E2040"),
-        ("GET", "/api/accounts/not-an-id", 400, "E2031"),
+        ("GET", "/api/accounts/not-an-id", 404, "E2040"),
         ("PUT", "/api/accounts", 405, "E2041"),
         ("OPTIONS", "/api/accounts", 405, "E2041"),
+        ("GET", "/api/accounts/import", 404, "E2040"),
+        ("GET", "/api/bulk/x", 404, "E2040"),
     ],
 )
 def test_errors_of_the_framework_have_codes(
@@ -161,6 +239,44 @@ def test_errors_of_the_framework_have_codes(
     assert refused.headers["X-Request-Id"] == refused.json()["requestId"]
     if status == 405:
         assert refused.headers["Allow"] == "GET, POST"
+
+
+def declared_methods(api: Api) -> dict[str, set[str]]:
+    """Return the methods of each path of the API."""
+    return {
+        path: {method.upper() for method in operations}
+        for path, operations in api.app.openapi()["paths"].items()
+    }
+
+
+def test_other_methods_of_every_path_are_405_with_the_methods_of_the_path(api: Api) -> None:
+    client, wrong = api.client(), []
+    for template, allowed in declared_methods(api).items():
+        path = re.sub("{[^}]*}", str(uuid4()), template)
+        for method in sorted(METHODS - allowed):
+            refused = client.request(method, path)
+            said = (refused.status_code, refused.json()["code"], refused.headers.get("Allow"))
+            if said != (405, "E2041", ", ".join(sorted(allowed))):
+                wrong.append((method, path, said))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("word", ["import", "update-status", "1", "%2e", "0" * 31])
+def test_word_in_place_of_an_id_is_404_or_the_path_of_that_name(api: Api, word: str) -> None:
+    client, wrong, declared = api.client(), [], declared_methods(api)
+    for template, allowed in declared.items():
+        if not re.search("{(id|[a-z]+Id)}", template):
+            continue
+        path = re.sub("{[^}]*}", word, template)
+        for method in sorted(METHODS if path in declared else allowed):
+            if method in declared.get(path, ()):
+                continue
+            refused = client.request(method, path)
+            said = (refused.status_code, refused.headers.get("Allow"))
+            literal = (405, ", ".join(sorted(declared.get(path, ()))))
+            if said != (literal if path in declared else (404, None)):
+                wrong.append((method, path, said))
+    assert wrong == []
 
 
 @pytest.mark.parametrize("given", ["", "a b", "ü", "x" * 129, "<script>"])

@@ -136,8 +136,38 @@ def test_second_confirmation_is_409(api_workspace: ApiWorkspace) -> None:
     assert (
         step(api_workspace, one, "confirm", confirmedBy="Bob").json()["code"] == "ALREADY_CONFIRMED"
     )
+    assert problem["error"] == problem["detail"]
     unknown = client.post("/api/bookings/confirm", json={**given, "appointmentId": str(uuid4())})
     assert (unknown.status_code, unknown.json()["success"]) == (404, False)
+
+
+def test_refused_booking_has_the_same_error_when_it_is_retried(api_workspace: ApiWorkspace) -> None:
+    client = api_workspace.client()
+    one = create_appointment(api_workspace, create_member(api_workspace))
+    given = {"appointmentId": one, "confirmedBy": "Ada"}
+    assert client.post("/api/bookings/confirm", json=given).status_code == 200
+    headers = {"Idempotency-Key": str(uuid4())}
+    first, second = (
+        client.post("/api/bookings/confirm", json=given, headers=headers) for _ in range(2)
+    )
+    for refused in (first, second):
+        problem = refused.json()
+        assert (refused.status_code, problem["status"]) == (409, 409)
+        assert (problem["code"], problem["errorCode"]) == ("ALREADY_CONFIRMED", "E5065")
+        assert problem["error"] == "The appointment has already been confirmed."
+        assert problem["success"] is False
+        assert problem["confirmedBy"] == "Ada"
+
+
+def test_booking_confirmation_honours_if_match(api_workspace: ApiWorkspace) -> None:
+    client = api_workspace.client()
+    one = create_appointment(api_workspace, create_member(api_workspace))
+    given = {"appointmentId": one, "confirmedBy": "Ada"}
+    stale = client.post("/api/bookings/confirm", json=given, headers={"If-Match": '"7"'})
+    assert (stale.status_code, stale.json()["code"]) == (412, "E5008"), stale.text
+    assert (stale.json()["success"], stale.json()["error"]) == (False, stale.json()["detail"])
+    done = client.post("/api/bookings/confirm", json=given, headers={"If-Match": '"1"'})
+    assert (done.status_code, done.headers["ETag"]) == (200, '"2"')
 
 
 def test_unknown_reference_is_422(api_workspace: ApiWorkspace) -> None:

@@ -234,6 +234,7 @@ def test_confirmation_over_http_leads_to_a_contacted_lead(
             ("delivered", "appointment_confirmation")
         ]
         again = client.post("/api/bookings/confirm", json=body)
-        assert again.status_code == 409
+        assert (again.status_code, again.json()["code"]) == (409, "ALREADY_CONFIRMED")
+        assert again.json()["error"] == again.json()["detail"]
     assert len(twilio.messages) == 1
     assert twilio.refusals == []

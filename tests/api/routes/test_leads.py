@@ -84,6 +84,7 @@ def test_status_of_the_lead_that_the_path_names_is_updated(api_workspace: ApiWor
     again = api_workspace.client().post(path, json={"status": "qualified"})
     assert (again.status_code, again.json()["code"]) == (409, "E5060")
     assert (again.json()["success"], again.json()["error"]) == (False, again.json()["detail"])
+    assert (again.json()["status"], again.json()["currentStatus"]) == (409, "qualified")
 
 
 def test_message_of_an_update_of_many_leads_names_status_or_reasons(
@@ -94,6 +95,38 @@ def test_message_of_an_update_of_many_leads_names_status_or_reasons(
     assert all_updated["message"] == "3 leads updated to qualified"
     some = update(api_workspace, leadIds=[*leads[:2], str(uuid4())], status="negotiating").json()
     assert some["message"] == "2 leads updated, 1 failed (not found)"
+
+
+def test_status_update_honours_if_match(api_workspace: ApiWorkspace) -> None:
+    client, one = api_workspace.client(), create_lead(api_workspace)
+    of_path, of_body = f"/api/leads/{one}/update-status", UPDATE
+    version = '"1"'
+    more: dict[str, str]
+    for path, more in ((of_path, {}), (of_body, {"leadId": one})):
+        status = "contacted" if path == of_path else "qualified"
+        given = {"status": status, **more}
+        stale = client.post(path, json=given, headers={"If-Match": '"7"'})
+        assert (stale.status_code, stale.json()["code"]) == (412, "E5008"), stale.text
+        assert (stale.json()["success"], stale.json()["error"]) == (False, stale.json()["detail"])
+        malformed = client.post(path, json=given, headers={"If-Match": "7"})
+        assert (malformed.status_code, malformed.json()["code"]) == (400, "E2033")
+        updated = client.post(path, json=given, headers={"If-Match": f'"99", {version}'})
+        assert updated.status_code == 200, updated.text
+        assert read_entity(api_workspace, "leads", one, updated)["status"] == status
+        again = client.post(path, json={**given, "status": "lost"}, headers={"If-Match": version})
+        assert again.status_code == 412
+        version = updated.headers["ETag"]
+
+
+def test_update_of_many_leads_refuses_if_match(api_workspace: ApiWorkspace) -> None:
+    one, client = create_lead(api_workspace), api_workspace.client()
+    given = {"leadIds": [one], "status": "lost"}
+    refused = client.post(UPDATE, json=given, headers={"If-Match": '"1"'})
+    assert (refused.status_code, refused.json()["code"]) == (400, "E2033")
+    change = {"kind": "lead", "ids": [one], "change": {"delete": True}}
+    refused = client.post("/api/bulk", json=change, headers={"If-Match": '"1"'})
+    assert (refused.status_code, refused.json()["code"]) == (400, "E2033")
+    assert client.post(UPDATE, json=given, headers={"If-Match": "*"}).status_code == 200
 
 
 def test_disallowed_status_change_is_409(api_workspace: ApiWorkspace) -> None:

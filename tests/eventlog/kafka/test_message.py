@@ -63,10 +63,25 @@ def test_headers_hold_topic_position_and_origin() -> None:
     assert read_head(headers(MARK_TOPIC, 7, origin)).is_mark
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b'{"dataBytes":1,"data":{},"metadata":{}}'])
+MALFORMED = [
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b"\xff",
+    b'{"dataBytes":1,"data":{},"metadata":{}}',
+    b'{"dataBytes":1}',
+    b'{"dataBytes":"1","data":{},"metadata":{}}',
+    b'{"dataBytes":-9,"data":{},"metadata":{}}',
+    b'{"dataBytes":1e300,"data":{},"metadata":{}}',
+]
+
+
+@pytest.mark.parametrize("value", MALFORMED)
 def test_malformed_message_is_refused(value: bytes) -> None:
-    with pytest.raises(MalformedMessage):
-        decode(value)
+    for read in (decode, digest_of):
+        with pytest.raises(MalformedMessage):
+            read(value)
     with pytest.raises(MalformedMessage):
         read_head([("topic", b"x")])
 

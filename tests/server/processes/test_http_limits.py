@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from api.app import create_app
 from api.http.client_address import TrustedProxies
 from runtime.settings import Settings
 from server.postgres.embedded import Cluster
+from server.processes.http_protocol import PATH_SHOWN_MAX_CHARS
 from tests.support.api_server import free_port, is_live, running_api, serving
 from tests.support.databases import Urls, fresh_database
 from tests.support.processes import start_module, stop_process
@@ -124,6 +126,21 @@ def test_head_beyond_a_limit_is_refused_and_closed(
     assert status_of(text) == status
     assert f'"code":"{code}"' in text or not code
     assert "Connection: close" in text or not code
+
+
+@pytest.mark.parametrize(
+    ("url", "instance"),
+    [
+        (b"/livez?x=" + b"a" * 1_100, "/livez"),
+        (b"/" + b"a" * 1_100, "/" + "a" * (PATH_SHOWN_MAX_CHARS - 2) + "…"),
+    ],
+)
+def test_refusal_of_a_long_url_names_its_path(url: bytes, instance: str, port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"GET " + url + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        text = answer(connection)
+    assert status_of(text) == 414
+    assert json.loads(text.partition("\r\n\r\n")[2])["instance"] == instance
 
 
 def test_request_within_the_limits_is_served_and_the_connection_kept(port: int) -> None:

@@ -248,14 +248,12 @@ class Resolver:
             statuses = STATUSES[kind]
             fields = {str(kind.STATUS_FIELD): statuses[operation.status % len(statuses)]}
         is_read = operation.command == "read"
-        # The route that sets the status of a lead takes no version.
-        has_version = not is_read and (operation.command, kind) != ("status", Lead)
         sent = self._sent(
             operation.command,
             kind,
             stream=entity.id,
             values=_flat(fields),
-            expected_version=self._expected(entity) if has_version else None,
+            expected_version=None if is_read else self._expected(entity),
             min_position=self.position if is_read else 0,
         )
         return Request(sent, kind, fields)
