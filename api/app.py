@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from starlette.middleware.cors import CORSMiddleware
 
 from api.dependencies.services import open_services
 from api.http.client_address import ClientAddress, TrustedProxies
@@ -14,17 +16,29 @@ from api.http.limits.hosts import AllowedHosts, HostAllowlist
 from api.http.middleware import RequestContext
 from api.http.openapi.document import describe, methods_at, query_parameters_by_operation
 from api.http.pages.documentation import add_documentation
+from api.http.pages.start import add_start
 from api.http.parameters import reject_unknown_parameters
 from api.http.problems import handle_errors, problem_response
+from api.http.representation.compression import CompressedReads
+from api.http.representation.reads import Representations, allow_header
+from api.http.responses import COMMAND, POSITION
 from api.http.shutdown import Shutdown
 from api.routes import routers
+from runtime import VERSION
 from runtime.composition import app_url
 from runtime.housekeeping import housekeeping
 from runtime.metrics import Metrics
-from runtime.settings import Settings
+from runtime.settings import Settings, parse_origins
 from runtime.tracing import open_tracing
 
-VERSION = "0.1.0"
+CORS_METHODS = ("GET", "POST", "PATCH", "DELETE")
+CORS_EXPOSED = (
+    *("ETag", "Link", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *(POSITION, COMMAND, "Idempotent-Replayed", "X-Request-Id"),
+)
+"""Response headers that scripts of other origins may read."""
+CORS_MAX_AGE_S = 600
+"""How long a browser may remember what was allowed, in seconds."""
 DESCRIPTION = """
 A CRM backend whose database is its history.
 
@@ -71,15 +85,27 @@ def create_app(settings: Settings) -> FastAPI:
     for router in routers():
         app.include_router(router)
     add_documentation(app)
+    add_start(app)
     handle_errors(app)
     app.add_exception_handler(405, _method_not_allowed)
     describe(app)
     app.state.query_parameters = query_parameters_by_operation(app)
+    app.add_middleware(Representations, methods_at=partial(methods_at, app))
     if allowed := AllowedHosts(settings.allowed_hosts):
         app.add_middleware(HostAllowlist, allowed=allowed)
     app.add_middleware(
         RequestContext, access_log=settings.access_log, metrics=metrics, tracing=tracing
     )
+    app.add_middleware(CompressedReads)
+    if origins := parse_origins(settings.cors_origins):
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=CORS_METHODS,
+            allow_headers=["*"],
+            expose_headers=CORS_EXPOSED,
+            max_age=CORS_MAX_AGE_S,
+        )
     # Last, so that it is the first to see a request.
     if proxies := TrustedProxies(settings.trusted_proxies):
         app.add_middleware(ClientAddress, proxies=proxies)
@@ -88,5 +114,5 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _method_not_allowed(request: Request, _error: Exception) -> Response:
     """Return 405 with all methods of the path; the framework would name those of one route only."""
-    allowed = ", ".join(methods_at(request.app, request.url.path))
+    allowed = allow_header(methods_at(request.app, request.url.path))
     return await problem_response(request, HTTPException(405, headers={"Allow": allowed}))

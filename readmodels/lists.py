@@ -100,8 +100,18 @@ LISTS: Mapping[str, ListSpec] = MappingProxyType(_specs())
 """The lists by the name of their collection."""
 
 
-async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuery) -> bytes:
-    """One page: `{items, pagination, aggregations?}` as JSON. Raises `InvalidCursor`."""
+@dataclass(frozen=True)
+class ListPage:
+    """A page of a list as JSON, and what is needed for links to other pages."""
+
+    content: bytes
+    """`{items, pagination, aggregations?}`"""
+    total_pages: int
+    next_cursor: str | None
+
+
+async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuery) -> ListPage:
+    """Read one page. Raises `InvalidCursor`."""
     try:
         return await _page(connection, spec, query, _parameters(spec, query))
     except psycopg.DataError:
@@ -122,7 +132,7 @@ async def list_ids(
 
 async def _page(
     connection: AsyncConnection, spec: ListSpec, query: ListQuery, parameters: dict[str, Any]
-) -> bytes:
+) -> ListPage:
     items = await connection.execute(_page_sql(spec, query), parameters)
     total = await connection.execute(_total_sql(spec, query), parameters)
     stats = await connection.execute(_stats_sql(spec), parameters) if query.include_stats else None
@@ -137,7 +147,7 @@ async def _page(
         stats_row = await stats.fetchone()
         assert stats_row is not None
         answer += b',"aggregations":' + stats_row[0].encode()
-    return answer + b"}"
+    return ListPage(answer + b"}", pagination["totalPages"], pagination["nextCursor"])
 
 
 def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """All settings of a running Annals."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,18 @@ Network = IPv4Network | IPv6Network
 def parse_networks(text: str) -> list[Network]:
     """Parse addresses and networks, separated by commas. Raises `ValueError`."""
     return [ip_network(each) for each in map(str.strip, text.split(",")) if each]
+
+
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
+
+
+def parse_origins(text: str) -> list[str]:
+    """Parse origins that are separated by commas. Raises `ValueError`."""
+    origins = [each for each in map(str.strip, text.lower().split(",")) if each]
+    for each in origins:
+        if each != "*" and not ORIGIN.fullmatch(each):
+            raise ValueError(f"{each!r} is no origin, such as https://crm.example")
+    return origins
 
 
 ROUTE_CLASSES = ("reads", "writes", "bulk", "streams")
@@ -160,6 +173,11 @@ class Settings(BaseSettings):
     with a port if only that one is meant. Other hosts get 421, except at /livez. If it is empty,
     every host is served."""
 
+    cors_origins: str = ""
+    """Origins of browser applications that may call the API, separated by commas
+    (`https://crm.example,http://localhost:5173`), or `*` for all. Without it, none may. Keys are
+    sent in a header, so cookies are never allowed."""
+
     rate_reads_per_minute: int = Field(default=60_000, ge=0, le=10_000_000)
     """Maximum number of reads by one API key per minute, in each API process. More get 429, as with
     the following three. 0 sets no limit."""
@@ -277,6 +295,12 @@ class Settings(BaseSettings):
     def _role_rates_are_known(cls, rates: str) -> str:
         parse_role_rates(rates)
         return rates
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        parse_origins(origins)
+        return origins
 
     @field_validator("home")
     @classmethod

@@ -27,6 +27,7 @@ from api.http.parameters import (
     parse_time,
     parse_version_or_time,
 )
+from api.http.representation.links import page_links
 from api.http.responses import json_response
 from commands.permissions import Permission
 from domain.shared.entity import Entity
@@ -75,7 +76,15 @@ def add_list(router: APIRouter, resource: EntityResource) -> None:
             return json_response(await _list_as_of(services, query_as_of))
         query = ListQuery(caller.workspace_id, **options, cursor=parameters.cursor)
         async with services.reads.workspace(query.workspace_id) as connection:
-            return json_response(await list_page(connection, spec, query))
+            found = await list_page(connection, spec, query)
+        link = page_links(
+            request.scope,
+            page=parameters.page,
+            total_pages=found.total_pages,
+            next_cursor=found.next_cursor,
+            by_cursor=parameters.cursor is not None,
+        )
+        return json_response(found.content, headers={"Link": link} if link else None)
 
 
 def add_get(router: APIRouter, resource: EntityResource) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import Header, Request
 
+from api.http.representation.tags import TAG_LIST, TAGS_MAX
 from domain.shared.refusals import StaleVersion
 from eventlog.reading.positions import taken_position
 from projections.engine.registry import PROJECTIONS
@@ -21,11 +22,9 @@ R = TypeVar("R")
 MIN_POSITION = "Annals-Min-Position"
 POSITION_MAX = 2**62
 POSITION_MAX_CHARS = 19
-TAGS_MAX = 20
 
-TAG = r'(?:W/)?"[\x21\x23-\x7e]*"'
-TAG_LIST = re.compile(rf"\s*{TAG}(?:\s*,\s*{TAG})*\s*")
-STRONG_VERSION = re.compile(r'(?<!W/)"([1-9][0-9]{0,8})"')
+STRONG_VERSION = re.compile(r'(?<!W/)"([1-9][0-9]{0,8})(?:-[0-9a-z-]*)?"')
+"""A tag of an entity: its version, which alone counts for a write, and the digest of its bytes."""
 NO_VERSION = 0
 """A version that no entity ever has; versions begin at 1."""
 
@@ -35,7 +34,8 @@ async def if_match(
         list[str] | None,
         Header(
             alias="If-Match",
-            description='The versions that may be changed, as ETag returned them (`"3"`), or `*`.',
+            description="The versions that may be changed: an ETag as it was returned, a version in"
+            ' quotes (`"3"`), or `*`.',
         ),
     ] = None,
 ) -> list[int] | None:

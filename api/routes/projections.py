@@ -349,7 +349,7 @@ async def list_jobs(
 
 
 @ROUTER.get(
-    "/{name}/rebuilds/{id:uuid}",
+    "/{name}/rebuilds/{id}",
     operation_id="getRebuild",
     summary="The progress of a job on a projection",
     responses={
@@ -369,7 +369,7 @@ async def get_job(
 
 
 @ROUTER.post(
-    "/{name}/rebuilds/{id:uuid}/cancel",
+    "/{name}/rebuilds/{id}/cancel",
     operation_id="cancelRebuild",
     summary="Cancel a job; the live tables stay as they are",
     status_code=202,

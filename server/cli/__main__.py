@@ -2,10 +2,12 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
+from runtime import VERSION
 from server.cli import (
     CommandError,
     analysis,
@@ -14,6 +16,7 @@ from server.cli import (
     kafka,
     keys,
     maintenance,
+    print_line,
     print_warning,
     projections,
     running,
@@ -37,6 +40,26 @@ GROUPS = (
     *(running, projections, analysis, kafka, imports, keys),
     *(maintenance, development),
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print_line(f"annals {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """A CRM backend whose database is its history."""
+
+
 for module in GROUPS:
     module.register(app)
 

@@ -552,7 +552,7 @@ def test_merge_over_http_is_undone(api_workspace: ApiWorkspace) -> None:
     contact = api_workspace.make("contacts", name="Ada", accountId=other).json()["id"]
     merged = merge(client, "accounts", this, **{"with": other}, fields={"company": "other"})
     assert merged.status_code == 200, merged.text
-    assert merged.headers["ETag"] == '"2"'
+    assert merged.headers["ETag"].startswith('"2-')
     shown = merged.json()
     assert (shown["id"], shown["company"], shown["nextAction"]) == (this, "ACME", "Call")
     assert (shown["merged"], shown["moved"]) == (other, {"contact": 1})

@@ -60,7 +60,7 @@ class Importer:
             self.workspace,
             lambda connection: list_page(connection, LISTS[plural], asked),
         )
-        page: dict[str, Any] = json.loads(answer)
+        page: dict[str, Any] = json.loads(answer.content)
         return page
 
     def items(self, plural: str) -> list[dict[str, Any]]:

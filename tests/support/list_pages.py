@@ -71,4 +71,5 @@ class Pages:
             include_contacts=request.include_contacts,
             **paging,
         )
-        return orjson.loads(await list_page(connection, LISTS[request.plural], query))
+        page = await list_page(connection, LISTS[request.plural], query)
+        return orjson.loads(page.content)

@@ -122,7 +122,7 @@ def test_merge_patch_merges_and_null_removes(
 def test_patch_without_a_change_records_nothing(api_workspace: ApiWorkspace) -> None:
     account = api_workspace.account(nextAction="Call")
     response = api_workspace.client().patch(f"/api/accounts/{account}", json={"nextAction": "Call"})
-    assert response.headers["ETag"] == '"1"'
+    assert response.headers["ETag"].startswith('"1-')
     assert int(response.headers["Annals-Position"]) > 0
     assert version(api_workspace, account) == 1
 

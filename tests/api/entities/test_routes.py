@@ -43,10 +43,10 @@ def test_created_entity_can_be_read_at_once(api_workspace: ApiWorkspace, plural:
     response = make(api_workspace, plural)
     shown = response.json()
     assert response.headers["Location"] == f"/api/{plural}/{shown['id']}"
-    assert response.headers["ETag"] == '"1"'
+    assert response.headers["ETag"].startswith('"1-')
     found = api_workspace.client().get(response.headers["Location"], headers=after(response))
     assert found.status_code == 200
-    assert found.headers["ETag"] == '"1"'
+    assert found.headers["ETag"].startswith('"1-')
     given = {**EXAMPLES[plural], **({"checkSize": "250000.50"} if plural == "accounts" else {})}
     assert {name: found.json()[name] for name in given} == given
     assert {name: shown[name] for name in given} == given
@@ -74,7 +74,7 @@ def test_changes_are_recorded_with_before_and_after(
     client = api_workspace.client()
     changed = client.patch(url, json=CHANGES[plural])
     assert changed.status_code == 200
-    assert changed.headers["ETag"] == '"2"'
+    assert changed.headers["ETag"].startswith('"2-')
     assert CHANGES[plural].items() <= changed.json().items()
     found = client.get(url, headers=after(changed)).json()
     assert CHANGES[plural].items() <= found.items()
@@ -120,7 +120,7 @@ def test_deleting_and_restoring_twice_records_once(
     for _ in range(2):
         assert client.delete(url).status_code == 204
     for _ in range(2):
-        assert client.post(f"{url}/restore").headers["ETag"] == '"3"'
+        assert client.post(f"{url}/restore").headers["ETag"].startswith('"3-')
 
 
 @pytest.mark.parametrize("plural", EXAMPLES)
@@ -130,7 +130,7 @@ def test_earlier_version_is_shown_as_of_its_time(api_workspace: ApiWorkspace, pl
     (name,) = CHANGES[plural]
     current = client.get(url, headers=after(client.patch(url, json=CHANGES[plural])))
     past = client.get(url, params={"asOf": "1"})
-    assert past.headers["ETag"] == '"1"'
+    assert past.headers["ETag"].startswith('"1-')
     assert past.json()[name] != current.json()[name]
     at_time = client.get(url, params={"asOf": past.json()["updatedAt"]})
     assert at_time.json() == past.json()

@@ -222,7 +222,7 @@ def test_key_for_a_member_of_another_workspace_is_422(api: Api) -> None:
 def test_key_is_shown_once_and_unusable_after_revocation(api_workspace: ApiWorkspace) -> None:
     admin = api_workspace.client()
     issued = created(admin.post("/api/keys", json={"name": "Sync", "role": "member"}))
-    assert issued.headers["ETag"] == '"1"'
+    assert issued.headers["ETag"].startswith('"1-')
     key = issued.json()
     client = api_workspace.api.client(key["token"])
     assert client.get("/api/accounts").status_code == 200
@@ -259,7 +259,7 @@ def test_key_with_invalid_fields_is_422(
 def test_workspace_is_the_one_of_the_key(api_workspace: ApiWorkspace) -> None:
     client = api_workspace.client()
     changed = client.patch("/api/workspace", json={"name": "Renamed"}, headers={"If-Match": '"1"'})
-    assert changed.headers["ETag"] == '"2"'
+    assert changed.headers["ETag"].startswith('"2-')
     found = client.get("/api/workspace", headers=after(changed))
     assert found.json()["id"] == str(api_workspace.workspace_id)
     assert found.json()["name"] == "Renamed"

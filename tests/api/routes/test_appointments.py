@@ -74,7 +74,7 @@ def test_appointment_goes_through_its_steps(api_workspace: ApiWorkspace) -> None
     confirmed = step(api_workspace, one, "confirm", confirmedBy="Ada", notes="Gladly.", notify=True)
     assert confirmed.status_code == 200, confirmed.text
     assert confirmed.json()["confirmedBy"] == "Ada"
-    assert confirmed.headers["ETag"] == '"2"'
+    assert confirmed.headers["ETag"].startswith('"2-')
     moved = step(api_workspace, one, "reschedule", startsAt="2026-02-01T12:00:00+02:00")
     assert moved.json()["status"] == "confirmed", "nothing moved"
     moved = step(api_workspace, one, "reschedule", startsAt=ELEVEN)
@@ -167,7 +167,7 @@ def test_booking_confirmation_honours_if_match(api_workspace: ApiWorkspace) -> N
     assert (stale.status_code, stale.json()["code"]) == (412, "E5008"), stale.text
     assert (stale.json()["success"], stale.json()["error"]) == (False, stale.json()["detail"])
     done = client.post("/api/bookings/confirm", json=given, headers={"If-Match": '"1"'})
-    assert (done.status_code, done.headers["ETag"]) == (200, '"2"')
+    assert (done.status_code, done.headers["ETag"][:3]) == (200, '"2-')
 
 
 def test_unknown_reference_is_422(api_workspace: ApiWorkspace) -> None:

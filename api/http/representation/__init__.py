@@ -1,0 +1,1 @@
+"""Representations: entity tags and conditions, HEAD and OPTIONS, links of pages, compression."""

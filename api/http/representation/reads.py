@@ -1,0 +1,132 @@
+"""Middleware: entity tags, conditional requests, HEAD, OPTIONS and links, for every route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.representation.links import next_page_link
+from api.http.representation.tags import OF_VERSION, find_match, tag_of
+from runtime.patches import JSON_TYPE
+
+MORE_METHODS = ("HEAD", "OPTIONS")
+"""Methods that every path with GET, or with any method, has."""
+OF_CONTENT = ("Content-Length", "Content-Type", "Content-Encoding", "Link")
+"""Headers that describe a body, and are left out of 304 (RFC 9110, section 15.4.5)."""
+
+
+class Representations:
+    """ASGI middleware: completes responses, and answers HEAD, OPTIONS and If-None-Match.
+
+    A JSON response gets a strong ETag. GET with an If-None-Match that matches it is 304. HEAD is
+    answered as GET without the body, and a stream is not started for it. OPTIONS is 204 with Allow.
+    """
+
+    def __init__(self, app: ASGIApp, *, methods_at: Callable[[str], list[str]]) -> None:
+        """methods_at: returns the methods of a path, none if there is no such path."""
+        self._app = app
+        self._methods_at = methods_at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or pass it on and complete its response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["method"] == "OPTIONS" and (allow := self._allowed(scope["path"])):
+            headers = [(b"allow", allow.encode())]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body"})
+        else:
+            await self._pass_on(scope, receive, send)
+
+    def _allowed(self, path: str) -> str:
+        if path == "*":  # the server as a whole (RFC 9110, section 9.3.7)
+            return "GET, HEAD, OPTIONS, PATCH, POST, DELETE"
+        return allow_header(self._methods_at(path))
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_head = scope["method"] == "HEAD"
+        response = _Response(scope, send, without_body=is_head)
+        if is_head:
+            scope["method"] = "GET"  # routes and their dependencies know no HEAD
+        try:
+            await self._app(scope, receive, response.send)
+        except HeadersSent:
+            pass
+        finally:
+            if is_head:
+                scope["method"] = "HEAD"
+
+
+def allow_header(methods: list[str]) -> str:
+    """The value of Allow for a path with these methods; empty if it has none."""
+    if not methods:
+        return ""
+    more = MORE_METHODS if "GET" in methods else MORE_METHODS[1:]
+    return ", ".join(sorted({*methods, *more}))
+
+
+class HeadersSent(Exception):
+    """The response to HEAD is complete, so the application need not go on."""
+
+
+class _Response:
+    """The response of one request, whose start waits for the body if the body is complete."""
+
+    def __init__(self, scope: Scope, send: Send, *, without_body: bool) -> None:
+        self._scope = scope
+        self._send = send
+        self._without_body = without_body
+        self._start: Message | None = None
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application."""
+        if message["type"] == "http.response.start":
+            if self._without_body:
+                self._scope["method"] = "HEAD"  # what the server goes by when it writes
+            if _is_complete_json(message):
+                self._start = message
+                return
+            await self._send(message)
+            if self._without_body:
+                await self._send({"type": "http.response.body"})
+                raise HeadersSent
+            return
+        start, self._start = self._start, None
+        if start is not None:
+            body = bytes(message.get("body", b""))
+            is_unchanged = self._complete(start, body)
+            await self._send(start)
+            if is_unchanged or self._without_body:
+                message = {"type": "http.response.body"}
+        await self._send(message)
+
+    def _complete(self, start: Message, body: bytes) -> bool:
+        """Add ETag and Link. True if the response became 304."""
+        headers = MutableHeaders(raw=start["headers"])
+        start["headers"] = headers.raw
+        given = OF_VERSION.fullmatch(headers.get("ETag", ""))
+        is_read = self._scope["method"] in ("GET", "HEAD") and start["status"] == 200
+        if given or (is_read and "ETag" not in headers):
+            headers["ETag"] = tag_of(body, given[1] if given else None)
+        if not is_read:
+            return False
+        if "Link" not in headers and (link := next_page_link(self._scope, body)):
+            headers["Link"] = link
+        condition = ", ".join(Headers(scope=self._scope).getlist("If-None-Match"))
+        matched = find_match(condition, headers["ETag"]) if condition else None
+        if matched is None:
+            return False
+        headers["ETag"] = matched
+        for name in OF_CONTENT:
+            del headers[name]
+        start["status"] = 304
+        return True
+
+
+def _is_complete_json(start: Message) -> bool:
+    """Whether the body is JSON and comes in one piece; streams have no Content-Length."""
+    headers = Headers(raw=start["headers"])
+    content_type = headers.get("Content-Type", "").partition(";")[0]
+    return content_type == JSON_TYPE and "Content-Length" in headers and start["status"] < 300
