@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi_offline import FastAPIOffline
 
 from api.dependencies.services import open_services
 from api.http.client_address import ClientAddress, TrustedProxies
+from api.http.limits.hosts import AllowedHosts, HostAllowlist
 from api.http.middleware import RequestContext
 from api.http.openapi.document import describe, methods_at, query_parameters_by_operation
+from api.http.pages.documentation import add_documentation
 from api.http.parameters import reject_unknown_parameters
 from api.http.problems import handle_errors, problem_response
 from api.http.shutdown import Shutdown
@@ -31,7 +32,8 @@ Every response to a write has the header `Annals-Position`. A read that sends it
 `Annals-Min-Position` waits until its response includes that write. `Annals-Command` names the
 command, which `POST /api/undo` can undo. A write that is repeated with the same `Idempotency-Key`
 is executed only once. Errors are problem documents (RFC 9457) with a `code`; `GET /api/errors`
-explains each code.
+explains each code. Responses to requests with a key show in `RateLimit` and
+`RateLimit-Policy` what is left of its quotas; a request beyond them gets 429 with `Retry-After`.
 """
 
 
@@ -53,11 +55,13 @@ def create_app(settings: Settings) -> FastAPI:
         if tracing is not None:
             await to_thread.run_sync(tracing.close)
 
-    app = FastAPIOffline(
+    app = FastAPI(
         title="Annals",
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # add_documentation adds pages that need no other server
+        redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(reject_unknown_parameters)],
     )
@@ -66,10 +70,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.shutdown = Shutdown()
     for router in routers():
         app.include_router(router)
+    add_documentation(app)
     handle_errors(app)
     app.add_exception_handler(405, _method_not_allowed)
     describe(app)
     app.state.query_parameters = query_parameters_by_operation(app)
+    if allowed := AllowedHosts(settings.allowed_hosts):
+        app.add_middleware(HostAllowlist, allowed=allowed)
     app.add_middleware(
         RequestContext, access_log=settings.access_log, metrics=metrics, tracing=tracing
     )

@@ -26,6 +26,8 @@ class Permission(StrEnum):
     WORKSPACE = "workspace"
     PROJECTIONS = "projections"
     """See whether the read tables are current for the caller's workspace, and what is parked."""
+    VERIFY = "verify"
+    """Have the whole log checked, and see whether it was found whole."""
     OPERATE = "operate"
     """Do and see what spans workspaces: projections, their jobs, lag, health details, metrics."""
 
@@ -34,10 +36,12 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
     {
         Role.ADMIN: frozenset(Permission) - {Permission.OPERATE},
         Role.MEMBER: frozenset({Permission.READ, Permission.WRITE, Permission.HISTORY}),
-        Role.AUDITOR: frozenset({Permission.READ, Permission.HISTORY, Permission.AUDIT}),
+        Role.AUDITOR: frozenset(
+            {Permission.READ, Permission.HISTORY, Permission.AUDIT, Permission.VERIFY}
+        ),
         Role.ANALYST: frozenset({Permission.READ, Permission.HISTORY, Permission.PROJECTIONS}),
         Role.READ_ONLY: frozenset({Permission.READ}),
-        Role.OPERATOR: frozenset({Permission.PROJECTIONS, Permission.OPERATE}),
+        Role.OPERATOR: frozenset({Permission.PROJECTIONS, Permission.VERIFY, Permission.OPERATE}),
     }
 )
 """The permissions of each role."""

@@ -27,6 +27,7 @@ from commands.bulk import BulkRefused, ItemOutcome, TooManyItems
 from commands.idempotency import KeyInFlight, KeyReused
 from commands.importing.commands import ImportStarted, ImportUnderWay, NoFailedRows
 from commands.importing.issues import ImportFault, ImportRefused
+from commands.jobs.requests import TooManyOpenJobs
 from commands.jobs.runs import TooManyFruitlessRuns
 from commands.jobs.work import ErrorSummary
 from commands.undo.commands import OperationInProgress
@@ -92,6 +93,7 @@ CODES_BY_REFUSAL: Mapping[type[Refusal], ErrorCode] = MappingProxyType(
         refusals.TooMuchToUndo: codes.TOO_MUCH_TO_UNDO,
         OperationInProgress: codes.OPERATION_IN_PROGRESS,
         JobEnded: codes.JOB_ENDED,
+        TooManyOpenJobs: codes.TOO_MANY_OPEN_JOBS,
         TooManyFruitlessRuns: codes.TOO_MANY_FRUITLESS_RUNS,
         refusals.ReferenceUnavailable: codes.REFERENCE_UNAVAILABLE,
         refusals.StatusUnchanged: codes.STATUS_UNCHANGED,

@@ -8,6 +8,7 @@ What counts is whether checkpoints advance while there are events to process
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import time
@@ -22,7 +23,12 @@ from psycopg.rows import TupleRow
 from commands.processes import PROCESSES
 from eventlog.connections import raw_json, server_settings
 from eventlog.migrations import SQL_FOLDER
-from eventlog.reading.positions import readable_position_async
+from eventlog.protections import deviations, load_protections_async
+from eventlog.reading.positions import (
+    Announcement,
+    holding_announcement,
+    readable_position_async,
+)
 from projections.engine.registry import PROJECTIONS
 from readmodels.operation import health
 from readmodels.operation.checkpoints import report
@@ -34,6 +40,10 @@ QUERY_TIMEOUT_S = 2.0
 """Seconds after which the database counts as not responding."""
 SERVER_MARGIN_S = 0.5
 """Additional seconds in which the server may report its own statement timeout."""
+ANNOUNCEMENT_AGE_MAX_S = 20.0
+"""Seconds for which an announcement may hold readers back: the server ends a writer after 15 s."""
+PROTECTIONS_INTERVAL_S = 60.0
+"""Seconds between two comparisons of the database's protections with those of this version."""
 JOBS_IDLE_MAX_S = 30.0
 """Seconds without any claim of an open job after which no worker seems to run."""
 UNKNOWN_TABLES = (
@@ -113,6 +123,25 @@ class JobsState:
 
 
 @dataclass(frozen=True)
+class HeldBack:
+    """How long readers of the log have waited for one announcement, as far as it was observed."""
+
+    announcement: Announcement | None = None
+    age_s: float = 0.0
+
+    @property
+    def alarms(self) -> list[str]:
+        """Why it needs an operator."""
+        if self.announcement is None or self.age_s <= ANNOUNCEMENT_AGE_MAX_S:
+            return []
+        return [
+            f"server process {self.announcement.pid} has held all readers of the log back at"
+            f" position {self.announcement.bound} for {self.age_s:.0f} s: end it by"
+            f" pg_terminate_backend({self.announcement.pid})"
+        ]
+
+
+@dataclass(frozen=True)
 class HealthSnapshot:
     """The state of the system at one moment. Rows are those of `readmodels.operation.health`."""
 
@@ -122,6 +151,9 @@ class HealthSnapshot:
     """Migrations and projections of this version that the database does not have."""
     position: int = 0
     """The position up to which the log can be read."""
+    held_back: HeldBack = HeldBack()
+    deviations: tuple[str, ...] = ()
+    """What protects the log less or differently than this version expects."""
     projections: tuple[ProjectionState, ...] = ()
     rebuilds: tuple[tuple[Any, ...], ...] = ()
     checks: tuple[tuple[Any, ...], ...] = ()
@@ -136,7 +168,9 @@ class HealthSnapshot:
     @property
     def status(self) -> HealthStatus:
         """The worst status of all parts."""
-        if self.error or self.missing or self.process_alarms:
+        if self.error or self.missing or self.process_alarms or self.deviations:
+            return "red"
+        if self.held_back.alarms:
             return "red"
         found = {each.status for each in self.projections}
         if self.jobs.remarks:
@@ -150,6 +184,8 @@ class HealthSnapshot:
         return [
             *(f"{each.name}: {'; '.join(each.alarms)}" for each in red),
             *(f"the database lacks {each}" for each in self.missing),
+            *(f"the database {each}" for each in self.deviations),
+            *self.held_back.alarms,
             *self.process_alarms,
         ]
 
@@ -176,6 +212,9 @@ class HealthMonitor:
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
         self._last: HealthSnapshot | None = None
+        self._held_since: tuple[Announcement, float] | None = None
+        self._deviations: tuple[str, ...] = ()
+        self._compared_at_s = -math.inf
 
     async def snapshot(self) -> HealthSnapshot:
         """Return a snapshot that is at most SNAPSHOT_TTL_S old. Never raises."""
@@ -239,6 +278,8 @@ class HealthMonitor:
         return HealthSnapshot(
             missing=tuple(missing),
             position=await readable_position_async(connection),
+            held_back=await self._query_held_back(connection),
+            deviations=await self._query_deviations(connection, migrations <= {*wanted}),
             projections=tuple(projections),
             rebuilds=tuple(await health.load_rebuilds(connection)),
             checks=tuple(await health.load_coverage_checks(connection)),
@@ -248,6 +289,26 @@ class HealthMonitor:
             breakers=tuple(await health.load_breakers(connection)),
             jobs=JobsState(*await health.load_open_jobs(connection)),
         )
+
+    async def _query_held_back(self, connection: AsyncConnection) -> HeldBack:
+        found, now_s = await holding_announcement(connection), time.monotonic()
+        if found is None:
+            self._held_since = None
+            return HeldBack()
+        if self._held_since is None or self._held_since[0] != found:
+            self._held_since = (found, now_s)
+        return HeldBack(found, now_s - self._held_since[1])
+
+    async def _query_deviations(
+        self, connection: AsyncConnection, is_own_version: bool
+    ) -> tuple[str, ...]:
+        """Compare the protections, unless a later version has migrated the database."""
+        now_s = time.monotonic()
+        if now_s - self._compared_at_s >= PROTECTIONS_INTERVAL_S:
+            found = await load_protections_async(connection) if is_own_version else None
+            self._deviations = () if found is None else tuple(deviations(found))
+            self._compared_at_s = now_s
+        return self._deviations
 
     async def _query_projections(self, connection: AsyncConnection) -> list[ProjectionState]:
         facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]

@@ -112,6 +112,12 @@ class Metrics:
             buckets=REQUEST_BOUNDS_S,
             registry=self._registry,
         )
+        self._limited = Counter(
+            "annals_http_limited",
+            "Requests refused with 429, by error code and, for E4020, the quota that was used up.",
+            ["code", "quota"],
+            registry=self._registry,
+        )
         self._append_seconds = Histogram(
             "annals_append_seconds",
             "Time of an append to the log; within a longer transaction, without its commit.",
@@ -130,6 +136,10 @@ class Metrics:
         method = method if method in METHODS else OTHER
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
+
+    def limited(self, code: str, quota: str) -> None:
+        """Count a request that a limit refused with 429."""
+        self._limited.labels(code, quota).inc()
 
     def append(self, seconds: float) -> None:
         """Record the time of an append to the log."""
@@ -181,6 +191,12 @@ def families(snapshot: HealthSnapshot) -> Iterator[Metric]:
         return
     yield GaugeMetricFamily(
         "annals_log_position", "Position up to which the log can be read.", value=snapshot.position
+    )
+    held = "Time for which the oldest announcement of a writer has held readers of the log back."
+    yield GaugeMetricFamily("annals_log_held_back_seconds", held, value=snapshot.held_back.age_s)
+    lacking = "Protections of the log that differ from those of this version."
+    yield GaugeMetricFamily(
+        "annals_log_protection_deviations", lacking, value=len(snapshot.deviations)
     )
     for name, (help_text, value) in PROJECTION_GAUGES.items():
         gauge = GaugeMetricFamily(f"annals_projection_{name}", help_text, labels=["projection"])

@@ -8,6 +8,8 @@ from zoneinfo import available_timezones
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.api_key import Role
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Network = IPv4Network | IPv6Network
@@ -16,6 +18,22 @@ Network = IPv4Network | IPv6Network
 def parse_networks(text: str) -> list[Network]:
     """Parse addresses and networks, separated by commas. Raises `ValueError`."""
     return [ip_network(each) for each in map(str.strip, text.split(",")) if each]
+
+
+ROUTE_CLASSES = ("reads", "writes", "bulk", "streams")
+"""Classes of routes with a rate of their own; api/http/limits/keys.py says which are in which."""
+
+
+def parse_role_rates(text: str) -> dict[tuple[str, str], int]:
+    """Parse `role.class=requests`, separated by commas, by role and class. Raises `ValueError`."""
+    rates = {}
+    for each in filter(None, map(str.strip, text.split(","))):
+        name, _, requests = each.partition("=")
+        role, _, class_ = name.strip().partition(".")
+        if class_ not in ROUTE_CLASSES or not requests.strip().isdecimal():
+            raise ValueError(f"{each!r} is not of the form role.reads=600")
+        rates[Role(role).value, class_] = int(requests)
+    return rates
 
 
 class Settings(BaseSettings):
@@ -137,6 +155,31 @@ class Settings(BaseSettings):
     trusted_proxies: str = ""
     """Addresses and networks of proxies, separated by commas (`10.0.0.2,172.16.0.0/12`). Only from
     these the client's address is taken from X-Forwarded-For, and `https` from X-Forwarded-Proto."""
+    allowed_hosts: str = ""
+    """Names under which the API is called, separated by commas (`crm.example,*.crm.example,[::1]`),
+    with a port if only that one is meant. Other hosts get 421, except at /livez. If it is empty,
+    every host is served."""
+
+    rate_reads_per_minute: int = Field(default=60_000, ge=0, le=10_000_000)
+    """Maximum number of reads by one API key per minute, in each API process. More get 429, as with
+    the following three. 0 sets no limit."""
+    rate_writes_per_minute: int = Field(default=30_000, ge=0, le=10_000_000)
+    """Maximum number of writes by one API key per minute, in each API process."""
+    rate_bulk_per_minute: int = Field(default=3_000, ge=0, le=10_000_000)
+    """Maximum number of requests for imports, bulk changes and undo by one API key per minute."""
+    rate_streams_per_minute: int = Field(default=6_000, ge=0, le=10_000_000)
+    """Maximum number of exports and streams that one API key opens per minute."""
+    rate_by_role: str = ""
+    """Other values of these for keys of a role, separated by commas
+    (`read-only.reads=600,analyst.streams=10`)."""
+    rate_workspace_keys: int = Field(default=4, ge=0, le=10_000)
+    """All keys of a workspace together may send as many requests as this number of keys, so that
+    more keys do not raise the limit. 0 sets no limit."""
+    rate_auth_failures_per_minute: int = Field(default=6_000, ge=0, le=10_000_000)
+    """Maximum number of invalid credentials per minute from one client address (IPv6: one network
+    of 64 bits). Beyond it, only keys that this process has authenticated before are served. 0 sets
+    no limit."""
+
     shutdown_timeout_s: int = Field(default=5, ge=1, le=300)
     """Seconds that open requests may take to finish after a stop was requested."""
 
@@ -179,12 +222,20 @@ class Settings(BaseSettings):
     """Maximum number of subscribers in one process."""
     realtime_subscribers_per_key_max: int = Field(default=1_000, ge=1, le=100_000)
     """Maximum number of subscribers in one process that use the same API key."""
+    realtime_subscribers_per_workspace_max: int = Field(default=2_500, ge=1, le=100_000)
+    """Maximum number of subscribers in one process that belong to the same workspace."""
     realtime_queue_max: int = Field(default=1_000, ge=1, le=100_000)
     """Maximum number of messages queued for one subscriber; the stream of a slower one is ended."""
     realtime_heartbeat_s: float = Field(default=15.0, gt=0, le=600)
     """Seconds between two heartbeats of an idle stream."""
     realtime_key_check_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds between two checks that the API keys of subscribers are still valid."""
+    job_followers_max: int = Field(default=500, ge=1, le=100_000)
+    """Maximum number of streams of job progress in one process. More get 503."""
+    job_followers_per_workspace_max: int = Field(default=100, ge=1, le=100_000)
+    """Maximum number of these streams that belong to the same workspace. More get 429."""
+    jobs_per_workspace_max: int = Field(default=100, ge=1, le=100_000)
+    """Maximum number of jobs of one workspace that have not ended. More get 429."""
     unread_timeout_s: float = Field(default=30.0, ge=1, le=600)
     """Seconds after which a client that reads nothing of what it was sent is disconnected."""
 
@@ -220,6 +271,12 @@ class Settings(BaseSettings):
     def _proxies_are_networks(cls, proxies: str) -> str:
         parse_networks(proxies)
         return proxies
+
+    @field_validator("rate_by_role")
+    @classmethod
+    def _role_rates_are_known(cls, rates: str) -> str:
+        parse_role_rates(rates)
+        return rates
 
     @field_validator("home")
     @classmethod

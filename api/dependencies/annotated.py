@@ -27,6 +27,7 @@ Writer = Annotated[Caller, Depends(require_permission(Permission.WRITE))]
 KeyAdmin = Annotated[Caller, Depends(require_permission(Permission.KEYS))]
 WorkspaceAdmin = Annotated[Caller, Depends(require_permission(Permission.WORKSPACE))]
 ProjectionReader = Annotated[Caller, Depends(require_permission(Permission.PROJECTIONS))]
+Verifier = Annotated[Caller, Depends(require_permission(Permission.VERIFY))]
 Operator = Annotated[Caller, Depends(require_permission(Permission.OPERATE))]
 
 EntityId = Annotated[UUID, Path(alias="id", examples=[EXAMPLE_ID])]

@@ -11,6 +11,8 @@ from psycopg_pool import ConnectionPool
 
 from api.exports.streaming import ExportLimiter, ExportLimits
 from api.http.auth import Authenticator
+from api.http.limits.keys import FailureQuota, KeyQuotas
+from api.http.limits.rates import RateCounter
 from api.jobs.feed import JobFeed
 from api.realtime.hub import Hub
 from api.realtime.read_tables import ReadTableProgress
@@ -70,8 +72,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     url = app_url(settings)
     reads = ReadPool(url, max_size=settings.read_connections_max)
     exports = export_limiter(settings)
-    checkpoints = Checkpoints(url)
-    health = HealthMonitor(url, stall_after_s=settings.stall_after_s)
+    checkpoints, health = Checkpoints(url), HealthMonitor(url, stall_after_s=settings.stall_after_s)
     after_append: list[Callable[[], None]] = []
     with (
         open_writing(settings, metrics, after_append) as writing,
@@ -84,14 +85,16 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         }
         await reads.open()
         await exports.pool.open()
-        authenticator = Authenticator(reads, writing.log, now)
+        authenticator = _authenticator(settings, reads, writing.log)
         hub = Hub(url, reads, ReadTableProgress(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
         after_append.append(hub.hint)
         await hub.start()
         await checkpoints.start()
-        job_feed = JobFeed(reads, checkpoints)
-        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
+        job_feed = JobFeed(reads, checkpoints, settings)
+        jobs = JobCommands(
+            writing.log, clock=now, new_id=new_id, open_max=settings.jobs_per_workspace_max
+        )
         try:
             yield Services(
                 settings=settings,
@@ -141,3 +144,9 @@ def export_limiter(settings: Settings) -> ExportLimiter:
         name="annals-export",
     )
     return ExportLimiter(pool, limits)
+
+
+def _authenticator(settings: Settings, reads: ReadPool, log: EventLog) -> Authenticator:
+    counter = RateCounter()
+    quotas, failures = KeyQuotas(settings, counter), FailureQuota(settings, counter)
+    return Authenticator(reads, log, now, quotas, failures)

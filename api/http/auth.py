@@ -7,13 +7,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import ceil
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
+from api.http.limits.keys import FailureQuota, KeyQuotas
 from commands.keys import matches, parse_token
 from commands.permissions import PERMISSIONS, Permission
 from domain.api_key import OPERATORS, Role
@@ -83,18 +86,56 @@ class _CachedKey:
 class Authenticator:
     """Finds the caller for a token. Used in the event loop only."""
 
-    def __init__(self, pool: ReadPool, log: EventLog, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        pool: ReadPool,
+        log: EventLog,
+        clock: Callable[[], datetime],
+        quotas: KeyQuotas,
+        failures: FailureQuota,
+    ) -> None:
         self._pool = pool
         self._log = log
         self._clock = clock
+        self._quotas = quotas
+        self._failures = failures
         self._cache: dict[UUID, _CachedKey] = {}
         self._unknown: dict[UUID, float] = {}
         """Until when an id is refused without asking the database, by the monotonic clock."""
         self._lookups = asyncio.Semaphore(KEY_LOOKUPS_MAX)
 
-    async def caller(self, token: str) -> Caller:
-        """Return the caller that the token belongs to. Raises 401 (E1004 to E1007)."""
+    async def authenticate(self, connection: HTTPConnection, token: str) -> Caller:
+        """Return the caller of a request, and count the request.
+
+        Raises 401 (E1004 to E1007) and 429 (E1030, E4020).
+        """
+        caller = await self.identify(connection, token)
+        self._quotas.count(connection, caller.key_id, caller.workspace_id, caller.role)
+        return caller
+
+    async def identify(self, connection: HTTPConnection, token: str) -> Caller:
+        """Return the caller that the token belongs to. Raises 401 (E1004 to E1007), 429 (E1030).
+
+        If too many credentials from the client's address were invalid, the database is asked for
+        keys that it has authenticated before, and for no others.
+        """
+        address = connection.client.host if connection.client else ""
         parsed = parse_token(token) if len(token) <= TOKEN_MAX_CHARS else None
+        if (wait_s := self._failures.wait_s(address)) and not self._has_authenticated(parsed):
+            raise ApiError(codes.TOO_MANY_AUTH_FAILURES, headers={"Retry-After": str(ceil(wait_s))})
+        try:
+            return await self._caller(parsed)
+        except ApiError as refusal:
+            if refusal.code.status == 401:
+                self._failures.count(address)
+            raise
+
+    def _has_authenticated(self, parsed: tuple[UUID, str] | None) -> bool:
+        """Whether these credentials belong to a key that was known here lately."""
+        key = self._cache.get(parsed[0]) if parsed else None
+        return key is not None and parsed is not None and matches(parsed[1], key.row.secret_sha256)
+
+    async def _caller(self, parsed: tuple[UUID, str] | None) -> Caller:
         if parsed is None:
             raise invalid_credentials(codes.MALFORMED_CREDENTIALS)
         key_id, secret = parsed
@@ -192,13 +233,13 @@ BEARER = HTTPBearer(
 async def authenticate(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 ) -> Caller:
-    """Dependency: return the caller of this request. Raises 401."""
+    """Dependency: return the caller of this request. Raises 401 and 429."""
     if given is None:
         if request.headers.get("Authorization"):
             raise invalid_credentials(codes.MALFORMED_CREDENTIALS)
         raise ApiError(codes.NO_CREDENTIALS)
     authenticator: Authenticator = request.app.state.services.authenticator
-    caller = await authenticator.caller(given.credentials)
+    caller = await authenticator.authenticate(request, given.credentials)
     request.state.key_id = str(caller.key_id)
     return caller
 

@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
+from api.http.limits.keys import RATE_LIMIT
+from api.http.pages.security import PAGE_POLICY
 from api.http.problems import problem_response
 from api.http.responses import POSITION
 from api.http.sse import MEDIA_TYPE
@@ -75,7 +77,7 @@ class RequestContext:
                 if headers.get("Content-Type", "").startswith(MEDIA_TYPE):
                     # The hours for which a stream is open are not a response time.
                     served.duration_s = time.perf_counter() - served.started_s
-                _add_headers(headers, scope["path"], served.request_id)
+                _add_headers(headers, scope, served.request_id)
             await send(message)
 
         try:
@@ -134,8 +136,12 @@ def _request_id(headers: Headers) -> str:
     return given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid7())
 
 
-def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
+def _add_headers(headers: MutableHeaders, scope: Scope, request_id: str) -> None:
     headers[REQUEST_ID] = request_id
+    headers.update(scope["state"].get(RATE_LIMIT, {}))
     headers.setdefault("X-Content-Type-Options", "nosniff")
-    if path.startswith("/api/"):
+    headers.setdefault("Referrer-Policy", "no-referrer")
+    if headers.get("Content-Type", "").startswith("text/html"):
+        headers.setdefault("Content-Security-Policy", PAGE_POLICY)
+    if scope["path"].startswith("/api/"):
         headers.setdefault("Cache-Control", "no-store")

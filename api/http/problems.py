@@ -29,7 +29,10 @@ RETRYABLE = frozenset(
     {
         codes.IDEMPOTENCY_KEY_IN_FLIGHT,
         codes.TOO_MANY_EXPORTS_OF_WORKSPACE,
+        codes.TOO_MANY_JOB_FOLLOWERS_OF_WORKSPACE,
+        codes.TOO_MANY_OPEN_JOBS,
         codes.TOO_MANY_SUBSCRIBERS_OF_KEY,
+        codes.TOO_MANY_SUBSCRIBERS_OF_WORKSPACE,
     }
 )
 """Errors that get a Retry-After header although their status is not 503."""
@@ -76,6 +79,8 @@ async def problem_response(request: HTTPConnection, error: Exception) -> Respons
     code = api_error.code
     if code.status >= 500 and not isinstance(error, ApiError):
         log.error("%s %s: %s", code.code, request.url.path, type(error).__name__, exc_info=error)
+    if code.status == 429 and (metrics := getattr(request.app.state, "metrics", None)):
+        metrics.limited(code.code, str(api_error.facts.get("policy", "")))
     if _has_success_flag(request):
         api_error.facts |= {"success": False, "error": api_error.detail or code.title}
     request_id = request.scope.get("state", {}).get("request_id", "")

@@ -19,11 +19,10 @@ from readmodels.operation.checkpoints import Checkpoints
 from readmodels.pool import ReadPool
 from runtime import codes
 from runtime.errors import ApiError
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FOLLOWERS_MAX = 500
-"""Maximum number of streams in one process."""
 QUERY_INTERVAL_S = 0.1
 """Minimum seconds between queries while the projection advances."""
 IDLE_INTERVAL_S = 0.5
@@ -44,9 +43,11 @@ class JobFeed:
     Used in the event loop only. It runs no queries while there are no followers.
     """
 
-    def __init__(self, reads: ReadPool, checkpoints: Checkpoints) -> None:
+    def __init__(self, reads: ReadPool, checkpoints: Checkpoints, settings: Settings) -> None:
         self._reads = reads
         self._checkpoints = checkpoints
+        self._max = settings.job_followers_max
+        self._per_workspace_max = settings.job_followers_per_workspace_max
         self._followers: Counter[Followed] = Counter()
         self._states: dict[Followed, JobState] = {}
         self._updated = asyncio.Condition()
@@ -70,30 +71,24 @@ class JobFeed:
     async def follow(
         self, workspace_id: UUID, job_id: UUID, state: JobState, after_version: int
     ) -> AsyncIterator[bytes]:
-        """Stream frames of the job at versions after `after_version`, until it ends.
+        """Stream frames of an admitted job at versions after `after_version`, until it ends.
 
         `state` is its current state. The last frame is sent even if its version is not newer.
         """
         version = after_version
-        with self._following((workspace_id, job_id)):
-            yield opening()
-            found: JobState | None = state
-            while True:
-                if found is None:
-                    yield heartbeat()
-                elif found.version > version or found.has_ended:
-                    version = found.version
-                    yield frame(_event_name(found), found.content, version)
-                    if found.has_ended:
-                        return
-                found = await self._next_state((workspace_id, job_id), version)
-                if self._is_stopping:
+        yield opening()
+        found: JobState | None = state
+        while True:
+            if found is None:
+                yield heartbeat()
+            elif found.version > version or found.has_ended:
+                version = found.version
+                yield frame(_event_name(found), found.content, version)
+                if found.has_ended:
                     return
-
-    def require_capacity(self) -> None:
-        """Raise 503 (E2051) if the maximum number of streams is reached."""
-        if self._followers.total() >= FOLLOWERS_MAX:
-            raise ApiError(codes.TOO_MANY_JOB_FOLLOWERS)
+            found = await self._next_state((workspace_id, job_id), version)
+            if self._is_stopping:
+                return
 
     async def close(self) -> None:
         """Stop the background tasks."""
@@ -104,7 +99,14 @@ class JobFeed:
                     await task
 
     @contextmanager
-    def _following(self, followed: Followed) -> Iterator[None]:
+    def admitted(self, workspace_id: UUID, job_id: UUID) -> Iterator[None]:
+        """Follow a job for the duration of the block. Raises 503 (E2051) and 429 (E2052)."""
+        of_workspace = sum(n for (each, _), n in self._followers.items() if each == workspace_id)
+        if of_workspace >= self._per_workspace_max:
+            raise ApiError(codes.TOO_MANY_JOB_FOLLOWERS_OF_WORKSPACE, limit=self._per_workspace_max)
+        if self._followers.total() >= self._max:
+            raise ApiError(codes.TOO_MANY_JOB_FOLLOWERS, limit=self._max)
+        followed = (workspace_id, job_id)
         self._followers[followed] += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="job-feed")

@@ -122,9 +122,9 @@ class Hub:
     def admitted(self, interest: Interest, transport: Transport) -> Iterator[Subscriber]:
         """Admit a subscriber for the duration of the block.
 
-        Raises 503 (E3010, E3011) and 429 (E2112).
+        Raises 503 (E3010, E3011) and 429 (E2112, E2113).
         """
-        self._require_capacity(interest.caller)
+        self._require_capacity(interest)
         subscriber = Subscriber(interest, transport, self._settings.realtime_queue_max)
         workspace_id, key_id = interest.wanted.workspace_id, subscriber.key_id
         self._subscribers.add(subscriber)
@@ -216,15 +216,18 @@ class Hub:
             if subscriber.pending:
                 self._read_tables.notify_ready(subscriber)
 
-    def _require_capacity(self, caller: Caller) -> None:
+    def _require_capacity(self, interest: Interest) -> None:
         limit = self._settings.realtime_subscribers_max
         limit_of_key = self._settings.realtime_subscribers_per_key_max
+        limit_of_workspace = self._settings.realtime_subscribers_per_workspace_max
         if self._is_closed:
             raise ApiError(codes.SHUTTING_DOWN)
         if len(self._subscribers) >= limit:
             raise ApiError(codes.TOO_MANY_SUBSCRIBERS, max=limit)
-        if self._by_key[caller.key_id] >= limit_of_key:
+        if self._by_key[interest.caller.key_id] >= limit_of_key:
             raise ApiError(codes.TOO_MANY_SUBSCRIBERS_OF_KEY, max=limit_of_key)
+        if self._followed[interest.wanted.workspace_id] >= limit_of_workspace:
+            raise ApiError(codes.TOO_MANY_SUBSCRIBERS_OF_WORKSPACE, max=limit_of_workspace)
 
     def _end_all(self, reason: CloseReason) -> None:
         for subscriber in self._subscribers:

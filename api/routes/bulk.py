@@ -172,7 +172,7 @@ def _filter_errors(errors: list[FieldError]) -> list[FieldError]:
         202: JOB_ACCEPTED,
         **problems(
             *(codes.TOO_MANY_ITEMS, codes.BULK_REFUSED, codes.TIME_TAKEN, codes.INVALID_IF_MATCH),
-            *(*ON_BODY, *ON_FIELDS, *ON_WRITE, *ON_READ),
+            *(codes.TOO_MANY_OPEN_JOBS, *ON_BODY, *ON_FIELDS, *ON_WRITE, *ON_READ),
         ),
     },
     openapi_extra=request_body({JSON_TYPE: (BulkAsked, EXAMPLE)}),

@@ -79,7 +79,13 @@ async def health(request: Request, services: ServicesDep) -> Response:
     if snapshot.status == "red":
         detail = f"{'. '.join(snapshot.alarms)}."
         missing = snapshot.missing
-        raise ApiError(codes.UNHEALTHY, detail, projections=projections, missing=missing)
+        raise ApiError(
+            codes.UNHEALTHY,
+            detail,
+            projections=projections,
+            missing=missing,
+            deviations=snapshot.deviations,
+        )
     content = {
         "status": snapshot.status,
         "projections": projections,
@@ -104,12 +110,15 @@ async def readiness(request: Request, services: ServicesDep) -> Response:
     limit_s = services.settings.ready_lag_max_s
     lagging = snapshot.lagging(limit_s)
     if not await _may_see_details(request, services):
-        if snapshot.missing or lagging:
+        if snapshot.missing or snapshot.deviations or lagging:
             raise ApiError(codes.NOT_READY)
         return json_response({"status": "ready"})
     if snapshot.missing:
         detail = f"The database lacks {', '.join(snapshot.missing)}: run annals migrate."
         raise ApiError(codes.NOT_READY, detail, missing=snapshot.missing)
+    if snapshot.deviations:
+        detail = f"The database {'; '.join(snapshot.deviations)}."
+        raise ApiError(codes.NOT_READY, detail, deviations=snapshot.deviations)
     if lagging:
         named = ", ".join(f"{each.name} {each.lag_s:.0f} s" for each in lagging)
         detail = f"More than {limit_s:g} s behind: {named}."
@@ -153,8 +162,10 @@ async def _may_see_details(request: Request, services: Services) -> bool:
     is_local = request.client is not None and request.client.host in LOOPBACK
     if token is None and is_local and not any(name in request.headers for name in PROXY_HEADERS):
         return True
+    if not given:
+        return False
     try:
-        caller = await services.authenticator.caller(given.removeprefix("Bearer "))
+        caller = await services.authenticator.identify(request, given.removeprefix("Bearer "))
     except ApiError:
         return False
     return caller.is_operator

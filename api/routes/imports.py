@@ -79,7 +79,10 @@ ON_FILE = (
     *(codes.IMPORT_EMPTY, codes.IMPORT_TOO_LARGE, codes.NOT_A_TABLE, codes.WRONG_ENCODING),
     *(codes.IMPORT_OPTIONS, codes.WRONG_FORM, codes.UNSUPPORTED_MEDIA_TYPE, codes.BODY_TIMED_OUT),
 )
-ON_START = (codes.IMPORT_UNDER_WAY, codes.IMPORT_OPTIONS, codes.NOT_A_TABLE, codes.NOT_FOUND)
+ON_START = (
+    *(codes.IMPORT_UNDER_WAY, codes.IMPORT_OPTIONS, codes.NOT_A_TABLE, codes.NOT_FOUND),
+    codes.TOO_MANY_OPEN_JOBS,
+)
 FILE_BODY = {
     "requestBody": {
         "required": True,

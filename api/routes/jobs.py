@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 from uuid import UUID
 
@@ -133,7 +134,10 @@ async def errors(
             **success("`progress` for each new version, then `end`; the data is the job."),
             "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FRAME}},
         },
-        **problems(codes.NOT_FOUND, codes.TOO_MANY_JOB_FOLLOWERS, *ON_READ),
+        **problems(
+            *(codes.NOT_FOUND, codes.TOO_MANY_JOB_FOLLOWERS),
+            *(codes.TOO_MANY_JOB_FOLLOWERS_OF_WORKSPACE, *ON_READ),
+        ),
     },
 )
 async def follow(
@@ -147,10 +151,13 @@ async def follow(
     ] = None,
 ) -> Response:
     """Only versions after Last-Event-ID are sent; the `end` is always sent."""
-    services.job_feed.require_capacity()
-    state = await _load_state(request, caller.workspace_id, job_id)
-    after_version = _parse_version(last_event_id)
-    return EventStream(services.job_feed.follow(caller.workspace_id, job_id, state, after_version))
+    with ExitStack() as stack:
+        stack.enter_context(services.job_feed.admitted(caller.workspace_id, job_id))
+        state = await _load_state(request, caller.workspace_id, job_id)
+        frames = services.job_feed.follow(
+            caller.workspace_id, job_id, state, _parse_version(last_event_id)
+        )
+        return EventStream(frames, closing=stack.pop_all().close)
 
 
 @ROUTER.post(

@@ -59,6 +59,7 @@ ON_FOLLOW = (
     codes.POSITION_AHEAD,
     codes.TOO_MANY_SUBSCRIBERS,
     codes.TOO_MANY_SUBSCRIBERS_OF_KEY,
+    codes.TOO_MANY_SUBSCRIBERS_OF_WORKSPACE,
     codes.SHUTTING_DOWN,
 )
 
@@ -100,7 +101,7 @@ async def follow_by_socket(socket: WebSocket) -> None:
     services: Services = socket.app.state.services
     socket.scope.setdefault("state", {})["request_id"] = str(uuid7())
     try:
-        caller = await services.authenticator.caller(_token_of(socket))
+        caller = await services.authenticator.authenticate(socket, _token_of(socket))
         caller.require(Permission.READ)
         interest = interest_of(
             caller,

@@ -123,6 +123,7 @@ class UndoRequest(RequestModel):
         202: JOB_ACCEPTED,
         **problems(
             *ON_BODY,
+            codes.TOO_MANY_OPEN_JOBS,
             *ON_WRITE,
             *(codes.INVALID_FIELDS, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD, codes.TOO_LONG),
             *(codes.INVALID_NUMBER, codes.INVALID_VALUE, codes.NOT_A_MEMBER),

@@ -28,6 +28,10 @@ INSERT_OPEN_JOB = "INSERT INTO open_jobs (workspace_id, job_id, work) VALUES (%s
 # Hide a job that has ended from workers, and delete its items.
 CLOSE_JOB = "SELECT close_job(%s, %s)"
 HAS_OPEN_JOB = "SELECT EXISTS (SELECT FROM open_jobs WHERE workspace_id = %s AND job_id = %s)"
+# Count the open jobs of the workspace, up to a number.
+COUNT_OPEN_JOBS = """
+SELECT count(*) FROM (SELECT FROM open_jobs WHERE workspace_id = %s LIMIT %s) AS counted
+"""
 # Note the time of a run, and that it has done nothing yet; workers take the job with the oldest run
 # first.
 RECORD_RUN = """
@@ -71,6 +75,12 @@ def is_open(connection: Connection, workspace_id: UUID, job_id: UUID) -> bool:
     """Whether the job has not ended yet."""
     row = connection.execute(HAS_OPEN_JOB, (workspace_id, job_id)).fetchone()
     return bool(row and row[0])
+
+
+def count_open(connection: Connection, workspace_id: UUID, most: int) -> int:
+    """Return the number of jobs of the workspace that have not ended, at most `most`."""
+    row = connection.execute(COUNT_OPEN_JOBS, (workspace_id, most)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def record_run(connection: Connection, workspace_id: UUID, job_id: UUID) -> int:

@@ -9,10 +9,18 @@ from typing import Any
 from uuid import UUID
 
 from commands.entities import retry_on_conflict
-from commands.jobs.job_store import close_job, enqueue, save_items
+from commands.jobs.job_store import close_job, count_open, enqueue, save_items
 from domain.job import Job
+from domain.shared.refusals import Refusal
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
+
+
+@dataclass
+class TooManyOpenJobs(Refusal):
+    """The workspace has the maximum number of jobs that have not ended."""
+
+    limit: int
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,18 @@ class JobCommands:
     """Handles commands on jobs. Thread-safe; clock and ids are passed in."""
 
     def __init__(
-        self, log: EventLog, *, clock: Callable[[], datetime], new_id: Callable[[], UUID]
+        self,
+        log: EventLog,
+        *,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        open_max: int | None = None,
     ) -> None:
+        """`open_max` is the maximum number of jobs of a workspace that have not ended."""
         self._log = log
         self._clock = clock
         self._new_id = new_id
+        self._open_max = open_max
 
     def request(
         self,
@@ -48,9 +63,15 @@ class JobCommands:
         `items` (each of them JSON) are stored in order until the job ends, and give its total. Work
         without items may pass `total`, or set it in a later step. All events of the job carry actor
         and command of `scope`: undoing that command undoes the job.
+
+        Raises `TooManyOpenJobs`. Concurrent requests do not see each other, so they may exceed the
+        maximum by their number.
         """
         job_id = job_id or self._new_id()
         with self._log.transaction(scope) as connection:
+            most = self._open_max
+            if most is not None and count_open(connection, scope.workspace_id, most) >= most:
+                raise TooManyOpenJobs(most)
             if items is not None:
                 total = save_items(connection, scope.workspace_id, job_id, items)
             job = Job.request(

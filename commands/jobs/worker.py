@@ -34,7 +34,8 @@ PURGE_INTERVAL_S = 3_600.0
 ERRORS_KEPT_DAYS = 30
 """Retention of job errors."""
 
-# Open jobs of these kinds in all workspaces, the one with the oldest run first.
+# Open jobs of these kinds: one of each workspace, then a second one of each, and so on, those with
+# the oldest run first.
 SELECT_OPEN_JOBS = "SELECT workspace_id, job_id FROM jobs_to_do(%s, %s)"
 # Delete job errors that are older than this number of days.
 PURGE_ERRORS = "SELECT purge_job_errors(%s)"
@@ -59,6 +60,9 @@ class Worker:
         self._slice_s = slice_s
         self._stopped = threading.Event()
         self._paused_until_s: dict[UUID, float] = {}
+        self._served: dict[UUID, int] = {}
+        """By workspace: the number of the last run that this worker gave it."""
+        self._runs = 0
         self._purge_at_s = 0.0
 
     def stop(self) -> None:
@@ -82,10 +86,14 @@ class Worker:
                 pass
 
     def run_slice(self, claims: Connection) -> bool:
-        """Run the job that has waited longest; return False if none can be claimed."""
+        """Run a job of the workspace that this worker served the longest ago, so that no workspace
+        waits for all jobs of another one; return False if none can be claimed.
+        """
         for workspace_id, job_id in self._candidates(claims):
             with claim_job(claims, workspace_id, job_id) as is_ours:
                 if is_ours:
+                    self._runs += 1
+                    self._served[workspace_id] = self._runs
                     self._run_job(workspace_id, job_id)
                     return True
         return False
@@ -117,6 +125,9 @@ class Worker:
         parameters = (list(self._environment.factories), CANDIDATES_MAX)
         rows = claims.execute(SELECT_OPEN_JOBS, parameters).fetchall()
         found = [(UUID(workspace), UUID(job)) for workspace, job in rows]
+        workspaces = {workspace for workspace, _ in found}
+        self._served = {each: run for each, run in self._served.items() if each in workspaces}
+        found.sort(key=lambda each: self._served.get(each[0], 0))
         return [each for each in found if each[1] not in self._paused_until_s]
 
     def _purge_errors(self, claims: Connection) -> None:

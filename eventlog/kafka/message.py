@@ -120,12 +120,11 @@ def decode(value: bytes) -> RecordedEvent:
     try:
         fields = orjson.loads(value)
         raw, metadata = _stored_texts(value, fields["dataBytes"])
-        position, stream, version = fields["position"], fields["streamId"], fields["streamVersion"]
-        digest = event_digest(position, stream, version, fields["topic"], raw, metadata)
         topic, data = upcast(fields["topic"], fields["data"])
         return RecordedEvent(
-            position, fields["workspaceId"], stream, version, topic, fields["accountId"], data,
-            metadata, fields["occurredAt"], fields["recordedAt"], digest,
+            fields["position"], fields["workspaceId"], fields["streamId"], fields["streamVersion"],
+            topic, fields["accountId"], data, metadata, fields["occurredAt"],
+            fields["recordedAt"], _digest(fields, raw, metadata),
         )  # fmt: skip
     except MalformedMessage:
         raise
@@ -138,14 +137,26 @@ def digest_of(value: bytes) -> tuple[int, int]:
     try:
         fields = orjson.loads(value)
         raw, metadata = _stored_texts(value, fields["dataBytes"])
-        position: int = fields["position"]
-        return position, event_digest(
-            position, fields["streamId"], fields["streamVersion"], fields["topic"], raw, metadata
-        )
+        return fields["position"], _digest(fields, raw, metadata)
     except MalformedMessage:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise MalformedMessage(f"{value[:200]!r}: {error!r}") from None
+
+
+def _digest(fields: dict[str, Any], raw: bytes, metadata: bytes) -> int:
+    return event_digest(
+        fields["position"],
+        fields["workspaceId"],
+        fields["streamId"],
+        fields["streamVersion"],
+        fields["topic"],
+        fields["accountId"],
+        fields["occurredAt"],
+        fields["recordedAt"],
+        raw,
+        metadata,
+    )
 
 
 def _stored_texts(value: bytes, data_bytes: int) -> tuple[bytes, bytes]:

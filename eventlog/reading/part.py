@@ -93,11 +93,15 @@ def _parse(line: bytes) -> RecordedEvent:
         else [_unescaped(text).decode() for text in line.split(b"\t")]
     )
     number, stream_version, stored = int(position), int(version), metadata.encode()
-    digest = event_digest(number, stream, stream_version, topic, raw.encode(), stored)
+    occurred_at, recorded_at = iso(occurred), iso(recorded)
+    digest = event_digest(
+        number, workspace, stream, stream_version, topic, account, occurred_at, recorded_at,
+        raw.encode(), stored,
+    )  # fmt: skip
     name, data = upcast(topic, orjson.loads(raw))
     return RecordedEvent(
         number, workspace, stream, stream_version, name, account or None, data, stored,
-        iso(occurred), iso(recorded), digest,
+        occurred_at, recorded_at, digest,
     )  # fmt: skip
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from eventlog.connections import AsyncConnection, Connection
+from eventlog.locks import WRITER_LOCK
 
 READABLE_POSITION = "readable_position()"
 """SQL: the position that `readable_position` returns, for statements that compare with it."""
@@ -11,6 +14,25 @@ SELECT_READABLE_FROM = "SELECT readable_position(%s::bigint)"
 SELECT_LAST_READABLE = "SELECT last_event_position()"
 SELECT_LAST = "SELECT coalesce(max(position), 0) FROM events"
 SELECT_TAKEN = "SELECT coalesce(pg_sequence_last_value('public.events_position_seq'), 0)"
+
+
+# An announcement at the last position that was taken holds no reader back.
+SELECT_ANNOUNCED = f"""
+SELECT l.bound, l.pid
+  FROM (SELECT ((classid::bigint & 16777215) << 32) | objid::bigint AS bound, pid FROM pg_locks
+         WHERE locktype = 'advisory' AND objsubid = 1 AND (classid::bigint >> 24) = {WRITER_LOCK}
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS l
+ WHERE l.bound < coalesce(pg_sequence_last_value('public.events_position_seq'), 0)
+ ORDER BY l.bound, l.pid LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """The announcement that holds readers of the log back: its bound, and the server process."""
+
+    bound: int
+    pid: int
 
 
 def lag(since: str, upto: str, count_max: int) -> str:
@@ -37,6 +59,16 @@ def readable_position(connection: Connection, *, known: int = 0) -> int:
 async def readable_position_async(connection: AsyncConnection) -> int:
     """As `readable_position`, in an event loop."""
     return await _number(connection, SELECT_READABLE)
+
+
+async def holding_announcement(connection: AsyncConnection) -> Announcement | None:
+    """The lowest announcement that readers wait for; None if they wait for none.
+
+    Two observations that are equal are of the same transaction: a later one would have a higher
+    bound, because positions were taken since.
+    """
+    row = await (await connection.execute(SELECT_ANNOUNCED.encode())).fetchone()
+    return Announcement(*row) if row else None
 
 
 async def last_position(connection: AsyncConnection) -> int:

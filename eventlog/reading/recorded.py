@@ -45,11 +45,23 @@ class RecordedEvent:
 def to_event(row: tuple[Any, ...]) -> RecordedEvent:
     """Make an event of the current version from a row with the columns `COLUMNS`."""
     position, workspace, stream, version, topic, account, raw, metadata, occurred, recorded = row
-    digest = event_digest(position, stream, version, topic, raw, metadata)
+    occurred_at, recorded_at = iso(occurred), iso(recorded)
+    digest = event_digest(
+        position,
+        workspace,
+        stream,
+        version,
+        topic,
+        account,
+        occurred_at,
+        recorded_at,
+        raw,
+        metadata,
+    )
     topic, data = upcast(topic, orjson.loads(raw))
     return RecordedEvent(
         position, workspace, stream, version, topic, account, data, metadata,
-        iso(occurred), iso(recorded), digest,
+        occurred_at, recorded_at, digest,
     )  # fmt: skip
 
 

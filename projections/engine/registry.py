@@ -9,6 +9,7 @@ from functools import cache
 from types import MappingProxyType
 
 import projections
+from eventlog.digest import DIGEST_SQL, event_digest
 from eventlog.reading import RecordedEvent
 from eventlog.reading.recorded import iso
 from eventlog.upcast import upcasters_to
@@ -23,6 +24,8 @@ VERSION_CHARS = 12
 ROW_CODE = (
     RecordedEvent,
     iso,
+    event_digest,
+    DIGEST_SQL,
     Projection,
     with_version,
     fold,
@@ -31,7 +34,8 @@ ROW_CODE = (
     copy_rows,
     fill_counts,
 )
-"""What the engine does with events and row changes of any projection, and so decides rows."""
+"""What the engine does with events and row changes of any projection, and so decides rows and
+ledgers."""
 
 
 def _projections() -> dict[str, Projection]:

@@ -77,3 +77,10 @@ OPERATOR_REQUIRED = ErrorCode(
     "Projections, their jobs and their progress span all workspaces, so no tenant's key is enough,"
     " whatever its role. `annals operators issue` makes an operator key.",
 )
+TOO_MANY_AUTH_FAILURES = ErrorCode(
+    "E1030",
+    429,
+    "Too many invalid credentials came from this address.",
+    "One client address may send ANNALS_RATE_AUTH_FAILURES_PER_MINUTE invalid credentials. Until"
+    " `Retry-After` has passed, the process serves only keys from there that it knows already.",
+)

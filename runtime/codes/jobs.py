@@ -15,8 +15,23 @@ TOO_MANY_JOB_FOLLOWERS = ErrorCode(
     "E2051",
     503,
     "Too many clients follow jobs at the moment.",
-    "A process serves at most FOLLOWERS_MAX streams of progress. GET /api/jobs/{id} returns the"
-    " same data.",
+    "A process serves at most `limit` streams of progress, the setting ANNALS_JOB_FOLLOWERS_MAX."
+    " GET /api/jobs/{id} returns the same data.",
+)
+TOO_MANY_JOB_FOLLOWERS_OF_WORKSPACE = ErrorCode(
+    "E2052",
+    429,
+    "This workspace follows too many jobs at the moment.",
+    "The maximum per process is `limit`, the setting ANNALS_JOB_FOLLOWERS_PER_WORKSPACE_MAX."
+    " GET /api/jobs/{id} returns the same data.",
+)
+TOO_MANY_OPEN_JOBS = ErrorCode(
+    "E5035",
+    429,
+    "This workspace has too many jobs that have not ended.",
+    "The maximum is `limit`, the setting ANNALS_JOBS_PER_WORKSPACE_MAX, so that one workspace"
+    " cannot take the workers of all others. Nothing was changed. Wait until a job has ended, or"
+    " cancel one.",
 )
 JOB_ENDED = ErrorCode(
     "E5030",

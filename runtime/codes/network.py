@@ -43,6 +43,21 @@ TOO_MANY_CONNECTIONS = ErrorCode(
     "This process serves ANNALS_HTTP_CONNECTIONS_MAX connections at once, and"
     " ANNALS_HTTP_CONNECTIONS_PER_ADDRESS_MAX of one client address. The connection is closed.",
 )
+TOO_MANY_REQUESTS = ErrorCode(
+    "E4020",
+    429,
+    "Too many requests.",
+    "The quota `policy` allows `limit` requests within `windowSeconds`: ANNALS_RATE_…_PER_MINUTE"
+    " (or ANNALS_RATE_BY_ROLE) for a key, and ANNALS_RATE_WORKSPACE_KEYS times as many for its"
+    " workspace, if the name begins with `workspace-`. `Retry-After` says when to repeat the"
+    " request; the headers `RateLimit` and `RateLimit-Policy` of every response show what is left.",
+)
+HOST_NOT_ALLOWED = ErrorCode(
+    "E4021",
+    421,
+    "This host is not served here.",
+    "The header Host names none of ANNALS_ALLOWED_HOSTS, or the request has none or several.",
+)
 UNEXPECTED = ErrorCode(
     "E4500",
     500,

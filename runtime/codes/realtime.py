@@ -26,6 +26,13 @@ TOO_MANY_SUBSCRIBERS_OF_KEY = ErrorCode(
     "The maximum per process is `max`, the setting ANNALS_REALTIME_SUBSCRIBERS_PER_KEY_MAX. Close"
     " streams that are not read.",
 )
+TOO_MANY_SUBSCRIBERS_OF_WORKSPACE = ErrorCode(
+    "E2113",
+    429,
+    "This workspace has too many streams of changes.",
+    "The maximum per process is `max`, the setting ANNALS_REALTIME_SUBSCRIBERS_PER_WORKSPACE_MAX,"
+    " so that one workspace cannot take the streams of all others.",
+)
 TOO_MANY_SUBSCRIBERS = ErrorCode(
     "E3010",
     503,

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -43,6 +44,10 @@ ReplaceOption = Annotated[
 ReasonOption = Annotated[str, typer.Option(help="Why the tables are replaced; it is recorded.")]
 RowsOption = Annotated[
     bool, typer.Option("--rows", help="Also compare all rows with a fresh fold of the log.")
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(help="The folder of an older backup, which the log has to contain unchanged."),
 ]
 CancelOption = Annotated[bool, typer.Option("--cancel", help="Stop a running rebuild.")]
 
@@ -126,23 +131,37 @@ def retry(name: NameArgument) -> None:
     print_line("No entity is parked.")
 
 
-def verify(rows: RowsOption = False) -> None:
-    """Compare the events that each projection consumed with the log, by count and digest."""
+def verify(rows: RowsOption = False, against: AgainstOption = None) -> None:
+    """Check the log, its protections, and that each projection consumed each event exactly once.
+
+    Events are compared by count and digest of all columns; triggers, policies, rights and functions
+    with those of this version.
+    """
     from eventlog.connections import follow_connection
-    from projections.engine.ledger.coverage import verify_all
+    from projections.engine.ledger.verification import verify_log
+    from projections.engine.registry import versions
+    from readmodels import table_definitions
+    from server.postgres.backup import differences_from_backup, read_backup
 
     with (
         Database(Settings()) as database,
+        _backup_errors_reported(),
         follow_connection(
             str(database.settings.projector_url), application_name="annals-verify"
         ) as connection,
     ):
-        found = verify_all(connection)
-    for gap in found:
-        print_line(str(gap))
+        found = verify_log(connection, versions(table_definitions()))
+        if against is not None:
+            manifest = read_backup(against.expanduser().absolute())
+            found += differences_from_backup(connection, manifest)
+    for fault in found:
+        print_line(fault)
     if found:
-        raise CommandError(f"{len(found)} ranges differ from the log.")
+        raise CommandError(f"{len(found)} faults were found.")
     print_line("Every projection consumed each event of the log exactly once.")
+    print_line("The triggers, policies, rights and functions are those of this version.")
+    if against is not None:
+        print_line(f"The log contains all that was final in {against}.")
     if rows:
         _verify_rows()
 
@@ -226,12 +245,14 @@ def _verify_rows() -> None:
     """Compare the rows of all projections with a fresh fold. Raises `CommandError`."""
     from projections.engine.rebuild.runner import Rebuild
     from readmodels import table_definitions
+    from server.cli.local.database import project_here
 
     with (
         Database(Settings()) as database,
         _refusals_reported(),
         step_progress_bar("events") as report,
     ):
+        project_here(database.settings)
         url = str(database.settings.projector_url)
         requested_by = _operator()
         checked = Rebuild(
@@ -245,6 +266,16 @@ def _verify_rows() -> None:
             f"These read tables differ from the log: {', '.join(faulty)}. If the log is right,"
             " annals rebuild --replace makes them again."
         )
+
+
+@contextmanager
+def _backup_errors_reported() -> Iterator[None]:
+    from server.postgres.backup import BackupError
+
+    try:
+        yield
+    except BackupError as error:
+        raise CommandError(str(error)) from None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from eventlog.locks import MIGRATION_LOCK
 from eventlog.migrations import SELECT_APPLIED
 from eventlog.reading.counts import log_size
 from eventlog.reading.digests import range_sums
+from eventlog.reading.positions import readable_position
 from projections.engine.install import READ_SCHEMA
 from projections.engine.rebuild.compare import ComparedTable, checksum
 from replay.folders import atomic_folder
@@ -43,7 +44,7 @@ LOCK_WAIT_S = 60
 
 LOG_RANGES = f"""
 SELECT number * {RANGE_POSITIONS}, n, digest::text, weighted::text
-  FROM ({range_sums(RANGE_POSITIONS)}) AS sums
+  FROM ({range_sums(RANGE_POSITIONS, "position > %(after)s AND position <= %(upto)s")}) AS sums
  ORDER BY number
 """
 READ_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY tablename"
@@ -95,11 +96,25 @@ class Contents(_Record):
     tables: dict[str, TableSum]
 
 
+class FinalRange(_Record):
+    """The part of the log that was final when the backup began.
+
+    Events up to its position are all in the backup. Events after it may be missing, because their
+    transactions were open.
+    """
+
+    position: int
+    rest: LogRange
+    """What the last range has up to this position."""
+
+
 class Manifest(_Record):
     """The content of backup.json."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
+    """Format 1 had digests of some columns of the log only."""
     made_at: datetime
+    final: FinalRange
     contents: Contents
     files: dict[str, str]
     """SHA-256 by path within the folder."""
@@ -120,7 +135,7 @@ def back_up(
     `FolderInUse`, `ClientError`, `psycopg.Error`, `OSError`.
     """
     with atomic_folder(folder, mode=PRIVATE_FOLDER_MODE) as unfinished:
-        with _snapshot(superuser_url) as (connection, snapshot):
+        with _snapshot(superuser_url) as (connection, snapshot, final_position):
             clients.run(
                 superuser_url,
                 "pg_dump",
@@ -131,11 +146,14 @@ def back_up(
                 f"--file={unfinished / DUMP}",
             )
             contents = contents_of(connection)
+            final = FinalRange(
+                position=final_position, rest=_rest_up_to(connection, final_position)
+            )
         for name, path in home_files.items():
             if path.exists():
                 write_private(unfinished / name, path.read_text("utf-8"))
         files = {str(path): _sha256(unfinished / path) for path in _files(unfinished)}
-        manifest = Manifest(made_at=made_at, contents=contents, files=files)
+        manifest = Manifest(made_at=made_at, final=final, contents=contents, files=files)
         write_manifest(unfinished, manifest)
     return manifest
 
@@ -170,6 +188,48 @@ def read_backup(folder: Path) -> Manifest:
     return manifest
 
 
+def differences_from_backup(connection: Connection, manifest: Manifest) -> list[str]:
+    """The ranges in which the log differs from an older backup of it, in words.
+
+    Only what was final at the time of the backup is compared; later events are left out.
+    """
+    final = manifest.final
+    last = final.position - final.position % RANGE_POSITIONS
+    expected = {each.first: each for each in manifest.contents.ranges if each.first < last}
+    found = {each.first: each for each in _log_ranges(connection, upto=last - 1)}
+    expected[last], found[last] = final.rest, _rest_up_to(connection, final.position)
+    return [
+        f"positions {first}..{min(first + RANGE_POSITIONS - 1, final.position)}: "
+        f"{_difference(expected.get(first), found.get(first))}"
+        for first in sorted(expected.keys() | found.keys())
+        if expected.get(first) != found.get(first)
+    ]
+
+
+def _difference(expected: LogRange | None, found: LogRange | None) -> str:
+    before, now = (each.events if each else 0 for each in (expected, found))
+    if before == now:
+        return "events were altered"
+    return f"{before:,} events in the backup, {now:,} in the log"
+
+
+def _log_ranges(connection: Connection, upto: int) -> list[LogRange]:
+    rows = connection.execute(LOG_RANGES, {"after": -1, "upto": upto})
+    return [
+        LogRange(first=first, events=n, digest=digest, weighted=weighted)
+        for first, n, digest, weighted in rows
+    ]
+
+
+def _rest_up_to(connection: Connection, position: int) -> LogRange:
+    """The last, incomplete range up to a position."""
+    first = position - position % RANGE_POSITIONS
+    parameters = {"after": first - 1, "upto": position}
+    row = connection.execute(LOG_RANGES, parameters).fetchone()
+    _, events, digest, weighted = row or (first, 0, "0", "0")
+    return LogRange(first=first, events=events, digest=digest, weighted=weighted)
+
+
 def contents_of(connection: Connection) -> Contents:
     """Read the content of the database, in a transaction of one snapshot and as a superuser."""
     position, events = log_size(connection)
@@ -179,10 +239,7 @@ def contents_of(connection: Connection) -> Contents:
         migrations=[row[0] for row in connection.execute(SELECT_APPLIED)],
         position=position,
         events=events,
-        ranges=[
-            LogRange(first=first, events=n, digest=digest, weighted=weighted)
-            for first, n, digest, weighted in connection.execute(LOG_RANGES.encode())
-        ],
+        ranges=_log_ranges(connection, upto=position),
         projections={
             name: Checkpoint(version=version, position=checkpoint)
             for name, version, checkpoint in connection.execute(CHECKPOINTS)
@@ -205,19 +262,21 @@ def one_snapshot(superuser_url: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str]]:
-    """Yield a connection with one snapshot, and its name. No migration runs meanwhile."""
-    with (
-        follow_connection(superuser_url, application_name="annals-backup") as lock,
-        one_snapshot(superuser_url) as connection,
-    ):
+def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str, int]]:
+    """Yield a connection with one snapshot, its name, and a position up to which it has all events.
+
+    No migration runs meanwhile.
+    """
+    with follow_connection(superuser_url, application_name="annals-backup") as lock:
         lock.execute(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
         try:
             lock.execute("SELECT pg_advisory_lock_shared(%s, %s)", MIGRATION_LOCK)
         except psycopg.errors.LockNotAvailable:
             raise BackupError("A migration is running: back up when it is done.") from None
-        (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")
-        yield connection, snapshot
+        final_position = readable_position(lock)
+        with one_snapshot(superuser_url) as connection:
+            (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")
+            yield connection, snapshot, final_position
 
 
 def _row(connection: Connection, statement: str) -> tuple[Any, ...]:

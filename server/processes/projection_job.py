@@ -11,7 +11,8 @@ import psycopg
 
 from eventlog.connections import follow_connection
 from projections.engine.jobs import queue
-from projections.engine.jobs.queue import ProjectionJob
+from projections.engine.jobs.queue import WHOLE_LOG, ProjectionJob
+from projections.engine.ledger.verification import verify_log
 from projections.engine.rebuild.progress import Cancelled
 from projections.engine.rebuild.refusal import RebuildRefused
 from projections.engine.rebuild.retry import retry
@@ -22,7 +23,7 @@ from projections.engine.rebuild.runner import (
     rollback,
     summary_of,
 )
-from projections.engine.registry import PROJECTIONS, version
+from projections.engine.registry import PROJECTIONS, version, versions
 from readmodels import table_definitions
 from runtime.settings import Settings
 
@@ -46,10 +47,11 @@ def run_projection_job(settings: Settings, job_id: int) -> bool:
     url = str(settings.projector_url)
     with follow_connection(url, application_name="annals-job") as connection:
         job = queue.find_job(connection, job_id)
-        if job is None or job.projection not in PROJECTIONS:
+        if job is None or job.projection not in (*PROJECTIONS, WHOLE_LOG):
             raise LookupError(f"job {job_id} or its projection is unknown to this version")
-        definition = table_definitions()[job.projection]
-        if not queue.claim(connection, job_id, version(job.projection, definition)):
+        definition = table_definitions().get(job.projection, "")
+        code_version = version(job.projection, definition) if definition else ""
+        if not queue.claim(connection, job_id, code_version):
             log.info("job %s has already started or ended", job_id)
             return False
         facts = {"job": job_id, "kind": job.kind, "projection": job.projection}
@@ -74,6 +76,8 @@ def _run_and_report(url: str, job: ProjectionJob, definition: str) -> tuple[str,
 
 def _run(url: str, job: ProjectionJob, definition: str) -> str:
     """Run the job and return its summary. Raises `Cancelled` and `RebuildRefused`."""
+    if job.projection == WHOLE_LOG:
+        return _check_log(url)
     if job.kind in ("rebuild", "verify"):
         rebuild = Rebuild(
             url,
@@ -100,3 +104,12 @@ def _run(url: str, job: ProjectionJob, definition: str) -> str:
     if parked:
         raise RebuildRefused(f"{len(parked)} of {len(outcomes)} entities are still parked.")
     return f"{len(outcomes)} entities are repaired, each equal to a fresh fold"
+
+
+def _check_log(url: str) -> str:
+    """Check the log and return the summary. Raises `RebuildRefused` if it has faults."""
+    with follow_connection(url, application_name="annals-verify") as connection:
+        faults = verify_log(connection, versions(table_definitions()))
+    if faults:
+        raise RebuildRefused("\n".join(faults), summary=f"{len(faults)} faults were found")
+    return "every projection consumed each event exactly once, and the protections are in place"

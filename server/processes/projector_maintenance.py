@@ -40,7 +40,7 @@ REPORT_INTERVAL_S = 10.0
 """Interval at which a working projector logs its progress."""
 RECONNECT_DELAY_S = 1.0
 JOBS_MAX = 4
-"""Maximum number of jobs at once. Only one may be a rebuild, because a rebuild uses all cores."""
+"""Maximum number of jobs at once. Only one may be a rebuild or a check, which use all cores."""
 JOB_STOP_WAIT_S = 3.0
 STOP_WAIT_S = 5.0
 
@@ -63,6 +63,7 @@ class ProjectorMaintenance:
         self._reported = BatchTotals()
         self._reported_at = time.monotonic()
         self._jobs = JobProcesses()
+        self._versions = versions(table_definitions())
         self._rebuilds_changed = settings.rebuild_changed
         self._requested: set[str] = set()
         self._stopped = threading.Event()
@@ -150,7 +151,7 @@ class ProjectorMaintenance:
     def _check_coverage(self, connection: Connection, is_leader: bool) -> None:
         if not is_leader:
             return
-        found = check(connection)
+        found = check(connection, versions=self._versions)
         for gap in found.new:
             facts = {"projection": gap.projection, "fault": gap.fault, "position": gap.position}
             log.error("coverage differs from the log: %s", gap, extra={"facts": facts})
@@ -200,9 +201,8 @@ class JobProcesses:
 
     def _has_room(self, job: ProjectionJob) -> bool:
         running = [other for other, _ in self._running.values()]
-        is_second_rebuild = job.kind == "rebuild" and any(
-            other.kind == "rebuild" for other in running
-        )
+        heavy = ("rebuild", "verify")
+        is_second_rebuild = job.kind in heavy and any(other.kind in heavy for other in running)
         return len(running) < JOBS_MAX and not is_second_rebuild
 
 

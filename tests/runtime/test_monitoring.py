@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from eventlog.store.log import EventLog
 from projections.engine.ledger.checks import CheckResult, check
 from projections.engine.live.runner import Batch, ProjectionEngine
 from projections.engine.registry import PROJECTIONS
+from runtime import health
 from runtime.health import SNAPSHOT_TTL_S, is_stalled
 from runtime.settings import REPOSITORY, Settings
 from runtime.tracing import SpanExporter, open_tracing
@@ -239,7 +241,69 @@ def test_parked_entities_degrade_health_only(stack: Stack) -> None:
         stack.database.execute("DELETE FROM projection_parked")
 
 
+def test_reader_held_back_by_an_announcement_is_seen(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any role that may connect can take the lock; only the server process can be ended."""
+    monkeypatch.setattr(health, "ANNOUNCEMENT_AGE_MAX_S", 0.5)
+    with psycopg.connect(stack.urls.sender, autocommit=True) as holder:
+        holder.execute("SELECT pg_advisory_lock_shared(65::bigint << 56)")
+        pid = holder.info.backend_pid
+        wait_until(lambda: stack.status() == 503, "health is red")
+        detail = stack.client.get("/healthz").json()["detail"]
+        assert f"server process {pid} has held all readers of the log back at position 0" in detail
+        (age,) = re.findall(
+            r"^annals_log_held_back_seconds (\S+)$", stack.client.get("/metrics").text, re.MULTILINE
+        )
+        assert float(age) > 0.5
+        stack.database.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    wait_until(lambda: stack.status() == 200, "health is green")
+
+
+def test_writer_at_the_end_of_the_log_holds_no_reader_back(stack: Stack) -> None:
+    taken = "SELECT pg_advisory_lock_shared((65::bigint << 56) | %s)"
+    last = stack.database.execute("SELECT max(position) FROM events").fetchone()
+    assert last is not None
+    with psycopg.connect(stack.urls.app, autocommit=True) as holder:
+        holder.execute(taken, last)
+        assert "annals_log_held_back_seconds 0.0" in stack.client.get("/metrics").text
+
+
 # Readiness
+
+
+def test_api_is_not_ready_and_red_without_a_protection(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROTECTIONS_INTERVAL_S", 0.0)
+    assert stack.client.get("/readyz").status_code == 200
+    stack.database.execute("ALTER TABLE events NO FORCE ROW LEVEL SECURITY")
+    try:
+        wait_until(lambda: stack.client.get("/readyz").status_code == 503, "it is not ready")
+        refused = stack.client.get("/readyz").json()
+        assert refused["code"] == "E3007"
+        assert any("events: owner annals_owner" in each for each in refused["deviations"])
+        assert stack.status() == 503
+    finally:
+        stack.database.execute("ALTER TABLE events FORCE ROW LEVEL SECURITY")
+    wait_until(lambda: stack.client.get("/readyz").status_code == 200, "it is ready")
+
+
+def test_protections_are_not_judged_by_an_earlier_version(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROTECTIONS_INTERVAL_S", 0.0)
+    monkeypatch.setattr(health, "SNAPSHOT_TTL_S", 0.0)
+    stack.database.execute(
+        "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '9999_later')"
+    )
+    stack.database.execute("CREATE POLICY later ON events FOR SELECT TO annals_app USING (false)")
+    try:
+        for _ in range(3):
+            assert stack.client.get("/readyz").status_code == 200
+    finally:
+        stack.database.execute("DROP POLICY later ON events")
+        stack.database.execute("DELETE FROM _yoyo_migration WHERE migration_hash = 'x'")
 
 
 def test_api_is_not_ready_without_a_migration(stack: Stack) -> None:

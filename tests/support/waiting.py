@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from eventlog.connections import Connection
 
 TIMEOUT_S = 120.0
 """Generous, because a loaded machine is no failure; a condition that holds costs no time."""
 POLL_INTERVAL_S = 0.02
+
+
+@dataclass
+class StoppedClock:
+    """A clock that stands still until a test moves it, for code that is given its clock."""
+
+    now_s: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 class WaitTimeout(AssertionError):

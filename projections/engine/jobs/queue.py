@@ -62,6 +62,9 @@ UPDATE projection_rebuilds AS r
 RETURNING id, projection, state
 """
 
+WHOLE_LOG = "log"
+"""In the place of a projection: the job checks the whole log and what all projections consumed."""
+
 ProjectionJobKind = Literal["rebuild", "rollback", "retry", "verify"]
 
 

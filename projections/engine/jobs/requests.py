@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection
 from projections.engine.install import READ_SCHEMA
-from projections.engine.jobs.queue import ProjectionJobKind
+from projections.engine.jobs.queue import WHOLE_LOG, ProjectionJobKind
 from projections.engine.jobs.refusals import (
     NoPreviousTables,
     ProjectionJobEnded,
@@ -44,6 +44,7 @@ SELECT json_build_object(
                                THEN round(greatest(total - processed, 0) / rate)::bigint END,
            'throttle', throttle_events_per_s, 'replace', replaces, 'reason', nullif(reason, ''),
            'message', summary,
+           'details', CASE WHEN projection = 'log' THEN message END,
            'requestedAt', requested_at,
            'startedAt', CASE WHEN state <> 'requested' THEN started_at END,
            'endedAt', ended_at)
@@ -61,6 +62,13 @@ PLAN = """
 SELECT (SELECT coalesce(sum(n), 0)::bigint FROM projection_coverage WHERE projection = p.name),
        p.version
   FROM projections AS p WHERE p.name = %s
+"""
+CHECK_REUSED_FOR_S = 60.0
+SELECT_RECENT_CHECK = """
+SELECT id FROM projection_rebuilds
+ WHERE projection = %s AND kind = 'verify'
+   AND (ended_at IS NULL OR ended_at > clock_timestamp() - make_interval(secs => %s))
+ ORDER BY id DESC LIMIT 1
 """
 HAS_PREVIOUS = "SELECT EXISTS (SELECT FROM projections WHERE name = %s)"
 
@@ -93,6 +101,22 @@ def request_job(
     assert row is not None
     if row[0] is None:
         raise ProjectionJobInProgress
+    return int(row[0])
+
+
+def request_log_check(connection: Connection, *, requested_by: str) -> int:
+    """Request a check of the whole log; return the job's id.
+
+    One that has not ended, or ended less than `CHECK_REUSED_FOR_S` ago, is returned instead: the
+    check reads the whole log, and its result is the same for everyone.
+    """
+    row = connection.execute(SELECT_RECENT_CHECK, (WHOLE_LOG, CHECK_REUSED_FOR_S)).fetchone()
+    if row is None:
+        parameters = (WHOLE_LOG, "verify", "", None, requested_by, False, "")
+        row = connection.execute(REQUEST, parameters).fetchone()
+    if row is None or row[0] is None:  # another request was faster
+        row = connection.execute(SELECT_RECENT_CHECK, (WHOLE_LOG, CHECK_REUSED_FOR_S)).fetchone()
+    assert row is not None
     return int(row[0])
 
 

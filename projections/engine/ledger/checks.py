@@ -7,8 +7,11 @@ of history; a new round starts an hour after the last one ended. Differences are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import orjson
 
 from eventlog.connections import Connection
 from projections.engine.ledger.coverage import BUCKET_POSITIONS, Gap, compare
@@ -26,7 +29,8 @@ SELECT p.name, p.position, p.epoch,
        c.epoch, c.newest, c.swept, c.swept_at,
        coalesce(c.swept_at < clock_timestamp() - make_interval(secs => %s), false)
   FROM projections AS p LEFT JOIN projection_checks AS c ON c.projection = p.name
- WHERE p.name NOT LIKE '%%:%%' ORDER BY p.name
+ WHERE p.name NOT LIKE '%%:%%' AND p.version = coalesce(%s::jsonb ->> p.name, p.version)
+ ORDER BY p.name
 """
 SAVE_STATE = """
 INSERT INTO projection_checks (projection, epoch, newest, swept, swept_at)
@@ -80,14 +84,19 @@ Range = tuple[int, int]
 def check(
     connection: Connection,
     *,
+    versions: Mapping[str, str] | None = None,
     chunk: int = CHUNK_POSITIONS,
     round_interval_s: float = ROUND_INTERVAL_S,
 ) -> CheckResult:
-    """Compare the next part of every ledger. One process at a time may call this."""
+    """Compare the next part of every ledger. One process at a time may call this.
+
+    versions: those of the running code; the ledger of other code may have other digests, and is not
+    compared.
+    """
     with connection.transaction():
         # One snapshot, so that checkpoints, ledgers and log are of the same moment.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        states = _load_states(connection, round_interval_s)
+        states = _load_states(connection, round_interval_s, versions or {})
         for state in states:
             if state.is_replaced:
                 connection.execute(DELETE_FAULTS, (state.name,))
@@ -105,9 +114,12 @@ def check(
     )
 
 
-def _load_states(connection: Connection, round_interval_s: float) -> list[_CheckState]:
+def _load_states(
+    connection: Connection, round_interval_s: float, versions: Mapping[str, str]
+) -> list[_CheckState]:
     states = []
-    rows = connection.execute(SELECT_STATES, (round_interval_s,)).fetchall()
+    parameters = (round_interval_s, orjson.dumps(dict(versions)).decode())
+    rows = connection.execute(SELECT_STATES, parameters).fetchall()
     for name, position, epoch, is_unaligned, checked, newest, swept, swept_at, is_late in rows:
         upto = position // BUCKET_POSITIONS * BUCKET_POSITIONS - 1 if is_unaligned else position
         if checked != epoch:

@@ -8,7 +8,7 @@ solved for its position.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,9 +51,36 @@ SELECT projection, bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
  ORDER BY projection, bucket
 """
 
-SELECT_LIVE = "SELECT name, position FROM projections WHERE name NOT LIKE '%:%' ORDER BY name"
+# The ranges before the one in which each projection's checkpoint is; the log is read once for all.
+COMPARE_WHOLE = f"""
+WITH log AS MATERIALIZED (
+    {range_sums(BUCKET_POSITIONS, "position <= %(upto)s")}
+), checked AS (
+    SELECT * FROM unnest(%(projections)s::text[], %(buckets)s::bigint[]) AS c(projection, upto)
+), expected(projection, bucket, n, digest, weighted) AS (
+    SELECT c.projection, log.* FROM checked AS c JOIN log ON log.number < c.upto
+), ledger AS (
+    SELECT l.projection, l.bucket, l.n, l.digest, l.weighted
+      FROM projection_coverage AS l JOIN checked AS c
+        ON c.projection = l.projection AND l.bucket < c.upto
+)
+SELECT projection, bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
+       coalesce(ledger.digest, 0) - coalesce(log.digest, 0),
+       coalesce(ledger.weighted, 0) - coalesce(log.weighted, 0)
+  FROM ledger FULL JOIN expected AS log USING (projection, bucket)
+ WHERE (ledger.n, ledger.digest, ledger.weighted)
+       IS DISTINCT FROM (log.n, log.digest, log.weighted)
+ ORDER BY projection, bucket
+"""
 
-CoverageFault = Literal["skipped", "doubled", "removed", "altered", "several"]
+# Partitions of Kafka may be further than the checkpoint: then its range is not complete.
+SELECT_LIVE = """
+SELECT name, position, EXISTS (SELECT FROM projection_offsets AS o WHERE o.projection = p.name),
+       version
+  FROM projections AS p WHERE name NOT LIKE '%:%' ORDER BY name
+"""
+
+CoverageFault = Literal["skipped", "doubled", "removed", "altered", "several", "missing"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,8 @@ class Gap:
     """The position of the event at fault; None if there are several."""
 
     def __str__(self) -> str:
+        if self.fault == "missing":
+            return f"{self.projection}: it has no checkpoint"
         where = f"position {self.position}" if self.position else f"{self.first}..{self.last}"
         return f"{self.projection}: {self.fault} at {where}"
 
@@ -158,12 +187,37 @@ def _explain(
     return Gap(projection, first, last, fault, position)
 
 
-def verify_all(connection: Connection) -> list[Gap]:
-    """The ranges in which any live projection's ledger differs from the log."""
+def verify_all(connection: Connection, names: Collection[str] | None = None) -> list[Gap]:
+    """The ranges in which a live projection's ledger differs from the log, which is read once.
+
+    names: the projections to compare, by default all; one without a checkpoint is "missing".
+    """
     with connection.transaction():
         # One snapshot, so that checkpoints, ledgers and log are of the same moment.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        checkpoints = connection.execute(SELECT_LIVE).fetchall()
-        return [
-            gap for name, position in checkpoints for gap in gaps(connection, name, upto=position)
-        ]
+        live = connection.execute(SELECT_LIVE).fetchall()
+        rows = [row[:3] for row in live if names is None or row[0] in names]
+        checkpoints: dict[str, int] = {name: position for name, position, _ in rows}
+        absent = [name for name in names or () if name not in checkpoints]
+        missing = [Gap(name, 0, 0, "missing", None) for name in absent]
+        found = _compare_whole_ranges(connection, checkpoints)
+        names_at: dict[int, list[str]] = {}
+        for name, position, is_unaligned in rows:
+            if not is_unaligned:
+                names_at.setdefault(position, []).append(name)
+        for position, aligned in names_at.items():
+            first = position - position % BUCKET_POSITIONS
+            found += compare(connection, aligned, first=first, upto=position)
+    return sorted(missing + found, key=lambda gap: (gap.projection, gap.first))
+
+
+def _compare_whole_ranges(connection: Connection, checkpoints: Mapping[str, int]) -> list[Gap]:
+    """Compare the ranges before that of each checkpoint."""
+    upto = max(checkpoints.values(), default=0)
+    parameters = {
+        "projections": list(checkpoints),
+        "buckets": [position // BUCKET_POSITIONS for position in checkpoints.values()],
+        "upto": upto,
+    }
+    rows = connection.execute(COMPARE_WHOLE, parameters).fetchall()
+    return [_explain(connection, row[0], upto, *row[1:]) for row in rows]

@@ -18,6 +18,7 @@ from commands.keys import parse_token
 from eventlog.connections import Connection, raw_json
 from eventlog.reading import readable_position
 from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.refusal import REPLACE_HINT
 from projections.engine.registry import PROJECTIONS, versions
 from readmodels import table_definitions
 from readmodels.keys import KeyRow, find_key
@@ -36,8 +37,8 @@ CATCH_UP_WAIT_MAX_S = 120.0
 CATCH_UP_BATCH_EVENTS = 5_000
 
 SELECT_BEHIND = """
-SELECT name, version FROM projections
- WHERE holder IS NULL AND position < readable_position() AND name NOT LIKE '%:%'
+SELECT name, version, problem FROM projections
+ WHERE holder IS NULL AND position < %s AND name NOT LIKE '%%:%%'
 """
 
 
@@ -46,21 +47,27 @@ def catch_up(settings: Settings) -> int:
 
     Projects here if no projector runs, and otherwise waits for the projector; projectors that
     consume Kafka are always waited for. Raises `CommandError` if they make no progress for
-    `CATCH_UP_WAIT_MAX_S` seconds, or if other code made the rows.
+    `CATCH_UP_WAIT_MAX_S` seconds, or if other code made the rows
+    or tables are damaged.
     """
     with _missing_tables_reported():
-        if settings.source == "log":
-            ProjectionEngine(
-                str(settings.projector_url),
-                PROJECTIONS.values(),
-                versions=versions(table_definitions()),
-                batch_events=CATCH_UP_BATCH_EVENTS,
-            ).catch_up()
+        project_here(settings)
         with psycopg.connect(app_url(settings), autocommit=True) as connection:
             target = readable_position(connection)
-            _require_own_rows(connection)
+            _require_usable(connection, target)
             _wait_until_projected(connection, target)
     return target
+
+
+def project_here(settings: Settings) -> None:
+    """Bring the projections up to date that no projector works on, unless they consume Kafka."""
+    if settings.source == "log":
+        ProjectionEngine(
+            str(settings.projector_url),
+            PROJECTIONS.values(),
+            versions=versions(table_definitions()),
+            batch_events=CATCH_UP_BATCH_EVENTS,
+        ).catch_up()
 
 
 @contextmanager
@@ -96,14 +103,14 @@ def _wait_until_projected(connection: Connection, target: int) -> None:
         ) from None
 
 
-def _require_own_rows(connection: Connection) -> None:
-    """Raise `CommandError` if rows are behind the log because other code made them."""
-    made_by: dict[str, str] = dict(connection.execute(SELECT_BEHIND).fetchall())
-    changed = [
-        name
-        for name, version in versions(table_definitions()).items()
-        if made_by.get(name, version) != version
-    ]
+def _require_usable(connection: Connection, target: int) -> None:
+    """Raise `CommandError` if projections are behind because no code may apply events to them."""
+    behind = connection.execute(SELECT_BEHIND, (target,)).fetchall()
+    for name, _, problem in behind:
+        if problem:
+            raise CommandError(f"The tables of {name} are damaged: {problem}; {REPLACE_HINT}")
+    code = versions(table_definitions())
+    changed = [name for name, version, _ in behind if version != code.get(name, version)]
     if changed:
         raise CommandError(
             f"These read tables were made by other code: {', '.join(changed)}. Run annals rebuild"

@@ -112,7 +112,11 @@ def test_key_of_a_deleted_member_is_401(api_workspace: ApiWorkspace) -> None:
 def test_every_role_has_its_permissions() -> None:
     assert set(PERMISSIONS) == set(Role)
     assert PERMISSIONS[Role.ADMIN] == set(Permission) - {Permission.OPERATE}
-    assert PERMISSIONS[Role.OPERATOR] == {Permission.OPERATE, Permission.PROJECTIONS}
+    assert PERMISSIONS[Role.OPERATOR] == {
+        Permission.OPERATE,
+        Permission.PROJECTIONS,
+        Permission.VERIFY,
+    }
     assert (
         Permission.WRITE
         not in PERMISSIONS[Role.AUDITOR] | PERMISSIONS[Role.ANALYST] | PERMISSIONS[Role.READ_ONLY]
@@ -139,6 +143,7 @@ def test_role_is_limited_to_its_permissions(api_workspace: ApiWorkspace, role: R
         Permission.KEYS: [("GET", "/api/keys"), ("POST", "/api/keys")],
         Permission.WORKSPACE: [("PATCH", "/api/workspace")],
         Permission.PROJECTIONS: [("GET", "/api/projections"), ("GET", "/api/projections/notes")],
+        Permission.VERIFY: [("GET", "/api/log/verifications")],
         Permission.OPERATE: [("POST", "/api/projections/notes/rebuild")],
     }
     assert set(requests_by_permission) == set(Permission)

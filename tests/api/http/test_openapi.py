@@ -25,7 +25,6 @@ PUBLIC = {
     *("listErrors", "getError", "liveness", "health", "readiness", "metrics"),
     "receiveSmsReceipt",
 }
-EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:(]\s*["']?(?:https?:)?//[^"' )]+""")
 
 
 MEDIA_TYPES = {
@@ -92,7 +91,7 @@ def test_every_code_is_described_by_a_route() -> None:
     }
     reserved = {"E1001", "E1002"}
     by_framework = {"E2040", "E2041", "E2042"}
-    before_routing = {"E4003", "E4004", "E4005", "E4006"}
+    before_routing = {"E4003", "E4004", "E4005", "E4006", "E4021"}
     without_route = {"E5007", "E5009", "E5032"}
     assert set(CODES) - named == reserved | by_framework | before_routing | without_route
 
@@ -136,18 +135,6 @@ def test_every_kind_has_routes() -> None:
     served = {path.split("/")[2] for path in DOCUMENT["paths"] if path.startswith("/api/")}
     assert set(LISTS) <= served
     assert set(BY_PLURAL) - served == {"workspaces"}
-
-
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_documentation_pages_work_offline(api: Api, path: str) -> None:
-    client = api.client()
-    page = client.get(path)
-    assert page.status_code == 200
-    assert EXTERNAL.findall(page.text) == []
-    assets = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
-    assert assets
-    for asset in assets:
-        assert client.get(asset).status_code == 200, asset
 
 
 def test_openapi_document_is_served(api: Api) -> None:

@@ -62,7 +62,7 @@ def test_me_shows_who_the_caller_is(api_workspace: ApiWorkspace) -> None:
     assert api_workspace.client("read-only").get("/api/me").json()["member"] is None
     operator = api_workspace.api.operator().get("/api/me").json()
     assert (operator["role"], operator["workspace"]) == ("operator", None)
-    assert operator["permissions"] == ["operate", "projections"]
+    assert operator["permissions"] == ["operate", "projections", "verify"]
     refused = api_workspace.api.client().get("/api/me")
     assert (refused.status_code, refused.json()["code"]) == (401, "E1003")
 

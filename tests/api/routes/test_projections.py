@@ -36,6 +36,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long(seconds=35)
 
 ACCOUNTS = 60
+VERIFY = "/api/projections/accounts/verify"
 
 
 @pytest.fixture
@@ -229,6 +230,47 @@ def test_message_of_a_failed_rebuild_omits_the_differing_rows(admin: ProjectionA
     assert "forged" in written[0]
 
 
+def test_damaged_projection_is_verified_and_replaced_over_http(admin: ProjectionAdmin) -> None:
+    wait_until_current(admin)
+    first = admin.ended(admin.client.post(VERIFY, json={}).headers["Location"])
+    assert (first["kind"], first["state"]) == ("verify", "done"), first
+    assert first["message"] == "all rows are equal to those of a fresh fold"
+    admin.database.execute("TRUNCATE read.accounts")
+    second = admin.ended(admin.client.post(VERIFY, json={}).headers["Location"])
+    assert (second["state"], "rows differ" in second["message"]) == ("failed", True)
+    assert admin.client.get("/healthz").status_code == 200
+    for given in ({"replace": True}, {"replace": True, "reason": "  "}):
+        refused = admin.client.post("/api/projections/accounts/rebuild", json=given)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "reason")
+    done = admin.ended(admin.ask("rebuild", replace=True, reason="a test").headers["Location"])
+    assert (done["state"], done["replace"], done["reason"]) == ("done", True, "a test"), done
+    third = admin.ended(admin.client.post(VERIFY, json={}).headers["Location"])
+    assert third["state"] == "done"
+
+
+def test_missing_table_turns_health_red_until_it_is_replaced(admin: ProjectionAdmin) -> None:
+    admin.database.execute("DROP TABLE read.accounts CASCADE")
+    admin.write("Newer")
+    wait_until(lambda: admin.client.get("/healthz").status_code == 503, "health is red")
+    (listed,) = [
+        each for each in admin.client.get("/healthz").json()["projections"]
+        if each["status"] == "red"
+    ]  # fmt: skip
+    assert listed["name"] == "accounts"
+    assert "its tables cannot be changed (UndefinedTable" in "".join(listed["reasons"])
+    shown = admin.client.get("/api/projections/accounts").json()
+    assert shown["problem"].startswith("UndefinedTable")
+    done = admin.ended(admin.ask("rebuild", replace=True, reason="a test").headers["Location"])
+    assert done["state"] == "done", done
+    wait_until(lambda: admin.client.get("/healthz").status_code == 200, "health is green")
+    assert admin.client.get("/api/projections/accounts").json()["problem"] is None
+
+
+def wait_until_current(admin: ProjectionAdmin) -> None:
+    """Wait until everything that was written is projected."""
+    admin.wait_until_projected(admin.write("Current").position)
+
+
 def test_invalid_requests_are_refused(admin: ProjectionAdmin) -> None:
     for method, path, status, code in (
         ("POST", "/api/projections/planets/rebuild", 404, "E5002"),
@@ -260,6 +302,7 @@ def test_admin_of_a_tenant_neither_operates_nor_sees_what_spans_workspaces(
         ("POST", "accounts/rebuild", planned),
         ("POST", "accounts/rollback", None),
         ("POST", "accounts/retry", None),
+        ("POST", "accounts/verify", {}),
         ("GET", "accounts/rebuilds", None),
         ("GET", "accounts/rebuilds/1", None),
         ("POST", "accounts/rebuilds/1/cancel", None),

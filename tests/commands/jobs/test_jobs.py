@@ -363,6 +363,31 @@ def test_open_jobs_are_run_alternately(job_harness: JobHarness) -> None:
     assert job_harness.job(one).status is job_harness.job(other).status is JobStatus.COMPLETED
 
 
+def test_many_jobs_of_one_workspace_do_not_hold_up_another(job_harness: JobHarness) -> None:
+    for number in range(5):
+        job_harness.ask(*notes(10, f"greedy-{number}"))
+    patient = Scope(uuid4(), Actor("member", "ada", "Ada"), command_id=str(uuid4()))
+    job_harness.ask(*notes(30, "patient"), scope=patient)
+    job_harness.worker(slice_s=0).run_once()
+    order = [body.split("-")[0].split()[0] for body in job_harness.written()[::10]]
+    assert order == ["greedy", "patient"] * 3 + ["greedy"] * 2
+
+
+def test_one_workspace_does_not_fill_the_list_of_candidates(
+    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.jobs.worker.CANDIDATES_MAX", 2)
+    for _ in range(3):
+        job_harness.ask("greedy")
+    patient = Scope(uuid4(), Actor("member", "ada", "Ada"), command_id=str(uuid4()))
+    job_harness.ask("patient", scope=patient)
+    with follow_connection(job_harness.urls.app, application_name="claims") as claims:
+        worker = job_harness.worker()
+        assert worker.run_slice(claims)
+        assert worker.run_slice(claims)
+    assert job_harness.written() == ["greedy", "patient"]
+
+
 def test_two_workers_run_two_jobs_at_the_same_time(job_harness: JobHarness) -> None:
     """Each worker waits in its first step until the other one has reached its own."""
     both = threading.Barrier(2, timeout=60)

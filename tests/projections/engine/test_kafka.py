@@ -27,7 +27,7 @@ from projections.engine.live.partitions import load_partition_positions
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import Rebuild
-from projections.engine.registry import PROJECTIONS
+from projections.engine.registry import PROJECTIONS, versions
 from readmodels import table_definitions
 from tests.support.databases import Urls
 from tests.support.failing_projection import companies, failing_for
@@ -391,4 +391,49 @@ def test_unused_positions_do_not_hold_back_the_checkpoint(
     kafka_harness.relay()
     assert (position, rolled_back) == (1, 2)
     consume(kafka_harness, rolled_back)
+    assert_each_event_once(database)
+
+
+def test_damaged_projection_stops_only_itself_in_a_group(
+    published: KafkaHarness, database: Connection
+) -> None:
+    others = [name for name in PROJECTIONS if name != "accounts"]
+    behind = "SELECT count(*) FROM projections WHERE name = ANY(%s) AND position < %s"
+    database.execute("DROP TABLE read.accounts CASCADE")
+    with running_groups(published.group(), published.group()):
+        wait_until(
+            lambda: database.execute(behind, (others, EVENTS)).fetchone() == (0,),
+            "the other projections are consumed",
+            timeout_s=TIMEOUT_S,
+        )
+        problem = database.execute("SELECT name FROM projections WHERE problem <> ''").fetchall()
+        assert problem == [("accounts",)]
+        definition = {"accounts": table_definitions()["accounts"]}
+        Rebuild(published.urls.projector, definition, replace_because="a test", workers=1).run()
+        published.wait_until_consumed(EVENTS)
+    assert_each_event_once(database)
+
+
+def test_group_of_other_code_does_not_apply_events(
+    published: KafkaHarness, database: Connection
+) -> None:
+    database.execute("UPDATE projections SET version = 'other' WHERE name = 'accounts'")
+    others = [name for name in PROJECTIONS if name != "accounts"]
+    behind = "SELECT count(*) FROM projections WHERE name = ANY(%s) AND position < %s"
+    engine = GroupEngine(
+        published.urls.projector,
+        PROJECTIONS.values(),
+        published.broker,
+        versions=versions(table_definitions()),
+    )
+    with running_groups(engine):
+        wait_until(
+            lambda: database.execute(behind, (others, EVENTS)).fetchone() == (0,),
+            "the other projections are consumed",
+            timeout_s=TIMEOUT_S,
+        )
+        assert companies(database) == []
+        definition = {"accounts": table_definitions()["accounts"]}
+        Rebuild(published.urls.projector, definition, workers=1).run()
+        published.wait_until_consumed(EVENTS)
     assert_each_event_once(database)

@@ -56,7 +56,7 @@ def kill_a_rebuild(urls: Urls, output: Path, after_s: float, events_per_s: float
         )
         assert process.poll() in (None, 0), output.read_text("utf-8")
         children = children_of(parent)
-        time.sleep(after_s)
+        time.sleep(after_s)  # the moment of the kill is random
     finally:
         process.kill()
         process.wait()

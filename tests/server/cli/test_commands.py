@@ -136,3 +136,45 @@ def test_claimed_times_are_corrected_from_the_log(home: Settings, database: Conn
     database.execute("DELETE FROM claimed_times")
     assert annals("mend-claims") == "1 corrected.\n"
     assert_claims_match_log(database)
+
+
+def test_damaged_rows_are_named_and_replaced_with_a_reason(
+    home: Settings, database: Connection
+) -> None:
+    assert "accounts: all rows are equal" in annals("verify", "--rows")
+    database.execute("UPDATE read.api_keys SET name = 'forged'")
+    database.execute("DROP TABLE read.notes CASCADE")
+    with pytest.raises(CommandError, match=r"differ from the log: notes, workspaces\."):
+        annals("verify", "--rows")
+    with pytest.raises(CommandError, match="--replace needs --reason"):
+        annals("rebuild", "notes", "--replace")
+    annals("rebuild", "notes", "--replace", "--reason", "dropped by mistake")
+    annals("rebuild", "workspaces", "--replace", "--reason", "altered by hand")
+    assert annals("verify", "--rows").count("all rows are equal") == len(PROJECTIONS)
+    recorded = database.execute(
+        "SELECT projection, reason, requested_by <> '' FROM projection_rebuilds WHERE replaces"
+        " ORDER BY id"
+    ).fetchall()
+    assert recorded == [
+        ("notes", "dropped by mistake", True),
+        ("workspaces", "altered by hand", True),
+    ]
+
+
+def test_command_names_the_damaged_table(home: Settings, database: Connection) -> None:
+    database.execute("DROP TABLE read.members CASCADE")
+    with open_writing(home) as writing:
+        _, key = load_home_key(home)
+        writing.commands.create(Scope(key.workspace_id), Member, {"name": "Grace"})
+    with pytest.raises(CommandError, match=r"tables of members are damaged: UndefinedTable"):
+        annals("export", "accounts")
+
+
+def test_fault_of_the_log_fails_verify(home: Settings, database: Connection) -> None:
+    answer = annals("verify")
+    assert "consumed each event of the log exactly once" in answer
+    assert "triggers, policies, rights and functions are those of this version" in answer
+    database.execute("DELETE FROM projections WHERE name = 'notes'")
+    database.execute("GRANT UPDATE ON events TO annals_app")
+    with pytest.raises(CommandError, match="2 faults were found"):
+        annals("verify")

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from benchmarks.generated import generate
+from eventlog.connections import follow_connection
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from replay.folders import FolderInUse
@@ -25,6 +26,7 @@ from server.postgres.backup import (
     BackupError,
     back_up,
     contents_of,
+    differences_from_backup,
     one_snapshot,
     read_backup,
     write_manifest,
@@ -44,6 +46,7 @@ from tests.support.postgres_server import reachable_folder
 from tests.support.recorded_schemas import WORKSPACES, append, fill
 
 MADE_AT = datetime(2026, 3, 31, tzinfo=UTC)
+_seeds = itertools.count(1_000)
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,56 @@ def test_running_home_is_backed_up_by_command(
     manifest = read_backup(installation.folder / "by-command")
     assert manifest.contents.events >= 500
     assert "token" in manifest.files
+    answer = annals("verify", "--against", str(installation.folder / "by-command"))
+    assert "contains all that was final in" in answer
+
+
+@pytest.mark.parametrize(
+    ("tampering", "named"),
+    [
+        ("UPDATE events SET metadata = '{}' WHERE position = 7", "events were altered"),
+        ("UPDATE events SET recorded_at = now() WHERE position = 7", "events were altered"),
+        ("DELETE FROM events WHERE position = 7", "{all} events in the backup, {less} in the log"),
+        ("DELETE FROM events WHERE position > 499", "{all} events in the backup, 499 in the log"),
+        ("TRUNCATE events", "{all} events in the backup, 0 in the log"),
+    ],
+)
+def test_log_that_was_changed_since_a_backup_is_named(
+    tampering: str, named: str, installation: Installation, backup: Path
+) -> None:
+    manifest = read_backup(backup)
+    with follow_connection(installation.superuser_url, application_name="test") as connection:
+        append_events_of_a_writer(installation)
+        assert differences_from_backup(connection, manifest) == []
+        with connection.transaction(force_rollback=True):
+            connection.execute("ALTER TABLE events DISABLE TRIGGER events_are_never_changed")
+            connection.execute(tampering.encode())
+            found = differences_from_backup(connection, manifest)
+        (fault,) = found
+        assert fault.startswith("positions 0..")
+        events = manifest.contents.events
+        assert fault.endswith(named.format(all=f"{events:,}", less=f"{events - 1:,}"))
+
+
+def test_events_that_were_not_final_at_the_backup_are_no_difference(
+    installation: Installation,
+) -> None:
+    with psycopg.connect(installation.urls.app) as late:
+        late.execute("SELECT 1")  # opens the transaction, which takes positions and commits later
+        append(late, WORKSPACES[0], list(itertools.islice(generate(next(_seeds)), 3)))
+        append_events_of_a_writer(installation)
+        folder = installation.back_up("with-a-late-writer")
+        late.commit()
+    with follow_connection(installation.superuser_url, application_name="test") as connection:
+        manifest = read_backup(folder)
+        assert manifest.final.position < manifest.contents.position
+        assert differences_from_backup(connection, manifest) == []
+
+
+def append_events_of_a_writer(installation: Installation) -> None:
+    """Append some events to the log."""
+    with psycopg.connect(installation.urls.app, autocommit=True) as connection:
+        append(connection, WORKSPACES[0], list(itertools.islice(generate(next(_seeds)), 5)))
 
 
 def test_external_database_is_backed_up_as_its_superuser(

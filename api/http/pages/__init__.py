@@ -1,0 +1,1 @@
+"""The pages of the API for people: its documentation."""
