@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 from eventsourcing.domain import AggregateEvent
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from domain.shared.entity import (
     EntityCreated,
@@ -17,7 +18,7 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Choice, Date, Fields, Line, Money, Name
+from domain.shared.fields import Choice, Date, Fields, Line, Money, Name, fault_of
 from domain.shared.merging import EntityMerged, MergeableEntity
 from domain.shared.properties import optional, required
 from domain.shared.refusals import MergeRefused
@@ -67,8 +68,7 @@ class AccountFields(Fields):
     def _require_fields_of_the_type(self) -> Self:
         for name, type_ in TYPE_OF_FIELD.items():
             if getattr(self, name) is not None and self.type != type_:
-                alias = type(self).model_fields[name].alias
-                raise ValueError(f"{alias} is only for accounts of type {type_.value}")
+                raise fault_of(to_camel(name), f"is only for accounts of type {type_.value}")
         return self
 
 

@@ -30,6 +30,7 @@ from domain.shared.fields import (
     Line,
     Name,
     Text,
+    fault_of,
 )
 from domain.shared.properties import optional, required
 from domain.shared.refusals import AlreadyConfirmed
@@ -87,16 +88,19 @@ class AppointmentFields(Fields):
     @model_validator(mode="after")
     def _require_end_after_start(self) -> Self:
         if self.ends_at <= self.starts_at:
-            raise ValueError("endsAt must be after startsAt")
+            raise fault_of("endsAt", "must be after startsAt")
         if self.ends_at - self.starts_at > timedelta(days=DURATION_MAX_DAYS):
-            raise ValueError(f"it may last at most {DURATION_MAX_DAYS} days")
+            raise fault_of("endsAt", f"must be at most {DURATION_MAX_DAYS} days after startsAt")
         return self
 
 
 def end_after(starts_at: datetime, minutes: object) -> datetime:
-    """The end of an appointment of this duration. Raises `ValueError` for an invalid duration."""
+    """The end of an appointment of this duration.
+
+    Raises `PydanticCustomError`, a `ValueError`, for an invalid duration.
+    """
     if type(minutes) is not int or not 0 < minutes <= DURATION_MAX_MINUTES:
-        raise ValueError(f"durationMinutes must be a number from 1 to {DURATION_MAX_MINUTES}")
+        raise fault_of("durationMinutes", f"must be a number from 1 to {DURATION_MAX_MINUTES}")
     return starts_at + timedelta(minutes=minutes)
 
 

@@ -17,7 +17,7 @@ from domain.shared.entity import (
     EntityStatusChanged,
     EntityUpdated,
 )
-from domain.shared.fields import Choice, Fields, Instant, Line, Name, Text
+from domain.shared.fields import Choice, Fields, Instant, Line, Name, Text, fault_of
 from domain.shared.properties import optional, required
 
 
@@ -38,7 +38,7 @@ class MeetingFields(Fields):
     @model_validator(mode="after")
     def _require_end_not_before_start(self) -> Self:
         if self.starts_at and self.ends_at and self.ends_at < self.starts_at:
-            raise ValueError("endsAt must not be before startsAt")
+            raise fault_of("endsAt", "must not be before startsAt")
         return self
 
 

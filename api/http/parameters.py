@@ -10,7 +10,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+)
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import CoreSchema, core_schema
 from starlette.requests import HTTPConnection
@@ -50,7 +58,7 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
         """Have pydantic validate and describe it as an enumeration."""
-        return core_schema.literal_schema(list(self.values))
+        return core_schema.literal_schema([str(each) for each in self.values])
 
 
 @dataclass(frozen=True)
@@ -235,4 +243,10 @@ def _filter_type(kind: type[Entity], name: str) -> Any:
     if name in ("assignedTo", "accountId") or field is None:
         return UUID | None
     values: Any = field.annotation
-    return values | Literal["all"] | None if name == "type" else values | None
+    if name != "type":
+        return values | None
+    return Annotated[str, OneOf((*values, ALL)), BeforeValidator(_lowered)] | None
+
+
+def _lowered(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value

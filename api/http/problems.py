@@ -14,7 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from domain.shared.refusals import FieldError, Refusal
+from domain.shared.fields import field_error
+from domain.shared.refusals import Refusal
 from runtime import codes
 from runtime.codes.code import ErrorCode
 from runtime.errors import CODES_BY_EXCEPTION, ApiError, as_api_error, field_problem
@@ -101,9 +102,7 @@ def handle_errors(app: FastAPI) -> None:
 
 def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> ApiError:
     """Return a 400 (E2031) for errors of parameters as pydantic reports them."""
-    found = [
-        FieldError(".".join(map(str, each["loc"])), each["type"], each["msg"]) for each in errors
-    ]
+    found = [field_error(each) for each in errors]
     detail = "; ".join(f"{each.field}: {each.message}" for each in found)
     return ApiError(codes.INVALID_PARAMETER, detail, errors=found)
 

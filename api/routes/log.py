@@ -121,7 +121,7 @@ async def list_(services: ServicesDep, caller: Verifier, _: MinPosition) -> Resp
 
 
 @ROUTER.get(
-    "/{id}",
+    "/{id:uuid}",
     operation_id="getLogVerification",
     summary="A check of the log: its state and result",
     responses={

@@ -7,11 +7,13 @@ does, so that recorded values stay readable when a rule is tightened.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -84,6 +86,27 @@ def _sensible_year(when: date) -> date:
 
 def _in_utc(when: datetime) -> datetime:
     return when.astimezone(UTC)
+
+
+MESSAGES: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("uuid_type", "uuid_parsing"), "Input should be a UUID"),
+        **dict.fromkeys(("dict_type", "model_type"), "Input should be an object"),
+        "list_type": "Input should be an array",
+        "decimal_type": "Input should be a number, or text with one",
+    }
+)
+"""Messages that replace those of pydantic, which name types of Python, by the kind of fault."""
+_SIZED = re.compile("^(List|Dictionary)(?= should have)")
+_WORDINGS = {
+    "Value error, ": "",
+    " after validation": "",
+    "should be True": "should be true",
+    "Decimal input": "Input",
+}
+_FAULTY = "wireName"
+_KEY = "[key]"
+"""The end of the path to a name, as opposed to the value of that name."""
 
 
 class Choice(StrEnum):
@@ -248,11 +271,21 @@ class Fields(BaseModel):
 
 def field_errors(error: ValidationError) -> list[FieldError]:
     """The faults that pydantic found, by wire path. The input is not repeated in them."""
-    return [
-        FieldError(
-            field=".".join(str(part) for part in fault["loc"]) or "body",
-            kind=fault["type"],
-            message=fault["msg"].removeprefix("Value error, "),
-        )
-        for fault in error.errors(include_url=False, include_input=False, include_context=False)
-    ]
+    return [field_error(fault) for fault in error.errors(include_url=False, include_input=False)]
+
+
+def fault_of(wire_name: str, message: str) -> PydanticCustomError:
+    """What a validator of a whole model raises if this one of its fields is at fault."""
+    context = {_FAULTY: wire_name, "message": message}
+    return PydanticCustomError("value_error", "{message}", context)
+
+
+def field_error(fault: Mapping[str, Any]) -> FieldError:
+    """A fault as pydantic reports it, by wire path and in terms of JSON instead of Python."""
+    named = fault.get("ctx", {}).get(_FAULTY)
+    path = [str(part) for part in (*fault["loc"], *([named] if named else [])) if part != _KEY]
+    kind: str = fault["type"]
+    message = MESSAGES.get(kind) or _SIZED.sub("Input", fault["msg"])
+    for wording, wire in _WORDINGS.items():
+        message = message.replace(wording, wire)
+    return FieldError(".".join(path) or "body", kind, message)

@@ -176,12 +176,12 @@ def test_the_end_is_calculated_from_a_duration() -> None:
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"durationMinutes": 0}, "body"),
-        ({"durationMinutes": True}, "body"),
-        ({"durationMinutes": DURATION_MAX_MINUTES + 1}, "body"),
+        ({"durationMinutes": 0}, "durationMinutes"),
+        ({"durationMinutes": True}, "durationMinutes"),
+        ({"durationMinutes": DURATION_MAX_MINUTES + 1}, "durationMinutes"),
         ({"durationMinutes": 30, "startsAt": "tomorrow"}, "startsAt endsAt"),
-        ({"endsAt": FIRST_CALL["startsAt"]}, "body"),
-        ({"endsAt": "2026-02-08T10:00:01Z"}, "body"),
+        ({"endsAt": FIRST_CALL["startsAt"]}, "endsAt"),
+        ({"endsAt": "2026-02-08T10:00:01Z"}, "endsAt"),
         ({"memberId": None}, "memberId"),
         ({"confirmedAt": LATER}, "confirmedAt"),
         ({"confirmedBy": "Ada"}, "confirmedBy"),

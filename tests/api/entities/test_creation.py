@@ -67,6 +67,26 @@ def test_statuses_that_only_commands_set() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("plural", "status"),
+    [
+        ("appointments", "completed"),
+        ("appointments", "cancelled"),
+        ("appointments", "no_show"),
+        ("tasks", "done"),
+        ("leads", "won"),
+    ],
+)
+def test_what_has_ended_elsewhere_may_be_recorded_as_ended(
+    api_workspace: ApiWorkspace, plural: str, status: str
+) -> None:
+    (kind,) = (each.kind for each in WITH_STATUS if plural == each.kind.PLURAL)
+    member = api_workspace.make("members", name="Ada").json()["id"]
+    account = {"accountId": api_workspace.account()} if kind.BELONGS_TO_ACCOUNT else {}
+    made = api_workspace.make(plural, **fields_of(kind, 1, status, member), **account)
+    assert (made.status_code, made.json()["status"]) == (201, status), made.text
+
+
 @every_kind_with_status
 def test_post_and_import_create_in_the_same_statuses(
     api_workspace: ApiWorkspace, tmp_path: Path, kind: type[Entity]

@@ -71,7 +71,7 @@ def test_too_deep_json_is_refused_before_the_parser_fails() -> None:
         ({"company": "x", "type": "customer", "nextActionDate": "soon"}, "E2009", "nextActionDate"),
         ({"company": 7, "type": "customer"}, "E2010", "company"),
         ({"company": "a\u0000b", "type": "customer"}, "E2010", "company"),
-        ({"company": "x", "type": "partner", "dealValue": "1"}, "E2010", "body"),
+        ({"company": "x", "type": "partner", "dealValue": "1"}, "E2010", "dealValue"),
         ({"company": "x", "type": "customer", "customFields": {"a": {}}}, "E2010", None),
         ({"company": "x", "type": "customer", "workspaceId": "x"}, "E2005", "workspaceId"),
         ({"company": "x", "type": "customer", "accountId": "x"}, "E2005", "accountId"),

@@ -135,7 +135,7 @@ def test_bad_rows_are_reported_and_the_others_imported(importer: Importer) -> No
         (5, "nextActionDate", "2017-02-30", "invalid_value"),
         (6, "dealValue", "-5", "invalid_value"),
         (7, "", "surplus", "too_many_cells"),
-        (9, "", "", "invalid_value"),
+        (9, "dealValue", "7", "invalid_value"),
     ]
     assert "none of investor, customer, partner" in result.issues[1].message
     assert [each["company"] for each in importer.items("accounts")] == ["Good", "Fine"]
