@@ -66,7 +66,7 @@ class LogVerifications(BaseModel):
     items: list[LogVerification]
 
 
-def _check_id(given: Annotated[str, Path(alias="id", examples=["12"])]) -> int:
+def _check_id(given: Annotated[str, Path(alias="number", examples=["12"])]) -> int:
     """Dependency: return the number of a check. Raises 404 (E5002)."""
     if not (given.isascii() and given.isdecimal() and len(given) <= JOB_ID_MAX_DIGITS):
         raise ApiError(codes.NOT_FOUND)
@@ -121,7 +121,7 @@ async def list_(services: ServicesDep, caller: Verifier, _: MinPosition) -> Resp
 
 
 @ROUTER.get(
-    "/{id:uuid}",
+    "/{number}",
     operation_id="getLogVerification",
     summary="A check of the log: its state and result",
     responses={

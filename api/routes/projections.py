@@ -177,7 +177,7 @@ def _projection_name(name: Annotated[str, Path(examples=["accounts"])]) -> str:
     return name
 
 
-def _job_id(given: Annotated[str, Path(alias="id", examples=["7"])]) -> int:
+def _job_id(given: Annotated[str, Path(alias="number", examples=["7"])]) -> int:
     """Dependency: return the number of a job. Raises 404 (E5002)."""
     if not (given.isascii() and given.isdecimal() and len(given) <= JOB_ID_MAX_DIGITS):
         raise ApiError(codes.NOT_FOUND)
@@ -349,7 +349,7 @@ async def list_jobs(
 
 
 @ROUTER.get(
-    "/{name}/rebuilds/{id}",
+    "/{name}/rebuilds/{number}",
     operation_id="getRebuild",
     summary="The progress of a job on a projection",
     responses={
@@ -369,7 +369,7 @@ async def get_job(
 
 
 @ROUTER.post(
-    "/{name}/rebuilds/{id}/cancel",
+    "/{name}/rebuilds/{number}/cancel",
     operation_id="cancelRebuild",
     summary="Cancel a job; the live tables stay as they are",
     status_code=202,

@@ -36,7 +36,10 @@ RETRY_AFTER_S = 2
 """Longer than the clients' own delay before the first retries."""
 RUN_WAIT_S = 120.0
 WAIT_S = 60.0
-HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
+HOP_BY_HOP = {
+    *("connection", "keep-alive", "transfer-encoding", "date", "server"),
+    *("content-length", "content-encoding"),  # the client here has decoded the body
+}
 
 PYTHON = """
 import sys

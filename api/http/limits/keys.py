@@ -31,12 +31,13 @@ class RouteClass(StrEnum):
     READS = "reads"
     WRITES = "writes"
     BULK = "bulk"
-    """Imports with their previews, bulk changes and undo: one request reads or writes many rows."""
+    """Imports with their previews, bulk changes, undo and checks of the log: one request reads or
+    writes many rows."""
     STREAMS = "streams"
     """Exports, and streams of changes and of job progress: one response may take minutes."""
 
 
-BULK_PREFIXES = ("/api/bulk", "/api/imports", "/api/undo")
+BULK_PREFIXES = ("/api/bulk", "/api/imports", "/api/undo", "/api/log")
 STREAM_ENDINGS = ("/export", "/events", "/api/realtime", "/api/realtime/ws")
 READ_METHODS = frozenset({"GET", "HEAD"})
 

@@ -70,7 +70,7 @@ ON_FIELDS = (
 ON_PATCH = (codes.MALFORMED_PATCH, codes.PATCH_TEST_FAILED, codes.PATCH_NOT_APPLICABLE)
 
 HEADER_DESCRIPTIONS = {
-    "ETag": "The version, as a strong entity tag.",
+    "ETag": "A strong entity tag: the version, then a digest of the body.",
     "Location": "The URL of the new resource.",
     "Annals-Position": "The log position at which the write is recorded.",
     "Annals-Command": "The id of the command; POST /api/undo with it undoes all that it did.",

@@ -13,7 +13,7 @@ import zstandard
 
 from api.app import create_app
 from api.http.representation.compression import COMPRESS_BYTES_MIN
-from api.http.representation.tags import find_match, tag_of
+from api.http.representation.tags import CODING, find_match, tag_of
 from runtime.settings import Settings
 from tests.support.api_server import Api, ApiWorkspace, running_api
 from tests.support.databases import Urls
@@ -83,7 +83,7 @@ def test_unchanged_representation_is_304_without_a_body(
     for condition in (tag, f"W/{tag}", f'"other", {tag}', "*"):
         unchanged = client.get(path, headers={"If-None-Match": condition})
         assert (unchanged.status_code, unchanged.content) == (304, b""), condition
-        assert unchanged.headers["ETag"] == tag
+        assert unchanged.headers["ETag"] in (tag, CODING.sub('"', tag))
         assert "Content-Length" not in unchanged.headers
         assert "X-Request-Id" in unchanged.headers
     for condition in ('"other"', "not a tag", tag.strip('"')):
