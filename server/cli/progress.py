@@ -1,10 +1,12 @@
-"""Progress bars on standard error; nothing is drawn when that is not a terminal."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line from time to time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+LINE_INTERVAL_S = 5.0
+"""Seconds between two lines of progress if no terminal shows a bar."""
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of units done and the total."""
@@ -50,8 +55,14 @@ def step_progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
+        written_at_s = time.monotonic()
 
         def report(step: str, done: int, total: int) -> None:
+            nonlocal written_at_s
             progress.update(task, description=step, completed=min(done, total), total=total)
+            if not console.is_terminal and time.monotonic() - written_at_s >= LINE_INTERVAL_S:
+                written_at_s = time.monotonic()
+                named = f"{step}: " if step else ""
+                typer.echo(f"{named}{done:,} of {total:,} {unit}", err=True)
 
         yield report

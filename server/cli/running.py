@@ -179,7 +179,13 @@ def _load_or_fill_demo(settings: Settings, ready: Settings, accounts: int, seed:
             )
         return Prepared(path.read_text(encoding="utf-8").strip(), path, is_new=False)
     print_line(f"Making demo data: {accounts} accounts ...")
-    with progress_bar("accounts") as progress:
+    with progress_bar("accounts") as show:
+
+        def progress(done: int, total: int) -> None:
+            show(done, total)
+            if done == total:
+                print_line("Filling the read tables ...")
+
         result = fill(ready, accounts=accounts, seed=seed, progress=progress)
     write_private(path, f"{result.token}\n")
     content = {"accounts": accounts, "seed": seed, "workspace_id": str(result.workspace_id)}

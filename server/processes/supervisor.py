@@ -23,7 +23,7 @@ from types import FrameType
 
 import psycopg
 
-from runtime.home import AlreadyHeldError, HomeLock, make_home, write_private
+from runtime.home import AlreadyHeldError, HomeLock, make_home, token_file, write_private
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from server.polling import poll_until
@@ -32,6 +32,7 @@ from server.postgres.processes import EmbeddedPostgresError
 
 LOOP_INTERVAL_S = 0.1
 STOP_POLL_INTERVAL_S = 0.01
+FIRST_START_STEPS = 4
 REMINDER_AFTER_S = 60.0
 """How often the user is reminded that the API does not answer yet."""
 HEALTH_REQUEST_TIMEOUT_S = 1.0
@@ -71,11 +72,22 @@ def run_supervisor(settings: Settings, prepare: Prepare, print_line: PrintLine) 
     if "rebuild_changed" not in settings.model_fields_set:
         # All processes of this home run this version of the code.
         settings = settings.model_copy(update={"rebuild_changed": True})
+    is_first = not token_file(settings).exists()
+
+    def report(step: int, what: str) -> None:
+        if is_first:  # later starts take seconds
+            print_line(f"[{step}/{FIRST_START_STEPS}] {what} ...")
+
     with stop.installed(), _supervisor_lock(settings.home, url):
         require_free_port(settings.host, settings.port)
+        where = "Connecting to" if settings.has_database_urls else "Unpacking and starting"
+        report(1, f"{where} PostgreSQL")
         with Database(settings, join_running=False) as database:
+            report(2, "Creating the tables")
             _migrate(database.settings)
+            report(3, "Creating the workspace and its first key")
             prepared = prepare(database.settings)
+            report(4, "Starting API, projector, sender and worker")
             Supervisor(database, prepared, url, stop, print_line).run()
 
 

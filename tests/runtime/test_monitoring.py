@@ -29,6 +29,7 @@ from api.http.middleware import RequestContext
 from commands.entities import EntityCommands
 from domain.account import Account
 from eventlog.connections import Connection, follow_connection, write_pool
+from eventlog.locks import WRITER_LOCK
 from eventlog.reading import RecordedEvent
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
@@ -247,7 +248,7 @@ def test_reader_held_back_by_an_announcement_is_seen(
     """Any role that may connect can take the lock; only the server process can be ended."""
     monkeypatch.setattr(health, "ANNOUNCEMENT_AGE_MAX_S", 0.5)
     with psycopg.connect(stack.urls.sender, autocommit=True) as holder:
-        holder.execute("SELECT pg_advisory_lock_shared(65::bigint << 56)")
+        holder.execute(f"SELECT pg_advisory_lock_shared({WRITER_LOCK}::bigint << 56)")
         pid = holder.info.backend_pid
         wait_until(lambda: stack.status() == 503, "health is red")
         detail = stack.client.get("/healthz").json()["detail"]
@@ -261,7 +262,7 @@ def test_reader_held_back_by_an_announcement_is_seen(
 
 
 def test_writer_at_the_end_of_the_log_holds_no_reader_back(stack: Stack) -> None:
-    taken = "SELECT pg_advisory_lock_shared((65::bigint << 56) | %s)"
+    taken = f"SELECT pg_advisory_lock_shared(({WRITER_LOCK}::bigint << 56) | %s)"
     last = stack.database.execute("SELECT max(position) FROM events").fetchone()
     assert last is not None
     with psycopg.connect(stack.urls.app, autocommit=True) as holder:

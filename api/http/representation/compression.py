@@ -26,7 +26,7 @@ class CompressedReads:
     """ASGI middleware: compresses responses to GET and names the coding in their entity tag."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self.app = app
         self._compressed = CompressMiddleware(
             app,
             minimum_size=COMPRESS_BYTES_MIN,
@@ -38,7 +38,7 @@ class CompressedReads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, compressed if it may be."""
         if scope["type"] != "http" or scope["method"] != "GET":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
 
         async def send_tagged(message: Message) -> None:

@@ -13,6 +13,8 @@ from runtime.patches import JSON_TYPE
 
 MORE_METHODS = ("HEAD", "OPTIONS")
 """Methods that every path with GET, or with any method, has."""
+OWN_HEAD = ("/export",)
+"""Ends of paths whose routes answer HEAD themselves: an export that has begun is not cut off."""
 OF_CONTENT = ("Content-Length", "Content-Type", "Content-Encoding", "Link")
 """Headers that describe a body, and are left out of 304 (RFC 9110, section 15.4.5)."""
 
@@ -21,18 +23,18 @@ class Representations:
     """ASGI middleware: completes responses, and answers HEAD, OPTIONS and If-None-Match.
 
     A JSON response gets a strong ETag. GET with an If-None-Match that matches it is 304. HEAD is
-    answered as GET without the body, and a stream is not started for it. OPTIONS is 204 with Allow.
+    answered as GET without the body, and a stream is not sent for it. OPTIONS is 204 with Allow.
     """
 
     def __init__(self, app: ASGIApp, *, methods_at: Callable[[str], list[str]]) -> None:
         """methods_at: returns the methods of a path, none if there is no such path."""
-        self._app = app
+        self.app = app
         self._methods_at = methods_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or pass it on and complete its response."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and (allow := self._allowed(scope["path"])):
             headers = [(b"allow", allow.encode())]
             await send({"type": "http.response.start", "status": 204, "headers": headers})
@@ -46,14 +48,16 @@ class Representations:
         return allow_header(self._methods_at(path))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_head = scope["method"] == "HEAD"
+        is_head = scope["method"] == "HEAD" and not scope["path"].endswith(OWN_HEAD)
         response = _Response(scope, send, without_body=is_head)
         if is_head:
             scope["method"] = "GET"  # routes and their dependencies know no HEAD
         try:
-            await self._app(scope, receive, response.send)
+            await self.app(scope, receive, response.send)
         except HeadersSent:
-            pass
+            # Now that the application has cleaned up: it takes the end of the response for the end
+            # of the connection.
+            await send({"type": "http.response.body"})
         finally:
             if is_head:
                 scope["method"] = "HEAD"
@@ -68,7 +72,7 @@ def allow_header(methods: list[str]) -> str:
 
 
 class HeadersSent(Exception):
-    """The response to HEAD is complete, so the application need not go on."""
+    """The headers of a response to HEAD are sent, so the application need not go on."""
 
 
 class _Response:
@@ -90,7 +94,6 @@ class _Response:
                 return
             await self._send(message)
             if self._without_body:
-                await self._send({"type": "http.response.body"})
                 raise HeadersSent
             return
         start, self._start = self._start, None

@@ -56,8 +56,10 @@ PART_EVENTS_MIN = 20_000
 SWAPPED_IN = "rebuilt and swapped in; the tables from before are kept"
 ROWS_EQUAL = "all rows are equal to those of a fresh fold"
 
+# The epoch is one that no follower of the lost checkpoint can have.
 INSERT_MISSING = """
-INSERT INTO projections (name, version, wanted_version) VALUES (%s, 'none', %s)
+INSERT INTO projections (name, version, wanted_version, epoch)
+VALUES (%s, 'none', %s, extract(epoch FROM clock_timestamp())::bigint)
     ON CONFLICT (name) DO NOTHING
 """
 FAIL_DEAD = """

@@ -290,6 +290,14 @@ def test_output_shows_commands_to_try(running: Running) -> None:
     assert f"Ctrl-C stops it; the data stays in {running.home}." in output
 
 
+def test_first_start_says_what_it_does(running: Running) -> None:
+    output = running.log.read_text(encoding="utf-8")
+    steps = [line for line in output.splitlines() if line.startswith("[")]
+    assert [step.partition("]")[0] for step in steps] == ["[1/4", "[2/4", "[3/4", "[4/4"]
+    assert steps[0] == "[1/4] Unpacking and starting PostgreSQL ..."
+    assert output.index(steps[-1]) < output.index("Annals answers at")
+
+
 def test_second_start_of_the_home_is_refused(running: Running) -> None:
     output = run_refused_start(running.home, free_port())
     expected = (
