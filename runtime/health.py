@@ -31,7 +31,9 @@ from eventlog.reading.positions import (
     withheld_s,
     writer_locks,
 )
+from projections.engine.install import SELECT_FUNCTIONS, changed_functions
 from projections.engine.registry import PROJECTIONS
+from readmodels import table_definitions
 from readmodels.operation import health
 from readmodels.operation.checkpoints import report
 from readmodels.pool import AsyncConnection
@@ -290,7 +292,13 @@ class HealthMonitor:
             missing=tuple(missing),
             position=position,
             held_back=await self._query_held_back(connection, position),
-            deviations=await self._query_deviations(connection, migrations <= {*wanted}),
+            deviations=await self._query_deviations(
+                connection,
+                is_own_version=migrations <= {*wanted},
+                has_own_rows=all(
+                    each.facts["version"] == each.facts["wantedVersion"] for each in projections
+                ),
+            ),
             projections=tuple(projections),
             rebuilds=tuple(await health.load_rebuilds(connection)),
             checks=tuple(await health.load_coverage_checks(connection)),
@@ -302,7 +310,7 @@ class HealthMonitor:
         )
 
     async def _query_held_back(self, connection: AsyncConnection, position: int) -> HeldBack:
-        """Measure by the log, and not by the lock: sessions may take turns with it.
+        """Measure by the log, and not by the lock: sessions may alternate.
 
         Withheld are events after the highest position that was ever readable. A readable position
         that is lower than that also counts, by the time since which it is: readers that start now
@@ -320,13 +328,19 @@ class HealthMonitor:
         return HeldBack(age_s, locks)
 
     async def _query_deviations(
-        self, connection: AsyncConnection, is_own_version: bool
+        self, connection: AsyncConnection, *, is_own_version: bool, has_own_rows: bool
     ) -> tuple[str, ...]:
-        """Compare the protections, unless a later version has migrated the database."""
+        """Compare the protections, unless a later version has migrated the database.
+
+        The functions of the read tables are compared unless other code made any of them.
+        """
         now_s = time.monotonic()
         if now_s - self._compared_at_s >= PROTECTIONS_INTERVAL_S:
-            found = await load_protections_async(connection) if is_own_version else None
-            self._deviations = () if found is None else tuple(deviations(found))
+            found = deviations(await load_protections_async(connection)) if is_own_version else []
+            if is_own_version and has_own_rows:
+                cursor = await connection.execute(SELECT_FUNCTIONS.encode())
+                found += changed_functions(await cursor.fetchall(), table_definitions().values())
+            self._deviations = tuple(found)
             self._compared_at_s = now_s
         return self._deviations
 

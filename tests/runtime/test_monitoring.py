@@ -275,7 +275,7 @@ def test_reader_held_back_by_a_lock_is_seen(
     wait_until(lambda: stack.status() == 200, "health is green")
 
 
-def test_sessions_that_take_turns_with_the_lock_are_seen(
+def test_sessions_that_alternate_with_the_lock_are_seen(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No session holds the lock for long, but one of them holds it always."""
@@ -292,14 +292,14 @@ def test_sessions_that_take_turns_with_the_lock_are_seen(
         written = stack.write()
         turns = [(holder, other), (other, holder)]
 
-        def take_turn() -> bool:
+        def alternate() -> bool:
             leaving, taking = turns[0]
             taking.execute(TAKE_ZERO)
             leaving.execute(FREE_ZERO)
             turns.reverse()
             return stack.status() == 503
 
-        wait_until(take_turn, "health is red")
+        wait_until(alternate, "health is red")
         detail = stack.client.get("/healthz").json()["detail"]
         (pid,) = re.findall(r"now by server process (\d+) at position 0", detail)
         assert int(pid) in pids
@@ -355,20 +355,35 @@ def test_writer_at_the_end_of_the_log_holds_no_reader_back(stack: Stack) -> None
 # Readiness
 
 
+@pytest.mark.parametrize(
+    ("tampering", "correction", "named"),
+    [
+        (
+            "ALTER TABLE events NO FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE events FORCE ROW LEVEL SECURITY",
+            "events: owner annals_owner",
+        ),
+        (
+            "ALTER FUNCTION read.search_accounts SET search_path = read, public",
+            "ALTER FUNCTION read.search_accounts SET search_path = read, public, pg_temp",
+            "another function read.search_accounts",
+        ),
+    ],
+)
 def test_api_is_not_ready_and_red_without_a_protection(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
+    tampering: str, correction: str, named: str, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "PROTECTIONS_INTERVAL_S", 0.0)
     assert stack.client.get("/readyz").status_code == 200
-    stack.database.execute("ALTER TABLE events NO FORCE ROW LEVEL SECURITY")
+    stack.database.execute(tampering.encode())
     try:
         wait_until(lambda: stack.client.get("/readyz").status_code == 503, "it is not ready")
         refused = stack.client.get("/readyz").json()
         assert refused["code"] == "E3007"
-        assert any("events: owner annals_owner" in each for each in refused["deviations"])
+        assert any(named in each for each in refused["deviations"])
         assert stack.status() == 503
     finally:
-        stack.database.execute("ALTER TABLE events FORCE ROW LEVEL SECURITY")
+        stack.database.execute(correction.encode())
     wait_until(lambda: stack.client.get("/readyz").status_code == 200, "it is ready")
 
 
