@@ -129,6 +129,17 @@ class Settings(BaseSettings):
     kafka_ssl_cafile: str | None = None
     """With SSL: a file with the trusted certificate authorities."""
 
+    disk_folder: Path | None = None
+    """A folder on the disk of the database, whose free space metrics and health show. `annals up`
+    sets it to the data of its own server."""
+    disk_free_min_bytes: int = Field(default=268_435_456, ge=0)
+    """Free bytes below which `annals up` refuses writes to its own server, so that reads go on."""
+    disk_free_warn_bytes: int = Field(default=2_147_483_648, ge=0)
+    """Free bytes below which health has a remark."""
+    backup_age_warn_s: int = Field(default=172_800, ge=0)
+    """Seconds since the last `annals backup` after which health has a remark. 0: it never has, for
+    a database that other programs back up."""
+
     idempotency_window_s: int = Field(default=86_400, ge=60, le=2_592_000)
     """Seconds within which a repeated request with the same idempotency key gets the first
     response again. Responses are dropped by partition, some hours after the window."""

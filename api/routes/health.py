@@ -16,7 +16,7 @@ from api.http.openapi.responses import WITHOUT_KEY, problems, success
 from api.http.responses import json_response
 from runtime import codes
 from runtime.errors import ApiError
-from runtime.health import HealthSnapshot
+from runtime.health_snapshot import HealthSnapshot
 
 ROUTER = APIRouter(tags=["operation"])
 
@@ -35,6 +35,13 @@ EXAMPLE_PROJECTION = {
     "faults": 0,
 }
 EXAMPLE_JOBS = {"open": 2, "oldestSeconds": 4.1, "idleSeconds": 0.8, "reasons": []}
+EXAMPLE_STORAGE = {
+    "readOnly": False,
+    "freeBytes": 81_604_378_624,
+    "sizeBytes": 270_582_939_648,
+    "backupAgeSeconds": 40_320.5,
+    "reasons": [],
+}
 EXAMPLE_METRICS = 'annals_projection_lag_events{projection="accounts"} 0.0\n'
 
 
@@ -59,7 +66,12 @@ async def liveness() -> Response:
     responses={
         200: success(
             "They do. `degraded` means that something needs attention nevertheless.",
-            example={"status": "ok", "projections": [EXAMPLE_PROJECTION], "jobs": EXAMPLE_JOBS},
+            example={
+                "status": "ok",
+                "projections": [EXAMPLE_PROJECTION],
+                "jobs": EXAMPLE_JOBS,
+                "storage": EXAMPLE_STORAGE,
+            },
         ),
         **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=WITHOUT_KEY),
     },
@@ -90,6 +102,7 @@ async def health(request: Request, services: ServicesDep) -> Response:
         "status": snapshot.status,
         "projections": projections,
         "jobs": snapshot.jobs.as_json(),
+        "storage": snapshot.storage.as_json(),
     }
     return json_response(content)
 

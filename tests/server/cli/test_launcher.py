@@ -24,6 +24,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long(seconds=25)
 
 WAIT_MAX_S = 60.0
+ACCOUNTS = "/api/accounts"
+ACCOUNT = {"company": "Acme", "type": "customer"}
 PRINT_ARGUMENTS = """
 import os, sys
 print(sys.argv[1:], os.getcwd(), os.path.realpath(sys.prefix))
@@ -197,15 +199,34 @@ class Running:
         self.log = home.parent / "output.txt"
         self.process = self.popen(home, port)
 
-    def popen(self, home: Path, port: int) -> subprocess.Popen[bytes]:
+    def popen(self, home: Path, port: int, **more: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "server.cli", "up", "--port", str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(home),
+                env={**environment(home), **more},
             )
+
+    def restart(self, **more: str) -> None:
+        self.end()
+        self.process = self.popen(self.home, self.port, **more)
+        self.wait_until_up()
+
+    def status(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        """Send a request with the token of the home; return the status and the body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_MAX_S)
+        token = (self.home / "token").read_text("utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError as error:
+            return 0, str(error)
+        finally:
+            connection.close()
 
     def connection(self) -> dict[str, object]:
         content: dict[str, object] = json.loads((self.home / "connection.json").read_text())
@@ -333,6 +354,8 @@ def test_killed_database_is_restarted(running: Running) -> None:
         direct = psutil.Process(running.process.pid).children()
         return [each for each in direct if "postgres" in "".join(command_line_of(each)[:1])]
 
+    commands = ("serve", "project", "work", "send")
+    processes = {command: running.child(command).pid for command in commands}
     (before,) = postmasters()
     before.kill()
     wait_until(
@@ -343,7 +366,31 @@ def test_killed_database_is_restarted(running: Running) -> None:
         lambda: [child.pid for child in postmasters()] not in ([], [before.pid]),
         "PostgreSQL is started again",
     )
-    wait_until(running.is_healthy, "the API answers")
+    wait_until(lambda: running.status("POST", ACCOUNTS, ACCOUNT)[0] == 201, "writes are accepted")
+    assert running.status("GET", ACCOUNTS)[0] == 200
+    assert {command: running.child(command).pid for command in commands} == processes
+
+
+def test_writes_are_refused_before_the_disk_is_full(running: Running) -> None:
+    """A minimum that no disk has stands for a disk that is nearly full."""
+    running.end()
+    earlier = len(running.log.read_text("utf-8"))
+    running.restart(ANNALS_DISK_FREE_MIN_BYTES=str(10**15))
+    wait_until(lambda: running.status("POST", ACCOUNTS, ACCOUNT)[0] == 507, "writes are refused")
+    assert '"code":"E3008"' in running.status("POST", ACCOUNTS, ACCOUNT)[1]
+    assert running.status("GET", ACCOUNTS)[0] == 200
+    health = running.status("GET", "/healthz")
+    assert health[0] == 503
+    assert "the database refuses writes" in health[1]
+    metrics = running.status("GET", "/metrics")[1]
+    assert "annals_database_read_only 1.0" in metrics
+    assert "annals_disk_free_bytes " in metrics
+    assert "annals_disk_size_bytes " in metrics
+    output = running.log.read_text("utf-8")[earlier:]
+    assert output.count("writes are refused until there are") == 1
+    assert "Traceback" not in output, output
+    running.restart()
+    wait_until(lambda: running.status("POST", ACCOUNTS, ACCOUNT)[0] == 201, "writes are accepted")
 
 
 def is_gone(process: psutil.Process) -> bool:
