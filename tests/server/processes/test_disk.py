@@ -88,18 +88,10 @@ def is_refused(response: httpx.Response) -> bool:
     return response.status_code == 507
 
 
-def test_every_write_is_refused_and_every_read_is_answered(
-    guarded: GuardedDisk, api: Api, api_workspace: ApiWorkspace
-) -> None:
-    client, operator = api_workspace.client(), api.operator()
-    made = api_workspace.make("accounts", **ACCOUNT)
-    account_id, position = made.json()["id"], int(made.headers["Annals-Position"])
-    path, seen = f"/api/accounts/{account_id}", after(made)
-    assert client.get(path, headers=seen).status_code == 200
-
-    guarded.becomes(MINIMUM - 1)
-    wait_until(lambda: is_refused(client.post("/api/accounts", json=ACCOUNT)), "writes are refused")
-    changes: list[tuple[str, str, dict[str, Any]]] = [
+def changes_of(account_id: str, position: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return a write at each kind of door: method, path and the rest of the request."""
+    path = f"/api/accounts/{account_id}"
+    return [
         ("POST", "/api/contacts", {"json": {"name": "Ada", "accountId": account_id}}),
         ("PATCH", path, {"json": {"company": "Acme 2"}}),
         ("PATCH", path, {"json": {"priority": "high"}, "headers": MERGE_PATCH}),
@@ -114,7 +106,20 @@ def test_every_write_is_refused_and_every_read_is_answered(
         ("POST", "/api/keys", {"json": {"name": "k", "role": "member"}}),
         ("POST", "/api/accounts", {"json": ACCOUNT, "headers": {"Idempotency-Key": "a-1"}}),
     ]
-    for method, target, request in changes:
+
+
+def test_every_write_is_refused_and_every_read_is_answered(
+    guarded: GuardedDisk, api: Api, api_workspace: ApiWorkspace
+) -> None:
+    client, operator = api_workspace.client(), api.operator()
+    made = api_workspace.make("accounts", **ACCOUNT)
+    account_id, position = made.json()["id"], int(made.headers["Annals-Position"])
+    path, seen = f"/api/accounts/{account_id}", after(made)
+    assert client.get(path, headers=seen).status_code == 200
+
+    guarded.becomes(MINIMUM - 1)
+    wait_until(lambda: is_refused(client.post("/api/accounts", json=ACCOUNT)), "writes are refused")
+    for method, target, request in changes_of(account_id, position):
         refused = client.request(method, target, **request)
         problem = refused.json()
         assert (refused.status_code, problem["code"]) == (507, "E3008"), (target, refused.text)
