@@ -312,10 +312,12 @@ def restart_delay_s(failures: int) -> float:
 def child_environment(settings: Settings, own_url: str) -> dict[str, str]:
     """Return this process's environment with the current settings, for a child process.
 
-    `own_url` is the setting of the only database URL that the child gets.
+    `own_url` is the setting of the only database URL that the child gets; it cannot read the others
+    from the folder of secrets either.
     """
     environment = dict(os.environ)
-    for name, value in settings.model_dump().items():
+    environment.pop("ANNALS_SECRETS_DIR", None)
+    for name, value in settings.model_dump(exclude={"secrets_dir"}).items():
         variable = f"ANNALS_{name.upper()}"
         if value is None or (name.endswith("_url") and name != own_url):
             environment.pop(variable, None)
