@@ -1,0 +1,109 @@
+"""The guide for Compose, followed on real servers with real processes."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from projections.engine.registry import PROJECTIONS
+from tests.support.compose import ComposeStack
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long(seconds=40)
+
+ROLES = {
+    "api": "annals_app",
+    "worker": "annals_app",
+    "sender": "annals_sender",
+    "relay": "annals_projector",
+    "projector": "annals_projector",
+}
+
+
+def get(compose: ComposeStack, path: str, token: str = "") -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.get(f"http://127.0.0.1:{compose.port}{path}", headers=headers)
+
+
+def superuser(compose: ComposeStack) -> psycopg.Connection:
+    return psycopg.connect(compose.secret("annals_superuser_url"), autocommit=True)
+
+
+def test_key_of_the_guide_is_an_admins_and_creates_an_account(compose: ComposeStack) -> None:
+    created, printed, used = compose.printed
+    assert "created secrets/annals_app_url" in created
+    assert printed == ""  # the token is in the file and nowhere else
+    me, account = (json.loads(line) for line in used.replace("}{", "}\n{").splitlines())
+    assert me["role"] == "admin"
+    assert account["company"] == "Example Ltd"
+
+
+def test_key_of_the_guide_is_kept_from_others(compose: ComposeStack) -> None:
+    mode = (compose.folder / "secrets" / "first_key").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+    assert stat.S_IMODE((compose.folder / "secrets").stat().st_mode) == 0o700
+
+
+def test_account_of_the_guide_is_projected_through_kafka(compose: ComposeStack) -> None:
+    token = (compose.folder / "secrets" / "first_key").read_text("utf-8").strip()
+
+    def is_listed() -> bool:
+        items = get(compose, "/api/accounts", token).json()["items"]
+        return [each["company"] for each in items] == ["Example Ltd"]
+
+    wait_until(is_listed, "the account is listed")
+
+
+def test_operator_key_sees_all_projections_held(compose: ComposeStack) -> None:
+    token = compose.run("cli", "operators", "issue", "on call").strip()
+
+    def is_healthy() -> bool:
+        health = get(compose, "/healthz", token).json()
+        return health["status"] == "ok" and len(health["projections"]) == len(PROJECTIONS)
+
+    wait_until(is_healthy, "all projections are healthy")
+
+
+def test_metrics_take_the_token_of_its_file(compose: ComposeStack) -> None:
+    assert get(compose, "/metrics").status_code == 403
+    assert get(compose, "/metrics", compose.secret("annals_metrics_token")).status_code == 200
+
+
+def test_each_process_connects_as_its_own_role(compose: ComposeStack) -> None:
+    with superuser(compose) as database:
+        for service, role in ROLES.items():
+            pids = {process.pid for process in compose.processes[service]}
+            ports = {
+                each.laddr.port for pid in pids for each in psutil.Process(pid).net_connections()
+            }
+            rows = database.execute(
+                "SELECT DISTINCT usename FROM pg_stat_activity WHERE client_port = ANY(%s)",
+                (list(ports),),
+            ).fetchall()
+            assert rows == [(role,)], service
+
+
+def test_no_process_has_a_secret_in_its_environment(compose: ComposeStack) -> None:
+    secrets = [compose.secret(name) for name in compose.file["secrets"]]
+    for service, processes in compose.processes.items():
+        for process in processes:
+            environment = " ".join(psutil.Process(process.pid).environ().values())
+            assert not [each for each in secrets if each and each in environment], service
+
+
+def test_database_asks_everybody_for_a_scram_password(compose: ComposeStack) -> None:
+    with superuser(compose) as database:
+        methods = database.execute("SELECT DISTINCT auth_method FROM pg_hba_file_rules").fetchall()
+        assert methods == [("scram-sha-256",)]
+        verifiers = database.execute(
+            "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolpassword !~ '^SCRAM-SHA-256'"
+        ).fetchall()
+        assert verifiers == []
+    url = compose.secret("annals_app_url").replace("annals_app:", "annals_app:not-")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(url)
