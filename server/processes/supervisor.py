@@ -257,22 +257,23 @@ class Supervisor:
     def _announce(self, connection_file: Path) -> None:
         connection = {"url": self._url, "token": self._prepared.token, "pid": os.getpid()}
         write_private(connection_file, json.dumps(connection))
-        for line in welcome_lines(self._url, self._prepared, self._database.location):
+        shows_token = self._prepared.is_new and sys.stdout.isatty()
+        for line in welcome_lines(self._url, self._prepared, self._database.location, shows_token):
             self._print_line(line)
 
 
-def welcome_lines(url: str, prepared: Prepared, location: str) -> list[str]:
+def welcome_lines(url: str, prepared: Prepared, location: str, shows_token: bool) -> list[str]:
     """Return the lines that the user sees once the API answers.
 
-    The token is shown at the first start only. The commands read it from its file, so that it gets
-    into no shell history.
+    The token is shown at the first start, on a terminal only, because logs are kept. The commands
+    read it from its file, so that it gets into no shell history.
     """
     curl = f'curl -H "Authorization: Bearer $(cat {shlex.quote(str(prepared.path))})"'
     shown = f"Token, shown only now: {prepared.token}"
     return [
         "",
         f"Annals answers at {url}",
-        *([shown] if prepared.is_new else []),
+        *([shown] if shows_token else []),
         f"The token is in {prepared.path}.",
         "",
         "Try:",
