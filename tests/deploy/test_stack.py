@@ -12,6 +12,10 @@ import pytest
 
 from projections.engine.registry import PROJECTIONS
 from tests.support.compose import ComposeStack
+from tests.support.databases import Urls
+from tests.support.processes import api_without_projector
+from tests.support.promql import alert_queries, dashboard_queries, exposed_names, unknown_names
+from tests.support.source_files import refuse
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long(seconds=40)
@@ -107,3 +111,30 @@ def test_database_asks_everybody_for_a_scram_password(compose: ComposeStack) -> 
     url = compose.secret("annals_app_url").replace("annals_app:", "annals_app:not-")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(url)
+
+
+@pytest.fixture(scope="module")
+def metrics(compose: ComposeStack) -> dict[str, set[str]]:
+    """The labels of every series that /metrics has, once each kind has occurred."""
+    urls = Urls(
+        owner=compose.secret("annals_owner_url"),
+        app=compose.secret("annals_app_url"),
+        projector=compose.secret("annals_projector_url"),
+        superuser=compose.secret("annals_superuser_url"),
+    )
+    # A second API process that soon refuses, because the defaults take thousands of requests.
+    with api_without_projector(urls, rate_auth_failures_per_minute=1) as client:
+        for _ in range(3):
+            client.get("/api/me", headers={"Authorization": "Bearer annals_unknown"})
+        refused = client.get("/metrics").text
+    return exposed_names(
+        get(compose, "/metrics", compose.secret("annals_metrics_token")).text, refused
+    )
+
+
+def test_alerts_name_metrics_that_exist(metrics: dict[str, set[str]]) -> None:
+    refuse(name for query in alert_queries() for name in unknown_names(query, metrics))
+
+
+def test_dashboard_names_metrics_that_exist(metrics: dict[str, set[str]]) -> None:
+    refuse(name for query in dashboard_queries() for name in unknown_names(query, metrics))

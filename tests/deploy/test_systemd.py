@@ -112,7 +112,7 @@ def test_home_is_the_only_folder_that_it_writes() -> None:
 
 def test_service_is_hardened() -> None:
     assert {name: SERVICE[name][-1] for name in HARDENING} == HARDENING
-    assert SERVICE["SystemCallFilter"] == ["@system-service", "~@privileged"]
+    assert SERVICE["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
     assert SERVICE["User"] == ["annals"]
 
 

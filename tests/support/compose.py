@@ -179,7 +179,8 @@ class ComposeStack:
 
     def secret(self, name: str) -> str:
         """Return a secret as a service sees it."""
-        text = (self.folder / self.file["secrets"][name]["file"]).read_text("utf-8")
+        path: str = self.file["secrets"][name]["file"]
+        text = (self.folder / path).read_text("utf-8")
         return text.replace(DATABASE_ADDRESS, self._addresses[DATABASE_ADDRESS])
 
     def _translated(self, text: str) -> str:
