@@ -9,6 +9,7 @@ import httpx
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from projections.engine.registry import PROJECTIONS
 from tests.support.compose import ComposeStack
@@ -78,18 +79,28 @@ def test_metrics_take_the_token_of_its_file(compose: ComposeStack) -> None:
     assert get(compose, "/metrics", compose.secret("annals_metrics_token")).status_code == 200
 
 
-def test_each_process_connects_as_its_own_role(compose: ComposeStack) -> None:
+def database_ports(compose: ComposeStack, service: str) -> list[int]:
+    """Return the ports from which the processes of a service are connected to the database."""
+    server = int(conninfo_to_dict(compose.secret("annals_superuser_url"))["port"] or 0)
+    return [
+        connection.laddr.port
+        for process in compose.processes[service]
+        for connection in psutil.Process(process.pid).net_connections()
+        if connection.raddr and connection.raddr.port == server
+    ]
+
+
+@pytest.mark.parametrize("service", ROLES)
+def test_process_connects_as_its_own_role(compose: ComposeStack, service: str) -> None:
+    roles = "SELECT DISTINCT usename FROM pg_stat_activity WHERE client_port = ANY(%s)"
     with superuser(compose) as database:
-        for service, role in ROLES.items():
-            pids = {process.pid for process in compose.processes[service]}
-            ports = {
-                each.laddr.port for pid in pids for each in psutil.Process(pid).net_connections()
-            }
-            rows = database.execute(
-                "SELECT DISTINCT usename FROM pg_stat_activity WHERE client_port = ANY(%s)",
-                (list(ports),),
-            ).fetchall()
-            assert rows == [(role,)], service
+
+        def has_own_role() -> bool:
+            rows = database.execute(roles, (database_ports(compose, service),)).fetchall()
+            assert rows in ([], [(ROLES[service],)])
+            return bool(rows)
+
+        wait_until(has_own_role, f"{service} is connected")
 
 
 def test_no_process_has_a_secret_in_its_environment(compose: ComposeStack) -> None:
