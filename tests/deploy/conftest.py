@@ -12,8 +12,8 @@ GUIDE = "docs/how-to/run-with-compose.md"
 
 
 @pytest.fixture(scope="session")
-def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
+def compose() -> Iterator[ComposeStack]:
     """The running stack, after all commands of the guide."""
-    with compose_stack(tmp_path_factory.mktemp("compose")) as stack:
+    with compose_stack() as stack:
         stack.follow(GUIDE)
         yield stack

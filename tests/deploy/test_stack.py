@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -77,6 +78,13 @@ def test_operator_key_sees_all_projections_held(compose: ComposeStack) -> None:
 def test_metrics_take_the_token_of_its_file(compose: ComposeStack) -> None:
     assert get(compose, "/metrics").status_code == 403
     assert get(compose, "/metrics", compose.secret("annals_metrics_token")).status_code == 200
+
+
+def test_migrate_backs_up_into_the_home(compose: ComposeStack) -> None:
+    """As in the guide; no other container has the superuser's URL."""
+    backup = compose.home / f"backup-{uuid4()}"
+    assert " events up to position " in compose.run("migrate", "backup", str(backup))
+    assert (backup / "backup.json").exists()
 
 
 def database_ports(compose: ComposeStack, service: str) -> list[int]:

@@ -23,7 +23,7 @@ from server.postgres.embedded import Cluster
 from tests.support.api_server import free_port
 from tests.support.documents import document_steps
 from tests.support.kafka_broker import RunningKafka, session_kafka
-from tests.support.postgres_server import FAST_SETTINGS, fast_cluster
+from tests.support.postgres_server import FAST_SETTINGS, fast_cluster, reachable_folder
 from tests.support.waiting import wait_until
 
 COMPOSE_FILE = REPOSITORY / "compose.yaml"
@@ -92,6 +92,11 @@ class ComposeStack:
     """What the commands of the guide have printed, apart from `UP`."""
     _resources: ExitStack = field(default_factory=ExitStack)
     _addresses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        """Stands in for the volume `home`."""
+        return self.folder / "home"
 
     @property
     def services(self) -> dict[str, Any]:
@@ -175,7 +180,11 @@ class ComposeStack:
         """Return the environment of a service's container, with the addresses of this machine."""
         given = self.services[service].get("environment", {})
         found = {name: self._translated(value) for name, value in given.items()}
-        return found | {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        return found | {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+            "ANNALS_HOME": str(self.home),
+        }
 
     def secret(self, name: str) -> str:
         """Return a secret as a service sees it."""
@@ -265,11 +274,12 @@ class ComposeStack:
 
 
 @contextmanager
-def compose_stack(folder: Path) -> Iterator[ComposeStack]:
+def compose_stack() -> Iterator[ComposeStack]:
     """Provide the folder of the guide, in which nothing runs yet; stop everything at the end."""
-    shutil.copytree(REPOSITORY / "deploy", folder / "deploy")
-    stack = ComposeStack(folder)
-    try:
-        yield stack
-    finally:
-        stack.down()
+    with reachable_folder() as folder:
+        shutil.copytree(REPOSITORY / "deploy", folder / "deploy")
+        stack = ComposeStack(folder)
+        try:
+            yield stack
+        finally:
+            stack.down()
