@@ -13,7 +13,15 @@ import pytest
 
 from runtime.settings import REPOSITORY, Settings
 from server.postgres.tuning import INITDB_ARGUMENTS, SERVER_SETTINGS
-from tests.support.compose import COMPOSE_FILE, KAFKA, POSTGRES, SECRETS_FOLDER, load_compose
+from tests.support.compose import (
+    COMPOSE_FILE,
+    COPY,
+    KAFKA,
+    POSTGRES,
+    SECRETS_FOLDER,
+    dockerfile,
+    load_compose,
+)
 from tests.support.kafka_broker import KAFKA as KAFKA_VERSION
 from tests.support.source_files import refuse
 
@@ -137,7 +145,7 @@ def test_processes_have_longer_to_stop_than_their_open_requests() -> None:
 
 
 def test_images_have_an_exact_version() -> None:
-    (base,) = re.findall(r"^FROM (\S+)$", (REPOSITORY / "Dockerfile").read_text("utf-8"), re.M)
+    (base,) = re.findall(r"^FROM (\S+)$", dockerfile(), re.M)
     images = [base, *(each["image"] for name, each in SERVICES.items() if name not in OWN)]
     refuse(image for image in images if not PINNED.fullmatch(image))
 
@@ -147,10 +155,14 @@ def test_broker_is_the_one_of_the_tests() -> None:
 
 
 def test_dockerfile_makes_the_user_of_the_containers() -> None:
-    dockerfile = (REPOSITORY / "Dockerfile").read_text("utf-8")
     for each in OWN.values():
         user, group = each["user"].split(":")
-        assert f"--uid {user} --gid {group} " in dockerfile
+        assert f"--uid {user} --gid {group} " in dockerfile()
+
+
+def test_dockerfile_copies_what_docker_may_see_and_no_tests() -> None:
+    seen = (REPOSITORY / ".dockerignore").read_text("utf-8").split()
+    assert {*COPY.findall(dockerfile())} == {each[1:] for each in seen if each.startswith("!")}
 
 
 @pytest.mark.parametrize("service", SERVICES)

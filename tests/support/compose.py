@@ -30,6 +30,7 @@ COMPOSE_FILE = REPOSITORY / "compose.yaml"
 UP = "docker compose up --build --detach --wait"
 """The command of the guide that starts the services; `ComposeStack.up` stands in for it."""
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+COPY = re.compile(r"^COPY (\S+) /app/", re.MULTILINE)
 ENTRYPOINT = re.compile(r"^ENTRYPOINT (\[.*\])$", re.MULTILINE)
 SECRETS_FOLDER = "/run/secrets"
 POSTGRES, KAFKA = "postgres", "kafka"
@@ -69,9 +70,14 @@ def load_compose(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
     return {name: replaced(each) for name, each in load_yaml(COMPOSE_FILE).items()}
 
 
+def dockerfile() -> str:
+    """Return the text of the Dockerfile."""
+    return (REPOSITORY / "Dockerfile").read_text("utf-8")
+
+
 def entrypoint() -> list[str]:
     """Return the entry point of the image, with the interpreter of the tests."""
-    found = ENTRYPOINT.search((REPOSITORY / "Dockerfile").read_text("utf-8"))
+    found = ENTRYPOINT.search(dockerfile())
     assert found
     first, *others = json.loads(found[1])
     assert first == "python"
@@ -99,6 +105,11 @@ class ComposeStack:
         return self.folder / "home"
 
     @property
+    def _image(self) -> Path:
+        """Stands in for /app in the image, and has what the Dockerfile copies to it."""
+        return self.folder / "app"
+
+    @property
     def services(self) -> dict[str, Any]:
         """The services by name."""
         services: dict[str, Any] = self.file["services"]
@@ -122,6 +133,9 @@ class ComposeStack:
             "0.0.0.0": "127.0.0.1",  # the address at which the port is published
             "8321": str(self.port),
         }
+        self._image.mkdir()
+        for name in COPY.findall(dockerfile()):
+            (self._image / name).symlink_to(REPOSITORY / name)
         own = [name for name in self.services if name not in (POSTGRES, KAFKA)]
         for name in own:
             self._write_program(name)
@@ -182,7 +196,7 @@ class ComposeStack:
         found = {name: self._translated(value) for name, value in given.items()}
         return found | {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": str(self._image),
             "ANNALS_HOME": str(self.home),
         }
 
