@@ -77,6 +77,9 @@ PROJECTION_GAUGES: Mapping[str, tuple[str, Callable[[ProjectionState], float]]] 
         "Whether it makes no progress although there are events to process.",
         lambda each: each.is_stalled,
     ),
+    "damaged": (
+        "Whether its tables cannot be changed.", lambda each: each.facts["problem"] is not None,
+    ),
     "outdated": (
         "Whether its rows were made by another version of its code.",
         lambda each: each.facts["version"] != each.facts["wantedVersion"],

@@ -274,7 +274,8 @@ class Supervisor:
 
     def _announce(self, connection_file: Path) -> None:
         self._write_connection(connection_file)
-        for line in welcome_lines(self._url, self._prepared, self._database.location):
+        shows_token = self._prepared.is_new and sys.stdout.isatty()
+        for line in welcome_lines(self._url, self._prepared, self._database.location, shows_token):
             self._print_line(line)
 
     def _write_connection(self, connection_file: Path) -> None:
@@ -285,18 +286,18 @@ class Supervisor:
                 write_private(connection_file, json.dumps(connection))
 
 
-def welcome_lines(url: str, prepared: Prepared, location: str) -> list[str]:
+def welcome_lines(url: str, prepared: Prepared, location: str, shows_token: bool) -> list[str]:
     """Return the lines that the user sees once the API answers.
 
-    The token is shown at the first start only. The commands read it from its file, so that it gets
-    into no shell history.
+    The token is shown at the first start, on a terminal only, because logs are kept. The commands
+    read it from its file, so that it gets into no shell history.
     """
     curl = f'curl -H "Authorization: Bearer $(cat {shlex.quote(str(prepared.path))})"'
     shown = f"Token, shown only now: {prepared.token}"
     return [
         "",
         f"Annals answers at {url}",
-        *([shown] if prepared.is_new else []),
+        *([shown] if shows_token else []),
         f"The token is in {prepared.path}.",
         "",
         "Try:",
@@ -336,10 +337,12 @@ def restart_delay_s(failures: int) -> float:
 def child_environment(settings: Settings, own_url: str) -> dict[str, str]:
     """Return this process's environment with the current settings, for a child process.
 
-    `own_url` is the setting of the only database URL that the child gets.
+    `own_url` is the setting of the only database URL that the child gets; it cannot read the others
+    from the folder of secrets either.
     """
     environment = dict(os.environ)
-    for name, value in settings.model_dump().items():
+    environment.pop("ANNALS_SECRETS_DIR", None)
+    for name, value in settings.model_dump(exclude={"secrets_dir"}).items():
         variable = f"ANNALS_{name.upper()}"
         if value is None or (name.endswith("_url") and name != own_url):
             environment.pop(variable, None)
