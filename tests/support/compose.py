@@ -194,6 +194,8 @@ class ComposeStack:
         """Return the environment of a service's container, with the addresses of this machine."""
         given = self.services[service].get("environment", {})
         found = {name: self._translated(value) for name, value in given.items()}
+        if "ANNALS_DISK_FOLDER" in found:  # a volume
+            found["ANNALS_DISK_FOLDER"] = str(self.folder)
         return found | {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(self._image),
