@@ -80,6 +80,10 @@ class OneOfKinds:
         literal = core_schema.literal_schema(list(self.values))
         return core_schema.no_info_before_validator_function(value_of, literal)
 
+    def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> dict[str, Any]:
+        """Describe it as an enumeration of both forms."""
+        return {"type": "string", "enum": sorted(by_either_number(self.values))}
+
 
 SearchText = Annotated[
     str,

@@ -14,19 +14,19 @@ from domain.shared.fields import Date, Email, Line, Money, Name, Text
 EXAMPLE = {"title": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID}
 
 
-class SendProposal(RequestModel):
+class ProposalSending(RequestModel):
     """The recipient."""
 
     to: Email
 
 
-class DeclineProposal(RequestModel):
+class ProposalDecline(RequestModel):
     """Why the proposal was declined."""
 
     reason: Line | None = None
 
 
-class Revision(RequestModel):
+class ProposalRevision(RequestModel):
     """The revised fields. Omitted members stay as they are; null unsets a field."""
 
     title: Name | None = None
@@ -35,7 +35,7 @@ class Revision(RequestModel):
     valid_until: Date | None = None
 
 
-def _redraft(proposal: Proposal, body: Revision, at: datetime) -> None:
+def _redraft(proposal: Proposal, body: ProposalRevision, at: datetime) -> None:
     fields = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
     proposal.redraft(fields, at=at)
 
@@ -49,7 +49,7 @@ add_action_routes(
         name="send",
         summary="Send a proposal; its content is fixed until it is revised",
         decide=lambda proposal, body, at: proposal.send(body.to, at=at),
-        body=SendProposal,
+        body=ProposalSending,
         example={"to": "ada@example.com"},
         shows={"status": "sent", "sentAt": EXAMPLE_TIME, "sentTo": "ada@example.com"},
     ),
@@ -64,7 +64,7 @@ add_action_routes(
         name="decline",
         summary="Record that a proposal was declined",
         decide=lambda proposal, body, at: proposal.decline(at=at, reason=body.reason),
-        body=DeclineProposal,
+        body=ProposalDecline,
         example={"reason": "Too dear"},
         shows={"status": "declined", "answeredAt": EXAMPLE_TIME, "declineReason": "Too dear"},
     ),
@@ -72,7 +72,7 @@ add_action_routes(
         name="revise",
         summary="Revise a proposal, which makes it a draft again",
         decide=_redraft,
-        body=Revision,
+        body=ProposalRevision,
         example={"value": "45000.00"},
         shows={"status": "draft", "value": "45000.00"},
     ),

@@ -133,7 +133,12 @@ Text = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_MAX_CHARS),
     AfterValidator(_printable),
 ]
-Email = Annotated[EmailStr, Field(max_length=254)]
+Email = Annotated[
+    EmailStr,
+    Field(max_length=254),
+    # Letters of all alphabets are accepted (RFC 6531).
+    WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
+]
 Phone = Annotated[
     str, StringConstraints(strip_whitespace=True, pattern=r"^\+?[0-9().\-/ x#*]{3,40}$")
 ]
@@ -151,6 +156,7 @@ Instant = Annotated[
     AfterValidator(_sensible_year),
     AfterValidator(_in_utc),
     PlainSerializer(datetime.isoformat, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
 """A point in time, converted to UTC, so that another zone for the same instant is no change."""
 
