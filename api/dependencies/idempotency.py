@@ -36,7 +36,7 @@ KEY_HEADER = "Idempotency-Key"
 X_KEY_HEADER = "X-Idempotency-Key"
 KEY_PATTERN = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{KEY_MAX_CHARS}}}")
 """Visible ASCII without quotes and backslashes, which the quoted form would escape."""
-DESCRIBED_PATTERN = rf"^(\s*{KEY_PATTERN.pattern}\s*|\s*\"{KEY_PATTERN.pattern}\"\s*)$"
+DESCRIBED_PATTERN = rf"^({KEY_PATTERN.pattern}|\"{KEY_PATTERN.pattern}\")$"
 """The value of the header: a key, with or without quotes."""
 HEADERS_NOT_STORED = frozenset({"content-length"})
 

@@ -19,7 +19,7 @@ from api.http.openapi.models import entity_model, item_model, page_model
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.parameters import (
     ListParameters,
-    TimeText,
+    VersionOrTimeText,
     invalid_parameter,
     list_parameters,
     page_size,
@@ -107,7 +107,7 @@ def add_get(router: APIRouter, resource: EntityResource) -> None:
         caller: Reader,
         _: Annotated[None, Depends(await_position(*resource.reads))],
         as_of: Annotated[
-            TimeText | None,
+            VersionOrTimeText | None,
             Query(alias="asOf", description="As of a version (3), a time, or the end of a day."),
         ] = None,
     ) -> Response:

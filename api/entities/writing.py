@@ -174,7 +174,10 @@ def add_restore(router: APIRouter, resource: EntityResource) -> None:
         *("ETag", "Annals-Position"),
         example=resource.example_response(),
     )
-    possible = (codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *resource.creation_errors)
+    possible = (
+        *(codes.NOT_FOUND, codes.WAS_MERGED, *ON_VERSION, *ON_WRITE),
+        *resource.creation_errors,
+    )
     with_children = " with the entities deleted along with it" if kind.KIND == "account" else ""
 
     @router.post(

@@ -16,7 +16,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
+    WithJsonSchema,
     create_model,
 )
 from pydantic.alias_generators import to_camel, to_snake
@@ -93,7 +95,17 @@ SearchText = Annotated[
 Cursor = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_\-=]+$", max_length=CURSOR_MAX_CHARS)
 ]
-TimeText = Annotated[str, StringConstraints(min_length=1, max_length=TIME_MAX_CHARS)]
+_DAY_OR_TIME: list[JsonValue] = [
+    {"type": "string", "format": "date"},
+    {"type": "string", "format": "date-time"},
+]
+TimeText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=TIME_MAX_CHARS),
+    WithJsonSchema({"anyOf": _DAY_OR_TIME}),
+]
+_VERSION: JsonValue = {"type": "integer", "minimum": 1, "maximum": 10**VERSION_MAX_DIGITS - 1}
+VersionOrTimeText = Annotated[TimeText, WithJsonSchema({"anyOf": [_VERSION, *_DAY_OR_TIME]})]
 
 
 class Selection(BaseModel):

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from api.dependencies.annotated import Executor, ServicesDep, Versions, Writer
 from api.dependencies.request import require_write_capacity
@@ -82,13 +83,13 @@ class BulkOperation(RequestModel):
         alias_generator=None, json_schema_extra={"minProperties": 1, "maxProperties": 1}
     )
 
-    set: dict[str, Any] | None = Field(
+    set: dict[str, Any] | SkipJsonSchema[None] = Field(
         default=None,
         min_length=1,
         description="A merge patch of the fields, such as status and assignee.",
     )
-    delete: Literal[True] | None = None
-    restore: Literal[True] | None = None
+    delete: Literal[True] | SkipJsonSchema[None] = None
+    restore: Literal[True] | SkipJsonSchema[None] = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -107,8 +108,8 @@ class BulkRequest(RequestModel):
     model_config = ConfigDict(json_schema_extra=either("ids", "filter"))
 
     kind: Annotated[str, OneOfKinds(tuple(BULK_KINDS))]
-    ids: list[UUID] | None = Field(default=None, min_length=1)
-    filter: dict[str, Any] | None = Field(
+    ids: list[UUID] | SkipJsonSchema[None] = Field(default=None, min_length=1)
+    filter: dict[str, Any] | SkipJsonSchema[None] = Field(
         default=None, description="Filters of the list of this kind, and `search`."
     )
     change: BulkOperation

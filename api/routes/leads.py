@@ -11,6 +11,7 @@ from uuid import UUID
 
 from fastapi import Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from api.dependencies.annotated import (
     EntityId,
@@ -93,8 +94,10 @@ class LeadStatusUpdate(RequestModel):
     model_config = ConfigDict(json_schema_extra=either("leadId", "leadIds"))
 
     status: LeadStatus
-    lead_id: UUID | None = None
-    lead_ids: list[UUID] | None = Field(default=None, min_length=1, max_length=LEADS_AT_ONCE_MAX)
+    lead_id: UUID | SkipJsonSchema[None] = None
+    lead_ids: list[UUID] | SkipJsonSchema[None] = Field(
+        default=None, min_length=1, max_length=LEADS_AT_ONCE_MAX
+    )
     atomic: bool = Field(default=False, description="Update all of them or none.")
 
     @model_validator(mode="after")

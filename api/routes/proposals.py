@@ -14,13 +14,13 @@ from domain.shared.fields import Date, Email, Line, Money, Name, Text
 EXAMPLE = {"title": "Renewal 2027", "value": "48000.00", "accountId": EXAMPLE_ID}
 
 
-class ProposalSending(RequestModel):
+class SendProposal(RequestModel):
     """The recipient."""
 
     to: Email
 
 
-class ProposalDecline(RequestModel):
+class DeclineProposal(RequestModel):
     """Why the proposal was declined."""
 
     reason: Line | None = None
@@ -49,7 +49,7 @@ add_action_routes(
         name="send",
         summary="Send a proposal; its content is fixed until it is revised",
         decide=lambda proposal, body, at: proposal.send(body.to, at=at),
-        body=ProposalSending,
+        body=SendProposal,
         example={"to": "ada@example.com"},
         shows={"status": "sent", "sentAt": EXAMPLE_TIME, "sentTo": "ada@example.com"},
     ),
@@ -64,7 +64,7 @@ add_action_routes(
         name="decline",
         summary="Record that a proposal was declined",
         decide=lambda proposal, body, at: proposal.decline(at=at, reason=body.reason),
-        body=ProposalDecline,
+        body=DeclineProposal,
         example={"reason": "Too dear"},
         shows={"status": "declined", "answeredAt": EXAMPLE_TIME, "declineReason": "Too dear"},
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,21 +11,13 @@ from api.http.openapi.examples import without_marks
 from api.http.openapi.headers import IF_NONE_MATCH, RESPONSE_HEADERS, described_headers
 from api.http.openapi.responses import problem_examples
 from api.http.problems import PROBLEM
+from domain.shared.kinds import BY_PLURAL
+from readmodels.lists import LISTS
 from runtime.patches import JSON_TYPE
 
 NULL = {"type": "null"}
 TAGS: Mapping[str, str] = MappingProxyType(
     {
-        "accounts": "Organizations: investors, customers and partners.",
-        "contacts": "People at accounts.",
-        "opportunities": "Deals with accounts, by stage.",
-        "proposals": "Offers to accounts, which are sent, and accepted or declined.",
-        "leads": "People who may become customers, and their conversion.",
-        "appointments": "Bookings of a member's time.",
-        "meetings": "Meetings with accounts.",
-        "tasks": "What members have to do.",
-        "notes": "Notes on accounts.",
-        "members": "The people who work in the workspace.",
         "sms": "Text messages to leads.",
         "merge": "Duplicates, and the merge of two entities.",
         "imports": "Imports of CSV files.",
@@ -37,7 +30,7 @@ TAGS: Mapping[str, str] = MappingProxyType(
         "operation": "Health, metrics, projections, checks of the log, and error codes.",
     }
 )
-"""The groups of routes, in the order in which documentation shows them."""
+"""The groups of routes besides those of one kind of entity, in the order of the documentation."""
 SERVERS = [{"url": "/", "description": "The server of this document."}]
 COMBINED = ("anyOf", "oneOf", "allOf", "prefixItems")
 NESTED = ("items", "additionalProperties", "not", "if", "then", "else")
@@ -49,7 +42,9 @@ def complete(document: dict[str, Any]) -> None:
     components = document["components"]
     components["examples"] = problem_examples()
     components["headers"] = {name: dict(each) for name, each in RESPONSE_HEADERS.items()}
-    document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
+    document["tags"] = [
+        {"name": name, "description": text} for name, text in {**_kinds(), **TAGS}.items()
+    ]
     document["servers"] = SERVERS
     _drop_framework_errors(document)
     for schema in _schemas(components["schemas"].values()):
@@ -60,6 +55,13 @@ def complete(document: dict[str, Any]) -> None:
     for methods in document["paths"].values():
         for method, operation in methods.items():
             _complete_operation(method, operation, components["schemas"])
+
+
+def _kinds() -> dict[str, str]:
+    """Return the tags of the kinds that have a list, each with the first line of its class."""
+    return {
+        plural: (inspect.getdoc(BY_PLURAL[plural]) or "").partition("\n")[0] for plural in LISTS
+    }
 
 
 def _complete_operation(method: str, operation: dict[str, Any], models: Mapping[str, Any]) -> None:
@@ -102,6 +104,8 @@ def _describe_as_text(schema: dict[str, Any]) -> None:
     if len(alternatives) == 1:
         del schema["anyOf"]
         schema.update({**alternatives[0], **schema})
+    elif alternatives:
+        schema["anyOf"] = alternatives
 
 
 def _drop_framework_errors(document: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 TAG_PATTERN = r'"[!#-~]*"'
-TAGS_PATTERN = rf"^\s*(\*|(W/)?{TAG_PATTERN}(\s*,\s*(W/)?{TAG_PATTERN})*)\s*$"
+TAGS_PATTERN = rf"^(\*|(W/)?{TAG_PATTERN}(, ?(W/)?{TAG_PATTERN})*)$"
 """Entity tags as in If-Match and If-None-Match (RFC 9110, sections 13.1.1 and 13.1.2)."""
 POSITION_PATTERN = r"^[0-9]{1,18}$"
 """Positions that every implementation accepts; the server accepts up to 2^62."""

@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from api.http.openapi.bodies import add_body_model
 from api.http.openapi.records import ResponseModel
+from api.http.parameters import OneOf
 from domain.appointment import DURATION_MAX_MINUTES, Appointment
 from domain.shared.entity import Entity
 from domain.shared.fields import READ_ONLY, CustomKey, CustomValue
@@ -161,6 +162,9 @@ def create_body(kind: type[Entity]) -> type[BaseModel]:
         name: _required(field) if field.is_required() else _optional(field)
         for name, field in _writable(kind)
     }
+    if kind.STATUSES_OF_COMMANDS:
+        name = to_snake(str(kind.STATUS_FIELD))
+        fields[name] = _initial_status(kind, kind.FIELDS.model_fields[name])
     if kind.BELONGS_TO_ACCOUNT:
         fields["account_id"] = (UUID, ...) if kind.ACCOUNT_REQUIRED else (UUID | None, None)
     config = REQUEST
@@ -176,8 +180,11 @@ def create_body(kind: type[Entity]) -> type[BaseModel]:
 
 
 def change_body(kind: type[Entity]) -> type[BaseModel]:
-    """Return a merge patch: every field is optional, and null unsets it."""
-    fields = {name: _optional(field) for name, field in _writable(kind)}
+    """Return a merge patch: every field may be left out, and null unsets it if it may be unset."""
+    fields = {
+        name: _present(field) if field.is_required() else _optional(field)
+        for name, field in _writable(kind)
+    }
     of_keys = Field(default=None, description="By key; null removes one.")
     fields["custom_fields"] = (dict[CustomKey, CustomValue | None] | None, of_keys)
     if kind is Appointment:
@@ -266,6 +273,20 @@ def _optional(field: FieldInfo) -> Any:
     )
 
 
+def _present(field: FieldInfo) -> Any:
+    """Return the field, which may be left out but not be null."""
+    return (_annotation(field), Field(None, description=field.description, examples=field.examples))
+
+
+def _initial_status(kind: type[Entity], field: FieldInfo) -> Any:
+    """Return the field with the statuses that no command has to set."""
+    values = [
+        each.value for each in field.annotation or () if each not in kind.STATUSES_OF_COMMANDS
+    ]
+    _, described = _optional(field)
+    return (Annotated[str, OneOf(tuple(values))] | None, described)
+
+
 def _annotation(field: FieldInfo) -> Any:
     """Return the type of the field with its constraints."""
     if not field.metadata:
@@ -275,10 +296,10 @@ def _annotation(field: FieldInfo) -> Any:
 
 def _duration_or_end(kind: type[Entity]) -> dict[str, Any]:
     duration = Annotated[int, Field(ge=1, le=DURATION_MAX_MINUTES)]
-    described = Field(default=None, description="In place of `endsAt`.")
+    described = Field(None, description="In place of `endsAt`.")
     return {
-        "ends_at": _optional(kind.FIELDS.model_fields["ends_at"]),
-        "duration_minutes": (duration | None, described),
+        "ends_at": _present(kind.FIELDS.model_fields["ends_at"]),
+        "duration_minutes": (duration, described),
     }
 
 
