@@ -137,6 +137,7 @@ class ListParameters(Selection):
         default=None,
         ge=1,
         description=f"Items per page: {PAGE_SIZE_DEFAULT} by default, at most {PAGE_SIZE_MAX}.",
+        json_schema_extra={"maximum": PAGE_SIZE_MAX},
     )
     cursor: Cursor | None = Field(
         default=None,
@@ -201,7 +202,7 @@ def page_size(request: Request, given: int | None) -> int:
 
 
 def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> datetime:
-    """Parse a time, or a day in UTC as its end (or start). Raises 400 (E2031).
+    """Parse a time, returned in UTC, or a day in UTC as its end (or start). Raises 400 (E2031).
 
     Accepts a space in place of the `+` of a zone: an unescaped `+` arrives as a space.
     """
@@ -215,7 +216,11 @@ def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> dat
         raise invalid_parameter(name, "a date or a time in ISO 8601 is expected") from None
     if when.tzinfo is None:
         raise invalid_parameter(name, "the time needs a zone, such as Z or +02:00")
-    return when
+    try:
+        # In UTC, because PostgreSQL refuses zones of 16 hours and more.
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise invalid_parameter(name, "the time is out of range") from None
 
 
 def parse_version_or_time(text: str) -> int | datetime:

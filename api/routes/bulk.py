@@ -9,7 +9,6 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 from api.dependencies.annotated import Executor, ServicesDep, Versions, Writer
 from api.dependencies.request import require_write_capacity
@@ -22,7 +21,7 @@ from api.http.conditions import (
     reject_if_match,
     wait_for_projections,
 )
-from api.http.openapi.bodies import either, request_body
+from api.http.openapi.bodies import either, one_member, request_body
 from api.http.openapi.examples import EXAMPLE_ID
 from api.http.openapi.records import ItemProblem, ResponseModel
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, ON_WRITE, problems, success
@@ -79,17 +78,14 @@ EXAMPLE_OUTCOMES = [
 class BulkOperation(RequestModel):
     """Exactly one of the three members."""
 
-    model_config = ConfigDict(
-        alias_generator=None, json_schema_extra={"minProperties": 1, "maxProperties": 1}
-    )
+    model_config = ConfigDict(alias_generator=None, json_schema_extra=one_member)
 
-    set: dict[str, Any] | SkipJsonSchema[None] = Field(
+    set: Annotated[dict[str, Any], Field(min_length=1)] | None = Field(
         default=None,
-        min_length=1,
         description="A merge patch of the fields, such as status and assignee.",
     )
-    delete: Literal[True] | SkipJsonSchema[None] = None
-    restore: Literal[True] | SkipJsonSchema[None] = None
+    delete: Literal[True] | None = None
+    restore: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -108,8 +104,8 @@ class BulkRequest(RequestModel):
     model_config = ConfigDict(json_schema_extra=either("ids", "filter"))
 
     kind: Annotated[str, OneOfKinds(tuple(BULK_KINDS))]
-    ids: list[UUID] | SkipJsonSchema[None] = Field(default=None, min_length=1)
-    filter: dict[str, Any] | SkipJsonSchema[None] = Field(
+    ids: Annotated[list[UUID], Field(min_length=1)] | None = None
+    filter: dict[str, Any] | None = Field(
         default=None, description="Filters of the list of this kind, and `search`."
     )
     change: BulkOperation

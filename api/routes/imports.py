@@ -97,7 +97,10 @@ FILE_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            CSV_TYPE: {"schema": {"type": "string"}, "example": "company,type\nAcme,customer\n"},
+            CSV_TYPE: {
+                "schema": {"type": "string", "minLength": 1},
+                "example": "company,type\nAcme,customer\n",
+            },
             FORM_TYPE: {
                 "schema": {
                     "type": "object",

@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 from api.dependencies.annotated import (
     EntityId,
@@ -76,6 +75,8 @@ EXAMPLE_UPDATED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at":
 ROUTER = entity_routes(Lead, example=EXAMPLE)
 
 
+LeadIds = Annotated[list[UUID], Field(min_length=1, max_length=LEADS_AT_ONCE_MAX)]
+
 REASONS: Mapping[type[Refusal], str] = MappingProxyType(
     {
         NotFound: "not found",
@@ -94,10 +95,8 @@ class LeadStatusUpdate(RequestModel):
     model_config = ConfigDict(json_schema_extra=either("leadId", "leadIds"))
 
     status: LeadStatus
-    lead_id: UUID | SkipJsonSchema[None] = None
-    lead_ids: list[UUID] | SkipJsonSchema[None] = Field(
-        default=None, min_length=1, max_length=LEADS_AT_ONCE_MAX
-    )
+    lead_id: UUID | None = None
+    lead_ids: LeadIds | None = None
     atomic: bool = Field(default=False, description="Update all of them or none.")
 
     @model_validator(mode="after")

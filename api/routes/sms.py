@@ -299,12 +299,13 @@ async def gateway(
     },
     openapi_extra={
         "requestBody": {
+            "required": True,
             "content": {
                 FORM_TYPE: {
                     "schema": {"type": "object", "additionalProperties": {"type": "string"}},
                     "example": {"MessageSid": "SM0123…", "MessageStatus": "delivered"},
                 }
-            }
+            },
         }
     },
     dependencies=[Depends(require_write_capacity)],

@@ -10,7 +10,6 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Writer
 from api.dependencies.request import command_scope, require_write_capacity
@@ -95,10 +94,10 @@ class UndoRequest(RequestModel):
 
     model_config = ConfigDict(json_schema_extra=either("eventPosition", "commandId"))
 
-    event_position: Position | SkipJsonSchema[None] = Field(
+    event_position: Position | None = Field(
         default=None, description="A position as in Annals-Position or in a history."
     )
-    command_id: CommandId | SkipJsonSchema[None] = Field(
+    command_id: CommandId | None = Field(
         default=None, description="A command as in Annals-Command or in a history."
     )
     force: list[ForcedName] = Field(

@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 TAG_PATTERN = r'"[!#-~]*"'
-TAGS_PATTERN = rf"^(\*|(W/)?{TAG_PATTERN}(, ?(W/)?{TAG_PATTERN})*)$"
-"""Entity tags as in If-Match and If-None-Match (RFC 9110, sections 13.1.1 and 13.1.2)."""
+TAGS_PATTERN = rf"^(\*|(W/)?{TAG_PATTERN}(, ?(W/)?{TAG_PATTERN}){{0,19}})$"
+"""Entity tags as in If-Match (RFC 9110, section 13.1.1)."""
+VALUE_PATTERN = r"^[\t -~\x80-\xff]*$"
+"""Any value of a header (RFC 9110, section 5.5)."""
 POSITION_PATTERN = r"^[0-9]{1,18}$"
 """Positions that every implementation accepts; the server accepts up to 2^62."""
 HEADER_REF = "#/components/headers/"
@@ -75,8 +77,8 @@ IF_NONE_MATCH: Mapping[str, Any] = MappingProxyType(
         "in": "header",
         "required": False,
         "description": "Tags of earlier responses; 304 if one of them is still that of the"
-        " response.",
-        "schema": {"type": "string", "pattern": TAGS_PATTERN},
+        " response. What is no tag matches nothing.",
+        "schema": {"type": "string", "pattern": VALUE_PATTERN},
     }
 )
 
