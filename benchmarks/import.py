@@ -32,10 +32,11 @@ from commands.importing.files import LocalFile
 from commands.importing.mapping import DateOrders
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
+from eventlog.clock import local_time
 from eventlog.scope import Scope
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from runtime.composition import Writing, new_id, now, open_writing
+from runtime.composition import Writing, new_id, open_writing
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.importing import upload_file
 from server.polling import poll_until
@@ -119,8 +120,8 @@ def peak_mib(pid: int) -> float:
 def run(settings: Settings, writing: Writing, path: Path) -> tuple[float, float, float]:
     """Import the file. Return the seconds of the upload and of the job, and the worker's MiB."""
     scope = Scope(uuid4(), command="import", command_id=str(new_id()))
-    jobs = JobCommands(writing.log, clock=now, new_id=new_id)
-    imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
+    jobs = JobCommands(writing.log, clock=local_time, new_id=new_id)
+    imports = ImportCommands(writing.log, jobs, clock=local_time, new_id=new_id)
     ProjectionEngine(str(settings.projector_url), PROJECTIONS.values()).catch_up()
     started = time.monotonic()
     import_id = imports.begin_upload(scope, "accounts", path.name)

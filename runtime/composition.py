@@ -14,16 +14,12 @@ from uuid_utils.compat import uuid7
 
 from commands.entities import EntityCommands
 from commands.sms import SmsLimits
+from eventlog.clock import DatabaseClock
 from eventlog.connections import Connection, write_pool
 from eventlog.hints import Hinter
 from eventlog.store.log import EventLog
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-
-
-def now() -> datetime:
-    """Return the current time in UTC."""
-    return datetime.now(UTC)
 
 
 def new_id() -> UUID:
@@ -33,11 +29,12 @@ def new_id() -> UUID:
 
 @dataclass(frozen=True)
 class Writing:
-    """The log, the entity commands on it, and their connection pool."""
+    """The log, the entity commands on it, their connection pool, and the database's clock."""
 
     log: EventLog
     commands: EntityCommands
     pool: ConnectionPool[Connection]
+    now: Callable[[], datetime]
 
 
 @contextmanager
@@ -78,6 +75,7 @@ def _open_writing(
     hinter = Hinter(url)
     metrics.hints_sent = lambda: hinter.sent
     with write_pool(url, max_size=settings.write_threads_max) as pool:
+        clock = DatabaseClock(pool)
         try:
             metrics.pools["write"] = pool.get_stats
 
@@ -87,8 +85,10 @@ def _open_writing(
                     callback()
 
             log = EventLog(pool, after_append=notify, observe_append=metrics.append)
-            yield Writing(log, EntityCommands(log, clock=now, new_id=new_id), pool)
+            commands = EntityCommands(log, clock=clock.now, new_id=new_id)
+            yield Writing(log, commands, pool, clock.now)
         finally:
+            clock.close()
             hinter.close()
 
 

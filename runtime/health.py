@@ -25,11 +25,15 @@ from eventlog.connections import raw_json, server_settings
 from eventlog.migrations import SQL_FOLDER
 from eventlog.protections import deviations, load_protections_async
 from eventlog.reading.positions import (
-    Announcement,
-    holding_announcement,
+    NO_LOCKS,
+    WriterLocks,
     readable_position_async,
+    withheld_s,
+    writer_locks,
 )
+from projections.engine.install import SELECT_FUNCTIONS, changed_functions
 from projections.engine.registry import PROJECTIONS
+from readmodels import table_definitions
 from readmodels.operation import health
 from readmodels.operation.checkpoints import report
 from readmodels.pool import AsyncConnection
@@ -40,8 +44,8 @@ QUERY_TIMEOUT_S = 2.0
 """Seconds after which the database counts as not responding."""
 SERVER_MARGIN_S = 0.5
 """Additional seconds in which the server may report its own statement timeout."""
-ANNOUNCEMENT_AGE_MAX_S = 20.0
-"""Seconds for which an announcement may hold readers back: the server ends a writer after 15 s."""
+WITHHELD_MAX_S = 20.0
+"""Seconds for which an event may be withheld from readers: the server ends a writer after 15 s."""
 PROTECTIONS_INTERVAL_S = 60.0
 """Seconds between two comparisons of the database's protections with those of this version."""
 JOBS_IDLE_MAX_S = 30.0
@@ -124,21 +128,28 @@ class JobsState:
 
 @dataclass(frozen=True)
 class HeldBack:
-    """How long readers of the log have waited for one announcement, as far as it was observed."""
+    """What the locks of announcements do to readers and writers of the log."""
 
-    announcement: Announcement | None = None
     age_s: float = 0.0
+    """Seconds for which readers have not seen all events that were committed."""
+    locks: WriterLocks = NO_LOCKS
 
     @property
     def alarms(self) -> list[str]:
         """Why it needs an operator."""
-        if self.announcement is None or self.age_s <= ANNOUNCEMENT_AGE_MAX_S:
-            return []
-        return [
-            f"server process {self.announcement.pid} has held all readers of the log back at"
-            f" position {self.announcement.bound} for {self.age_s:.0f} s: end it by"
-            f" pg_terminate_backend({self.announcement.pid})"
-        ]
+        found, holder, blocker = [], self.locks.announcement, self.locks.exclusive
+        if self.age_s > WITHHELD_MAX_S:
+            by = holder or blocker
+            found.append(
+                f"events have been withheld from all readers of the log for {self.age_s:.0f} s"
+                + (f", now by server process {by.pid} at position {by.bound}: end it" if by else "")
+            )
+        if blocker is not None:
+            found.append(
+                f"server process {blocker.pid} has, or waits for, an exclusive lock at position"
+                f" {blocker.bound} of the log, which makes writes fail: end it"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -212,7 +223,8 @@ class HealthMonitor:
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
         self._last: HealthSnapshot | None = None
-        self._held_since: tuple[Announcement, float] | None = None
+        self._readable = 0
+        self._receded_at_s: float | None = None
         self._deviations: tuple[str, ...] = ()
         self._compared_at_s = -math.inf
 
@@ -273,13 +285,20 @@ class HealthMonitor:
         missing = [f"migration {name}" for name in wanted if name not in migrations]
         known = {each.name for each in projections}
         missing += [f"projection {name}" for name in PROJECTIONS if name not in known]
+        position = await readable_position_async(connection)
         urgent = {each.name: each.urgent for each in PROCESSES.values()}
         processes = await health.load_processes(connection, urgent)
         return HealthSnapshot(
             missing=tuple(missing),
-            position=await readable_position_async(connection),
-            held_back=await self._query_held_back(connection),
-            deviations=await self._query_deviations(connection, migrations <= {*wanted}),
+            position=position,
+            held_back=await self._query_held_back(connection, position),
+            deviations=await self._query_deviations(
+                connection,
+                is_own_version=migrations <= {*wanted},
+                has_own_rows=all(
+                    each.facts["version"] == each.facts["wantedVersion"] for each in projections
+                ),
+            ),
             projections=tuple(projections),
             rebuilds=tuple(await health.load_rebuilds(connection)),
             checks=tuple(await health.load_coverage_checks(connection)),
@@ -290,23 +309,38 @@ class HealthMonitor:
             jobs=JobsState(*await health.load_open_jobs(connection)),
         )
 
-    async def _query_held_back(self, connection: AsyncConnection) -> HeldBack:
-        found, now_s = await holding_announcement(connection), time.monotonic()
-        if found is None:
-            self._held_since = None
-            return HeldBack()
-        if self._held_since is None or self._held_since[0] != found:
-            self._held_since = (found, now_s)
-        return HeldBack(found, now_s - self._held_since[1])
+    async def _query_held_back(self, connection: AsyncConnection, position: int) -> HeldBack:
+        """Measure by the log, and not by the lock: sessions may alternate.
+
+        Withheld are events after the highest position that was ever readable. A readable position
+        that is lower than that also counts, by the time since which it is: readers that start now
+        wait for it.
+        """
+        now_s = time.monotonic()
+        if position >= self._readable:
+            self._readable, self._receded_at_s = position, None
+        elif self._receded_at_s is None:
+            self._receded_at_s = now_s
+        age_s = now_s - self._receded_at_s if self._receded_at_s is not None else 0.0
+        locks = await writer_locks(connection)
+        if locks.announcement or locks.exclusive:
+            age_s = max(age_s, await withheld_s(connection, self._readable))
+        return HeldBack(age_s, locks)
 
     async def _query_deviations(
-        self, connection: AsyncConnection, is_own_version: bool
+        self, connection: AsyncConnection, *, is_own_version: bool, has_own_rows: bool
     ) -> tuple[str, ...]:
-        """Compare the protections, unless a later version has migrated the database."""
+        """Compare the protections, unless a later version has migrated the database.
+
+        The functions of the read tables are compared unless other code made any of them.
+        """
         now_s = time.monotonic()
         if now_s - self._compared_at_s >= PROTECTIONS_INTERVAL_S:
-            found = await load_protections_async(connection) if is_own_version else None
-            self._deviations = () if found is None else tuple(deviations(found))
+            found = deviations(await load_protections_async(connection)) if is_own_version else []
+            if is_own_version and has_own_rows:
+                cursor = await connection.execute(SELECT_FUNCTIONS.encode())
+                found += changed_functions(await cursor.fetchall(), table_definitions().values())
+            self._deviations = tuple(found)
             self._compared_at_s = now_s
         return self._deviations
 

@@ -192,8 +192,13 @@ def families(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "annals_log_position", "Position up to which the log can be read.", value=snapshot.position
     )
-    held = "Time for which the oldest announcement of a writer has held readers of the log back."
-    yield GaugeMetricFamily("annals_log_held_back_seconds", held, value=snapshot.held_back.age_s)
+    held_back = snapshot.held_back
+    held = "Time for which readers of the log have not seen all committed events."
+    yield GaugeMetricFamily("annals_log_held_back_seconds", held, value=held_back.age_s)
+    refused = "Whether a session's exclusive lock makes writes fail."
+    yield GaugeMetricFamily(
+        "annals_log_writes_blocked", refused, value=held_back.locks.exclusive is not None
+    )
     lacking = "Protections of the log that differ from those of this version."
     yield GaugeMetricFamily(
         "annals_log_protection_deviations", lacking, value=len(snapshot.deviations)

@@ -28,7 +28,7 @@ from eventlog.connections import Connection, write_pool
 from eventlog.store.log import EventLog
 from readmodels.operation.checkpoints import Checkpoints
 from readmodels.pool import ReadPool
-from runtime.composition import app_url, new_id, now, open_writing, sms_limits
+from runtime.composition import Writing, app_url, new_id, open_writing, sms_limits
 from runtime.health import HealthMonitor
 from runtime.metrics import Metrics
 from runtime.settings import Settings
@@ -85,7 +85,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         }
         await reads.open()
         await exports.pool.open()
-        authenticator = _authenticator(settings, reads, writing.log)
+        authenticator = _authenticator(settings, reads, writing)
         hub = Hub(url, reads, ReadTableProgress(checkpoints), authenticator, settings)
         metrics.hub = hub.statistics
         after_append.append(hub.hint)
@@ -93,18 +93,18 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints, settings)
         jobs = JobCommands(
-            writing.log, clock=now, new_id=new_id, open_max=settings.jobs_per_workspace_max
+            writing.log, clock=writing.now, new_id=new_id, open_max=settings.jobs_per_workspace_max
         )
         try:
             yield Services(
                 settings=settings,
                 log=writing.log,
                 commands=writing.commands,
-                leads=LeadCommands(writing.log, clock=now, new_id=new_id),
-                merging=MergeCommands(writing.log, clock=now),
-                undo=UndoCommands(writing.log, clock=now),
+                leads=LeadCommands(writing.log, clock=writing.now, new_id=new_id),
+                merging=MergeCommands(writing.log, clock=writing.now),
+                undo=UndoCommands(writing.log, clock=writing.now),
                 sms=SmsCommands(
-                    writing.log, writing.commands, clock=now, limits=sms_limits(settings)
+                    writing.log, writing.commands, clock=writing.now, limits=sms_limits(settings)
                 ),
                 writes=writing.pool,
                 reads=reads,
@@ -115,8 +115,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 health=health,
                 exports=exports,
                 jobs=jobs,
-                imports=ImportCommands(writing.log, jobs, clock=now, new_id=new_id),
-                bulk=BulkCommands(writing.log, clock=now),
+                imports=ImportCommands(writing.log, jobs, clock=writing.now, new_id=new_id),
+                bulk=BulkCommands(writing.log, clock=writing.now),
                 job_feed=job_feed,
                 hub=hub,
             )
@@ -146,7 +146,7 @@ def export_limiter(settings: Settings) -> ExportLimiter:
     return ExportLimiter(pool, limits)
 
 
-def _authenticator(settings: Settings, reads: ReadPool, log: EventLog) -> Authenticator:
+def _authenticator(settings: Settings, reads: ReadPool, writing: Writing) -> Authenticator:
     counter = RateCounter()
     quotas, failures = KeyQuotas(settings, counter), FailureQuota(settings, counter)
-    return Authenticator(reads, log, now, quotas, failures)
+    return Authenticator(reads, writing.log, writing.now, quotas, failures)

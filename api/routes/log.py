@@ -31,10 +31,16 @@ from runtime.errors import ApiError
 ROUTER = APIRouter(prefix="/api/log/verifications", tags=["operation"])
 
 JOB_ID_MAX_DIGITS = 9
-SHOWN = ("id", "state", "message", "requestedAt", "startedAt", "endedAt")
+SHOWN = (
+    *("id", "state", "processed", "total", "secondsLeft", "message"),
+    *("requestedAt", "startedAt", "endedAt"),
+)
 EXAMPLE = {
     "id": 12,
     "state": "done",
+    "processed": 200_000,
+    "total": 200_000,
+    "secondsLeft": None,
     "message": "every projection consumed each event exactly once, and the protections are in"
     " place",
     "requestedAt": EXAMPLE_TIME,
@@ -53,6 +59,9 @@ class LogVerification(BaseModel):
         description="`requested` until a projector begins, `building` while it reads; then `done`"
         " if the log was found whole, `failed` if it has faults or could not be checked."
     )
+    processed: int = Field(description="Positions of the log that were compared.")
+    total: int = Field(description="Positions to compare; 0 until the check has begun.")
+    seconds_left: int | None = Field(description="An estimate; null before and after the check.")
     message: str = Field(description="The result; an operator finds the faults in `faults`.")
     faults: list[str] | None = Field(default=None, description="For operators: each fault.")
     requested_at: str
@@ -83,10 +92,12 @@ MinPosition = Annotated[None, Depends(await_position())]
     status_code=202,
     responses={
         202: success(
-            "Requested, or the check that is under way or ended less than a minute ago.",
+            "Requested, or the check that is under way or ended a short time ago: a minute, or for"
+            " a tenant nine times as long as it took if that is more.",
             LogVerification,
             "Location",
-            example={**EXAMPLE, "state": "requested", "message": "", "endedAt": None},
+            example=EXAMPLE
+            | {"state": "requested", "processed": 0, "total": 0, "message": "", "endedAt": None},
         ),
         **problems(),
     },
@@ -97,7 +108,9 @@ async def verify(services: ServicesDep, caller: Verifier) -> Response:
 
     def request() -> int:
         with services.writes.connection() as connection:
-            return requests.request_log_check(connection, requested_by=f"key {caller.key_id}")
+            return requests.request_log_check(
+                connection, requested_by=f"key {caller.key_id}", is_operator=caller.is_operator
+            )
 
     number = await run_in_threadpool(request)
     content = await _load(services, caller, number)

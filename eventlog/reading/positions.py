@@ -16,23 +16,42 @@ SELECT_LAST = "SELECT coalesce(max(position), 0) FROM events"
 SELECT_TAKEN = "SELECT coalesce(pg_sequence_last_value('public.events_position_seq'), 0)"
 
 
-# An announcement at the last position that was taken holds no reader back.
-SELECT_ANNOUNCED = f"""
-SELECT l.bound, l.pid
-  FROM (SELECT ((classid::bigint & 16777215) << 32) | objid::bigint AS bound, pid FROM pg_locks
+# An exclusive lock counts although it may not have been granted: waiting for it is enough to keep
+# writers from announcing.
+SELECT_WRITER_LOCKS = f"""
+SELECT DISTINCT ON (is_exclusive) is_exclusive, bound, pid
+  FROM (SELECT mode = 'ExclusiveLock' AS is_exclusive, pid,
+               ((classid::bigint & 16777215) << 32) | objid::bigint AS bound
+          FROM pg_locks
          WHERE locktype = 'advisory' AND objsubid = 1 AND (classid::bigint >> 24) = {WRITER_LOCK}
            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS l
- WHERE l.bound < coalesce(pg_sequence_last_value('public.events_position_seq'), 0)
- ORDER BY l.bound, l.pid LIMIT 1
+ ORDER BY is_exclusive, bound, pid
+"""
+SELECT_WITHHELD_S = """
+SELECT coalesce(seconds, 0)
+  FROM log_behind(%s, coalesce(pg_sequence_last_value('public.events_position_seq'), 0), 1)
 """
 
 
 @dataclass(frozen=True)
-class Announcement:
-    """The announcement that holds readers of the log back: its bound, and the server process."""
+class WriterLock:
+    """A lock of the class by which writers announce themselves: its bound and server process."""
 
     bound: int
     pid: int
+
+
+@dataclass(frozen=True)
+class WriterLocks:
+    """The locks that followers and writers wait for, the one with the lowest bound of each mode."""
+
+    announcement: WriterLock | None = None
+    """A shared lock, as writers take it. Followers read no further than its bound."""
+    exclusive: WriterLock | None = None
+    """An exclusive lock, held or waited for. No writer takes one; it makes appends fail."""
+
+
+NO_LOCKS = WriterLocks()
 
 
 def lag(since: str, upto: str, count_max: int) -> str:
@@ -61,14 +80,18 @@ async def readable_position_async(connection: AsyncConnection) -> int:
     return await _number(connection, SELECT_READABLE)
 
 
-async def holding_announcement(connection: AsyncConnection) -> Announcement | None:
-    """The lowest announcement that readers wait for; None if they wait for none.
+async def writer_locks(connection: AsyncConnection) -> WriterLocks:
+    """The locks of announcements."""
+    rows = await (await connection.execute(SELECT_WRITER_LOCKS.encode())).fetchall()
+    found = {is_exclusive: WriterLock(bound, pid) for is_exclusive, bound, pid in rows}
+    return WriterLocks(found.get(False), found.get(True))
 
-    Two observations that are equal are of the same transaction: a later one would have a higher
-    bound, because positions were taken since.
-    """
-    row = await (await connection.execute(SELECT_ANNOUNCED.encode())).fetchone()
-    return Announcement(*row) if row else None
+
+async def withheld_s(connection: AsyncConnection, since: int) -> float:
+    """The age in seconds of the first committed event after this position; 0 if there is none."""
+    row = await (await connection.execute(SELECT_WITHHELD_S.encode(), (since,))).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 async def last_position(connection: AsyncConnection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from psycopg import sql
 
 from eventlog.connections import Connection
 from eventlog.locks import INSTALL_LOCK
+from projections.engine.meaning import sql_meaning
 from projections.engine.registry import PROJECTIONS, version
 
 READ_SCHEMA = "read"
@@ -28,6 +30,13 @@ SELECT oid::regprocedure::text, prosecdef FROM pg_proc
         OR (prosecdef AND NOT 'search_path=' || %s = ANY (coalesce(proconfig, '{}'))))
  ORDER BY proname
 """
+SELECT_FUNCTIONS = f"""
+SELECT proname::text, prosrc, prosecdef AND '{{"search_path={FUNCTION_PATH}"}}' <> proconfig::text
+  FROM pg_proc WHERE pronamespace = to_regnamespace('{READ_SCHEMA}') ORDER BY proname
+"""
+"""Name and body of each function of the read tables, and whether it finds objects elsewhere."""
+FUNCTION = re.compile(r"FUNCTION (\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL)
+
 UNGUARDED = """
 SELECT tablename FROM pg_tables WHERE schemaname = %s AND NOT rowsecurity ORDER BY tablename
 """
@@ -118,6 +127,29 @@ def guard_functions(connection: Connection) -> None:
             statements.append(f"ALTER FUNCTION {function} SET search_path = {FUNCTION_PATH}")
         for statement in statements:
             connection.execute(statement.encode())
+
+
+def changed_functions(
+    found: Iterable[tuple[str, str, bool]], definitions: Iterable[str]
+) -> list[str]:
+    """What differs, in words, in the functions of the read tables.
+
+    found: the rows of SELECT_FUNCTIONS. definitions: those of all projections, which created them.
+    """
+    wanted = {
+        name: sql_meaning(body)
+        for definition in definitions
+        for name, body in FUNCTION.findall(Definition.parse(definition).functions)
+    }
+    rows = list(found)
+    missing = sorted(wanted.keys() - {row[0] for row in rows})
+    different = [
+        name for name, body, is_misled in rows if is_misled or wanted.get(name) != sql_meaning(body)
+    ]
+    return [
+        *(f"lacks function {READ_SCHEMA}.{name}" for name in missing),
+        *(f"has another function {READ_SCHEMA}.{name}" for name in different),
+    ]
 
 
 def _run(connection: Connection, schema: str, statements: str) -> None:

@@ -17,7 +17,7 @@ from runtime.process import end_with_supervisor
 from runtime.settings import Settings
 from server.cli import CommandError, print_line, print_table
 from server.cli.options import JsonOption, PlanOption
-from server.cli.progress import step_progress_bar
+from server.cli.progress import progress_bar, step_progress_bar
 from server.postgres.databases import Database
 
 COLUMNS = ("name", "version", "state", "position", "lag (events)", "lag (s)")
@@ -139,7 +139,6 @@ def verify(rows: RowsOption = False, against: AgainstOption = None) -> None:
     """
     from eventlog.connections import follow_connection
     from projections.engine.ledger.verification import verify_log
-    from projections.engine.registry import versions
     from readmodels import table_definitions
     from server.postgres.backup import differences_from_backup, read_backup
 
@@ -150,7 +149,8 @@ def verify(rows: RowsOption = False, against: AgainstOption = None) -> None:
             str(database.settings.projector_url), application_name="annals-verify"
         ) as connection,
     ):
-        found = verify_log(connection, versions(table_definitions()))
+        with progress_bar("positions of the log") as on_progress:
+            found = verify_log(connection, table_definitions(), on_progress=on_progress)
         if against is not None:
             manifest = read_backup(against.expanduser().absolute())
             found += differences_from_backup(connection, manifest)

@@ -13,7 +13,7 @@ from eventlog.connections import follow_connection
 from projections.engine.jobs import queue
 from projections.engine.jobs.queue import WHOLE_LOG, ProjectionJob
 from projections.engine.ledger.verification import verify_log
-from projections.engine.rebuild.progress import Cancelled
+from projections.engine.rebuild.progress import Cancelled, RebuildProgress
 from projections.engine.rebuild.refusal import RebuildRefused
 from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import (
@@ -23,7 +23,7 @@ from projections.engine.rebuild.runner import (
     rollback,
     summary_of,
 )
-from projections.engine.registry import PROJECTIONS, version, versions
+from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 from runtime.settings import Settings
 
@@ -77,7 +77,7 @@ def _run_and_report(url: str, job: ProjectionJob, definition: str) -> tuple[str,
 def _run(url: str, job: ProjectionJob, definition: str) -> str:
     """Run the job and return its summary. Raises `Cancelled` and `RebuildRefused`."""
     if job.projection == WHOLE_LOG:
-        return _check_log(url)
+        return _check_log(url, job)
     if job.kind in ("rebuild", "verify"):
         rebuild = Rebuild(
             url,
@@ -106,10 +106,23 @@ def _run(url: str, job: ProjectionJob, definition: str) -> str:
     return f"{len(outcomes)} entities are repaired, each equal to a fresh fold"
 
 
-def _check_log(url: str) -> str:
+def _check_log(url: str, job: ProjectionJob) -> str:
     """Check the log and return the summary. Raises `RebuildRefused` if it has faults."""
-    with follow_connection(url, application_name="annals-verify") as connection:
-        faults = verify_log(connection, versions(table_definitions()))
+    with (
+        follow_connection(url, application_name="annals-verify") as connection,
+        follow_connection(url, application_name="annals-job") as recorder,
+    ):
+        progress = RebuildProgress(recorder, [job.id], lambda *_: None)
+        compared = 0
+
+        def record(done: int, total: int) -> None:
+            nonlocal compared
+            if not compared:
+                progress.begin(total)
+            progress.add(done - compared, done)
+            compared = done
+
+        faults = verify_log(connection, table_definitions(), on_progress=record)
     if faults:
         raise RebuildRefused("\n".join(faults), summary=f"{len(faults)} faults were found")
     return "every projection consumed each event exactly once, and the protections are in place"

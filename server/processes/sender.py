@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -21,11 +22,12 @@ from commands.process import Process
 from commands.processes import PROCESSES
 from commands.sms import SmsCommands
 from domain.shared.breaker import Limits
+from eventlog.clock import DatabaseClock
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.hints import APPENDED, Hinter, wait_for_hint
 from eventlog.retries import retry_until_stopped
 from eventlog.store.log import EventLog
-from runtime.composition import new_id, now, sms_limits
+from runtime.composition import new_id, sms_limits
 from runtime.gateways import gateway_of
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
@@ -72,10 +74,13 @@ class Sender:
     def run(self) -> None:
         """Work until stopped. If the database is lost, log a warning and try again."""
         hinter = Hinter(self._url)
-        with write_pool(self._url, max_size=self._settings.sms_threads + 1) as pool:
+        with (
+            write_pool(self._url, max_size=self._settings.sms_threads + 1) as pool,
+            closing(DatabaseClock(pool)) as clock,
+        ):
             events = EventLog(pool, after_append=hinter.hint)
-            entities = EntityCommands(events, clock=now, new_id=new_id)
-            sms = SmsCommands(events, entities, clock=now, limits=sms_limits(self._settings))
+            entities = EntityCommands(events, clock=clock.now, new_id=new_id)
+            sms = SmsCommands(events, entities, clock=clock.now, limits=sms_limits(self._settings))
             outbox = Outbox(events, command_handlers(sms))
             sending = SmsDelivery(events, sms, pool, self._gateway, retry_policy(self._settings))
             work: list[Callable[[], None]] = [lambda: self._follow(outbox)]

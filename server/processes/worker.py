@@ -6,7 +6,7 @@ import logging
 
 from commands.jobs.runs import JobEnvironment
 from commands.jobs.worker import Worker
-from runtime.composition import Writing, app_url, new_id, now, open_writing
+from runtime.composition import Writing, app_url, new_id, open_writing
 from runtime.errors import summarise_error
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
@@ -32,6 +32,11 @@ def run_worker(settings: Settings) -> None:
 def open_worker(settings: Settings, writing: Writing) -> Worker:
     """Open a worker for all kinds of jobs."""
     environment = JobEnvironment(
-        writing.log, writing.commands, work_factories(), summarise_error, clock=now, new_id=new_id
+        writing.log,
+        writing.commands,
+        work_factories(),
+        summarise_error,
+        clock=writing.now,
+        new_id=new_id,
     )
     return Worker(app_url(settings), environment)

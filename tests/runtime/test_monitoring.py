@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
+from eventsourcing.persistence import OperationalError
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -242,22 +244,102 @@ def test_parked_entities_degrade_health_only(stack: Stack) -> None:
         stack.database.execute("DELETE FROM projection_parked")
 
 
-def test_reader_held_back_by_an_announcement_is_seen(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
+TAKE_ZERO = f"SELECT pg_advisory_lock_shared({WRITER_LOCK}::bigint << 56)"
+FREE_ZERO = f"SELECT pg_advisory_unlock_shared({WRITER_LOCK}::bigint << 56)"
+LOCK_LAST = f"""SELECT pg_advisory_lock(({WRITER_LOCK}::bigint << 56)
+                                        | pg_sequence_last_value('public.events_position_seq'))"""
+ROLES = ["app", "sender", "projector", "superuser"]
+"""Any role that may connect can take the locks of announcements."""
+
+
+def metric(stack: Stack, name: str) -> float:
+    (value,) = re.findall(rf"^{name} (\S+)$", stack.client.get("/metrics").text, re.MULTILINE)
+    return float(value)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_reader_held_back_by_a_lock_is_seen(
+    role: str, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any role that may connect can take the lock; only the server process can be ended."""
-    monkeypatch.setattr(health, "ANNOUNCEMENT_AGE_MAX_S", 0.5)
-    with psycopg.connect(stack.urls.sender, autocommit=True) as holder:
-        holder.execute(f"SELECT pg_advisory_lock_shared({WRITER_LOCK}::bigint << 56)")
+    monkeypatch.setattr(health, "WITHHELD_MAX_S", 0.5)
+    stack.wait_until_projected(stack.write())
+    assert stack.status() == 200
+    with psycopg.connect(getattr(stack.urls, role), autocommit=True) as holder:
+        holder.execute(TAKE_ZERO)
         pid = holder.info.backend_pid
         wait_until(lambda: stack.status() == 503, "health is red")
         detail = stack.client.get("/healthz").json()["detail"]
-        assert f"server process {pid} has held all readers of the log back at position 0" in detail
-        (age,) = re.findall(
-            r"^annals_log_held_back_seconds (\S+)$", stack.client.get("/metrics").text, re.MULTILINE
-        )
-        assert float(age) > 0.5
+        assert f"now by server process {pid} at position 0: end it" in detail
+        assert metric(stack, "annals_log_held_back_seconds") > 0.5
         stack.database.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    wait_until(lambda: stack.status() == 200, "health is green")
+
+
+def test_sessions_that_alternate_with_the_lock_are_seen(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No session holds the lock for long, but one of them holds it always."""
+    monkeypatch.setattr(health, "SNAPSHOT_TTL_S", 0.0)
+    monkeypatch.setattr(health, "WITHHELD_MAX_S", 1.0)
+    stack.wait_until_projected(stack.write())
+    assert stack.status() == 200
+    with (
+        psycopg.connect(stack.urls.sender, autocommit=True) as holder,
+        psycopg.connect(stack.urls.sender, autocommit=True) as other,
+    ):
+        pids = {holder.info.backend_pid, other.info.backend_pid}
+        holder.execute(TAKE_ZERO)
+        written = stack.write()
+        turns = [(holder, other), (other, holder)]
+
+        def alternate() -> bool:
+            leaving, taking = turns[0]
+            taking.execute(TAKE_ZERO)
+            leaving.execute(FREE_ZERO)
+            turns.reverse()
+            return stack.status() == 503
+
+        wait_until(alternate, "health is red")
+        detail = stack.client.get("/healthz").json()["detail"]
+        (pid,) = re.findall(r"now by server process (\d+) at position 0", detail)
+        assert int(pid) in pids
+        assert metric(stack, "annals_log_held_back_seconds") > 1.0
+    wait_until(lambda: stack.status() == 200, "health is green")
+    stack.wait_until_projected(written)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_exclusive_lock_that_makes_writes_fail_is_seen(role: str, stack: Stack) -> None:
+    stack.wait_until_projected(stack.write())
+    with psycopg.connect(getattr(stack.urls, role), autocommit=True) as holder:
+        holder.execute(LOCK_LAST)
+        with pytest.raises(OperationalError):
+            stack.write()
+        wait_until(lambda: stack.status() == 503, "health is red")
+        detail = stack.client.get("/healthz").json()["detail"]
+        assert f"server process {holder.info.backend_pid} has, or waits for, an exclusive" in detail
+        assert metric(stack, "annals_log_writes_blocked") == 1
+    wait_until(lambda: stack.status() == 200, "health is green")
+    assert metric(stack, "annals_log_writes_blocked") == 0
+    stack.wait_until_projected(stack.write())
+
+
+def test_exclusive_lock_that_is_waited_for_is_seen(stack: Stack) -> None:
+    """A writer's attempt fails also while another session waits in front of it."""
+    stack.wait_until_projected(stack.write())
+    shared_lock = LOCK_LAST.replace("pg_advisory_lock(", "pg_advisory_lock_shared(")
+    with (
+        psycopg.connect(stack.urls.sender, autocommit=True) as holder,
+        psycopg.connect(stack.urls.sender, autocommit=True) as waiter,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        holder.execute(shared_lock)
+        waiting = thread.submit(waiter.execute, LOCK_LAST)
+        wait_until(lambda: stack.status() == 503, "health is red")
+        detail = stack.client.get("/healthz").json()["detail"]
+        assert f"server process {waiter.info.backend_pid} has, or waits for, an exclusive" in detail
+        holder.execute("SELECT pg_advisory_unlock_all()")
+        waiting.result()
     wait_until(lambda: stack.status() == 200, "health is green")
 
 
@@ -273,20 +355,35 @@ def test_writer_at_the_end_of_the_log_holds_no_reader_back(stack: Stack) -> None
 # Readiness
 
 
+@pytest.mark.parametrize(
+    ("tampering", "correction", "named"),
+    [
+        (
+            "ALTER TABLE events NO FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE events FORCE ROW LEVEL SECURITY",
+            "events: owner annals_owner",
+        ),
+        (
+            "ALTER FUNCTION read.search_accounts SET search_path = read, public",
+            "ALTER FUNCTION read.search_accounts SET search_path = read, public, pg_temp",
+            "another function read.search_accounts",
+        ),
+    ],
+)
 def test_api_is_not_ready_and_red_without_a_protection(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
+    tampering: str, correction: str, named: str, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "PROTECTIONS_INTERVAL_S", 0.0)
     assert stack.client.get("/readyz").status_code == 200
-    stack.database.execute("ALTER TABLE events NO FORCE ROW LEVEL SECURITY")
+    stack.database.execute(tampering.encode())
     try:
         wait_until(lambda: stack.client.get("/readyz").status_code == 503, "it is not ready")
         refused = stack.client.get("/readyz").json()
         assert refused["code"] == "E3007"
-        assert any("events: owner annals_owner" in each for each in refused["deviations"])
+        assert any(named in each for each in refused["deviations"])
         assert stack.status() == 503
     finally:
-        stack.database.execute("ALTER TABLE events FORCE ROW LEVEL SECURITY")
+        stack.database.execute(correction.encode())
     wait_until(lambda: stack.client.get("/readyz").status_code == 200, "it is ready")
 
 

@@ -64,10 +64,15 @@ SELECT (SELECT coalesce(sum(n), 0)::bigint FROM projection_coverage WHERE projec
   FROM projections AS p WHERE p.name = %s
 """
 CHECK_REUSED_FOR_S = 60.0
+"""Seconds after its end for which a check of the log is returned instead of a new one."""
+CHECK_SHARE = 0.1
+"""The share of the time in which checks that tenants request may read the log, at most."""
 SELECT_RECENT_CHECK = """
 SELECT id FROM projection_rebuilds
  WHERE projection = %s AND kind = 'verify'
-   AND (ended_at IS NULL OR ended_at > clock_timestamp() - make_interval(secs => %s))
+   AND (ended_at IS NULL
+        OR ended_at + greatest(make_interval(secs => %s), %s * (ended_at - started_at))
+           > clock_timestamp())
  ORDER BY id DESC LIMIT 1
 """
 HAS_PREVIOUS = "SELECT EXISTS (SELECT FROM projections WHERE name = %s)"
@@ -104,18 +109,21 @@ def request_job(
     return int(row[0])
 
 
-def request_log_check(connection: Connection, *, requested_by: str) -> int:
+def request_log_check(connection: Connection, *, requested_by: str, is_operator: bool) -> int:
     """Request a check of the whole log; return the job's id.
 
     One that has not ended, or ended less than `CHECK_REUSED_FOR_S` ago, is returned instead: the
-    check reads the whole log, and its result is the same for everyone.
+    check reads the whole log, and its result is the same for everyone. For a tenant, a check that
+    took long is returned for longer, so that tenants have no more than `CHECK_SHARE` of the time.
     """
-    row = connection.execute(SELECT_RECENT_CHECK, (WHOLE_LOG, CHECK_REUSED_FOR_S)).fetchone()
+    pause = 0.0 if is_operator else 1 / CHECK_SHARE - 1
+    recent = (WHOLE_LOG, CHECK_REUSED_FOR_S, pause)
+    row = connection.execute(SELECT_RECENT_CHECK, recent).fetchone()
     if row is None:
         parameters = (WHOLE_LOG, "verify", "", None, requested_by, False, "")
         row = connection.execute(REQUEST, parameters).fetchone()
     if row is None or row[0] is None:  # another request was faster
-        row = connection.execute(SELECT_RECENT_CHECK, (WHOLE_LOG, CHECK_REUSED_FOR_S)).fetchone()
+        row = connection.execute(SELECT_RECENT_CHECK, recent).fetchone()
     assert row is not None
     return int(row[0])
 

@@ -8,15 +8,20 @@ solved for its position.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from eventlog.connections import Connection, array
 from eventlog.reading import RecordedEvent
 from eventlog.reading.digests import digests_between, range_sums
 
 BUCKET_POSITIONS = 1_000
+SLICE_POSITIONS = 100 * BUCKET_POSITIONS
+"""Positions that one statement of `verify_all` compares."""
+
+OnVerifyProgress = Callable[[int, int], None]
+"""Called with the number of compared positions, and of all."""
 
 ADD_FOR = """
 INSERT INTO projection_coverage AS c (projection, bucket, n, digest, weighted)
@@ -51,10 +56,11 @@ SELECT projection, bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
  ORDER BY projection, bucket
 """
 
-# The ranges before the one in which each projection's checkpoint is; the log is read once for all.
+# Some ranges of those before the one in which each projection's checkpoint is; the log is read once
+# for all.
 COMPARE_WHOLE = f"""
 WITH log AS MATERIALIZED (
-    {range_sums(BUCKET_POSITIONS, "position <= %(upto)s")}
+    {range_sums(BUCKET_POSITIONS, "position >= %(first)s AND position <= %(last)s")}
 ), checked AS (
     SELECT * FROM unnest(%(projections)s::text[], %(buckets)s::bigint[]) AS c(projection, upto)
 ), expected(projection, bucket, n, digest, weighted) AS (
@@ -63,6 +69,7 @@ WITH log AS MATERIALIZED (
     SELECT l.projection, l.bucket, l.n, l.digest, l.weighted
       FROM projection_coverage AS l JOIN checked AS c
         ON c.projection = l.projection AND l.bucket < c.upto
+     WHERE l.bucket BETWEEN %(first)s / {BUCKET_POSITIONS} AND %(last)s / {BUCKET_POSITIONS}
 )
 SELECT projection, bucket, coalesce(ledger.n, 0) - coalesce(log.n, 0),
        coalesce(ledger.digest, 0) - coalesce(log.digest, 0),
@@ -187,10 +194,21 @@ def _explain(
     return Gap(projection, first, last, fault, position)
 
 
-def verify_all(connection: Connection, names: Collection[str] | None = None) -> list[Gap]:
+def no_progress(_compared: int, _total: int) -> None:
+    """Report nothing."""
+
+
+def verify_all(
+    connection: Connection,
+    names: Collection[str] | None = None,
+    *,
+    on_progress: OnVerifyProgress = no_progress,
+) -> list[Gap]:
     """The ranges in which a live projection's ledger differs from the log, which is read once.
 
     names: the projections to compare, by default all; one without a checkpoint is "missing".
+    on_progress: called with the number of positions that were compared, and of all, after each
+    SLICE_POSITIONS.
     """
     with connection.transaction():
         # One snapshot, so that checkpoints, ledgers and log are of the same moment.
@@ -200,7 +218,7 @@ def verify_all(connection: Connection, names: Collection[str] | None = None) -> 
         checkpoints: dict[str, int] = {name: position for name, position, _ in rows}
         absent = [name for name in names or () if name not in checkpoints]
         missing = [Gap(name, 0, 0, "missing", None) for name in absent]
-        found = _compare_whole_ranges(connection, checkpoints)
+        found = _compare_whole_ranges(connection, checkpoints, on_progress)
         names_at: dict[int, list[str]] = {}
         for name, position, is_unaligned in rows:
             if not is_unaligned:
@@ -211,13 +229,19 @@ def verify_all(connection: Connection, names: Collection[str] | None = None) -> 
     return sorted(missing + found, key=lambda gap: (gap.projection, gap.first))
 
 
-def _compare_whole_ranges(connection: Connection, checkpoints: Mapping[str, int]) -> list[Gap]:
+def _compare_whole_ranges(
+    connection: Connection, checkpoints: Mapping[str, int], on_progress: OnVerifyProgress
+) -> list[Gap]:
     """Compare the ranges before that of each checkpoint."""
     upto = max(checkpoints.values(), default=0)
-    parameters = {
+    parameters: dict[str, Any] = {
         "projections": list(checkpoints),
         "buckets": [position // BUCKET_POSITIONS for position in checkpoints.values()],
-        "upto": upto,
     }
-    rows = connection.execute(COMPARE_WHOLE, parameters).fetchall()
-    return [_explain(connection, row[0], upto, *row[1:]) for row in rows]
+    found = []
+    for first in range(0, upto + 1, SLICE_POSITIONS):
+        last = min(first + SLICE_POSITIONS - 1, upto)
+        rows = connection.execute(COMPARE_WHOLE, parameters | {"first": first, "last": last})
+        found += [_explain(connection, row[0], upto, *row[1:]) for row in rows.fetchall()]
+        on_progress(last, upto)
+    return found

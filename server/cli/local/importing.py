@@ -35,7 +35,7 @@ from domain.job import Job, JobStatus
 from domain.shared.text import neutralised
 from eventlog.connections import follow_connection
 from eventlog.scope import SYSTEM, Actor, Scope
-from runtime.composition import Writing, app_url, new_id, now, open_writing
+from runtime.composition import Writing, app_url, new_id, open_writing
 from runtime.errors import summarise_error
 from runtime.settings import Settings
 from runtime.work import work_factories
@@ -112,15 +112,16 @@ class LocalImport:
     def __init__(self, settings: Settings, writing: Writing, scope: Scope) -> None:
         self._settings = settings
         self._log = writing.log
+        self._now = writing.now
         self._scope = scope
-        self._jobs = JobCommands(writing.log, clock=now, new_id=new_id)
-        self._imports = ImportCommands(writing.log, self._jobs, clock=now, new_id=new_id)
+        self._jobs = JobCommands(writing.log, clock=writing.now, new_id=new_id)
+        self._imports = ImportCommands(writing.log, self._jobs, clock=writing.now, new_id=new_id)
         self._environment = JobEnvironment(
             writing.log,
             writing.commands,
             work_factories(),
             summarise_error,
-            clock=now,
+            clock=writing.now,
             new_id=new_id,
         )
 
@@ -153,13 +154,13 @@ class LocalImport:
         orders = detect_date_orders(options, table)
         columns = columns_of(options, table.columns, orders.by_column)
         engine = open_import_engine(
-            self._log, self._scope, READ_TABLES, options, columns, new_id(), now
+            self._log, self._scope, READ_TABLES, options, columns, new_id(), self._now
         )
         found = preview(
             engine,
             table,
             orders.issues,
-            now,
+            self._now,
             outcomes_max=0,
             issues_max=ISSUES_MAX,
             progress=progress,

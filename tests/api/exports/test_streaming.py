@@ -23,6 +23,7 @@ import psycopg
 import pytest
 
 from domain.account import Account
+from eventlog.clock import local_time
 from eventlog.connections import Connection
 from eventlog.locks import EXPORT_LOCK
 from eventlog.scope import Scope
@@ -30,7 +31,6 @@ from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import exports, table_definitions
-from runtime.composition import now
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
 from server.postgres.embedded import Cluster
@@ -468,7 +468,7 @@ def append_accounts(api_workspace: ApiWorkspace, number: int) -> list[str]:
             uuid4(),
             api_workspace.workspace_id,
             {"company": f"C{n}", "type": "partner", "customFields": custom},
-            at=now(),
+            at=local_time(),
         )
         for n in range(number)
     ]

@@ -16,8 +16,8 @@ from domain.account import Account
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
 from domain.task import Task
+from eventlog.clock import local_time
 from eventlog.scope import Scope
-from runtime.composition import now
 from tests.support.api_server import ApiWorkspace, after
 from tests.support.oracle import assert_tables_match_log
 from tests.support.waiting import wait_until
@@ -32,7 +32,7 @@ def create_accounts(api_workspace: ApiWorkspace, count: int, **fields: Any) -> l
     made: list[Entity] = []
     for number in range(count):
         given = {"company": f"Company {number:03}", "type": "customer", **fields}
-        made.append(Account.create(uuid4(), api_workspace.workspace_id, given, at=now()))
+        made.append(Account.create(uuid4(), api_workspace.workspace_id, given, at=local_time()))
     with log.scoped(Scope(api_workspace.workspace_id)):
         position = log.append(*made)
     assert position is not None
@@ -325,12 +325,20 @@ def test_bulk_deletion_of_accounts_deletes_their_children(
     log = api_workspace.api.writing.log
     children: list[Entity] = [
         Task.create(
-            uuid4(), api_workspace.workspace_id, {"title": "T"}, at=now(), account_id=UUID(each)
+            uuid4(),
+            api_workspace.workspace_id,
+            {"title": "T"},
+            at=local_time(),
+            account_id=UUID(each),
         )
         for each in ids[:50]
     ]
     held = Opportunity.create(
-        uuid4(), api_workspace.workspace_id, {"name": "O"}, at=now(), account_id=UUID(ids[-1])
+        uuid4(),
+        api_workspace.workspace_id,
+        {"name": "O"},
+        at=local_time(),
+        account_id=UUID(ids[-1]),
     )
     with log.scoped(Scope(api_workspace.workspace_id)):
         log.append(*children, held)

@@ -14,10 +14,11 @@ import pytest
 from commands.importing.commands import ImportCommands
 from commands.importing.files import PART_BYTES
 from commands.jobs.requests import JobCommands
+from eventlog.clock import local_time
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from runtime.composition import new_id, now
+from runtime.composition import new_id
 from runtime.housekeeping import drop_expired_imports
 from tests.support.api_server import ApiWorkspace, after
 from tests.support.databases import Urls
@@ -509,8 +510,8 @@ def test_file_of_many_parts_is_read_completely(api_workspace: ApiWorkspace) -> N
 def test_expired_imports_are_deleted_with_their_files(
     urls: Urls, log: EventLog, scope: Scope, database: Connection
 ) -> None:
-    jobs = JobCommands(log, clock=now, new_id=new_id)
-    imports = ImportCommands(log, jobs, clock=now, new_id=new_id)
+    jobs = JobCommands(log, clock=local_time, new_id=new_id)
+    imports = ImportCommands(log, jobs, clock=local_time, new_id=new_id)
     for _ in range(2):
         import_id = imports.begin_upload(scope, "members", "rows.csv")
         imports.add_parts(scope, import_id, 1, 0, [b"name\nAda\n"])

@@ -17,9 +17,10 @@ from api.http import sse
 from api.jobs import feed as job_feed
 from commands.jobs.requests import JobCommands
 from domain.job import ItemError, Job, JobStep
+from eventlog.clock import local_time
 from eventlog.scope import Actor, Scope
 from readmodels.cursors import encode_cursor
-from runtime.composition import new_id, now
+from runtime.composition import new_id
 from tests.support.api_server import ApiWorkspace, after, running_api
 from tests.support.databases import Urls
 from tests.support.waiting import TIMEOUT_S
@@ -43,7 +44,7 @@ def scope_of(api_workspace: ApiWorkspace) -> Scope:
 
 def request_job(api_workspace: ApiWorkspace, kind: str = UNKNOWN_KIND) -> str:
     """Request a job that no worker takes, and return its id."""
-    jobs = JobCommands(api_workspace.api.writing.log, clock=now, new_id=new_id)
+    jobs = JobCommands(api_workspace.api.writing.log, clock=local_time, new_id=new_id)
     requested = jobs.request(scope_of(api_workspace), kind, {"a": 1}, total=10)
     api_workspace.api.wait_until_projected(requested.position)
     return str(requested.job.id)
@@ -54,9 +55,9 @@ def advance(api_workspace: ApiWorkspace, job_id: str, *steps: JobStep) -> int:
     log, position = api_workspace.api.writing.log, None
     with log.transaction(scope_of(api_workspace)):
         job = log.load(Job, UUID(job_id))
-        job.start(at=now())
+        job.start(at=local_time())
         for step in steps:
-            job.progress(step, at=now())
+            job.progress(step, at=local_time())
         position = log.append(job)
     assert position is not None
     api_workspace.api.wait_until_projected(position)

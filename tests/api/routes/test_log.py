@@ -51,6 +51,8 @@ def test_whole_log_is_confirmed_to_an_auditor(admin: ProjectionAdmin) -> None:
     assert found["state"] == "done", found
     assert "each event exactly once" in found["message"]
     assert "faults" not in found
+    assert found["processed"] == found["total"] > 0
+    assert found["secondsLeft"] is None
     listed = admin.client.get(CHECKS, headers=auditor).json()["items"]
     assert listed == [found]
 
@@ -59,6 +61,19 @@ def test_check_under_way_or_just_ended_is_shared(admin: ProjectionAdmin) -> None
     first = checked(admin, admin.key_headers("auditor"))
     assert checked(admin)["id"] == first["id"]
     admin.database.execute(FORGET)
+    assert checked(admin)["id"] != first["id"]
+
+
+def test_tenants_have_a_share_of_the_time_for_checks(admin: ProjectionAdmin) -> None:
+    """A check that took an hour and ended two minutes ago is returned to a tenant, and no other."""
+    auditor = admin.key_headers("auditor")
+    first = checked(admin, auditor)
+    admin.database.execute(FORGET)
+    admin.database.execute(
+        "UPDATE projection_rebuilds SET started_at = ended_at - interval '1 hour' WHERE id = %s",
+        (first["id"],),
+    )
+    assert checked(admin, auditor)["id"] == first["id"]
     assert checked(admin)["id"] != first["id"]
 
 

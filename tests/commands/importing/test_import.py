@@ -30,10 +30,11 @@ from commands.jobs.worker import TRY_CLAIM
 from commands.loaded import LoadedEntities
 from domain.account import Account
 from domain.member import Member
+from eventlog.clock import local_time
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from runtime.composition import new_id, now, open_writing
+from runtime.composition import new_id, open_writing
 from runtime.settings import REPOSITORY
 from server.cli import CommandError
 from server.cli.local.database import catch_up
@@ -449,8 +450,8 @@ def test_interrupted_import_is_finished_before_the_next(importer: Importer) -> N
     scope = Scope(importer.workspace)
     table = open_table(importer.file("name\nAda\n"))
     with open_writing(importer.settings) as writing:
-        jobs = JobCommands(writing.log, clock=now, new_id=new_id)
-        imports = ImportCommands(writing.log, jobs, clock=now, new_id=new_id)
+        jobs = JobCommands(writing.log, clock=local_time, new_id=new_id)
+        imports = ImportCommands(writing.log, jobs, clock=local_time, new_id=new_id)
         import_id = imports.begin_upload(scope, "members", "rows.csv")
         size_bytes = upload_file(imports, scope, import_id, 1, table.source)
         file = imports.inspect(scope, import_id, 1, "rows.csv", size_bytes)

@@ -11,11 +11,12 @@ from commands.importing.files import LocalFile
 from commands.importing.mapping import DateOrders
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
+from eventlog.clock import local_time
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from runtime.composition import new_id, now, open_writing
+from runtime.composition import new_id, open_writing
 from runtime.settings import Settings
 from server.cli.local.importing import upload_file
 from server.processes.worker import open_worker
@@ -63,7 +64,7 @@ def test_killed_workers_import_every_row_once(
     write(path)
     scope = Scope(workspace)
     imports = ImportCommands(
-        log, JobCommands(log, clock=now, new_id=new_id), clock=now, new_id=new_id
+        log, JobCommands(log, clock=local_time, new_id=new_id), clock=local_time, new_id=new_id
     )
     import_id = imports.begin_upload(scope, "accounts", path.name)
     size_bytes = upload_file(imports, scope, import_id, 1, LocalFile(path))

@@ -23,11 +23,11 @@ from domain.contact import Contact
 from domain.job import Job, JobStatus
 from domain.note import Note
 from domain.shared.entity import Entity
+from eventlog.clock import local_time
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from runtime.composition import now
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY
 from runtime.work import work_factories
@@ -67,9 +67,11 @@ def record_command(log: EventLog, scope: Scope, accounts: int) -> list[Entity]:
         account_id = uuid4()
         fields = {"company": f"Acme {number}", "type": "customer"}
         contact = {"name": f"Ada {number}"}
-        created.append(Account.create(account_id, scope.workspace_id, fields, at=now()))
+        created.append(Account.create(account_id, scope.workspace_id, fields, at=local_time()))
         created.append(
-            Contact.create(uuid4(), scope.workspace_id, contact, at=now(), account_id=account_id)
+            Contact.create(
+                uuid4(), scope.workspace_id, contact, at=local_time(), account_id=account_id
+            )
         )
     with log.scoped(scope):
         log.append(*created)
@@ -332,7 +334,7 @@ def test_undo_of_a_large_command_becomes_a_job(api_workspace: ApiWorkspace) -> N
 def test_command_with_an_open_job_cannot_be_undone(api_workspace: ApiWorkspace) -> None:
     scope = Scope(api_workspace.workspace_id, command_id=str(uuid4()))
     record_command(api_workspace.api.writing.log, scope, 8)
-    jobs = JobCommands(api_workspace.api.writing.log, clock=now, new_id=uuid4)
+    jobs = JobCommands(api_workspace.api.writing.log, clock=local_time, new_id=uuid4)
     job = jobs.request(scope, "of a later version", {}, total=10).job
     refused = api_workspace.client().post("/api/undo", json={"commandId": scope.command_id})
     assert (refused.status_code, refused.json()["code"]) == (409, "E5055")

@@ -40,7 +40,7 @@ REFUSALS: Mapping[str, str] = MappingProxyType(
 """Codes with which a described request may be refused, and why the document cannot say so."""
 RULES = (
     *("contains a control character", "the year must lie between", "is not a valid email address"),
-    "Input should be a valid integer",  # JSON Schema takes 5.0 for an integer
+    *("Input should be a valid integer", "must be a number from"),  # 5.0 is one in JSON Schema
     *("must be at most 7 days after startsAt", "restore by ids"),
     *("is only for accounts of type", "must not be before startsAt", "must be after startsAt"),
     *("cursor: lists as of a time are paged by `page`", "are compared by"),

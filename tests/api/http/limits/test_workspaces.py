@@ -15,8 +15,9 @@ from websockets.exceptions import InvalidStatus
 
 from commands.bulk import INLINE_ITEMS_MAX
 from commands.jobs.requests import JobCommands
+from eventlog.clock import local_time
 from eventlog.scope import Scope
-from runtime.composition import new_id, now
+from runtime.composition import new_id
 from server.postgres.embedded import Cluster
 from tests.support.api_server import Api, ApiWorkspace, running_api
 from tests.support.databases import Urls, fresh_database
@@ -76,7 +77,7 @@ def assert_refused(response: httpx.Response, status: int, code: str) -> None:
 
 def request_job(api_workspace: ApiWorkspace) -> UUID:
     """Request a job that stays open; return its id."""
-    jobs = JobCommands(api_workspace.api.writing.log, clock=now, new_id=new_id)
+    jobs = JobCommands(api_workspace.api.writing.log, clock=local_time, new_id=new_id)
     requested = jobs.request(Scope(api_workspace.workspace_id), UNKNOWN_KIND, {}, total=1)
     api_workspace.api.wait_until_projected(requested.position)
     return requested.job.id
