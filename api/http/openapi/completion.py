@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import orjson
+
 from api.http.openapi.examples import without_marks
 from api.http.openapi.headers import IF_NONE_MATCH, RESPONSE_HEADERS, described_headers
 from api.http.openapi.responses import problem_examples
@@ -31,6 +33,8 @@ TAGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The groups of routes besides those of one kind of entity, in the order of the documentation."""
+NO_VALUES: tuple[Any, ...] = (None, "", [], {})
+"""Defaults that go without saying."""
 SERVERS = [{"url": "/", "description": "The server of this document."}]
 COMBINED = ("anyOf", "oneOf", "allOf", "prefixItems")
 NESTED = ("items", "additionalProperties", "not", "if", "then", "else")
@@ -47,14 +51,24 @@ def complete(document: dict[str, Any]) -> None:
     ]
     document["servers"] = SERVERS
     _drop_framework_errors(document)
-    for schema in _schemas(components["schemas"].values()):
-        schema.pop("title", None)
-        # Generators take a field with a default for one that is always there. The descriptions
-        # name the defaults.
-        schema.pop("default", None)
+    for model in components["schemas"].values():
+        for schema in _schemas([model]):
+            schema.pop("title", None)
+            _describe_default(schema, is_request=model.get("additionalProperties") is False)
     for methods in document["paths"].values():
         for method, operation in methods.items():
             _complete_operation(method, operation, components["schemas"])
+
+
+def _describe_default(schema: dict[str, Any], *, is_request: bool) -> None:
+    """Move the default of a field to its description.
+
+    Generators take a field with a default for one that is always there.
+    """
+    default = schema.pop("default", None)
+    if is_request and default not in NO_VALUES:
+        text = f"By default {orjson.dumps(default).decode()}."
+        schema["description"] = " ".join([*filter(None, [schema.get("description")]), text])
 
 
 def _kinds() -> dict[str, str]:

@@ -159,7 +159,7 @@ class StageTotal(ResponseModel):
 def create_body(kind: type[Entity]) -> type[BaseModel]:
     """Return the body that creates an entity: its fields, and `accountId` if the kind has one."""
     fields = {
-        name: _required(field) if field.is_required() else _optional(field)
+        name: _required(field) if field.is_required() else _optional(field, _default(field))
         for name, field in _writable(kind)
     }
     if kind.STATUSES_OF_COMMANDS:
@@ -182,7 +182,7 @@ def create_body(kind: type[Entity]) -> type[BaseModel]:
 def change_body(kind: type[Entity]) -> type[BaseModel]:
     """Return a merge patch: every field may be left out, and null unsets it if it may be unset."""
     fields = {
-        name: _present(field) if field.is_required() else _optional(field)
+        name: _present(field) if field.is_required() else _optional(field, None)
         for name, field in _writable(kind)
     }
     of_keys = Field(default=None, description="By key; null removes one.")
@@ -262,15 +262,15 @@ def _required(field: FieldInfo) -> Any:
     return (_annotation(field), described)
 
 
-def _optional(field: FieldInfo) -> Any:
+def _default(field: FieldInfo) -> Any:
+    """Return the default of the field; None if a function makes it."""
+    return None if field.default is PydanticUndefined else field.default
+
+
+def _optional(field: FieldInfo, default: Any) -> Any:
     """Return the field with its description; null is accepted, and stands for no value."""
-    has_default = field.default is not None and field.default is not PydanticUndefined
-    by_default = f"By default `{field.default}`." if has_default else None
-    described = " ".join(each for each in (field.description, by_default) if each) or None
-    return (
-        _annotation(field) | None,
-        Field(default=None, description=described, examples=field.examples),
-    )
+    described = Field(default, description=field.description, examples=field.examples)
+    return (_annotation(field) | None, described)
 
 
 def _present(field: FieldInfo) -> Any:
@@ -283,7 +283,7 @@ def _initial_status(kind: type[Entity], field: FieldInfo) -> Any:
     values = [
         each.value for each in field.annotation or () if each not in kind.STATUSES_OF_COMMANDS
     ]
-    _, described = _optional(field)
+    _, described = _optional(field, _default(field))
     return (Annotated[str, OneOf(tuple(values))] | None, described)
 
 
