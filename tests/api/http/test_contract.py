@@ -9,6 +9,7 @@ import pytest
 
 from api.app import create_app
 from runtime.settings import Settings
+from tests.support.api_server import Api, contract_of
 from tests.support.contract import Contract
 
 CONTRACT = Contract(create_app(Settings()).openapi())
@@ -57,6 +58,11 @@ def check(
     valid = {"body": "Likes tea.", "accountId": ID}
     request = httpx.Request("POST", f"http://test{path}", json=valid if given is None else given)
     CONTRACT.check(httpx.Response(status, headers=shown, json=body, request=request))
+
+
+def test_clients_of_the_tests_check_their_responses(api: Api) -> None:
+    (hook,) = api.client().event_hooks["response"]
+    assert hook == contract_of(api.app).check
 
 
 def test_described_response_passes() -> None:
