@@ -47,6 +47,12 @@ UNREACHABLE_OR_TIMED_OUT = (
     PoolTimeout,
     TooManyRequests,
 )
+WRITES_REFUSED = (psycopg.errors.DiskFull, psycopg.errors.ReadOnlySqlTransaction)
+"""The errors of a database that cannot or may not write, and still answers reads."""
+
+
+class WritesRefused(OperationalError):
+    """The database accepts no writes at the moment. Nothing was recorded."""
 
 
 class RawJsonLoader(Loader):
@@ -172,6 +178,8 @@ def _raise_translated(error: Exception) -> NoReturn:
     if isinstance(error, psycopg.IntegrityError):
         # The detail is left out: it may show ids of another workspace.
         raise IntegrityError(error.diag.message_primary or str(error)) from error
+    if isinstance(error, WRITES_REFUSED):
+        raise WritesRefused(str(error)) from error
     if isinstance(error, UNREACHABLE_OR_TIMED_OUT):
         raise OperationalError(str(error)) from error
     if isinstance(error, psycopg.InterfaceError):

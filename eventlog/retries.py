@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from threading import Event
 
@@ -16,6 +17,9 @@ from tenacity import (
     wait_fixed,
 )
 
+from eventlog.connections import WRITES_REFUSED, WritesRefused
+
+REPEATED_AFTER_S = 60.0
 LOCK_CONFLICTS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
@@ -30,6 +34,24 @@ def retry_locks(attempts_max: int, pause_s: float) -> Retrying:
         wait=wait_fixed(pause_s),
         reraise=True,
     )
+
+
+def seldom(report: Callable[[BaseException], object]) -> Callable[[BaseException], None]:
+    """A function that reports an error, but the same one again only after REPEATED_AFTER_S."""
+    last, until_s = "", 0.0
+
+    def report_unless_repeated(error: BaseException) -> None:
+        nonlocal last, until_s
+        is_refused = isinstance(
+            error, (*WRITES_REFUSED, WritesRefused)
+        )  # whatever was to be written
+        described = type(error).__name__ if is_refused else repr(error)
+        now_s = time.monotonic()
+        if described != last or now_s >= until_s:
+            last, until_s = described, now_s + REPEATED_AFTER_S
+            report(error)
+
+    return report_unless_repeated
 
 
 def retry_until_stopped(

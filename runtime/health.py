@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -25,8 +26,6 @@ from eventlog.connections import raw_json, server_settings
 from eventlog.migrations import SQL_FOLDER
 from eventlog.protections import deviations, load_protections_async
 from eventlog.reading.positions import (
-    NO_LOCKS,
-    WriterLocks,
     readable_position_async,
     withheld_s,
     writer_locks,
@@ -37,6 +36,15 @@ from readmodels import table_definitions
 from readmodels.operation import health
 from readmodels.operation.checkpoints import report
 from readmodels.pool import AsyncConnection
+from runtime.health_snapshot import (
+    Disk,
+    HealthSnapshot,
+    HeldBack,
+    JobsState,
+    ProjectionState,
+    StorageState,
+)
+from runtime.settings import Settings
 
 SNAPSHOT_TTL_S = 0.5
 """Seconds for which a snapshot is reused, so that frequent requests do not load the database."""
@@ -44,12 +52,8 @@ QUERY_TIMEOUT_S = 2.0
 """Seconds after which the database counts as not responding."""
 SERVER_MARGIN_S = 0.5
 """Additional seconds in which the server may report its own statement timeout."""
-WITHHELD_MAX_S = 20.0
-"""Seconds for which an event may be withheld from readers: the server ends a writer after 15 s."""
 PROTECTIONS_INTERVAL_S = 60.0
 """Seconds between two comparisons of the database's protections with those of this version."""
-JOBS_IDLE_MAX_S = 30.0
-"""Seconds without any claim of an open job after which no worker seems to run."""
 UNKNOWN_TABLES = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -58,168 +62,14 @@ UNKNOWN_TABLES = (
 )
 """Errors that mean that the database lacks tables of this version."""
 
-HealthStatus = Literal["ok", "degraded", "red"]
-
-
-@dataclass(frozen=True)
-class ProjectionState:
-    """The state of one projection, and its assessment."""
-
-    name: str
-    facts: dict[str, Any]
-    """As `readmodels.operation.checkpoints.report` returns them."""
-    is_held: bool
-    """Whether a projector holds its lock."""
-    is_stalled: bool
-    alarms: list[str]
-    """Why it is red."""
-    remarks: list[str]
-    """What needs attention although it makes progress."""
-
-    @property
-    def status(self) -> HealthStatus:
-        """Red with an alarm, degraded with a remark, otherwise ok."""
-        return "red" if self.alarms else "degraded" if self.remarks else "ok"
-
-    @property
-    def lag_s(self) -> float:
-        """The age of the first event that it has not processed, in seconds."""
-        return float(self.facts["lagSeconds"])
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what is public: without the names of machines."""
-        shown = ("position", "lagEvents", "lagSeconds", "idleSeconds", "parked", "faults")
-        return {
-            "name": self.name,
-            "status": self.status,
-            "reasons": self.alarms + self.remarks,
-            **{name: self.facts[name] for name in shown},
-        }
-
-
-@dataclass(frozen=True)
-class JobsState:
-    """The open jobs of all workspaces."""
-
-    open: int = 0
-    oldest_s: float = 0.0
-    """The age of the oldest open job."""
-    idle_s: float = 0.0
-    """The time since a worker last claimed one."""
-
-    @property
-    def remarks(self) -> list[str]:
-        """What needs attention."""
-        if self.open and self.idle_s > JOBS_IDLE_MAX_S:
-            return [
-                f"{self.open} jobs are open, and no worker has claimed one for {self.idle_s:.0f} s"
-            ]
-        return []
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what is public."""
-        return {
-            "open": self.open,
-            "oldestSeconds": self.oldest_s,
-            "idleSeconds": self.idle_s,
-            "reasons": self.remarks,
-        }
-
-
-@dataclass(frozen=True)
-class HeldBack:
-    """What the locks of announcements do to readers and writers of the log."""
-
-    age_s: float = 0.0
-    """Seconds for which readers have not seen all events that were committed."""
-    locks: WriterLocks = NO_LOCKS
-
-    @property
-    def alarms(self) -> list[str]:
-        """Why it needs an operator."""
-        found, holder, blocker = [], self.locks.announcement, self.locks.exclusive
-        if self.age_s > WITHHELD_MAX_S:
-            by = holder or blocker
-            found.append(
-                f"events have been withheld from all readers of the log for {self.age_s:.0f} s"
-                + (f", now by server process {by.pid} at position {by.bound}: end it" if by else "")
-            )
-        if blocker is not None:
-            found.append(
-                f"server process {blocker.pid} has, or waits for, an exclusive lock at position"
-                f" {blocker.bound} of the log, which makes writes fail: end it"
-            )
-        return found
-
-
-@dataclass(frozen=True)
-class HealthSnapshot:
-    """The state of the system at one moment. Rows are those of `readmodels.operation.health`."""
-
-    error: str = ""
-    """Why there is no state to show; empty if the database responded."""
-    missing: tuple[str, ...] = ()
-    """Migrations and projections of this version that the database does not have."""
-    position: int = 0
-    """The position up to which the log can be read."""
-    held_back: HeldBack = HeldBack()
-    deviations: tuple[str, ...] = ()
-    """What protects the log less or differently than this version expects."""
-    projections: tuple[ProjectionState, ...] = ()
-    rebuilds: tuple[tuple[Any, ...], ...] = ()
-    checks: tuple[tuple[Any, ...], ...] = ()
-    batches: tuple[tuple[Any, ...], ...] = ()
-    processes: tuple[tuple[Any, ...], ...] = ()
-    process_alarms: tuple[str, ...] = ()
-    """Process managers that do not react although there are events to react to."""
-    breakers: tuple[tuple[Any, ...], ...] = ()
-    jobs: JobsState = JobsState()
-    taken_at_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def status(self) -> HealthStatus:
-        """The worst status of all parts."""
-        if self.error or self.missing or self.process_alarms or self.deviations:
-            return "red"
-        if self.held_back.alarms:
-            return "red"
-        found = {each.status for each in self.projections}
-        if self.jobs.remarks:
-            found.add("degraded")
-        return "red" if "red" in found else "degraded" if "degraded" in found else "ok"
-
-    @property
-    def alarms(self) -> list[str]:
-        """Why the status is red, unless the database did not respond at all."""
-        red = [each for each in self.projections if each.status == "red"]
-        return [
-            *(f"{each.name}: {'; '.join(each.alarms)}" for each in red),
-            *(f"the database lacks {each}" for each in self.missing),
-            *(f"the database {each}" for each in self.deviations),
-            *self.held_back.alarms,
-            *self.process_alarms,
-        ]
-
-    @property
-    def lag_max_s(self) -> float:
-        """The largest lag of any projection, in seconds."""
-        return max((each.facts["lagSeconds"] for each in self.projections), default=0)
-
-    def lagging(self, limit_s: float) -> list[ProjectionState]:
-        """Return the projections that are further behind than this."""
-        return [each for each in self.projections if each.lag_s > limit_s]
-
-    def projections_as_json(self) -> list[dict[str, Any]]:
-        """Return what is public of each projection."""
-        return [each.as_json() for each in self.projections]
-
 
 class HealthMonitor:
     """Takes snapshots over a dedicated connection, because the pools may be exhausted."""
 
-    def __init__(self, app_url: str, *, stall_after_s: float) -> None:
+    def __init__(self, app_url: str, settings: Settings) -> None:
         self._url = app_url
-        self._stall_after_s = stall_after_s
+        self._settings = settings
+        self._stall_after_s = settings.stall_after_s
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
         self._last: HealthSnapshot | None = None
@@ -307,6 +157,7 @@ class HealthMonitor:
             process_alarms=tuple(_process_alarms(processes, self._stall_after_s)),
             breakers=tuple(await health.load_breakers(connection)),
             jobs=JobsState(*await health.load_open_jobs(connection)),
+            storage=await self._query_storage(connection),
         )
 
     async def _query_held_back(self, connection: AsyncConnection, position: int) -> HeldBack:
@@ -344,6 +195,17 @@ class HealthMonitor:
             self._compared_at_s = now_s
         return self._deviations
 
+    async def _query_storage(self, connection: AsyncConnection) -> StorageState:
+        is_read_only, has_backup, backup_age_s = await health.load_storage(connection)
+        return StorageState(
+            is_read_only,
+            has_backup,
+            backup_age_s,
+            disk_of(self._settings.disk_folder),
+            self._settings.disk_free_warn_bytes,
+            self._settings.backup_age_warn_s,
+        )
+
     async def _query_projections(self, connection: AsyncConnection) -> list[ProjectionState]:
         facts = [each for each in await report(connection) if each["name"] in PROJECTIONS]
         holders: dict[str, list[int]] = {name: [] for name in PROJECTIONS}
@@ -357,6 +219,17 @@ class HealthMonitor:
             _assess(each, each["name"] in stalled, holders[each["name"]], blockers)
             for each in facts
         ]
+
+
+def disk_of(folder: Path | None) -> Disk | None:
+    """Return the disk of the folder; None without a folder, or if it cannot be measured."""
+    if folder is None:
+        return None
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return Disk(usage.total, usage.free)
 
 
 def is_stalled(facts: dict[str, Any], after_s: float) -> bool:

@@ -1,5 +1,6 @@
 """The home folder: its lock, and the private files in it."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -94,7 +95,11 @@ class HomeLock:
         content = json.dumps({"pid": os.getpid(), "url": url}).encode()
         # Written in place rather than by rename: the lock belongs to this inode.
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, content, 0)
+        try:
+            os.pwrite(self._descriptor, content, 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # the lock holds without its text
+                raise
 
     def release(self) -> None:
         """Release the lock. The file stays: removing it would race with the next holder."""

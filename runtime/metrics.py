@@ -20,7 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from domain.shared.breaker import State
 from projections.engine.live.statistics import EVENTS_BOUNDS, SECONDS_BOUNDS
-from runtime.health import HealthSnapshot, ProjectionState
+from runtime.health_snapshot import HealthSnapshot, ProjectionState
 
 REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 APPEND_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -76,6 +76,9 @@ PROJECTION_GAUGES: Mapping[str, tuple[str, Callable[[ProjectionState], float]]] 
     "stalled": (
         "Whether it makes no progress although there are events to process.",
         lambda each: each.is_stalled,
+    ),
+    "damaged": (
+        "Whether its tables cannot be changed.", lambda each: each.facts["problem"] is not None,
     ),
     "outdated": (
         "Whether its rows were made by another version of its code.",
@@ -203,6 +206,7 @@ def families(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "annals_log_protection_deviations", lacking, value=len(snapshot.deviations)
     )
+    yield from _storage(snapshot)
     for name, (help_text, value) in PROJECTION_GAUGES.items():
         gauge = GaugeMetricFamily(f"annals_projection_{name}", help_text, labels=["projection"])
         for each in snapshot.projections:
@@ -220,6 +224,20 @@ def families(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield from _rebuilds(snapshot)
     yield from _batches(snapshot)
     yield from _jobs(snapshot)
+
+
+def _storage(snapshot: HealthSnapshot) -> Iterator[Metric]:
+    """Return metrics of the disk, as far as it is known, and of the backups."""
+    storage = snapshot.storage
+    refused = "Whether the database refuses writes."
+    yield GaugeMetricFamily("annals_database_read_only", refused, value=storage.is_read_only)
+    age = "Age of the last backup by annals backup; without one, of the first event."
+    yield GaugeMetricFamily("annals_backup_age_seconds", age, value=storage.backup_age_s)
+    if storage.disk is not None:
+        free = "Free bytes on the disk of ANNALS_DISK_FOLDER."
+        yield GaugeMetricFamily("annals_disk_free_bytes", free, value=storage.disk.free_bytes)
+        size = "Size of the disk of ANNALS_DISK_FOLDER."
+        yield GaugeMetricFamily("annals_disk_size_bytes", size, value=storage.disk.size_bytes)
 
 
 def _sending(snapshot: HealthSnapshot) -> Iterator[Metric]:

@@ -3,11 +3,17 @@
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from domain.api_key import Role
 
@@ -49,9 +55,18 @@ def parse_role_rates(text: str) -> dict[tuple[str, str], int]:
     return rates
 
 
+class SecretFiles(SecretsSettingsSource):
+    """Settings from files in `secrets_dir`; an empty file sets nothing, as an empty variable."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings that have a file with content. Raises OSError."""
+        return {name: value for name, value in super().__call__().items() if value != ""}
+
+
 class Settings(BaseSettings):
     """Settings from environment variables: ANNALS_PORT=9000 sets `port`, and so on.
 
+    Each may also be a file of that name in the folder `secrets_dir`; a variable has precedence.
     Names of durations and of sizes in bytes end in the unit. A value out of range raises
     pydantic.ValidationError at the start, which the command line reports in one sentence.
     """
@@ -60,6 +75,9 @@ class Settings(BaseSettings):
 
     home: Path = REPOSITORY / ".annals"
     """Folder of the data, the access token and connection.json."""
+    secrets_dir: Path | None = None
+    """Folder with one file for each secret, such as `annals_app_url`: /run/secrets in a container,
+    the credentials of a systemd unit. It is read at the start of each process."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: int = Field(default=8321, ge=1, le=65_535)
@@ -128,6 +146,17 @@ class Settings(BaseSettings):
     """With SASL: the password."""
     kafka_ssl_cafile: str | None = None
     """With SSL: a file with the trusted certificate authorities."""
+
+    disk_folder: Path | None = None
+    """A folder on the disk of the database, whose free space metrics and health show. `annals up`
+    sets it to the data of its own server."""
+    disk_free_min_bytes: int = Field(default=268_435_456, ge=0)
+    """Free bytes below which `annals up` refuses writes to its own server, so that reads go on."""
+    disk_free_warn_bytes: int = Field(default=2_147_483_648, ge=0)
+    """Free bytes below which health has a remark."""
+    backup_age_warn_s: int = Field(default=172_800, ge=0)
+    """Seconds since the last `annals backup` after which health has a remark. 0: it never has, for
+    a database that other programs back up."""
 
     idempotency_window_s: int = Field(default=86_400, ge=60, le=2_592_000)
     """Seconds within which a repeated request with the same idempotency key gets the first
@@ -276,6 +305,28 @@ class Settings(BaseSettings):
     def has_database_urls(self) -> bool:
         """Whether an external PostgreSQL is configured, so that no embedded one is started."""
         return None not in (self.owner_url, self.app_url, self.projector_url)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read secrets from the folder that the variable ANNALS_SECRETS_DIR names, if it exists."""
+        folder = EnvSettingsSource(settings_cls)().get("secrets_dir")
+        if not folder or not Path(folder).is_dir():
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretFiles(settings_cls, secrets_dir=folder)
+
+    @field_validator("secrets_dir")
+    @classmethod
+    def _secrets_are_in_a_folder(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
+        return folder
 
     @field_validator("sms_timezone")
     @classmethod

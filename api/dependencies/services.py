@@ -72,7 +72,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     url = app_url(settings)
     reads = ReadPool(url, max_size=settings.read_connections_max)
     exports = export_limiter(settings)
-    checkpoints, health = Checkpoints(url), HealthMonitor(url, stall_after_s=settings.stall_after_s)
+    checkpoints, health = Checkpoints(url), HealthMonitor(url, settings)
     after_append: list[Callable[[], None]] = []
     with (
         open_writing(settings, metrics, after_append) as writing,

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
 RETRY_AFTER_S = 1
+WRITES_REFUSED_RETRY_AFTER_S = 30
 
 RETRYABLE = frozenset(
     {
@@ -65,7 +66,9 @@ def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     if error.errors_total > len(error.errors):
         body["errorsTotal"] = error.errors_total
     headers = dict(error.headers)
-    if code.status == 503 or code in RETRYABLE:
+    if code == codes.WRITES_REFUSED:
+        headers.setdefault("Retry-After", str(WRITES_REFUSED_RETRY_AFTER_S))
+    elif code.status == 503 or code in RETRYABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     if code.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="annals"')
@@ -77,7 +80,9 @@ async def problem_response(request: HTTPConnection, error: Exception) -> Respons
     """Return the response to a failed request; log server errors with their traceback."""
     api_error = _as_api_error(error)
     code = api_error.code
-    if code.status >= 500 and not isinstance(error, ApiError):
+    if code == codes.WRITES_REFUSED:
+        log.warning("%s %s: %s", code.code, request.url.path, code.title)
+    elif code.status >= 500 and not isinstance(error, ApiError):
         log.error("%s %s: %s", code.code, request.url.path, type(error).__name__, exc_info=error)
     if code.status == 429 and (metrics := getattr(request.app.state, "metrics", None)):
         metrics.limited(code.code, str(api_error.facts.get("policy", "")))

@@ -19,7 +19,7 @@ from api.http.openapi.responses import WITHOUT_KEY, problems, success, text
 from api.http.responses import json_response
 from runtime import codes
 from runtime.errors import ApiError
-from runtime.health import HealthSnapshot
+from runtime.health_snapshot import HealthSnapshot
 
 ROUTER = APIRouter(tags=["operation"])
 
@@ -38,6 +38,13 @@ EXAMPLE_PROJECTION = {
     "faults": 0,
 }
 EXAMPLE_JOBS = {"open": 2, "oldestSeconds": 4.1, "idleSeconds": 0.8, "reasons": []}
+EXAMPLE_STORAGE = {
+    "readOnly": False,
+    "freeBytes": 81_604_378_624,
+    "sizeBytes": 270_582_939_648,
+    "backupAgeSeconds": 40_320.5,
+    "reasons": [],
+}
 EXAMPLE_METRICS = 'annals_projection_lag_events{projection="accounts"} 0.0\n'
 
 
@@ -70,12 +77,23 @@ class OpenJobs(ResponseModel):
     reasons: list[str]
 
 
+class Storage(ResponseModel):
+    """The disk of the database, and the latest backup."""
+
+    read_only: bool
+    free_bytes: int | None
+    size_bytes: int | None
+    backup_age_seconds: float | None
+    reasons: list[str]
+
+
 class Health(BaseModel):
     """The status; details are for callers who may read the metrics."""
 
     status: Literal["ok", "degraded"]
     projections: list[ProjectionHealth] | None = None
     jobs: OpenJobs | None = None
+    storage: Storage | None = None
 
 
 class Readiness(ResponseModel):
@@ -109,7 +127,12 @@ async def liveness() -> Response:
         200: success(
             "They do. `degraded` means that something needs attention nevertheless.",
             Health,
-            example={"status": "ok", "projections": [EXAMPLE_PROJECTION], "jobs": EXAMPLE_JOBS},
+            example={
+                "status": "ok",
+                "projections": [EXAMPLE_PROJECTION],
+                "jobs": EXAMPLE_JOBS,
+                "storage": EXAMPLE_STORAGE,
+            },
         ),
         **problems(codes.UNHEALTHY, codes.DATABASE_UNREACHABLE, always=WITHOUT_KEY),
     },
@@ -140,6 +163,7 @@ async def health(request: Request, services: ServicesDep) -> Response:
         "status": snapshot.status,
         "projections": projections,
         "jobs": snapshot.jobs.as_json(),
+        "storage": snapshot.storage.as_json(),
     }
     return json_response(content)
 

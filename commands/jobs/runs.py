@@ -30,7 +30,7 @@ from commands.jobs.job_store import (
 from commands.jobs.work import CannotContinue, ErrorSummary, JobContext, JobWork, WorkFactory
 from domain.job import Job, JobStep
 from domain.shared.refusals import Refusal
-from eventlog.connections import Connection
+from eventlog.connections import WRITES_REFUSED, Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from eventlog.store.search import EventSearch, TracedEvent
@@ -55,6 +55,7 @@ CONNECTION_LOST = (
     InterfaceError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    *WRITES_REFUSED,
     PoolTimeout,
     TooManyRequests,
 )

@@ -18,7 +18,7 @@ from commands.jobs.runs import CONNECTION_LOST, SLICE_S, JobEnvironment, JobRun
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import wait_for_hint
 from eventlog.locks import JOB_LOCK, one_key
-from eventlog.retries import retry_until_stopped
+from eventlog.retries import retry_until_stopped, seldom
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Worker:
             self._stopped,
             errors=CONNECTION_LOST,
             delay_s=RETRY_DELAY_S,
-            on_error=_log_lost_connection,
+            on_error=seldom(_log_lost_connection),
         )
 
     def run_once(self) -> None:
@@ -149,7 +149,7 @@ def claim_job(claims: Connection, workspace_id: UUID, job_id: UUID) -> Iterator[
 
 
 def _log_lost_connection(error: BaseException) -> None:
-    log.warning("the worker lost the database and connects again: %s", error)
+    log.warning("work on jobs stopped and is retried: %s", error)
 
 
 def _call_lock_function(claims: Connection, statement: str, name: str) -> bool:

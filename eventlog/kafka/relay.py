@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from kafka.errors import KafkaError
 
-from eventlog.connections import Connection, follow_connection
+from eventlog.connections import WRITES_REFUSED, Connection, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.kafka.broker import DELIVERY_TIMEOUT_MS, Broker, close_quietly
 from eventlog.kafka.message import (
@@ -49,7 +49,7 @@ from eventlog.locks import RELAY_LOCK, try_lock
 from eventlog.reading import read_rows_after
 from eventlog.reading.digests import digests_at
 from eventlog.reading.positions import last_visible_position
-from eventlog.retries import retry_until_stopped
+from eventlog.retries import retry_until_stopped, seldom
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,13 @@ class Interrupted(Exception):
     """A message was not acknowledged, or another relay took over: restart at the last mark."""
 
 
-LOST = (psycopg.OperationalError, psycopg.InterfaceError, KafkaError, Interrupted)
+LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    *WRITES_REFUSED,
+    KafkaError,
+    Interrupted,
+)
 """Errors after which the relay connects again and starts at the last mark."""
 
 
@@ -128,7 +134,7 @@ class Relay:
             log.warning("the relay stopped and is tried again: %s: %s", type(error).__name__, error)
 
         retry_until_stopped(
-            relay, self._stopped, errors=LOST, delay_s=RETRY_DELAY_S, on_error=report
+            relay, self._stopped, errors=LOST, delay_s=RETRY_DELAY_S, on_error=seldom(report)
         )
 
     def _wait_for_lock(self, connection: Connection) -> bool:

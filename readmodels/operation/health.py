@@ -47,7 +47,23 @@ SELECT name, state, cardinality(failures),
   FROM circuit_breakers ORDER BY name
 """
 SELECT_JOBS = "SELECT n, oldest_s, idle_s FROM jobs_open()"
+SELECT_STORAGE = f"""
+SELECT current_setting('default_transaction_read_only')::boolean, b.age_s IS NOT NULL,
+       coalesce(b.age_s, l.seconds, 0)
+  FROM (SELECT extract(epoch FROM clock_timestamp() - max(made_at))::double precision AS age_s
+          FROM backups) AS b
+ CROSS JOIN {lag("0", READABLE_POSITION, 1)} AS l
+"""
 SELECT_MIGRATIONS = "SELECT migration_id FROM _yoyo_migration"
+
+
+async def load_storage(connection: AsyncConnection) -> Row:
+    """Return whether writes are refused, whether there is a backup, and the age of the last one.
+
+    The age is in seconds; without a backup, it is that of the log.
+    """
+    (row,) = await _rows(connection, SELECT_STORAGE)
+    return row
 
 
 async def load_projection_locks(connection: AsyncConnection) -> list[Row]:

@@ -54,3 +54,10 @@ NOT_READY = ErrorCode(
     "`missing` lists migrations and projections of this version that the database lacks, or"
     " `projections` those whose lag exceeds ANNALS_READY_LAG_MAX_S.",
 )
+WRITES_REFUSED = ErrorCode(
+    "E3008",
+    507,
+    "There is no room for writes.",
+    "The database accepts no writes: its disk is full or nearly full, or an operator made it"
+    " read-only. Nothing was recorded. Reads go on. docs/how-to/operate.md says what to do.",
+)

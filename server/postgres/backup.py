@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,11 @@ from typing import Any, Literal
 import psycopg
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eventlog.connections import Connection, follow_connection
+from eventlog.connections import (
+    Connection,
+    follow_connection,
+    server_settings,
+)
 from eventlog.locks import MIGRATION_LOCK
 from eventlog.migrations import SELECT_APPLIED
 from eventlog.reading.counts import log_size
@@ -48,6 +52,8 @@ SELECT number * {RANGE_POSITIONS}, n, digest::text, weighted::text
  ORDER BY number
 """
 READ_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY tablename"
+RECORD = "INSERT INTO backups (made_at, position) VALUES (%s, %s)"
+READ_WRITE = server_settings(default_transaction_read_only="off")
 CHECKPOINTS = "SELECT name, version, position FROM projections ORDER BY name"
 
 
@@ -155,7 +161,21 @@ def back_up(
         files = {str(path): _sha256(unfinished / path) for path in _files(unfinished)}
         manifest = Manifest(made_at=made_at, final=final, contents=contents, files=files)
         write_manifest(unfinished, manifest)
+    _record(superuser_url, manifest)
     return manifest
+
+
+def _record(superuser_url: str, manifest: Manifest) -> None:
+    """Record the backup, from which health knows its age.
+
+    A backup is complete without its record: a database of an older version has no place for it, a
+    full disk may have none, and the connection may be lost.
+    """
+    with (
+        suppress(psycopg.Error),
+        psycopg.connect(superuser_url, options=READ_WRITE) as connection,
+    ):
+        connection.execute(RECORD, (manifest.made_at, manifest.contents.position))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -5,13 +5,16 @@ from types import TracebackType
 from psycopg.conninfo import conninfo_to_dict
 
 from runtime.settings import Settings
+from server.disk import accept_writes
 from server.postgres.embedded import (
     AlreadyRunningError,
+    Cluster,
     DatabaseUrls,
     EmbeddedPostgres,
     prepare_database,
     urls_of_running,
 )
+from server.postgres.processes import EmbeddedPostgresError
 from server.postgres.roles import prepare_roles_and_database
 
 DATABASE_NAME = "annals"
@@ -48,6 +51,9 @@ class Database:
         self.settings = settings
         self._join_running = join_running
         self._server: EmbeddedPostgres | None = None
+        self._is_prepared = False
+        self.cluster: Cluster | None = None
+        """The server that was started here."""
 
     def __enter__(self) -> "Database":
         urls = (self.settings.owner_url, self.settings.app_url, self.settings.projector_url)
@@ -85,8 +91,8 @@ class Database:
         return "the PostgreSQL you named" if self._server is None else str(self.settings.home)
 
     def has_crashed(self) -> bool:
-        """Whether the server that was started here is no longer running."""
-        return self._server is not None and not self._server.is_running()
+        """Whether the server that was started here does not run, or its start was not completed."""
+        return self._server is not None and not (self._server.is_running() and self._is_prepared)
 
     def restart(self) -> None:
         """Start a crashed server again; `settings` may have another port afterwards."""
@@ -94,7 +100,14 @@ class Database:
 
     def _start(self) -> None:
         if self._server is not None:
-            self._use(prepare_database(self._server.start(), DATABASE_NAME))
+            self._is_prepared = False
+            self.cluster = self._server.start()
+            try:
+                accept_writes(self.cluster.superuser_url)
+            except TimeoutError as error:
+                raise EmbeddedPostgresError(f"{error}.") from None
+            self._use(prepare_database(self.cluster, DATABASE_NAME))
+            self._is_prepared = True
 
     def _use(self, urls: DatabaseUrls) -> None:
         self.settings = self.settings.model_copy(
@@ -103,5 +116,6 @@ class Database:
                 "app_url": urls.app,
                 "projector_url": urls.projector,
                 "sender_url": urls.sender,
+                **({"disk_folder": self.cluster.data} if self.cluster is not None else {}),
             }
         )

@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 
 from runtime.home import AlreadyHeldError, HomeLock, read_json, write_private
+from server.disk import RESERVE_BYTES, DiskReserve, free_bytes
 from server.polling import poll_until
 from server.postgres.account import AccountError, server_account, server_folder
 from server.postgres.binaries import BinariesError, extract_binaries, major_version
@@ -41,7 +42,8 @@ from server.postgres.tuning import INITDB_ARGUMENTS, LOOPBACK, SERVER_SETTINGS, 
 
 PASSWORD_BYTES = 24
 
-DISK_FREE_MIN_BYTES = 1024**3
+NEW_DATA_MIN_BYTES = 1024**3
+"""Free bytes that a new data folder needs. A start with existing data needs none."""
 START_WAIT_MAX_S = 300.0  # includes crash recovery
 PORT_ATTEMPTS_MAX = 3
 
@@ -166,7 +168,7 @@ class EmbeddedPostgres:
         self._lock = lock
 
     def _start_in(self, folder: Path) -> Cluster:
-        _require_free_disk(folder)
+        _make_room(folder)
         installation = extract_binaries(self._shared_binaries or folder)
         passwords = _load_passwords(self._home, folder / "data")
         server = _ServerFolder(folder, installation, passwords)
@@ -427,12 +429,16 @@ def _load_passwords(home: Path, data: Path) -> dict[str, str]:
     return passwords
 
 
-def _require_free_disk(folder: Path) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < DISK_FREE_MIN_BYTES:
+def _make_room(folder: Path) -> None:
+    """Release the reserve of existing data on a full disk; refuse to create data without room."""
+    found_bytes = free_bytes(folder)
+    if (folder / "data").exists():
+        if found_bytes < RESERVE_BYTES:
+            DiskReserve(folder).release()
+    elif found_bytes < NEW_DATA_MIN_BYTES:
         raise EmbeddedPostgresError(
-            f"{folder} has {free_bytes // 1024**2} MiB of disk left and PostgreSQL needs"
-            f" {DISK_FREE_MIN_BYTES // 1024**2} MiB: free some, or choose another home."
+            f"{folder} has {found_bytes // 1024**2} MiB of disk left and a new server needs"
+            f" {NEW_DATA_MIN_BYTES // 1024**2} MiB: free some, or choose another home."
         )
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 import psycopg
 
 from eventlog.connections import Connection, follow_connection
-from eventlog.retries import retry_until_stopped
+from eventlog.retries import retry_until_stopped, seldom
 from projections.engine.jobs import queue
 from projections.engine.jobs.queue import ProjectionJob
 from projections.engine.jobs.refusals import ProjectionJobInProgress
@@ -91,7 +91,7 @@ class ProjectorMaintenance:
                 self._stopped,
                 errors=(psycopg.Error, OSError),
                 delay_s=RECONNECT_DELAY_S,
-                on_error=lambda error: log.warning("%s are interrupted: %s", duty, error),
+                on_error=seldom(lambda error: log.warning("%s are interrupted: %s", duty, error)),
             )
 
         return threading.Thread(target=run, name=f"annals-{duty}", daemon=True)

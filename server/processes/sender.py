@@ -25,7 +25,7 @@ from domain.shared.breaker import Limits
 from eventlog.clock import DatabaseClock
 from eventlog.connections import Connection, follow_connection, write_pool
 from eventlog.hints import APPENDED, Hinter, wait_for_hint
-from eventlog.retries import retry_until_stopped
+from eventlog.retries import retry_until_stopped, seldom
 from eventlog.store.log import EventLog
 from runtime.composition import new_id, sms_limits
 from runtime.gateways import gateway_of
@@ -63,6 +63,7 @@ class Sender:
         self._processes = tuple(processes)
         self._stuck_until_s: dict[str, float] = {}
         self._stopped = threading.Event()
+        self._report = seldom(_log_failure)
         self._maybe_pending = threading.Event()
         """Set when there may be a message to send."""
 
@@ -99,7 +100,7 @@ class Sender:
             self._stopped,
             errors=(Exception,),
             delay_s=RETRY_DELAY_S,
-            on_error=_log_failure,
+            on_error=self._report,
         )
 
     def _follow(self, outbox: Outbox) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,7 @@ from runtime.settings import REPOSITORY, Settings
 from server.polling import poll_until
 from server.postgres.databases import Database
 from server.postgres.processes import EmbeddedPostgresError
+from server.processes.disk_guard import DiskGuard
 
 LOOP_INTERVAL_S = 0.1
 STOP_POLL_INTERVAL_S = 0.01
@@ -78,6 +79,7 @@ def run_supervisor(settings: Settings, prepare: Prepare, print_line: PrintLine) 
         if is_first:  # later starts take seconds
             print_line(f"[{step}/{FIRST_START_STEPS}] {what} ...")
 
+    print_line = tolerant(print_line)
     with stop.installed(), _supervisor_lock(settings.home, url):
         require_free_port(settings.host, settings.port)
         where = "Connecting to" if settings.has_database_urls else "Unpacking and starting"
@@ -89,6 +91,16 @@ def run_supervisor(settings: Settings, prepare: Prepare, print_line: PrintLine) 
             prepared = prepare(database.settings)
             report(4, "Starting API, projector, sender and worker")
             Supervisor(database, prepared, url, stop, print_line).run()
+
+
+def tolerant(print_line: PrintLine) -> PrintLine:
+    """A function that does nothing if the line cannot be written, for example to a full disk."""
+
+    def print_if_possible(line: str) -> None:
+        with suppress(OSError):
+            print_line(line)
+
+    return print_if_possible
 
 
 class StopSignals:
@@ -193,6 +205,7 @@ class Supervisor:
         self._sender = Child("The sender", "send", print_line)
         self._worker = Child("The worker", "work", print_line)
         self._database_failures = 0
+        self._guard = DiskGuard(print_line, database.settings.disk_free_min_bytes)
 
     def run(self) -> None:
         """Start the children, announce the API once it answers, and watch until a stop request."""
@@ -204,10 +217,12 @@ class Supervisor:
         try:
             while not self._stop.requests:
                 self._ensure_running()
-                if not is_announced and is_healthy(self._database.settings):
+                if is_announced:
+                    self._write_connection(connection_file)
+                elif is_healthy(self._database.settings):
                     is_announced = True
                     self._announce(connection_file)
-                elif not is_announced and time.monotonic() > remind_at:
+                elif time.monotonic() > remind_at:
                     remind_at = time.monotonic() + REMINDER_AFTER_S
                     self._print_line(
                         f"The API does not answer at {self._url} yet; its output above may have"
@@ -221,7 +236,8 @@ class Supervisor:
     def _ensure_running(self) -> None:
         if self._database.has_crashed():
             self._restart_database()
-            return
+        elif self._database.cluster is not None:
+            self._guard.check(self._database.cluster)
         settings = self._database.settings
         self._api.ensure_running(child_environment(settings, "app_url"))
         self._projector.ensure_running(child_environment(settings, "projector_url"))
@@ -232,10 +248,10 @@ class Supervisor:
     def _restart_database(self) -> None:
         delay_s = restart_delay_s(self._database_failures)
         self._print_line(f"PostgreSQL ended; starting it again in {delay_s} s.")
-        self._stop_children()
         self._sleep(delay_s)
         if self._stop.requests:
             return
+        before = self._database.settings
         try:
             self._database.restart()
         except (EmbeddedPostgresError, psycopg.Error) as error:
@@ -243,6 +259,8 @@ class Supervisor:
             self._print_line(str(error))
         else:
             self._database_failures = 0
+        if self._database.settings != before:  # the processes have addresses of the old server
+            self._stop_children()
 
     def _stop_children(self) -> None:
         requests_before = self._stop.requests
@@ -255,24 +273,31 @@ class Supervisor:
         poll_until(lambda: self._stop.requests > 0, duration_s, LOOP_INTERVAL_S)
 
     def _announce(self, connection_file: Path) -> None:
-        connection = {"url": self._url, "token": self._prepared.token, "pid": os.getpid()}
-        write_private(connection_file, json.dumps(connection))
-        for line in welcome_lines(self._url, self._prepared, self._database.location):
+        self._write_connection(connection_file)
+        shows_token = self._prepared.is_new and sys.stdout.isatty()
+        for line in welcome_lines(self._url, self._prepared, self._database.location, shows_token):
             self._print_line(line)
 
+    def _write_connection(self, connection_file: Path) -> None:
+        """Write the file if it is missing, which a full disk may prevent for a time."""
+        if not connection_file.exists():
+            connection = {"url": self._url, "token": self._prepared.token, "pid": os.getpid()}
+            with suppress(OSError):
+                write_private(connection_file, json.dumps(connection))
 
-def welcome_lines(url: str, prepared: Prepared, location: str) -> list[str]:
+
+def welcome_lines(url: str, prepared: Prepared, location: str, shows_token: bool) -> list[str]:
     """Return the lines that the user sees once the API answers.
 
-    The token is shown at the first start only. The commands read it from its file, so that it gets
-    into no shell history.
+    The token is shown at the first start, on a terminal only, because logs are kept. The commands
+    read it from its file, so that it gets into no shell history.
     """
     curl = f'curl -H "Authorization: Bearer $(cat {shlex.quote(str(prepared.path))})"'
     shown = f"Token, shown only now: {prepared.token}"
     return [
         "",
         f"Annals answers at {url}",
-        *([shown] if prepared.is_new else []),
+        *([shown] if shows_token else []),
         f"The token is in {prepared.path}.",
         "",
         "Try:",
@@ -312,10 +337,12 @@ def restart_delay_s(failures: int) -> float:
 def child_environment(settings: Settings, own_url: str) -> dict[str, str]:
     """Return this process's environment with the current settings, for a child process.
 
-    `own_url` is the setting of the only database URL that the child gets.
+    `own_url` is the setting of the only database URL that the child gets; it cannot read the others
+    from the folder of secrets either.
     """
     environment = dict(os.environ)
-    for name, value in settings.model_dump().items():
+    environment.pop("ANNALS_SECRETS_DIR", None)
+    for name, value in settings.model_dump(exclude={"secrets_dir"}).items():
         variable = f"ANNALS_{name.upper()}"
         if value is None or (name.endswith("_url") and name != own_url):
             environment.pop(variable, None)

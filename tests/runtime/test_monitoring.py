@@ -38,7 +38,7 @@ from eventlog.store.log import EventLog
 from projections.engine.ledger.checks import CheckResult, check
 from projections.engine.live.runner import Batch, ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from runtime import health
+from runtime import health, health_snapshot
 from runtime.health import SNAPSHOT_TTL_S, is_stalled
 from runtime.settings import REPOSITORY, Settings
 from runtime.tracing import SpanExporter, open_tracing
@@ -261,7 +261,7 @@ def metric(stack: Stack, name: str) -> float:
 def test_reader_held_back_by_a_lock_is_seen(
     role: str, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "WITHHELD_MAX_S", 0.5)
+    monkeypatch.setattr(health_snapshot, "WITHHELD_MAX_S", 0.5)
     stack.wait_until_projected(stack.write())
     assert stack.status() == 200
     with psycopg.connect(getattr(stack.urls, role), autocommit=True) as holder:
@@ -280,7 +280,7 @@ def test_sessions_that_alternate_with_the_lock_are_seen(
 ) -> None:
     """No session holds the lock for long, but one of them holds it always."""
     monkeypatch.setattr(health, "SNAPSHOT_TTL_S", 0.0)
-    monkeypatch.setattr(health, "WITHHELD_MAX_S", 1.0)
+    monkeypatch.setattr(health_snapshot, "WITHHELD_MAX_S", 1.0)
     stack.wait_until_projected(stack.write())
     assert stack.status() == 200
     with (

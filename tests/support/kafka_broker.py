@@ -110,13 +110,13 @@ def _fetch(ready: Path) -> None:
 class RunningKafka:
     """One broker with its own ports and folder; it may be killed and started again."""
 
-    def __init__(self, libraries: Path, folder: Path) -> None:
+    def __init__(self, libraries: Path, folder: Path, properties: str = PROPERTIES) -> None:
         self._classpath = f"{libraries}/*"
         self._folder = folder
         self._port, controller = _free_ports(2)
         self._properties = folder / "server.properties"
         self._properties.write_text(
-            PROPERTIES.format(
+            properties.format(
                 port=self._port,
                 controller=controller,
                 folder=folder,
@@ -186,10 +186,10 @@ class RunningKafka:
             )
 
 
-def session_kafka() -> Iterator[RunningKafka]:
+def session_kafka(properties: str = PROPERTIES) -> Iterator[RunningKafka]:
     """Provide a broker for the test run. Without Kafka the tests are skipped, and fail in CI."""
     try:
-        with running_kafka() as broker:
+        with running_kafka(properties) as broker:
             yield broker
     except KafkaUnavailable as reason:
         line = f"TESTS OF KAFKA DID NOT RUN: {reason}"
@@ -199,11 +199,11 @@ def session_kafka() -> Iterator[RunningKafka]:
 
 
 @contextmanager
-def running_kafka() -> Iterator[RunningKafka]:
+def running_kafka(properties: str = PROPERTIES) -> Iterator[RunningKafka]:
     """Run a broker while the block lasts. Raises `KafkaUnavailable`."""
     libraries = jars()
     with tempfile.TemporaryDirectory(prefix="annals-kafka-") as folder:
-        broker = RunningKafka(libraries, Path(folder))
+        broker = RunningKafka(libraries, Path(folder), properties)
         broker.start()
         try:
             yield broker

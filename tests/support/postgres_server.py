@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
@@ -13,6 +14,7 @@ from unittest import mock
 import psycopg
 from psycopg import sql
 
+from runtime.home import make_home, write_private
 from server.postgres import embedded
 from server.postgres.embedded import Cluster, EmbeddedPostgres
 from server.postgres.tuning import INITDB_ARGUMENTS, SERVER_SETTINGS, SUPERUSER
@@ -49,16 +51,24 @@ def reachable_folder(*, in_memory: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def fast_cluster() -> Iterator[Cluster]:
+def fast_cluster(
+    settings: Mapping[str, str] = FAST_SETTINGS,
+    initdb_arguments: Sequence[str] = INITDB_ARGUMENTS,
+    superuser_password: str | None = None,
+) -> Iterator[Cluster]:
     """Run a server in memory and without fsync while the block lasts; starts in about a second.
 
     Tests of durability start an `EmbeddedPostgres`, which has the settings of production.
     """
     with reachable_folder(in_memory=True) as folder:
         server = EmbeddedPostgres(folder / "home")
+        if superuser_password is not None:
+            make_home(folder / "home")
+            passwords = json.dumps({SUPERUSER: superuser_password})
+            write_private(folder / "home" / "passwords.json", passwords)
         with ExitStack() as patches:
-            patches.enter_context(mock.patch.dict(SERVER_SETTINGS, FAST_SETTINGS))
-            no_sync = (*INITDB_ARGUMENTS, "--no-sync")
+            patches.enter_context(mock.patch.dict(SERVER_SETTINGS, settings))
+            no_sync = (*initdb_arguments, "--no-sync")
             patches.enter_context(mock.patch.object(embedded, "INITDB_ARGUMENTS", no_sync))
             patches.enter_context(mock.patch.object(embedded, "_require_durable"))
             cluster = server.start()

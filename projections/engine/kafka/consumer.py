@@ -23,12 +23,17 @@ import psycopg
 from kafka import ConsumerRebalanceListener
 from kafka.errors import KafkaError
 
-from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
+from eventlog.connections import (
+    WRITES_REFUSED,
+    Connection,
+    disable_synchronous_commit,
+    follow_connection,
+)
 from eventlog.kafka.broker import Broker, close_quietly
 from eventlog.kafka.message import MalformedMessage, Origin
 from eventlog.kafka.topic import RecordedTopic, load_log_id, load_topic
 from eventlog.reading import RecordedEvent
-from eventlog.retries import retry_until_stopped
+from eventlog.retries import retry_until_stopped, seldom
 from projections.changes import Projection
 from projections.engine.install import READ_SCHEMA
 from projections.engine.kafka.buffers import PartitionBuffer, ReadyEvents, TopicMoved
@@ -94,6 +99,7 @@ ROLLED_BACK = (
 CONNECTION_LOST = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    *WRITES_REFUSED,
     KafkaError,
     MalformedMessage,
     TopicMoved,
@@ -160,7 +166,9 @@ class GroupEngine:
             self._stopped,
             errors=CONNECTION_LOST,
             delay_s=RETRY_DELAY_S,
-            on_error=lambda error: log.warning("consuming stopped and is retried: %r", error),
+            on_error=seldom(
+                lambda error: log.warning("consuming stopped and is retried: %r", error)
+            ),
         )
 
     def _connect_and_consume(self) -> None:

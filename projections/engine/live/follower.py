@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg.rows import TupleRow
 
-from eventlog.connections import Connection, array
+from eventlog.connections import WRITES_REFUSED, Connection, array
 from eventlog.hints import PROJECTED
 from eventlog.reading import Page, RecordedEvent
 from projections.changes import Projection
@@ -94,6 +94,8 @@ class Follower:
         """
         try:
             follower = cls(connection, projection, schema)
+        except WRITES_REFUSED:
+            raise
         except (LookupError, *TABLE_ERRORS) as error:
             raise CannotApply(projection.name, describe_problem(error)) from error
         if version is not None and version != follower.version:
@@ -198,6 +200,8 @@ def apply_events(
             for follower, batch in batches:
                 follower.write(connection, batch)
             pipeline.sync()
+    except WRITES_REFUSED:  # no fault of a row or a table
+        raise
     except (*ROW_ERRORS, *TABLE_ERRORS) as error:
         if not parks_rejected_rows or connection.closed:
             raise
@@ -227,6 +231,8 @@ def _write_alone(
     """Apply the events of one projection. Raises `CannotApply` if its tables are damaged."""
     try:
         return follower.write_halved(connection, events)
+    except WRITES_REFUSED:
+        raise
     except TABLE_ERRORS as error:
         raise CannotApply(follower.name, describe_problem(error)) from error
 

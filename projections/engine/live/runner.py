@@ -20,7 +20,7 @@ import psycopg
 from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
 from eventlog.reading import RecordedEvent, read_after
-from eventlog.retries import retry_until_stopped
+from eventlog.retries import retry_until_stopped, seldom
 from projections.changes import Projection, Table
 from projections.engine.install import READ_SCHEMA
 from projections.engine.live.follower import (
@@ -111,7 +111,9 @@ class ProjectionEngine:
             self._stopped,
             errors=(psycopg.Error, CheckpointMoved),
             delay_s=RETRY_DELAY_S,
-            on_error=lambda error: log.warning("projecting stopped and is retried: %s", error),
+            on_error=seldom(
+                lambda error: log.warning("projecting stopped and is retried: %s", error)
+            ),
         )
 
     def catch_up(self) -> None:

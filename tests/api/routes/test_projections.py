@@ -260,6 +260,9 @@ def test_missing_table_turns_health_red_until_it_is_replaced(admin: ProjectionAd
     assert "its tables cannot be changed (UndefinedTable" in "".join(listed["reasons"])
     shown = admin.client.get("/api/projections/accounts").json()
     assert shown["problem"].startswith("UndefinedTable")
+    assert (
+        'annals_projection_damaged{projection="accounts"} 1.0' in admin.client.get("/metrics").text
+    )
     done = admin.ended(admin.ask("rebuild", replace=True, reason="a test").headers["Location"])
     assert done["state"] == "done", done
     wait_until(lambda: admin.client.get("/healthz").status_code == 200, "health is green")

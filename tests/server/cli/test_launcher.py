@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from runtime.settings import REPOSITORY
-from server.processes.supervisor import RESTART_DELAYS_S, restart_delay_s
+from server.processes.supervisor import RESTART_DELAYS_S, Prepared, restart_delay_s, welcome_lines
 from tests.support.postgres_server import reachable_folder
 from tests.support.processes import command_line_of
 from tests.support.waiting import wait_until
@@ -24,6 +24,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long(seconds=25)
 
 WAIT_MAX_S = 60.0
+ACCOUNTS = "/api/accounts"
+ACCOUNT = {"company": "Acme", "type": "customer"}
 PRINT_ARGUMENTS = """
 import os, sys
 print(sys.argv[1:], os.getcwd(), os.path.realpath(sys.prefix))
@@ -197,15 +199,34 @@ class Running:
         self.log = home.parent / "output.txt"
         self.process = self.popen(home, port)
 
-    def popen(self, home: Path, port: int) -> subprocess.Popen[bytes]:
+    def popen(self, home: Path, port: int, **more: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "server.cli", "up", "--port", str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(home),
+                env={**environment(home), **more},
             )
+
+    def restart(self, **more: str) -> None:
+        self.end()
+        self.process = self.popen(self.home, self.port, **more)
+        self.wait_until_up()
+
+    def status(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        """Send a request with the token of the home; return the status and the body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_MAX_S)
+        token = (self.home / "token").read_text("utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError as error:
+            return 0, str(error)
+        finally:
+            connection.close()
 
     def connection(self) -> dict[str, object]:
         content: dict[str, object] = json.loads((self.home / "connection.json").read_text())
@@ -284,10 +305,17 @@ def test_connection_file_is_private_and_complete(running: Running) -> None:
 def test_output_shows_commands_to_try(running: Running) -> None:
     output = running.log.read_text(encoding="utf-8")
     token = str(running.connection()["token"])
-    assert output.count(f"Token, shown only now: {token}\n") == 1
-    assert output.count(token) == 1, "no command contains it"
+    assert token not in output, "the output is no terminal, and may be kept as a log"
     assert output.count(f'curl -H "Authorization: Bearer $(cat {running.home / "token"})"') == 3
     assert f"Ctrl-C stops it; the data stays in {running.home}." in output
+
+
+def test_terminal_shows_the_token_once_and_in_no_command() -> None:
+    prepared = Prepared("annals_1_secret", Path("/home/ada/.annals/token"), is_new=True)
+    lines = welcome_lines("http://127.0.0.1:8321", prepared, "/home/ada", shows_token=True)
+    assert [line for line in lines if prepared.token in line] == [
+        "Token, shown only now: annals_1_secret"
+    ]
 
 
 def test_first_start_says_what_it_does(running: Running) -> None:
@@ -333,6 +361,8 @@ def test_killed_database_is_restarted(running: Running) -> None:
         direct = psutil.Process(running.process.pid).children()
         return [each for each in direct if "postgres" in "".join(command_line_of(each)[:1])]
 
+    commands = ("serve", "project", "work", "send")
+    processes = {command: running.child(command).pid for command in commands}
     (before,) = postmasters()
     before.kill()
     wait_until(
@@ -343,7 +373,31 @@ def test_killed_database_is_restarted(running: Running) -> None:
         lambda: [child.pid for child in postmasters()] not in ([], [before.pid]),
         "PostgreSQL is started again",
     )
-    wait_until(running.is_healthy, "the API answers")
+    wait_until(lambda: running.status("POST", ACCOUNTS, ACCOUNT)[0] == 201, "writes are accepted")
+    assert running.status("GET", ACCOUNTS)[0] == 200
+    assert {command: running.child(command).pid for command in commands} == processes
+
+
+def test_writes_are_refused_before_the_disk_is_full(running: Running) -> None:
+    """A minimum that no disk has stands for a disk that is nearly full."""
+    running.end()
+    earlier = len(running.log.read_text("utf-8"))
+    running.restart(ANNALS_DISK_FREE_MIN_BYTES=str(10**15))
+    wait_until(lambda: running.status("POST", ACCOUNTS, ACCOUNT)[0] == 507, "writes are refused")
+    assert '"code":"E3008"' in running.status("POST", ACCOUNTS, ACCOUNT)[1]
+    assert running.status("GET", ACCOUNTS)[0] == 200
+    health = running.status("GET", "/healthz")
+    assert health[0] == 503
+    assert "the database refuses writes" in health[1]
+    metrics = running.status("GET", "/metrics")[1]
+    assert "annals_database_read_only 1.0" in metrics
+    assert "annals_disk_free_bytes " in metrics
+    assert "annals_disk_size_bytes " in metrics
+    output = running.log.read_text("utf-8")[earlier:]
+    assert output.count("writes are refused until there are") == 1
+    assert "Traceback" not in output, output
+    running.restart()
+    wait_until(lambda: running.status("POST", ACCOUNTS, ACCOUNT)[0] == 201, "writes are accepted")
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -369,8 +423,7 @@ def test_no_process_survives_the_supervisor(running: Running, number: signal.Sig
     running.process = running.popen(running.home, running.port)
     running.wait_until_up()
     assert running.connection()["token"] == token
-    printed = running.log.read_text(encoding="utf-8").count(token)
-    assert printed == 1, "the first start prints it, and no other"
+    assert token not in running.log.read_text(encoding="utf-8")
 
 
 def test_restarts_slow_down_and_never_end() -> None:
