@@ -48,6 +48,7 @@ command, which `POST /api/undo` can undo. A write that is repeated with the same
 is executed only once. Errors are problem documents (RFC 9457) with a `code`; `GET /api/errors`
 explains each code. Responses to requests with a key show in `RateLimit` and
 `RateLimit-Policy` what is left of its quotas; a request beyond them gets 429 with `Retry-After`.
+A path with GET also answers HEAD, and every path OPTIONS.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import orjson
@@ -117,8 +117,9 @@ def _encode(created_at: str, job_id: str) -> str:
 def _decode(cursor: str) -> tuple[datetime, UUID]:
     try:
         created_at, job_id = decode_cursor(cursor)
-        return datetime.fromisoformat(created_at), UUID(job_id)
-    except (ValueError, TypeError, AttributeError):
+        # In UTC, because PostgreSQL refuses zones of 16 hours and more.
+        return datetime.fromisoformat(created_at).astimezone(UTC), UUID(job_id)
+    except (ValueError, TypeError, AttributeError, OverflowError):
         raise InvalidCursor from None
 
 

@@ -54,7 +54,11 @@ def parse_as_of(text: str) -> AsOf:
     if len(text) == DAY_CHARS:
         return end_of_day(date.fromisoformat(text))
     at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    try:
+        # PostgreSQL refuses zones of 16 hours and more.
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
 
 
 def end_of_day(day: date) -> datetime:

@@ -36,6 +36,8 @@ KEY_HEADER = "Idempotency-Key"
 X_KEY_HEADER = "X-Idempotency-Key"
 KEY_PATTERN = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{KEY_MAX_CHARS}}}")
 """Visible ASCII without quotes and backslashes, which the quoted form would escape."""
+DESCRIBED_PATTERN = rf"^({KEY_PATTERN.pattern}|\"{KEY_PATTERN.pattern}\")$"
+"""The value of the header: a key, with or without quotes."""
 HEADERS_NOT_STORED = frozenset({"content-length"})
 
 Act = Callable[[Scope], Response]
@@ -92,10 +94,16 @@ async def idempotent_executor(
             alias=KEY_HEADER,
             description="A unique name for this request, such as a UUID. If the request is repeated"
             " with the same key, it is not executed again: you get the first response again.",
+            json_schema_extra={"pattern": DESCRIBED_PATTERN},
         ),
     ] = None,
     _x_key: Annotated[
-        str | None, Header(alias=X_KEY_HEADER, description=f"Same as {KEY_HEADER}.")
+        str | None,
+        Header(
+            alias=X_KEY_HEADER,
+            description=f"Same as {KEY_HEADER}.",
+            json_schema_extra={"pattern": DESCRIBED_PATTERN},
+        ),
     ] = None,
 ) -> IdempotentExecutor:
     """Dependency: return the executor of this request's write. Raises 400 (E2035)."""

@@ -72,7 +72,7 @@ def add_action_routes(
 ) -> None:
     """Add a route for each of the actions to the router of the kind."""
     for each in actions:
-        _add_action(router, kind, each, example_response({**example, **each.shows}))
+        _add_action(router, kind, each, example_response(kind, {**example, **each.shows}))
 
 
 def _add_action(

@@ -12,7 +12,8 @@ from api.dependencies.annotated import Reader, ServicesDep
 from api.exports.formats import requested_format
 from api.exports.streaming import ExportRequest, ExportResponse
 from api.http.conditions import await_position
-from api.http.openapi.responses import ON_READ, headers, problems
+from api.http.openapi.headers import described_headers
+from api.http.openapi.responses import ON_READ, problems, text
 from api.http.parameters import Selection, parse_query, selection_model
 from domain.shared.entity import Entity
 from readmodels.exports import Export, Format, list_export
@@ -89,22 +90,11 @@ def add_export_route(
     errors: Sequence[ErrorCode],
 ) -> None:
     """Add GET and HEAD /export, described as a stream of CSV or NDJSON."""
-    header_descriptions = {
-        "Annals-Position": "The log position that all rows correspond to.",
-        "Content-Disposition": "A file name.",
-    }
-    described = {
-        name: {"description": text, "schema": {"type": "string"}}
-        for name, text in header_descriptions.items()
-    }
-    ok = {
-        "description": "All rows as of one log position. An aborted stream lacks its last chunk.",
-        "headers": {**described, **headers()},
-        "content": {
-            "text/csv": {"example": example, "schema": {"type": "string"}},
-            "application/x-ndjson": {"schema": {"type": "string"}},
-        },
-    }
+    ok = text(
+        "All rows as of one log position. An aborted stream lacks its last chunk.",
+        {"text/csv": example, "application/x-ndjson": "{}\n"},
+    )
+    ok["headers"] |= described_headers("Annals-Position", "Content-Disposition")
     common: dict[str, Any] = {"operation_id": operation_id, "response_class": Response}
     router.add_api_route(
         "/export",

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Query, Response
 from api.dependencies.annotated import EntityId, HistoryReader, ServicesDep
 from api.entities.resource import EntityResource
 from api.http.conditions import POSITION_MAX, await_position
-from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_CHANGE, EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.examples import EXAMPLE_EVENT
+from api.http.openapi.records import HISTORY_PAGE
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.responses import json_response
 from api.http.visibility import Visibility, visibility_of
@@ -22,24 +23,16 @@ from runtime import codes
 def add_history(router: APIRouter, resource: EntityResource) -> None:
     """Add GET /api/<plural>/{id}/history."""
     kind = resource.kind
-    entry = {
-        "position": 7,
-        "version": 2,
-        "topic": f"{kind.KIND}.updated",
-        "action": "update",
-        "actor": EXAMPLE_ACTOR,
-        "keyId": EXAMPLE_ID,
-        "occurredAt": EXAMPLE_TIME,
-        "recordedAt": EXAMPLE_TIME,
-        "changes": [EXAMPLE_CHANGE],
-    }
+    entry = {**EXAMPLE_EVENT, "topic": f"{kind.KIND}.updated", "command": f"change{resource.name}"}
 
     @router.get(
         "/{id:uuid}/history",
         operation_id=f"get{resource.name}History",
         summary=f"The history of {resource.noun}: who, when, before and after; oldest first",
         responses={
-            200: success("Its events.", example={"items": [entry], "nextCursor": None}),
+            200: success(
+                "Its events.", HISTORY_PAGE, example={"items": [entry], "nextCursor": None}
+            ),
             **problems(codes.NOT_FOUND, *ON_READ),
         },
     )

@@ -19,7 +19,7 @@ from api.http.openapi.models import entity_model, item_model, page_model
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.parameters import (
     ListParameters,
-    TimeText,
+    VersionOrTimeText,
     invalid_parameter,
     list_parameters,
     page_size,
@@ -47,7 +47,7 @@ def add_list(router: APIRouter, resource: EntityResource) -> None:
     kind, spec = resource.kind, resource.spec
     model = page_model(item_model(entity_model(kind), kind, spec), kind, spec)
     pagination = {"page": 1, "pageSize": 50, "totalItems": 1, "totalPages": 1, "nextCursor": None}
-    example = {"items": [resource.example_response()], "pagination": pagination}
+    example = {"items": [resource.example_item()], "pagination": pagination}
     query_model = list_parameters(kind, spec)
 
     @router.get(
@@ -97,7 +97,7 @@ def add_get(router: APIRouter, resource: EntityResource) -> None:
         operation_id=f"get{resource.name}",
         summary=f"Get {resource.noun}",
         responses={
-            200: success("The entity.", model, "ETag", example=resource.example_response()),
+            200: success("The entity.", model, "ETag", example=resource.example_item()),
             **problems(codes.NOT_FOUND, codes.MERGED_AWAY, *ON_READ),
         },
     )
@@ -107,7 +107,7 @@ def add_get(router: APIRouter, resource: EntityResource) -> None:
         caller: Reader,
         _: Annotated[None, Depends(await_position(*resource.reads))],
         as_of: Annotated[
-            TimeText | None,
+            VersionOrTimeText | None,
             Query(alias="asOf", description="As of a version (3), a time, or the end of a day."),
         ] = None,
     ) -> Response:

@@ -58,11 +58,23 @@ class EntityResource:
         return [codes.TIME_TAKEN] if may_claim else []
 
     def example_response(self) -> dict[str, Any]:
-        """Return an example of an entity as responses show it."""
-        return example_response(self.example)
+        """Return an example of an entity as responses to writes show it."""
+        return example_response(self.kind, self.example)
+
+    def example_item(self) -> dict[str, Any]:
+        """Return an example of an entity as lists and reads show it."""
+        shown = self.example_response()
+        counts = {name: 0 for name in self.spec.items if name.endswith("Count")}
+        return {**dict.fromkeys(self.spec.items), **counts, **shown}
 
 
-def example_response(example: Mapping[str, Any]) -> dict[str, Any]:
+def example_response(kind: type[Entity], example: Mapping[str, Any]) -> dict[str, Any]:
     """Return an example of an entity with these fields as responses show it."""
+    account = {"accountId": None} if kind.BELONGS_TO_ACCOUNT else {}
+    fields = {
+        field.alias or name: None if field.is_required() else field.default
+        for name, field in kind.FIELDS.model_fields.items()
+    }
+    dated = {"statusChangedAt": EXAMPLE_TIME} if kind.HAS_STATUS_DATE else {}
     stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 1}
-    return {"id": EXAMPLE_ID, **example, **stamps}
+    return {"id": EXAMPLE_ID, **account, **fields, "customFields": {}, **dated, **example, **stamps}

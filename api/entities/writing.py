@@ -25,13 +25,14 @@ from api.http.auth import Caller, require_permission
 from api.http.bodies import Body
 from api.http.conditions import with_if_match
 from api.http.openapi.bodies import request_body
-from api.http.openapi.models import change_body, create_body, entity_model
+from api.http.openapi.models import JsonPatch, change_body, create_body, entity_model
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_PATCH,
     ON_VERSION,
     ON_WRITE,
+    no_body,
     problems,
     success,
 )
@@ -113,7 +114,7 @@ def add_change(router: APIRouter, resource: EntityResource) -> None:
         openapi_extra=request_body(
             {
                 MERGE_PATCH_TYPE: (model, merge),
-                JSON_PATCH_TYPE: (None, patch),
+                JSON_PATCH_TYPE: (JsonPatch, patch),
                 JSON_TYPE: (model, merge),
             }
         ),
@@ -139,7 +140,7 @@ def add_delete(router: APIRouter, resource: EntityResource) -> None:
     is_account = kind.KIND == "account"
     rules = (codes.OPEN_OPPORTUNITIES,) if is_account else ()
     and_children = " and the entities that belong to it" if is_account else ""
-    deleted = success("Deleted now or before.", None, "Annals-Position")
+    deleted = no_body("Deleted now or before.", "Annals-Position")
 
     @router.delete(
         "/{id:uuid}",
@@ -173,7 +174,10 @@ def add_restore(router: APIRouter, resource: EntityResource) -> None:
         *("ETag", "Annals-Position"),
         example=resource.example_response(),
     )
-    possible = (codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *resource.creation_errors)
+    possible = (
+        *(codes.NOT_FOUND, codes.WAS_MERGED, *ON_VERSION, *ON_WRITE),
+        *resource.creation_errors,
+    )
     with_children = " with the entities deleted along with it" if kind.KIND == "account" else ""
 
     @router.post(

@@ -32,7 +32,10 @@ async def requested_format(
         Literal["csv", "ndjson"] | None,
         Query(alias="format", description="Takes precedence over Accept; CSV by default."),
     ] = None,
-    accept: Annotated[str | None, Header(max_length=ACCEPT_MAX_CHARS)] = None,
+    accept: Annotated[
+        # OpenAPI describes Accept by the media types of the responses.
+        str | None, Header(max_length=ACCEPT_MAX_CHARS, include_in_schema=False)
+    ] = None,
 ) -> Format:
     """Dependency: return the requested format. Raises 406 (E2082)."""
     if name is not None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import Header, Request
 
+from api.http.openapi.headers import POSITION_PATTERN, TAGS_PATTERN
 from api.http.representation.tags import TAG_LIST, TAGS_MAX
 from domain.shared.refusals import StaleVersion
 from eventlog.reading.positions import taken_position
@@ -30,12 +31,14 @@ NO_VERSION = 0
 
 
 async def if_match(
-    if_match: Annotated[
-        list[str] | None,
+    request: Request,
+    _described: Annotated[
+        str | None,
         Header(
             alias="If-Match",
             description="The versions that may be changed: an ETag as it was returned, a version in"
             ' quotes (`"3"`), or `*`.',
+            json_schema_extra={"pattern": TAGS_PATTERN},
         ),
     ] = None,
 ) -> list[int] | None:
@@ -43,9 +46,10 @@ async def if_match(
 
     Tags that cannot be a version are ignored, so they never match. Raises 400 (E2033).
     """
-    if not if_match:
+    given = request.headers.getlist("If-Match")
+    if not given:
         return None
-    value = ", ".join(if_match).strip()
+    value = ", ".join(given).strip()
     if value == "*":
         return None
     if not TAG_LIST.fullmatch(value) or value.count('"') > 2 * TAGS_MAX:
@@ -91,6 +95,7 @@ def await_position(*projections: str) -> Callable[..., Awaitable[None]]:
             Header(
                 alias=MIN_POSITION,
                 description="Wait until the response includes all writes up to this position.",
+                json_schema_extra={"pattern": POSITION_PATTERN},
             ),
         ] = None,
     ) -> None:

@@ -16,7 +16,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
+    WithJsonSchema,
     create_model,
 )
 from pydantic.alias_generators import to_camel, to_snake
@@ -80,6 +82,10 @@ class OneOfKinds:
         literal = core_schema.literal_schema(list(self.values))
         return core_schema.no_info_before_validator_function(value_of, literal)
 
+    def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> dict[str, Any]:
+        """Describe it as an enumeration of both forms."""
+        return {"type": "string", "enum": sorted(by_either_number(self.values))}
+
 
 SearchText = Annotated[
     str,
@@ -89,7 +95,17 @@ SearchText = Annotated[
 Cursor = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_\-=]+$", max_length=CURSOR_MAX_CHARS)
 ]
-TimeText = Annotated[str, StringConstraints(min_length=1, max_length=TIME_MAX_CHARS)]
+_DAY_OR_TIME: list[JsonValue] = [
+    {"type": "string", "format": "date"},
+    {"type": "string", "format": "date-time"},
+]
+TimeText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=TIME_MAX_CHARS),
+    WithJsonSchema({"anyOf": _DAY_OR_TIME}),
+]
+_VERSION: JsonValue = {"type": "integer", "minimum": 1, "maximum": 10**VERSION_MAX_DIGITS - 1}
+VersionOrTimeText = Annotated[TimeText, WithJsonSchema({"anyOf": [_VERSION, *_DAY_OR_TIME]})]
 
 
 class Selection(BaseModel):
@@ -121,6 +137,7 @@ class ListParameters(Selection):
         default=None,
         ge=1,
         description=f"Items per page: {PAGE_SIZE_DEFAULT} by default, at most {PAGE_SIZE_MAX}.",
+        json_schema_extra={"maximum": PAGE_SIZE_MAX},
     )
     cursor: Cursor | None = Field(
         default=None,
@@ -185,7 +202,7 @@ def page_size(request: Request, given: int | None) -> int:
 
 
 def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> datetime:
-    """Parse a time, or a day in UTC as its end (or start). Raises 400 (E2031).
+    """Parse a time, returned in UTC, or a day in UTC as its end (or start). Raises 400 (E2031).
 
     Accepts a space in place of the `+` of a zone: an unescaped `+` arrives as a space.
     """
@@ -199,7 +216,11 @@ def parse_time(text: str, name: str = "asOf", *, end_of_day: bool = True) -> dat
         raise invalid_parameter(name, "a date or a time in ISO 8601 is expected") from None
     if when.tzinfo is None:
         raise invalid_parameter(name, "the time needs a zone, such as Z or +02:00")
-    return when
+    try:
+        # In UTC, because PostgreSQL refuses zones of 16 hours and more.
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise invalid_parameter(name, "the time is out of range") from None
 
 
 def parse_version_or_time(text: str) -> int | datetime:

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,10 +15,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from api.http.openapi.bodies import add_body_model
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.records import ResponseModel, page_of
 from api.http.uploads import CSV_TYPE
-from api.jobs.responses import job_summary
+from api.jobs.responses import JobSummary, job_summary
 from commands.importing.cells import DateOrder
 from commands.importing.commands import ImportCommands
 from commands.importing.deciding import RowResult
@@ -109,6 +109,99 @@ EXAMPLE_PREVIEW = {
     ],
 }
 
+
+class ImportColumn(ResponseModel):
+    """A column of the file."""
+
+    name: str
+    examples: list[str]
+    field: str = Field(description="The field that it is imported into; empty if it is left out.")
+    proposed: str
+    why: str
+
+
+class ImportRound(ResponseModel):
+    """One file of an import: the first one, or corrected rows."""
+
+    round: int
+    rows: int
+    job_id: UUID | None
+
+
+class ImportJob(JobSummary):
+    """The latest job of an import."""
+
+    counts: dict[str, int]
+
+
+class Import(ResponseModel):
+    """An uploaded file, the fields of its columns, and the progress of its import."""
+
+    id: UUID
+    kind: str
+    file_name: str
+    size_bytes: int
+    encoding: str
+    delimiter: str
+    rows: int
+    columns: list[ImportColumn]
+    dedupe_by: list[str]
+    mode: Mode
+    defaults: dict[str, str]
+    corrections: dict[str, dict[str, str]]
+    dates: DateOrder | None
+    rows_max: int | None
+    handed_in_at: datetime
+    kept_until: datetime
+    version: int
+    failed_rows: int
+    job_id: UUID | None
+    job: ImportJob | None = Field(description="Null in lists, and before the import is started.")
+    rounds: list[ImportRound]
+
+
+class Imports(ResponseModel):
+    """The latest imports."""
+
+    items: list[Import]
+
+
+class ImportIssue(ResponseModel):
+    """An error or a warning about a row."""
+
+    row: int
+    severity: str
+    column: str
+    value: str
+    code: str
+    message: str
+
+
+IMPORT_ISSUE_PAGE = page_of(ImportIssue, "ImportIssuePage", int)
+
+
+class PreviewedRow(ResponseModel):
+    """What an import would do with a row."""
+
+    row: int
+    result: str = Field(description="`create`, `update`, `skip` or `fail`.")
+    fields: dict[str, Any]
+    contact: dict[str, Any] | None
+    issues: list[ImportIssue]
+
+
+class ImportPreview(ResponseModel):
+    """What an import would do."""
+
+    rows: int = Field(description="The rows that were decided.")
+    total: int
+    is_complete: bool
+    counts: dict[str, int]
+    errors: dict[str, int]
+    warnings: dict[str, int]
+    first_rows: list[PreviewedRow]
+
+
 Cell = Annotated[str, StringConstraints(max_length=CELL_MAX_CHARS)]
 
 
@@ -156,8 +249,6 @@ class ImportChange(BaseModel):
     encoding: Annotated[str, StringConstraints(min_length=1, max_length=40)] | None = None
     delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] | None = None
 
-
-add_body_model(ImportChange)
 
 OPTIONS = ("dedupeBy", "mode", "defaults", "corrections", "dates", "rowsMax")
 NULLABLE = frozenset({"dates", "rowsMax"})

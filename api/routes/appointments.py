@@ -20,16 +20,11 @@ EXAMPLE: dict[str, Any] = {
     "title": "First call",
     "memberId": EXAMPLE_ID,
     "startsAt": EXAMPLE_TIME,
-    "durationMinutes": 30,
-}
-EXAMPLE_RESPONSE: dict[str, Any] = {
-    **{name: value for name, value in EXAMPLE.items() if name != "durationMinutes"},
-    "endsAt": EXAMPLE_TIME,
-    "status": "scheduled",
+    "endsAt": "2026-01-31T12:30:00+00:00",
 }
 
 
-class Confirmation(RequestModel):
+class AppointmentConfirmation(RequestModel):
     """Who confirms, and whether to notify the lead."""
 
     confirmed_by: Line = Field(examples=["Ada Lovelace"])
@@ -37,7 +32,7 @@ class Confirmation(RequestModel):
     notify: bool = Field(default=False, description="Send the confirmation by SMS.")
 
 
-class OtherTime(RequestModel):
+class AppointmentRescheduling(RequestModel):
     """The new time. Omitted members stay as they are, the duration included."""
 
     starts_at: AwareDatetime
@@ -47,18 +42,18 @@ class OtherTime(RequestModel):
     allow_overlap: bool | None = None
 
 
-class Cancellation(RequestModel):
+class AppointmentCancellation(RequestModel):
     """Why the appointment will not take place."""
 
     reason: Line | None = None
 
 
-def confirm(appointment: Appointment, body: Confirmation, at: datetime) -> None:
+def confirm(appointment: Appointment, body: AppointmentConfirmation, at: datetime) -> None:
     """Decide on a confirmation."""
     appointment.confirm(body.confirmed_by, at=at, notes=body.notes, notify=body.notify)
 
 
-def _reschedule(appointment: Appointment, body: OtherTime, at: datetime) -> None:
+def _reschedule(appointment: Appointment, body: AppointmentRescheduling, at: datetime) -> None:
     appointment.reschedule(body.model_dump(mode="json", by_alias=True), at=at)
 
 
@@ -71,7 +66,7 @@ add_action_routes(
         name="confirm",
         summary="Confirm an appointment",
         decide=confirm,
-        body=Confirmation,
+        body=AppointmentConfirmation,
         example={"confirmedBy": "Ada Lovelace", "notify": True},
         refusals=(codes.ALREADY_CONFIRMED,),
         shows={"status": "confirmed", "confirmedAt": EXAMPLE_TIME, "confirmedBy": "Ada Lovelace"},
@@ -80,7 +75,7 @@ add_action_routes(
         name="reschedule",
         summary="Move an appointment to another time; it has to be confirmed again",
         decide=_reschedule,
-        body=OtherTime,
+        body=AppointmentRescheduling,
         example={"startsAt": EXAMPLE_TIME},
         refusals=(codes.TIME_TAKEN,),
     ),
@@ -88,7 +83,7 @@ add_action_routes(
         name="cancel",
         summary="Cancel an appointment, which frees its time",
         decide=lambda appointment, body, at: appointment.cancel(at=at, reason=body.reason),
-        body=Cancellation,
+        body=AppointmentCancellation,
         example={"reason": "Ill"},
         shows={"status": "cancelled", "cancelReason": "Ill"},
     ),
@@ -107,5 +102,5 @@ add_action_routes(
         body=Nothing,
         shows={"status": "no_show"},
     ),
-    example=EXAMPLE_RESPONSE,
+    example=EXAMPLE,
 )

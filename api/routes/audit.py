@@ -15,7 +15,8 @@ from api.entities.export import ON_EXPORT, add_export_route
 from api.exports.formats import requested_format
 from api.exports.streaming import ExportRequest, ExportResponse
 from api.http.conditions import POSITION_MAX, await_position
-from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_CHANGE, EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.examples import EXAMPLE_EVENT, EXAMPLE_ID, one_page
+from api.http.openapi.records import AUDIT_PAGE
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.parameters import OneOf, OneOfKinds, TimeText, parse_time, reject_control_characters
 from api.http.responses import json_response
@@ -38,21 +39,15 @@ ActorId = Annotated[
 ]
 
 EXAMPLE_ENTRY = {
-    "position": 7,
+    **EXAMPLE_EVENT,
     "entityType": "account",
     "entityId": EXAMPLE_ID,
-    "action": "update",
+    "accountId": EXAMPLE_ID,
     "topic": "account.updated",
-    "version": 2,
-    "actor": EXAMPLE_ACTOR,
-    "keyId": EXAMPLE_ID,
-    "occurredAt": EXAMPLE_TIME,
-    "recordedAt": EXAMPLE_TIME,
     "ip": "192.0.2.7",
     "userAgent": "curl/8.5.0",
     "command": "changeAccount",
-    "commandId": EXAMPLE_ID,
-    "changes": [EXAMPLE_CHANGE],
+    "correlationId": EXAMPLE_ID,
 }
 
 
@@ -108,7 +103,7 @@ class AuditExportParameters(AuditSelection):
     operation_id="listAudit",
     summary="The audit trail of the workspace, newest first",
     responses={
-        200: success("One page.", example={"items": [EXAMPLE_ENTRY], "nextCursor": None}),
+        200: success("One page.", AUDIT_PAGE, example=one_page(EXAMPLE_ENTRY)),
         **problems(*ON_READ),
     },
 )

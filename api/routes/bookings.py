@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel
 
 from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Versions, Writer
 from api.dependencies.request import require_write_capacity
@@ -17,8 +19,8 @@ from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_VERSION, ON_WRITE, problems, success
 from api.http.problems import WITH_SUCCESS_FLAG
 from api.http.responses import json_response
-from api.routes.appointments import Confirmation, confirm
-from domain.appointment import Appointment
+from api.routes.appointments import AppointmentConfirmation, confirm
+from domain.appointment import Appointment, AppointmentStatus
 from eventlog.scope import Scope
 from runtime import codes
 from runtime.patches import JSON_TYPE
@@ -33,10 +35,26 @@ EXAMPLE_APPOINTMENT: dict[str, Any] = {
 }
 
 
-class BookingConfirmation(Confirmation):
+class BookingConfirmation(AppointmentConfirmation):
     """The appointment, who confirms it, and whether to notify the lead."""
 
     appointment_id: UUID
+
+
+class ConfirmedBooking(BaseModel):
+    """An appointment that was confirmed."""
+
+    id: UUID
+    status: AppointmentStatus
+    confirmed_at: datetime
+    confirmed_by: str
+
+
+class BookingConfirmed(BaseModel):
+    """The appointment was confirmed."""
+
+    success: Literal[True]
+    appointment: ConfirmedBooking
 
 
 @ROUTER.post(
@@ -46,7 +64,7 @@ class BookingConfirmation(Confirmation):
     responses={
         200: success(
             "Confirmed.",
-            None,
+            BookingConfirmed,
             *("ETag", "Annals-Position"),
             example={"success": True, "appointment": EXAMPLE_APPOINTMENT},
         ),

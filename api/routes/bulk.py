@@ -21,8 +21,9 @@ from api.http.conditions import (
     reject_if_match,
     wait_for_projections,
 )
-from api.http.openapi.bodies import request_body
+from api.http.openapi.bodies import either, one_member, request_body
 from api.http.openapi.examples import EXAMPLE_ID
+from api.http.openapi.records import ItemProblem, ResponseModel
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, ON_WRITE, problems, success
 from api.http.parameters import ALL, OneOfKinds, filter_model
 from api.http.responses import json_response
@@ -74,14 +75,13 @@ EXAMPLE_OUTCOMES = [
 ]
 
 
-class ChangeAsked(RequestModel):
+class BulkOperation(RequestModel):
     """Exactly one of the three members."""
 
-    model_config = ConfigDict(alias_generator=None)
+    model_config = ConfigDict(alias_generator=None, json_schema_extra=one_member)
 
-    set: dict[str, Any] | None = Field(
+    set: Annotated[dict[str, Any], Field(min_length=1)] | None = Field(
         default=None,
-        min_length=1,
         description="A merge patch of the fields, such as status and assignee.",
     )
     delete: Literal[True] | None = None
@@ -98,15 +98,17 @@ class ChangeAsked(RequestModel):
         return self.model_dump(exclude_none=True) | ({"set": self.set} if self.set else {})
 
 
-class BulkAsked(RequestModel):
+class BulkRequest(RequestModel):
     """The entities, and the change to make to each of them."""
 
+    model_config = ConfigDict(json_schema_extra=either("ids", "filter"))
+
     kind: Annotated[str, OneOfKinds(tuple(BULK_KINDS))]
-    ids: list[UUID] | None = Field(default=None, min_length=1)
+    ids: Annotated[list[UUID], Field(min_length=1)] | None = None
     filter: dict[str, Any] | None = Field(
         default=None, description="Filters of the list of this kind, and `search`."
     )
-    change: ChangeAsked
+    change: BulkOperation
     atomic: bool = Field(default=False, description="Change all of them or none.")
 
     @model_validator(mode="after")
@@ -118,7 +120,26 @@ class BulkAsked(RequestModel):
         return self
 
 
-class _BulkRequest:
+class BulkItem(ResponseModel):
+    """The outcome for one entity: its version, or a problem."""
+
+    id: UUID
+    status: int = Field(description="200, or the status that the change of it alone would have.")
+    version: int | None = None
+    problem: ItemProblem | None = None
+
+
+class BulkOutcomes(ResponseModel):
+    """The outcomes."""
+
+    command_id: str
+    total: int
+    succeeded: int
+    failed: int
+    outcomes: list[BulkItem]
+
+
+class _ParsedRequest:
     """A valid request: the kind, the change and the selection of entities."""
 
     def __init__(self, body: Body) -> None:
@@ -126,7 +147,7 @@ class _BulkRequest:
         fields = body.fields()
         if isinstance(ids := fields.get("ids"), list):
             require_item_count(len(ids), atomic=False)  # before each of them is validated
-        self.parsed = validate(BulkAsked, fields)
+        self.parsed = validate(BulkRequest, fields)
         self.kind: type[Entity] = BULK_KINDS[self.parsed.kind]
         self.change_given = self.parsed.change.given()
         self.change: BulkChange = bulk_change(self.kind, self.change_given)
@@ -153,13 +174,13 @@ def _filter_errors(errors: list[FieldError]) -> list[FieldError]:
 
 @ROUTER.post(
     "",
-    operation_id="bulk",
+    operation_id="changeInBulk",
     summary="Make the same change to many entities: up to 200 at once, up to 100,000 as a job",
     status_code=MULTI_STATUS,
     responses={
         MULTI_STATUS: success(
             "The outcome for each. An entity that already was as requested counts as changed.",
-            None,
+            BulkOutcomes,
             "Annals-Position",
             example={
                 "commandId": EXAMPLE_ID,
@@ -175,7 +196,7 @@ def _filter_errors(errors: list[FieldError]) -> list[FieldError]:
             *(codes.TOO_MANY_OPEN_JOBS, *ON_BODY, *ON_FIELDS, *ON_WRITE, *ON_READ),
         ),
     },
-    openapi_extra=request_body({JSON_TYPE: (BulkAsked, EXAMPLE)}),
+    openapi_extra=request_body({JSON_TYPE: (BulkRequest, EXAMPLE)}),
     dependencies=[Depends(require_write_capacity)],
 )
 async def bulk(
@@ -189,7 +210,7 @@ async def bulk(
 ) -> Response:
     """All changes are one command: POST /api/undo with its `commandId` undoes them."""
     reject_if_match(versions)
-    bulk_request = await run_in_threadpool(_BulkRequest, body)
+    bulk_request = await run_in_threadpool(_ParsedRequest, body)
     kind, atomic = bulk_request.kind, bulk_request.parsed.atomic
     caller.require(write_permission(kind))
     ids, selection = await _select_ids(request, caller, bulk_request)
@@ -207,7 +228,7 @@ async def bulk(
 
 
 async def _select_ids(
-    request: Request, caller: Caller, bulk_request: _BulkRequest
+    request: Request, caller: Caller, bulk_request: _ParsedRequest
 ) -> tuple[Sequence[UUID], dict[str, Any]]:
     """Return the distinct ids, at most one more than allowed, and the selection for the job.
 

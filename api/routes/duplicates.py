@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.dependencies.annotated import Reader, ServicesDep
 from api.http.conditions import await_position
-from api.http.openapi.examples import EXAMPLE_ID
+from api.http.openapi.examples import EXAMPLE_ID, one_page
+from api.http.openapi.records import ResponseModel, page_of
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.parameters import Cursor, OneOf, OneOfKinds, invalid_parameter
 from api.http.responses import json_response
@@ -37,6 +38,18 @@ EXAMPLE_GROUP = {
 }
 
 
+class DuplicateGroup(ResponseModel):
+    """Entities with a value in common."""
+
+    reason: DuplicateReason
+    key: str
+    count: int
+    members: list[dict[str, Any]]
+
+
+DUPLICATES_PAGE = page_of(DuplicateGroup, "DuplicatesPage", str)
+
+
 @ROUTER.get(
     "",
     operation_id="listDuplicates",
@@ -45,7 +58,8 @@ EXAMPLE_GROUP = {
         200: success(
             "One page. `key` is the normalised value in common, `count` the size of the group,"
             f" `members` its {MEMBERS_SHOWN_MAX} oldest members as their list shows them.",
-            example={"items": [EXAMPLE_GROUP], "nextCursor": None},
+            DUPLICATES_PAGE,
+            example=one_page(EXAMPLE_GROUP),
         ),
         **problems(codes.INVALID_CURSOR, *ON_READ),
     },

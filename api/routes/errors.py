@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel, Field
 
 from api.http.openapi.responses import WITHOUT_KEY, problems, success
 from api.http.responses import json_response
@@ -17,12 +18,30 @@ ROUTER = APIRouter(prefix="/api/errors", tags=["operation"])
 EXAMPLE = dictionary()[0]
 
 
+class ErrorCodeExplained(BaseModel):
+    """An error code: `title` is for users, `explanation` for support."""
+
+    code: str
+    status: int
+    title: str
+    explanation: str
+    known_as: str | None = Field(
+        description="The value of `code` in problem documents, if it differs."
+    )
+
+
+class ErrorCodes(BaseModel):
+    """All error codes."""
+
+    items: list[ErrorCodeExplained]
+
+
 @ROUTER.get(
     "",
     operation_id="listErrors",
     summary="List the error codes",
     responses={
-        200: success("All error codes.", example={"items": [EXAMPLE]}),
+        200: success("All error codes.", ErrorCodes, example={"items": [EXAMPLE]}),
         **problems(always=WITHOUT_KEY),
     },
 )
@@ -36,7 +55,7 @@ async def list_() -> Response:
     operation_id="getError",
     summary="Get an error code; `type` of a problem document is this URL",
     responses={
-        200: success("The error code.", example=EXAMPLE),
+        200: success("The error code.", ErrorCodeExplained, example=EXAMPLE),
         **problems(codes.NOT_FOUND, always=WITHOUT_KEY),
     },
 )

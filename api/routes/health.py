@@ -6,13 +6,16 @@ Live: this process responds. Ready: it can serve requests. Healthy: no operator 
 from __future__ import annotations
 
 import hmac
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import BaseModel, Field
 
 from api.dependencies.annotated import ServicesDep
 from api.dependencies.services import Services
-from api.http.openapi.responses import WITHOUT_KEY, problems, success
+from api.http.openapi.records import ResponseModel
+from api.http.openapi.responses import WITHOUT_KEY, problems, success, text
 from api.http.responses import json_response
 from runtime import codes
 from runtime.errors import ApiError
@@ -45,12 +48,69 @@ EXAMPLE_STORAGE = {
 EXAMPLE_METRICS = 'annals_projection_lag_events{projection="accounts"} 0.0\n'
 
 
+class Liveness(BaseModel):
+    """The process responds."""
+
+    status: Literal["live"]
+
+
+class ProjectionHealth(ResponseModel):
+    """Whether a projection makes progress."""
+
+    name: str
+    status: str
+    reasons: list[str]
+    position: int
+    lag_events: int
+    lag_seconds: float
+    idle_seconds: float
+    parked: int
+    faults: int
+
+
+class OpenJobs(ResponseModel):
+    """The open jobs of all workspaces."""
+
+    open: int
+    oldest_seconds: float
+    idle_seconds: float
+    reasons: list[str]
+
+
+class Storage(ResponseModel):
+    """The disk of the database, and the latest backup."""
+
+    read_only: bool
+    free_bytes: int | None
+    size_bytes: int | None
+    backup_age_seconds: float | None
+    reasons: list[str]
+
+
+class Health(BaseModel):
+    """The status; details are for callers who may read the metrics."""
+
+    status: Literal["ok", "degraded"]
+    projections: list[ProjectionHealth] | None = None
+    jobs: OpenJobs | None = None
+    storage: Storage | None = None
+
+
+class Readiness(ResponseModel):
+    """The process can serve requests."""
+
+    status: Literal["ready"]
+    lag_seconds: float | None = Field(
+        default=None, description="For callers who may read the metrics."
+    )
+
+
 @ROUTER.get(
     "/livez",
-    operation_id="liveness",
+    operation_id="getLiveness",
     summary="Whether the process responds at all",
     responses={
-        200: success("It responds.", example={"status": "live"}),
+        200: success("It responds.", Liveness, example={"status": "live"}),
         **problems(always=WITHOUT_KEY),
     },
 )
@@ -61,11 +121,12 @@ async def liveness() -> Response:
 
 @ROUTER.get(
     "/healthz",
-    operation_id="health",
+    operation_id="getHealth",
     summary="Whether all projections make progress, and if not, why",
     responses={
         200: success(
             "They do. `degraded` means that something needs attention nevertheless.",
+            Health,
             example={
                 "status": "ok",
                 "projections": [EXAMPLE_PROJECTION],
@@ -109,10 +170,10 @@ async def health(request: Request, services: ServicesDep) -> Response:
 
 @ROUTER.get(
     "/readyz",
-    operation_id="readiness",
+    operation_id="getReadiness",
     summary="Whether this process can serve requests: database, tables, lag of the projections",
     responses={
-        200: success("It can.", example={"status": "ready", "lagSeconds": 0}),
+        200: success("It can.", Readiness, example={"status": "ready", "lagSeconds": 0}),
         **problems(codes.DATABASE_UNREACHABLE, codes.NOT_READY, always=WITHOUT_KEY),
     },
 )
@@ -141,13 +202,11 @@ async def readiness(request: Request, services: ServicesDep) -> Response:
 
 @ROUTER.get(
     "/metrics",
-    operation_id="metrics",
+    operation_id="getMetrics",
+    response_class=Response,
     summary="Metrics for Prometheus",
     responses={
-        200: {
-            **success("Metrics in Prometheus' text format."),
-            "content": {"text/plain": {"schema": {"type": "string"}, "example": EXAMPLE_METRICS}},
-        },
+        200: text("Metrics in Prometheus' text format.", {"text/plain": EXAMPLE_METRICS}),
         **problems(codes.METRICS_FORBIDDEN, always=WITHOUT_KEY),
     },
 )

@@ -19,14 +19,18 @@ from api.http.auth import Caller
 from api.http.bodies import Body, parse_body, require_body
 from api.http.conditions import await_position, with_if_match
 from api.http.openapi.bodies import request_body
+from api.http.openapi.examples import one_page
+from api.http.openapi.headers import described_headers
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
     ON_VERSION,
     ON_WRITE,
+    no_body,
     problems,
     success,
+    text,
 )
 from api.http.parameters import OneOfKinds
 from api.http.responses import COMMAND, POSITION, etag, json_response
@@ -43,9 +47,13 @@ from api.jobs.import_responses import (
     EXAMPLE_IMPORT,
     EXAMPLE_ISSUE,
     EXAMPLE_PREVIEW,
+    IMPORT_ISSUE_PAGE,
     PREVIEW_ROWS_DEFAULT,
     PREVIEW_ROWS_SHOWN,
+    Import,
     ImportChange,
+    ImportPreview,
+    Imports,
     changed_options,
     failed_rows_csv,
     import_as_json,
@@ -83,11 +91,16 @@ ON_START = (
     *(codes.IMPORT_UNDER_WAY, codes.IMPORT_OPTIONS, codes.NOT_A_TABLE, codes.NOT_FOUND),
     codes.TOO_MANY_OPEN_JOBS,
 )
+CSV_ROWS = text("In UTF-8, with the delimiter of the file.", {CSV_TYPE: EXAMPLE_FAILED_ROWS})
+CSV_ROWS["headers"] |= described_headers("Content-Disposition")
 FILE_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            CSV_TYPE: {"schema": {"type": "string"}, "example": "company,type\nAcme,customer\n"},
+            CSV_TYPE: {
+                "schema": {"type": "string", "minLength": 1},
+                "example": "company,type\nAcme,customer\n",
+            },
             FORM_TYPE: {
                 "schema": {
                     "type": "object",
@@ -103,12 +116,12 @@ FILE_BODY = {
 
 @ROUTER.post(
     "",
-    operation_id="handInImport",
+    operation_id="uploadImport",
     summary="Upload a CSV file; a field is proposed for each of its columns",
     status_code=201,
     responses={
         201: success(
-            "Uploaded.", None, *("ETag", "Location", "Annals-Position"), example=EXAMPLE_IMPORT
+            "Uploaded.", Import, *("ETag", "Location", "Annals-Position"), example=EXAMPLE_IMPORT
         ),
         **problems(codes.NOT_IMPORTABLE, *ON_FILE, *ON_WRITE),
     },
@@ -143,7 +156,10 @@ async def upload(
     "",
     operation_id="listImports",
     summary="The latest imports",
-    responses={200: success("The latest.", example={"items": [EXAMPLE_IMPORT]}), **problems()},
+    responses={
+        200: success("The latest.", Imports, example={"items": [EXAMPLE_IMPORT]}),
+        **problems(),
+    },
 )
 def list_(request: Request, services: ServicesDep, caller: Writer, _: MinPosition) -> Response:
     """Deleted imports are not listed. `jobId` names the job; its state is not included."""
@@ -158,7 +174,7 @@ def list_(request: Request, services: ServicesDep, caller: Writer, _: MinPositio
     operation_id="getImport",
     summary="An import: its columns, their fields, and the progress of its job",
     responses={
-        200: success("The import.", None, "ETag", example=EXAMPLE_IMPORT),
+        200: success("The import.", Import, "ETag", example=EXAMPLE_IMPORT),
         **problems(codes.NOT_FOUND),
     },
 )
@@ -176,7 +192,7 @@ def get(
     operation_id="changeImport",
     summary="Choose the fields of the columns, which rows are the same, and what happens to those",
     responses={
-        200: success("Changed.", None, "ETag", "Annals-Position", example=EXAMPLE_IMPORT),
+        200: success("Changed.", Import, "ETag", "Annals-Position", example=EXAMPLE_IMPORT),
         **problems(
             *(codes.NOT_FOUND, codes.IMPORT_STARTED, codes.IMPORT_GONE),
             *(*ON_FILE, *ON_BODY, *ON_FIELDS, *ON_VERSION, *ON_WRITE),
@@ -230,7 +246,7 @@ async def change(
     operation_id="previewImport",
     summary="What an import would do: rows created, updated, skipped, failed",
     responses={
-        200: success("Nothing was written.", example=EXAMPLE_PREVIEW),
+        200: success("Nothing was written.", ImportPreview, example=EXAMPLE_PREVIEW),
         **problems(
             *(codes.NOT_FOUND, codes.IMPORT_OPTIONS, codes.NOT_A_TABLE, codes.IMPORT_GONE),
             *ON_READ,
@@ -283,7 +299,7 @@ def start(
     operation_id="listImportIssues",
     summary="Issues of the rows: row, column, value, code and a sentence",
     responses={
-        200: success("A page.", example={"items": [EXAMPLE_ISSUE], "nextCursor": None}),
+        200: success("One page.", IMPORT_ISSUE_PAGE, example=one_page(EXAMPLE_ISSUE)),
         **problems(codes.NOT_FOUND),
     },
 )
@@ -306,12 +322,10 @@ def issues(
 @ROUTER.get(
     "/{id:uuid}/failed.csv",
     operation_id="getFailedRows",
+    response_class=Response,
     summary="The rows that failed, with their columns and the reasons, to be corrected",
     responses={
-        200: {
-            **success("In UTF-8, with the delimiter of the file."),
-            "content": {CSV_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FAILED_ROWS}},
-        },
+        200: CSV_ROWS,
         **problems(codes.NOT_FOUND),
     },
 )
@@ -364,7 +378,7 @@ async def correct(
     summary="Delete the file and its failed rows; what was imported stays",
     status_code=204,
     responses={
-        204: success("Deleted.", None, "Annals-Position"),
+        204: no_body("Deleted.", "Annals-Position"),
         **problems(codes.NOT_FOUND, codes.IMPORT_UNDER_WAY, *ON_VERSION, *ON_WRITE),
     },
     dependencies=[Depends(require_write_capacity)],

@@ -13,7 +13,8 @@ from fastapi.responses import StreamingResponse
 from api.dependencies.annotated import EntityId, Executor, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
 from api.http.conditions import await_position, wait_until_acknowledged_is_projected
-from api.http.openapi.responses import ON_READ, ON_WRITE, problems, success
+from api.http.openapi.examples import one_page
+from api.http.openapi.responses import ON_READ, ON_WRITE, problems, success, text
 from api.http.parameters import Cursor, OneOf
 from api.http.responses import json_response
 from api.http.sse import MEDIA_TYPE, EventStream, frame
@@ -23,6 +24,10 @@ from api.jobs.responses import (
     EXAMPLE_JOB_ERROR,
     EXAMPLE_JOB_SUMMARY,
     EXAMPLE_LISTED_JOB,
+    JOB_ERROR_PAGE,
+    JOB_PAGE,
+    JobSummary,
+    JobWithErrors,
     job_summary,
 )
 from domain.job import Job, JobStatus
@@ -58,7 +63,7 @@ JobKind = Annotated[str, OneOf(tuple(sorted(work_factories())))]
     operation_id="listJobs",
     summary="The jobs of the workspace, newest first",
     responses={
-        200: success("One page.", example={"items": [EXAMPLE_LISTED_JOB], "nextCursor": None}),
+        200: success("One page.", JOB_PAGE, example=one_page(EXAMPLE_LISTED_JOB)),
         **problems(codes.INVALID_CURSOR, *ON_READ),
     },
 )
@@ -83,7 +88,7 @@ async def list_(
     operation_id="getJob",
     summary="The progress of a job, with its first errors",
     responses={
-        200: success("The job.", example=EXAMPLE_JOB),
+        200: success("The job.", JobWithErrors, example=EXAMPLE_JOB),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
@@ -99,7 +104,7 @@ async def get(job_id: EntityId, services: ServicesDep, caller: Reader, _: MinPos
     operation_id="listJobErrors",
     summary="All failed items of a job, in order; kept for 30 days",
     responses={
-        200: success("One page.", example={"items": [EXAMPLE_JOB_ERROR], "nextCursor": None}),
+        200: success("One page.", JOB_ERROR_PAGE, example=one_page(EXAMPLE_JOB_ERROR)),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
@@ -130,10 +135,10 @@ async def errors(
     # the route to yield the events itself.
     response_class=StreamingResponse,
     responses={
-        200: {
-            **success("`progress` for each new version, then `end`; the data is the job."),
-            "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE_FRAME}},
-        },
+        200: text(
+            "`progress` for each new version, then `end`; the data is the job.",
+            {MEDIA_TYPE: EXAMPLE_FRAME},
+        ),
         **problems(
             *(codes.NOT_FOUND, codes.TOO_MANY_JOB_FOLLOWERS),
             *(codes.TOO_MANY_JOB_FOLLOWERS_OF_WORKSPACE, *ON_READ),
@@ -147,7 +152,11 @@ async def follow(
     caller: Reader,
     _: MinPosition,
     last_event_id: Annotated[
-        str | None, Header(description="The id of the last event received: a version of the job.")
+        str | None,
+        Header(
+            description="The id of the last event received: a version of the job.",
+            json_schema_extra={"pattern": f"^[0-9]{{1,{VERSION_MAX_DIGITS}}}$"},
+        ),
     ] = None,
 ) -> Response:
     """Only versions after Last-Event-ID are sent; the `end` is always sent."""
@@ -167,7 +176,7 @@ async def follow(
     responses={
         200: success(
             "Cancelled now or before.",
-            None,
+            JobSummary,
             "Annals-Position",
             example={**EXAMPLE_JOB_SUMMARY, "status": "cancelled"},
         ),

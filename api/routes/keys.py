@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -24,12 +25,14 @@ from api.http.bodies import RequestModel, validate, wire_names
 from api.http.conditions import await_position, wait_for_projections, with_if_match
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.records import ResponseModel
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
     ON_VERSION,
     ON_WRITE,
+    no_body,
     problems,
     success,
 )
@@ -64,7 +67,7 @@ TenantRole = Annotated[str, OneOf(tuple(each.value for each in Role if each is n
 """The roles that an admin may give; the command line issues operator keys."""
 
 
-class KeyCreate(RequestModel):
+class ApiKeyCreate(RequestModel):
     """The fields of a new key."""
 
     name: Name
@@ -73,15 +76,19 @@ class KeyCreate(RequestModel):
     expires_at: Instant | None = None
 
 
-class ApiKeySummary(KeyCreate):
+class ApiKeySummary(ResponseModel):
     """A key, without its secret."""
 
     id: UUID
-    created_at: Instant
+    name: str
+    role: TenantRole
+    member_id: UUID | None
+    expires_at: datetime | None
+    created_at: datetime
     version: int
 
 
-class NewKey(ApiKeySummary):
+class IssuedApiKey(ApiKeySummary):
     """A key with its token, as it is shown once."""
 
     token: str = Field(examples=["annals_0199c0de00007000800000000000000a_…"])
@@ -101,13 +108,13 @@ class ApiKeys(BaseModel):
     responses={
         201: success(
             "Issued; the token is valid immediately.",
-            NewKey,
+            IssuedApiKey,
             *("ETag", "Location", "Annals-Position"),
             example={**EXAMPLE_RESPONSE, "token": "annals_…"},
         ),
         **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE),
     },
-    openapi_extra=request_body({JSON_TYPE: (KeyCreate, EXAMPLE)}),
+    openapi_extra=request_body({JSON_TYPE: (ApiKeyCreate, EXAMPLE)}),
     dependencies=[Depends(require_write_capacity)],
 )
 async def issue(
@@ -120,8 +127,8 @@ async def issue(
     """The key with its token, which is never shown again."""
 
     def act(scope: Scope) -> Response:
-        fields = without_nulls(body.fields(), wire_names(KeyCreate))
-        validate(KeyCreate, fields)
+        fields = without_nulls(body.fields(), wire_names(ApiKeyCreate))
+        validate(ApiKeyCreate, fields)
         issued = issue_key(services.commands, scope, fields)
         key = issued.outcome.entity
         return json_response(
@@ -165,7 +172,7 @@ async def list_(
     summary="Revoke an API key permanently",
     status_code=204,
     responses={
-        204: success("Revoked now or before.", None, "Annals-Position"),
+        204: no_body("Revoked now or before.", "Annals-Position"),
         **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE),
     },
     dependencies=[Depends(require_write_capacity)],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import Depends, Response
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from api.dependencies.annotated import (
     EntityId,
@@ -21,11 +22,14 @@ from api.dependencies.annotated import (
 )
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
+from api.entities.resource import example_response
 from api.entities.routes import entity_routes
 from api.http.bodies import RequestModel, parse_body
 from api.http.conditions import reject_if_match, with_if_match
-from api.http.openapi.bodies import request_body
+from api.http.openapi.bodies import REF, add_body_model, either, request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.models import Problem, entity_model
+from api.http.openapi.records import ResponseModel
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
@@ -34,7 +38,7 @@ from api.http.openapi.responses import (
     problems,
     success,
 )
-from api.http.problems import WITH_SUCCESS_FLAG
+from api.http.problems import PROBLEM, WITH_SUCCESS_FLAG
 from api.http.responses import json_response
 from commands.leads import (
     LEADS_AT_ONCE_MAX,
@@ -42,7 +46,10 @@ from commands.leads import (
     StatusUpdates,
     StatusUpdatesRefused,
 )
+from domain.account import Account
+from domain.contact import Contact
 from domain.lead import Lead, LeadStatus
+from domain.opportunity import Opportunity
 from domain.shared.refusals import (
     IsDeleted,
     NotFound,
@@ -62,10 +69,13 @@ EXAMPLE: dict[str, Any] = {
     "company": "Analytical Engines",
     "source": "website",
 }
+EXAMPLE_UPDATE = {"leadId": EXAMPLE_ID, "status": "contacted"}
 EXAMPLE_UPDATED = {"id": EXAMPLE_ID, "status": "contacted", "status_changed_at": EXAMPLE_TIME}
 
 ROUTER = entity_routes(Lead, example=EXAMPLE)
 
+
+LeadIds = Annotated[list[UUID], Field(min_length=1, max_length=LEADS_AT_ONCE_MAX)]
 
 REASONS: Mapping[type[Refusal], str] = MappingProxyType(
     {
@@ -79,12 +89,14 @@ REASONS: Mapping[type[Refusal], str] = MappingProxyType(
 """Why a lead was not updated, in a few words."""
 
 
-class StatusUpdate(RequestModel):
+class LeadStatusUpdate(RequestModel):
     """A new status for one lead or for many."""
+
+    model_config = ConfigDict(json_schema_extra=either("leadId", "leadIds"))
 
     status: LeadStatus
     lead_id: UUID | None = None
-    lead_ids: list[UUID] | None = Field(default=None, min_length=1, max_length=LEADS_AT_ONCE_MAX)
+    lead_ids: LeadIds | None = None
     atomic: bool = Field(default=False, description="Update all of them or none.")
 
     @model_validator(mode="after")
@@ -94,13 +106,13 @@ class StatusUpdate(RequestModel):
         return self
 
 
-class StatusOfLead(RequestModel):
+class LeadStatusChange(RequestModel):
     """A new status for the lead that the path names."""
 
     status: LeadStatus
 
 
-class Conversion(RequestModel):
+class LeadConversion(RequestModel):
     """Values that replace those derived from the lead; null leaves a field unset."""
 
     account: dict[str, Any] = Field(default={}, description="Fields of the account.")
@@ -111,6 +123,81 @@ class Conversion(RequestModel):
     )
 
 
+class UpdatedLead(BaseModel):
+    """A lead with its new status."""
+
+    id: UUID
+    status: LeadStatus
+    status_changed_at: datetime
+
+
+class LeadStatusUpdated(BaseModel):
+    """One lead was updated."""
+
+    success: Literal[True]
+    lead: UpdatedLead
+
+
+class LeadNotUpdated(ResponseModel):
+    """Why a lead was not updated; further members carry details."""
+
+    model_config = ConfigDict(extra="allow")
+
+    lead_id: UUID
+    code: str
+    message: str
+
+
+class LeadsNotUpdated(Problem):
+    """A problem document: no lead was updated."""
+
+    success: Literal[False]
+    error: str
+    updated: int
+    failed: int
+    message: str
+    leads: list[UpdatedLead]
+    errors: list[LeadNotUpdated]  # type: ignore[assignment]
+
+
+class LeadStatusesUpdated(BaseModel):
+    """Some leads were updated, or all of them."""
+
+    success: bool = Field(description="Whether all of them were updated.")
+    updated: int
+    failed: int
+    message: str
+    leads: list[UpdatedLead]
+    errors: list[LeadNotUpdated]
+
+
+CONVERTED = create_model(
+    "ConvertedLead",
+    __base__=ResponseModel,
+    __doc__="A lead and the entities that it became.",
+    lead=(entity_model(Lead), ...),
+    account=(entity_model(Account), ...),
+    contact=(entity_model(Contact), ...),
+    opportunity=(entity_model(Opportunity), ...),
+)
+EXAMPLE_CONVERTED = {
+    "lead": example_response(Lead, {**EXAMPLE, "status": "won"}),
+    "account": example_response(Account, {"company": "Analytical Engines", "type": "customer"}),
+    "contact": example_response(Contact, {"name": "Ada Lovelace"}),
+    "opportunity": example_response(Opportunity, {"name": "Analytical Engines"}),
+}
+
+
+add_body_model(LeadsNotUpdated)
+ON_UPDATES = problems(
+    *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
+    *(codes.TRANSITION_REFUSED, codes.STATUS_UNCHANGED, codes.NOTHING_UPDATED, *ON_VERSION),
+)
+ON_UPDATES[409]["content"][PROBLEM]["schema"] = {
+    "anyOf": [{"$ref": REF.format(model=each)} for each in ("Problem", "LeadsNotUpdated")]
+}
+
+
 @ROUTER.post(
     "/update-status",
     operation_id="updateLeadStatus",
@@ -119,18 +206,16 @@ class Conversion(RequestModel):
         200: success(
             "With `leadId`: `{success, lead}`. With `leadIds`: `leads` were updated; if others were"
             " not, `success` is false and `errors` says why, by error code.",
-            None,
+            LeadStatusUpdated | LeadStatusesUpdated,
             *("ETag", "Annals-Position"),
             example={"success": True, "lead": EXAMPLE_UPDATED},
         ),
-        **problems(
-            *(*ON_BODY, *ON_WRITE, *ON_FIELDS, codes.NOT_FOUND, codes.IS_DELETED),
-            *(codes.TRANSITION_REFUSED, codes.STATUS_UNCHANGED, codes.NOTHING_UPDATED),
-            *ON_VERSION,
-        ),
+        **ON_UPDATES,
     },
     openapi_extra={
-        **request_body({JSON_TYPE: (StatusUpdate, {"leadId": EXAMPLE_ID, "status": "contacted"})}),
+        **request_body(
+            {JSON_TYPE: (LeadStatusUpdate, {"leadId": EXAMPLE_ID, "status": "contacted"})}
+        ),
         **WITH_SUCCESS_FLAG,
     },
     dependencies=[Depends(require_write_capacity)],
@@ -141,7 +226,7 @@ def update_status(
     """Problem documents have the member `success: false`. If-Match is refused with `leadIds`."""
 
     def act(scope: Scope) -> Response:
-        request = parse_body(StatusUpdate, body)
+        request = parse_body(LeadStatusUpdate, body)
         if request.lead_id is not None:
             return _update_one(services, scope, request.lead_id, versions, request.status)
         reject_if_match(versions)
@@ -159,12 +244,12 @@ def update_status(
 
 @ROUTER.post(
     "/{id:uuid}/update-status",
-    operation_id="updateStatusOfLead",
+    operation_id="updateLeadStatusChange",
     summary="Set the status of one lead",
     responses={
         200: success(
             "`{success, lead}`, as POST /api/leads/update-status with `leadId`.",
-            None,
+            LeadStatusUpdated,
             *("ETag", "Annals-Position"),
             example={"success": True, "lead": EXAMPLE_UPDATED},
         ),
@@ -174,7 +259,7 @@ def update_status(
         ),
     },
     openapi_extra={
-        **request_body({JSON_TYPE: (StatusOfLead, {"status": "contacted"})}),
+        **request_body({JSON_TYPE: (LeadStatusChange, {"status": "contacted"})}),
         **WITH_SUCCESS_FLAG,
     },
     dependencies=[Depends(require_write_capacity)],
@@ -190,7 +275,7 @@ def update_status_of_lead(
     """Problem documents of this route have the member `success: false`."""
 
     def act(scope: Scope) -> Response:
-        status = parse_body(StatusOfLead, body).status
+        status = parse_body(LeadStatusChange, body).status
         return _update_one(services, scope, lead_id, versions, status)
 
     return executor.run(act, body)
@@ -203,17 +288,16 @@ def update_status_of_lead(
     responses={
         200: success(
             "The lead and the entities created from it.",
-            None,
-            "ETag",
-            "Annals-Position",
-            example={"lead": EXAMPLE, "account": {}, "contact": {}, "opportunity": {}},
+            CONVERTED,
+            *("ETag", "Annals-Position"),
+            example=EXAMPLE_CONVERTED,
         ),
         **problems(
             *(*ON_BODY, *ON_WRITE, *ON_FIELDS, *ON_VERSION, codes.NOT_FOUND, codes.IS_DELETED),
             *(codes.TRANSITION_REFUSED, codes.ALREADY_CONVERTED, codes.ACCOUNT_UNAVAILABLE),
         ),
     },
-    openapi_extra=request_body({JSON_TYPE: (Conversion, {"account": {"priority": "high"}})}),
+    openapi_extra=request_body({JSON_TYPE: (LeadConversion, {"account": {"priority": "high"}})}),
     dependencies=[Depends(require_write_capacity)],
 )
 def convert(
@@ -227,7 +311,7 @@ def convert(
     """One command: `POST /api/undo` with its `commandId` undoes the whole conversion."""
 
     def act(scope: Scope) -> Response:
-        request = parse_body(Conversion, body)
+        request = parse_body(LeadConversion, body)
         overrides = ConversionOverrides(
             request.account, request.contact, request.opportunity, request.account_id
         )

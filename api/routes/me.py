@@ -34,7 +34,7 @@ EXAMPLE = {
 }
 
 
-class Named(BaseModel):
+class NamedEntity(BaseModel):
     """An id with its name."""
 
     id: UUID
@@ -51,8 +51,8 @@ class Me(BaseModel):
     role: Role
     permissions: list[Permission]
     expires_at: Instant | None
-    workspace: Named | None = Field(description="Null for an operator key.")
-    member: Named | None = Field(description="The member whom the key acts for, if any.")
+    workspace: NamedEntity | None = Field(description="Null for an operator key.")
+    member: NamedEntity | None = Field(description="The member whom the key acts for, if any.")
 
 
 @ROUTER.get(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import Field
+from pydantic import Field, create_model
 
 from api.dependencies.annotated import (
     EntityId,
@@ -19,10 +19,12 @@ from api.dependencies.annotated import (
     Writer,
 )
 from api.dependencies.request import require_write_capacity
+from api.entities.resource import example_response
 from api.http.bodies import RequestModel, parse_body
 from api.http.conditions import with_if_match
 from api.http.openapi.bodies import request_body
-from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_OTHER_ID, EXAMPLE_TIME
+from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_OTHER_ID
+from api.http.openapi.models import entity_model
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
@@ -82,8 +84,14 @@ class MergeRequest(RequestModel):
 def _add_merge(
     kind: type[MergeableEntity], example: dict[str, Any], and_children: str = ""
 ) -> None:
-    stamps = {"createdAt": EXAMPLE_TIME, "updatedAt": EXAMPLE_TIME, "version": 2}
-    shown = {"id": EXAMPLE_ID, **example, **stamps, "merged": EXAMPLE_OTHER_ID, "moved": {}}
+    described = Field(description="How many entities moved here, by kind.")
+    model = create_model(
+        f"Merged{kind.__name__}",
+        __base__=entity_model(kind),
+        merged=(UUID, Field(description="The entity that was merged into this one.")),
+        moved=(dict[str, int], described),
+    )
+    shown = {**example_response(kind, example), "merged": EXAMPLE_OTHER_ID, "moved": {}}
     request_example = {"with": EXAMPLE_OTHER_ID, "fields": {next(iter(example)): "other"}}
 
     @ROUTER.post(
@@ -92,7 +100,7 @@ def _add_merge(
         summary=f"Merge another {kind.KIND} into this one{and_children}",
         responses={
             200: success(
-                "This entity after the merge.", None, "ETag", "Annals-Position", example=shown
+                "This entity after the merge.", model, "ETag", "Annals-Position", example=shown
             ),
             **problems(*ON_BODY, *ON_FIELDS, *ON_WRITE, *ON_MERGE),
         },

@@ -11,22 +11,33 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic.alias_generators import to_camel
 
 from api.dependencies.annotated import JsonBody, Operator, ProjectionReader, ServicesDep
 from api.dependencies.request import require_write_capacity
 from api.dependencies.services import Services
 from api.http.auth import Caller
-from api.http.bodies import RequestModel, parse_body
+from api.http.bodies import parse_body
 from api.http.conditions import await_position
 from api.http.openapi.bodies import request_body
-from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_READ, problems, success
 from api.http.responses import json_response
+from api.jobs.projection_responses import (
+    EXAMPLE_JOB,
+    EXAMPLE_OF_TENANT,
+    EXAMPLE_PARKED,
+    EXAMPLE_PLAN,
+    PlannedRebuild,
+    ProjectionJob,
+    ProjectionJobs,
+    ProjectionOfTenant,
+    Projections,
+    ProjectionState,
+    RebuildRequest,
+    VerifyRequest,
+    plan_as_json,
+)
 from projections.engine.jobs import requests
 from projections.engine.jobs.queue import ProjectionJobKind
-from projections.engine.rebuild.plan import RebuildPlan
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from readmodels.operation.checkpoints import (
@@ -42,132 +53,6 @@ from runtime.patches import JSON_TYPE
 ROUTER = APIRouter(prefix="/api/projections", tags=["operation"])
 
 JOB_ID_MAX_DIGITS = 9
-EVENTS_PER_S_MAX = 10_000_000
-REASON_MAX_CHARS = 500
-
-EXAMPLE = {
-    "name": "accounts",
-    "version": "3f2a9c01b7de",
-    "wantedVersion": "3f2a9c01b7de",
-    "state": "live",
-    "position": 1200,
-    "lagEvents": 0,
-    "lagSeconds": 0,
-    "idleSeconds": 3.2,
-    "parked": 1,
-    "faults": 0,
-    "problem": None,
-}
-EXAMPLE_OF_TENANT = {"name": "accounts", "isCurrent": True, "parked": 1}
-EXAMPLE_PARKED = {
-    "entityId": EXAMPLE_ID,
-    "position": 1100,
-    "events": 2,
-    "error": "ValueError: cannot digest",
-    "parkedAt": EXAMPLE_TIME,
-}
-EXAMPLE_JOB = {
-    "id": 7,
-    "projection": "accounts",
-    "kind": "rebuild",
-    "state": "building",
-    "processed": 250_000,
-    "total": 1_000_000,
-    "ratePerSecond": 50_000.0,
-    "secondsLeft": 15,
-    "throttle": None,
-    "replace": False,
-    "reason": None,
-    "message": "",
-    "requestedAt": EXAMPLE_TIME,
-    "startedAt": EXAMPLE_TIME,
-    "endedAt": None,
-}
-EXAMPLE_PLAN = {
-    "projection": "accounts",
-    "events": 1_000_000,
-    "seconds": 20.0,
-    "bytes": 310_000_000,
-    "liveVersion": "3f2a9c01b7de",
-    "newVersion": "3f2a9c01b7de",
-    "codeChanged": False,
-}
-
-
-class RebuildRequest(RequestModel):
-    """Options of a rebuild."""
-
-    model_config = ConfigDict(strict=True)
-
-    throttle: float | None = Field(
-        default=None,
-        ge=1,
-        le=EVENTS_PER_S_MAX,
-        description="Maximum number of events to read per second.",
-    )
-    plan: bool = Field(default=False, description="Return the plan without starting a rebuild.")
-    replace: bool = Field(
-        default=False,
-        description="Replace the live tables, also damaged or missing ones, without comparing the"
-        " rows. The tables from before are kept for a rollback.",
-    )
-    reason: str = Field(
-        default="",
-        max_length=REASON_MAX_CHARS,
-        validate_default=True,
-        description="Why the tables are replaced. Required with `replace`, and recorded.",
-    )
-
-    @field_validator("reason")
-    @classmethod
-    def _is_given_to_replace(cls, reason: str, info: ValidationInfo) -> str:
-        if info.data.get("replace") and not reason.strip():
-            raise ValueError("is required with `replace`")
-        return reason.strip()
-
-
-class VerifyRequest(RequestModel):
-    """Options of a check of rows."""
-
-    model_config = ConfigDict(strict=True)
-
-    throttle: float | None = Field(
-        default=None,
-        ge=1,
-        le=EVENTS_PER_S_MAX,
-        description="Maximum number of events to read per second.",
-    )
-
-
-class ProjectionJob(BaseModel):
-    """A job on a projection: a rebuild, a rollback, a check of rows, or a retry of parked ones."""
-
-    model_config = ConfigDict(alias_generator=to_camel)
-
-    id: int
-    projection: str
-    kind: str = Field(description="`rebuild`, `rollback`, `verify` or `retry`.")
-    state: str = Field(
-        description="`requested` until a projector begins; then the current step; `cancelling`"
-        " after a request to cancel; finally `done`, `failed` or `cancelled`."
-    )
-    processed: int = Field(description="Events read.")
-    total: int = Field(description="Events to read.")
-    rate_per_second: float | None = Field(description="Events read per second, on average.")
-    seconds_left: int | None
-    throttle: float | None
-    replace: bool = Field(description="Whether the live rows are replaced without a comparison.")
-    reason: str | None = Field(description="Why they are.")
-    message: str = Field(description="The outcome. The projector's log has the details.")
-    requested_at: str
-    started_at: str | None
-    ended_at: str | None
-
-
-class ProjectionJobs(BaseModel):
-    """The latest jobs of a projection."""
-
-    items: list[ProjectionJob]
 
 
 def _projection_name(name: Annotated[str, Path(examples=["accounts"])]) -> str:
@@ -203,6 +88,7 @@ JOB_REQUESTED = success(
     responses={
         200: success(
             "The projections; the example is a tenant's response.",
+            Projections,
             example={"items": [EXAMPLE_OF_TENANT]},
         ),
         **problems(*ON_READ),
@@ -220,6 +106,7 @@ async def list_(services: ServicesDep, caller: ProjectionReader, _: MinPosition)
     responses={
         200: success(
             "The projection; the example is a tenant's response.",
+            ProjectionState | ProjectionOfTenant,
             example={**EXAMPLE_OF_TENANT, "parkedEntities": [EXAMPLE_PARKED]},
         ),
         **problems(codes.NOT_FOUND, *ON_READ),
@@ -245,7 +132,7 @@ async def get(
     summary="Rebuild a projection from the whole log beside the live one, or plan a rebuild",
     status_code=202,
     responses={
-        200: success("The plan, if `plan` is true.", example=EXAMPLE_PLAN),
+        200: success("The plan, if `plan` is true.", PlannedRebuild, example=EXAMPLE_PLAN),
         202: JOB_REQUESTED,
         **problems(
             *(codes.OPERATOR_REQUIRED, codes.NOT_FOUND, codes.PROJECTION_JOB_IN_PROGRESS),
@@ -263,7 +150,7 @@ async def rebuild(
     if request.plan:
         async with services.reads.plain() as connection:
             plan = await requests.plan_rebuild(connection, name, table_definitions()[name])
-        return json_response(_plan_as_json(plan))
+        return json_response(plan_as_json(plan))
     reason = request.reason if request.replace else None
     return await _request_job(services, caller, name, "rebuild", request.throttle, reason)
 
@@ -451,15 +338,3 @@ async def _load_job(services: Services, name: str, job_id: int) -> bytes:
     if found is None:
         raise ApiError(codes.NOT_FOUND)
     return found
-
-
-def _plan_as_json(plan: RebuildPlan) -> dict[str, Any]:
-    return {
-        "projection": plan.projection,
-        "events": plan.events,
-        "seconds": round(plan.seconds, 1),
-        "bytes": plan.bytes,
-        "liveVersion": plan.live_version,
-        "newVersion": plan.new_version,
-        "codeChanged": plan.code_changed,
-    }

@@ -26,7 +26,7 @@ class DeclineProposal(RequestModel):
     reason: Line | None = None
 
 
-class Revision(RequestModel):
+class ProposalRevision(RequestModel):
     """The revised fields. Omitted members stay as they are; null unsets a field."""
 
     title: Name | None = None
@@ -35,7 +35,7 @@ class Revision(RequestModel):
     valid_until: Date | None = None
 
 
-def _redraft(proposal: Proposal, body: Revision, at: datetime) -> None:
+def _redraft(proposal: Proposal, body: ProposalRevision, at: datetime) -> None:
     fields = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
     proposal.redraft(fields, at=at)
 
@@ -72,7 +72,7 @@ add_action_routes(
         name="revise",
         summary="Revise a proposal, which makes it a draft again",
         decide=_redraft,
-        body=Revision,
+        body=ProposalRevision,
         example={"value": "45000.00"},
         shows={"status": "draft", "value": "45000.00"},
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
@@ -17,7 +17,8 @@ from api.http import sse
 from api.http.auth import invalid_credentials
 from api.http.conditions import await_position
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
-from api.http.openapi.responses import ON_READ, headers, problems
+from api.http.openapi.headers import POSITION_PATTERN
+from api.http.openapi.responses import ON_READ, problems, text
 from api.http.problems import problem_response
 from api.realtime.hub import Hub
 from api.realtime.parameters import RealtimeParameters, interest_of, parse_parameters
@@ -48,12 +49,11 @@ EXAMPLE_FACT = (
     '"changes":[{"field":"nextAction","before":null,"after":"Call"}]}'
 )
 EXAMPLE = sse.frame("fact", EXAMPLE_FACT, 7).decode()
-STREAM: dict[str, Any] = {
-    "description": "`open` (where the stream begins), `fact`, `ready`, `end` (why it ends), with"
-    " heartbeats in between.",
-    "headers": headers(),
-    "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE}},
-}
+STREAM = text(
+    "`open` (where the stream begins), `fact`, `ready`, `end` (why it ends), with heartbeats in"
+    " between.",
+    {sse.MEDIA_TYPE: EXAMPLE},
+)
 ON_FOLLOW = (
     codes.INVALID_LAST_EVENT_ID,
     codes.POSITION_AHEAD,
@@ -78,7 +78,10 @@ async def follow(
     _: Annotated[None, Depends(await_position())],
     last_event_id: Annotated[
         str | None,
-        Header(description="The `id` of the last event received; the stream resumes after it."),
+        Header(
+            description="The `id` of the last event received; the stream resumes after it.",
+            json_schema_extra={"pattern": POSITION_PATTERN},
+        ),
     ] = None,
 ) -> Response:
     """The stream ends when the client disconnects, its key becomes invalid or the server stops."""

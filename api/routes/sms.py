@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from api.dependencies.annotated import Executor, JsonBody, Reader, ServicesDep, Writer
 from api.dependencies.request import require_write_capacity
@@ -20,12 +20,15 @@ from api.http.bodies import Body, RequestModel, require_body, validate, wire_nam
 from api.http.conditions import await_position
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.records import ResponseModel
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
     ON_READ,
     ON_WRITE,
     WITHOUT_KEY,
+    headers,
+    no_body,
     problems,
     success,
 )
@@ -59,7 +62,7 @@ TAGS: list[str | Enum] = ["sms"]
 
 EXAMPLE = {"leadId": EXAMPLE_ID, "message": "Your documents are ready."}
 EXAMPLE_SMS = {"id": EXAMPLE_ID, **EXAMPLE, "status": "pending", "sentAt": EXAMPLE_TIME}
-EXAMPLE_HISTORY = {
+EXAMPLE_SENT_SMS = {
     **EXAMPLE_SMS,
     "status": "delivered",
     "updatedAt": EXAMPLE_TIME,
@@ -69,6 +72,7 @@ EXAMPLE_HISTORY = {
     "error": None,
     "errorCode": None,
 }
+EXAMPLE_HISTORY = {"sms_messages": [EXAMPLE_SENT_SMS], "nextCursor": None}
 EXAMPLE_GATEWAY = {
     "gateway": "twilio",
     "state": "OPEN",
@@ -86,6 +90,9 @@ UNAVAILABLE = {
 }
 
 
+SIGNATURE_HEADER = Header(
+    alias="X-Twilio-Signature", json_schema_extra={"pattern": "^[A-Za-z0-9+/]*=*$"}
+)
 VariableName = Annotated[str, StringConstraints(max_length=VARIABLE_NAME_MAX_CHARS)]
 
 
@@ -105,10 +112,69 @@ class SendSms(RequestModel):
     )
 
 
+class RequestedSms(ResponseModel):
+    """A message that is recorded."""
+
+    id: UUID
+    lead_id: UUID
+    message: str
+    status: str
+    sent_at: datetime = Field(description="When it was requested.")
+
+
+class SmsRequested(BaseModel):
+    """The message will be sent."""
+
+    success: Literal[True]
+    sms: RequestedSms
+
+
+class SmsDeferred(ResponseModel):
+    """The gateway is unavailable. The message is recorded, and will be sent."""
+
+    success: Literal[False]
+    error: str
+    code: Literal["CIRCUIT_BREAKER_OPEN"]
+    error_code: str
+    retrying: Literal[True]
+
+
+class SentSms(RequestedSms):
+    """A message with its delivery status."""
+
+    updated_at: datetime
+    phone: str | None
+    template_id: str | None
+    gateway_id: str | None
+    error: str | None
+    error_code: str | None
+
+
+class SmsHistory(BaseModel):
+    """One page."""
+
+    sms_messages: list[SentSms]
+    next_cursor: str | None = Field(
+        alias="nextCursor",
+        description="Ask for the next page with it; null on the last page.",
+    )
+
+
+class SmsGateway(ResponseModel):
+    """The state of the gateway's circuit breaker."""
+
+    gateway: str
+    state: str
+    failures: int
+    open_until: datetime | None
+    wait_seconds: float | None
+    waiting: int
+
+
 def _send_responses() -> dict[int | str, Any]:
     accepted = success(
         "Recorded; a sender process sends it.",
-        None,
+        SmsRequested,
         "Annals-Position",
         example={"success": True, "sms": EXAMPLE_SMS},
     )
@@ -118,7 +184,9 @@ def _send_responses() -> dict[int | str, Any]:
         *(codes.LEAD_OPTED_OUT, codes.LEAD_HAS_NO_PHONE, codes.LEAD_DAILY_LIMIT_REACHED),
         *(codes.WORKSPACE_DAILY_LIMIT_REACHED, codes.SMS_GATEWAY_UNAVAILABLE),
     )
+    possible[503] |= {"model": SmsDeferred}
     possible[503]["content"][JSON_TYPE] = {"example": UNAVAILABLE}
+    possible[503]["headers"] |= headers("Annals-Position")
     return {200: accepted, **possible}
 
 
@@ -162,7 +230,7 @@ def send_sms(
     tags=TAGS,
     summary="The text messages to a lead with their delivery status, newest first",
     responses={
-        200: success("One page.", example={"sms_messages": [EXAMPLE_HISTORY], "nextCursor": None}),
+        200: success("One page.", SmsHistory, example=EXAMPLE_HISTORY),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
@@ -190,7 +258,7 @@ async def history(
     tags=TAGS,
     summary="Whether the SMS gateway is available",
     responses={
-        200: success("The state of its circuit breaker.", example=EXAMPLE_GATEWAY),
+        200: success("The state of its circuit breaker.", SmsGateway, example=EXAMPLE_GATEWAY),
         **problems(*ON_READ),
     },
 )
@@ -221,7 +289,7 @@ async def gateway(
     status_code=204,
     tags=["operation"],
     responses={
-        204: success("Recorded now or before."),
+        204: no_body("Recorded now or before."),
         **problems(
             *(codes.RECEIPT_NOT_SIGNED, codes.NOT_FOUND, codes.BODY_TOO_LARGE),
             *(codes.UNSUPPORTED_MEDIA_TYPE, codes.BODY_TIMED_OUT, codes.INVALID_PARAMETER),
@@ -231,12 +299,13 @@ async def gateway(
     },
     openapi_extra={
         "requestBody": {
+            "required": True,
             "content": {
                 FORM_TYPE: {
                     "schema": {"type": "object", "additionalProperties": {"type": "string"}},
                     "example": {"MessageSid": "SM0123…", "MessageStatus": "delivered"},
                 }
-            }
+            },
         }
     },
     dependencies=[Depends(require_write_capacity)],
@@ -247,7 +316,7 @@ def receive(
     body: Annotated[Body, Depends(require_body(FORM_TYPE))],
     workspace_id: Annotated[UUID, Query(alias="workspaceId")],
     sms_id: Annotated[UUID, Query(alias="smsId")],
-    signature: Annotated[str, Header(alias="X-Twilio-Signature")] = "",
+    signature: Annotated[str, SIGNATURE_HEADER] = "",
 ) -> Response:
     """Receipts may arrive late, repeatedly and out of order."""
     form = _parse_form(body.content)

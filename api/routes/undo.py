@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Self
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from api.dependencies.annotated import Executor, JsonBody, ServicesDep, Writer
 from api.dependencies.request import command_scope, require_write_capacity
@@ -15,8 +17,9 @@ from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.bodies import RequestModel, parse_body
 from api.http.conditions import POSITION_MAX, await_position, wait_until_acknowledged_is_projected
-from api.http.openapi.bodies import request_body
+from api.http.openapi.bodies import either, request_body
 from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_ID, EXAMPLE_TIME
+from api.http.openapi.records import Actor, FieldChange, ResponseModel
 from api.http.openapi.responses import ON_BODY, ON_READ, ON_WRITE, problems, success
 from api.http.parameters import invalid_parameter, reject_control_characters
 from api.http.responses import json_response
@@ -25,7 +28,7 @@ from commands.permissions import write_permission
 from commands.undo.commands import UndoTarget, needs_undo_job, undo_events_max
 from commands.undo.plan import UndoAttempt, UndoPlan, UndoStep
 from commands.undo.work import KIND, undo_parameters
-from domain.shared.changes import FieldChange
+from domain.shared.changes import FieldChange as Change
 from domain.shared.entity import (
     EntityDeleted,
     EntityEvent,
@@ -89,6 +92,8 @@ EXAMPLE_CONFLICT = {
 class UndoRequest(RequestModel):
     """What to undo: one event, or all events of a command."""
 
+    model_config = ConfigDict(json_schema_extra=either("eventPosition", "commandId"))
+
     event_position: Position | None = Field(
         default=None, description="A position as in Annals-Position or in a history."
     )
@@ -109,6 +114,66 @@ class UndoRequest(RequestModel):
         return self
 
 
+class UndoneChange(ResponseModel):
+    """What undoing one event changes."""
+
+    position: int = Field(description="The event.")
+    entity_type: str
+    entity_id: UUID
+    action: str
+    changes: list[FieldChange]
+
+
+class UndoOutcome(ResponseModel):
+    """The changes that were made."""
+
+    command_id: str
+    changes: list[UndoneChange]
+
+
+class LaterChange(ResponseModel):
+    """A later change, which the undo would overwrite."""
+
+    kind: str
+    entity_id: UUID
+    field: str
+    position: int
+    actor: Actor
+    recorded_at: datetime
+    can_force: bool
+
+
+class UndoObstacle(ResponseModel):
+    """Another reason against the undo; further members carry details."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    detail: str
+
+
+class EventCount(ResponseModel):
+    """How many events of one kind a command has."""
+
+    entity_type: str
+    action: str
+    count: int
+
+
+class UndoPreview(ResponseModel):
+    """What an undo would change, and what prevents it."""
+
+    can_undo: bool
+    changes: list[UndoneChange]
+    conflicts: list[LaterChange]
+    obstacles: list[UndoObstacle]
+    positions: list[int] = Field(default=[], description="The events; absent if it takes a job.")
+    is_job: bool = Field(default=False, description="True if it takes a job; absent otherwise.")
+    events: int | None = Field(default=None, description="The events, if it takes a job.")
+    did: list[EventCount] | None = Field(default=None, description="If it takes a job.")
+    examined: int | None = Field(default=None, description="If it takes a job.")
+
+
 @ROUTER.post(
     "",
     operation_id="undo",
@@ -116,7 +181,7 @@ class UndoRequest(RequestModel):
     responses={
         200: success(
             "Undone, with the changes made.",
-            None,
+            UndoOutcome,
             "Annals-Position",
             example={"commandId": EXAMPLE_ID, "changes": [EXAMPLE_UNDONE]},
         ),
@@ -180,6 +245,7 @@ async def undo(
             "`conflicts` are later changes, `obstacles` other reasons against the undo. If it takes"
             " a job, only the last events are evaluated (`examined`), but all are counted"
             " (`events`, `did`).",
+            UndoPreview,
             example={
                 "canUndo": False,
                 "positions": [7],
@@ -335,7 +401,7 @@ def _action_name(event: EntityEvent) -> str:
     return action_of(event.TOPIC, data)
 
 
-def _changed_fields(event: EntityEvent) -> dict[str, FieldChange]:
+def _changed_fields(event: EntityEvent) -> dict[str, Change]:
     """Return the changed fields, before and after, as histories show them."""
     if isinstance(event, EntityUpdated):
         return event.changes

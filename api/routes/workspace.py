@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
+from pydantic import create_model
 
 from api.dependencies.annotated import (
     Executor,
@@ -19,7 +21,7 @@ from api.entities.writing import patch_entity
 from api.http.conditions import await_position
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
-from api.http.openapi.models import change_body, entity_model
+from api.http.openapi.models import JsonPatch, change_body, entity_model
 from api.http.openapi.responses import (
     ON_BODY,
     ON_FIELDS,
@@ -49,6 +51,12 @@ EXAMPLE_RESPONSE = {
     "updatedAt": EXAMPLE_TIME,
     "version": 1,
 }
+DETAIL = create_model(
+    "WorkspaceDetail",
+    __base__=entity_model(Workspace),
+    __doc__="The workspace, as reads show it.",
+    assigned_to=(UUID | None, None),
+)
 CHANGE = change_body(Workspace)
 PATCH = [{"op": "replace", "path": "/name", "value": "Acme Sales"}]
 
@@ -58,7 +66,7 @@ PATCH = [{"op": "replace", "path": "/name", "value": "Acme Sales"}]
     operation_id="getWorkspace",
     summary="Get the workspace that the key belongs to",
     responses={
-        200: success("The workspace.", entity_model(Workspace), "ETag", example=EXAMPLE_RESPONSE),
+        200: success("The workspace.", DETAIL, "ETag", example=EXAMPLE_RESPONSE),
         **problems(codes.NOT_FOUND, *ON_READ),
     },
 )
@@ -85,14 +93,14 @@ async def get(
             "Changed, or unchanged if it already was as requested.",
             entity_model(Workspace),
             *("ETag", "Annals-Position"),
-            example=EXAMPLE_RESPONSE,
+            example={**EXAMPLE_RESPONSE, "assignedTo": None},
         ),
         **problems(codes.NOT_FOUND, *ON_BODY, *ON_FIELDS, *ON_PATCH, *ON_VERSION, *ON_WRITE),
     },
     openapi_extra=request_body(
         {
             MERGE_PATCH_TYPE: (CHANGE, EXAMPLE),
-            JSON_PATCH_TYPE: (None, PATCH),
+            JSON_PATCH_TYPE: (JsonPatch, PATCH),
             JSON_TYPE: (CHANGE, EXAMPLE),
         }
     ),

@@ -51,6 +51,7 @@ CUSTOM_KEY_MAX_CHARS = 100
 CUSTOM_VALUE_MAX_CHARS = 2_000
 CUSTOM_INTEGER_MAX = 2**53
 MONEY_MAX_DIGITS = 18
+MONEY_PATTERN = rf"^[0-9]{{1,{MONEY_MAX_DIGITS - 2}}}(\.[0-9]{{1,2}})?$"
 DATE_FORMAT = "must be written like 2026-01-31, a time like 2026-01-31T12:00:00Z"
 YEAR_MIN = 1900
 YEAR_MAX = 2200
@@ -133,7 +134,12 @@ Text = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_MAX_CHARS),
     AfterValidator(_printable),
 ]
-Email = Annotated[EmailStr, Field(max_length=254)]
+Email = Annotated[
+    EmailStr,
+    Field(max_length=254),
+    # Letters of all alphabets are accepted (RFC 6531).
+    WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
+]
 Phone = Annotated[
     str, StringConstraints(strip_whitespace=True, pattern=r"^\+?[0-9().\-/ x#*]{3,40}$")
 ]
@@ -142,6 +148,16 @@ Money = Annotated[
     Field(ge=0, max_digits=MONEY_MAX_DIGITS, decimal_places=2, allow_inf_nan=False),
     AfterValidator(_money),
     PlainSerializer(str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": MONEY_PATTERN},
+                {"type": "number", "minimum": 0, "maximum": 10**13, "multipleOf": 0.01},
+            ]
+        },
+        mode="validation",
+    ),
+    WithJsonSchema({"type": "string", "pattern": MONEY_PATTERN}, mode="serialization"),
 ]
 """An amount of at least 0 with two decimals and without a currency; a string on the wire."""
 Date = Annotated[date, BeforeValidator(_not_a_number), AfterValidator(_sensible_year)]
@@ -151,6 +167,7 @@ Instant = Annotated[
     AfterValidator(_sensible_year),
     AfterValidator(_in_utc),
     PlainSerializer(datetime.isoformat, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
 """A point in time, converted to UTC, so that another zone for the same instant is no change."""
 

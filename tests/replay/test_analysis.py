@@ -162,6 +162,7 @@ def test_as_of_parses_positions_and_times() -> None:
     assert parse_as_of("4711") == 4711
     end_of_day = datetime(2026, 3, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     assert parse_as_of("2026-03-31") == parse_time("2026-03-31") == end_of_day
+    assert parse_as_of("2026-03-31T12:00-20:00") == datetime(2026, 4, 1, 8, tzinfo=UTC)
     assert parse_as_of("2026-03-31T12:00+02:00") == datetime(2026, 3, 31, 10, tzinfo=UTC)
     with pytest.raises(ValueError, match="March"):
         parse_as_of("March")

@@ -25,6 +25,7 @@ from runtime.settings import Settings
 from server.processes.projector import open_projection_engine
 from server.processes.serving import make_server, open_socket
 from server.processes.worker import open_worker
+from tests.support.contract import Contract
 from tests.support.keys import issue_first_key, issue_operator_key
 from tests.support.waiting import wait_until, wait_until_projected
 
@@ -32,6 +33,8 @@ START_WAIT_S = 120.0
 REQUEST_TIMEOUT_S = 20.0
 BODY_MAX_BYTES = 4_096
 MIN_POSITION_WAIT_MS = 2_000
+CONTRACTS: dict[int, Contract] = {}
+"""By the identity of their document."""
 
 
 @dataclass
@@ -99,7 +102,11 @@ class Api:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Without TLS there are no certificates to load, which would take longer than a test.
         client = httpx.Client(
-            base_url=self.url, headers=headers, timeout=REQUEST_TIMEOUT_S, verify=False
+            base_url=self.url,
+            headers=headers,
+            timeout=REQUEST_TIMEOUT_S,
+            verify=False,
+            event_hooks={"response": [contract_of(self.app).check]},
         )
         self.clients.append(client)
         return client
@@ -113,6 +120,12 @@ class Api:
         """Wait until all projections have reached the position."""
         with psycopg.connect(str(self.settings.projector_url), autocommit=True) as connection:
             wait_until_projected(connection, position)
+
+
+def contract_of(app: FastAPI) -> Contract:
+    """Return what the document of the app promises; apps with one document share its contract."""
+    document = app.openapi()
+    return CONTRACTS.setdefault(id(document), Contract(document))
 
 
 def created(response: httpx.Response) -> httpx.Response:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from api.http.openapi.bodies import BODY_MODELS, REF
-from api.http.problems import PROBLEM
+from api.http.openapi.completion import complete
 
 
 def describe(app: FastAPI) -> None:
@@ -25,7 +25,7 @@ def describe(app: FastAPI) -> None:
             schemas = document["components"]["schemas"]
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
-            _drop_framework_errors(document)
+            complete(document)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -56,14 +56,3 @@ def _matches(template: str, path: str) -> bool:
     return len(expected) == len(given) and all(
         one.startswith("{") or one == other for one, other in zip(expected, given, strict=True)
     )
-
-
-def _drop_framework_errors(document: dict[str, Any]) -> None:
-    """Remove the framework's own 422 responses, which no route of this API returns."""
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-    for methods in document["paths"].values():
-        for operation in methods.values():
-            responses = operation["responses"]
-            if PROBLEM not in responses.get("422", {}).get("content", {PROBLEM: None}):
-                del responses["422"]

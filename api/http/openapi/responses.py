@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from api.http.openapi.bodies import REF
-from api.http.openapi.examples import EXAMPLE_ID
-from api.http.problems import PROBLEM
+from api.http.openapi.examples import EXAMPLE_ID, with_marks
+from api.http.openapi.headers import described_headers
+from api.http.problems import PROBLEM, RETRYABLE
 from runtime import codes
+from runtime.codes import CODES
 from runtime.codes.code import ErrorCode
+from runtime.patches import JSON_TYPE
+
+EXAMPLE_REF = "#/components/examples/"
 
 ALWAYS = (
     codes.NO_CREDENTIALS,
@@ -70,15 +75,6 @@ ON_FIELDS = (
 )
 ON_PATCH = (codes.MALFORMED_PATCH, codes.PATCH_TEST_FAILED, codes.PATCH_NOT_APPLICABLE)
 
-HEADER_DESCRIPTIONS = {
-    "ETag": "A strong entity tag: the version, then a digest of the body.",
-    "Location": "The URL of the new resource.",
-    "Annals-Position": "The log position at which the write is recorded.",
-    "Annals-Command": "The id of the command; POST /api/undo with it undoes all that it did.",
-    "Idempotent-Replayed": "`true` if this is a stored response; absent otherwise.",
-    "X-Request-Id": "The id of the request, as in the server's log and in the recorded events.",
-}
-
 
 def problems(*possible: ErrorCode, always: Iterable[ErrorCode] = ALWAYS) -> dict[int | str, Any]:
     """Return the error responses of a route: one for each status, with an example for each code."""
@@ -91,34 +87,61 @@ def problems(*possible: ErrorCode, always: Iterable[ErrorCode] = ALWAYS) -> dict
 def headers(*names: str) -> dict[str, Any]:
     """Describe response headers. Routes that return Annals-Position also return those of writes."""
     of_writes = ("Annals-Command", "Idempotent-Replayed") if "Annals-Position" in names else ()
-    shown = (*names, *of_writes, "X-Request-Id")
+    return described_headers(*names, *of_writes, "X-Request-Id")
+
+
+def success(description: str, model: Any, *names: str, example: Any) -> Any:
+    """Describe a successful response: its model, the names of its headers, an example."""
     return {
-        name: {"description": HEADER_DESCRIPTIONS[name], "schema": {"type": "string"}}
-        for name in shown
+        "description": description,
+        "headers": headers(*names),
+        "model": model,
+        "content": {JSON_TYPE: {"example": with_marks(example)}},
     }
 
 
-def success(description: str, model: Any = None, *names: str, example: Any = None) -> Any:
-    """Describe a successful response: its model, the names of its headers, an example."""
-    response: dict[str, Any] = {"description": description, "headers": headers(*names)}
-    if model is not None:
-        response["model"] = model
-    if example is not None:
-        response["content"] = {"application/json": {"example": example}}
-    return response
+def no_body(description: str, *names: str) -> Any:
+    """Describe a successful response without a body."""
+    return {"description": description, "headers": headers(*names)}
+
+
+def text(description: str, contents: Mapping[str, str], *names: str) -> Any:
+    """Describe a successful response that is no JSON, by an example for each media type."""
+    content = {
+        media_type: {"schema": {"type": "string"}, "example": example}
+        for media_type, example in contents.items()
+    }
+    return {"description": description, "headers": headers(*names), "content": content}
 
 
 def _problem_response(possible: list[ErrorCode]) -> dict[str, Any]:
     return {
         "description": " ".join(f"{each.code}: {each.title}" for each in possible),
-        "headers": headers(),
+        "headers": described_headers(*_headers_of(possible), "X-Request-Id"),
         "content": {
             PROBLEM: {
                 "schema": {"$ref": REF.format(model="Problem")},
-                "examples": {each.code: _problem_example(each) for each in possible},
+                "examples": {each.code: {"$ref": EXAMPLE_REF + each.code} for each in possible},
             }
         },
     }
+
+
+def _headers_of(possible: list[ErrorCode]) -> Iterator[str]:
+    """Yield the names of headers that problems with these codes, which share a status, have."""
+    status = possible[0].status
+    if status == 401:
+        yield "WWW-Authenticate"
+    if status in (429, 503) or not RETRYABLE.isdisjoint(possible):
+        yield "Retry-After"
+    if status == 415:
+        yield "Accept"
+        yield "Accept-Patch"
+
+
+def problem_examples() -> dict[str, Any]:
+    """Return an example of a problem for each code, for the components of the document."""
+    return {each.code: _problem_example(each) for each in CODES.values()}
 
 
 def _problem_example(code: ErrorCode) -> dict[str, Any]:
@@ -128,7 +151,8 @@ def _problem_example(code: ErrorCode) -> dict[str, Any]:
         "status": code.status,
         "detail": code.title,
         "instance": "/api/accounts",
-        "code": code.code,
+        "code": code.known_as or code.code,
+        **({"errorCode": code.code} if code.known_as else {}),
         "requestId": EXAMPLE_ID,
     }
     return {"summary": code.title, "value": value}

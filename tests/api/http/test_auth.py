@@ -17,7 +17,7 @@ from tests.support.api_server import Api, ApiWorkspace, after, created
 
 ID = "00000000-0000-7000-8000-000000000000"
 PUBLIC = {
-    *("listErrors", "getError", "liveness", "health", "readiness", "metrics"),
+    *("listErrors", "getError", "getLiveness", "getHealth", "getReadiness", "getMetrics"),
     "receiveSmsReceipt",
 }
 """Operations that need no key; the last one needs a signature."""

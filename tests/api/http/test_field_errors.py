@@ -15,6 +15,7 @@ import pytest
 from domain.shared.entity import Entity
 from readmodels.lists import LISTS
 from tests.support.api_server import ApiWorkspace
+from tests.support.contract import UNCHECKED
 from tests.support.examples import EXAMPLES
 from tests.support.imports import Importer
 
@@ -79,7 +80,11 @@ def test_errors_of_bodies_name_declared_or_given_fields(
 
     def send(method: str, path: str, body: Any, media_type: str, given: set[str]) -> None:
         content = json.dumps(body)
-        answer = client.request(method, path, content=content, headers={"Content-Type": media_type})
+        headers = {"Content-Type": media_type}
+        extensions = {UNCHECKED: True}  # 0 is accepted as a boolean, for example
+        answer = client.request(
+            method, path, content=content, headers=headers, extensions=extensions
+        )
         wrong.update(f"{method} {path}: {each}" for each in faults(answer, given))
 
     for name in (*names_of(kind), *UNKNOWN):

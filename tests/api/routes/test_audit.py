@@ -48,6 +48,18 @@ def test_audit_trail_is_filtered(busy: ApiWorkspace) -> None:
     assert actions(busy, since="2199-01-01") == []
 
 
+@pytest.mark.parametrize("path", ["/api/audit", "/api/audit/export"])
+def test_times_of_every_zone_are_compared(busy: ApiWorkspace, path: str) -> None:
+    """PostgreSQL refuses zones of 16 hours and more, which ISO 8601 and Python allow."""
+    client = busy.client()
+    parameters = {"since": "1973-11-14T01:58:47-21:02", "entityType": "account"}
+    response = client.get(path, params=parameters)
+    assert response.status_code == 200
+    assert response.content.count(b"account.created") == 1
+    refused = client.get(path, params={"until": "9999-12-31T23:59:59-23:59"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "E2031")
+
+
 def test_cursor_walks_the_audit_trail(busy: ApiWorkspace) -> None:
     found, cursor = [], None
     while True:

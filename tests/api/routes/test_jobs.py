@@ -19,6 +19,7 @@ from commands.jobs.requests import JobCommands
 from domain.job import ItemError, Job, JobStep
 from eventlog.clock import local_time
 from eventlog.scope import Actor, Scope
+from readmodels.cursors import encode_cursor
 from runtime.composition import new_id
 from tests.support.api_server import ApiWorkspace, after, running_api
 from tests.support.databases import Urls
@@ -110,6 +111,10 @@ def test_jobs_are_listed_newest_first_and_filtered(api_workspace: ApiWorkspace) 
     for cursor in ("AAAA", "W10=", "WzEsMl0="):
         refused = client.get("/api/jobs", params={"cursor": cursor})
         assert (refused.status_code, refused.json()["code"]) == (400, "E2032")
+    # PostgreSQL refuses zones of 16 hours and more, which Python allows.
+    for at, status in (("2199-01-01T00:00:00+16:00", 200), ("9999-12-31T23:59:59-23:59", 400)):
+        cursor = encode_cursor(orjson.dumps([at, ids[0]]))
+        assert client.get("/api/jobs", params={"cursor": cursor}).status_code == status
 
 
 def test_all_errors_of_a_job_are_read_page_by_page(api_workspace: ApiWorkspace) -> None:

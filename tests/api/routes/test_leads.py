@@ -223,12 +223,12 @@ def test_repeated_update_gets_the_first_answer(api_workspace: ApiWorkspace) -> N
 def test_number_of_leads_per_update_is_limited(api_workspace: ApiWorkspace) -> None:
     from pydantic import ValidationError
 
-    from api.routes.leads import StatusUpdate
+    from api.routes.leads import LeadStatusUpdate
 
     ids = [str(uuid4()) for _ in range(LEADS_AT_ONCE_MAX + 1)]
-    assert StatusUpdate.model_validate({"leadIds": ids[1:], "status": "lost"}).lead_ids
+    assert LeadStatusUpdate.model_validate({"leadIds": ids[1:], "status": "lost"}).lead_ids
     with pytest.raises(ValidationError, match="too_long"):
-        StatusUpdate.model_validate({"leadIds": ids, "status": "lost"})
+        LeadStatusUpdate.model_validate({"leadIds": ids, "status": "lost"})
 
 
 def test_leads_are_filtered_searched_and_counted(api_workspace: ApiWorkspace) -> None:

@@ -112,7 +112,7 @@ def test_every_stream_and_bulk_operation_is_counted_as_one(api: Api) -> None:
             assert (class_ is RouteClass.STREAMS) == bool(streams), path
             if "202" in operation["responses"]:
                 assert class_ is RouteClass.BULK or path.startswith("/api/projections"), path
-    assert {"bulk", "handInImport", "previewImport", "startImport", "undo"} <= found[
+    assert {"changeInBulk", "uploadImport", "previewImport", "startImport", "undo"} <= found[
         RouteClass.BULK
     ]
     assert {"listAccounts", "getImport", "getJob"} <= found[RouteClass.READS]
