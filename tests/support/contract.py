@@ -140,7 +140,8 @@ class Contract:
         return None
 
     def _is_undescribed(self, response: httpx.Response) -> bool:
-        if not response.headers.get("Content-Type", "").startswith(PROBLEM):
+        is_problem = response.headers.get("Content-Type", "").startswith(PROBLEM)
+        if not is_problem or response.request.method in NO_BODY:
             return False
         return json.loads(response.read())["code"] in UNDESCRIBED_CODES
 
