@@ -10,13 +10,19 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 import psycopg
-from eventsourcing.persistence import IntegrityError, InterfaceError, OperationalError
+from eventsourcing.persistence import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PersistenceError,
+)
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from commands.entities import EntityCommands
@@ -30,7 +36,7 @@ from commands.jobs.job_store import (
 from commands.jobs.work import CannotContinue, ErrorSummary, JobContext, JobWork, WorkFactory
 from domain.job import Job, JobStep
 from domain.shared.refusals import Refusal
-from eventlog.connections import WRITES_REFUSED, Connection
+from eventlog.connections import WRITES_REFUSED, Connection, WritesRefused
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from eventlog.store.search import EventSearch, TracedEvent
@@ -114,6 +120,10 @@ class JobRun:
                     self._record_success()
         except JobRunAborted:
             return
+        except (*WRITES_REFUSED, WritesRefused):
+            with suppress(PersistenceError, psycopg.Error):  # there may be no room for this either
+                self._record_success()
+            raise
 
     def _run_steps(self, work: JobWork, until: float, stop: Callable[[], bool]) -> None:
         limit, version_before = work.LIMIT, self._job.version
@@ -246,7 +256,7 @@ class JobRun:
         self._job = job
 
     def _record_success(self) -> None:
-        """Record that the run was stopped before it could do something, not by a failure."""
+        """Record that the run could do nothing by no fault of the job."""
         with self._log.transaction(self._scope) as connection:
             record_success(connection, self._scope.workspace_id, self._job_id)
 

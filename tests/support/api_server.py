@@ -31,6 +31,8 @@ from tests.support.waiting import wait_until, wait_until_projected
 
 START_WAIT_S = 120.0
 REQUEST_TIMEOUT_S = 20.0
+ANSWER_WAIT_MAX_S = 10.0
+"""Seconds within which a server that is reached has to answer, also beside other tests."""
 BODY_MAX_BYTES = 4_096
 MIN_POSITION_WAIT_MS = 2_000
 CONTRACTS: dict[int, Contract] = {}
@@ -233,6 +235,6 @@ def is_live(url: str) -> bool:
 def _answers_ok(url: str) -> bool:
     try:
         # Without TLS there are no certificates to load.
-        return httpx.get(url, timeout=1, verify=False).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=ANSWER_WAIT_MAX_S, verify=False).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False

@@ -20,7 +20,7 @@ from commands.jobs.runs import (
 from commands.jobs.worker import ERRORS_KEPT_DAYS, PURGE_ERRORS, TRY_CLAIM
 from domain.job import Job, JobEnded, JobStatus, JobStep
 from domain.shared.refusals import NotFound
-from eventlog.connections import Connection, follow_connection, raw_json, write_pool
+from eventlog.connections import Connection, WritesRefused, follow_connection, raw_json, write_pool
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
@@ -198,6 +198,25 @@ def test_job_whose_runs_end_before_they_have_done_anything_is_given_up(
     ).fetchone()
     assert row == ("E5032",)
     assert job_harness.rows("open_jobs") == 0
+
+
+def test_job_waits_for_as_long_as_the_database_refuses_writes(job_harness: JobHarness) -> None:
+    """A full disk is no fault of the job, however many runs meet it."""
+    is_full = True
+
+    def refuse(_limit: int) -> None:
+        if is_full:
+            raise WritesRefused("No space left on device")
+
+    job_id = job_harness.ask(*notes(3))
+    worker = job_harness.worker({WRITING: hooked(refuse)})
+    for _ in range(FRUITLESS_RUNS_MAX + 3):
+        with pytest.raises(WritesRefused):
+            worker.run_once()
+        assert job_harness.job(job_id).is_open
+    is_full = False
+    worker.run_once()
+    assert job_harness.job(job_id).status is JobStatus.COMPLETED
 
 
 def test_runs_that_do_something_are_not_counted(job_harness: JobHarness) -> None:
