@@ -11,7 +11,7 @@ from tests.support.compose import ComposeStack, compose_stack
 GUIDE = "docs/how-to/run-with-compose.md"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compose() -> Iterator[ComposeStack]:
     """The running stack, after all commands of the guide."""
     with compose_stack() as stack:

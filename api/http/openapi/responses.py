@@ -132,7 +132,7 @@ def _headers_of(possible: list[ErrorCode]) -> Iterator[str]:
     status = possible[0].status
     if status == 401:
         yield "WWW-Authenticate"
-    if status in (429, 503) or not RETRYABLE.isdisjoint(possible):
+    if status in (429, 503, 507) or not RETRYABLE.isdisjoint(possible):
         yield "Retry-After"
     if status == 415:
         yield "Accept"
