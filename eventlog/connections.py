@@ -47,12 +47,19 @@ UNREACHABLE_OR_TIMED_OUT = (
     PoolTimeout,
     TooManyRequests,
 )
-WRITES_REFUSED = (psycopg.errors.DiskFull, psycopg.errors.ReadOnlySqlTransaction)
-"""The errors of a database that cannot or may not write, and still answers reads."""
 
 
 class WritesRefused(OperationalError):
     """The database accepts no writes at the moment. Nothing was recorded."""
+
+
+WRITES_REFUSED = (
+    psycopg.errors.DiskFull,
+    psycopg.errors.ReadOnlySqlTransaction,
+    WritesRefused,
+)
+"""The errors of a database that cannot or may not write, and still answers reads, by psycopg and as
+`translated_errors` raises them."""
 
 
 class RawJsonLoader(Loader):

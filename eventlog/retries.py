@@ -17,7 +17,7 @@ from tenacity import (
     wait_fixed,
 )
 
-from eventlog.connections import WRITES_REFUSED, WritesRefused
+from eventlog.connections import WRITES_REFUSED
 
 REPEATED_AFTER_S = 60.0
 LOCK_CONFLICTS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
@@ -42,9 +42,7 @@ def seldom(report: Callable[[BaseException], object]) -> Callable[[BaseException
 
     def report_unless_repeated(error: BaseException) -> None:
         nonlocal last, until_s
-        is_refused = isinstance(
-            error, (*WRITES_REFUSED, WritesRefused)
-        )  # whatever was to be written
+        is_refused = isinstance(error, WRITES_REFUSED)  # whatever was to be written
         described = type(error).__name__ if is_refused else repr(error)
         now_s = time.monotonic()
         if described != last or now_s >= until_s:

@@ -36,7 +36,7 @@ from domain.job import JobEnded
 from domain.shared import phone, refusals
 from domain.shared.refusals import FieldError, Refusal
 from domain.shared.text import shortened
-from eventlog.connections import WRITES_REFUSED, WritesRefused
+from eventlog.connections import WRITES_REFUSED
 from projections.engine.jobs.refusals import (
     NoPreviousTables,
     ProjectionJobEnded,
@@ -149,7 +149,7 @@ CODES_BY_EXCEPTION: Sequence[tuple[type[Exception], ErrorCode]] = (
     (psycopg.errors.LockNotAvailable, codes.DATABASE_BUSY),
     (psycopg.errors.DeadlockDetected, codes.DATABASE_BUSY),
     (psycopg.errors.SerializationFailure, codes.DATABASE_BUSY),
-    *((error, codes.WRITES_REFUSED) for error in (*WRITES_REFUSED, WritesRefused)),
+    *((error, codes.WRITES_REFUSED) for error in WRITES_REFUSED),
     (IntegrityError, codes.WRITE_CONTENTION),
     (psycopg.OperationalError, codes.DATABASE_UNREACHABLE),
     (psycopg.InterfaceError, codes.DATABASE_UNREACHABLE),

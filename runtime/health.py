@@ -69,7 +69,6 @@ class HealthMonitor:
     def __init__(self, app_url: str, settings: Settings) -> None:
         self._url = app_url
         self._settings = settings
-        self._stall_after_s = settings.stall_after_s
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
         self._last: HealthSnapshot | None = None
@@ -154,7 +153,7 @@ class HealthMonitor:
             checks=tuple(await health.load_coverage_checks(connection)),
             batches=tuple(await health.load_projector_batches(connection)),
             processes=tuple(processes),
-            process_alarms=tuple(_process_alarms(processes, self._stall_after_s)),
+            process_alarms=tuple(_process_alarms(processes, self._settings.stall_after_s)),
             breakers=tuple(await health.load_breakers(connection)),
             jobs=JobsState(*await health.load_open_jobs(connection)),
             storage=await self._query_storage(connection),
@@ -212,7 +211,7 @@ class HealthMonitor:
         for name, pid in await health.load_projection_locks(connection):
             if name in holders:
                 holders[name].append(pid)
-        stalled = {each["name"] for each in facts if is_stalled(each, self._stall_after_s)}
+        stalled = {each["name"] for each in facts if is_stalled(each, self._settings.stall_after_s)}
         stalled_pids = {pid for name in stalled for pid in holders[name]}
         blockers = await health.load_blockers(connection, stalled_pids)
         return [

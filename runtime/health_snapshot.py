@@ -110,7 +110,7 @@ class StorageState:
         """Why writes are not possible."""
         if not self.is_read_only:
             return []
-        free = "" if self.disk is None else f": {_mebibytes(self.disk.free_bytes)} of disk are free"
+        free = "" if self.disk is None else f": {mebibytes(self.disk.free_bytes)} of disk are free"
         return [f"the database refuses writes{free}"]
 
     @property
@@ -118,7 +118,7 @@ class StorageState:
         """What an operator has to do before writes are refused or a loss cannot be made good."""
         found = []
         if self.disk is not None and self.disk.free_bytes < self.free_warn_bytes:
-            found.append(f"only {_mebibytes(self.disk.free_bytes)} of disk are free")
+            found.append(f"only {mebibytes(self.disk.free_bytes)} of disk are free")
         if self.backup_age_warn_s and self.backup_age_s > self.backup_age_warn_s:
             days = f"{self.backup_age_s / DAY_S:.1f} days"
             found.append(
@@ -229,5 +229,6 @@ class HealthSnapshot:
         return [each.as_json() for each in self.projections]
 
 
-def _mebibytes(number: int) -> str:
+def mebibytes(number: int) -> str:
+    """Write a number of bytes for people."""
     return f"{number // MEBIBYTE:,} MiB"

@@ -105,19 +105,24 @@ class VerifyRequest(RequestModel):
     )
 
 
-class ProjectionState(ResponseModel):
-    """A projection, as operators see it."""
+class ProjectionProgress(ResponseModel):
+    """How far a projection is."""
 
     name: str
-    version: str
-    wanted_version: str | None
-    state: str
     position: int
     lag_events: int
     lag_seconds: float
     idle_seconds: float
     parked: int
     faults: int
+
+
+class ProjectionState(ProjectionProgress):
+    """A projection, as operators see it."""
+
+    version: str
+    wanted_version: str | None
+    state: str
     problem: str | None
     holder: str | None
     updated_at: datetime

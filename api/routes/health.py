@@ -17,6 +17,7 @@ from api.dependencies.services import Services
 from api.http.openapi.records import ResponseModel
 from api.http.openapi.responses import WITHOUT_KEY, problems, success, text
 from api.http.responses import json_response
+from api.jobs.projection_responses import ProjectionProgress
 from runtime import codes
 from runtime.errors import ApiError
 from runtime.health_snapshot import HealthSnapshot
@@ -54,18 +55,11 @@ class Liveness(BaseModel):
     status: Literal["live"]
 
 
-class ProjectionHealth(ResponseModel):
+class ProjectionHealth(ProjectionProgress):
     """Whether a projection makes progress."""
 
-    name: str
     status: str
     reasons: list[str]
-    position: int
-    lag_events: int
-    lag_seconds: float
-    idle_seconds: float
-    parked: int
-    faults: int
 
 
 class OpenJobs(ResponseModel):

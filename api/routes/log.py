@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, Field
 
 from api.dependencies.annotated import ServicesDep, Verifier
 from api.dependencies.request import require_write_capacity
@@ -21,6 +20,7 @@ from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.conditions import await_position
 from api.http.openapi.examples import EXAMPLE_TIME
+from api.http.openapi.records import ResponseModel
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.responses import json_response
 from projections.engine.jobs import requests
@@ -49,10 +49,8 @@ EXAMPLE = {
 }
 
 
-class LogVerification(BaseModel):
+class LogVerification(ResponseModel):
     """A check of the whole log."""
-
-    model_config = ConfigDict(alias_generator=to_camel)
 
     id: int
     state: str = Field(

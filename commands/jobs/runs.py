@@ -36,7 +36,7 @@ from commands.jobs.job_store import (
 from commands.jobs.work import CannotContinue, ErrorSummary, JobContext, JobWork, WorkFactory
 from domain.job import Job, JobStep
 from domain.shared.refusals import Refusal
-from eventlog.connections import WRITES_REFUSED, Connection, WritesRefused
+from eventlog.connections import WRITES_REFUSED, Connection
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from eventlog.store.search import EventSearch, TracedEvent
@@ -120,7 +120,7 @@ class JobRun:
                     self._record_success()
         except JobRunAborted:
             return
-        except (*WRITES_REFUSED, WritesRefused):
+        except WRITES_REFUSED:
             with suppress(PersistenceError, psycopg.Error):  # there may be no room for this either
                 self._record_success()
             raise

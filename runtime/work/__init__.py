@@ -11,7 +11,10 @@ import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from commands.jobs.runs import JobEnvironment
 from commands.jobs.work import WorkFactory
+from runtime.composition import Writing, new_id
+from runtime.errors import summarise_error
 
 
 def work_factories() -> Mapping[str, WorkFactory]:
@@ -21,3 +24,15 @@ def work_factories() -> Mapping[str, WorkFactory]:
         for info in pkgutil.iter_modules(__path__, f"{__name__}.")
     )
     return MappingProxyType({module.KIND: module.open_work for module in modules})
+
+
+def job_environment(writing: Writing) -> JobEnvironment:
+    """What runs of all kinds of jobs need."""
+    return JobEnvironment(
+        writing.log,
+        writing.commands,
+        work_factories(),
+        summarise_error,
+        clock=writing.now,
+        new_id=new_id,
+    )

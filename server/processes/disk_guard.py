@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import psycopg
 
+from runtime.health_snapshot import mebibytes
 from server.disk import (
     RESERVE_BYTES,
     DiskReserve,
@@ -27,7 +28,6 @@ CHECK_INTERVAL_S = 0.5
 RESUME_FACTOR = 1.25
 """Writes are accepted again with this multiple of the minimum, so that the state does not
 alternate."""
-MEBIBYTE = 1024**2
 
 
 class DiskGuard:
@@ -76,13 +76,13 @@ class DiskGuard:
         elif is_refusing:
             accept_writes(cluster.superuser_url)
             self._known = (cluster, False)
-            self._print_line(f"{_mebibytes(free)} of disk are free again: writes are accepted.")
+            self._print_line(f"{mebibytes(free)} of disk are free again: writes are accepted.")
         elif free < self._free_min_bytes:
             self._refuse(cluster, reserve)
             self._known = (cluster, True)
             self._print_line(
-                f"Only {_mebibytes(free)} of disk are free at {cluster.data.parent}: writes are"
-                f" refused until there are {_mebibytes(self._resume_bytes)}. Reads go on."
+                f"Only {mebibytes(free)} of disk are free at {cluster.data.parent}: writes are"
+                f" refused until there are {mebibytes(self._resume_bytes)}. Reads go on."
             )
         elif not reserve.exists() and free >= self._resume_bytes + RESERVE_BYTES:
             reserve.fill()
@@ -93,7 +93,3 @@ class DiskGuard:
         except psycopg.errors.DiskFull:  # the server writes the setting to a file
             reserve.release()
             refuse_writes(cluster.superuser_url)
-
-
-def _mebibytes(number: int) -> str:
-    return f"{number // MEBIBYTE:,} MiB"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from commands.jobs.runs import JobEnvironment
 from commands.jobs.worker import Worker
-from runtime.composition import Writing, app_url, new_id, open_writing
-from runtime.errors import summarise_error
+from runtime.composition import Writing, app_url, open_writing
 from runtime.logs import configure_logging
 from runtime.process import stopped_by_signals
 from runtime.settings import Settings
-from runtime.work import work_factories
+from runtime.work import job_environment, work_factories
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +29,5 @@ def run_worker(settings: Settings) -> None:
 
 def open_worker(settings: Settings, writing: Writing) -> Worker:
     """Open a worker for all kinds of jobs."""
-    environment = JobEnvironment(
-        writing.log,
-        writing.commands,
-        work_factories(),
-        summarise_error,
-        clock=writing.now,
-        new_id=new_id,
-    )
+    environment = job_environment(writing)
     return Worker(app_url(settings), environment)

@@ -94,8 +94,6 @@ class Follower:
         """
         try:
             follower = cls(connection, projection, schema)
-        except WRITES_REFUSED:
-            raise
         except (LookupError, *TABLE_ERRORS) as error:
             raise CannotApply(projection.name, describe_problem(error)) from error
         if version is not None and version != follower.version:

@@ -29,16 +29,15 @@ from commands.importing.mapping import ImportOptions, columns_of, detect_date_or
 from commands.importing.preview import preview
 from commands.importing.store import FIRST_ROUND, ISSUES_MAX, ImportStore
 from commands.jobs.requests import JobCommands
-from commands.jobs.runs import JobEnvironment, JobRun
+from commands.jobs.runs import JobRun
 from commands.jobs.worker import claim_job
 from domain.job import Job, JobStatus
 from domain.shared.text import neutralised
 from eventlog.connections import follow_connection
 from eventlog.scope import SYSTEM, Actor, Scope
 from runtime.composition import Writing, app_url, new_id, open_writing
-from runtime.errors import summarise_error
 from runtime.settings import Settings
-from runtime.work import work_factories
+from runtime.work import job_environment
 from runtime.work.imports import READ_TABLES
 from server.cli import CommandError
 from server.cli.local.database import catch_up
@@ -116,14 +115,7 @@ class LocalImport:
         self._scope = scope
         self._jobs = JobCommands(writing.log, clock=writing.now, new_id=new_id)
         self._imports = ImportCommands(writing.log, self._jobs, clock=writing.now, new_id=new_id)
-        self._environment = JobEnvironment(
-            writing.log,
-            writing.commands,
-            work_factories(),
-            summarise_error,
-            clock=writing.now,
-            new_id=new_id,
-        )
+        self._environment = job_environment(writing)
 
     def run(self, options: ImportOptions, table: SourceTable, progress: OnProgress) -> ImportResult:
         """Upload the file, start the job, and run it until it has ended."""
