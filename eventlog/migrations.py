@@ -24,6 +24,7 @@ from eventlog.retries import LOCK_CONFLICTS, retry_locks
 SQL_FOLDER = Path(__file__).parent / "sql"
 
 MIGRATION_LOCK_WAIT_S = 60
+LOCK_POLL_S = 0.1
 LOCK_WAIT_MS = 1_000
 """How long a migration waits for a table, while readers and writers queue behind it."""
 LOCK_ATTEMPTS_MAX = 60
@@ -110,15 +111,27 @@ def applied_migrations(owner_url: str) -> list[str]:
 def _migration_lock(owner_url: str) -> Iterator[None]:
     """Keep others from migrating the database. The server frees the lock if the process dies."""
     with psycopg.connect(owner_url, autocommit=True) as connection:
-        connection.execute(f"SET lock_timeout = '{MIGRATION_LOCK_WAIT_S}s'")
-        try:
-            connection.execute("SELECT pg_advisory_lock(%s, %s)", MIGRATION_LOCK)
-        except psycopg.errors.LockNotAvailable:
+        if not wait_for_lock(connection, "pg_try_advisory_lock", MIGRATION_LOCK_WAIT_S):
             raise MigrationBlocked(
                 "Another migration or a backup has been running on this database for"
                 f" {MIGRATION_LOCK_WAIT_S} s; try again later."
-            ) from None
+            )
         yield
+
+
+def wait_for_lock(connection: psycopg.Connection[Any], function: str, wait_s: float) -> bool:
+    """Take the lock of migrations with this function of PostgreSQL; False after `wait_s` seconds.
+
+    It asks again and again: a statement that waits would hold a snapshot, and the concurrent
+    creation of an index by the holder of the lock would wait for that. The connection must not be
+    in a transaction.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        taken = connection.execute(f"SELECT {function}(%s, %s)".encode(), MIGRATION_LOCK).fetchone()
+        if taken == (True,) or time.monotonic() > deadline:
+            return taken == (True,)
+        time.sleep(LOCK_POLL_S)
 
 
 def _apply_with_retries(backend: Any, migration: Any, lock_waits: LockWaits) -> None:

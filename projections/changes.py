@@ -71,8 +71,6 @@ class Table:
     counters: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
     counts: Counts | None = None
-    append_only: bool = False
-    """Rows are put once and never change, so that a build need not keep them in memory."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,21 @@ from typing import Any
 from uuid import UUID
 
 from eventlog.connections import Connection
-from eventlog.reading.audit import EVENT_OF_ENTRY, KEY_OF_ENTRY, entry_columns, json_object
+from eventlog.reading.actions import ACTIONS_JSON
+from eventlog.reading.audit import (
+    POSITIONS_OF_COMMAND,
+    SUMMARY_OF_COMMAND,
+    entry_columns,
+    json_object,
+    select_page,
+)
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
 AUDIT_PAGE_MAX = 500
 JOB = "job"
+POSITION_END = 2**62
+"""A position above all others."""
 
 ITEM: Mapping[str, str] = MappingProxyType(
     entry_columns(
@@ -24,61 +33,11 @@ ITEM: Mapping[str, str] = MappingProxyType(
             *("actor", "keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId"),
             *("command", "commandId", "undoes", "undoesPosition", "correlationId", "causationId"),
             *("changes", "details"),
-        ),
-        entityType="a.entity_type",
-        entityId="a.entity_id",
-        action="a.action",
+        )
     )
 )
-"""The columns of an entry by wire name: SQL over the rows `a` (read table) and `e` (log)."""
+"""The columns of an entry by wire name: SQL over a row `e` of the log."""
 ITEM_SQL = json_object(ITEM)
-
-FILTERED = f"""
-     WHERE a.workspace_id = %(workspace)s
-       AND (%(entity_type)s::text IS NULL OR a.entity_type = %(entity_type)s)
-       AND (%(entity_id)s::uuid IS NULL OR a.entity_id = %(entity_id)s)
-       AND (%(action)s::text IS NULL OR a.action = %(action)s)
-       AND (%(actor_id)s::text IS NULL OR a.actor_id = %(actor_id)s)
-       AND (%(key_id)s::text IS NULL OR %(key_id)s = {KEY_OF_ENTRY})
-       AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
-       AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
-       AND (%(cursor)s::bigint IS NULL OR a.position < %(cursor)s)"""
-
-PAGE = f"""
-WITH page AS MATERIALIZED (
-    SELECT a.* FROM read.audit AS a {FILTERED}
-     ORDER BY a.position DESC LIMIT %(limit)s + 1
-), numbered AS (
-    SELECT a.*, row_number() OVER () AS ordinal FROM page AS a
-)
-SELECT coalesce(json_agg({ITEM_SQL} ORDER BY a.ordinal)
-           FILTER (WHERE a.ordinal <= %(limit)s), '[]')::text,
-       CASE WHEN count(*) > %(limit)s THEN
-           min(a.position) FILTER (WHERE a.ordinal <= %(limit)s) END
-  FROM numbered AS a {EVENT_OF_ENTRY}
-"""
-
-POSITIONS_OF_COMMAND = """
-SELECT array(SELECT position FROM read.audit
-              WHERE workspace_id = %(workspace)s AND command_id = %(command)s
-                AND entity_type <> 'job'
-              ORDER BY position LIMIT %(limit)s),
-       EXISTS (SELECT FROM projection_parked
-                WHERE projection = 'audit' AND workspace_id = %(workspace)s)
-"""
-
-SUMMARY_OF_COMMAND = """
-SELECT entity_type, action, count(*), max(position),
-       (array_agg(entity_id) FILTER (WHERE entity_type = 'job'))[1] FROM read.audit
- WHERE workspace_id = %(workspace)s AND command_id = %(command)s
- GROUP BY entity_type, action ORDER BY entity_type, action
-"""
-LAST_POSITIONS_BELOW = """
-SELECT position FROM read.audit
- WHERE workspace_id = %(workspace)s AND command_id = %(command)s AND entity_type <> 'job'
-   AND position < %(below)s
- ORDER BY position DESC LIMIT %(limit)s
-"""
 
 
 @dataclass(frozen=True)
@@ -97,9 +56,8 @@ class AuditQuery:
     limit: int = AUDIT_PAGE_DEFAULT
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters of FILTERED and PAGE."""
-        return {
-            "workspace": self.workspace_id,
+        """The filters that are given, and the workspace, as parameters of statements."""
+        filters = {
             "entity_type": self.entity_type,
             "entity_id": self.entity_id,
             "action": self.action,
@@ -108,13 +66,20 @@ class AuditQuery:
             "since": self.since,
             "until": self.until,
             "cursor": self.cursor,
-            "limit": self.limit,
         }
+        given = {name: value for name, value in filters.items() if value is not None}
+        return {"workspace": self.workspace_id, "actions": ACTIONS_JSON, **given}
 
 
-async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
-    """`{items, nextCursor}` as JSON; the next page is below the position in the cursor."""
-    row = await (await connection.execute(PAGE, query.parameters())).fetchone()
+async def audit_page(connection: AsyncConnection, query: AuditQuery, upto: int) -> bytes:
+    """`{items, nextCursor}` as JSON; the next page is below the position in the cursor.
+
+    upto: a position that was readable before the statement; entries above it are left out, so that
+    none can still appear between those of a page.
+    """
+    parameters = {**query.parameters(), "upto": upto, "limit": query.limit}
+    statement = select_page(ITEM_SQL, parameters.keys())
+    row = await (await connection.execute(statement.encode(), parameters)).fetchone()
     assert row is not None
     cursor = "null" if row[1] is None else str(row[1])
     return f'{{"items":{row[0]},"nextCursor":{cursor}}}'.encode()
@@ -122,18 +87,19 @@ async def audit_page(connection: AsyncConnection, query: AuditQuery) -> bytes:
 
 async def positions_of_command(
     connection: AsyncConnection, workspace_id: UUID, command_id: str, limit: int
-) -> list[int] | None:
+) -> list[int]:
     """Positions of a command's first `limit` events of entities, in order.
 
     Events of the job that ran the command are left out, because its progress cannot be undone.
-    Returns None if entities of this workspace are parked, so that the trail may lack events. Wait
-    for the checkpoint of the trail first.
     """
-    parameters = {"workspace": workspace_id, "command": command_id, "limit": limit}
-    row = await (await connection.execute(POSITIONS_OF_COMMAND, parameters)).fetchone()
-    assert row is not None
-    positions, is_incomplete = row
-    return None if is_incomplete else list(positions)
+    parameters = {
+        "workspace": workspace_id,
+        "command": command_id,
+        "below": POSITION_END,
+        "limit": limit,
+    }
+    cursor = await connection.execute(POSITIONS_OF_COMMAND.format(order="ASC").encode(), parameters)
+    return [row[0] for row in await cursor.fetchall()]
 
 
 @dataclass(frozen=True)
@@ -156,8 +122,8 @@ async def operation_of(
     connection: AsyncConnection, workspace_id: UUID, command_id: str
 ) -> Operation:
     """Summarise a command by its events."""
-    parameters = {"workspace": workspace_id, "command": command_id}
-    rows = await (await connection.execute(SUMMARY_OF_COMMAND, parameters)).fetchall()
+    parameters = {"workspace": workspace_id, "command": command_id, "actions": ACTIONS_JSON}
+    rows = await (await connection.execute(SUMMARY_OF_COMMAND.encode(), parameters)).fetchall()
     did = [(kind, action, count) for kind, action, count, _, _ in rows if kind != JOB]
     last = max((position for kind, _, _, position, _ in rows if kind != JOB), default=0)
     job_id = next((entity_id for kind, _, _, _, entity_id in rows if kind == JOB), None)
@@ -174,4 +140,5 @@ def last_positions_below(
         "below": below,
         "limit": limit,
     }
-    return [row[0] for row in connection.execute(LAST_POSITIONS_BELOW, parameters)]
+    statement = POSITIONS_OF_COMMAND.format(order="DESC").encode()
+    return [row[0] for row in connection.execute(statement, parameters)]

@@ -21,9 +21,10 @@ from domain.shared.fields import CUSTOM
 from domain.shared.refusals import Refusal
 from domain.shared.text import neutralised
 from eventlog.locks import EXPORT_LOCK
-from eventlog.reading.audit import EVENT_OF_ENTRY
+from eventlog.reading.audit import select_entries
 from eventlog.reading.counts import has_events
-from readmodels.audit import FILTERED, ITEM, ITEM_SQL, AuditQuery
+from eventlog.reading.positions import readable_position_async
+from readmodels.audit import ITEM, ITEM_SQL, AuditQuery
 from readmodels.lists import ListQuery, item_sql, selection
 from readmodels.names import CUSTOM_PREFIX
 from readmodels.pool import AsyncConnection, ReadPool
@@ -78,9 +79,6 @@ SELECT DISTINCT k FROM ({rows}) AS t, jsonb_object_keys(t.custom_fields) AS k
 """
 CUSTOM_CELL = "CASE jsonb_typeof({cell}) WHEN 'string' THEN {text} ELSE {cell} #>> '{{}}' END"
 
-AUDIT = f"""
-read.audit AS a {EVENT_OF_ENTRY}
-{FILTERED}"""
 AUDIT_CELLS: Mapping[str, str] = {
     **{name: sql for name, sql in ITEM.items() if name not in ("actor", "changes", "details")},
     "actorType": "e.metadata->'actor'->>'type'",
@@ -149,9 +147,16 @@ async def consistent_snapshot(
     """Open a snapshot in which the tables of these projections show one position of the log.
 
     Usually they do, because projectors move them together. No swap exchanges the tables before
-    the transaction ends. Raises `NoConsistentSnapshot` after `SNAPSHOT_WAIT_S` seconds,
-    `EntitiesParked`, and what the pool raises.
+    the transaction ends. Without projections it is a snapshot of the log. Raises
+    `NoConsistentSnapshot` after `SNAPSHOT_WAIT_S` seconds, `EntitiesParked`, and what the pool
+    raises.
     """
+    if not projections:
+        async with pool.plain() as connection:
+            readable = await readable_position_async(connection)
+        async with pool.workspace(workspace_id) as connection:
+            yield Snapshot(connection, readable)
+        return
     deadline = time.monotonic() + SNAPSHOT_WAIT_S
     while True:
         async with pool.workspace(workspace_id) as connection:
@@ -201,11 +206,17 @@ async def list_export(
 
 
 async def audit_export(
-    connection: AsyncConnection, query: AuditQuery, form: Format, *, descending: bool = True
+    connection: AsyncConnection,
+    query: AuditQuery,
+    form: Format,
+    upto: int,
+    *,
+    descending: bool = True,
 ) -> Export:
-    """All entries of the audit trail that match the filters, in order of position."""
-    parameters = replace(query, cursor=None).parameters()
-    source = f"{AUDIT} ORDER BY a.position {'DESC' if descending else 'ASC'}"
+    """All entries of the audit trail up to a position that match the filters, in order."""
+    parameters = {**replace(query, cursor=None).parameters(), "upto": upto}
+    order = "DESC" if descending else "ASC"
+    source = f"{select_entries(parameters.keys())} ORDER BY e.position {order}"
     if form is Format.NDJSON:
         return _copy(form, b"", f"SELECT {ITEM_SQL} FROM {source}", parameters)
     return await _csv(connection, source, AUDIT_CELLS, parameters, {})

@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
+from eventlog.reading.positions import readable_position_async
 
 AsyncConnection = psycopg.AsyncConnection[TupleRow]
 
@@ -77,6 +78,16 @@ class ReadPool:
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             yield connection
+
+    @asynccontextmanager
+    async def log(self, workspace_id: UUID) -> AsyncIterator[tuple[AsyncConnection, int]]:
+        """Open a read-only transaction in this workspace; statements see the newest data.
+
+        Yields the connection, and the position up to which the log is final.
+        """
+        async with self.plain() as connection:
+            await connection.execute(SET_WORKSPACE, (str(workspace_id),))
+            yield connection, await readable_position_async(connection)
 
     def statistics(self) -> dict[str, int]:
         """Size, use and queue of the pool, under psycopg's names."""

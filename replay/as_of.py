@@ -23,8 +23,7 @@ from domain.shared.kinds import BY_PLURAL
 from domain.shared.text import folded
 from eventlog.connections import Connection, set_workspace
 from eventlog.reading import RecordedEvent, to_event
-from eventlog.reading.audit import EVENT_OF_ENTRY
-from eventlog.reading.recorded import COLUMNS_OF_E
+from eventlog.reading.history import OCCURRED
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog, evolve
 from projections.changes import column
@@ -36,14 +35,6 @@ AS_OF_EVENTS_MAX = 2_000_000
 """Maximum number of events folded for one request."""
 AS_OF_FETCH_EVENTS = 5_000
 """Number of rows that the cursor fetches at a time."""
-
-SELECT_OCCURRED = f"""
-SELECT {COLUMNS_OF_E}
-  FROM read.audit AS a {EVENT_OF_ENTRY}
- WHERE a.workspace_id = %(workspace)s AND a.entity_type = ANY(%(types)s)
-   AND (a.occurred_at <= %(at)s OR a.entity_type = ANY(%(names)s))
- ORDER BY a.position LIMIT %(limit)s
-"""
 
 CONTACTS_PER_ITEM_MAX = 100
 
@@ -156,7 +147,7 @@ def _read_occurred(
             "at": query.at,
             "limit": AS_OF_EVENTS_MAX + 1,
         }
-        cursor.execute(SELECT_OCCURRED, parameters)
+        cursor.execute(OCCURRED, parameters)
         for number, row in enumerate(cursor):
             if number == AS_OF_EVENTS_MAX:
                 raise TooMuchHistory

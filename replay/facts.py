@@ -12,9 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from eventlog.connections import AsyncConnection
+from eventlog.reading.actions import ACTIONS_JSON
 from eventlog.reading.audit import entry_columns, json_object
 from eventlog.reading.history import select_in_workspace, select_news
-from replay.history import ACTION_SQL, ACTIONS_JSON
 
 HISTORY_PAGE = 200
 """Maximum number of facts in a page."""
@@ -28,8 +28,7 @@ BODY = json_object(
             *("keyId", "occurredAt", "recordedAt", "ip", "userAgent", "requestId", "command"),
             *("commandId", "undoes", "undoesPosition", "correlationId", "causationId"),
             *("changes", "details"),
-        ),
-        action=ACTION_SQL,
+        )
     )
 )
 FACT = f"""

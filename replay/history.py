@@ -5,26 +5,14 @@ from __future__ import annotations
 from functools import cache
 from uuid import UUID
 
-import orjson
-
 from domain.member import Member
 from eventlog.connections import AsyncConnection
+from eventlog.reading.actions import ACTIONS_JSON
 from eventlog.reading.audit import entry_columns, json_object
 from eventlog.reading.history import ENTITY_PAGE, MEMBER_PAGE, MERGED_ENTITY_PAGE
-from projections.audit import ACTIONS, ACTIONS_BY_DATA, UNDO
 
 HISTORY_PAGE_DEFAULT = 100
 HISTORY_PAGE_MAX = 1_000
-ACTIONS_JSON = orjson.dumps(ACTIONS).decode()
-ACTION_BY_DATA_SQL = " ".join(
-    f"WHEN e.data->>'{name}' IS NOT NULL THEN '{action}'"
-    for name, action in ACTIONS_BY_DATA.items()
-)
-
-ACTION_SQL = f"""
-CASE WHEN e.metadata->>'undoesPosition' IS NOT NULL THEN '{UNDO}' {ACTION_BY_DATA_SQL}
-     ELSE %(actions)s::jsonb->>e.topic END"""
-"""SQL for the action of an event `e`; the parameter `actions` is ACTIONS_JSON."""
 COLUMNS = (
     *("position", "version", "topic", "action", "undoes", "undoesPosition", "actor", "keyId"),
     *("occurredAt", "recordedAt", "requestId", "command", "commandId", "causationId", "changes"),
@@ -91,5 +79,5 @@ def _statement(of_member: bool, with_merged: bool, with_addresses: bool) -> byte
     if of_member or with_merged:
         names.insert(0, "entityId")
         page, order = MEMBER_PAGE if of_member else MERGED_ENTITY_PAGE, "position"
-    entry = json_object(entry_columns(names, action=ACTION_SQL))
+    entry = json_object(entry_columns(names))
     return HISTORY.format(page=page, order=order, entry=entry).encode()

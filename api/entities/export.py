@@ -16,9 +16,8 @@ from api.http.openapi.headers import described_headers
 from api.http.openapi.responses import ON_READ, problems, text
 from api.http.parameters import Selection, parse_query, selection_model
 from domain.shared.entity import Entity
-from readmodels.exports import Export, Format, list_export
+from readmodels.exports import Export, Format, Snapshot, list_export
 from readmodels.lists import ListQuery
-from readmodels.pool import AsyncConnection
 from readmodels.spec import ListSpec
 from runtime import codes
 from runtime.codes.code import ErrorCode
@@ -43,15 +42,13 @@ def add_list_export(
 ) -> None:
     """Add GET (and HEAD) <prefix>/export; `reads` are the projections behind the list."""
     model = selection_model(ExportParameters, f"{kind.__name__}Export", kind, spec)
-    # An export shows neither the past nor the audit trail.
-    projections = tuple(sorted(set(reads) - {"audit"}))
 
     async def export(
         services: ServicesDep,
         caller: Reader,
         parameters: Annotated[ExportParameters, Depends(parse_query(model))],
         export_format: Annotated[Format, Depends(requested_format)],
-        _: Annotated[None, Depends(await_position(*projections))],
+        _: Annotated[None, Depends(await_position(*reads))],
     ) -> Response:
         query = ListQuery(
             caller.workspace_id,
@@ -62,12 +59,10 @@ def add_list_export(
             include_contacts=getattr(parameters, "include_contacts", False),
         )
 
-        async def prepare(connection: AsyncConnection) -> Export:
-            return await list_export(connection, spec, query, export_format)
+        async def prepare(snapshot: Snapshot) -> Export:
+            return await list_export(snapshot.connection, spec, query, export_format)
 
-        request = ExportRequest(
-            caller.workspace_id, spec.plural, export_format, projections, prepare
-        )
+        request = ExportRequest(caller.workspace_id, spec.plural, export_format, reads, prepare)
         return ExportResponse(services.exports, request)
 
     add_export_route(

@@ -24,8 +24,8 @@ def entity_routes(
     `reads` names the projections that lists of this kind join besides its own and `members`.
     """
     spec = LISTS[kind.PLURAL]
-    # Reads as of a time are found by the audit trail; names of people come from members.
-    projections = tuple(sorted({kind.PLURAL, "members", "audit", *reads}))
+    # Names of people come from members.
+    projections = tuple(sorted({kind.PLURAL, "members", *reads}))
     resource = EntityResource(kind, example, projections, spec)
     router = APIRouter(prefix=f"/api/{kind.PLURAL}", tags=[kind.PLURAL])
     add_create(router, resource)

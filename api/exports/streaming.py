@@ -19,14 +19,14 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api.exports.formats import MEDIA_TYPES
-from readmodels.exports import Export, Format, blocks, consistent_snapshot
-from readmodels.pool import AsyncConnection, ReadPool
+from readmodels.exports import Export, Format, Snapshot, blocks, consistent_snapshot
+from readmodels.pool import ReadPool
 from runtime import codes
 from runtime.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-Prepare = Callable[[AsyncConnection], Awaitable[Export]]
+Prepare = Callable[[Snapshot], Awaitable[Export]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ class ExportLimiter:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The workspace to export from, the file name, the projections read, and the query."""
+    """The workspace to export from, the file name, the projections read, and the query.
+
+    Without projections the log is read.
+    """
 
     workspace_id: UUID
     name: str
@@ -127,7 +130,7 @@ class ExportResponse(Response):
             async with consistent_snapshot(
                 limiter.pool, request.workspace_id, request.projections
             ) as snapshot:
-                export = await request.prepare(snapshot.connection)
+                export = await request.prepare(snapshot)
                 self._has_begun = True
                 await self._send(send, self._head(snapshot.position))
                 if method != "HEAD":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, TypeVar
 from uuid import UUID
@@ -12,7 +14,7 @@ from fastapi import Header, Request
 from api.http.openapi.headers import POSITION_PATTERN, TAGS_PATTERN
 from api.http.representation.tags import TAG_LIST, TAGS_MAX
 from domain.shared.refusals import StaleVersion
-from eventlog.reading.positions import taken_position
+from eventlog.reading.positions import readable_position_async, taken_position
 from projections.engine.registry import PROJECTIONS
 from runtime import codes
 from runtime.codes.code import ErrorCode
@@ -28,6 +30,17 @@ STRONG_VERSION = re.compile(r'(?<!W/)"([1-9][0-9]{0,8})(?:-[0-9a-z-]*)?"')
 """A tag of an entity: its version, which alone counts for a write, and the digest of its bytes."""
 NO_VERSION = 0
 """A version that no entity ever has; versions begin at 1."""
+
+
+MinPosition = Annotated[
+    str | None,
+    Header(
+        alias=MIN_POSITION,
+        description="Wait until the response includes all writes up to this position.",
+        json_schema_extra={"pattern": POSITION_PATTERN},
+    ),
+]
+READABLE_POLL_S = 0.02
 
 
 async def if_match(
@@ -88,21 +101,31 @@ def await_position(*projections: str) -> Callable[..., Awaitable[None]]:
     """
     assert set(projections) <= PROJECTIONS.keys(), projections
 
-    async def wait(
-        request: Request,
-        annals_min_position: Annotated[
-            str | None,
-            Header(
-                alias=MIN_POSITION,
-                description="Wait until the response includes all writes up to this position.",
-                json_schema_extra={"pattern": POSITION_PATTERN},
-            ),
-        ] = None,
-    ) -> None:
+    async def wait(request: Request, annals_min_position: MinPosition = None) -> None:
         if annals_min_position is not None:
             await wait_for_projections(request, projections, parse_position(annals_min_position))
 
     return wait
+
+
+async def await_readable(request: Request, annals_min_position: MinPosition = None) -> None:
+    """Dependency: wait until the log is final up to Annals-Min-Position.
+
+    A reader of the log sees a write when no other writer can still record an event below it. It
+    waits at most ANNALS_MIN_POSITION_WAIT_MS. Raises 400 (E2034) and 503 (E3003).
+    """
+    if annals_min_position is None:
+        return
+    position = parse_position(annals_min_position)
+    state = request.app.state
+    deadline = time.monotonic() + state.settings.min_position_wait_ms / 1000
+    while True:
+        async with state.services.reads.plain() as connection:
+            if await readable_position_async(connection) >= position:
+                return
+        if time.monotonic() > deadline:
+            raise ApiError(codes.NOT_YET_PROJECTED, minPosition=position)
+        await asyncio.sleep(READABLE_POLL_S)
 
 
 async def wait_for_projections(request: Request, projections: Iterable[str], position: int) -> None:

@@ -14,17 +14,16 @@ from api.dependencies.annotated import Auditor, ServicesDep
 from api.entities.export import ON_EXPORT, add_export_route
 from api.exports.formats import requested_format
 from api.exports.streaming import ExportRequest, ExportResponse
-from api.http.conditions import POSITION_MAX, await_position
+from api.http.conditions import POSITION_MAX, await_readable
 from api.http.openapi.examples import EXAMPLE_EVENT, EXAMPLE_ID, one_page
 from api.http.openapi.records import AUDIT_PAGE
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.parameters import OneOf, OneOfKinds, TimeText, parse_time, reject_control_characters
 from api.http.responses import json_response
 from domain.shared.kinds import AGGREGATES
-from projections.audit import ACTION_NAMES
+from eventlog.reading.actions import ACTION_NAMES
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
-from readmodels.exports import AUDIT_CELLS, Export, Format, audit_export
-from readmodels.pool import AsyncConnection
+from readmodels.exports import AUDIT_CELLS, Export, Format, Snapshot, audit_export
 
 ACTOR_MAX_CHARS = 100
 
@@ -111,12 +110,12 @@ async def list_(
     services: ServicesDep,
     caller: Auditor,
     parameters: Annotated[AuditParameters, Query()],
-    _: Annotated[None, Depends(await_position("audit"))],
+    _: Annotated[None, Depends(await_readable)],
 ) -> Response:
     """`{items, nextCursor}`."""
     query = parameters.query(caller.workspace_id)
-    async with services.reads.workspace(caller.workspace_id) as connection:
-        return json_response(await audit_page(connection, query))
+    async with services.reads.log(caller.workspace_id) as (connection, upto):
+        return json_response(await audit_page(connection, query, upto))
 
 
 async def export(
@@ -124,16 +123,18 @@ async def export(
     caller: Auditor,
     parameters: Annotated[AuditExportParameters, Query()],
     export_format: Annotated[Format, Depends(requested_format)],
-    _: Annotated[None, Depends(await_position("audit"))],
+    _: Annotated[None, Depends(await_readable)],
 ) -> Response:
     """All entries that match the filters, as of one log position."""
     query = parameters.query(caller.workspace_id)
     descending = parameters.sort_order == "desc"
 
-    async def prepare(connection: AsyncConnection) -> Export:
-        return await audit_export(connection, query, export_format, descending=descending)
+    async def prepare(snapshot: Snapshot) -> Export:
+        return await audit_export(
+            snapshot.connection, query, export_format, snapshot.position, descending=descending
+        )
 
-    request = ExportRequest(caller.workspace_id, "audit", export_format, ("audit",), prepare)
+    request = ExportRequest(caller.workspace_id, "audit", export_format, (), prepare)
     return ExportResponse(services.exports, request)
 
 

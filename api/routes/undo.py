@@ -16,7 +16,7 @@ from api.dependencies.request import command_scope, require_write_capacity
 from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.bodies import RequestModel, parse_body
-from api.http.conditions import POSITION_MAX, await_position, wait_until_acknowledged_is_projected
+from api.http.conditions import POSITION_MAX, await_readable
 from api.http.openapi.bodies import either, request_body
 from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.records import Actor, FieldChange, ResponseModel
@@ -38,9 +38,9 @@ from domain.shared.entity import (
 )
 from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, UndoConflict
+from eventlog.reading.actions import action_of
 from eventlog.reading.audit import whole_command
 from eventlog.scope import Scope
-from projections.audit import action_of
 from readmodels.audit import (
     Operation,
     last_positions_below,
@@ -48,11 +48,9 @@ from readmodels.audit import (
     positions_of_command,
 )
 from runtime import codes
-from runtime.errors import ApiError, as_api_error, facts_of
+from runtime.errors import as_api_error, facts_of
 from runtime.patches import JSON_TYPE
 
-PROJECTION = "audit"
-"""The projection that finds the events of a command."""
 COMMAND_ID_MAX_CHARS = 128
 FORCE_MAX = 500
 PREVIEW_EVENTS_MAX = 500
@@ -193,7 +191,7 @@ class UndoPreview(ResponseModel):
             *(codes.INVALID_FIELDS, codes.FIELD_REQUIRED, codes.UNKNOWN_FIELD, codes.TOO_LONG),
             *(codes.INVALID_NUMBER, codes.INVALID_VALUE, codes.NOT_A_MEMBER),
             *(codes.NOTHING_TO_UNDO, codes.TOO_MUCH_TO_UNDO, codes.NOT_UNDOABLE),
-            *(codes.UNDO_CONFLICT, codes.ALREADY_UNDONE, codes.NOT_YET_PROJECTED),
+            *(codes.UNDO_CONFLICT, codes.ALREADY_UNDONE),
             codes.TIME_TAKEN,
             codes.PART_OF_A_WHOLE,
             codes.OPERATION_IN_PROGRESS,
@@ -264,7 +262,7 @@ async def preview(
     request: Request,
     services: ServicesDep,
     caller: Writer,
-    _: Annotated[None, Depends(await_position(PROJECTION))],
+    _: Annotated[None, Depends(await_readable)],
     event_position: Annotated[
         int | None, Query(alias="eventPosition", ge=1, le=POSITION_MAX)
     ] = None,
@@ -304,8 +302,7 @@ async def _find_target(
 ) -> UndoTarget | LargeOperation:
     """Return the events to undo: for an event that is part of a merge, those of the whole merge.
 
-    Raises 503 (E3003) if the events of the command are not projected yet, and 409 (E5055) if its
-    job is still recording events. Raises `TooMuchToUndo`.
+    Raises 409 (E5055) if the job of the command is still recording events, and `TooMuchToUndo`.
     """
     services = request.app.state.services
     if event_position is not None:
@@ -314,15 +311,12 @@ async def _find_target(
         if command_id is None:
             return UndoTarget((event_position,))
     assert command_id is not None
-    await wait_until_acknowledged_is_projected(request, caller.workspace_id, (PROJECTION,))
     async with services.reads.workspace(caller.workspace_id) as connection:
         workspace_id = caller.workspace_id
         operation = await operation_of(connection, workspace_id, command_id)
         whole = await whole_command(connection, workspace_id, operation.last_position)
         limit = undo_events_max(is_atomic=whole is not None)
         found = await positions_of_command(connection, workspace_id, command_id, limit + 1)
-    if found is None:
-        raise ApiError(codes.NOT_YET_PROJECTED, "The audit trail has parked entities.")
     if operation.job_id is not None:
         scope = command_scope(request, caller)
         await run_in_threadpool(services.undo.require_ended, scope, operation.job_id)

@@ -7,6 +7,12 @@ from collections.abc import Collection
 from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
 
+# Columns that a trigger sets from the event, and by which readers find it.
+IS_DESCRIBED = """
+(action_topic, actor_id, api_key_id, command_id) IS NOT DISTINCT FROM
+(action_topic(topic, data, metadata), metadata #>> '{actor,id}', metadata ->> 'keyId',
+ metadata ->> 'commandId')"""
+
 SELECT_BETWEEN = f"""
 SELECT position, {DIGEST_SQL} FROM events
  WHERE position >= %s AND position <= %s ORDER BY position
@@ -18,13 +24,15 @@ def range_sums(range_positions: int, condition: str = "true") -> str:
     """SQL for sums over each range of positions: `number`, `n`, `digest`, `weighted`.
 
     A range is position / range_positions. `n` counts its events, `digest` sums their digests, and
-    `weighted` sums each digest times its place in the range, from 1. The condition, on columns of
-    `events`, selects the events.
+    `weighted` sums each digest times its place in the range, from 1. The digest of an event that
+    its other columns do not describe is too high. The condition, on columns of `events`, selects
+    the events.
     """
     return f"""
     SELECT position / {range_positions} AS number, count(*) AS n, sum(d) AS digest,
            sum(d * (mod(position, {range_positions}) + 1)::numeric) AS weighted
-      FROM (SELECT position, {DIGEST_SQL} AS d FROM events WHERE {condition}) AS e
+      FROM (SELECT position, {DIGEST_SQL} + CASE WHEN {IS_DESCRIBED} THEN 0 ELSE 1 END AS d
+              FROM events WHERE {condition}) AS e
      GROUP BY 1"""
 
 

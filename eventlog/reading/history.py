@@ -5,7 +5,9 @@ In each statement the reader's columns are SQL over a row `e` of the log.
 
 from __future__ import annotations
 
+from eventlog.reading.actions import KIND
 from eventlog.reading.merging import MERGED
+from eventlog.reading.recorded import COLUMNS_OF_E
 
 ENTITY_PAGE = """
 WITH page AS (
@@ -36,6 +38,14 @@ WITH page AS (
      ORDER BY e.position LIMIT %(limit)s + 1
 )"""
 """The events of a member and of the keys that were issued for that member, after a position."""
+
+OCCURRED = f"""
+SELECT {COLUMNS_OF_E} FROM events AS e
+ WHERE e.workspace_id = %(workspace)s AND {KIND} = ANY(%(types)s)
+   AND (e.occurred_at <= %(at)s OR {KIND} = ANY(%(names)s))
+ ORDER BY e.position LIMIT %(limit)s
+"""
+"""The events of some kinds of entity until a time, those of the kinds `names` of any time."""
 
 
 def select_news(columns: str) -> str:

@@ -37,6 +37,15 @@ SELECT proname::text, prosrc, prosecdef AND '{{"search_path={FUNCTION_PATH}"}}' 
 """Name and body of each function of the read tables, and whether it finds objects elsewhere."""
 FUNCTION = re.compile(r"FUNCTION (\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL)
 
+RETIRED: Mapping[str, tuple[str, ...]] = {"audit": ("audit",)}
+"""Projections that earlier versions had, with their tables."""
+STATE_TABLES = (
+    "projection_coverage",
+    "projection_faults",
+    "projection_offsets",
+    "projection_parked",
+)
+
 UNGUARDED = """
 SELECT tablename FROM pg_tables WHERE schemaname = %s AND NOT rowsecurity ORDER BY tablename
 """
@@ -67,6 +76,8 @@ def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", INSTALL_LOCK)
         known = {row[0] for row in connection.execute("SELECT name FROM projections")}
         new = [name for name in PROJECTIONS if name not in known]
+        for name in known & RETIRED.keys():
+            _retire(connection, name, RETIRED[name])
         # Functions may read tables of other projections, so they are created last.
         for name in new:
             definition = Definition.parse(definitions[name])
@@ -79,6 +90,18 @@ def install(projector_url: str, definitions: Mapping[str, str]) -> list[str]:
             )
         create_functions(connection, [Definition.parse(definitions[name]) for name in new])
         return new
+
+
+def _retire(connection: Connection, name: str, tables: Iterable[str]) -> None:
+    """Drop the tables and the state of a projection that this version no longer has."""
+    for table in tables:
+        connection.execute(
+            sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(READ_SCHEMA, table))
+        )
+    names = f"{name}(:.*)?"
+    for state in STATE_TABLES:
+        connection.execute(f"DELETE FROM {state} WHERE projection ~ ('^' || %s || '$')", (names,))
+    connection.execute("DELETE FROM projections WHERE name ~ ('^' || %s || '$')", (names,))
 
 
 def create_tables(connection: Connection, schema: str, definition: Definition) -> None:

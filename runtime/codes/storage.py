@@ -22,8 +22,9 @@ NOT_YET_PROJECTED = ErrorCode(
     "E3003",
     503,
     "The data is not available yet.",
-    "The read tables did not reach the requested position (Annals-Min-Position) within"
-    " ANNALS_MIN_POSITION_WAIT_MS. GET /api/projections shows which projection lags.",
+    "The read tables, or the log for its readers, did not reach the requested position"
+    " (Annals-Min-Position) within ANNALS_MIN_POSITION_WAIT_MS. GET /api/projections shows which"
+    " projection lags.",
 )
 WRITE_CONTENTION = ErrorCode(
     "E3004",

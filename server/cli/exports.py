@@ -21,8 +21,7 @@ from server.cli import CommandError, print_warning
 from server.cli.options import WorkspaceOption
 
 if TYPE_CHECKING:  # an export imports the rest when it runs, so that other commands start fast
-    from readmodels.exports import Export
-    from readmodels.pool import AsyncConnection
+    from readmodels.exports import Export, Snapshot
 
 AUDIT = "audit"
 FORMATS = ("csv", "ndjson")
@@ -81,14 +80,14 @@ async def _export(
     from projections.engine.registry import PROJECTIONS
     from readmodels.exports import blocks, consistent_snapshot
 
-    # A list does not read the audit table, and the audit trail reads nothing else.
-    projections = {AUDIT} if plural == AUDIT else PROJECTIONS.keys() - {AUDIT}
+    # The audit trail is a reading of the log.
+    projections = () if plural == AUDIT else tuple(PROJECTIONS)
     pool = export_limiter(settings).pool
     await pool.open()
     try:
         with _open_target(to) as target:
             async with consistent_snapshot(pool, workspace, projections) as snapshot:
-                export = await _prepare(snapshot.connection, plural, form, workspace)
+                export = await _prepare(snapshot, plural, form, workspace)
                 async with aclosing(blocks(snapshot.connection, export)) as stream:
                     async for block in stream:
                         target.write(block)
@@ -109,11 +108,12 @@ def _open_target(to: Path | None) -> Iterator[BinaryIO]:
     part.replace(to)
 
 
-async def _prepare(connection: AsyncConnection, plural: str, form: str, workspace: UUID) -> Export:
+async def _prepare(snapshot: Snapshot, plural: str, form: str, workspace: UUID) -> Export:
     from readmodels.audit import AuditQuery
     from readmodels.exports import Format, audit_export, list_export
     from readmodels.lists import LISTS, ListQuery
 
     if plural == AUDIT:
-        return await audit_export(connection, AuditQuery(workspace), Format(form))
-    return await list_export(connection, LISTS[plural], ListQuery(workspace), Format(form))
+        query, position = AuditQuery(workspace), snapshot.position
+        return await audit_export(snapshot.connection, query, Format(form), position)
+    return await list_export(snapshot.connection, LISTS[plural], ListQuery(workspace), Format(form))

@@ -24,8 +24,7 @@ from eventlog.connections import (
     follow_connection,
     server_settings,
 )
-from eventlog.locks import MIGRATION_LOCK
-from eventlog.migrations import SELECT_APPLIED
+from eventlog.migrations import SELECT_APPLIED, wait_for_lock
 from eventlog.reading.counts import log_size
 from eventlog.reading.digests import range_sums
 from eventlog.reading.positions import readable_position
@@ -288,11 +287,8 @@ def _snapshot(superuser_url: str) -> Iterator[tuple[Connection, str, int]]:
     No migration runs meanwhile.
     """
     with follow_connection(superuser_url, application_name="annals-backup") as lock:
-        lock.execute(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
-        try:
-            lock.execute("SELECT pg_advisory_lock_shared(%s, %s)", MIGRATION_LOCK)
-        except psycopg.errors.LockNotAvailable:
-            raise BackupError("A migration is running: back up when it is done.") from None
+        if not wait_for_lock(lock, "pg_try_advisory_lock_shared", LOCK_WAIT_S):
+            raise BackupError("A migration is running: back up when it is done.")
         final_position = readable_position(lock)
         with one_snapshot(superuser_url) as connection:
             (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")

@@ -12,12 +12,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster, prepare_database
+from tests.support.explained import explain_all
 from tests.support.kinds import DESCRIBED_KINDS
 from tests.support.list_pages import Pages
 from tests.support.oracle import SEARCHED
@@ -112,17 +111,7 @@ def app_url(cluster: Cluster, template: str) -> Iterator[str]:
             )
             connection.execute(statement.encode())
         connection.execute("VACUUM ANALYZE")
-        for name, value in (
-            ("session_preload_libraries", "auto_explain"),
-            ("auto_explain.log_min_duration", "0"),
-            ("auto_explain.log_nested_statements", "on"),
-            ("client_min_messages", "log"),
-        ):
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                    sql.Identifier(DATABASE), sql.SQL(name), sql.Literal(value)
-                )
-            )
+    explain_all(cluster, DATABASE)
     yield urls.app
     with psycopg.connect(cluster.superuser_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
@@ -148,19 +137,6 @@ class Plans:
                 lambda notice: notices.append(notice.message_primary or "")
             )
             await self._pages.page(connection, request, page_size=50, cursor=start)
-            return "\n".join(notices)
-
-        return self._pages.reading(ask)
-
-    def of_audit(self, query: AuditQuery) -> str:
-        """Return the plan of a page of the audit trail."""
-
-        async def ask(connection: AsyncConnection) -> str:
-            notices: list[str] = []
-            connection.add_notice_handler(
-                lambda notice: notices.append(notice.message_primary or "")
-            )
-            await audit_page(connection, query)
             return "\n".join(notices)
 
         return self._pages.reading(ask)
@@ -214,14 +190,3 @@ def test_list_without_search_does_not_count_rows(plural: str, plans: Plans) -> N
     plan = plans.of(ListRequest(plural))
     assert "Aggregate" in plan
     assert plan.count(f"on {plural} t") == 1, plan
-
-
-def test_audit_trail_uses_indexes(plans: Plans) -> None:
-    for query in (
-        AuditQuery(WORKSPACES[0]),
-        AuditQuery(WORKSPACES[0], cursor=100),
-        AuditQuery(WORKSPACES[0], entity_id=UUID(int=1)),
-    ):
-        plan = plans.of_audit(query)
-        assert "Seq Scan on audit" not in plan, plan
-        assert "Seq Scan on events" not in plan, plan

@@ -28,7 +28,7 @@ from eventlog.connections import raw_json, write_pool
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from readmodels.audit import AuditQuery, audit_page
+from readmodels.audit import POSITION_END, AuditQuery, audit_page
 from readmodels.lists import LISTS
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
@@ -400,7 +400,8 @@ def test_history_omits_secret_of_api_key(
     items = history_of(urls, scope.workspace_id, key, "api_key")["items"]
 
     async def audit(connection: Any) -> Any:
-        return orjson.loads(await audit_page(connection, AuditQuery(scope.workspace_id)))["items"]
+        query = AuditQuery(scope.workspace_id)
+        return orjson.loads(await audit_page(connection, query, POSITION_END))["items"]
 
     trail = Pages(urls.app, scope.workspace_id).reading(audit)
     trail = [item for item in trail if item["entityId"] == str(key)]

@@ -322,15 +322,17 @@ def expected_tables(events: list[Row]) -> Tables:
     for table, (counts, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
     tables["jobs"] = job_rows(events)
-    tables["audit"] = {
-        (event["workspace_id"], event["position"]): _audit_row(event) for event in events
-    }
     return tables
+
+
+def audit_entries(events: list[Row]) -> list[Row]:
+    """Return the columns by which the audit trail finds these events, in order of position."""
+    return [_audit_entry(event) for event in events]
 
 
 def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
     """Return the actual read tables in the form of `expected_tables`. Needs a superuser."""
-    names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "audit", "jobs")
+    names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "jobs")
     return {name: _read(connection, name, list(workspaces)) for name in names}
 
 
@@ -428,7 +430,7 @@ def _counted(rows: Iterable[Row], by: tuple[str, ...], *, summed: bool) -> dict[
     return counts
 
 
-def _audit_row(event: Row) -> Row:
+def _audit_entry(event: Row) -> Row:
     kind, what = event["topic"].split(".")
     actor = event["metadata"].get("actor", {})
     return {
@@ -437,10 +439,9 @@ def _audit_row(event: Row) -> Row:
         "entity_type": kind,
         "entity_id": event["stream_id"],
         "action": _action(what, event),
-        "actor_type": actor.get("type"),
         "actor_id": actor.get("id"),
+        "key_id": event["metadata"].get("keyId"),
         "command_id": event["metadata"].get("commandId"),
-        "occurred_at": event["occurred_at"],
         "recorded_at": event["recorded_at"],
     }
 
@@ -452,7 +453,7 @@ def _action(what: str, event: Row) -> str:
         return "move"
     if event["topic"].startswith("job."):
         return what
-    return "merge" if what == "merged" or "mergedInto" in event["data"] else ACTIONS[what]
+    return "merge" if what == "merged" or "mergedInto" in event["data"] else ACTIONS.get(what, what)
 
 
 def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any, Row]:
@@ -468,8 +469,7 @@ def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any
     rows = [_readable(row) for row in rows]
     by = dict(COUNTS.values()).get(name)
     if by is None:
-        key = "position" if name == "audit" else "id"
-        return {(row["workspace_id"], row[key]): row for row in rows}
+        return {(row["workspace_id"], row["id"]): row for row in rows}
     return {
         (row["workspace_id"], *(row[column] for column in by)): {
             column: row[column] for column in ("n", "value") if column in row

@@ -15,7 +15,7 @@ from itertools import islice
 from eventlog.connections import Connection, follow_connection
 from eventlog.reading import RecordedEvent
 from eventlog.reading.part import Part, read_part
-from projections.changes import Handler, Projection, Table
+from projections.changes import Handler, Projection
 from projections.engine.ledger.coverage import CoverageTally, record, tally
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, park
 from projections.engine.rebuild.sessions import hold_shadow
@@ -53,8 +53,6 @@ def build_part(
         buckets: dict[int, CoverageTally] = {}
         for events in _blocks(read_part(source, part)):
             folder.fold(events)
-            for builder in builders:
-                builder.store_append_only(connection)
             _merge(buckets, tally(events))
             on_progress(len(events))
         for builder in builders:
@@ -102,22 +100,12 @@ class _Builder:
         message = f"{type(error).__name__}: {error}"
         self.parked[entity] = ParkedEntity(*entity, event.position, 1, message)
 
-    def store_append_only(self, connection: Connection) -> None:
-        """Copy in the rows that no later event changes."""
-        for table in self.projection.tables:
-            if table.append_only:
-                self._copy(connection, table)
-
     def store(self, connection: Connection) -> None:
-        """Copy in the remaining rows, and record the parked entities."""
+        """Copy in the rows, and record the parked entities."""
         for table in self.projection.tables:
-            self._copy(connection, table)
+            copy_rows(connection, self._schema, table, self.memory.tables[table.name])
         for entry in self.parked.values():
             park(connection, shadow_name(self.projection.name), entry)
-
-    def _copy(self, connection: Connection, table: Table) -> None:
-        copy_rows(connection, self._schema, table, self.memory.tables[table.name])
-        self.memory.tables[table.name].clear()
 
 
 class _Folder:

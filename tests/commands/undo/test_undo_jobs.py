@@ -89,8 +89,8 @@ class UndoJobs:
         """Request a job that undoes the command; return the ids of the job and of its command."""
         self._engine.catch_up()
         row = self.job_harness.database.execute(
-            "SELECT max(position), count(*) FROM read.audit"
-            " WHERE command_id = %s AND entity_type <> 'job'",
+            "SELECT max(position), count(*) FROM events"
+            " WHERE command_id = %s AND topic NOT LIKE 'job.%%'",
             (command_id,),
         ).fetchone()
         assert row is not None

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long(seconds=40)
 SWAPS = 20
 CLIENTS = 2
 PAUSE_S = 0.02
-PROJECTIONS = ("accounts", "contacts", "audit", "members")
+PROJECTIONS = ("accounts", "contacts", "members")
 
 
 @pytest.fixture

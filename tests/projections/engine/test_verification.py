@@ -71,6 +71,29 @@ def test_changed_function_of_the_read_tables_is_named(
     assert found_by_verify(urls) == [f"the database {named}"]
 
 
+@pytest.mark.parametrize("column", ["action_topic", "actor_id", "api_key_id", "command_id"])
+def test_column_that_hides_an_event_from_the_audit_trail_is_an_altered_event(
+    column: str,
+    commands: EntityCommands,
+    scope: Scope,
+    engine: ProjectionEngine,
+    database: Connection,
+    urls: Urls,
+) -> None:
+    fields = {"company": "Acme", "type": "customer"}
+    positions = [commands.create(scope, Account, fields).position for _ in range(3)]
+    engine.catch_up()
+    assert found_by_verify(urls) == []
+    with database.transaction():
+        database.execute("ALTER TABLE events DISABLE TRIGGER events_are_never_changed")
+        database.execute(
+            f"UPDATE events SET {column} = 'x' WHERE position = %s".encode(), positions[1:2]
+        )
+        database.execute("ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_changed")
+    altered = [f"{name}: altered at position {positions[1]}" for name in PROJECTIONS]
+    assert found_by_verify(urls) == altered
+
+
 @pytest.fixture
 def far_apart(
     commands: EntityCommands, scope: Scope, engine: ProjectionEngine, database: Connection
