@@ -29,6 +29,7 @@ from benchmarks.generated import WORKSPACE, as_batch, database, generate
 from eventlog.reading.actions import ACTIONS_JSON
 from readmodels.audit import ITEM_SQL, POSITION_END, AuditQuery, audit_page
 from readmodels.pool import ReadPool
+from runtime.composition import new_id
 
 BLOCK_EVENTS = 5_000
 APPENDED = 5_000
@@ -73,7 +74,7 @@ SELECT json_agg({ITEM_SQL} ORDER BY a.position)::text
 
 def metadata(rng: random.Random, actor: str) -> str:
     """Metadata as the API records it, of a command of its own."""
-    command = str(UUID(int=rng.getrandbits(128)))
+    command = str(new_id())
     return orjson.dumps(
         {
             "actor": {"type": "member", "id": actor, "name": "Ada Lovelace"},
@@ -81,7 +82,7 @@ def metadata(rng: random.Random, actor: str) -> str:
             "command": "changeAccount",
             "commandId": command,
             "correlationId": command,
-            "requestId": str(UUID(int=rng.getrandbits(128))),
+            "requestId": str(new_id()),
             "ip": "192.0.2.1",
             "userAgent": "Mozilla/5.0 (X11; Linux x86_64)",
         }
