@@ -1,0 +1,418 @@
+"""Lists, searches, details and the audit trail at scale, beside ideal SQL and a bare pass-through.
+
+    python -m benchmarks.lists [--accounts 1000000] [--rounds 40] [--seconds 4]
+
+fills the log by COPY in its own format, rebuilds all read tables, and asks in turn:
+
+ours   the API's own statements, through its role, its pool and row-level security
+ideal  SQL written by hand over one plain table that has all that the list shows, without other
+       workspaces, row-level security or transactions
+
+It prints the median and the highest time in milliseconds, the ratio of the medians, and the ratio
+of the CPU of the two PostgreSQL processes. Then it asks the API over HTTP, one worker and 16
+connections, beside a server that passes ready JSON through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import psycopg
+
+from benchmarks.export import serving
+from benchmarks.generated import METADATA, WORKSPACE, database
+from benchmarks.passthrough import load, passing_through
+from commands.entities import EntityCommands
+from commands.keys import issue_key
+from domain.shared.text import folded
+from eventlog.connections import write_pool
+from eventlog.scope import Scope
+from eventlog.store.log import EventLog
+from projections.engine.rebuild.runner import Rebuild
+from readmodels import table_definitions
+from readmodels.audit import AuditQuery, audit_page
+from readmodels.details import detail
+from readmodels.lists import LISTS, ListQuery, list_page
+from readmodels.pool import AsyncConnection, ReadPool
+from server.postgres.embedded import DatabaseUrls
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+MEMBERS = 20
+SYLLABLES = [
+    "ba",
+    "den",
+    "ver",
+    "mol",
+    "ti",
+    "ran",
+    "so",
+    "lu",
+    "ker",
+    "po",
+    "ni",
+    "sta",
+    "mar",
+    "chi",
+    "gro",
+    "fen",
+    "dal",
+    "qui",
+    "mex",
+    "ul",
+]
+KNOWN = ("Acme", "Anderson", "Johnson", "Müller", "Globex", "Initech", "Soylent", "Hooli")
+SUFFIXES = ("Inc", "Ltd", "GmbH", "AG", "Systems", "Partners", "Holdings", "Group")
+FIRST_NAMES = (
+    "Ada",
+    "Grace",
+    "Alan",
+    "Edsger",
+    "Barbara",
+    "José",
+    "Zoë",
+    "Ken",
+    "Frances",
+    "Linus",
+)
+TYPES = ("investor", "customer", "partner")
+STATUSES = ("Lead", "Qualified", "Won", "Active", "Closed")
+PRIORITIES = ("low", "medium", "high", "urgent")
+TERMS = (
+    *("acme", "son", "Inc", "systems", "müller", "muller", "grace", "anderson gr", "ver", "xylo"),
+    *("an", "er", "zq", "qu", "ss", "12", "a", "x", "e", "é", "z", "7", "n s", "ß"),
+)
+"""Frequent, rare and absent; of one, two, and more letters."""
+QUERY_MAX_S = 6.0
+"""A query is repeated no longer than this."""
+PASSTHROUGH_PORT = 8398
+CONNECTIONS = 16
+
+COPY_EVENTS = """
+COPY events (workspace_id, stream_id, stream_version, topic, account_id, data, metadata,
+             occurred_at) FROM STDIN
+"""
+PLAIN = (
+    """CREATE TABLE plain AS
+    SELECT a.*, m.name AS assigned_to_name,
+           a.company_folded || E'\\n' || coalesce(string_agg(c.name_folded, E'\\n'), '') AS texts
+      FROM read.accounts AS a
+      LEFT JOIN read.members AS m ON m.id = a.assigned_to
+      LEFT JOIN read.contacts AS c ON c.account_id = a.id
+     GROUP BY a.workspace_id, a.id, m.name""",
+    "CREATE TABLE plain_contacts AS SELECT * FROM read.contacts",
+    "ALTER TABLE plain ADD PRIMARY KEY (id)",
+    "CREATE INDEX ON plain (created_at, id)",
+    "CREATE INDEX ON plain (updated_at, id)",
+    "CREATE INDEX ON plain (company_key, id)",
+    "CREATE INDEX ON plain (status, created_at, id)",
+    "CREATE INDEX ON plain (type, created_at, id)",
+    "CREATE INDEX ON plain (priority, status, created_at, id)",
+    "CREATE INDEX ON plain (assigned_to, created_at, id)",
+    "CREATE INDEX ON plain USING gin (texts public.gin_trgm_ops)",
+    "CREATE INDEX ON plain_contacts (account_id, created_at, id)",
+    """CREATE TABLE plain_counts AS
+    SELECT type, status, priority, assigned_to, count(*) AS n FROM plain GROUP BY 1, 2, 3, 4""",
+    "VACUUM ANALYZE plain",
+    "VACUUM ANALYZE plain_contacts",
+    "ANALYZE plain_counts",
+    "GRANT SELECT ON plain, plain_contacts, plain_counts TO annals_app",
+)
+CONTACTS = """, (SELECT coalesce(json_agg(c), '[]') FROM (
+    SELECT id, name, email, phone, title, version FROM plain_contacts
+     WHERE account_id = p.id ORDER BY created_at, id LIMIT 100) AS c) AS contacts"""
+PAGE = """
+SELECT json_agg(row_to_json(i))::text FROM (
+    SELECT id, company, type, status, priority, next_action AS "nextAction",
+           next_action_date AS "nextActionDate", check_size::text AS "checkSize",
+           deal_value::text AS "dealValue", opportunity, contact_count AS "contactCount",
+           task_count AS "taskCount", meeting_count AS "meetingCount", note_count AS "noteCount",
+           open_opportunity_count AS "openOpportunityCount", assigned_to AS "assignedTo",
+           assigned_to_name AS "assignedToName", custom_fields AS "customFields",
+           created_at AS "createdAt", updated_at AS "updatedAt", version{contacts}
+      FROM (SELECT * FROM plain WHERE {where} ORDER BY {order} LIMIT 50 OFFSET {offset}) AS p
+     ORDER BY {order}) AS i
+"""
+COUNTED = "SELECT coalesce(sum(n), 0) FROM plain_counts AS p WHERE {where}"
+COUNT = "SELECT count(*) FROM plain AS p WHERE {where}"
+STATS = """
+SELECT json_build_object(
+    'byStatus', (SELECT json_object_agg(k, n) FROM (
+        SELECT status AS k, sum(n) AS n FROM plain_counts GROUP BY 1) AS s),
+    'byPriority', (SELECT json_object_agg(k, n) FROM (
+        SELECT priority AS k, sum(n) AS n FROM plain_counts GROUP BY 1) AS s),
+    'byType', (SELECT json_object_agg(k, n) FROM (
+        SELECT type AS k, sum(n) AS n FROM plain_counts GROUP BY 1) AS s))::text
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A query: how the API asks it, and the ideal statements."""
+
+    name: str
+    ours: Callable[[ReadPool], Awaitable[object]]
+    ideal: list[str]
+
+
+@dataclass
+class Taken:
+    """Times in seconds, and CPU of the PostgreSQL process for one call, in seconds."""
+
+    times: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+
+def events(accounts: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of the log: members, accounts, their contacts, and a task of every fifth."""
+    rng = random.Random(1)
+    words = [f"{a}{b}".capitalize() for a in SYLLABLES for b in SYLLABLES]
+    for number in range(1, MEMBERS + 1):
+        yield event(number, UUID(int=number), "member.created", None, {"name": f"Member {number}"})
+    for number in range(accounts):
+        account = UUID(int=rng.getrandbits(128), version=4)
+        word = rng.choice(KNOWN) if rng.random() < 0.01 else rng.choice(words)
+        fields = {
+            "company": f"{word} {rng.choice(words)} {rng.choice(SUFFIXES)}",
+            "type": rng.choice(TYPES),
+            "status": rng.choices(STATUSES, weights=(50, 20, 15, 14, 1))[0],
+            "priority": rng.choices(PRIORITIES[:3], weights=(60, 30, 10))[0],
+            "nextAction": "Call them back",
+            "assignedTo": str(UUID(int=1 + min(rng.randrange(MEMBERS), rng.randrange(MEMBERS)))),
+            "customFields": {"sector": rng.choice(words), "employees": rng.randrange(10_000)},
+        }
+        yield event(number, account, "account.created", None, fields)
+        contact = {
+            "name": f"{rng.choice(FIRST_NAMES)} {rng.choice(words)}",
+            "email": "a@example.com",
+        }
+        yield event(number, _id(rng), "contact.created", account, contact)
+        if number % 5 == 0:
+            yield event(
+                number, _id(rng), "task.created", account, {"title": "Call", "status": "todo"}
+            )
+
+
+def event(
+    number: int, stream: UUID, topic: str, account: UUID | None, fields: dict[str, Any]
+) -> tuple[Any, ...]:
+    """A first event of a stream, as a row of the log."""
+    data = orjson.dumps({"fields": fields}).decode()
+    at = START + timedelta(seconds=number)
+    return WORKSPACE, stream, 1, topic, account, data, METADATA, at
+
+
+def _id(rng: random.Random) -> UUID:
+    return UUID(int=rng.getrandbits(128), version=4)
+
+
+def fill(urls: DatabaseUrls, accounts: int) -> str:
+    """Fill the log and the read tables, and the plain ones; return a token."""
+    started = time.monotonic()
+    with write_pool(urls.owner) as pool:
+        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+        scope = Scope(UUID(WORKSPACE))
+        token = issue_key(commands, scope, {"name": "benchmark", "role": "admin"}).token
+    with psycopg.connect(urls.owner, autocommit=True) as owner:
+        # COPY does not write to a table with row-level security.
+        owner.execute("ALTER TABLE events NO FORCE ROW LEVEL SECURITY")
+        with owner.cursor() as cursor, cursor.copy(COPY_EVENTS.encode()) as copy:
+            for row in events(accounts):
+                copy.write_row(row)
+        owner.execute("ALTER TABLE events FORCE ROW LEVEL SECURITY")
+        owner.execute("VACUUM ANALYZE events")
+    print(f"{accounts:,} accounts, log filled in {time.monotonic() - started:.0f} s", flush=True)
+    started = time.monotonic()
+    Rebuild(urls.projector, table_definitions(), replace_because="it is empty").run()
+    print(f"read tables rebuilt in {time.monotonic() - started:.0f} s", flush=True)
+    with psycopg.connect(urls.projector, autocommit=True) as projector:
+        projector.execute("SET maintenance_work_mem = '256MB'")
+        projector.execute("SET search_path = read, public")
+        for statement in PLAIN:
+            projector.execute(statement.encode())
+        projector.execute("VACUUM ANALYZE")
+    return token
+
+
+def list_case(
+    name: str, where: str = "true", order: str = "created_at DESC, id DESC", **options: Any
+) -> Case:
+    """A page of accounts. `where` and `order` are those of the ideal statement."""
+    query = ListQuery(UUID(WORKSPACE), **options)
+
+    async def ours(pool: ReadPool) -> object:
+        async with pool.workspace(query.workspace_id) as connection:
+            return await list_page(connection, LISTS["accounts"], query)
+
+    contacts = CONTACTS if query.include_contacts else ""
+    offset = (query.page - 1) * query.page_size
+    count = COUNT if query.search else COUNTED
+    counted = "true" if query.cursor else where
+    ideal = [
+        PAGE.format(contacts=contacts, where=where, order=order, offset=offset),
+        count.format(where=counted),
+    ]
+    return Case(name, ours, [*ideal, STATS] if query.include_stats else ideal)
+
+
+async def cases(pool: ReadPool, busiest: str) -> list[Case]:
+    """All queries that are measured."""
+    workspace = UUID(WORKSPACE)
+    query = ListQuery(workspace)
+    async with pool.workspace(workspace) as connection:
+        first = await list_page(connection, LISTS["accounts"], query)
+        last = orjson.loads(first.content)["items"][-1]
+    after = f"(created_at, id) < ('{last['createdAt']}', '{last['id']}')"
+    found = [
+        list_case("page 1"),
+        list_case("page 1 with stats", include_stats=True),
+        list_case("page 1 without contacts", include_contacts=False),
+        list_case("page 1,000 by number", page=1_000),
+        list_case("page 2 by cursor", after, cursor=first.next_cursor),
+        list_case("by company", order="company_key, id", sort_by="company", descending=False),
+        list_case("by status", order="status DESC, created_at DESC, id DESC", sort_by="status"),
+        list_case("by updatedAt", order="updated_at DESC, id DESC", sort_by="updated_at"),
+        list_case("a status", "status = 'Lead'", filters={"status": "Lead"}),
+        list_case("a rare status", "status = 'Closed'", filters={"status": "Closed"}),
+        list_case("a status of none", "status = 'None'", filters={"status": "None"}),
+        list_case("a priority of none", "priority = 'urgent'", filters={"priority": "urgent"}),
+        list_case(
+            "busiest assignee", f"assigned_to = '{busiest}'", filters={"assignedTo": busiest}
+        ),
+        list_case(
+            "rare status and priority, by company",
+            "status = 'Closed' AND priority = 'high'",
+            "company_key, id",
+            filters={"status": "Closed", "priority": "high"},
+            sort_by="company",
+            descending=False,
+        ),
+    ]
+    for term in TERMS:
+        where = f"texts LIKE '%{folded(term)}%'"
+        found.append(list_case(f"search {term!r}", where, search=term))
+
+    async def one(pool: ReadPool) -> object:
+        async with pool.workspace(workspace) as connection:
+            return await detail(connection, "accounts", workspace, UUID(last["id"]))
+
+    async def trail(pool: ReadPool) -> object:
+        async with pool.log(workspace) as (connection, upto):
+            return await audit_page(connection, AuditQuery(workspace), upto)
+
+    item = PAGE.format(contacts=CONTACTS, where=f"id = '{last['id']}'", order="id", offset=0)
+    page = """SELECT json_agg(e)::text FROM (
+        SELECT * FROM events ORDER BY position DESC LIMIT 51) AS e"""
+    return [*found, Case("detail", one, [item]), Case("audit trail", trail, [page])]
+
+
+async def compare(urls: DatabaseUrls, rounds: int) -> None:
+    """Ask each query in both ways in turn, and print the figures."""
+    pool = ReadPool(urls.app, max_size=1)
+    await pool.open()
+    ideal = await psycopg.AsyncConnection.connect(urls.projector, autocommit=True)
+    await ideal.execute("SET search_path = read, public")
+    row = await (
+        await ideal.execute(
+            "SELECT assigned_to::text FROM plain_counts GROUP BY 1 ORDER BY sum(n) DESC LIMIT 1"
+        )
+    ).fetchone()
+    assert row is not None
+    print(f"{'':<38}{'ours p50':>9}{'max':>9}{'ideal p50':>10}{'max':>9}{'ratio':>7}{'CPU':>7}")
+    for case in await cases(pool, row[0]):
+        ours, best = await measure(pool, ideal, case, rounds)
+        p50, best_p50 = (statistics.median(each.times) * 1000 for each in (ours, best))
+        print(
+            f"{case.name:<38}{p50:9.1f}{max(ours.times) * 1000:9.1f}{best_p50:10.1f}"
+            f"{max(best.times) * 1000:9.1f}{p50 / best_p50:7.2f}{ours.cpu_s / best.cpu_s:7.2f}",
+            flush=True,
+        )
+    await ideal.close()
+    await pool.close()
+
+
+async def measure(
+    pool: ReadPool, ideal: AsyncConnection, case: Case, rounds: int
+) -> tuple[Taken, Taken]:
+    """Ask a query in both ways in turn, after one of each that is not counted."""
+    async with pool.plain() as connection:
+        pid = connection.info.backend_pid
+    ours, best = Taken(), Taken()
+    until = time.monotonic() + QUERY_MAX_S
+    ways: list[tuple[Taken, Callable[[], Awaitable[object]], int]] = [
+        (ours, partial(case.ours, pool), pid),
+        (best, partial(_run, ideal, case.ideal), ideal.info.backend_pid),
+    ]
+    for number in range(rounds + 1):
+        for taken, ask, process in ways:
+            cpu, started = _cpu_s(process), time.perf_counter()
+            await ask()
+            if number:
+                taken.times.append(time.perf_counter() - started)
+                taken.cpu_s += _cpu_s(process) - cpu
+        if number and time.monotonic() > until:
+            break
+    return ours, best
+
+
+async def _run(connection: AsyncConnection, statements: list[str]) -> None:
+    for statement in statements:
+        await (await connection.execute(statement.encode(), prepare=True)).fetchall()
+
+
+def _cpu_s(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def over_http(urls: DatabaseUrls, token: str, seconds: float) -> None:
+    """Compare the API with the pass-through of the ideal page, in two rounds."""
+    headers = {"Authorization": f"Bearer {token}"}
+    statement = PAGE.format(
+        contacts=CONTACTS, where="true", order="created_at DESC, id DESC", offset=0
+    ).replace("plain", "read.plain")
+    with (
+        serving(urls) as (url, process),
+        passing_through(urls.projector, statement, PASSTHROUGH_PORT) as (bare_url, bare_pid),
+    ):
+        print(
+            f"{'HTTP, 16 connections':<38}{'req/s':>9}{'of bare':>9}{'server µs':>11}{'PG µs':>9}"
+        )
+        ask = partial(load, database_url=urls.app, connections=CONNECTIONS, seconds=seconds)
+        paths = ("/api/accounts", "/api/accounts?includeContacts=false", "/api/audit")
+        for _ in range(2):
+            bare = ask(bare_url, "/", {}, pid=bare_pid)
+            found = {path: ask(url, path, headers, pid=process.pid) for path in paths}
+            for name, each in {"pass-through of the ideal page": bare, **found}.items():
+                print(
+                    f"{name:<38}{each.requests_per_s:9.0f}"
+                    f"{each.requests_per_s / bare.requests_per_s:9.2f}"
+                    f"{each.server_us:11.0f}{each.postgres_us:9.0f}",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accounts", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    options = parser.parse_args()
+    with database() as urls:
+        token = fill(urls, options.accounts)
+        asyncio.run(compare(urls, options.rounds))
+        over_http(urls, token, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
