@@ -86,7 +86,7 @@ class PlannedRow:
     @property
     def is_valid(self) -> bool:
         """Whether no issue so far keeps the row out."""
-        return not any(each.is_error for each in self.issues)
+        return not self.issues or not any(each.is_error for each in self.issues)
 
     def create(self, entity_id: UUID, workspace_id: UUID, now: datetime) -> Entity:
         """Return a new entity whose pending events are this row's. Raises `Refusal`."""
@@ -179,11 +179,7 @@ class RowPlanner:
             draft.error(account_column, "", "no_account", message)
         draft.join_names()
         steps = self._check_times(draft, _steps_of(kind, draft.fields, draft.occurred_at))
-        planned = PlannedRow(
-            row.number, kind, draft.account_id, steps, tuple(draft.issues), self._column_of,
-            row.cells, given=frozenset(draft.given() - draft.defaulted),
-        )  # fmt: skip
-        return self._validate(planned, draft) if planned.is_valid else planned
+        return self._validate(row, draft, steps)
 
     def _read_cell(self, draft: _Draft, column: Column, cell: str) -> None:
         text = unescaped(cell)
@@ -279,6 +275,8 @@ class RowPlanner:
 
     def _check_times(self, draft: _Draft, steps: list[TimelineStep]) -> tuple[TimelineStep, ...]:
         """The steps, none of them in the future. Doubtful and future times become issues."""
+        if all(step.at is None and step.doubt is None for step in steps):
+            return tuple(steps)
         now = self._clock()
         timed = []
         for step in steps:
@@ -293,35 +291,48 @@ class RowPlanner:
             timed.append(step if at is step.at else replace(step, at=at))
         return tuple(timed)
 
-    def _validate(self, planned: PlannedRow, draft: _Draft) -> PlannedRow:
+    def _validate(
+        self, row: SourceRow, draft: _Draft, steps: tuple[TimelineStep, ...]
+    ) -> PlannedRow:
         """The row with its values in canonical form, or with issues for those that are invalid."""
-        issues = list(planned.issues)
-        values: FieldValues = {}
-        contact: FieldValues | None = None
-        fields = {name: value for step in planned.steps for name, value in step.fields.items()}
-        try:
-            values = planned.kind.FIELDS.prevalidated(fields)
-        except InvalidFields as invalid:
-            if self._may_lack(invalid):
-                values = _canonical(planned.kind, fields)
-            else:
-                issues += planned.issues_of(invalid)
-        if draft.contact:
+        kind, values, contact = self._options.kind, FieldValues(), None
+        refused: list[InvalidFields] = []
+        if not any(each.is_error for each in draft.issues):
+            fields = steps[0].fields
+            if len(steps) > 1:
+                fields = {name: value for step in steps for name, value in step.fields.items()}
             try:
-                contact = Contact.FIELDS.prevalidated(draft.named_contact())
+                values = kind.FIELDS.prevalidated(fields)
             except InvalidFields as invalid:
-                issues += planned.issues_of(InvalidFields(list(map(_as_row_error, invalid.errors))))
-        steps = planned.steps
+                if self._may_lack(invalid):
+                    values = _canonical(kind, fields)
+                else:
+                    refused.append(invalid)
+            if draft.contact:
+                try:
+                    contact = Contact.FIELDS.prevalidated(draft.named_contact())
+                except InvalidFields as invalid:
+                    refused.append(InvalidFields(list(map(_as_row_error, invalid.errors))))
         if len(steps) == 1 and values:
-            steps = (replace(steps[0], fields=values),)
-        return replace(
-            planned,
+            first = steps[0]
+            steps = (TimelineStep(values, first.at, first.dated_by, first.doubt),)
+        planned = PlannedRow(
+            number=row.number,
+            kind=kind,
+            account_id=draft.account_id,
             steps=steps,
-            issues=tuple(issues),
+            issues=tuple(draft.issues),
+            columns=self._column_of,
+            cells=row.cells,
             values=values,
+            given=frozenset(draft.given() - draft.defaulted),
             contact=contact,
-            contact_given=frozenset(draft.contact),
+            contact_given=frozenset(draft.contact) if contact else frozenset(),
         )
+        if refused:
+            issues = (issue for each in refused for issue in planned.issues_of(each))
+            planned = replace(planned, issues=(*planned.issues, *issues))
+        return planned
 
     def _may_lack(self, invalid: InvalidFields) -> bool:
         """Whether only fields are missing that an existing entity with the same key may have."""
