@@ -44,12 +44,18 @@ SNAPSHOT_WAIT_S = 5.0
 """How long an export waits for a consistent snapshot."""
 SNAPSHOT_POLL_S = 0.02
 
-# NDJSON is CSV with control characters as delimiter and quote. JSON text never contains them, so
-# each row is written as one unquoted line.
+# JSON is copied in the binary format, because it needs no quotes and no line ends within a row: the
+# text format would look at each character for them.
 COPY = {
     "csv": "COPY ({query}) TO STDOUT (FORMAT csv)",
-    "ndjson": "COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')",
+    "ndjson": "COPY ({query}) TO STDOUT (FORMAT binary)",
 }
+BINARY_MARK = b"PGCOPY"
+BINARY_HEAD_BYTES = 19
+"""The mark, its line ends, and two empty words; PostgreSQL sends them with the first row."""
+BINARY_END = b"\xff\xff"
+BINARY_FRAME_BYTES = 6
+"""The number of columns and the length of the only one, before each row."""
 
 # In one snapshot: the highest position of the projections, or of their partitions if they consume
 # Kafka; whether the workspace has no events between the lowest and the highest; and how many of its
@@ -170,6 +176,7 @@ class TooManyColumns(Refusal):
 class Export:
     """The first line of an export, and the statement that makes the others."""
 
+    form: Format
     head: bytes
     statement: str
     parameters: Mapping[str, Any]
@@ -263,13 +270,13 @@ async def blocks(connection: AsyncConnection, export: Export) -> AsyncGenerator[
         connection.cursor() as cursor,
         cursor.copy(export.statement, export.parameters) as copy,
     ):
-        block = await connection.wait(_read_block(copy, export.head))
+        block = await connection.wait(_read_block(copy, export.form, export.head))
         while block:
             yield block
-            block = await connection.wait(_read_block(copy))
+            block = await connection.wait(_read_block(copy, export.form))
 
 
-def _read_block(copy: AsyncCopy, head: bytes = b"") -> PQGen[bytes]:
+def _read_block(copy: AsyncCopy, form: Format, head: bytes = b"") -> PQGen[bytes]:
     """Rows until the block is full, without a switch to the event loop for each of them.
 
     `AsyncCopy.read`, which psycopg offers instead of `_read_gen`, gives one row for each switch
@@ -280,7 +287,14 @@ def _read_block(copy: AsyncCopy, head: bytes = b"") -> PQGen[bytes]:
         row = yield from copy._read_gen()
         if not row:
             break
-        block += row
+        if form is Format.CSV:
+            block += row
+            continue
+        if row[: len(BINARY_MARK)] == BINARY_MARK:
+            row = row[BINARY_HEAD_BYTES:]
+        if row != BINARY_END:
+            block += row[BINARY_FRAME_BYTES:]
+            block += b"\n"
     return bytes(block)
 
 
@@ -366,4 +380,4 @@ def _header(names: list[str]) -> bytes:
 
 
 def _copy(form: Format, head: bytes, query: str, parameters: Mapping[str, Any]) -> Export:
-    return Export(head, COPY[form].format(query=query), parameters)
+    return Export(form, head, COPY[form].format(query=query), parameters)
