@@ -326,7 +326,6 @@ class _Batch:
         self._existing_ids: set[UUID] = set()
         """Which of the ids that this import derives are in the log already."""
         self._contacts: dict[tuple[UUID, DedupeKey], UUID] = {}
-        """The contacts from before this import, by account and key."""
         self._contact_ids: dict[tuple[UUID, DedupeKey], UUID] = {}
         """Ids that were derived already: a batch needs each of them twice."""
         self._entities = entities
@@ -496,8 +495,6 @@ class _Batch:
 
     def _contact_id(self, account_id: UUID, key: DedupeKey) -> UUID:
         """The id of a contact that this import creates."""
-        contact_id = self._contact_ids.get((account_id, key))
-        if contact_id is None:
-            contact_id = self._ids.of("contact", str(account_id), *key)
-            self._contact_ids[account_id, key] = contact_id
-        return contact_id
+        if (account_id, key) not in self._contact_ids:
+            self._contact_ids[account_id, key] = self._ids.of("contact", str(account_id), *key)
+        return self._contact_ids[account_id, key]

@@ -61,15 +61,17 @@ YEAR_MIN = 1900
 YEAR_MAX = 2200
 
 
+_UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+
+
 def _printable(text: str) -> str:
     """The text in normal form C, so that equal texts are recorded equally.
 
     Refuses control characters and what PostgreSQL's JSON cannot hold (NUL, lone surrogates).
     """
-    for char in text:
-        if (char < " " and char not in "\n\r\t") or "\ud800" <= char <= "\udfff":
-            raise ValueError("contains a control character")
-    return composed(text)
+    if _UNPRINTABLE.search(text):
+        raise ValueError("contains a control character")
+    return text if text.isascii() else composed(text)
 
 
 def _money(amount: Decimal) -> Decimal:
