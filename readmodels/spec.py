@@ -13,6 +13,9 @@ MEMBER_NAME = """(SELECT m.name FROM read.members m
 ACCOUNT_NAME = """(SELECT a.company FROM read.accounts a
                     WHERE a.workspace_id = t.workspace_id AND a.id = t.account_id)"""
 
+WHOLE_TABLE = "true"
+"""The condition of a list that shows every row of its table."""
+
 Column = tuple[str, str]
 """A column and its type."""
 
@@ -55,7 +58,7 @@ class ListSpec:
     sorts: Mapping[str, Sort]
     search_inline: str
     """The search condition over the row `t`, for patterns too short for the index."""
-    base: str = "true"
+    base: str = WHOLE_TABLE
     """A condition over `t` that selects the rows of the list. It uses only columns that the counts
     table has too."""
     stats: Mapping[str, str] = field(default_factory=dict)

@@ -79,8 +79,8 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 GC_THRESHOLDS = (20_000, 20, 50)
 """Garbage collection thresholds by generation, for long-running processes. With a thousand streams
-open, a full collection pauses them longer than the delivery of a change may take; a projector's
-rows form no cycles."""
+open, a full collection pauses them longer than the delivery of a change may take; the rows of a
+projector and of an import form no cycles."""
 
 
 def tune_gc() -> None:

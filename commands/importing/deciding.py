@@ -270,14 +270,14 @@ class ImportEngine:
     def _candidate(self, row: PlannedRow) -> _Candidate | None:
         """The row with the ids that it may have; None if it lacks a key."""
         if not self.options.dedupe_by:
-            return _Candidate(row, self.ids.of("row", str(row.number)), None)
+            return _candidate(row, self.ids.of("row", str(row.number)), None)
         key = tuple(_key_part(row, name) for name in self.options.dedupe_by)
         if not any(key):
             return None
         known = None if self.options.mode is Mode.CREATE else self.keys.find(key)
         if known is not None and self.ids.includes(known):
             known = None
-        return _Candidate(row, self.ids.of("key", *key), known)
+        return _candidate(row, self.ids.of("key", *key), known)
 
 
 def _key_part(row: PlannedRow, name: str) -> str:
@@ -295,11 +295,17 @@ class _Candidate:
     row: PlannedRow
     new_id: UUID
     known_id: UUID | None
+    contact_key: DedupeKey
+    """The key of the row's contact; empty if it has none."""
 
     @property
     def parent_ids(self) -> tuple[UUID, ...]:
         """The accounts to which the contact of the row may belong."""
         return (self.new_id,) if self.known_id is None else (self.new_id, self.known_id)
+
+
+def _candidate(row: PlannedRow, new_id: UUID, known_id: UUID | None) -> _Candidate:
+    return _Candidate(row, new_id, known_id, contact_key(row.contact) if row.contact else ())
 
 
 class _Batch:
@@ -320,6 +326,8 @@ class _Batch:
         self._existing_ids: set[UUID] = set()
         """Which of the ids that this import derives are in the log already."""
         self._contacts: dict[tuple[UUID, DedupeKey], UUID] = {}
+        self._contact_ids: dict[tuple[UUID, DedupeKey], UUID] = {}
+        """Ids that were derived already: a batch needs each of them twice."""
         self._entities = entities
         self._loaded_ids: set[UUID] = set()
         """The entities from before this batch that its rows concern."""
@@ -332,10 +340,12 @@ class _Batch:
         with_contact = [
             (each, parent_id)
             for each in candidates
-            if each.row.contact
+            if each.contact_key
             for parent_id in each.parent_ids
         ]
-        contact_ids = {self._contact_id(parent_id, each.row) for each, parent_id in with_contact}
+        contact_ids = {
+            self._contact_id(parent_id, each.contact_key) for each, parent_id in with_contact
+        }
         self._existing_ids = self._existing.existing_ids(
             {each.new_id for each in candidates} | contact_ids
         )
@@ -360,7 +370,7 @@ class _Batch:
             wanted |= {
                 found
                 for each, parent_id in with_contact
-                if (found := self._contacts.get((parent_id, _contact_key(each.row))))
+                if (found := self._contacts.get((parent_id, each.contact_key)))
             }
         self._entities.load(wanted)
         self._loaded_ids = wanted
@@ -414,9 +424,10 @@ class _Batch:
         row, target_id = candidate.row, self._target_id(candidate)
         if row.contact is None:
             return self._apply_row(row, target_id)
-        contact_id = self._contact_id(target_id, row)
+        key = candidate.contact_key
+        contact_id = self._contact_id(target_id, key)
         if not self._has_created(contact_id):
-            contact_id = self._contacts.get((target_id, _contact_key(row)), contact_id)
+            contact_id = self._contacts.get((target_id, key), contact_id)
         contact = self._current(contact_id)
         if contact is not None and not contact.is_deleted:
             Contact.FIELDS.validated(row.contact_values(contact))
@@ -482,10 +493,8 @@ class _Batch:
         entity = self._current(entity_id)
         return isinstance(entity, kind) and not entity.is_deleted
 
-    def _contact_id(self, account_id: UUID, row: PlannedRow) -> UUID:
-        return self._ids.of("contact", str(account_id), *_contact_key(row))
-
-
-def _contact_key(row: PlannedRow) -> DedupeKey:
-    assert row.contact is not None
-    return contact_key(row.contact)
+    def _contact_id(self, account_id: UUID, key: DedupeKey) -> UUID:
+        """The id of a contact that this import creates."""
+        if (account_id, key) not in self._contact_ids:
+            self._contact_ids[account_id, key] = self._ids.of("contact", str(account_id), *key)
+        return self._contact_ids[account_id, key]

@@ -325,7 +325,7 @@ def _records(
             lines, last = _Lines(file, source.name, encoding, start), list[str]()
             for record in csv.reader(lines, delimiter=delimiter):
                 number += 1
-                if any(cell.strip() for cell in record):
+                if any(map(str.strip, record)):
                     yield FilePlace(lines.byte, number), record
                 last = lines.end_record()
         if not _is_closed(last, delimiter):

@@ -12,7 +12,15 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from commands.importing.cells import Lookup, Match, Miss, midnight, parse_cell, unescaped
+from commands.importing.cells import (
+    Form,
+    Lookup,
+    Match,
+    Miss,
+    midnight,
+    parse_cell,
+    unescaped,
+)
 from commands.importing.files import CELL_MAX_CHARS, SourceRow
 from commands.importing.issues import ImportIssue, error, warning
 from commands.importing.mapping import (
@@ -86,7 +94,7 @@ class PlannedRow:
     @property
     def is_valid(self) -> bool:
         """Whether no issue so far keeps the row out."""
-        return not any(each.is_error for each in self.issues)
+        return not self.issues or not any(each.is_error for each in self.issues)
 
     def create(self, entity_id: UUID, workspace_id: UUID, now: datetime) -> Entity:
         """Return a new entity whose pending events are this row's. Raises `Refusal`."""
@@ -159,10 +167,10 @@ class RowPlanner:
         clock: Callable[[], datetime],
     ) -> None:
         self._options = options
-        self._columns = list(columns)
+        self._columns = [(column, self._reader(column)) for column in columns]
         self._directory = directory
         self._clock = clock
-        self._column_of = {column.field: column.name for column in self._columns}
+        self._column_of = {column.field: column.name for column, _ in self._columns}
         self._corrected_columns = {*options.corrections, *options.known}
 
     def plan(self, row: SourceRow) -> PlannedRow:
@@ -170,8 +178,8 @@ class RowPlanner:
         draft = _Draft(row.number)
         if row.extra:
             draft.error("", row.extra[0], "too_many_cells", "The row has more cells than columns.")
-        for column in self._columns:
-            self._read_cell(draft, column, row.cells.get(column.name, ""))
+        for column, read in self._columns:
+            self._read_cell(draft, column, row.cells.get(column.name, ""), read)
         kind = self._options.kind
         account_column = self._column_of.get(ACCOUNT, "")
         if kind.ACCOUNT_REQUIRED and draft.account_id is None and draft.is_valid(account_column):
@@ -179,13 +187,9 @@ class RowPlanner:
             draft.error(account_column, "", "no_account", message)
         draft.join_names()
         steps = self._check_times(draft, _steps_of(kind, draft.fields, draft.occurred_at))
-        planned = PlannedRow(
-            row.number, kind, draft.account_id, steps, tuple(draft.issues), self._column_of,
-            row.cells, given=frozenset(draft.given() - draft.defaulted),
-        )  # fmt: skip
-        return self._validate(planned, draft) if planned.is_valid else planned
+        return self._validate(row, draft, steps)
 
-    def _read_cell(self, draft: _Draft, column: Column, cell: str) -> None:
+    def _read_cell(self, draft: _Draft, column: Column, cell: str, read: _Reader) -> None:
         text = unescaped(cell)
         if len(text) > CELL_MAX_CHARS:
             message = f"The cell has more than {CELL_MAX_CHARS:,} characters."
@@ -196,22 +200,28 @@ class RowPlanner:
             text = column.default
         if column.name in self._corrected_columns:
             text = self._correct(draft, column, text)
-        if column.field == ACCOUNT:
-            self._read_account(draft, column, text)
-        elif not text:
-            return
-        elif column.field in MEMBER_FIELDS:
-            member_id = self._find_reference(draft, column, text, self._directory.members)
-            if member_id is not None:
-                draft.fields[column.field] = str(member_id)
-        elif column.field.startswith(CUSTOM_PREFIX):
-            draft.set_custom(column.field[len(CUSTOM_PREFIX) :], text)
-        elif column.field in CONTACT_FIELDS:
-            draft.contact[CONTACT_FIELDS[column.field]] = text
-        elif column.field in NAME_PARTS or column.field in CONTACT_NAME_PARTS:
-            draft.name_parts[column.field] = text
-        else:
-            self._read_value(draft, column, text)
+        if text or column.field == ACCOUNT:
+            read(draft, column, text)
+
+    def _reader(self, column: Column) -> _Reader:
+        """The function that reads the texts of this column into a draft."""
+        name = column.field
+        if name == ACCOUNT:
+            return self._read_account
+        if name in MEMBER_FIELDS:
+            return self._read_member
+        if name.startswith(CUSTOM_PREFIX):
+            return _read_custom
+        if name in CONTACT_FIELDS:
+            return _read_contact
+        if name in NAME_PARTS or name in CONTACT_NAME_PARTS:
+            return _read_name_part
+        return _read_text if column.form is Form.TEXT else self._read_value
+
+    def _read_member(self, draft: _Draft, column: Column, text: str) -> None:
+        member_id = self._find_reference(draft, column, text, self._directory.members)
+        if member_id is not None:
+            draft.fields[column.field] = str(member_id)
 
     def _read_value(self, draft: _Draft, column: Column, text: str) -> None:
         try:
@@ -279,6 +289,8 @@ class RowPlanner:
 
     def _check_times(self, draft: _Draft, steps: list[TimelineStep]) -> tuple[TimelineStep, ...]:
         """The steps, none of them in the future. Doubtful and future times become issues."""
+        if all(step.at is None and step.doubt is None for step in steps):
+            return tuple(steps)
         now = self._clock()
         timed = []
         for step in steps:
@@ -293,35 +305,48 @@ class RowPlanner:
             timed.append(step if at is step.at else replace(step, at=at))
         return tuple(timed)
 
-    def _validate(self, planned: PlannedRow, draft: _Draft) -> PlannedRow:
+    def _validate(
+        self, row: SourceRow, draft: _Draft, steps: tuple[TimelineStep, ...]
+    ) -> PlannedRow:
         """The row with its values in canonical form, or with issues for those that are invalid."""
-        issues = list(planned.issues)
-        values: FieldValues = {}
-        contact: FieldValues | None = None
-        fields = {name: value for step in planned.steps for name, value in step.fields.items()}
-        try:
-            values = planned.kind.FIELDS.prevalidated(fields)
-        except InvalidFields as invalid:
-            if self._may_lack(invalid):
-                values = _canonical(planned.kind, fields)
-            else:
-                issues += planned.issues_of(invalid)
-        if draft.contact:
+        kind, values, contact = self._options.kind, FieldValues(), None
+        refused: list[InvalidFields] = []
+        if not any(each.is_error for each in draft.issues):
+            fields = steps[0].fields
+            if len(steps) > 1:
+                fields = {name: value for step in steps for name, value in step.fields.items()}
             try:
-                contact = Contact.FIELDS.prevalidated(draft.named_contact())
+                values = kind.FIELDS.prevalidated(fields)
             except InvalidFields as invalid:
-                issues += planned.issues_of(InvalidFields(list(map(_as_row_error, invalid.errors))))
-        steps = planned.steps
+                if self._may_lack(invalid):
+                    values = _canonical(kind, fields)
+                else:
+                    refused.append(invalid)
+            if draft.contact:
+                try:
+                    contact = Contact.FIELDS.prevalidated(draft.named_contact())
+                except InvalidFields as invalid:
+                    refused.append(InvalidFields(list(map(_as_row_error, invalid.errors))))
         if len(steps) == 1 and values:
-            steps = (replace(steps[0], fields=values),)
-        return replace(
-            planned,
+            first = steps[0]
+            steps = (TimelineStep(values, first.at, first.dated_by, first.doubt),)
+        planned = PlannedRow(
+            number=row.number,
+            kind=kind,
+            account_id=draft.account_id,
             steps=steps,
-            issues=tuple(issues),
+            issues=tuple(draft.issues),
+            columns=self._column_of,
+            cells=row.cells,
             values=values,
+            given=frozenset(draft.given() - draft.defaulted),
             contact=contact,
-            contact_given=frozenset(draft.contact),
+            contact_given=frozenset(draft.contact) if contact else frozenset(),
         )
+        if refused:
+            issues = (issue for each in refused for issue in planned.issues_of(each))
+            planned = replace(planned, issues=(*planned.issues, *issues))
+        return planned
 
     def _may_lack(self, invalid: InvalidFields) -> bool:
         """Whether only fields are missing that an existing entity with the same key may have."""
@@ -374,6 +399,26 @@ class _Draft:
     def is_valid(self, column: str) -> bool:
         """Whether this column has no error."""
         return all(each.column != column for each in self.issues if each.is_error)
+
+
+_Reader = Callable[[_Draft, Column, str], None]
+"""Reads the text of a cell into a draft."""
+
+
+def _read_text(draft: _Draft, column: Column, text: str) -> None:
+    draft.fields[column.field] = text
+
+
+def _read_custom(draft: _Draft, column: Column, text: str) -> None:
+    draft.set_custom(column.field[len(CUSTOM_PREFIX) :], text)
+
+
+def _read_contact(draft: _Draft, column: Column, text: str) -> None:
+    draft.contact[CONTACT_FIELDS[column.field]] = text
+
+
+def _read_name_part(draft: _Draft, column: Column, text: str) -> None:
+    draft.name_parts[column.field] = text
 
 
 def _steps_of(

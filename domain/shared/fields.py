@@ -17,6 +17,8 @@ from types import MappingProxyType
 from typing import Annotated, Any
 from uuid import UUID
 
+from email_validator import SPECIAL_USE_DOMAIN_NAMES
+from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -29,7 +31,9 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
@@ -57,15 +61,17 @@ YEAR_MIN = 1900
 YEAR_MAX = 2200
 
 
+_UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+
+
 def _printable(text: str) -> str:
     """The text in normal form C, so that equal texts are recorded equally.
 
     Refuses control characters and what PostgreSQL's JSON cannot hold (NUL, lone surrogates).
     """
-    for char in text:
-        if (char < " " and char not in "\n\r\t") or "\ud800" <= char <= "\udfff":
-            raise ValueError("contains a control character")
-    return composed(text)
+    if _UNPRINTABLE.search(text):
+        raise ValueError("contains a control character")
+    return text if text.isascii() else composed(text)
 
 
 def _money(amount: Decimal) -> Decimal:
@@ -110,6 +116,32 @@ _KEY = "[key]"
 """The end of the path to a name, as opposed to the value of that name."""
 
 
+_USUAL_EMAIL = re.compile(
+    r"(?P<local>(?=[^@]{1,64}@)[a-zA-Z0-9_%+-]+(?:\.[a-zA-Z0-9_%+-]+)*)"
+    r"@(?:(?=[^.]{1,63}\.)[a-z0-9]+(?:-[a-z0-9]+)*\.)+(?P<top>[a-z]{2,24})"
+)
+"""Addresses that the library accepts and leaves as they are, unless a name in them is special."""
+_EMAIL_MAX_CHARS = 254
+_SPECIAL_TOP_DOMAINS = frozenset(name.rpartition(".")[2] for name in SPECIAL_USE_DOMAIN_NAMES)
+_SPECIAL_MAILBOXES = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)
+
+
+def _email(given: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """The address in normal form. The library decides about any that is not a usual one.
+
+    It takes 24 µs for an address and the pattern 1 µs, which is a quarter of an import of contacts.
+    """
+    if isinstance(given, str) and len(given) <= _EMAIL_MAX_CHARS:
+        usual = _USUAL_EMAIL.fullmatch(given)
+        if (
+            usual
+            and usual["top"] not in _SPECIAL_TOP_DOMAINS
+            and usual["local"].lower() not in _SPECIAL_MAILBOXES
+        ):
+            return given
+    return validate(given)
+
+
 class Choice(StrEnum):
     """Base of the enumerations of fields. A value may be written in any case: `High` is `high`."""
 
@@ -136,9 +168,10 @@ Text = Annotated[
 ]
 Email = Annotated[
     EmailStr,
-    Field(max_length=254),
+    WrapValidator(_email),
+    Field(max_length=_EMAIL_MAX_CHARS),
     # Letters of all alphabets are accepted (RFC 6531).
-    WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
+    WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": _EMAIL_MAX_CHARS}),
 ]
 Phone = Annotated[
     str, StringConstraints(strip_whitespace=True, pattern=r"^\+?[0-9().\-/ x#*]{3,40}$")

@@ -79,4 +79,4 @@ def neutralised(text: str) -> str:
 
 def without_neutraliser(text: str) -> str:
     """Undo `neutralised`; a text that it did not change is returned as it is."""
-    return text[1:] if _HIDDEN_FORMULA.match(text) else text
+    return text[1:] if text.startswith("'") and _HIDDEN_FORMULA.match(text) else text

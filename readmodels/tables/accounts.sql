@@ -20,6 +20,8 @@ CREATE TABLE accounts (
     open_opportunity_count integer NOT NULL,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
+    custom_fields_key bigint   GENERATED ALWAYS AS (CASE WHEN custom_fields <> '{}' THEN
+        jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL
@@ -36,6 +38,7 @@ CREATE TABLE account_counts (
 
 -- indexes
 ALTER TABLE accounts ADD PRIMARY KEY (workspace_id, id);
+CREATE INDEX ON accounts (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE account_counts
     ADD UNIQUE NULLS NOT DISTINCT (workspace_id, type, status, priority, assigned_to);
 CREATE INDEX ON accounts (workspace_id, created_at, id);

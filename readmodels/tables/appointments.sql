@@ -20,6 +20,8 @@ CREATE TABLE appointments (
     cancel_reason  text,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
+    custom_fields_key bigint   GENERATED ALWAYS AS (CASE WHEN custom_fields <> '{}' THEN
+        jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL
@@ -35,6 +37,7 @@ CREATE TABLE appointment_counts (
 
 -- indexes
 ALTER TABLE appointments ADD PRIMARY KEY (workspace_id, id);
+CREATE INDEX ON appointments (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE appointment_counts
     ADD UNIQUE NULLS NOT DISTINCT (workspace_id, status, member_id, assigned_to);
 CREATE INDEX ON appointments (workspace_id, created_at, id);

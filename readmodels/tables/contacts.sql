@@ -11,6 +11,8 @@ CREATE TABLE contacts (
     title          text,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
+    custom_fields_key bigint   GENERATED ALWAYS AS (CASE WHEN custom_fields <> '{}' THEN
+        jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL
@@ -24,6 +26,7 @@ CREATE TABLE contact_counts (
 
 -- indexes
 ALTER TABLE contacts ADD PRIMARY KEY (workspace_id, id);
+CREATE INDEX ON contacts (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE contact_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to);
 CREATE INDEX ON contacts (workspace_id, created_at, id);
 CREATE INDEX ON contacts (workspace_id, account_id, created_at, id);

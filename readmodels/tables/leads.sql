@@ -25,6 +25,8 @@ CREATE TABLE leads (
     converted_opportunity_id uuid,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
+    custom_fields_key bigint   GENERATED ALWAYS AS (CASE WHEN custom_fields <> '{}' THEN
+        jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL
@@ -40,6 +42,7 @@ CREATE TABLE lead_counts (
 
 -- indexes
 ALTER TABLE leads ADD PRIMARY KEY (workspace_id, id);
+CREATE INDEX ON leads (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE lead_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, status, source, assigned_to);
 CREATE INDEX ON leads (workspace_id, created_at, id);
 CREATE INDEX ON leads (workspace_id, assigned_to, created_at, id);

@@ -8,6 +8,8 @@ CREATE TABLE notes (
     body_folded    text        NOT NULL,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
+    custom_fields_key bigint   GENERATED ALWAYS AS (CASE WHEN custom_fields <> '{}' THEN
+        jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL
@@ -21,6 +23,7 @@ CREATE TABLE note_counts (
 
 -- indexes
 ALTER TABLE notes ADD PRIMARY KEY (workspace_id, id);
+CREATE INDEX ON notes (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE note_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, assigned_to);
 CREATE INDEX ON notes (workspace_id, created_at, id);
 CREATE INDEX ON notes (workspace_id, account_id, created_at, id);

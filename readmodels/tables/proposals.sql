@@ -16,6 +16,8 @@ CREATE TABLE proposals (
     decline_reason text,
     assigned_to    uuid,
     custom_fields  jsonb       NOT NULL,
+    custom_fields_key bigint   GENERATED ALWAYS AS (CASE WHEN custom_fields <> '{}' THEN
+        jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL
@@ -30,6 +32,7 @@ CREATE TABLE proposal_counts (
 
 -- indexes
 ALTER TABLE proposals ADD PRIMARY KEY (workspace_id, id);
+CREATE INDEX ON proposals (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE proposal_counts ADD UNIQUE NULLS NOT DISTINCT (workspace_id, status, assigned_to);
 CREATE INDEX ON proposals (workspace_id, created_at, id);
 CREATE INDEX ON proposals (workspace_id, account_id, created_at, id);

@@ -7,7 +7,7 @@ import logging
 from commands.jobs.worker import Worker
 from runtime.composition import Writing, app_url, open_writing
 from runtime.logs import configure_logging
-from runtime.process import stopped_by_signals
+from runtime.process import stopped_by_signals, tune_gc
 from runtime.settings import Settings
 from runtime.work import job_environment, work_factories
 
@@ -20,6 +20,7 @@ def run_worker(settings: Settings) -> None:
     Raises `LookupError` if ANNALS_APP_URL is not set.
     """
     configure_logging(settings, "worker")
+    tune_gc()
     with open_writing(settings) as writing:
         worker = open_worker(settings, writing)
         with stopped_by_signals(worker.stop):

@@ -24,7 +24,7 @@ from tests.support.databases import Urls
 from tests.support.processes import STOP_TIMEOUT_S, running_worker
 from tests.support.waiting import wait_until
 
-ROWS = 4_000
+ROWS = 12_000
 BAD_EVERY = 97
 KILLS = 2
 
