@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -94,6 +95,8 @@ TERMS = (
     *("an", "er", "zq", "qu", "ss", "12", "a", "x", "e", "é", "z", "7", "n s", "ß"),
 )
 """Frequent, rare and absent; of one, two, and more letters."""
+BLOCK_EVENTS = 50_000
+"""A transaction that writes events may take 15 seconds."""
 QUERY_MAX_S = 6.0
 """A query is repeated no longer than this."""
 PASSTHROUGH_PORT = 8398
@@ -227,9 +230,11 @@ def fill(urls: DatabaseUrls, accounts: int) -> str:
     with psycopg.connect(urls.owner, autocommit=True) as owner:
         # COPY does not write to a table with row-level security.
         owner.execute("ALTER TABLE events NO FORCE ROW LEVEL SECURITY")
-        with owner.cursor() as cursor, cursor.copy(COPY_EVENTS.encode()) as copy:
-            for row in events(accounts):
-                copy.write_row(row)
+        source = events(accounts)
+        while block := list(islice(source, BLOCK_EVENTS)):
+            with owner.cursor() as cursor, cursor.copy(COPY_EVENTS.encode()) as copy:
+                for row in block:
+                    copy.write_row(row)
         owner.execute("ALTER TABLE events FORCE ROW LEVEL SECURITY")
         owner.execute("VACUUM ANALYZE events")
     print(f"{accounts:,} accounts, log filled in {time.monotonic() - started:.0f} s", flush=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from uuid import UUID
 
 from readmodels.lists import LISTS, item_sql
-from readmodels.pool import AsyncConnection
+from readmodels.pool import ENTERED, AsyncConnection
 from readmodels.spec import ListSpec
 
 OPPORTUNITIES_PER_ACCOUNT_MAX = 100
 
-DETAIL = """
-SELECT t.version, {item}::text FROM {table} AS t
- WHERE t.workspace_id = %s AND t.id = %s AND {base}
+DETAIL = f"""{ENTERED}
+SELECT found.version, found.item FROM entered, LATERAL (
+    SELECT t.version, {{item}}::text AS item FROM {{table}} AS t
+     WHERE t.workspace_id = entered.workspace AND t.id = %(id)s AND {{base}}
+     LIMIT 1) AS found
 """
 
 OPPORTUNITIES = f"""(
@@ -28,8 +30,12 @@ OPPORTUNITIES = f"""(
 async def detail(
     connection: AsyncConnection, plural: str, workspace_id: UUID, entity_id: UUID
 ) -> tuple[int, bytes] | None:
-    """Version and JSON of one entity; None if it does not exist."""
-    cursor = await connection.execute(_sql(LISTS[plural]), (workspace_id, entity_id))
+    """Version and JSON of one entity, by one statement, which enters the workspace.
+
+    None if it does not exist.
+    """
+    parameters = {"workspace": workspace_id, "id": entity_id}
+    cursor = await connection.execute(_sql(LISTS[plural]), parameters)
     row = await cursor.fetchone()
     return (row[0], row[1].encode()) if row else None
 

@@ -21,7 +21,7 @@ import psycopg
 from domain.shared.text import folded
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
-from readmodels.pool import AsyncConnection
+from readmodels.pool import ENTERED, AsyncConnection
 from readmodels.spec import ListSpec, Sort
 
 PAGE_SIZE_DEFAULT = 50
@@ -43,7 +43,7 @@ CONTACTS = """(
 PAGE = """
 WITH page AS MATERIALIZED (
     SELECT t.* FROM {table} AS t
-     WHERE t.workspace_id = %(workspace)s AND {where}
+     WHERE t.workspace_id = entered.workspace AND {where}
      ORDER BY {order} LIMIT %(limit)s + 1 OFFSET %(offset)s
 ), numbered AS (
     SELECT t.*, row_number() OVER () AS ordinal FROM page AS t
@@ -52,6 +52,10 @@ SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(lim
        CASE WHEN count(*) > %(limit)s THEN
            (array_agg(json_build_array({keys})::text ORDER BY ordinal))[%(limit)s] END
   FROM numbered AS t
+"""
+WHOLE_PAGE = f"""{ENTERED}
+SELECT page.items, page.keys, ({{total}}), ({{stats}})
+  FROM entered, LATERAL ({{page}}) AS page(items, keys)
 """
 
 ALL_ROWS = "SELECT t.* FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}"
@@ -64,11 +68,11 @@ SELECT array(SELECT t.id FROM {table} AS t WHERE t.workspace_id = %(workspace)s 
 
 COUNT_FROM_COUNTERS = """
 SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
- WHERE t.workspace_id = %(workspace)s AND {where}
+ WHERE t.workspace_id = entered.workspace AND {where}
 """
 
 COUNT_ROWS = """
-SELECT count(*) FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}
+SELECT count(*) FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
 """
 
 
@@ -111,7 +115,7 @@ class ListPage:
 
 
 async def list_page(connection: AsyncConnection, spec: ListSpec, query: ListQuery) -> ListPage:
-    """Read one page. Raises `InvalidCursor`."""
+    """Read one page, by one statement, which enters the workspace. Raises `InvalidCursor`."""
     try:
         return await _page(connection, spec, query, _parameters(spec, query))
     except psycopg.DataError:
@@ -133,20 +137,18 @@ async def list_ids(
 async def _page(
     connection: AsyncConnection, spec: ListSpec, query: ListQuery, parameters: dict[str, Any]
 ) -> ListPage:
-    items = await connection.execute(_page_sql(spec, query), parameters)
-    total = await connection.execute(_total_sql(spec, query), parameters)
-    stats = await connection.execute(_stats_sql(spec), parameters) if query.include_stats else None
-    item_row, total_row = await items.fetchone(), await total.fetchone()
-    assert item_row is not None
-    assert total_row is not None
-    pagination = _pagination(query, total_row[0], item_row[1])
-    answer: bytes = (
-        b'{"items":' + item_row[0].encode() + b',"pagination":' + orjson.dumps(pagination)
+    statement = WHOLE_PAGE.format(
+        page=_page_sql(spec, query),
+        total=_total_sql(spec, query),
+        stats=_stats_sql(spec) if query.include_stats else "NULL",
     )
+    row = await (await connection.execute(statement, parameters)).fetchone()
+    assert row is not None
+    items, next_keys, total, stats = row
+    pagination = _pagination(query, total, next_keys)
+    answer: bytes = b'{"items":' + items.encode() + b',"pagination":' + orjson.dumps(pagination)
     if stats is not None:
-        stats_row = await stats.fetchone()
-        assert stats_row is not None
-        answer += b',"aggregations":' + stats_row[0].encode()
+        answer += b',"aggregations":' + stats.encode()
     return ListPage(answer + b"}", pagination["totalPages"], pagination["nextCursor"])
 
 

@@ -146,5 +146,5 @@ def count_by(counts_table: str, column: str, *, where: str = "true") -> str:
     return f"""
         SELECT coalesce(json_object_agg(k, n ORDER BY k), '{{}}') FROM (
             SELECT {column} AS k, sum(n)::bigint AS n FROM read.{counts_table}
-             WHERE workspace_id = %(workspace)s AND {where}
+             WHERE workspace_id = entered.workspace AND {where}
              GROUP BY {column} HAVING sum(n) <> 0) AS by_{column}"""

@@ -36,7 +36,6 @@ from eventlog.reading.merging import merged_into
 from eventlog.scope import Scope
 from readmodels.details import detail
 from readmodels.lists import ListQuery, list_page
-from readmodels.pool import AsyncConnection
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from runtime import codes
 from runtime.errors import ApiError
@@ -75,7 +74,7 @@ def add_list(router: APIRouter, resource: EntityResource) -> None:
             query_as_of = AsOfQuery(caller.workspace_id, kind.PLURAL, at, **options)
             return json_response(await _list_as_of(services, query_as_of))
         query = ListQuery(caller.workspace_id, **options, cursor=parameters.cursor)
-        async with services.reads.workspace(query.workspace_id) as connection:
+        async with services.reads.single() as connection:
             found = await list_page(connection, spec, query)
         link = page_links(
             request.scope,
@@ -114,11 +113,11 @@ def add_get(router: APIRouter, resource: EntityResource) -> None:
         if as_of is not None:
             caller.require(Permission.HISTORY)
             return await _entity_as_of(services, caller, kind, entity_id, as_of)
-        async with services.reads.workspace(caller.workspace_id) as connection:
+        async with services.reads.single() as connection:
             found = await detail(connection, kind.PLURAL, caller.workspace_id, entity_id)
-            if found is None:
-                await _require_not_merged(connection, caller, kind, entity_id)
-                raise NotFound(kind.KIND, entity_id)
+        if found is None:
+            await _require_not_merged(services, caller, kind, entity_id)
+            raise NotFound(kind.KIND, entity_id)
         version, content = found
         return json_response(content, version=version)
 
@@ -155,10 +154,11 @@ async def _entity_as_of(
 
 
 async def _require_not_merged(
-    connection: AsyncConnection, caller: Caller, kind: type[Entity], entity_id: UUID
+    services: Services, caller: Caller, kind: type[Entity], entity_id: UUID
 ) -> None:
     """Raise 410 (E5050) if the entity was merged into another one."""
-    merged = await merged_into(connection, caller.workspace_id, kind.KIND, entity_id)
+    async with services.reads.workspace(caller.workspace_id) as connection:
+        merged = await merged_into(connection, caller.workspace_id, kind.KIND, entity_id)
     if merged is not None:
         direct, survivor = map(str, merged)
         raise ApiError(codes.MERGED_AWAY, mergedInto=direct, survivorId=survivor)

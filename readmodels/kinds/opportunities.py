@@ -8,7 +8,7 @@ BY_STAGE = """
     SELECT coalesce(json_object_agg(stage, json_build_object('count', n, 'value', value::text)
                                     ORDER BY stage), '{}')
       FROM (SELECT stage, sum(n)::bigint AS n, sum(value)::numeric(30,2) AS value
-              FROM read.opportunity_counts WHERE workspace_id = %(workspace)s
+              FROM read.opportunity_counts WHERE workspace_id = entered.workspace
              GROUP BY stage HAVING sum(n) <> 0) AS by_stage"""
 
 SPEC = entity_list(

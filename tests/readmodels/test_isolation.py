@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -12,10 +13,11 @@ import pytest
 from psycopg import sql
 
 from eventlog.connections import Connection
+from readmodels import details, lists
 from readmodels.audit import POSITION_END, AuditQuery, audit_page
 from readmodels.details import detail
-from readmodels.lists import LISTS
-from readmodels.pool import AsyncConnection
+from readmodels.lists import LISTS, ListQuery, list_page
+from readmodels.pool import ENTERED, AsyncConnection, ReadPool
 from server.postgres.embedded import Cluster
 from tests.support.list_pages import Pages
 from tests.support.oracle import COUNTS, TABLE_OF, assert_tables_match_log
@@ -26,6 +28,9 @@ SEED = 7
 KEYS_OF = ("company", "email", "phone")
 KEYS = [f"{reason}_{what}" for reason in KEYS_OF for what in ("keys", "counts")]
 TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "jobs", *KEYS]
+
+NOT_ENTERED = """
+WITH entered AS MATERIALIZED (SELECT %(workspace)s::uuid AS workspace)"""
 
 every_table = pytest.mark.parametrize("table", TABLES)
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
@@ -151,16 +156,28 @@ def test_search_in_another_workspace_finds_nothing(
     assert api.execute(search, [theirs]).fetchone() == (0,)
 
 
+@pytest.fixture
+def without_entering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements of lists and details that do not enter the workspace that they name."""
+    for module, name in ((lists, "WHOLE_PAGE"), (details, "DETAIL")):
+        statement = getattr(module, name)
+        assert ENTERED in statement
+        monkeypatch.setattr(module, name, statement.replace(ENTERED, NOT_ENTERED))
+
+
 @every_list
-def test_list_query_for_another_workspace_is_empty(
-    plural: str, populated: PopulatedDatabase
+@pytest.mark.usefixtures("without_entering")
+@pytest.mark.parametrize("is_in_another", [True, False])
+def test_list_query_without_its_workspace_is_empty(
+    plural: str, is_in_another: bool, populated: PopulatedDatabase
 ) -> None:
-    """The query names one workspace, the connection is in the other; both must agree."""
+    """The query names one workspace, the connection is in another or in none; both must agree."""
     mine, theirs = populated.workspaces
     pages = Pages(populated.urls.app, theirs)
 
     async def ask(connection: AsyncConnection) -> list[int]:
-        await connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [str(mine)])
+        entered = str(mine) if is_in_another else ""
+        await connection.execute("SELECT set_config('annals.workspace_id', %s, true)", [entered])
         numbers = []
         for search in (None, "a", "acme"):
             page = await pages.page(connection, ListRequest(plural, search=search))
@@ -171,19 +188,69 @@ def test_list_query_for_another_workspace_is_empty(
 
 
 @every_list
-def test_detail_of_another_workspaces_entity_is_none(
-    plural: str, populated: PopulatedDatabase
-) -> None:
+@pytest.mark.usefixtures("without_entering")
+def test_detail_without_its_workspace_is_none(plural: str, populated: PopulatedDatabase) -> None:
     mine, theirs = populated.workspaces
     their_ids = [row["id"] for row in populated.references[1].rows(plural)][:5]
 
     async def look(connection: AsyncConnection) -> list[Any]:
-        return [await detail(connection, plural, mine, entity_id) for entity_id in their_ids] + [
-            await detail(connection, plural, theirs, entity_id) for entity_id in their_ids
-        ]
+        return [await detail(connection, plural, theirs, entity_id) for entity_id in their_ids]
 
     assert their_ids
-    assert Pages(populated.urls.app, mine).reading(look) == [None] * 2 * len(their_ids)
+    assert Pages(populated.urls.app, mine).reading(look) == [None] * len(their_ids)
+
+
+@every_list
+def test_detail_of_another_workspaces_entity_is_none(
+    plural: str, populated: PopulatedDatabase
+) -> None:
+    mine, _ = populated.workspaces
+    their_ids = [row["id"] for row in populated.references[1].rows(plural)][:5]
+
+    async def look(connection: AsyncConnection) -> list[Any]:
+        return [await detail(connection, plural, mine, entity_id) for entity_id in their_ids]
+
+    assert Pages(populated.urls.app, mine).reading(look) == [None] * len(their_ids)
+
+
+@every_list
+def test_single_statement_leaves_no_workspace_in_its_connection(
+    plural: str, populated: PopulatedDatabase
+) -> None:
+    """A pool gives the connection to requests of other workspaces."""
+
+    async def ask() -> None:
+        pool = ReadPool(populated.urls.app, max_size=1)
+        await pool.open()
+        numbers = []
+        for workspace in (*populated.workspaces, UUID(int=1)) * 5:  # more often than is prepared
+            query = ListQuery(workspace)
+            async with pool.single() as connection:
+                page = await list_page(connection, LISTS[plural], query)
+                left = await connection.execute(
+                    f"SELECT current_setting('annals.workspace_id', true),"
+                    f" (SELECT count(*) FROM read.{plural})".encode()
+                )
+                assert await left.fetchone() == ("", 0)
+            numbers.append(orjson.loads(page.content)["pagination"]["totalItems"])
+        rows = [len(reference.rows(plural)) for reference in populated.references]
+        assert numbers == [*rows, 0] * 5
+        await pool.close()
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("method", ["single", "plain"])
+def test_connections_for_reading_cannot_write(method: str, populated: PopulatedDatabase) -> None:
+    async def ask() -> None:
+        pool = ReadPool(populated.urls.app, max_size=1)
+        await pool.open()
+        async with getattr(pool, method)() as connection:
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                await connection.execute("DELETE FROM claimed_times")
+        await pool.close()
+
+    asyncio.run(ask())
 
 
 def test_audit_trail_of_another_workspace_is_empty(populated: PopulatedDatabase) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -123,7 +124,7 @@ class Plans:
     def __init__(self, app_url: str) -> None:
         self._pages = Pages(app_url, WORKSPACES[0])
 
-    def of(self, request: ListRequest, *, cursor: bool = False) -> str:
+    def of(self, request: ListRequest, *, cursor: bool = False, **paging: Any) -> str:
         """Return the plans of a page; with `cursor`, of the page after the first."""
 
         async def ask(connection: AsyncConnection) -> str:
@@ -136,7 +137,10 @@ class Plans:
             connection.add_notice_handler(
                 lambda notice: notices.append(notice.message_primary or "")
             )
-            await self._pages.page(connection, request, page_size=50, cursor=start)
+            await self._pages.page(connection, request, page_size=50, cursor=start, **paging)
+            await connection.execute(
+                "SELECT 1"
+            )  # the server reports a plan with the next statement
             return "\n".join(notices)
 
         return self._pages.reading(ask)
@@ -190,3 +194,9 @@ def test_list_without_search_does_not_count_rows(plural: str, plans: Plans) -> N
     plan = plans.of(ListRequest(plural))
     assert "Aggregate" in plan
     assert plan.count(f"on {plural} t") == 1, plan
+
+
+@every_list
+def test_page_with_total_and_aggregations_is_one_statement(plural: str, plans: Plans) -> None:
+    plan = plans.of(ListRequest(plural), include_stats=True)
+    assert len(re.findall("Query Text: (?!SELECT set_config|SELECT 1)", plan)) == 1, plan
