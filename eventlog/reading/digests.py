@@ -7,11 +7,15 @@ from collections.abc import Collection
 from eventlog.connections import Connection
 from eventlog.digest import DIGEST_SQL
 
-# Columns that a trigger sets from the event, and by which readers find it.
-IS_DESCRIBED = """
-(action_topic, actor_id, api_key_id, command_id) IS NOT DISTINCT FROM
-(action_topic(topic, data, metadata), metadata #>> '{actor,id}', metadata ->> 'keyId',
- metadata ->> 'commandId')"""
+DESCRIBED = {
+    "action_topic": "action_topic(topic, data, metadata)",
+    "actor_id": "metadata #>> '{actor,id}'",
+    "api_key_id": "metadata ->> 'keyId'",
+    "command_id": "metadata ->> 'commandId'",
+}
+"""The columns by which readers find an event, and SQL for what a trigger has set them to."""
+IS_DESCRIBED = f"""
+({", ".join(DESCRIBED)}) IS NOT DISTINCT FROM ({", ".join(DESCRIBED.values())})"""
 
 SELECT_BETWEEN = f"""
 SELECT position, {DIGEST_SQL} FROM events
