@@ -43,7 +43,7 @@ CONTACTS = """(
 PAGE = """
 WITH page AS MATERIALIZED (
     SELECT t.* FROM {table} AS t
-     WHERE t.workspace_id = entered.workspace AND {where}
+     WHERE t.workspace_id = entered.workspace AND counted.total > %(offset)s AND {where}
      ORDER BY {order} LIMIT %(limit)s + 1 OFFSET %(offset)s
 ), numbered AS (
     SELECT t.*, row_number() OVER () AS ordinal FROM page AS t
@@ -53,9 +53,10 @@ SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(lim
            (array_agg(json_build_array({keys})::text ORDER BY ordinal))[%(limit)s] END
   FROM numbered AS t
 """
+# The total comes first: without it, a page that has no rows would be looked for in all rows.
 WHOLE_PAGE = f"""{ENTERED}
-SELECT page.items, page.keys, ({{total}}), ({{stats}})
-  FROM entered, LATERAL ({{page}}) AS page(items, keys)
+SELECT page.items, page.keys, counted.total, ({{stats}})
+  FROM entered, LATERAL ({{total}}) AS counted(total), LATERAL ({{page}}) AS page(items, keys)
 """
 
 ALL_ROWS = "SELECT t.* FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}"

@@ -15,6 +15,7 @@ def explain_all(cluster: Cluster, database: str) -> None:
             ("session_preload_libraries", "auto_explain"),
             ("auto_explain.log_min_duration", "0"),
             ("auto_explain.log_nested_statements", "on"),
+            ("auto_explain.log_analyze", "on"),
             ("client_min_messages", "log"),
         ):
             connection.execute(
