@@ -17,17 +17,17 @@ import random
 import statistics
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import orjson
 import psycopg
 
+from benchmarks.generated import APPEND, WORKSPACE, as_batch, cpu_s, database, generate
 from benchmarks.generated import START as SINCE
-from benchmarks.generated import WORKSPACE, as_batch, database, generate
 from eventlog.reading.actions import ACTIONS_JSON
-from readmodels.audit import ITEM_SQL, POSITION_END, AuditQuery, audit_page
+from eventlog.reading.positions import POSITION_MAX
+from readmodels.audit import ITEM_SQL, AuditQuery, audit_page
 from readmodels.pool import ReadPool
 from runtime.composition import new_id
 
@@ -35,7 +35,6 @@ BLOCK_EVENTS = 5_000
 APPENDED = 5_000
 APPEND_ROUNDS = 5
 RARE_ACTOR, BUSY_ACTOR = str(UUID(int=5_000)), str(UUID(int=1))
-APPEND = "SELECT count(*) FROM append_events(%s, %s::json, %s::json)"
 INDEXES = (
     "events_by_action",
     "events_by_actor",
@@ -139,7 +138,7 @@ async def measure(app_url: str, wanted: dict[str, dict[str, Any]], rounds: int) 
             for _ in range(rounds):
                 query = AuditQuery(workspace, **filters)
                 started = time.perf_counter()
-                await audit_page(connection, query, POSITION_END)
+                await audit_page(connection, query, POSITION_MAX)
                 middle = time.perf_counter()
                 await connection.execute(PAGE_OF_TABLE.format(filters=sql).encode(), parameters)
                 taken[0].append(middle - started)
@@ -159,15 +158,11 @@ def append_cpu_us(connection: psycopg.Connection[Any], rng: random.Random) -> fl
             (WORKSPACE, as_batch([event], SINCE), metadata(rng, BUSY_ACTOR))
             for event in islice(source, APPENDED)
         ]
-        before = _cpu_s(pid)
+        before = cpu_s(pid)
         for batch in batches:
             connection.execute(APPEND, batch, prepare=True)
-        found.append((_cpu_s(pid) - before) / APPENDED * 1e6)
+        found.append((cpu_s(pid) - before) / APPENDED * 1e6)
     return min(found)
-
-
-def _cpu_s(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def main() -> None:

@@ -28,11 +28,11 @@ from benchmarks.generated import WORKSPACE, database
 from commands.entities import EntityCommands
 from commands.keys import issue_key
 from eventlog.connections import write_pool
+from eventlog.retries import poll_until
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from server.polling import poll_until
 from server.postgres.embedded import DatabaseUrls
 
 PORT = 8399

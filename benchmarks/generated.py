@@ -74,6 +74,11 @@ def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
             yield urls
 
 
+def cpu_s(pid: int) -> float:
+    """CPU that the main thread of a process has used, in seconds, to the microsecond."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def fill_log(app_url: str, events: int, *, seed: int = 1) -> None:
     """Append this number of generated CRM events, BLOCK_EVENTS in each transaction."""
     with psycopg.connect(app_url) as connection:

@@ -37,13 +37,13 @@ from commands.importing.mapping import DateOrders
 from commands.jobs.requests import JobCommands
 from domain.job import Job, JobStatus
 from eventlog.clock import local_time
+from eventlog.retries import poll_until
 from eventlog.scope import Scope
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from runtime.composition import Writing, new_id, open_writing
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.importing import upload_file
-from server.polling import poll_until
 
 CUSTOM_COLUMNS = tuple(f"Own {number}" for number in range(1, 11))
 COLUMNS = (

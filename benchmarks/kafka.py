@@ -28,10 +28,10 @@ from eventlog.kafka.tail import read_between
 from eventlog.kafka.topic import create_topic
 from eventlog.locks import REBUILD_LOCK
 from eventlog.reading import read_rows_after
+from eventlog.retries import poll_until
 from projections.engine.kafka.consumer import GroupEngine
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from server.polling import poll_until
 from tests.support.kafka_broker import running_kafka
 
 JOIN_WAIT_S = 60.0

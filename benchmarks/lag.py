@@ -26,11 +26,11 @@ from benchmarks.generated import WORKSPACE, database
 from domain.account import Account
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
+from eventlog.retries import poll_until
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
-from server.polling import poll_until
 
 WARM_UP_S = 2.0
 OBSERVE_PAUSE_S = 0.0005

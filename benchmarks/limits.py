@@ -38,8 +38,8 @@ from api.http.limits.rates import RateCounter
 from benchmarks.export import fill
 from benchmarks.generated import database
 from domain.api_key import Role
+from eventlog.retries import poll_until
 from runtime.settings import Settings
-from server.polling import poll_until
 from server.postgres.embedded import DatabaseUrls
 from server.processes.serving import OTHER_FILES, make_server, open_socket, raise_open_files_limit
 from tests.support.api_server import free_port, is_live

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,7 +32,7 @@ import orjson
 import psycopg
 
 from benchmarks.export import serving
-from benchmarks.generated import METADATA, WORKSPACE, database
+from benchmarks.generated import METADATA, WORKSPACE, cpu_s, database
 from benchmarks.passthrough import load, passing_through
 from commands.entities import EntityCommands
 from commands.keys import issue_key
@@ -184,7 +183,7 @@ def events(accounts: int) -> Iterator[tuple[Any, ...]]:
     for number in range(1, MEMBERS + 1):
         yield event(number, UUID(int=number), "member.created", None, {"name": f"Member {number}"})
     for number in range(accounts):
-        account = UUID(int=rng.getrandbits(128), version=4)
+        account = _id(rng)
         word = rng.choice(KNOWN) if rng.random() < 0.01 else rng.choice(words)
         fields = {
             "company": f"{word} {rng.choice(words)} {rng.choice(SUFFIXES)}",
@@ -361,11 +360,11 @@ async def measure(
     ]
     for number in range(rounds + 1):
         for taken, ask, process in ways:
-            cpu, started = _cpu_s(process), time.perf_counter()
+            cpu, started = cpu_s(process), time.perf_counter()
             await ask()
             if number:
                 taken.times.append(time.perf_counter() - started)
-                taken.cpu_s += _cpu_s(process) - cpu
+                taken.cpu_s += cpu_s(process) - cpu
         if number and time.monotonic() > until:
             break
     return ours, best
@@ -374,10 +373,6 @@ async def measure(
 async def _run(connection: AsyncConnection, statements: list[str]) -> None:
     for statement in statements:
         await (await connection.execute(statement.encode(), prepare=True)).fetchall()
-
-
-def _cpu_s(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def over_http(urls: DatabaseUrls, token: str, seconds: float) -> None:

@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.polling import poll_until
+from eventlog.retries import poll_until
 
 URL_VARIABLE = "ANNALS_BENCHMARK_URL"
 POOL_MAX = 8

@@ -33,13 +33,13 @@ from commands.keys import issue_key
 from domain.account import Account
 from eventlog.connections import write_pool
 from eventlog.hints import Hinter
+from eventlog.retries import poll_until
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 from runtime.composition import open_key_writing
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
 from server.cli.local.database import catch_up
-from server.polling import poll_until
 from server.postgres.embedded import DatabaseUrls
 from server.processes.serving import raise_open_files_limit
 from server.processes.supervisor import is_healthy

@@ -19,7 +19,7 @@ import psycopg
 import yoyo
 
 from eventlog.locks import MIGRATION_LOCK
-from eventlog.retries import LOCK_CONFLICTS, retry_locks
+from eventlog.retries import LOCK_CONFLICTS, poll_until, retry_locks
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 
@@ -126,12 +126,12 @@ def wait_for_lock(connection: psycopg.Connection[Any], function: str, wait_s: fl
     creation of an index by the holder of the lock would wait for that. The connection must not be
     in a transaction.
     """
-    deadline = time.monotonic() + wait_s
-    while True:
-        taken = connection.execute(f"SELECT {function}(%s, %s)".encode(), MIGRATION_LOCK).fetchone()
-        if taken == (True,) or time.monotonic() > deadline:
-            return taken == (True,)
-        time.sleep(LOCK_POLL_S)
+    statement = f"SELECT {function}(%s, %s)".encode()
+    return poll_until(
+        lambda: connection.execute(statement, MIGRATION_LOCK).fetchone() == (True,),
+        wait_s,
+        LOCK_POLL_S,
+    )
 
 
 def _apply_with_retries(backend: Any, migration: Any, lock_waits: LockWaits) -> None:

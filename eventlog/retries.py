@@ -1,7 +1,8 @@
-"""Retries: of transactions that wait for locks, and of work that lost its connection."""
+"""Retries, of transactions that wait for locks and of work that lost its connection; polling."""
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
 from threading import Event
@@ -11,8 +12,10 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
+    retry_if_result,
     sleep_using_event,
     stop_after_attempt,
+    stop_after_delay,
     stop_when_event_set,
     wait_fixed,
 )
@@ -34,6 +37,17 @@ def retry_locks(attempts_max: int, pause_s: float) -> Retrying:
         wait=wait_fixed(pause_s),
         reraise=True,
     )
+
+
+def poll_until(condition: Callable[[], bool], timeout_s: float, interval_s: float) -> bool:
+    """Check the condition every `interval_s` seconds. Return whether it held within `timeout_s`."""
+    retrying = Retrying(
+        retry=retry_if_result(operator.not_),
+        stop=stop_after_delay(timeout_s),
+        wait=wait_fixed(interval_s),
+        retry_error_callback=lambda _: False,
+    )
+    return bool(retrying(condition))
 
 
 def seldom(report: Callable[[BaseException], object]) -> Callable[[BaseException], None]:

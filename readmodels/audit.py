@@ -18,13 +18,12 @@ from eventlog.reading.audit import (
     json_object,
     select_page,
 )
+from eventlog.reading.positions import POSITION_MAX
 from readmodels.pool import AsyncConnection
 
 AUDIT_PAGE_DEFAULT = 50
 AUDIT_PAGE_MAX = 500
 JOB = "job"
-POSITION_END = 2**62
-"""A position above all others."""
 
 ITEM: Mapping[str, str] = MappingProxyType(
     entry_columns(
@@ -95,7 +94,7 @@ async def positions_of_command(
     parameters = {
         "workspace": workspace_id,
         "command": command_id,
-        "below": POSITION_END,
+        "below": POSITION_MAX,
         "limit": limit,
     }
     cursor = await connection.execute(POSITIONS_OF_COMMAND.format(order="ASC").encode(), parameters)

@@ -26,7 +26,6 @@ from domain.shared.text import neutralised
 from eventlog.locks import EXPORT_LOCK
 from eventlog.reading.audit import select_entries
 from eventlog.reading.counts import has_events
-from eventlog.reading.positions import readable_position_async
 from readmodels.audit import ITEM, ITEM_SQL, AuditQuery
 from readmodels.lists import CONTACTS, CONTACTS_PER_ITEM_MAX, ListQuery, selection
 from readmodels.names import CUSTOM_PREFIX
@@ -200,9 +199,7 @@ async def consistent_snapshot(
     raises.
     """
     if not projections:
-        async with pool.plain() as connection:
-            readable = await readable_position_async(connection)
-        async with pool.workspace(workspace_id) as connection:
+        async with pool.log(workspace_id) as (connection, readable):
             yield Snapshot(connection, readable)
         return
     deadline = time.monotonic() + SNAPSHOT_WAIT_S

@@ -83,39 +83,40 @@ class ReadPool:
         Raises `psycopg.OperationalError` and `psycopg_pool.PoolTimeout` if no connection is free.
         """
         # No pipeline is used: it halved the rate of single reads, measured over HTTP.
-        async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute(SET_WORKSPACE, (str(workspace_id),))
-            yield connection
-
-    @asynccontextmanager
-    async def single(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for one read-only statement that enters its workspace (`ENTERED`).
-
-        The statement is its own transaction, on one snapshot. Raises as `workspace`.
-        """
-        async with self._pool.connection() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def plain(self) -> AsyncIterator[AsyncConnection]:
-        """Open a read-only transaction outside any workspace; statements see the newest data."""
-        async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        async with self.plain() as connection, _in_workspace(connection, workspace_id):
             yield connection
 
     @asynccontextmanager
     async def log(self, workspace_id: UUID) -> AsyncIterator[tuple[AsyncConnection, int]]:
-        """Open a read-only transaction in this workspace; statements see the newest data.
+        """Open a transaction as `workspace` does, in which the log is final up to a position.
 
-        Yields the connection, and the position up to which the log is final.
+        Yields the connection and that position.
         """
         async with self.plain() as connection:
-            await connection.execute(SET_WORKSPACE, (str(workspace_id),))
-            yield connection, await readable_position_async(connection)
+            upto = await readable_position_async(connection)  # before the snapshot is taken
+            async with _in_workspace(connection, workspace_id):
+                yield connection, upto
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        """A connection outside any workspace and any transaction.
+
+        Each statement is a read-only transaction of its own, on a snapshot of the newest data. It
+        may enter a workspace itself (`ENTERED`). Raises as `workspace`.
+        """
+        async with self._pool.connection() as connection:
+            yield connection
 
     def statistics(self) -> dict[str, int]:
         """Size, use and queue of the pool, under psycopg's names."""
         return self._pool.get_stats()
+
+
+@asynccontextmanager
+async def _in_workspace(connection: AsyncConnection, workspace_id: UUID) -> AsyncIterator[None]:
+    async with connection.transaction():
+        await connection.execute(SET_WORKSPACE, (str(workspace_id),))
+        yield
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from server.polling import poll_until
+from eventlog.retries import poll_until
 
 RESERVE_FILE = "reserve"
 RESERVE_BYTES = 128 * 1024**2

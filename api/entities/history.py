@@ -9,13 +9,14 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from api.dependencies.annotated import EntityId, HistoryReader, ServicesDep
 from api.entities.resource import EntityResource
-from api.http.conditions import POSITION_MAX, await_position
+from api.http.conditions import await_position
 from api.http.openapi.examples import EXAMPLE_EVENT
 from api.http.openapi.records import HISTORY_PAGE
 from api.http.openapi.responses import ON_READ, problems, success
 from api.http.responses import json_response
 from api.http.visibility import Visibility, visibility_of
 from domain.shared.refusals import NotFound
+from eventlog.reading.positions import POSITION_MAX
 from replay.history import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, entity_history
 from runtime import codes
 

@@ -74,7 +74,7 @@ def add_list(router: APIRouter, resource: EntityResource) -> None:
             query_as_of = AsOfQuery(caller.workspace_id, kind.PLURAL, at, **options)
             return json_response(await _list_as_of(services, query_as_of))
         query = ListQuery(caller.workspace_id, **options, cursor=parameters.cursor)
-        async with services.reads.single() as connection:
+        async with services.reads.plain() as connection:
             found = await list_page(connection, spec, query)
         link = page_links(
             request.scope,
@@ -113,7 +113,7 @@ def add_get(router: APIRouter, resource: EntityResource) -> None:
         if as_of is not None:
             caller.require(Permission.HISTORY)
             return await _entity_as_of(services, caller, kind, entity_id, as_of)
-        async with services.reads.single() as connection:
+        async with services.reads.plain() as connection:
             found = await detail(connection, kind.PLURAL, caller.workspace_id, entity_id)
         if found is None:
             await _require_not_merged(services, caller, kind, entity_id)

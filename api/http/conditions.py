@@ -14,7 +14,7 @@ from fastapi import Header, Request
 from api.http.openapi.headers import POSITION_PATTERN, TAGS_PATTERN
 from api.http.representation.tags import TAG_LIST, TAGS_MAX
 from domain.shared.refusals import StaleVersion
-from eventlog.reading.positions import readable_position_async, taken_position
+from eventlog.reading.positions import POSITION_MAX, readable_position_async, taken_position
 from projections.engine.registry import PROJECTIONS
 from runtime import codes
 from runtime.codes.code import ErrorCode
@@ -23,7 +23,6 @@ from runtime.errors import ApiError
 R = TypeVar("R")
 
 MIN_POSITION = "Annals-Min-Position"
-POSITION_MAX = 2**62
 POSITION_MAX_CHARS = 19
 
 STRONG_VERSION = re.compile(r'(?<!W/)"([1-9][0-9]{0,8})(?:-[0-9a-z-]*)?"')
@@ -32,7 +31,7 @@ NO_VERSION = 0
 """A version that no entity ever has; versions begin at 1."""
 
 
-MinPosition = Annotated[
+MinPositionHeader = Annotated[
     str | None,
     Header(
         alias=MIN_POSITION,
@@ -101,14 +100,14 @@ def await_position(*projections: str) -> Callable[..., Awaitable[None]]:
     """
     assert set(projections) <= PROJECTIONS.keys(), projections
 
-    async def wait(request: Request, annals_min_position: MinPosition = None) -> None:
+    async def wait(request: Request, annals_min_position: MinPositionHeader = None) -> None:
         if annals_min_position is not None:
             await wait_for_projections(request, projections, parse_position(annals_min_position))
 
     return wait
 
 
-async def await_readable(request: Request, annals_min_position: MinPosition = None) -> None:
+async def await_readable(request: Request, annals_min_position: MinPositionHeader = None) -> None:
     """Dependency: wait until the log is final up to Annals-Min-Position.
 
     A reader of the log sees a write when no other writer can still record an event below it. It

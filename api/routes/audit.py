@@ -14,7 +14,7 @@ from api.dependencies.annotated import Auditor, ServicesDep
 from api.entities.export import ON_EXPORT, add_export_route
 from api.exports.formats import requested_format
 from api.exports.streaming import ExportRequest, ExportResponse
-from api.http.conditions import POSITION_MAX, await_readable
+from api.http.conditions import await_readable
 from api.http.openapi.examples import EXAMPLE_EVENT, EXAMPLE_ID, one_page
 from api.http.openapi.records import AUDIT_PAGE
 from api.http.openapi.responses import ON_READ, problems, success
@@ -22,6 +22,7 @@ from api.http.parameters import OneOf, OneOfKinds, TimeText, parse_time, reject_
 from api.http.responses import json_response
 from domain.shared.kinds import AGGREGATES
 from eventlog.reading.actions import ACTION_NAMES
+from eventlog.reading.positions import POSITION_MAX
 from readmodels.audit import AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX, AuditQuery, audit_page
 from readmodels.exports import AUDIT_CELLS, Export, Format, Snapshot, audit_export
 

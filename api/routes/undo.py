@@ -16,7 +16,7 @@ from api.dependencies.request import command_scope, require_write_capacity
 from api.dependencies.services import Services
 from api.http.auth import Caller
 from api.http.bodies import RequestModel, parse_body
-from api.http.conditions import POSITION_MAX, await_readable
+from api.http.conditions import await_readable
 from api.http.openapi.bodies import either, request_body
 from api.http.openapi.examples import EXAMPLE_ACTOR, EXAMPLE_ID, EXAMPLE_TIME
 from api.http.openapi.records import Actor, FieldChange, ResponseModel
@@ -40,6 +40,7 @@ from domain.shared.kinds import ENTITY_OF, KINDS
 from domain.shared.refusals import Refusal, UndoConflict
 from eventlog.reading.actions import action_of
 from eventlog.reading.audit import whole_command
+from eventlog.reading.positions import POSITION_MAX
 from eventlog.scope import Scope
 from readmodels.audit import (
     Operation,

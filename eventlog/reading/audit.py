@@ -48,21 +48,21 @@ ENTRY: Mapping[str, str] = MappingProxyType(
         "position": "e.position",
         "topic": "e.topic",
         "type": "e.topic",
-        "kind": "split_part(e.topic, '.', 1)",
+        "kind": KIND,
         "action": ACTION,
         "entityType": KIND,
         "entityId": "e.stream_id",
         "accountId": "e.account_id",
         "version": "e.stream_version",
         "actor": "e.metadata->'actor'",
-        "keyId": "e.metadata->>'keyId'",
+        "keyId": "e.api_key_id",
         "occurredAt": "e.occurred_at",
         "recordedAt": "e.recorded_at",
         "ip": "e.metadata->>'ip'",
         "userAgent": "e.metadata->>'userAgent'",
         "requestId": "e.metadata->>'requestId'",
         "command": "e.metadata->>'command'",
-        "commandId": "e.metadata->>'commandId'",
+        "commandId": "e.command_id",
         "undoes": "e.metadata->>'undoes'",
         "undoesPosition": "(e.metadata->>'undoesPosition')::bigint",
         "correlationId": "e.metadata->>'correlationId'",
@@ -150,7 +150,7 @@ SELECT {KIND}, {ACTION}, count(*), max(e.position), (array_agg(e.stream_id))[1]
 """By kind and action: the number of events, the last position, and one of the streams."""
 
 SELECT_WHOLE_COMMAND = """
-SELECT metadata->>'commandId' FROM events
+SELECT command_id FROM events
  WHERE workspace_id = %s AND position = %s AND metadata->>%s IS NOT NULL
 """
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from eventlog.connections import AsyncConnection, Connection
 from eventlog.locks import WRITER_LOCK
 
+POSITION_MAX = 2**62
+"""A position above all that are ever assigned."""
 READABLE_POSITION = "readable_position()"
 """SQL: the position that `readable_position` returns, for statements that compare with it."""
 SELECT_READABLE = f"SELECT {READABLE_POSITION}"

@@ -12,6 +12,7 @@ from psycopg import sql
 from eventlog.connections import Connection
 from eventlog.locks import INSTALL_LOCK
 from projections.engine.meaning import sql_meaning
+from projections.engine.names import previous_name, previous_schema, shadow_name, shadow_schema
 from projections.engine.registry import PROJECTIONS, version
 
 READ_SCHEMA = "read"
@@ -98,10 +99,22 @@ def _retire(connection: Connection, name: str, tables: Iterable[str]) -> None:
         connection.execute(
             sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(READ_SCHEMA, table))
         )
-    names = f"{name}(:.*)?"
-    for state in STATE_TABLES:
-        connection.execute(f"DELETE FROM {state} WHERE projection ~ ('^' || %s || '$')", (names,))
-    connection.execute("DELETE FROM projections WHERE name ~ ('^' || %s || '$')", (names,))
+    for schema in (shadow_schema(name), previous_schema(name)):
+        drop_schema(connection, schema)
+    for each in (name, shadow_name(name), previous_name(name)):
+        delete_state(connection, each)
+
+
+def drop_schema(connection: Connection, schema: str) -> None:
+    """Drop a schema with its tables, if it exists."""
+    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+def delete_state(connection: Connection, name: str) -> None:
+    """Delete the checkpoint that is kept under this name, and what else is recorded there."""
+    for table in STATE_TABLES:
+        connection.execute(f"DELETE FROM {table} WHERE projection = %s".encode(), (name,))
+    connection.execute("DELETE FROM projections WHERE name = %s", (name,))
 
 
 def create_tables(connection: Connection, schema: str, definition: Definition) -> None:

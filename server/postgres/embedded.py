@@ -21,9 +21,9 @@ from typing import Any
 
 import psycopg
 
+from eventlog.retries import poll_until
 from runtime.home import AlreadyHeldError, HomeLock, read_json, write_private
 from server.disk import RESERVE_BYTES, DiskReserve, free_bytes
-from server.polling import poll_until
 from server.postgres.account import AccountError, server_account, server_folder
 from server.postgres.binaries import BinariesError, extract_binaries, major_version
 from server.postgres.processes import (

@@ -6,8 +6,8 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from eventlog.retries import poll_until
 from runtime.process import ask_kernel_to_signal
-from server.polling import poll_until
 
 STOP_WAIT_MAX_S = 30.0
 ABORT_WAIT_MAX_S = 5.0

@@ -23,10 +23,10 @@ from types import FrameType
 
 import psycopg
 
+from eventlog.retries import poll_until
 from runtime.home import AlreadyHeldError, HomeLock, make_home, token_file, write_private
 from runtime.process import SUPERVISOR_PID_VARIABLE
 from runtime.settings import REPOSITORY, Settings
-from server.polling import poll_until
 from server.postgres.databases import Database
 from server.postgres.processes import EmbeddedPostgresError
 from server.processes.disk_guard import DiskGuard

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from eventlog.connections import Connection
+from eventlog.reading.positions import POSITION_MAX
 from readmodels.audit import (
-    POSITION_END,
     AuditQuery,
     audit_page,
     last_positions_below,
@@ -193,10 +193,10 @@ def test_every_combination_of_filters_finds_the_entries_of_the_oracle(
         found = 0
         for query in queries(events):
             expected = matching(events, query)
-            assert await walk(connection, replace(query, limit=500), POSITION_END) == expected, (
+            assert await walk(connection, replace(query, limit=500), POSITION_MAX) == expected, (
                 query
             )
-            assert await walk(connection, query, POSITION_END) == expected[: 10**6], query
+            assert await walk(connection, query, POSITION_MAX) == expected[: 10**6], query
             found += len(expected) > 0
         return found
 
@@ -228,7 +228,7 @@ def test_export_has_the_entries_of_the_pages(
 
     async def ask(connection: AsyncConnection) -> list[Row]:
         export = await audit_export(
-            connection, query, Format.NDJSON, POSITION_END, descending=descending
+            connection, query, Format.NDJSON, POSITION_MAX, descending=descending
         )
         content = b"".join([block async for block in blocks(connection, export)])
         return [shown(orjson.loads(line)) for line in content.splitlines()]
@@ -326,7 +326,7 @@ def plan_of(pages: Pages, query: AuditQuery) -> str:
     async def ask(connection: AsyncConnection) -> str:
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
-        await audit_page(connection, query, POSITION_END)
+        await audit_page(connection, query, POSITION_MAX)
         await connection.execute("SELECT 1")  # the server reports a plan with the next statement
         return "\n".join(notices)
 

@@ -13,8 +13,9 @@ import pytest
 from psycopg import sql
 
 from eventlog.connections import Connection
+from eventlog.reading.positions import POSITION_MAX
 from readmodels import details, lists
-from readmodels.audit import POSITION_END, AuditQuery, audit_page
+from readmodels.audit import AuditQuery, audit_page
 from readmodels.details import detail
 from readmodels.lists import LISTS, ListQuery, list_page
 from readmodels.pool import ENTERED, AsyncConnection, ReadPool
@@ -225,7 +226,7 @@ def test_single_statement_leaves_no_workspace_in_its_connection(
         numbers = []
         for workspace in (*populated.workspaces, UUID(int=1)) * 5:  # more often than is prepared
             query = ListQuery(workspace)
-            async with pool.single() as connection:
+            async with pool.plain() as connection:
                 page = await list_page(connection, LISTS[plural], query)
                 left = await connection.execute(
                     f"SELECT current_setting('annals.workspace_id', true),"
@@ -240,12 +241,14 @@ def test_single_statement_leaves_no_workspace_in_its_connection(
     asyncio.run(ask())
 
 
-@pytest.mark.parametrize("method", ["single", "plain"])
-def test_connections_for_reading_cannot_write(method: str, populated: PopulatedDatabase) -> None:
+@pytest.mark.parametrize(("method", "given"), [("plain", ()), ("workspace", (UUID(int=1),))])
+def test_connections_for_reading_cannot_write(
+    method: str, given: tuple[UUID, ...], populated: PopulatedDatabase
+) -> None:
     async def ask() -> None:
         pool = ReadPool(populated.urls.app, max_size=1)
         await pool.open()
-        async with getattr(pool, method)() as connection:
+        async with getattr(pool, method)(*given) as connection:
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 await connection.execute("DELETE FROM claimed_times")
         await pool.close()
@@ -259,8 +262,8 @@ def test_audit_trail_of_another_workspace_is_empty(populated: PopulatedDatabase)
 
     async def ask(connection: AsyncConnection) -> list[bytes]:
         return [
-            await audit_page(connection, AuditQuery(theirs), POSITION_END),
-            await audit_page(connection, AuditQuery(mine, entity_id=account), POSITION_END),
+            await audit_page(connection, AuditQuery(theirs), POSITION_MAX),
+            await audit_page(connection, AuditQuery(mine, entity_id=account), POSITION_MAX),
         ]
 
     for page in Pages(populated.urls.app, mine).reading(ask):

@@ -25,10 +25,11 @@ from domain.meeting import Meeting
 from domain.opportunity import Opportunity
 from domain.shared.entity import Entity
 from eventlog.connections import raw_json, write_pool
+from eventlog.reading.positions import POSITION_MAX
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
 from projections.engine.live.runner import ProjectionEngine
-from readmodels.audit import POSITION_END, AuditQuery, audit_page
+from readmodels.audit import AuditQuery, audit_page
 from readmodels.lists import LISTS
 from replay.as_of import AsOfQuery, entity_as_of, list_as_of
 from replay.history import entity_history
@@ -401,7 +402,7 @@ def test_history_omits_secret_of_api_key(
 
     async def audit(connection: Any) -> Any:
         query = AuditQuery(scope.workspace_id)
-        return orjson.loads(await audit_page(connection, query, POSITION_END))["items"]
+        return orjson.loads(await audit_page(connection, query, POSITION_MAX))["items"]
 
     trail = Pages(urls.app, scope.workspace_id).reading(audit)
     trail = [item for item in trail if item["entityId"] == str(key)]

@@ -19,13 +19,13 @@ from projections.engine.jobs.refusals import (
     ProjectionJobEnded,
     ProjectionJobInProgress,
 )
+from projections.engine.names import previous_name
 from projections.engine.rebuild.plan import (
     EVENTS_PER_S_DEFAULT,
     MEASURED_RATE,
     TABLE_BYTES,
     RebuildPlan,
 )
-from projections.engine.rebuild.swap import previous_name
 from projections.engine.registry import PROJECTIONS, version
 
 AsyncConnection = psycopg.AsyncConnection[TupleRow]

@@ -18,6 +18,7 @@ from eventlog.reading.part import Part, read_part
 from projections.changes import Handler, Projection
 from projections.engine.ledger.coverage import CoverageTally, record, tally
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, park
+from projections.engine.names import shadow_name
 from projections.engine.rebuild.sessions import hold_shadow
 from projections.engine.rows.copying import copy_rows
 from projections.engine.rows.memory import MemoryTables
@@ -71,11 +72,6 @@ def _gc_disabled() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def shadow_name(projection: str) -> str:
-    """The name under which a shadow's checkpoint and ledger are kept until the swap."""
-    return f"{projection}:shadow"
 
 
 class _Builder:

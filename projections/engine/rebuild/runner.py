@@ -28,6 +28,7 @@ from eventlog.reading.counts import count_events
 from eventlog.reading.part import Part
 from projections.engine.install import Definition
 from projections.engine.live.follower import CannotApply, Follower, apply_page
+from projections.engine.names import previous_name, previous_schema
 from projections.engine.rebuild.build import PARTITION_EVENTS, build_part, throttle
 from projections.engine.rebuild.compare import Difference, number_of
 from projections.engine.rebuild.plan import fetch_value
@@ -45,8 +46,6 @@ from projections.engine.rebuild.shadow import Shadow
 from projections.engine.rebuild.swap import (
     CATCH_UP_EVENTS,
     Exchange,
-    previous_name,
-    previous_schema,
     swap,
 )
 from projections.engine.registry import PROJECTIONS, version

@@ -14,6 +14,8 @@ from projections.engine.install import (
     Definition,
     create_indexes,
     create_tables,
+    delete_state,
+    drop_schema,
     guard_tables,
 )
 from projections.engine.live.follower import (
@@ -24,7 +26,7 @@ from projections.engine.live.follower import (
     describe_problem,
 )
 from projections.engine.live.partitions import follow_unaligned, load_partition_positions
-from projections.engine.rebuild.build import shadow_name
+from projections.engine.names import shadow_name, shadow_schema
 from projections.engine.rebuild.compare import (
     Checksum,
     Difference,
@@ -38,7 +40,6 @@ from projections.engine.rebuild.sessions import end_earlier_sessions, hold_shado
 from projections.engine.rebuild.swap import (
     Exchange,
     catch_up_to,
-    shadow_schema,
 )
 from projections.engine.registry import PROJECTIONS, version
 from projections.engine.rows.copying import fill_counts
@@ -136,16 +137,8 @@ class Shadow:
     def drop(self, connection: Connection) -> None:
         """Remove what an unfinished rebuild left."""
         with connection.transaction():
-            connection.execute(
-                sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(self.schema))
-            )
-            for statement in (
-                "DELETE FROM projections WHERE name = %s",
-                "DELETE FROM projection_coverage WHERE projection = %s",
-                "DELETE FROM projection_parked WHERE projection = %s",
-                "DELETE FROM projection_offsets WHERE projection = %s",
-            ):
-                connection.execute(statement.encode(), (self.projection.name,))
+            drop_schema(connection, self.schema)
+            delete_state(connection, self.projection.name)
 
     def _differences(self, connection: Connection, url: str) -> list[Difference]:
         shadow = Follower(connection, self.projection, self.schema)

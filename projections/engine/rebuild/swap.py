@@ -22,7 +22,7 @@ from eventlog.hints import APPENDED, PROJECTED
 from eventlog.locks import EXPORT_LOCK, PROJECTION_LOCK
 from eventlog.reading import read_after
 from projections.changes import Projection
-from projections.engine.install import READ_SCHEMA, Definition, create_functions
+from projections.engine.install import READ_SCHEMA, Definition, create_functions, drop_schema
 from projections.engine.live.follower import (
     CannotApply,
     Follower,
@@ -30,6 +30,7 @@ from projections.engine.live.follower import (
     apply_page,
 )
 from projections.engine.live.partitions import align_partitions, load_partition_positions
+from projections.engine.names import previous_name, previous_schema
 from projections.engine.rebuild.exchange import TablesInUse, exchange_tables
 from projections.engine.rebuild.refusal import REPLACE_HINT, RebuildRefused
 from projections.engine.rebuild.sessions import locked
@@ -142,8 +143,8 @@ def _exchange_records(connection: Connection, exchange: Exchange) -> None:
     moved = [_move(connection, READ_SCHEMA, table, aside) for table in _own_tables(live)]
     for table in _own_tables(live):
         _move(connection, schema, table, READ_SCHEMA)
-    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(old)))
-    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+    drop_schema(connection, old)
+    drop_schema(connection, schema)
     connection.execute(
         sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(aside), sql.Identifier(old))
     )
@@ -240,18 +241,3 @@ def _handed_over(connection: Connection, name: str) -> Iterator[None]:
     finally:
         connection.execute("UPDATE projections SET state = 'live' WHERE name = %s", (name,))
         connection.execute(f"NOTIFY {APPENDED}")
-
-
-def shadow_schema(name: str) -> str:
-    """The schema in which a projection is rebuilt."""
-    return f"read_shadow_{name}"
-
-
-def previous_schema(name: str) -> str:
-    """The schema that keeps the tables from before the last swap."""
-    return f"read_previous_{name}"
-
-
-def previous_name(name: str) -> str:
-    """The name under which the checkpoint of those tables is kept."""
-    return f"{name}:previous"
