@@ -41,16 +41,15 @@ def upcast(topic: str, data: Data) -> tuple[str, Data]:
     return topic, data
 
 
-def upcasters_to(topics: Collection[str] | None) -> dict[str, tuple[str, UpcastStep]]:
-    """The steps that lead to one of these topics, by old topic; all steps if `topics` is None."""
-    return {
-        old: step
-        for old, step in sorted(_STEPS.items())
-        if topics is None or _last_topic(old) in topics
-    }
-
-
-def _last_topic(topic: str) -> str:
+def upcasts_of(topic: str) -> tuple[str, tuple[UpcastStep, ...]]:
+    """The topic that is written today for events of this one, and the steps that convert them."""
+    steps = []
     while topic in _STEPS:
-        topic = _STEPS[topic][0]
-    return topic
+        topic, step = _STEPS[topic]
+        steps.append(step)
+    return topic, tuple(steps)
+
+
+def upcasters_to(topics: Collection[str]) -> dict[str, tuple[str, UpcastStep]]:
+    """The steps that lead to one of these topics, by old topic."""
+    return {old: step for old, step in sorted(_STEPS.items()) if upcasts_of(old)[0] in topics}

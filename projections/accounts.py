@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from projections.changes import Counts, Projection, Table
-from projections.lifecycle import counted, lifecycle
+from projections.lifecycle import Counted, Lifecycle
 
-COUNTERS = (
-    "contact_count",
-    "task_count",
-    "meeting_count",
-    "note_count",
-    "open_opportunity_count",
+COUNTED = (
+    Counted("contact", "contact_count"),
+    Counted("task", "task_count", unless=("status", frozenset({"done"}))),
+    Counted("meeting", "meeting_count"),
+    Counted("note", "note_count"),
+    Counted("opportunity", "open_opportunity_count", unless=("stage", frozenset({"won", "lost"}))),
 )
-
-LIFECYCLE = lifecycle(
-    "account",
-    "accounts",
-    searched=("company",),
-    status="status",
-    defaults=dict.fromkeys(COUNTERS, 0),
-)
+COUNTERS = tuple(each.counter for each in COUNTED)
 
 PROJECTION = Projection(
     name="accounts",
@@ -32,20 +25,15 @@ PROJECTION = Projection(
             counts=Counts("account_counts", by=("type", "status", "priority", "assigned_to")),
         ),
     ),
-    handlers={
-        **LIFECYCLE,
-        "account.merged": LIFECYCLE["account.updated"],
-        **counted("contact", "accounts", "contact_count", counts=lambda _: True),
-        **counted(
-            "task", "accounts", "task_count", counts=lambda fields: fields["status"] != "done"
-        ),
-        **counted("meeting", "accounts", "meeting_count", counts=lambda _: True),
-        **counted("note", "accounts", "note_count", counts=lambda _: True),
-        **counted(
-            "opportunity",
+    rules=(
+        Lifecycle(
+            "account",
             "accounts",
-            "open_opportunity_count",
-            counts=lambda fields: fields["stage"] not in {"won", "lost"},
+            searched=("company",),
+            status="status",
+            changed=("merged",),
+            defaults=dict.fromkeys(COUNTERS, 0),
         ),
-    },
+        *COUNTED,
+    ),
 )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from projections.changes import Counts, Projection
-from projections.lifecycle import entity_table, lifecycle
-
-LIFECYCLE = lifecycle("appointment", "appointments", searched=("title",), status="status")
-STEPS = ("confirmed", "rescheduled", "cancelled", "completed", "missed")
+from projections.lifecycle import Lifecycle, entity_table
 
 PROJECTION = Projection(
     name="appointments",
@@ -15,9 +12,13 @@ PROJECTION = Projection(
             "appointments", Counts("appointment_counts", by=("status", "member_id", "assigned_to"))
         ),
     ),
-    # Events of the steps list their changes as updates do.
-    handlers={
-        **LIFECYCLE,
-        **{f"appointment.{step}": LIFECYCLE["appointment.updated"] for step in STEPS},
-    },
+    rules=(
+        Lifecycle(
+            "appointment",
+            "appointments",
+            searched=("title",),
+            status="status",
+            changed=("confirmed", "rescheduled", "cancelled", "completed", "missed"),
+        ),
+    ),
 )

@@ -1,6 +1,8 @@
-"""Row changes, which projectors return as data, and the declaration of a projection.
+"""The declaration of a projection: its tables, its rules, and hand-written handlers.
 
-The engine folds the changes of a batch and applies them with one statement per table.
+A rule declares what is regular, such as the lifecycle of a kind of entity, and makes functions that
+change rows directly (docs/adr/0033). A handler is written by hand for what is not regular; it
+returns row changes as data. Both are pure, and the engine decides how rows are held and written.
 """
 
 from __future__ import annotations
@@ -8,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, Protocol
 
 from eventlog.reading import RecordedEvent
 
@@ -73,15 +75,60 @@ class Table:
     counts: Counts | None = None
 
 
+class Rows(Protocol):
+    """The rows of one table, as rules change them.
+
+    A row is held in whatever way suits its use: `slot` gives the index by which a row of these
+    `Rows` holds a column. A column that was not set is null. `version` is that of the entity whose
+    row it is after the event, and None for another entity's row, such as the account's.
+    """
+
+    def blank(self) -> Any:
+        """Make a row in which every column is null. Its `copy` method copies it."""
+
+    def slot(self, column: str) -> Any:
+        """The index of a column in a row."""
+
+    def find(self, key: RowKey, version: int | None) -> Any:
+        """The row to be changed; None if there is none, so that the event has no effect."""
+
+    def put(self, key: RowKey, row: Any, version: int | None) -> None:
+        """Insert or replace a row."""
+
+    def remove(self, key: RowKey, version: int | None) -> None:
+        """Delete the row if there is one."""
+
+    def merge(self, row: Any, slot: Any, entries: Mapping[str, Any]) -> None:
+        """Set keys of a JSON map in a row that `find` returned; null removes a key."""
+
+
+Step = Callable[[RowKey, RowKey | None, int, str, Mapping[str, Any]], None]
+"""Changes rows for one event: the keys of its entity and of its account, the version and the time
+of the event, and its data. A step that raises an error has changed nothing."""
+
+
+class Rule(Protocol):
+    """A regular part of a projection."""
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics of the events that change rows by this rule."""
+
+    def steps(self, tables: Mapping[str, Rows]) -> Mapping[str, Step]:
+        """The step for each topic, for rows that are held in these tables."""
+
+
 @dataclass(frozen=True)
 class Projection:
-    """A projection: its name, its tables, and its handlers by topic. Other topics are ignored."""
+    """A projection: its name, its tables, its rules, and handlers by topic.
+
+    Each topic belongs to one rule or has a handler. Other topics are ignored.
+    """
 
     name: str
     tables: tuple[Table, ...]
-    handlers: Mapping[str, Handler]
-    every: Handler | None = None
-    """Handles every event, of any topic."""
+    rules: tuple[Rule, ...] = ()
+    handlers: Mapping[str, Handler] = field(default_factory=dict)
     by_account: bool = False
     """Whether an account's row also depends on events of entities that belong to the account."""
 
@@ -89,14 +136,10 @@ class Projection:
         """The entity whose rows the event changes, and which is parked if the event fails."""
         return (self.by_account and event.account_id) or event.stream_id
 
-    def handler(self, topic: str) -> Handler | None:
-        """The handler of a topic; None if the topic is ignored."""
-        return self.every or self.handlers.get(topic)
-
-    def changes(self, event: RecordedEvent) -> Iterable[RowChange]:
-        """The row changes of an event. Pure."""
-        handler = self.handler(event.topic)
-        return handler(event) if handler else ()
+    @cached_property
+    def topics(self) -> frozenset[str]:
+        """The topics of the events that change rows."""
+        return frozenset(self.handlers).union(*(rule.topics for rule in self.rules))
 
 
 _CAPITAL = re.compile("([A-Z])")

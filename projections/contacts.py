@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from projections.changes import Counts, Projection
-from projections.lifecycle import entity_table, lifecycle
-
-LIFECYCLE = lifecycle("contact", "contacts", searched=("name",))
+from projections.lifecycle import Lifecycle, entity_table
 
 PROJECTION = Projection(
     name="contacts",
     tables=(entity_table("contacts", Counts("contact_counts", by=("assigned_to",))),),
-    handlers={**LIFECYCLE, "contact.merged": LIFECYCLE["contact.updated"]},
+    rules=(Lifecycle("contact", "contacts", searched=("name",), changed=("merged",)),),
 )

@@ -7,12 +7,12 @@ and calls for a rebuild.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from domain.shared.text import folded
-from eventlog.reading import RecordedEvent
-from projections.changes import Counts, Handler, Projection, Put, Remove, RowChange, Table
+from projections.changes import Counts, Projection, RowKey, Rows, Step, Table
 
 PHONE_DIGITS_MIN = 7
 """Shorter numbers are extensions or emergency numbers, which identify no person."""
@@ -68,43 +68,83 @@ def company_key(company: str) -> str | None:
     return "".join(name or words) or plain.strip() or None
 
 
-def keyed(kind: str, keys: dict[str, tuple[str, Normaliser]]) -> dict[str, Handler]:
-    """Handlers that keep, in each table, a row for each entity of the kind that has a key.
+@dataclass(frozen=True)
+class Keyed:
+    """In each table, a row for each entity of a kind that has a key."""
 
-    keys: for each table, the field and the function that makes its key.
-    """
+    kind: str
+    keys: Mapping[str, tuple[str, Normaliser]]
+    """For each table, the field and the function that makes its key."""
 
-    def row(event: RecordedEvent, table: str, normalise: Normaliser, value: Any) -> RowChange:
-        key = normalise(value) if value else None
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics of the kind that may change a key."""
+        names = ("created", "restored", "updated", "merged", "deleted")
+        return frozenset(f"{self.kind}.{name}" for name in names)
+
+    def steps(self, tables: Mapping[str, Rows]) -> Mapping[str, Step]:
+        """The step for each topic."""
+        keyed = [_KeyedRows(tables[table], *key) for table, key in self.keys.items()]
+        inserted, changed = _keys_set(keyed, is_new=True), _keys_set(keyed, is_new=False)
+        names = {
+            "created": inserted,
+            "restored": inserted,
+            "updated": changed,
+            "merged": changed,
+            "deleted": _keys_removed(keyed),
+        }
+        return {f"{self.kind}.{name}": step for name, step in names.items()}
+
+
+class _KeyedRows:
+    """The rows of one table of keys, and the field and the function that make a key."""
+
+    def __init__(self, rows: Rows, field: str, normalise: Normaliser) -> None:
+        self.rows = rows
+        self.field = field
+        self._normalise = normalise
+        self._fresh = rows.blank()
+        self._key, self._version = rows.slot("key"), rows.slot("version")
+
+    def key_of(self, value: Any) -> str | None:
+        """The key of a field's value."""
+        return self._normalise(value) if value else None
+
+    def set(self, entity: RowKey, key: str | None, version: int) -> None:
+        """Set the key of an entity; without a key it has no row."""
         if key is None:
-            return Remove(table, event.stream_id)
-        return Put(table, event.stream_id, {"key": key, "version": event.stream_version})
+            self.rows.remove(entity, version)
+            return
+        row = self._fresh.copy()
+        row[self._key] = key
+        row[self._version] = version
+        self.rows.put(entity, row, version)
 
-    def created(event: RecordedEvent) -> Iterable[RowChange]:
-        fields = event.data["fields"]
-        return [
-            row(event, table, normalise, fields.get(field))
-            for table, (field, normalise) in keys.items()
+
+def _keys_set(keyed: list[_KeyedRows], *, is_new: bool) -> Step:
+    def step(
+        key: RowKey, _account: RowKey | None, version: int, _at: str, data: Mapping[str, Any]
+    ) -> None:
+        values = data["fields" if is_new else "changes"]
+        found = [
+            (each, each.key_of(values[each.field] if is_new else values[each.field]["after"]))
+            for each in keyed
+            if each.field in values
         ]
+        for each, text in found:
+            each.set(key, text, version)
 
-    def changed(event: RecordedEvent) -> Iterable[RowChange]:
-        changes = event.data["changes"]
-        return [
-            row(event, table, normalise, changes[field]["after"])
-            for table, (field, normalise) in keys.items()
-            if field in changes
-        ]
+    return step
 
-    def deleted(event: RecordedEvent) -> Iterable[RowChange]:
-        return [Remove(table, event.stream_id) for table in keys]
 
-    return {
-        f"{kind}.created": created,
-        f"{kind}.restored": created,
-        f"{kind}.updated": changed,
-        f"{kind}.merged": changed,
-        f"{kind}.deleted": deleted,
-    }
+def _keys_removed(keyed: list[_KeyedRows]) -> Step:
+    def step(
+        key: RowKey, _account: RowKey | None, version: int, _at: str, _data: Mapping[str, Any]
+    ) -> None:
+        for each in keyed:
+            each.rows.remove(key, version)
+
+    return step
 
 
 def _table(name: str) -> Table:
@@ -114,10 +154,8 @@ def _table(name: str) -> Table:
 PROJECTION = Projection(
     name="duplicates",
     tables=(_table("email_keys"), _table("phone_keys"), _table("company_keys")),
-    handlers={
-        **keyed(
-            "contact", {"email_keys": ("email", email_key), "phone_keys": ("phone", phone_key)}
-        ),
-        **keyed("account", {"company_keys": ("company", company_key)}),
-    },
+    rules=(
+        Keyed("contact", {"email_keys": ("email", email_key), "phone_keys": ("phone", phone_key)}),
+        Keyed("account", {"company_keys": ("company", company_key)}),
+    ),
 )

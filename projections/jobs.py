@@ -8,8 +8,7 @@ from typing import Any
 import orjson
 
 from eventlog.reading import RecordedEvent
-from projections.changes import Handler, Patch, Projection, Put, RowChange, Table
-from projections.lifecycle import stamps
+from projections.changes import Handler, Patch, Projection, Put, Row, RowChange, Table
 
 
 def requested(event: RecordedEvent) -> Iterable[RowChange]:
@@ -27,7 +26,7 @@ def requested(event: RecordedEvent) -> Iterable[RowChange]:
         "requested_by": metadata.get("actor", {}),
         "created_at": event.occurred_at,
     }
-    return (Put("jobs", event.stream_id, {**row, **stamps(event)}),)
+    return (Put("jobs", event.stream_id, {**row, **_stamps(event)}),)
 
 
 def started(event: RecordedEvent) -> Iterable[RowChange]:
@@ -56,10 +55,15 @@ def ended(status: str) -> Handler:
     return handler
 
 
+def _stamps(event: RecordedEvent) -> Row:
+    """The columns that every event sets."""
+    return {"version": event.stream_version, "updated_at": event.occurred_at}
+
+
 def _changed(
     event: RecordedEvent, row: dict[str, Any], merge: dict[str, Any] | None = None
 ) -> Iterable[RowChange]:
-    return (Patch("jobs", event.stream_id, {**row, **stamps(event)}, merge=merge or {}),)
+    return (Patch("jobs", event.stream_id, {**row, **_stamps(event)}, merge=merge or {}),)
 
 
 PROJECTION = Projection(

@@ -1,13 +1,13 @@
-"""Handlers and tables that all kinds of entity share: a row follows its entity's lifecycle."""
+"""Rules and tables that all kinds of entity share: a row follows its entity's lifecycle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from domain.shared.text import folded
-from eventlog.reading import RecordedEvent
-from projections.changes import Counts, Handler, Patch, Put, Remove, Row, RowChange, Table, column
+from projections.changes import Counts, RowKey, Rows, Step, Table, column
 
 CUSTOM = "customFields"
 CUSTOM_PREFIX = CUSTOM + "."
@@ -17,130 +17,241 @@ FOLDED = "_folded"
 
 def entity_table(name: str, counts: Counts) -> Table:
     """The table of a kind of entity, with custom fields and counts."""
-    return Table(name, maps=("custom_fields",), counts=counts)
+    return Table(name, maps=(CUSTOM_COLUMN,), counts=counts)
 
 
-def lifecycle(
-    kind: str,
-    table: str,
-    *,
-    searched: tuple[str, ...] = (),
-    status: str | None = None,
-    defaults: Mapping[str, Any] | None = None,
-) -> dict[str, Handler]:
-    """Handlers for the topics of one kind.
+@dataclass(frozen=True)
+class Lifecycle:
+    """A row for each entity of a kind, from its creation to its deletion.
 
-    `searched` names the columns that have a folded one beside them, by which rows are searched;
-    `status` is the column that changes of the status set.
+    Events of the topics `updated` and of those named in `changed` list the changed fields.
     """
 
-    def created(event: RecordedEvent) -> Iterable[RowChange]:
-        row = entity_row(event, event.data["fields"], event.occurred_at, searched)
-        return (Put(table, event.stream_id, {**(defaults or {}), **row}),)
+    kind: str
+    table: str
+    searched: tuple[str, ...] = ()
+    """Fields, of one word, that have a folded column beside them, by which rows are searched."""
+    status: str | None = None
+    """The column that changes of the status set."""
+    status_since: str | None = None
+    """The column with the time of the last change of the status."""
+    deleted_flag: str | None = None
+    """The column that marks a deleted row, which stays; None if the row is removed."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Values of columns that no field of the entity sets."""
+    created: str = "created"
+    changed: tuple[str, ...] = ()
+    deleted: str = "deleted"
 
-    def restored(event: RecordedEvent) -> Iterable[RowChange]:
-        row = entity_row(event, event.data["fields"], event.data["createdAt"], searched)
-        return (Put(table, event.stream_id, {**(defaults or {}), **row}),)
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics of the kind that change its row."""
+        names = {self.created, "restored", "updated", *self.changed, self.deleted}
+        if self.status:
+            names.add(f"{self.status}_changed")
+        return frozenset(f"{self.kind}.{name}" for name in names)
 
-    def updated(event: RecordedEvent) -> Iterable[RowChange]:
-        row, custom = changed_columns(event.data["changes"])
-        row |= folded_columns(row, searched)
-        merge = {CUSTOM_COLUMN: custom} if custom else {}
-        return (Patch(table, event.stream_id, {**row, **stamps(event)}, merge=merge),)
+    def steps(self, tables: Mapping[str, Rows]) -> Mapping[str, Step]:
+        """The step for each topic."""
+        rows = tables[self.table]
+        fields = _Fields(rows, self.searched)
+        changed = self._changed(rows, fields)
+        names = {
+            self.created: self._inserted(rows, fields, is_restored=False),
+            "restored": self._inserted(rows, fields, is_restored=True),
+            **dict.fromkeys(("updated", *self.changed), changed),
+            self.deleted: self._flagged(rows) if self.deleted_flag else _removed(rows),
+        }
+        if self.status:
+            names[f"{self.status}_changed"] = self._status_changed(rows, self.status)
+        return {f"{self.kind}.{name}": step for name, step in names.items()}
 
-    def status_changed(event: RecordedEvent) -> Iterable[RowChange]:
-        assert status is not None
-        row = {status: event.data["after"], **stamps(event)}
-        return (Patch(table, event.stream_id, row),)
+    def _inserted(self, rows: Rows, fields: _Fields, *, is_restored: bool) -> Step:
+        put = rows.put
+        version_slot, updated_slot = rows.slot("version"), rows.slot("updated_at")
+        created_slot, account_slot = rows.slot("created_at"), rows.slot("account_id")
+        since_slot = rows.slot(self.status_since) if self.status_since else None
+        fresh = rows.blank()
+        for name, value in {CUSTOM_COLUMN: {}, **self.defaults}.items():
+            fresh[rows.slot(name)] = value
 
-    def deleted(event: RecordedEvent) -> Iterable[RowChange]:
-        return (Remove(table, event.stream_id),)
+        def step(
+            key: RowKey, account: RowKey | None, version: int, at: str, data: Mapping[str, Any]
+        ) -> None:
+            row = fresh.copy()
+            values = data["fields"]
+            for name, value in values.items():
+                row[fields[name]] = value
+            for name, slot in fields.searched:
+                if name in values:
+                    row[slot] = _folded(values[name])
+            row[created_slot] = data["createdAt"] if is_restored else at
+            row[updated_slot] = at
+            row[version_slot] = version
+            if account is not None:
+                row[account_slot] = account[1]
+            if since_slot is not None:
+                row[since_slot] = data["statusChangedAt"] if is_restored else at
+            put(key, row, version)
 
-    handlers: dict[str, Handler] = {
-        f"{kind}.created": created,
-        f"{kind}.updated": updated,
-        f"{kind}.deleted": deleted,
-        f"{kind}.restored": restored,
-    }
-    if status:
-        handlers[f"{kind}.{status}_changed"] = status_changed
-    return handlers
+        return step
+
+    def _changed(self, rows: Rows, fields: _Fields) -> Step:
+        find, merge = rows.find, rows.merge
+        version_slot, updated_slot = rows.slot("version"), rows.slot("updated_at")
+        custom_slot = rows.slot(CUSTOM_COLUMN)
+        status = self.status
+        since_slot = rows.slot(self.status_since) if self.status_since else None
+
+        def step(
+            key: RowKey, _account: RowKey | None, version: int, at: str, data: Mapping[str, Any]
+        ) -> None:
+            changes = data["changes"]
+            custom = {}
+            values = []
+            for name, change in changes.items():
+                if name.startswith(CUSTOM_PREFIX):
+                    custom[name[len(CUSTOM_PREFIX) :]] = change["after"]
+                else:
+                    values.append((fields[name], change["after"]))
+            for name, slot in fields.searched:
+                if name in changes:
+                    values.append((slot, _folded(changes[name]["after"])))
+            row = find(key, version)
+            if row is None:
+                return
+            for slot, value in values:
+                row[slot] = value
+            if custom:
+                merge(row, custom_slot, custom)
+            if since_slot is not None and status in changes:
+                row[since_slot] = at
+            row[version_slot] = version
+            row[updated_slot] = at
+
+        return step
+
+    def _status_changed(self, rows: Rows, status: str) -> Step:
+        find = rows.find
+        version_slot, updated_slot = rows.slot("version"), rows.slot("updated_at")
+        status_slot = rows.slot(status)
+        since_slot = rows.slot(self.status_since) if self.status_since else None
+
+        def step(
+            key: RowKey, _account: RowKey | None, version: int, at: str, data: Mapping[str, Any]
+        ) -> None:
+            after = data["after"]
+            row = find(key, version)
+            if row is None:
+                return
+            row[status_slot] = after
+            if since_slot is not None:
+                row[since_slot] = at
+            row[version_slot] = version
+            row[updated_slot] = at
+
+        return step
+
+    def _flagged(self, rows: Rows) -> Step:
+        find = rows.find
+        version_slot, updated_slot = rows.slot("version"), rows.slot("updated_at")
+        assert self.deleted_flag is not None
+        flag_slot = rows.slot(self.deleted_flag)
+
+        def step(
+            key: RowKey, _account: RowKey | None, version: int, at: str, _data: Mapping[str, Any]
+        ) -> None:
+            row = find(key, version)
+            if row is not None:
+                row[flag_slot] = True
+                row[version_slot] = version
+                row[updated_slot] = at
+
+        return step
 
 
-def entity_row(
-    event: RecordedEvent,
-    values: Mapping[str, Any],
-    created_at: str,
-    searched: tuple[str, ...] = (),
-) -> Row:
-    """The whole row of an entity with these values."""
-    row = {CUSTOM_COLUMN: {}, **{column(name): value for name, value in values.items()}}
-    row["created_at"] = created_at
-    row["updated_at"] = event.occurred_at
-    row["version"] = event.stream_version
-    if event.account_id is not None:
-        row["account_id"] = event.account_id
-    return row | folded_columns(row, searched)
+@dataclass(frozen=True)
+class Counted:
+    """On the row of each account, the number of its entities of a kind."""
+
+    kind: str
+    counter: str
+    unless: tuple[str, frozenset[str]] | None = None
+    """A field, the status or the stage, and the values with which an entity is not counted."""
+    table: str = "accounts"
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics of the kind that change the number."""
+        names = ["created", "restored", "deleted"]
+        if self.unless:
+            names.append(f"{self.unless[0]}_changed")
+        return frozenset(f"{self.kind}.{name}" for name in names)
+
+    def steps(self, tables: Mapping[str, Rows]) -> Mapping[str, Step]:
+        """The step for each topic."""
+        added, removed = self._counted(tables, 1), self._counted(tables, -1)
+        names = {"created": added, "restored": added, "deleted": removed}
+        if self.unless:
+            names[f"{self.unless[0]}_changed"] = self._moved(tables, self.unless[1])
+        return {f"{self.kind}.{name}": step for name, step in names.items()}
+
+    def _counted(self, tables: Mapping[str, Rows], amount: int) -> Step:
+        find, slot = tables[self.table].find, tables[self.table].slot(self.counter)
+        name, excluded = self.unless or ("", frozenset())
+
+        def step(
+            _key: RowKey, account: RowKey | None, _version: int, _at: str, data: Mapping[str, Any]
+        ) -> None:
+            if account is None or (excluded and data["fields"][name] in excluded):
+                return
+            row = find(account, None)
+            if row is not None:
+                row[slot] = (row[slot] or 0) + amount
+
+        return step
+
+    def _moved(self, tables: Mapping[str, Rows], excluded: frozenset[str]) -> Step:
+        find, slot = tables[self.table].find, tables[self.table].slot(self.counter)
+
+        def step(
+            _key: RowKey, account: RowKey | None, _version: int, _at: str, data: Mapping[str, Any]
+        ) -> None:
+            amount = (data["before"] in excluded) - (data["after"] in excluded)
+            if account is None or amount == 0:
+                return
+            row = find(account, None)
+            if row is not None:
+                row[slot] = (row[slot] or 0) + amount
+
+        return step
 
 
-def folded_columns(row: Row, searched: Iterable[str]) -> Row:
-    """The columns by which rows are searched: `name_folded` for `name`, for those in the row.
+class _Fields(dict[str, Any]):
+    """The slot of each field's column in the rows of a table, by wire name; learnt when asked."""
 
-    Search compares text as `folded` writes it: without case, accents and forms of Unicode.
-    """
-    return {
-        f"{name}{FOLDED}": folded(row[name]) if row[name] else row[name]
-        for name in searched
-        if name in row
-    }
+    def __init__(self, rows: Rows, searched: tuple[str, ...]) -> None:
+        super().__init__()
+        self._rows = rows
+        self.searched = [(name, rows.slot(f"{name}{FOLDED}")) for name in searched]
+        """The searched fields, and the slots of their folded columns."""
 
-
-def stamps(event: RecordedEvent) -> Row:
-    """The columns that every event sets on the row of its entity."""
-    return {"version": event.stream_version, "updated_at": event.occurred_at}
+    def __missing__(self, wire_name: str) -> Any:
+        slot = self[wire_name] = self._rows.slot(column(wire_name))
+        return slot
 
 
-def changed_columns(changes: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
-    """New values by column, and new values of custom fields by key."""
-    row: Row = {}
-    custom: dict[str, Any] = {}
-    for name, change in changes.items():
-        if name.startswith(CUSTOM_PREFIX):
-            custom[name[len(CUSTOM_PREFIX) :]] = change["after"]
-        else:
-            row[column(name)] = change["after"]
-    return row, custom
+def _removed(rows: Rows) -> Step:
+    remove = rows.remove
+
+    def step(
+        key: RowKey, _account: RowKey | None, version: int, _at: str, _data: Mapping[str, Any]
+    ) -> None:
+        remove(key, version)
+
+    return step
 
 
-def counted(
-    kind: str, table: str, counter: str, *, counts: Callable[[Mapping[str, Any]], bool]
-) -> dict[str, Handler]:
-    """Handlers that count, on the account's row, its entities of a kind that satisfy `counts`.
-
-    `counts` is called with the values, of which it may use only the status, or the stage, and
-    values that never change.
-    """
-
-    def add(event: RecordedEvent, amount: int) -> Iterable[RowChange]:
-        if event.account_id is None or amount == 0:
-            return ()
-        return (Patch(table, event.account_id, add={counter: amount}),)
-
-    def added(event: RecordedEvent) -> Iterable[RowChange]:
-        return add(event, int(counts(event.data["fields"])))
-
-    def removed(event: RecordedEvent) -> Iterable[RowChange]:
-        return add(event, -int(counts(event.data["fields"])))
-
-    def moved(event: RecordedEvent) -> Iterable[RowChange]:
-        before = counts({"status": event.data["before"], "stage": event.data["before"]})
-        after = counts({"status": event.data["after"], "stage": event.data["after"]})
-        return add(event, int(after) - int(before))
-
-    return {
-        f"{kind}.created": added,
-        f"{kind}.restored": added,
-        f"{kind}.deleted": removed,
-        f"{kind}.status_changed": moved,
-        f"{kind}.stage_changed": moved,
-    }
+def _folded(text: str | None) -> str | None:
+    """Text as search compares it: without case, accents and forms of Unicode."""
+    return folded(text) if text else text

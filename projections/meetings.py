@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from projections.changes import Counts, Projection
-from projections.lifecycle import entity_table, lifecycle
+from projections.lifecycle import Lifecycle, entity_table
 
 PROJECTION = Projection(
     name="meetings",
     tables=(entity_table("meetings", Counts("meeting_counts", by=("status", "assigned_to"))),),
-    handlers=lifecycle("meeting", "meetings", searched=("title",), status="status"),
+    rules=(Lifecycle("meeting", "meetings", searched=("title",), status="status"),),
 )

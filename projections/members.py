@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from eventlog.reading import RecordedEvent
-from projections.changes import Counts, Patch, Projection, RowChange
-from projections.lifecycle import entity_table, lifecycle, stamps
-
-
-def deleted(event: RecordedEvent) -> Iterable[RowChange]:
-    """Mark the row as deleted; the name stays."""
-    return (Patch("members", event.stream_id, {"is_deleted": True, **stamps(event)}),)
-
+from projections.changes import Counts, Projection
+from projections.lifecycle import Lifecycle, entity_table
 
 PROJECTION = Projection(
     name="members",
     tables=(entity_table("members", Counts("member_counts", by=("is_deleted",))),),
-    handlers={
-        **lifecycle("member", "members", searched=("name",), defaults={"is_deleted": False}),
-        "member.deleted": deleted,
-    },
+    rules=(
+        Lifecycle(
+            "member",
+            "members",
+            searched=("name",),
+            deleted_flag="is_deleted",
+            defaults={"is_deleted": False},
+        ),
+    ),
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from projections.changes import Counts, Projection
-from projections.lifecycle import entity_table, lifecycle
+from projections.lifecycle import Lifecycle, entity_table
 
 PROJECTION = Projection(
     name="notes",
     tables=(entity_table("notes", Counts("note_counts", by=("assigned_to",))),),
-    handlers=lifecycle("note", "notes", searched=("body",)),
+    rules=(Lifecycle("note", "notes", searched=("body",)),),
 )

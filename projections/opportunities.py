@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from projections.changes import Counts, Projection
-from projections.lifecycle import entity_table, lifecycle
+from projections.lifecycle import Lifecycle, entity_table
 
 PROJECTION = Projection(
     name="opportunities",
@@ -13,5 +13,5 @@ PROJECTION = Projection(
             Counts("opportunity_counts", by=("stage", "assigned_to"), sums=("value",)),
         ),
     ),
-    handlers=lifecycle("opportunity", "opportunities", searched=("name",), status="stage"),
+    rules=(Lifecycle("opportunity", "opportunities", searched=("name",), status="stage"),),
 )

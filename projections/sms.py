@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from projections.changes import Projection, Table
-from projections.lifecycle import lifecycle
+from projections.lifecycle import Lifecycle
 
 PROJECTION = Projection(
     name="sms",
     tables=(Table("sms_messages", maps=("custom_fields",)),),
-    handlers=lifecycle("sms", "sms_messages", status="status"),
+    rules=(Lifecycle("sms", "sms_messages", status="status"),),
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from projections.changes import Projection, Table
-from projections.lifecycle import lifecycle
-
-KEY_LIFECYCLE = lifecycle("api_key", "api_keys")
+from projections.lifecycle import Lifecycle
 
 PROJECTION = Projection(
     name="workspaces",
@@ -13,10 +11,8 @@ PROJECTION = Projection(
         Table("workspaces", maps=("custom_fields",)),
         Table("api_keys", maps=("custom_fields",)),
     ),
-    handlers={
-        **lifecycle("workspace", "workspaces"),
-        "api_key.issued": KEY_LIFECYCLE["api_key.created"],
-        "api_key.updated": KEY_LIFECYCLE["api_key.updated"],
-        "api_key.revoked": KEY_LIFECYCLE["api_key.deleted"],
-    },
+    rules=(
+        Lifecycle("workspace", "workspaces"),
+        Lifecycle("api_key", "api_keys", created="issued", deleted="revoked"),
+    ),
 )

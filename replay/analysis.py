@@ -24,12 +24,12 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.locks import ANALYSIS_LOCK, try_lock
 from eventlog.reading import RecordedEvent
 from eventlog.reading.part import Part, count_part
-from projections.changes import Patch, Projection, Put, Remove, Row, RowChange, Table
+from projections.changes import Patch, Put, Remove, Row, RowChange, RowKey, Table
 from projections.engine.install import Definition, create_tables, guard_tables
 from projections.engine.rebuild.build import REPORT_EVENTS
 from projections.engine.rebuild.exchange import TablesInUse, exchange_tables
-from projections.engine.rows.copying import copy_rows
-from projections.engine.rows.memory import MemoryTables, Rows
+from projections.engine.rows.copying import TableCopy
+from projections.engine.rows.memory import MemoryRows, apply_change
 from replay.span import read_span
 
 __all__ = [
@@ -68,6 +68,7 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod)
 SELECT_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
 
 Number = int | float | Decimal
+ResultRows = dict[RowKey, Row]
 OnProgress = Callable[[int, int], None]
 """Called with the number of events read and their total."""
 
@@ -121,7 +122,7 @@ class ResultTable:
 
     table: Table
     columns: dict[str, str]
-    rows: Rows
+    rows: ResultRows
 
 
 StoreResult = Callable[[Connection, AnalysisResult, str], None]
@@ -181,7 +182,10 @@ def store_in_schema(connection: Connection, result: AnalysisResult, scratch: str
     """Store a result in the file's schema, and replace the earlier one in one transaction."""
     for each in result.tables.values():
         try:
-            copy_rows(connection, scratch, each.table, each.rows)
+            copy = TableCopy(connection, scratch, each.table)
+            names = copy.columns
+            copy.add(names, ((key, [row.get(n) for n in names]) for key, row in each.rows.items()))
+            copy.write()
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             raise _refused_by_postgres(result.analysis, error) from None
         name = sql.Identifier(scratch, each.table.name)
@@ -263,14 +267,14 @@ class _Fold:
 
     def __init__(self, analysis: Analysis, tables: list[Table]) -> None:
         self._analysis = analysis
-        projection = Projection(analysis.name, tuple(tables), {}, every=self._changes)
-        self._memory = MemoryTables([projection])
-        self.rows = self._memory.tables
+        self._tables = {table.name: MemoryRows() for table in tables}
+        self.rows: dict[str, ResultRows] = {name: each.rows for name, each in self._tables.items()}
 
     def take(self, event: RecordedEvent) -> None:
         """Apply the function to an event. Raises `AnalysisError`."""
         try:
-            self._memory.apply(event)
+            for change in self._changes(event):
+                apply_change(self._tables, event, change)
         except Exception as error:
             raise AnalysisError(
                 f"{_place(self._analysis.path, error)}: {_error_text(error)}, at position"

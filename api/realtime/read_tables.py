@@ -44,8 +44,6 @@ class ReadTableProgress:
 
     def _position_reached(self, topic: str | None) -> int:
         names = [
-            each.name
-            for each in PROJECTIONS.values()
-            if topic is None or each.handler(topic) is not None
+            each.name for each in PROJECTIONS.values() if topic is None or topic in each.topics
         ]
         return min(self._checkpoints.position_of(name) for name in names)

@@ -11,27 +11,31 @@ from types import MappingProxyType
 import projections
 from eventlog.digest import DIGEST_SQL, event_digest
 from eventlog.reading import RecordedEvent
+from eventlog.reading.part import UTC
 from eventlog.reading.recorded import iso
 from eventlog.upcast import upcasters_to
 from projections.changes import Projection
 from projections.engine.meaning import meaning, sql_meaning
-from projections.engine.rows.copying import copy_rows, fill_counts
-from projections.engine.rows.fold import fold, with_version
-from projections.engine.rows.memory import MemoryTables
+from projections.engine.rows.copying import TableCopy, fill_counts
+from projections.engine.rows.fold import ChangedRows, FoldedChange
+from projections.engine.rows.memory import AppliedProjection, ListedRows, MemoryTables
 from projections.engine.rows.statements import Statement
 
 VERSION_CHARS = 12
 ROW_CODE = (
     RecordedEvent,
     iso,
+    UTC,
     event_digest,
     DIGEST_SQL,
     Projection,
-    with_version,
-    fold,
+    AppliedProjection,
     MemoryTables,
+    ListedRows,
+    ChangedRows,
+    FoldedChange,
     Statement,
-    copy_rows,
+    TableCopy,
     fill_counts,
 )
 """What the engine does with events and row changes of any projection, and so decides rows and
@@ -54,11 +58,11 @@ PROJECTIONS: Mapping[str, Projection] = MappingProxyType(_projections())
 
 
 def version(name: str, table_definition: str) -> str:
-    """A digest of a projection's handlers and tables, which changes when its rows may change.
+    """A digest of what a projection declares, which changes when its rows may change.
 
-    It covers everything that handlers use, including upcasters of older events, and the part of the
-    engine that makes rows of changes, but no docstrings, comments and names of variables and
-    functions.
+    It covers its tables, rules and handlers with everything that they use, including upcasters of
+    older events, and the part of the engine that makes rows of changes, but no docstrings, comments
+    and names of variables and functions.
     """
     return version_of(PROJECTIONS[name], table_definition)
 
@@ -70,13 +74,12 @@ def versions(table_definitions: Mapping[str, str]) -> dict[str, str]:
 
 def version_of(projection: Projection, table_definition: str) -> str:
     """The version of a projection that need not be registered."""
-    topics = None if projection.every else projection.handlers.keys()
     digest = meaning(
         projection.tables,
+        [(type(rule), rule) for rule in projection.rules],
         dict(sorted(projection.handlers.items())),
-        projection.every,
         projection.by_account,
-        upcasters_to(topics),
+        upcasters_to(projection.topics),
         sql_meaning(table_definition),
         _row_code(),
     )

@@ -19,7 +19,7 @@ from eventlog.connections import Connection, follow_connection
 from eventlog.reading.counts import count_events
 from eventlog.reading.part import Part
 from projections.engine.install import READ_SCHEMA
-from projections.engine.rebuild.build import PARTITION_EVENTS, build_part
+from projections.engine.rebuild.build import build_part
 from projections.engine.rebuild.compare import checksum, compared_tables
 from projections.engine.rebuild.sessions import fold_processes
 from projections.engine.rebuild.shadow import Shadow
@@ -161,13 +161,13 @@ def _build(
     connection: Connection, url: str, shadows: list[Shadow], position: int, workers: int
 ) -> None:
     events = count_events(connection, upto=position)
-    parts = max(min(workers, 1 + events // PART_EVENTS_MIN), -(-events // PARTITION_EVENTS))
+    parts = min(workers, 1 + events // PART_EVENTS_MIN)
     schemas = {shadow.name: shadow.schema for shadow in shadows}
     jobs = [(url, schemas, Part(position, number, parts)) for number in range(parts)]
     if len(jobs) == 1:
         _build_part(jobs[0])
         return
-    with fold_processes(min(workers, parts)) as pool:
+    with fold_processes(parts) as pool:
         list(pool.map(_build_part, jobs))
 
 

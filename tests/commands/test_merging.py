@@ -516,14 +516,14 @@ def test_rebuild_after_merges_gives_the_live_rows(
     urls: Urls,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The accounts are folded in different partitions."""
-    monkeypatch.setattr(runner, "PARTITION_EVENTS", 2)
+    """The accounts are folded in different processes."""
+    monkeypatch.setattr(runner, "PART_EVENTS_MIN", 2)
     this, other, _ = merge_case
     _, command = undo_client.merge(Account, this, other)
     undo_client.undo_command(command)
     undo_client.merge(Account, other, this)
     engine.catch_up()
-    runner.Rebuild(urls.projector, table_definitions(), workers=1).run()
+    runner.Rebuild(urls.projector, table_definitions(), workers=4).run()
     assert_tables_match_log(database)
 
 

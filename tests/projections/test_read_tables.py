@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
@@ -29,6 +29,7 @@ from tests.support.oracle import (
     recorded_events,
 )
 from tests.support.random_commands import Project, Step, StepRunner, step_lists
+from tests.support.watched_projection import Watched, watched
 
 EXAMPLES_MAX = 30
 STEPS_MIN, STEPS_MAX = 60, 120
@@ -89,21 +90,13 @@ def killed_after(projection: Projection, events: int) -> Projection:
     """Return the projection, killing its process at the first event after this number."""
     seen = 0
 
-    def watched(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def watch(event: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen > events:
-                raise Killed
-            return handler(event)
+    def watch(_event: Watched) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > events:
+            raise Killed
 
-        return watch
-
-    return dataclasses.replace(
-        projection,
-        handlers={topic: watched(handler) for topic, handler in projection.handlers.items()},
-        every=watched(projection.every) if projection.every else None,
-    )
+    return watched(projection, watch)
 
 
 @contextmanager

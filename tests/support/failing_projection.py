@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from eventlog.connections import Connection
-from eventlog.reading import RecordedEvent
-from projections.changes import Projection, RowChange
+from projections.changes import Projection
+from tests.support.watched_projection import Watched, watched
 
 
 def failing_for(projection: Projection, company: str) -> Projection:
     """Return the projection, raising ValueError for the account of this company."""
 
-    def changes(event: RecordedEvent) -> Iterable[RowChange]:
+    def fail(event: Watched) -> None:
         if event.data.get("fields", {}).get("company") == company:
             raise ValueError(f"cannot digest {company}")
-        return projection.changes(event)
 
-    return Projection(
-        projection.name, projection.tables, {}, every=changes, by_account=projection.by_account
-    )
+    return watched(projection, fail)
 
 
 def companies(database: Connection) -> list[tuple[str, int]]:

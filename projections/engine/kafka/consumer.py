@@ -46,7 +46,7 @@ from projections.engine.kafka.offsets import (
     skip_unused_positions,
 )
 from projections.engine.kafka.workspace_locks import lock_workspaces
-from projections.engine.ledger.coverage import record, tally
+from projections.engine.ledger.coverage import record, tally_events
 from projections.engine.live.follower import (
     CannotApply,
     CheckpointMoved,
@@ -360,7 +360,7 @@ class GroupEngine:
             )
             yield
             for names, events in groups:
-                record(connection, names, tally(events))
+                record(connection, names, tally_events(events))
 
         apply_events(connection, work, advance)
         for by_partition in self._checkpoints.values():

@@ -117,18 +117,23 @@ class CoverageTally:
     weighted: int = 0
 
 
-def tally(events: Iterable[RecordedEvent]) -> dict[int, CoverageTally]:
-    """Add up events by bucket."""
+def tally(events: Iterable[tuple[int, int]]) -> dict[int, CoverageTally]:
+    """Add up events, given as position and digest, by bucket."""
     buckets: dict[int, CoverageTally] = {}
-    for event in events:
-        bucket, offset = divmod(event.position, BUCKET_POSITIONS)
+    for position, digest in events:
+        bucket, offset = divmod(position, BUCKET_POSITIONS)
         entry = buckets.get(bucket)
         if entry is None:
             entry = buckets[bucket] = CoverageTally()
         entry.n += 1
-        entry.digest += event.digest
-        entry.weighted += event.digest * (offset + 1)
+        entry.digest += digest
+        entry.weighted += digest * (offset + 1)
     return buckets
+
+
+def tally_events(events: Iterable[RecordedEvent]) -> dict[int, CoverageTally]:
+    """Add up events by bucket."""
+    return tally((event.position, event.digest) for event in events)
 
 
 def record(

@@ -13,10 +13,11 @@ from psycopg.rows import TupleRow
 from eventlog.connections import WRITES_REFUSED, Connection, array
 from eventlog.hints import PROJECTED
 from eventlog.reading import Page, RecordedEvent
-from projections.changes import Projection
-from projections.engine.ledger.coverage import ADD_FOR, tally, to_arrays
+from projections.changes import Projection, RowKey
+from projections.engine.ledger.coverage import ADD_FOR, tally_events, to_arrays
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, load_parked, park
-from projections.engine.rows.fold import Folded, VersionedChange, fold, with_version
+from projections.engine.rows.fold import ChangedRows, FoldedChange
+from projections.engine.rows.memory import AppliedProjection
 from projections.engine.rows.statements import Statement, load_statements
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class CheckpointMoved(Exception):
 class FoldedBatch:
     """The row changes of a batch in one projection, and the entities that they leave out."""
 
-    changes: Folded
+    changes: dict[str, dict[RowKey, FoldedChange]]
+    """The change of each row, by table and key."""
     parked: dict[EntityKey, ParkedEntity] = field(default_factory=dict)
 
 
@@ -79,6 +81,8 @@ class Follower:
         self.epoch: int = row[1]
         self.version: str = row[2]
         self.parked: dict[EntityKey, ParkedEntity] = load_parked(connection, projection.name)
+        self._rows = {table.name: ChangedRows() for table in projection.tables}
+        self._applied = AppliedProjection(projection, self._rows)
         self._statements: dict[str, Statement] = load_statements(
             connection, schema, projection.tables
         )
@@ -108,12 +112,11 @@ class Follower:
         return self.projection.name
 
     def fold(self, events: Iterable[RecordedEvent]) -> FoldedBatch:
-        """Fold the events of entities that are not parked; if a handler raises, park the entity."""
-        changes: list[VersionedChange] = []
+        """Fold the events of entities that are not parked; if one raises an error, park it."""
         parked: dict[EntityKey, ParkedEntity] = {}
+        topics = self.projection.topics
         for event in events:
-            handler = self.projection.handler(event.topic)
-            if handler is None:
+            if event.topic not in topics:
                 continue
             if self.parked or parked:
                 entity = self._entity(event)
@@ -121,11 +124,11 @@ class Follower:
                     _add_parked(parked, event, entity, "")
                     continue
             try:
-                changes.extend([with_version(event, change) for change in handler(event)])
+                self._applied.apply(event)
             except Exception as error:  # noqa: BLE001 - any error parks one entity
                 message = f"{type(error).__name__}: {error}"
                 _add_parked(parked, event, self._entity(event), message)
-        return FoldedBatch(fold(changes, self.projection.tables), parked)
+        return FoldedBatch({name: rows.take() for name, rows in self._rows.items()}, parked)
 
     def write(self, connection: Connection, batch: FoldedBatch) -> None:
         """Apply the row changes and record the parked entities."""
@@ -262,7 +265,7 @@ def advancing(
     Raises `CheckpointMoved` at the end of the block if another process moved one of them.
     """
     names = array(follower.name for follower in followers)
-    parameters = (upto, names, followers[0].position, *to_arrays(tally(events)))
+    parameters = (upto, names, followers[0].position, *to_arrays(tally_events(events)))
     moved = connection.execute(ADVANCE, parameters, prepare=True)
     yield
     _require_moved(moved, followers)

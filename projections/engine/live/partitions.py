@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from eventlog.connections import Connection
 from eventlog.kafka.message import key_of_event, partition_of
 from eventlog.reading import RecordedEvent, read_after
-from projections.engine.ledger.coverage import record, tally
+from projections.engine.ledger.coverage import record, tally_events
 from projections.engine.live.follower import Follower, advancing, apply_events
 
 ALIGN_EVENTS = 2_000
@@ -112,6 +112,6 @@ def _apply_consumed(
     @contextmanager
     def record_coverage() -> Iterator[None]:
         yield
-        record(connection, [follower.name], tally(events))
+        record(connection, [follower.name], tally_events(events))
 
     apply_events(connection, [(follower, events)], record_coverage)

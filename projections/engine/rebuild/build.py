@@ -1,7 +1,7 @@
-"""Build read tables from the whole log, in parts that are folded in memory and copied in.
+"""Build read tables from the whole log: events are folded in memory and the rows copied in.
 
-The log is partitioned by account, so each part can be folded by a separate process, and memory is
-bounded by the size of a part and not by the length of the log.
+The log is partitioned by account, so each part can be folded by a separate process, and sorted by
+account, so each process holds the rows of few accounts at a time, whatever the length of the log.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
 
-from eventlog.connections import Connection, follow_connection
-from eventlog.reading import RecordedEvent
-from eventlog.reading.part import Part, read_part
-from projections.changes import Handler, Projection
+import orjson
+
+from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
+from eventlog.reading.part import UTC, Part, RawEvent, read_by_owner, recorded
+from eventlog.upcast import UpcastStep, upcasts_of
+from projections.changes import Projection, Step
 from projections.engine.ledger.coverage import CoverageTally, record, tally
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, park
 from projections.engine.names import shadow_name
 from projections.engine.rebuild.sessions import hold_shadow
-from projections.engine.rows.copying import copy_rows
-from projections.engine.rows.memory import MemoryTables
+from projections.engine.rows.copying import TableCopy
+from projections.engine.rows.memory import AppliedProjection, ListedRows
 
-PARTITION_EVENTS = 500_000
-"""Approximate maximum number of events in one part."""
 REPORT_EVENTS = 5_000
 """Number of events between two reports of progress."""
 
@@ -49,17 +49,24 @@ def build_part(
         for projection in projections:
             hold_shadow(connection, projection.name)
         on_progress(0)  # after the lock: it raises an error if the rebuild has ended meanwhile
-        builders = [_Builder(each, schemas[each.name]) for each in projections]
+        disable_synchronous_commit(connection)  # the statement that ends the build waits for all
+        builders = [_Builder(each, connection, schemas[each.name]) for each in projections]
         folder = _Folder(builders)
         buckets: dict[int, CoverageTally] = {}
-        for events in _blocks(read_part(source, part)):
-            folder.fold(events)
-            _merge(buckets, tally(events))
-            on_progress(len(events))
+        done = 0
+        for raws, digests in read_by_owner(source, part):
+            folder.fold(raws, digests)
+            _merge(buckets, tally(zip([int(raw[0]) for raw in raws], digests, strict=True)))
+            for builder in builders:
+                builder.copy_rows()
+            done += len(raws)
+            if done >= REPORT_EVENTS:
+                on_progress(done)
+                done = 0
+        on_progress(done)
         for builder in builders:
-            builder.store(connection)
-        with connection.transaction():
-            record(connection, [shadow_name(each.name) for each in projections], buckets)
+            builder.finish(connection)
+        record(connection, [shadow_name(each.name) for each in projections], buckets)
 
 
 @contextmanager
@@ -75,64 +82,115 @@ def _gc_disabled() -> Iterator[None]:
 
 
 class _Builder:
-    """One projection of a build: its tables in memory, and the entities it parked."""
+    """One projection of a build: its rows in memory, and the entities it parked."""
 
-    def __init__(self, projection: Projection, schema: str) -> None:
+    def __init__(self, projection: Projection, connection: Connection, schema: str) -> None:
         self.projection = projection
-        self._schema = schema
-        self.memory = MemoryTables([projection])
+        self._copies = {
+            table.name: TableCopy(connection, schema, table) for table in projection.tables
+        }
+        self._rows = {name: ListedRows(copy.columns) for name, copy in self._copies.items()}
+        self.applied = AppliedProjection(projection, self._rows)
         self.parked: dict[EntityKey, ParkedEntity] = {}
 
-    def skips(self, event: RecordedEvent) -> bool:
+    def skips(self, raw: RawEvent) -> bool:
         """Whether the event's entity is parked. Counts the event if so."""
-        entry = self.parked.get((event.workspace_id, self.projection.entity(event)))
+        entry = self.parked.get(self._entity(raw))
         if entry is not None:
             entry.events += 1
         return entry is not None
 
-    def park(self, event: RecordedEvent, error: Exception) -> None:
+    def park(self, raw: RawEvent, error: Exception) -> None:
         """Park the event's entity: its later events are skipped."""
-        entity = (event.workspace_id, self.projection.entity(event))
+        entity = self._entity(raw)
         message = f"{type(error).__name__}: {error}"
-        self.parked[entity] = ParkedEntity(*entity, event.position, 1, message)
+        self.parked[entity] = ParkedEntity(*entity, int(raw[0]), 1, message)
 
-    def store(self, connection: Connection) -> None:
-        """Copy in the rows, and record the parked entities."""
-        for table in self.projection.tables:
-            copy_rows(connection, self._schema, table, self.memory.tables[table.name])
+    def copy_rows(self) -> None:
+        """Pass the rows to COPY; no later event changes them."""
+        for name, rows in self._rows.items():
+            if rows.rows:
+                self._copies[name].add(rows.columns, rows.take())
+
+    def finish(self, connection: Connection) -> None:
+        """Write the last rows, and record the parked entities."""
+        for copy in self._copies.values():
+            copy.write()
         for entry in self.parked.values():
             park(connection, shadow_name(self.projection.name), entry)
 
+    def _entity(self, raw: RawEvent) -> EntityKey:
+        event = recorded(raw, 0)
+        return (event.workspace_id, self.projection.entity(event))
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is done with the events of a topic."""
+
+    topic: str
+    """The topic that is written today."""
+    upcasts: tuple[UpcastStep, ...]
+    steps: list[tuple[_Builder, Step]]
+    handled: list[_Builder]
+    """The projections that have a handler for the topic."""
+
 
 class _Folder:
-    """Passes each event to the projections that handle its topic."""
+    """Passes each event to the projections that change rows for its topic."""
 
     def __init__(self, builders: list[_Builder]) -> None:
         self._builders = builders
-        self._by_topic: dict[str, list[tuple[_Builder, Handler]]] = {}
+        self._by_topic: dict[str, _Work] = {}
 
-    def fold(self, events: list[RecordedEvent]) -> None:
-        for event in events:
-            for builder, handler in self._handlers(event.topic):
-                if builder.parked and builder.skips(event):
+    def fold(self, raws: list[RawEvent], digests: list[int]) -> None:
+        """Apply events by rules, without an object for an event or a change."""
+        by_topic, loads = self._by_topic, orjson.loads
+        for raw, digest in zip(raws, digests, strict=True):
+            _, workspace, stream, version, topic, account, at, _, data, _ = raw
+            work = by_topic.get(topic)
+            if work is None:
+                work = by_topic[topic] = self._work(topic)
+            if work.handled:
+                self._handle(raw, digest, work.handled)
+            if not work.steps:
+                continue
+            values = loads(data)
+            for upcast_step in work.upcasts:
+                values = upcast_step(values)
+            key = (workspace, stream)
+            account_key = (workspace, account) if account else None
+            number, occurred_at = int(version), at + UTC
+            for builder, step in work.steps:
+                if builder.parked and builder.skips(raw):
                     continue
                 try:
-                    builder.memory.change(event.workspace_id, handler(event))
+                    step(key, account_key, number, occurred_at, values)
                 except Exception as error:  # noqa: BLE001 - any error parks one entity
-                    builder.park(event, error)
+                    builder.park(raw, error)
 
-    def _handlers(self, topic: str) -> list[tuple[_Builder, Handler]]:
-        found = self._by_topic.get(topic)
-        if found is None:
-            each = ((builder, builder.projection.handler(topic)) for builder in self._builders)
-            found = [(builder, handler) for builder, handler in each if handler]
-            self._by_topic[topic] = found
-        return found
+    def _handle(self, raw: RawEvent, digest: int, builders: list[_Builder]) -> None:
+        event = recorded(raw, digest)
+        for builder in builders:
+            if builder.parked and builder.skips(raw):
+                continue
+            try:
+                builder.applied.apply(event)
+            except Exception as error:  # noqa: BLE001 - any error parks one entity
+                builder.park(raw, error)
 
-
-def _blocks(events: Iterator[RecordedEvent]) -> Iterator[list[RecordedEvent]]:
-    while block := list(islice(events, REPORT_EVENTS)):
-        yield block
+    def _work(self, stored_topic: str) -> _Work:
+        topic, upcasts = upcasts_of(stored_topic)
+        return _Work(
+            topic,
+            upcasts,
+            [
+                (each, each.applied.steps[topic])
+                for each in self._builders
+                if topic in each.applied.steps
+            ],
+            [each for each in self._builders if topic in each.projection.handlers],
+        )
 
 
 def _merge(buckets: dict[int, CoverageTally], more: dict[int, CoverageTally]) -> None:

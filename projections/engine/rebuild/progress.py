@@ -24,12 +24,17 @@ UPDATE projection_rebuilds
        state = CASE state WHEN 'cancelling' THEN state ELSE 'building' END
  WHERE id = ANY(%s)
 """
+# The rows are locked in the order of their ids, so that the workers of a rebuild cannot deadlock.
 ADD_PROGRESS = """
+WITH locked AS MATERIALIZED (
+    SELECT id AS locked_id FROM projection_rebuilds
+     WHERE id = ANY(%s) AND ended_at IS NULL ORDER BY id FOR UPDATE
+)
 UPDATE projection_rebuilds
    SET processed = processed + %s, position = greatest(position, %s),
        state = CASE state WHEN 'cancelling' THEN state ELSE coalesce(%s, state) END,
        updated_at = clock_timestamp()
- WHERE id = ANY(%s) AND ended_at IS NULL
+  FROM locked WHERE id = locked_id
 RETURNING state, processed, total
 """
 END = """
@@ -78,7 +83,7 @@ def add_progress(
 
     Raises `Cancelled` if one of them is to be cancelled.
     """
-    rows = connection.execute(ADD_PROGRESS, (events, position, state, ids)).fetchall()
+    rows = connection.execute(ADD_PROGRESS, (ids, events, position, state)).fetchall()
     if any(row[0] == "cancelling" for row in rows):
         raise Cancelled
     return [(row[0], row[1], row[2]) for row in rows]

@@ -17,7 +17,8 @@ from projections.engine.live.follower import ROW_ERRORS, CannotApply, Follower
 from projections.engine.live.partitions import load_partition_positions
 from projections.engine.rebuild.compare import unequal_rows
 from projections.engine.rebuild.refusal import RebuildRefused
-from projections.engine.rows.memory import MemoryTables
+from projections.engine.rows.fold import ChangedRows
+from projections.engine.rows.memory import AppliedProjection, MemoryTables
 
 LOCK_PROJECTION = "SELECT position FROM projections WHERE name = %s FOR UPDATE"
 NEW_EPOCH = "UPDATE projections SET epoch = epoch + 1 WHERE name = %s"
@@ -100,13 +101,15 @@ def _require_equal(
 ) -> None:
     """Require the rows that a fresh fold of the events gives. Raises `RowsDiffer`."""
     fresh = MemoryTables([projection])
-    touched: dict[str, dict[RowKey, Row]] = {table.name: {} for table in projection.tables}
+    changed = {table.name: ChangedRows() for table in projection.tables}
+    applied = AppliedProjection(projection, changed)
     for event in events:
-        for change in projection.changes(event):
-            touched[change.table][event.workspace_id, change.key] = {}
+        applied.apply(event)
         fresh.apply(event)
-    for table, rows in fresh.tables.items():
-        touched[table].update(rows)
+    touched: dict[str, dict[RowKey, Row]] = {
+        name: {key: {} for key in rows.changes} | fresh.tables[name]
+        for name, rows in changed.items()
+    }
     unequal = unequal_rows(connection, READ_SCHEMA, projection, touched)
     if unequal:
         raise RowsDiffer(f"{entry.entity_id}: {unequal[0][0]} {unequal[0][1][1]}")

@@ -29,7 +29,7 @@ from eventlog.reading.part import Part
 from projections.engine.install import Definition
 from projections.engine.live.follower import CannotApply, Follower, apply_page
 from projections.engine.names import previous_name, previous_schema
-from projections.engine.rebuild.build import PARTITION_EVENTS, build_part, throttle
+from projections.engine.rebuild.build import build_part, throttle
 from projections.engine.rebuild.compare import Difference, number_of
 from projections.engine.rebuild.plan import fetch_value
 from projections.engine.rebuild.progress import (
@@ -202,8 +202,8 @@ class Rebuild:
         self._in_parallel(_finish, finishes, progress, ThreadPoolExecutor)
 
     def _plan_parts(self, upto: int, total: int) -> list[_PartBuild]:
-        parts = max(min(self._workers, 1 + total // PART_EVENTS_MIN), -(-total // PARTITION_EVENTS))
-        rate = self._throttle / min(self._workers, parts) if self._throttle else None
+        parts = min(self._workers, 1 + total // PART_EVENTS_MIN)
+        rate = self._throttle / parts if self._throttle else None
         schemas = {shadow.name: shadow.schema for shadow in self._shadows}
         ids = list(self._ids.values())
         return [

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import orjson
 
 from eventlog.connections import Connection
-from projections.changes import Counts, Row, RowKey, Table
+from projections.changes import Counts, RowKey, Table
 from projections.engine.rows.statements import SELECT_COLUMNS
 
 COPY_BLOCK_ROWS = 1_000
+COPY_CHARS = 4_000_000
+"""Length of the text that one COPY writes, about."""
 NULL = "\x01"
 """Stands for null in the copied text, because no field may hold a control character."""
 
@@ -22,44 +24,71 @@ SELECT workspace_id, {by}, count(*){summed} FROM {table} GROUP BY workspace_id, 
 """
 
 
-def copy_rows(connection: Connection, schema: str, table: Table, rows: dict[RowKey, Row]) -> None:
-    """COPY rows into a table that has no rows with these keys."""
-    if not rows:
-        return
-    types = connection.execute(SELECT_COLUMNS, (f"{schema}.{table.name}",)).fetchall()
-    names = [name for name, _ in types if name not in {"workspace_id", table.key}]
-    columns = ", ".join(["workspace_id", table.key, *names])
-    statement = f"COPY {schema}.{table.name} ({columns}) FROM STDIN WITH (NULL '{NULL}')"
-    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        for block in _blocks(rows, names):
-            copy.write(block)
+class TableCopy:
+    """COPY of rows into a table that has no rows with their keys, many in each statement."""
+
+    def __init__(self, connection: Connection, schema: str, table: Table) -> None:
+        self._connection = connection
+        self._table = table
+        self._name = f"{schema}.{table.name}"
+        types = connection.execute(SELECT_COLUMNS, (self._name,)).fetchall()
+        self.columns = [name for name, _ in types if name not in {"workspace_id", table.key}]
+        """The columns of the table, beside the workspace and the key."""
+        self._blocks: list[str] = []
+        self._columns: Sequence[str] = ()
+        self._chars = 0
+
+    def add(self, columns: Sequence[str], rows: Iterable[tuple[RowKey, Sequence[Any]]]) -> None:
+        """Add rows, as values of these columns; the others are null."""
+        if columns != self._columns:
+            self.write()
+            self._columns = columns
+        left = iter(rows)
+        while block := _block(left, len(columns)):
+            self._blocks.append(block)
+            self._chars += len(block)
+            if self._chars >= COPY_CHARS:
+                self.write()
+
+    def write(self) -> None:
+        """Write the rows that were added since the last statement."""
+        if not self._blocks:
+            return
+        names = ", ".join(["workspace_id", self._table.key, *self._columns])
+        statement = f"COPY {self._name} ({names}) FROM STDIN WITH (NULL '{NULL}')"
+        with self._connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            for block in self._blocks:
+                copy.write(block)
+        self._blocks, self._chars = [], 0
 
 
-def _blocks(rows: dict[RowKey, Row], names: list[str]) -> Iterator[str]:
-    left = iter(rows.items())
-    tabs = len(names) + 1
-    while taken := list(islice(left, COPY_BLOCK_ROWS)):
+def _block(rows: Iterator[tuple[RowKey, Sequence[Any]]], columns: int) -> str:
+    """The next rows as COPY's text; empty if there are no more."""
+    taken = list(islice(rows, COPY_BLOCK_ROWS))
+    block = "".join(["\t".join([*key, *_texts(row)]) + "\n" for key, row in taken])
+    # Most text needs no escapes, so a thousand rows are checked at once.
+    if (
+        "\\" in block
+        or "\r" in block
+        or block.count("\n") != len(taken)
+        or block.count("\t") != (columns + 1) * len(taken)
+    ):
         block = "".join(
-            "\t".join([*key, *_texts(map(row.get, names))]) + "\n" for key, row in taken
+            ["\t".join([*key, *map(_escaped, _texts(row))]) + "\n" for key, row in taken]
         )
-        # Most text needs no escapes, so a thousand rows are checked at once.
-        if (
-            "\\" in block
-            or "\r" in block
-            or block.count("\n") != len(taken)
-            or block.count("\t") != tabs * len(taken)
-        ):
-            block = "".join(
-                "\t".join([*key, *map(_escaped, _texts(map(row.get, names)))]) + "\n"
-                for key, row in taken
-            )
-        yield block
+    return block
 
 
 def _texts(values: Iterable[Any]) -> list[str]:
     """Values as COPY's text, without escapes. Common types come first and need no call."""
     return [
-        value if value.__class__ is str else NULL if value is None else _text(value)
+        value
+        if value.__class__ is str
+        else NULL
+        if value is None
+        else str(value)
+        if value.__class__ is int
+        else _text(value)
         for value in values
     ]
 

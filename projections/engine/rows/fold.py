@@ -2,84 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from eventlog.reading import RecordedEvent
-from projections.changes import Patch, Put, Remove, RowChange, RowKey, Table
-from projections.engine.rows.memory import patch
+from projections.changes import RowKey
+from projections.engine.rows.memory import MemoryRows, NamedRow
+
+Operation = Literal["put", "patch", "remove"]
 
 
-@dataclass(frozen=True, slots=True)
-class VersionedChange:
-    """A change, with the version that its event gave to the row's entity.
+class PatchRow(NamedRow):
+    """The changed columns of a row that is not in memory.
+
+    A counter has what is to be added, and a JSON map the entries that are to be set.
+    """
+
+
+@dataclass(slots=True)
+class FoldedChange:
+    """The change of one row, with the version that its latest event gave to the row's entity.
 
     The version is None if the row is not that of the event's entity, such as an account's row on
     which a task is counted.
     """
 
-    workspace_id: str
-    change: RowChange
+    operation: Operation
+    row: Any
+    """None if the row is removed."""
     version: int | None
 
+    def is_after(self, version: int | None) -> bool:
+        """Whether an event of that version is older than this change.
 
-Folded = dict[str, dict[RowKey, VersionedChange]]
-"""The change of each row, by table and key."""
-
-
-def with_version(event: RecordedEvent, change: RowChange) -> VersionedChange:
-    """A change with the version of the event that it was made from."""
-    is_own = change.key == event.stream_id
-    return VersionedChange(event.workspace_id, change, event.stream_version if is_own else None)
+        After an entity moved to another account, its events come from two partitions of Kafka in
+        any order, and an older change has no effect.
+        """
+        return bool(version and self.version and version < self.version)
 
 
-def fold(changes: Iterable[VersionedChange], tables: Iterable[Table]) -> Folded:
-    """Fold changes, in the order of the log, into one change per row.
+class ChangedRows(MemoryRows):
+    """The changes of one table's rows in a batch, of which the rows before are not known."""
 
-    After an entity moved to another account, its events come from two partitions of Kafka in any
-    order. A change that is older than the one already folded for its row is dropped.
-    """
-    folded: Folded = {table.name: {} for table in tables}
-    for each in changes:
-        rows = folded[each.change.table]
-        key = (each.workspace_id, each.change.key)
-        earlier = rows.get(key)
-        if earlier is None:
-            rows[key] = each
-        elif not (each.version and earlier.version and each.version < earlier.version):
-            both = combine(earlier.change, each.change)
-            rows[key] = VersionedChange(each.workspace_id, both, each.version or earlier.version)
-    return folded
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: dict[RowKey, FoldedChange] = {}
 
+    def take(self) -> dict[RowKey, FoldedChange]:
+        """Remove and return the changes."""
+        changes, self.changes = self.changes, {}
+        return changes
 
-def combine(first: RowChange, second: RowChange) -> RowChange:
-    """The single change that has the effect of `first` followed by `second`."""
-    if not isinstance(second, Patch) or isinstance(first, Remove):
-        # A patch of a removed row has no effect.
-        return first if isinstance(second, Patch) else second
-    if isinstance(first, Put):
-        row = dict(first.row)
-        patch(row, second)
-        return Put(first.table, first.key, row)
-    return Patch(
-        first.table,
-        first.key,
-        {**first.row, **second.row},
-        _added(first.add, second.add),
-        _merged(first.merge, second.merge),
-    )
+    def find(self, key: RowKey, version: int | None) -> Any:
+        """As `Rows.find`. A row that is not known may exist, so there is a patch for it."""
+        change = self.changes.get(key)
+        if change is None:
+            row = PatchRow()
+            self.changes[key] = FoldedChange("patch", row, version)
+            return row
+        if change.is_after(version):
+            return None
+        change.version = version or change.version
+        return change.row
 
+    def put(self, key: RowKey, row: Any, version: int | None) -> None:
+        """As `Rows.put`."""
+        self._replace(key, FoldedChange("put", row, version))
 
-def _added(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
-    if not second:
-        return first
-    return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
+    def remove(self, key: RowKey, version: int | None) -> None:
+        """As `Rows.remove`."""
+        self._replace(key, FoldedChange("remove", None, version))
 
+    def merge(self, row: Any, slot: Any, entries: Mapping[str, Any]) -> None:
+        """As `Rows.merge`. Nulls of a patch are kept, because they remove keys from the table."""
+        if isinstance(row, PatchRow):
+            row[slot] = {**(row[slot] or {}), **entries}
+        else:
+            super().merge(row, slot, entries)
 
-def _merged(
-    first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    if not second:
-        return first
-    return {name: {**first.get(name, {}), **second.get(name, {})} for name in {**first, **second}}
+    def _replace(self, key: RowKey, change: FoldedChange) -> None:
+        earlier = self.changes.get(key)
+        if earlier is not None:
+            if earlier.is_after(change.version):
+                return
+            change.version = change.version or earlier.version
+        self.changes[key] = change

@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from eventlog.connections import Connection
-from projections.changes import Counts, Patch, Put, RowKey, Table
-from projections.engine.rows.fold import VersionedChange
+from projections.changes import Counts, RowKey, Table
+from projections.engine.rows.fold import FoldedChange
 
 VERSION = "version"
 """The column with the version of the row's entity. Tables without it apply every change."""
@@ -44,7 +44,7 @@ removed AS (
 PATCH = """,
 patched AS (
     UPDATE {table} AS t SET ({columns}) = (
-        SELECT {patched} FROM jsonb_populate_record(t, coalesce(i.row, '{{}}')) AS r)
+        SELECT {patched} FROM jsonb_populate_record(t, i.row) AS r)
       FROM input AS i
      WHERE i.op = 'patch' AND t.workspace_id = i.workspace_id AND t.{key} = i.{key}{newer}
     RETURNING {returning}
@@ -106,16 +106,32 @@ class Statement:
     """The column types."""
     composed: dict[frozenset[str], bytes] = field(default_factory=dict)
 
-    def apply(self, connection: Connection, changes: dict[RowKey, VersionedChange]) -> None:
+    def apply(self, connection: Connection, changes: dict[RowKey, FoldedChange]) -> None:
         """Apply one change to each row."""
         if not changes:
             return
-        encoded = [_encode(key, each) for (_, key), each in changes.items()]
+        encoded = [self._encode(*key, each) for key, each in changes.items()]
         operations = frozenset([each["o"] for each in encoded])
         statement = self.composed.get(operations)
         if statement is None:
             statement = self.composed[operations] = self._compose(operations).encode()
         connection.execute(statement, (orjson.dumps(encoded).decode(),), prepare=True)
+
+    def _encode(self, workspace_id: str, key: str, change: FoldedChange) -> dict[str, Any]:
+        encoded: dict[str, Any] = {
+            "o": change.operation,
+            "w": workspace_id,
+            "k": key,
+            "v": change.version,
+        }
+        row = change.row
+        if change.operation == "patch":
+            table = self.table
+            encoded["a"] = {name: row.pop(name) for name in table.counters if name in row}
+            encoded["m"] = {name: row.pop(name) for name in table.maps if name in row}
+        if row is not None:
+            encoded["r"] = row
+        return encoded
 
     def _compose(self, operations: frozenset[str]) -> str:
         table, counts = self.table, self.table.counts
@@ -166,18 +182,6 @@ def _count(counts_table: str, counts: Counts, operations: frozenset[str]) -> str
         having="".join(f" OR {total.format(column)} <> 0" for column in counts.sums),
         added="".join(f", {column} = c.{column} + excluded.{column}" for column in counts.sums),
     )
-
-
-def _encode(key: str, versioned: VersionedChange) -> dict[str, Any]:
-    change = versioned.change
-    encoded: dict[str, Any] = {"w": versioned.workspace_id, "k": key, "v": versioned.version}
-    if isinstance(change, Put):
-        encoded.update(o="put", r=change.row)
-    elif isinstance(change, Patch):
-        encoded.update(o="patch", r=change.row, a=change.add, m=change.merge)
-    else:
-        encoded["o"] = "remove"
-    return encoded
 
 
 def load_statements(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -15,10 +14,9 @@ from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
 from eventlog.connections import Connection, follow_connection
-from eventlog.reading import RecordedEvent, readable_position
+from eventlog.reading import readable_position
 from eventlog.scope import Scope
 from eventlog.store.log import EventLog
-from projections.changes import RowChange
 from projections.engine.ledger.coverage import Gap, gaps
 from projections.engine.live import runner
 from projections.engine.live.follower import FoldedBatch, Follower
@@ -30,6 +28,7 @@ from tests.support.databases import Urls
 from tests.support.failing_projection import companies, failing_for
 from tests.support.processes import running_engine
 from tests.support.waiting import wait_until
+from tests.support.watched_projection import Watched, watched
 
 TRIGGER = "events_are_never_changed"
 MANY = 1_000
@@ -137,12 +136,11 @@ def test_refused_row_in_batch_does_not_release_later_events_of_failing_entity(
     commands.create(scope, Contact, {"name": "late"}, account_id=accounts[1].id)
     database.execute("ALTER TABLE read.accounts ADD CHECK (company <> 'Acme')")
 
-    def changes(event: RecordedEvent) -> Iterable[RowChange]:
-        if event.position == outcome.position:
+    def fail(event: Watched) -> None:
+        if event.entity[1] == str(outcome.entity.id):
             raise ValueError("cannot digest poison")
-        return PROJECTIONS["accounts"].changes(event)
 
-    broken = replace(PROJECTIONS["accounts"], handlers={}, every=changes)
+    broken = watched(PROJECTIONS["accounts"], fail)
     ProjectionEngine(urls.projector, [broken]).catch_up()
     assert companies(database) == [("Bluth", 1), ("Cyberdyne", 1)]
     database.execute("ALTER TABLE read.accounts DROP CONSTRAINT accounts_company_check")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from eventlog.reading import RecordedEvent
-from projections.changes import Patch, Projection, RowChange
+from projections.changes import Projection, Row
+from tests.support.watched_projection import Watched, watched
 
 FAULTS_VARIABLE = "ANNALS_CHAOS_FAULTS"
 """Read by tests.support.chaos.projector alone."""
@@ -17,6 +16,9 @@ RAISES = range(5)
 REFUSED = range(5, 6)
 """Which draws raise, and which make a row that the database refuses. The latter are rare because
 they are expensive: the engine halves the batch until it has found the event."""
+
+REFUSED_ROW = {"created_at": "never"}
+"""The database refuses it, and later events leave the column alone."""
 
 
 class InjectedFailure(Exception):
@@ -49,23 +51,15 @@ class ProjectionFaults:
         if not self.active:
             return projection
 
-        def changes(event: RecordedEvent) -> Iterable[RowChange]:
-            if projection.handler(event.topic) and self.affects(projection.entity(event)):
-                draw = zlib.crc32(f"{projection.name}/{event.position}".encode()) % DRAWS
-                if draw in RAISES:
-                    raise InjectedFailure(f"at position {event.position}")
-                if draw in REFUSED:
-                    return [*projection.changes(event), _poison(projection, event)]
-            return projection.changes(event)
+        def fail(event: Watched) -> Row | None:
+            _, entity = (projection.by_account and event.account) or event.entity
+            if not self.affects(entity):
+                return None
+            _, stream = event.entity
+            occurrence = f"{projection.name}/{event.topic}/{stream}/{event.version}"
+            draw = zlib.crc32(occurrence.encode()) % DRAWS
+            if draw in RAISES:
+                raise InjectedFailure(f"at version {event.version} of {stream}")
+            return REFUSED_ROW if draw in REFUSED else None
 
-        return Projection(
-            projection.name, projection.tables, {}, every=changes, by_account=projection.by_account
-        )
-
-
-def _poison(projection: Projection, event: RecordedEvent) -> RowChange:
-    """Return a change that the database refuses, of a column that later events leave alone."""
-    table = projection.tables[0]
-    if table.key == "position":
-        return Patch(table.name, str(event.position), {"recorded_at": "never"})
-    return Patch(table.name, projection.entity(event), {"created_at": "never"})
+        return watched(projection, fail)
