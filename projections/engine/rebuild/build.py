@@ -7,12 +7,14 @@ account, so each process holds the rows of few accounts at a time, whatever the 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import orjson
+import psycopg
 
 from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.reading.part import UTC, Part, RawEvent, read_by_owner, recorded
@@ -25,6 +27,8 @@ from projections.engine.rebuild.sessions import hold_shadow
 from projections.engine.rows.copying import TableCopy
 from projections.engine.rows.memory import AppliedProjection, ListedRows
 
+CANCEL_CHECK_S = 1.0
+"""How often a worker that waits for PostgreSQL asks whether the rebuild was cancelled."""
 REPORT_EVENTS = 5_000
 """Number of events between two reports of progress."""
 
@@ -54,7 +58,7 @@ def build_part(
         folder = _Folder(builders)
         buckets: dict[int, CoverageTally] = {}
         done = 0
-        for raws, digests in read_by_owner(source, part):
+        for raws, digests in _until_cancelled(source, part, on_progress):
             folder.fold(raws, digests)
             _merge(buckets, tally(zip([int(raw[0]) for raw in raws], digests, strict=True)))
             for builder in builders:
@@ -67,6 +71,43 @@ def build_part(
         for builder in builders:
             builder.finish(connection)
         record(connection, [shadow_name(each.name) for each in projections], buckets)
+
+
+def _until_cancelled(
+    source: Connection, part: Part, on_progress: Callable[[int], None]
+) -> Iterator[tuple[list[RawEvent], list[int]]]:
+    """Read the part. Until the first events arrive, ask every second whether to stop.
+
+    PostgreSQL sorts the whole part before it sends the first event.
+    """
+    blocks = read_by_owner(source, part)
+    errors: list[Exception] = []
+    has_begun = threading.Event()
+
+    def ask() -> None:
+        while not has_begun.wait(CANCEL_CHECK_S):
+            try:
+                on_progress(0)
+            except Exception as error:  # noqa: BLE001 - it is raised below
+                errors.append(error)
+                source.cancel_safe()
+                return
+
+    thread = threading.Thread(target=ask, name="rebuild-cancel", daemon=True)
+    thread.start()
+    try:
+        first = next(blocks, None)
+    except psycopg.errors.QueryCanceled:
+        if not errors:
+            raise
+    finally:
+        has_begun.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    if first is not None:
+        yield first
+        yield from blocks
 
 
 @contextmanager

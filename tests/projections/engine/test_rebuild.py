@@ -12,16 +12,19 @@ from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
 from domain.task import Task
-from eventlog.connections import Connection
+from eventlog.connections import Connection, follow_connection
 from eventlog.reading import readable_position
+from eventlog.reading.part import Part
 from eventlog.scope import Scope
 from projections.engine.ledger.coverage import gaps
 from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.build import build_part
 from projections.engine.rebuild.plan import plan
 from projections.engine.rebuild.progress import Cancelled, cancel
 from projections.engine.rebuild.refusal import RebuildRefused
 from projections.engine.rebuild.retry import retry
 from projections.engine.rebuild.runner import Rebuild, rollback
+from projections.engine.rebuild.shadow import Shadow
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from tests.support.databases import Urls
@@ -124,6 +127,33 @@ def test_cancelled_rebuild_leaves_live_tables_untouched(
     assert rows(database, "accounts") == before
     left = database.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'read_%'").fetchall()
     assert left == []
+
+
+def test_worker_that_waits_for_the_first_event_can_be_cancelled(
+    accounts: list[Account], database: Connection, urls: Urls
+) -> None:
+    """PostgreSQL sorts a part before it sends the first event; here a lock makes it wait."""
+    shadow = Shadow("accounts", DEFINITIONS["accounts"])
+    with follow_connection(urls.projector, application_name="test") as connection:
+        shadow.prepare(connection)
+    calls = []
+
+    def cancel_when_asked(events: int) -> None:
+        calls.append(events)
+        if len(calls) > 1:
+            raise Cancelled
+
+    with database.transaction():
+        database.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Cancelled):
+            build_part(
+                urls.projector,
+                [shadow.live],
+                {shadow.name: shadow.schema},
+                Part(1_000_000),
+                cancel_when_asked,
+            )
+    assert calls == [0, 0]
 
 
 @pytest.mark.parametrize("step", ["_in_parallel", "_catch_up", "_compare", "_swap"])
