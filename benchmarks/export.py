@@ -54,12 +54,13 @@ INSERT INTO read.accounts (
        workspace_id, id, company, company_folded, type, status, priority, next_action,
        next_action_date, deal_value,
        contact_count, task_count, meeting_count, note_count, open_opportunity_count, assigned_to,
-       custom_fields, created_at, updated_at, version)
+       custom_fields, created_at, updated_at, version, contact_names_folded)
 SELECT %s, lpad(to_hex(i), 32, '0')::uuid, md5(i::text), md5(i::text), 'customer', 'active', 'high',
        'Call them back about offer ' || i, '2026-03-31', i, 1, 2, 3, 4, 5,
        lpad(to_hex(1 + i %% 20), 32, '0')::uuid,
        jsonb_build_object('sector', 'technology', 'employees', i, 'vip', true, 'region', 'EMEA'),
-       '2025-01-01Z'::timestamptz + i * interval '1 minute', '2026-01-01Z', 3
+       '2025-01-01Z'::timestamptz + i * interval '1 minute', '2026-01-01Z', 3,
+       jsonb_build_object(lpad(to_hex(i), 32, '0')::uuid, md5((-i)::text))
   FROM generate_series(1, %s) AS i
 """
 CONTACTS = """

@@ -5,8 +5,9 @@ from __future__ import annotations
 from projections.changes import Counts, Projection, Table
 from projections.lifecycle import Counted, Lifecycle
 
+CONTACT_NAMES = "contact_names_folded"
 COUNTED = (
-    Counted("contact", "contact_count"),
+    Counted("contact", "contact_count", names=("name", CONTACT_NAMES)),
     Counted("task", "task_count", unless=("status", frozenset({"done"}))),
     Counted("meeting", "meeting_count"),
     Counted("note", "note_count"),
@@ -21,7 +22,7 @@ PROJECTION = Projection(
         Table(
             "accounts",
             counters=COUNTERS,
-            maps=("custom_fields",),
+            maps=("custom_fields", CONTACT_NAMES),
             counts=Counts("account_counts", by=("type", "status", "priority", "assigned_to")),
         ),
     ),
@@ -32,7 +33,7 @@ PROJECTION = Projection(
             searched=("company",),
             status="status",
             changed=("merged",),
-            defaults=dict.fromkeys(COUNTERS, 0),
+            defaults={**dict.fromkeys(COUNTERS, 0), CONTACT_NAMES: {}},
         ),
         *COUNTED,
     ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain.shared.text import folded
+from domain.shared.text import folded, joinable
 from projections.changes import Counts, RowKey, Rows, Step, Table, column
 
 CUSTOM = "customFields"
@@ -172,47 +172,61 @@ class Lifecycle:
 
 @dataclass(frozen=True)
 class Counted:
-    """On the row of each account, the number of its entities of a kind."""
+    """On the row of each account, the number of its entities of a kind, and their names."""
 
     kind: str
     counter: str
     unless: tuple[str, frozenset[str]] | None = None
     """A field, the status or the stage, and the values with which an entity is not counted."""
+    names: tuple[str, str] | None = None
+    """A text field of the entities, and the JSON map, on the account's row, that has it by id,
+    folded and in the form of `joinable`."""
     table: str = "accounts"
 
     @property
     def topics(self) -> frozenset[str]:
-        """The topics of the kind that change the number."""
-        names = ["created", "restored", "deleted"]
+        """The topics of the kind that change the account's row."""
+        topics = ["created", "restored", "deleted"]
         if self.unless:
-            names.append(f"{self.unless[0]}_changed")
-        return frozenset(f"{self.kind}.{name}" for name in names)
+            topics.append(f"{self.unless[0]}_changed")
+        if self.names:
+            topics += ["updated", "merged"]
+        return frozenset(f"{self.kind}.{topic}" for topic in topics)
 
     def steps(self, tables: Mapping[str, Rows]) -> Mapping[str, Step]:
         """The step for each topic."""
-        added, removed = self._counted(tables, 1), self._counted(tables, -1)
-        names = {"created": added, "restored": added, "deleted": removed}
+        rows = tables[self.table]
+        added, removed = self._counted(rows, 1), self._counted(rows, -1)
+        steps = {"created": added, "restored": added, "deleted": removed}
         if self.unless:
-            names[f"{self.unless[0]}_changed"] = self._moved(tables, self.unless[1])
-        return {f"{self.kind}.{name}": step for name, step in names.items()}
+            steps[f"{self.unless[0]}_changed"] = self._moved(rows, self.unless[1])
+        if self.names:
+            renamed = _renamed(rows, *self.names)
+            steps |= {"updated": renamed, "merged": renamed}
+        return {f"{self.kind}.{topic}": step for topic, step in steps.items()}
 
-    def _counted(self, tables: Mapping[str, Rows], amount: int) -> Step:
-        find, slot = tables[self.table].find, tables[self.table].slot(self.counter)
-        name, excluded = self.unless or ("", frozenset())
+    def _counted(self, rows: Rows, amount: int) -> Step:
+        find, merge, slot = rows.find, rows.merge, rows.slot(self.counter)
+        field, excluded = self.unless or ("", frozenset())
+        named, names = self.names or ("", "")
+        names_slot = rows.slot(names) if names else None
 
         def step(
-            _key: RowKey, account: RowKey | None, _version: int, _at: str, data: Mapping[str, Any]
+            key: RowKey, account: RowKey | None, _version: int, _at: str, data: Mapping[str, Any]
         ) -> None:
-            if account is None or (excluded and data["fields"][name] in excluded):
+            if account is None or (excluded and data["fields"][field] in excluded):
                 return
+            name = _joinable(data["fields"][named]) if names and amount > 0 else None
             row = find(account, None)
             if row is not None:
                 row[slot] = (row[slot] or 0) + amount
+                if names:
+                    merge(row, names_slot, {key[1]: name})
 
         return step
 
-    def _moved(self, tables: Mapping[str, Rows], excluded: frozenset[str]) -> Step:
-        find, slot = tables[self.table].find, tables[self.table].slot(self.counter)
+    def _moved(self, rows: Rows, excluded: frozenset[str]) -> Step:
+        find, slot = rows.find, rows.slot(self.counter)
 
         def step(
             _key: RowKey, account: RowKey | None, _version: int, _at: str, data: Mapping[str, Any]
@@ -225,6 +239,23 @@ class Counted:
                 row[slot] = (row[slot] or 0) + amount
 
         return step
+
+
+def _renamed(rows: Rows, field: str, names: str) -> Step:
+    find, merge, names_slot = rows.find, rows.merge, rows.slot(names)
+
+    def step(
+        key: RowKey, account: RowKey | None, _version: int, _at: str, data: Mapping[str, Any]
+    ) -> None:
+        change = data["changes"].get(field)
+        if account is None or change is None:
+            return
+        name = _joinable(change["after"])
+        row = find(account, None)
+        if row is not None:
+            merge(row, names_slot, {key[1]: name})
+
+    return step
 
 
 class _Fields(dict[str, Any]):
@@ -255,3 +286,7 @@ def _removed(rows: Rows) -> Step:
 def _folded(text: str | None) -> str | None:
     """Text as search compares it: without case, accents and forms of Unicode."""
     return folded(text) if text else text
+
+
+def _joinable(text: str) -> str:
+    return joinable(folded(text))

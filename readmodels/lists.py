@@ -1,8 +1,8 @@
 """Lists: one page as JSON, with totals and aggregations, from the read tables.
 
-Totals come from the counters that the projectors keep. A search, and a filter that is not among
-`ListSpec.counted` (such as `accountId`), have no counter, so the matching rows are counted, through
-the index.
+Totals come from the counters that the projectors keep. A filter that is not among
+`ListSpec.counted` (such as `accountId`) has no counter, so the matching rows are counted, through
+the index. A search counts to SEARCH_TOTAL_MAX and then says that there are more (ADR 32).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 import psycopg
 
-from domain.shared.text import folded
+from domain.shared.text import folded, joinable
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.pool import ENTERED, AsyncConnection
@@ -31,6 +31,15 @@ SEARCH_MAX_CHARS = 200
 TRIGRAM_CHARS = 3
 """Patterns shorter than this cannot use the index."""
 CONTACTS_PER_ITEM_MAX = 100
+SEARCH_TOTAL_MAX = 1_000
+"""A search that finds more items has this total, and says that it is not exact."""
+PROBE_ROWS = 2_000
+PROBE_HITS = 25
+"""A search that finds this many among the first PROBE_ROWS rows of the list is taken as frequent:
+then the rows are read in the order of the list until enough were found. Else all matching rows are
+found through the index and sorted."""
+WALK_ROWS_MAX = 100_000
+"""A frequent search reads no more rows to count its total. If that was not enough, it is rare."""
 
 CONTACTS = """(
     SELECT coalesce(json_agg(json_build_object(
@@ -40,24 +49,62 @@ CONTACTS = """(
              WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
              ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
 
-PAGE = """
-WITH page AS MATERIALIZED (
-    SELECT t.* FROM {table} AS t
-     WHERE t.workspace_id = entered.workspace AND counted.total > %(offset)s AND {where}
-     ORDER BY {order} LIMIT %(limit)s + 1 OFFSET %(offset)s
-), numbered AS (
-    SELECT t.*, row_number() OVER () AS ordinal FROM page AS t
-)
+ITEMS = """
 SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(limit)s), '[]')::text,
        CASE WHEN count(*) > %(limit)s THEN
            (array_agg(json_build_array({keys})::text ORDER BY ordinal))[%(limit)s] END
-  FROM numbered AS t
+  FROM (SELECT t.*, row_number() OVER () AS ordinal FROM page AS t) AS t
 """
+PAGE = f"""
+WITH page AS MATERIALIZED (
+    SELECT t.* FROM {{table}} AS t
+     WHERE t.workspace_id = entered.workspace AND counted.total > %(offset)s AND {{where}}
+     ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s
+)
+{ITEMS}"""
 # The total comes first: without it, a page that has no rows would be looked for in all rows.
 WHOLE_PAGE = f"""{ENTERED}
 SELECT page.items, page.keys, counted.total, ({{stats}})
   FROM entered, LATERAL ({{total}}) AS counted(total), LATERAL ({{page}}) AS page(items, keys)
 """
+
+SEARCH_PAGE = f"""{ENTERED},
+probed AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (
+                SELECT FROM ({{first_rows}} LIMIT {{probe_rows}}) AS t
+                 WHERE {{matches}} LIMIT {{probe_hits}}) AS t) >= {{probe_hits}} AS is_promising
+      FROM entered
+), walked AS MATERIALIZED (
+    SELECT is_promising AND (SELECT count(*) FROM (
+               SELECT FROM ({{first_rows}} LIMIT {{walk_rows}}) AS t
+                WHERE {{matches}} LIMIT {{total_max}} + 1) AS t) > {{total_max}} AS is_frequent
+      FROM entered, probed
+), found AS MATERIALIZED (
+    SELECT t.* FROM entered, walked, LATERAL (
+        SELECT t.* FROM {{table}} AS t
+         WHERE t.workspace_id = entered.workspace AND NOT walked.is_frequent
+           AND {{where}} AND {{matches_by_index}} OFFSET 0) AS t
+), counted AS MATERIALIZED (
+    SELECT CASE WHEN walked.is_frequent THEN {{total_max}} + 1
+                ELSE (SELECT count(*) FROM found) END AS total
+      FROM walked
+), page AS MATERIALIZED (
+    SELECT t.* FROM entered, walked, LATERAL (
+        SELECT t.* FROM {{table}} AS t
+         WHERE t.workspace_id = entered.workspace AND walked.is_frequent
+           AND {{where}} AND {{matches}} AND {{after}}
+         ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s) AS t
+     UNION ALL
+    SELECT t.* FROM walked, LATERAL (
+        SELECT t.* FROM found AS t WHERE NOT walked.is_frequent AND {{after}}
+         ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s) AS t
+)
+SELECT shown.items, shown.keys, counted.total, ({{stats}})
+  FROM entered, counted, ({ITEMS}) AS shown(items, keys)
+"""
+FIRST_ROWS = """
+SELECT t.* FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
+ ORDER BY {order}"""
 
 ALL_ROWS = "SELECT t.* FROM {table} AS t WHERE t.workspace_id = %(workspace)s AND {where}"
 
@@ -112,6 +159,7 @@ class ListPage:
     content: bytes
     """`{items, pagination, aggregations?}`"""
     total_pages: int
+    total_is_exact: bool
     next_cursor: str | None
 
 
@@ -138,11 +186,7 @@ async def list_ids(
 async def _page(
     connection: AsyncConnection, spec: ListSpec, query: ListQuery, parameters: dict[str, Any]
 ) -> ListPage:
-    statement = WHOLE_PAGE.format(
-        page=_page_sql(spec, query),
-        total=_total_sql(spec, query),
-        stats=_stats_sql(spec) if query.include_stats else "NULL",
-    )
+    statement = _search_sql(spec, query) if query.search else _list_sql(spec, query)
     row = await (await connection.execute(statement, parameters)).fetchone()
     assert row is not None
     items, next_keys, total, stats = row
@@ -150,32 +194,61 @@ async def _page(
     answer: bytes = b'{"items":' + items.encode() + b',"pagination":' + orjson.dumps(pagination)
     if stats is not None:
         answer += b',"aggregations":' + stats.encode()
-    return ListPage(answer + b"}", pagination["totalPages"], pagination["nextCursor"])
+    return ListPage(
+        answer + b"}",
+        pagination["totalPages"],
+        pagination["totalIsExact"],
+        pagination["nextCursor"],
+    )
 
 
 def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str, Any]:
+    is_exact = not query.search or total <= SEARCH_TOTAL_MAX
+    total = total if is_exact else SEARCH_TOTAL_MAX
     return {
         "page": query.page,
         "pageSize": query.page_size,
         "totalItems": total,
+        "totalIsExact": is_exact,
         "totalPages": -(-total // query.page_size),
         "nextCursor": _encode_cursor(query, next_keys) if next_keys else None,
     }
 
 
-def _page_sql(spec: ListSpec, query: ListQuery) -> str:
-    sort = spec.sorts[query.sort_by]
-    where = _where(spec, query)
-    if query.cursor:
-        where += f" AND {_after(sort, descending=query.descending)}"
-    item = item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts)
-    return PAGE.format(
-        table=spec.table,
-        where=where,
-        order=_order(sort, descending=query.descending),
-        item=item,
-        keys=", ".join(f"t.{column}::text" for column, _ in sort.keys),
+def _list_sql(spec: ListSpec, query: ListQuery) -> str:
+    parts = _parts(spec, query)
+    page = PAGE.format_map({**parts, "where": f"{parts['where']} AND {parts['after']}"})
+    return WHOLE_PAGE.format(page=page, total=_total_sql(spec, query), stats=parts["stats"])
+
+
+def _search_sql(spec: ListSpec, query: ListQuery) -> str:
+    parts = _parts(spec, query)
+    return SEARCH_PAGE.format_map(
+        {
+            **parts,
+            "first_rows": FIRST_ROWS.format_map(parts),
+            "matches": spec.search_inline,
+            "matches_by_index": _matches(spec, query),
+            "probe_rows": PROBE_ROWS,
+            "probe_hits": PROBE_HITS,
+            "walk_rows": WALK_ROWS_MAX,
+            "total_max": SEARCH_TOTAL_MAX,
+        }
     )
+
+
+def _parts(spec: ListSpec, query: ListQuery) -> dict[str, str]:
+    """The parts of a page's statement that depend on the query."""
+    sort = spec.sorts[query.sort_by]
+    return {
+        "table": spec.table,
+        "where": _filters(spec, query),
+        "after": _after(sort, descending=query.descending) if query.cursor else "true",
+        "order": _order(sort, descending=query.descending),
+        "item": item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts),
+        "keys": ", ".join(f"t.{column}::text" for column, _ in sort.keys),
+        "stats": _stats_sql(spec) if query.include_stats else "NULL",
+    }
 
 
 def item_sql(spec: ListSpec, *, with_contacts: bool) -> str:
@@ -194,8 +267,8 @@ def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any
 
 
 def _total_sql(spec: ListSpec, query: ListQuery) -> str:
-    where = _where(spec, query)
-    if not query.search and set(query.filters) <= spec.counted:
+    where = _filters(spec, query)
+    if set(query.filters) <= spec.counted:
         return COUNT_FROM_COUNTERS.format(counts_table=spec.counts_table, where=where)
     return COUNT_ROWS.format(table=spec.table, where=where)
 
@@ -206,16 +279,24 @@ def _stats_sql(spec: ListSpec) -> str:
 
 
 def _where(spec: ListSpec, query: ListQuery) -> str:
+    """The condition of all rows that the query finds."""
+    filters = _filters(spec, query)
+    return f"{filters} AND {_matches(spec, query)}" if query.search else filters
+
+
+def _filters(spec: ListSpec, query: ListQuery) -> str:
     conditions = [spec.base]
     for name in query.filters:
         column, type_ = spec.filters[name]
         conditions.append(f"t.{column} = %({name})s::{type_}")
-    if query.search:
-        if len(folded(query.search)) >= TRIGRAM_CHARS:
-            conditions.append(f"t.id IN (SELECT {spec.search}(%(workspace)s, %(pattern)s))")
-        else:
-            conditions.append(spec.search_inline)
     return " AND ".join(conditions)
+
+
+def _matches(spec: ListSpec, query: ListQuery) -> str:
+    """The condition of the search, by the index if the text is long enough for it."""
+    if len(folded(query.search or "")) >= TRIGRAM_CHARS:
+        return f"t.id IN (SELECT {spec.search}(%(workspace)s, %(pattern)s))"
+    return spec.search_inline
 
 
 def _order(sort: Sort, *, descending: bool) -> str:
@@ -236,7 +317,8 @@ def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
         workspace=query.workspace_id,
         limit=query.page_size,
         offset=0 if query.cursor else (query.page - 1) * query.page_size,
-        pattern=_pattern(query.search) if query.search else None,
+        pattern=_pattern(folded(query.search)) if query.search else None,
+        joined_pattern=_pattern(joinable(folded(query.search))) if query.search else None,
     )
     if query.cursor:
         keys = _decode_cursor(query, len(spec.sorts[query.sort_by].keys))
@@ -244,9 +326,9 @@ def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
     return parameters
 
 
-def _pattern(search: str) -> str:
-    """The pattern for LIKE that finds folded text which contains the search."""
-    escaped = folded(search).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def _pattern(text: str) -> str:
+    """The pattern for LIKE that finds what contains the text."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
 
 

@@ -57,7 +57,7 @@ class ListSpec:
     counted: frozenset[str]
     sorts: Mapping[str, Sort]
     search_inline: str
-    """The search condition over the row `t`, for patterns too short for the index."""
+    """The search condition over the row `t`, without the index."""
     base: str = WHOLE_TABLE
     """A condition over `t` that selects the rows of the list. It uses only columns that the counts
     table has too."""

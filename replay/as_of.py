@@ -170,6 +170,7 @@ def _answer(lists: Lists, query: AsOfQuery) -> dict[str, Any]:
             "page": query.page,
             "pageSize": query.page_size,
             "totalItems": len(rows),
+            "totalIsExact": True,
             "totalPages": -(-len(rows) // query.page_size),
             "nextCursor": None,
         },

@@ -45,7 +45,14 @@ def add_list(router: APIRouter, resource: EntityResource) -> None:
     """Add GET /api/<plural>."""
     kind, spec = resource.kind, resource.spec
     model = page_model(item_model(entity_model(kind), kind, spec), kind, spec)
-    pagination = {"page": 1, "pageSize": 50, "totalItems": 1, "totalPages": 1, "nextCursor": None}
+    pagination = {
+        "page": 1,
+        "pageSize": 50,
+        "totalItems": 1,
+        "totalIsExact": True,
+        "totalPages": 1,
+        "nextCursor": None,
+    }
     example = {"items": [resource.example_item()], "pagination": pagination}
     query_model = list_parameters(kind, spec)
 
@@ -80,6 +87,7 @@ def add_list(router: APIRouter, resource: EntityResource) -> None:
             request.scope,
             page=parameters.page,
             total_pages=found.total_pages,
+            total_is_exact=found.total_is_exact,
             next_cursor=found.next_cursor,
             by_cursor=parameters.cursor is not None,
         )

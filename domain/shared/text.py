@@ -35,6 +35,9 @@ KEPT_MARKS = frozenset({0, 7, 8, 9})
 """Combining classes of what is no accent: letters and vowel signs that take space (0), nuktas (7),
 voicing marks of kana (8) and viramas (9)."""
 
+JOINABLE = str.maketrans('"\\[]', "\ue000\ue001\ue002\ue003")
+"""Characters of JSON, and those of Unicode's private use area that stand for them."""
+
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _HIDDEN_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -67,6 +70,14 @@ def folded(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(char for char in decomposed if unicodedata.combining(char) in KEPT_MARKS)
     return unicodedata.normalize("NFKC", plain.translate(UNDECOMPOSED))
+
+
+def joinable(text: str) -> str:
+    """The text with other characters for those by which JSON encloses and escapes text.
+
+    So the texts of a JSON array can be joined in PostgreSQL by removing what encloses them.
+    """
+    return text.translate(JOINABLE)
 
 
 def neutralised(text: str) -> str:

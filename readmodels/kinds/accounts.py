@@ -21,9 +21,7 @@ SPEC = entity_list(
         "company": Sort.by(("company_key", "text")),
         "status": Sort.by(("status", "text"), CREATED_AT),
     },
-    search_inline="""(t.company_folded LIKE %(pattern)s OR EXISTS (
-        SELECT FROM read.contacts c WHERE c.workspace_id = t.workspace_id
-           AND c.account_id = t.id AND c.name_folded LIKE %(pattern)s))""",
+    search_inline="t.texts LIKE %(joined_pattern)s",
     stats={
         "byStatus": count_by("account_counts", "status", where=OF_TYPE),
         "byPriority": count_by("account_counts", "priority", where=OF_TYPE),

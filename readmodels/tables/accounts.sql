@@ -24,7 +24,14 @@ CREATE TABLE accounts (
         jsonb_hash_extended(jsonb_path_query_array(custom_fields, '$.keyvalue().key'), 0) END) STORED,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
-    version        integer     NOT NULL
+    version        integer     NOT NULL,
+    contact_names_folded jsonb NOT NULL,
+    -- What a search looks at: company and names of contacts, a line each. The characters by which
+    -- JSON encloses and escapes text are replaced, as `joinable` does (domain/shared/text.py).
+    texts          text        NOT NULL GENERATED ALWAYS AS (
+        translate(company_folded, '"\[]', U&'\E000\E001\E002\E003') || E'\n'
+        || btrim(replace(jsonb_path_query_array(contact_names_folded, '$.*')::text, '", "', E'\n'),
+                 '["]')) STORED
 ) WITH (fillfactor = 85);
 
 CREATE TABLE account_counts (

@@ -160,7 +160,7 @@ def test_search_in_another_workspace_finds_nothing(
 @pytest.fixture
 def without_entering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statements of lists and details that do not enter the workspace that they name."""
-    for module, name in ((lists, "WHOLE_PAGE"), (details, "DETAIL")):
+    for module, name in ((lists, "WHOLE_PAGE"), (lists, "SEARCH_PAGE"), (details, "DETAIL")):
         statement = getattr(module, name)
         assert ENTERED in statement
         monkeypatch.setattr(module, name, statement.replace(ENTERED, NOT_ENTERED))

@@ -46,10 +46,10 @@ STATUS = "(ARRAY['scheduled', 'held', 'cancelled'])[1 + i % 3]"
 CONTENTS = {
     "accounts": (
         """company, type, status, priority, contact_count, task_count, meeting_count, note_count,
-           open_opportunity_count""",
+           open_opportunity_count, contact_names_folded""",
         f"""{NAME}, (ARRAY['investor', 'customer', 'partner'])[1 + i % 3],
            (ARRAY['prospect', 'active', 'churned'])[1 + i % 3],
-           (ARRAY['low', 'high'])[1 + i % 2], 1, 1, 1, 1, 1""",
+           (ARRAY['low', 'high'])[1 + i % 2], 1, 1, 1, 1, 1, '{{}}'""",
     ),
     "appointments": (
         "account_id, title, status, member_id, lead_id, starts_at, ends_at, allow_overlap",

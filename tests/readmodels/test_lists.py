@@ -12,6 +12,7 @@ import pytest
 from commands.entities import EntityCommands
 from eventlog.scope import Scope
 from projections.engine.live.runner import ProjectionEngine
+from readmodels import lists
 from readmodels.cursors import InvalidCursor
 from readmodels.details import detail
 from readmodels.lists import LISTS
@@ -35,6 +36,9 @@ from tests.support.reference_lists import (
 )
 
 PAGE_SIZES = [1, 2, 3, 7, 50, 500]
+
+SORTED = {plural: sorted(SORTS[plural]) for plural in LISTS}
+TOTAL_MAX = 3
 
 every_list = pytest.mark.parametrize("plural", sorted(LISTS))
 
@@ -81,6 +85,7 @@ def test_pages_match_reference_lists(
                 "page": number,
                 "pageSize": size,
                 "totalItems": len(wanted),
+                "totalIsExact": True,
                 "totalPages": -(-len(wanted) // size),
             }, request
             assert page["aggregations"] == reference.aggregations(request), request
@@ -111,6 +116,37 @@ def test_search_finds_items_that_contain_the_text(
             assert page["pagination"]["totalItems"] == len(wanted), search
 
     pages.reading(compare)
+
+
+@every_list
+@pytest.mark.parametrize("is_frequent", [True, False])
+def test_search_that_finds_many_items_counts_only_some(
+    plural: str,
+    is_frequent: bool,
+    pages: Pages,
+    populated: PopulatedDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether rows are read in the order of the list or found by the index, items are the same."""
+    monkeypatch.setattr(lists, "SEARCH_TOTAL_MAX", TOTAL_MAX)
+    monkeypatch.setattr(lists, "PROBE_HITS", 1 if is_frequent else 10**6)
+    reference, random = populated.references[0], Random(SEED)
+    are_exact = set()
+    for search in ("a", "e", "an", "acme", "stra", "100", "nothing"):
+        sort_by, descending = random.choice(SORTED[plural]), random.random() < 0.5
+        request = ListRequest(plural, search=search, sort_by=sort_by, descending=descending)
+        wanted = [item["id"] for item in reference.items(request)]
+        for number in (1, 2, 5):
+            page = pages.ask(request, page=number, page_size=2)
+            found = [item["id"] for item in page["items"]]
+            assert found == wanted[2 * number - 2 : 2 * number], request
+            pagination = page["pagination"]
+            assert pagination["totalItems"] == min(len(wanted), TOTAL_MAX), request
+            assert pagination["totalIsExact"] == (len(wanted) <= TOTAL_MAX), request
+            are_exact.add(pagination["totalIsExact"])
+        assert pages.walk(request, 3) == wanted, request
+    assert True in are_exact
+    assert False in are_exact or plural == "members"  # there are few members
 
 
 @every_list

@@ -73,6 +73,8 @@ COLUMNS = {
     "workspace": "name",
     **{each.kind.KIND: each.columns for each in DESCRIBED_KINDS},
 }
+JSON_CHARS = {'"': "\ue000", "\\": "\ue001", "[": "\ue002", "]": "\ue003"}
+"""How the names of an account's contacts are stored to be joined."""
 COLUMN_NAMES = {
     "allowOverlap": "allow_overlap",
     "assignedTo": "assigned_to",
@@ -318,6 +320,9 @@ def expected_tables(events: list[Row]) -> Tables:
             continue
         elif state.kind == "account":
             row |= _account_counters(children[state.id])
+            names = row["contact_names_folded"]
+            lines = [_joinable(row["company_folded"]), *(names[each] for each in sorted(names))]
+            row["texts"] = "\n".join(lines) if names else f"{lines[0]}\n"
         tables[TABLE_OF[state.kind]][(state.workspace_id, state.id)] = row
     for table, (counts, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
@@ -416,7 +421,16 @@ def _account_counters(children: list[EntityState]) -> Row:
         "meeting_count": count("meeting"),
         "note_count": count("note"),
         "open_opportunity_count": count("opportunity", without=["won", "lost"]),
+        "contact_names_folded": {
+            str(child.id): _joinable(folded(name))
+            for child in children
+            if child.kind == "contact" and (name := child.fields["name"])
+        },
     }
+
+
+def _joinable(text: str) -> str:
+    return "".join(JSON_CHARS.get(char, char) for char in text)
 
 
 def _counted(rows: Iterable[Row], by: tuple[str, ...], *, summed: bool) -> dict[Any, Row]:

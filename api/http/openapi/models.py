@@ -117,6 +117,10 @@ class Pagination(ResponseModel):
     page: int
     page_size: int
     total_items: int
+    total_is_exact: bool = Field(
+        description="False for a search that finds more than `totalItems`. The pages after"
+        " `totalPages` are then reached by `nextCursor`."
+    )
     total_pages: int
     next_cursor: str | None
 

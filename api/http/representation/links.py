@@ -23,7 +23,13 @@ def next_page_link(scope: Scope, body: bytes) -> str | None:
 
 
 def page_links(
-    scope: Scope, *, page: int, total_pages: int, next_cursor: str | None, by_cursor: bool
+    scope: Scope,
+    *,
+    page: int,
+    total_pages: int,
+    total_is_exact: bool,
+    next_cursor: str | None,
+    by_cursor: bool,
 ) -> str | None:
     """The links of a list that is paged by number and by cursor."""
     found: dict[str, dict[str, str]] = {"first": {}}
@@ -35,7 +41,9 @@ def page_links(
         found["prev"] = {"page": str(page - 1)}
     if page < total_pages:
         found["next"] = {"page": str(page + 1)}
-    if total_pages:
+    elif next_cursor and not total_is_exact:
+        found["next"] = {"cursor": next_cursor}
+    if total_pages and total_is_exact:
         found["last"] = {"page": str(total_pages)}
     return links(scope, found)
 

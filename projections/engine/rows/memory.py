@@ -49,8 +49,14 @@ class MemoryRows:
 
     def merge(self, row: Any, slot: Any, entries: Mapping[str, Any]) -> None:
         """As `Rows.merge`."""
-        merged = {**(row[slot] or {}), **entries}
-        row[slot] = {key: value for key, value in merged.items() if value is not None}
+        merged = row[slot]
+        if not merged:
+            merged = row[slot] = {}  # rows may share an empty map
+        for key, value in entries.items():
+            if value is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = value
 
 
 class ListedRows(MemoryRows):

@@ -61,6 +61,7 @@ def test_list_contains_the_created_entity(api_workspace: ApiWorkspace, plural: s
         "page": 1,
         "pageSize": 50,
         "totalItems": 1,
+        "totalIsExact": True,
         "totalPages": 1,
         "nextCursor": None,
     }

@@ -59,11 +59,11 @@ GENERATE = """
 INSERT INTO read.accounts (
        workspace_id, id, company, company_folded, type, status, priority, next_action,
        contact_count, task_count, meeting_count, note_count, open_opportunity_count,
-       custom_fields, created_at, updated_at, version)
+       custom_fields, created_at, updated_at, version, contact_names_folded)
 SELECT %s, gen_random_uuid(), 'Company ' || i, 'company ' || i, 'customer', 'active', 'low',
        repeat('ab', 200),
        0, 0, 0, 0, 0, '{"sector": "x"}', '2026-01-01Z'::timestamptz + i * interval '1 second',
-       '2026-01-01Z', 1
+       '2026-01-01Z', 1, '{}'
   FROM generate_series(1, %s) AS i
 """
 CHANGE_LAST = """
