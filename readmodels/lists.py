@@ -42,30 +42,30 @@ WALK_ROWS_MAX = 100_000
 """A frequent search reads no more rows to count its total. If that was not enough, it is rare."""
 
 CONTACTS = """(
-    SELECT coalesce(json_agg(json_build_object(
-               'id', c.id, 'name', c.name, 'email', c.email, 'phone', c.phone,
-               'title', c.title, 'version', c.version) ORDER BY c.created_at, c.id), '[]')
-      FROM (SELECT * FROM read.contacts c
-             WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
-             ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
+    SELECT coalesce(json_agg(row_to_json(c)), '[]') FROM (
+        SELECT c.id, c.name, c.email, c.phone, c.title, c.version FROM read.contacts c
+         WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
+         ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
 
 ITEMS = """
-SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(limit)s), '[]')::text,
-       CASE WHEN count(*) > %(limit)s THEN
-           (array_agg(json_build_array({keys})::text ORDER BY ordinal))[%(limit)s] END
-  FROM (SELECT t.*, row_number() OVER () AS ordinal FROM page AS t) AS t
+SELECT (SELECT '[' || coalesce(string_agg({item}::text, ','), '') || ']'
+          FROM (SELECT t.* FROM page AS t LIMIT {limit}) AS t) AS items,
+       (SELECT json_build_array({keys})::text
+          FROM (SELECT t.* FROM page AS t LIMIT 1 OFFSET {limit} - 1) AS t
+         WHERE (SELECT count(*) FROM page) > {limit}) AS keys
 """
 PAGE = f"""
 WITH page AS MATERIALIZED (
     SELECT t.* FROM {{table}} AS t
-     WHERE t.workspace_id = entered.workspace AND counted.total > %(offset)s AND {{where}}
-     ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s
+     WHERE t.workspace_id = entered.workspace AND counted.total > {{offset}} AND {{where}}
+       AND {{after}}
+     ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}
 )
 {ITEMS}"""
 # The total comes first: without it, a page that has no rows would be looked for in all rows.
 WHOLE_PAGE = f"""{ENTERED}
 SELECT page.items, page.keys, counted.total, ({{stats}})
-  FROM entered, LATERAL ({{total}}) AS counted(total), LATERAL ({{page}}) AS page(items, keys)
+  FROM entered, LATERAL ({{total}}) AS counted, LATERAL ({{page}}) AS page
 """
 
 SEARCH_PAGE = f"""{ENTERED},
@@ -93,14 +93,14 @@ probed AS MATERIALIZED (
         SELECT t.* FROM {{table}} AS t
          WHERE t.workspace_id = entered.workspace AND walked.is_frequent
            AND {{where}} AND {{matches}} AND {{after}}
-         ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s) AS t
+         ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
      UNION ALL
     SELECT t.* FROM walked, LATERAL (
         SELECT t.* FROM found AS t WHERE NOT walked.is_frequent AND {{after}}
-         ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s) AS t
+         ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
 )
 SELECT shown.items, shown.keys, counted.total, ({{stats}})
-  FROM entered, counted, ({ITEMS}) AS shown(items, keys)
+  FROM entered, counted, ({ITEMS}) AS shown
 """
 FIRST_ROWS = """
 SELECT t.* FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
@@ -115,12 +115,12 @@ SELECT array(SELECT t.id FROM {table} AS t WHERE t.workspace_id = %(workspace)s 
 """
 
 COUNT_FROM_COUNTERS = """
-SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
+SELECT coalesce(sum(t.n), 0)::bigint AS total FROM read.{counts_table} AS t
  WHERE t.workspace_id = entered.workspace AND {where}
 """
 
 COUNT_ROWS = """
-SELECT count(*) FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
+SELECT count(*) AS total FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
 """
 
 
@@ -217,7 +217,7 @@ def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str
 
 def _list_sql(spec: ListSpec, query: ListQuery) -> str:
     parts = _parts(spec, query)
-    page = PAGE.format_map({**parts, "where": f"{parts['where']} AND {parts['after']}"})
+    page = PAGE.format_map(parts)
     return WHOLE_PAGE.format(page=page, total=_total_sql(spec, query), stats=parts["stats"])
 
 
@@ -240,6 +240,7 @@ def _search_sql(spec: ListSpec, query: ListQuery) -> str:
 def _parts(spec: ListSpec, query: ListQuery) -> dict[str, str]:
     """The parts of a page's statement that depend on the query."""
     sort = spec.sorts[query.sort_by]
+    limit, offset = _limit_and_offset(query)
     return {
         "table": spec.table,
         "where": _filters(spec, query),
@@ -247,16 +248,31 @@ def _parts(spec: ListSpec, query: ListQuery) -> dict[str, str]:
         "order": _order(sort, descending=query.descending),
         "item": item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts),
         "keys": ", ".join(f"t.{column}::text" for column, _ in sort.keys),
+        "limit": limit,
+        "offset": offset,
         "stats": _stats_sql(spec) if query.include_stats else "NULL",
     }
 
 
-def item_sql(spec: ListSpec, *, with_contacts: bool) -> str:
-    """SQL for one item over the row `t`."""
-    pairs = [f"'{name}', {expression}" for name, expression in spec.items.items()]
-    if with_contacts:
-        pairs.append(f"'contacts', {CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)}")
-    return f"json_build_object({', '.join(pairs)})"
+def _limit_and_offset(query: ListQuery) -> tuple[str, str]:
+    """SQL for both: numbers for a list, so that it is planned once, parameters for a search.
+
+    With parameters, PostgreSQL takes a tenth of the table for the page, finds the plan for all
+    values too dear, and plans every execution anew. The plan of a search depends on its text.
+    """
+    if query.search:
+        return "%(limit)s", "%(offset)s"
+    return str(query.page_size), "%(offset)s" if _offset(query) else "0"
+
+
+def item_sql(
+    spec: ListSpec, *, with_contacts: bool, more: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """SQL for one item over the row `t`, with `more` properties by wire name."""
+    contacts = {"contacts": CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)} if with_contacts else {}
+    items = {**spec.items, **contacts, **more}
+    values = ", ".join(f'{expression} AS "{name}"' for name, expression in items.items())
+    return f"(SELECT row_to_json(item) FROM (SELECT {values}) AS item)"
 
 
 def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any]]:
@@ -316,7 +332,7 @@ def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
     parameters.update(
         workspace=query.workspace_id,
         limit=query.page_size,
-        offset=0 if query.cursor else (query.page - 1) * query.page_size,
+        offset=_offset(query),
         pattern=_pattern(folded(query.search)) if query.search else None,
         joined_pattern=_pattern(joinable(folded(query.search))) if query.search else None,
     )
@@ -324,6 +340,10 @@ def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
         keys = _decode_cursor(query, len(spec.sorts[query.sort_by].keys))
         parameters.update({f"key{n}": value for n, value in enumerate(keys)})
     return parameters
+
+
+def _offset(query: ListQuery) -> int:
+    return 0 if query.cursor else (query.page - 1) * query.page_size
 
 
 def _pattern(text: str) -> str:

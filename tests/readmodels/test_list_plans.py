@@ -31,6 +31,15 @@ BIG = sorted({*LISTS} - {"members"})
 """Lists with many rows; a workspace has few members."""
 WORKSPACES = [UUID(int=1), UUID(int=2)]
 
+REPETITIONS = 14
+UNPREPARED = 5
+"""psycopg prepares a statement when it is executed for the sixth time."""
+CUSTOM_PLANS = 5
+"""PostgreSQL plans a prepared statement for its values as often, before it compares the costs."""
+PLANS_OF_PAGES = """
+SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%row_to_json%'
+"""
+
 every_list = pytest.mark.parametrize("plural", BIG)
 
 COMMON = """
@@ -206,6 +215,26 @@ def test_list_without_search_does_not_count_rows(plural: str, plans: Plans) -> N
 def test_page_with_total_and_aggregations_is_one_statement(plural: str, plans: Plans) -> None:
     plan = plans.of(ListRequest(plural), include_stats=True)
     assert len(re.findall("Query Text: (?!SELECT set_config|SELECT 1)", plan)) == 1, plan
+
+
+@every_list
+@pytest.mark.parametrize("paging", [{}, {"include_stats": True}, {"include_contacts": False}])
+def test_repeated_page_is_not_planned_again(
+    plural: str, paging: dict[str, Any], app_url: str
+) -> None:
+    pages = Pages(app_url, WORKSPACES[0])
+    contacts = paging.get("include_contacts", True)
+    request = ListRequest(plural, include_contacts=contacts)
+    others = {name: value for name, value in paging.items() if name != "include_contacts"}
+
+    async def ask(connection: AsyncConnection) -> Any:
+        for _ in range(REPETITIONS):
+            await pages.page(connection, request, **others)
+        return await (await connection.execute(PLANS_OF_PAGES)).fetchall()
+
+    ((generic, custom),) = pages.reading(ask)
+    assert custom <= CUSTOM_PLANS
+    assert generic == REPETITIONS - UNPREPARED - custom
 
 
 @pytest.mark.parametrize(
