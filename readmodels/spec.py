@@ -58,6 +58,8 @@ class ListSpec:
     sorts: Mapping[str, Sort]
     search_inline: str
     """The search condition over the row `t`, without the index."""
+    scattered: frozenset[str] = frozenset()
+    """Filters whose rows no index has in the order of creation."""
     base: str = WHOLE_TABLE
     """A condition over `t` that selects the rows of the list. It uses only columns that the counts
     table has too."""
@@ -111,6 +113,7 @@ def entity_list(
     counts_table: str,
     sorts: Mapping[str, Sort],
     search_inline: str,
+    scattered: frozenset[str] = frozenset(),
     stats: Mapping[str, str] | None = None,
     with_contacts: bool = False,
 ) -> ListSpec:
@@ -131,6 +134,7 @@ def entity_list(
         counted=frozenset(counted),
         sorts={**sorts, **COMMON_SORTS},
         search_inline=search_inline,
+        scattered=scattered,
         stats=stats or {},
         with_contacts=with_contacts,
     )

@@ -54,6 +54,7 @@ CREATE INDEX ON accounts (workspace_id, company_key, id);
 CREATE INDEX ON accounts (workspace_id, type, created_at, id);
 CREATE INDEX ON accounts (workspace_id, status, created_at, id);
 CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
+CREATE INDEX ON accounts USING gin (workspace_id, type, status, priority, assigned_to);
 CREATE INDEX ON accounts USING gin (workspace_id, company_folded public.gin_trgm_ops);
 
 -- functions

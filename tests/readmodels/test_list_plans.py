@@ -6,6 +6,7 @@ auto_explain, including plans within search functions.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -133,6 +134,14 @@ def app_url(cluster: Cluster, template: str) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
 
 
+def scans_of_filtered_page(plan: str) -> tuple[str, str]:
+    """Return the parts of a plan that read rows in the order of the page, and that find few."""
+    _, of_few = plan.split("CTE few\n")
+    found, of_page = of_few.split("CTE page\n")
+    in_order = of_page[of_page.index("Subquery Scan on t") : of_page.index("InitPlan")]
+    return in_order, found
+
+
 class Plans:
     """Reads pages and returns their query plans."""
 
@@ -253,3 +262,34 @@ def test_page_that_has_no_rows_is_not_looked_for(
     scans = re.findall(r"Scan.* on accounts t.*", plan)
     assert scans
     assert all("never executed" in each for each in scans), plan
+
+
+RARE = {"status": "active", "assignedTo": str(UUID(int=4))}
+FREQUENT = {"type": "customer", "status": "active"}
+UNORDERED = {"priority": "low"}
+
+
+@pytest.mark.parametrize("filters", [FREQUENT, UNORDERED])
+def test_many_filtered_rows_are_read_in_order(filters: dict[str, str], plans: Plans) -> None:
+    request = ListRequest("accounts", filters=filters, sort_by="company", descending=False)
+    in_order, found = scans_of_filtered_page(plans.of(request))
+    assert "accounts_workspace_id_company_key_id_idx" in in_order
+    assert "never executed" not in in_order
+    assert "never executed" in found
+
+
+def test_few_filtered_rows_are_all_found(plans: Plans) -> None:
+    request = ListRequest("accounts", filters=RARE, sort_by="company", descending=False)
+    in_order, found = scans_of_filtered_page(plans.of(request))
+    assert "never executed" in in_order
+    assert "Seq Scan" not in found
+    assert "never executed" not in found
+
+
+@every_list
+def test_pairs_of_filters_use_indexes(plural: str, plans: Plans) -> None:
+    for names in itertools.combinations(sorted(LISTS[plural].counted), 2):
+        filters = {name: SOME_STATUS[plural] if name == "status" else SOME[name] for name in names}
+        for sort_by in LISTS[plural].sorts:
+            plan = plans.of(ListRequest(plural, filters=filters, sort_by=sort_by))
+            assert_by_index(plan, plural)
