@@ -196,6 +196,14 @@ def test_every_order_uses_an_index(plural: str, descending: bool, plans: Plans) 
 
 
 @every_list
+def test_rows_before_a_later_page_are_not_read(plural: str, plans: Plans) -> None:
+    for sort_by in LISTS[plural].sorts:
+        plan = plans.of(ListRequest(plural, sort_by=sort_by), page=20)
+        assert re.search(rf"Index Only Scan.* on {plural} t_\d+ .*rows=1001", plan), plan
+        assert_by_index(plan, plural)
+
+
+@every_list
 def test_every_filter_uses_an_index(plural: str, plans: Plans) -> None:
     for name in FILTERS[plural].split():
         value = SOME_STATUS[plural] if name == "status" else SOME[name]
