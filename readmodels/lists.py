@@ -120,10 +120,12 @@ probed AS MATERIALIZED (
       FROM walked
 ), page AS MATERIALIZED (
     SELECT t.* FROM entered, walked, LATERAL (
-        SELECT t.* FROM {{table}} AS t
-         WHERE t.workspace_id = entered.workspace AND walked.is_frequent
-           AND {{where}} AND {{matches}} AND {{after}}
-         ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
+        SELECT t.* FROM (
+            SELECT t.* FROM {{table}} AS t
+             WHERE t.workspace_id = entered.workspace AND walked.is_frequent
+               AND {{where}} AND {{after}}
+             ORDER BY {{order}} OFFSET 0) AS t
+         WHERE {{matches}} ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
      UNION ALL
     SELECT t.* FROM walked, LATERAL (
         SELECT t.* FROM found AS t WHERE NOT walked.is_frequent AND {{after}}
