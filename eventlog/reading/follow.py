@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventlog.connections import Connection
-from eventlog.reading.positions import readable_position
+from eventlog.reading.positions import SELECT_READABLE_FROM, one_number
 from eventlog.reading.recorded import COLUMNS, RecordedEvent, to_event
 
 SELECT_AFTER = f"""
 SELECT {COLUMNS}
   FROM events
- WHERE position > %s AND position <= %s
+ WHERE position > %s
  ORDER BY position LIMIT %s
 """
 
@@ -54,13 +54,17 @@ def read_rows_after(
     """As `read_after`, for readers that pass events on as they are stored.
 
     It takes two statements, because the second must see all that was committed when the first ran.
+    Both are sent at once, so the second may also see events above the readable position.
     """
-    readable = readable_position(connection, known=position)
+    with connection.pipeline():
+        readable_to = connection.execute(SELECT_READABLE_FROM, (position,), prepare=True)
+        found = connection.execute(SELECT_AFTER, (position, limit), prepare=True)
+        readable = one_number(readable_to)
+        rows = found.fetchall()
     if upto is not None:
         readable = min(readable, upto)
     if readable <= position:
         return RowPage([], position, False)
-    rows = connection.execute(SELECT_AFTER, (position, readable, limit), prepare=True).fetchall()
-    if len(rows) == limit:
+    if len(rows) == limit and rows[-1][0] <= readable:
         return RowPage(rows, rows[-1][0], True)
-    return RowPage(rows, readable, False)
+    return RowPage([row for row in rows if row[0] <= readable], readable, False)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg
+from psycopg.rows import TupleRow
+
 from eventlog.connections import AsyncConnection, Connection
 from eventlog.locks import WRITER_LOCK
 
@@ -72,9 +75,7 @@ def readable_position(connection: Connection, *, known: int = 0) -> int:
     `psycopg.Error` on a standby and in a transaction that keeps one snapshot (repeatable read,
     serializable), where a follower could step over an event.
     """
-    row = connection.execute(SELECT_READABLE_FROM, (known,), prepare=True).fetchone()
-    assert row is not None
-    return int(row[0])
+    return one_number(connection.execute(SELECT_READABLE_FROM, (known,), prepare=True))
 
 
 async def readable_position_async(connection: AsyncConnection) -> int:
@@ -108,7 +109,12 @@ async def taken_position(connection: AsyncConnection) -> int:
 
 def last_visible_position(connection: Connection) -> int:
     """The highest position of a committed event; events below it may not have been committed."""
-    row = connection.execute(SELECT_LAST).fetchone()
+    return one_number(connection.execute(SELECT_LAST))
+
+
+def one_number(found: psycopg.Cursor[TupleRow]) -> int:
+    """The number that a statement returns."""
+    row = found.fetchone()
     assert row is not None
     return int(row[0])
 

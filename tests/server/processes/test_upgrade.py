@@ -35,8 +35,8 @@ PACKAGES = ("api", "commands", "domain", "eventlog", "projections", "readmodels"
 SHARED = ("runtime", "server")
 WRITERS = 2
 ROUNDS = 8
-OLD_RULE = 'counts=lambda fields: fields["status"] != "done"'
-NEW_RULE = "counts=lambda fields: True"
+OLD_RULE = 'Counted("task", "task_count", unless=("status", frozenset({"done"})))'
+NEW_RULE = 'Counted("task", "task_count")'
 LARGEST_COUNT = "SELECT min(task_count), max(task_count) FROM {schema}.accounts"
 OLD_COUNT, NEW_COUNT = 1, 2
 """The number of tasks of an account by the old rule and by the new one."""

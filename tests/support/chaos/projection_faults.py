@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 from projections.changes import Projection, Row
 from tests.support.watched_projection import Watched, watched
@@ -19,6 +20,8 @@ they are expensive: the engine halves the batch until it has found the event."""
 
 REFUSED_ROW = {"created_at": "never"}
 """The database refuses it, and later events leave the column alone."""
+
+Fault = Literal["raises", "refused"]
 
 
 class InjectedFailure(Exception):
@@ -46,6 +49,14 @@ class ProjectionFaults:
         """Whether the entity is one of those that fail while faults are active."""
         return zlib.crc32(f"{self.seed}/{entity_id}".encode()) % PER_MILLE < self.per_mille
 
+    def fault(self, projection: str, topic: str, stream: str, version: int) -> Fault | None:
+        """What an event of an affected entity does in a projection."""
+        occurrence = f"{self.seed}/{projection}/{topic}/{stream}/{version}"
+        draw = zlib.crc32(occurrence.encode()) % DRAWS
+        if draw in RAISES:
+            return "raises"
+        return "refused" if draw in REFUSED else None
+
     def wrap(self, projection: Projection) -> Projection:
         """Return the projection, failing for these entities if faults are active."""
         if not self.active:
@@ -56,10 +67,9 @@ class ProjectionFaults:
             if not self.affects(entity):
                 return None
             _, stream = event.entity
-            occurrence = f"{projection.name}/{event.topic}/{stream}/{event.version}"
-            draw = zlib.crc32(occurrence.encode()) % DRAWS
-            if draw in RAISES:
+            fault = self.fault(projection.name, event.topic, stream, event.version)
+            if fault == "raises":
                 raise InjectedFailure(f"at version {event.version} of {stream}")
-            return REFUSED_ROW if draw in REFUSED else None
+            return REFUSED_ROW if fault == "refused" else None
 
         return watched(projection, fail)
