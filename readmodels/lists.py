@@ -34,12 +34,15 @@ CONTACTS_PER_ITEM_MAX = 100
 SEARCH_TOTAL_MAX = 1_000
 """A search that finds more items has this total, and says that it is not exact."""
 PROBE_ROWS = 2_000
-PROBE_HITS = 25
+PROBE_HITS = 100
 """A search that finds this many among the first PROBE_ROWS rows of the list is taken as frequent:
-then the rows are read in the order of the list until enough were found. Else all matching rows are
-found through the index and sorted."""
-WALK_ROWS_MAX = 100_000
+then the rows are read in the order of the list until enough were found. Else the matching rows are
+found through the index."""
+WALK_ROWS_MAX = 30_000
 """A frequent search reads no more rows to count its total. If that was not enough, it is rare."""
+FOUND_ROWS_MAX = 5_000
+"""No more rows than these are found through the index and sorted. If there are more, one comes soon
+in the order of the list."""
 
 CONTACTS = """(
     SELECT coalesce(json_agg(row_to_json(c)), '[]') FROM (
@@ -111,24 +114,24 @@ probed AS MATERIALIZED (
       FROM entered, probed
 ), found AS MATERIALIZED (
     SELECT t.* FROM entered, walked, LATERAL (
-        SELECT t.* FROM {{table}} AS t
-         WHERE t.workspace_id = entered.workspace AND NOT walked.is_frequent
-           AND {{where}} AND {{matches_by_index}} OFFSET 0) AS t
+        SELECT t.* FROM {{rows_by_index}}
+         WHERE t.workspace_id = entered.workspace AND NOT walked.is_frequent AND {{where}}
+         LIMIT {{found_max}} + 1) AS t
 ), counted AS MATERIALIZED (
-    SELECT CASE WHEN walked.is_frequent THEN {{total_max}} + 1
-                ELSE (SELECT count(*) FROM found) END AS total
-      FROM walked
+    SELECT CASE WHEN is_frequent THEN {{total_max}} + 1 ELSE n END AS total,
+           is_frequent OR n > {{found_max}} AS are_many
+      FROM walked, (SELECT count(*) AS n FROM found) AS f
 ), page AS MATERIALIZED (
-    SELECT t.* FROM entered, walked, LATERAL (
+    SELECT t.* FROM entered, counted, LATERAL (
         SELECT t.* FROM (
             SELECT t.* FROM {{table}} AS t
-             WHERE t.workspace_id = entered.workspace AND walked.is_frequent
+             WHERE t.workspace_id = entered.workspace AND counted.are_many
                AND {{where}} AND {{after}}
              ORDER BY {{order}} OFFSET 0) AS t
          WHERE {{matches}} ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
      UNION ALL
-    SELECT t.* FROM walked, LATERAL (
-        SELECT t.* FROM found AS t WHERE NOT walked.is_frequent AND {{after}}
+    SELECT t.* FROM counted, LATERAL (
+        SELECT t.* FROM found AS t WHERE NOT counted.are_many AND {{after}}
          ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
 )
 SELECT shown.items, shown.keys, counted.total, ({{stats}})
@@ -263,10 +266,11 @@ def _search_sql(spec: ListSpec, query: ListQuery) -> str:
             **parts,
             "first_rows": FIRST_ROWS.format_map(parts),
             "matches": spec.search_inline,
-            "matches_by_index": _matches(spec, query),
+            "rows_by_index": _rows_by_index(spec, query),
             "probe_rows": PROBE_ROWS,
             "probe_hits": PROBE_HITS,
             "walk_rows": WALK_ROWS_MAX,
+            "found_max": FOUND_ROWS_MAX,
             "total_max": SEARCH_TOTAL_MAX,
         }
     )
@@ -358,10 +362,28 @@ def _filters(spec: ListSpec, names: Iterable[str]) -> str:
 
 
 def _matches(spec: ListSpec, query: ListQuery) -> str:
-    """The condition of the search, by the index if the text is long enough for it."""
-    if len(folded(query.search or "")) >= TRIGRAM_CHARS:
-        return f"t.id IN (SELECT {spec.search}(%(workspace)s, %(pattern)s))"
-    return spec.search_inline
+    """The condition of the search, by an index if there is one for a text of its length."""
+    finder = _finder(spec, query, "%(workspace)s")
+    return f"t.id IN (SELECT {finder})" if finder else spec.search_inline
+
+
+def _rows_by_index(spec: ListSpec, query: ListQuery) -> str:
+    """The rows `t` that match the search, by an index if there is one for a text of its length."""
+    finder = _finder(spec, query, "entered.workspace")
+    if not finder:
+        return f"(SELECT t.* FROM {spec.table} AS t WHERE {spec.search_inline}) AS t"
+    return f"(SELECT {finder} AS id) AS matching JOIN {spec.table} AS t ON t.id = matching.id"
+
+
+def _finder(spec: ListSpec, query: ListQuery, workspace: str) -> str | None:
+    """A call of the SQL function that finds ids by the index."""
+    text = folded(query.search or "")
+    if len(text) >= TRIGRAM_CHARS:
+        return f"{spec.search}({workspace}, %(pattern)s)"
+    # Nothing remains of an accent alone, and control characters separate the letters of the index.
+    if spec.search_by_letters and text.isprintable() and text:
+        return f"{spec.search_by_letters}({workspace}, %(letters)s)"
+    return None
 
 
 def _order(sort: Sort, *, descending: bool) -> str:
@@ -376,14 +398,16 @@ def _after(sort: Sort, *, descending: bool) -> str:
 
 
 def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
+    text = folded(query.search or "")
+    letters = joinable(text) if spec.joins_texts else text
     parameters: dict[str, Any] = dict.fromkeys(spec.filters)
     parameters.update(query.filters)
     parameters.update(
         workspace=query.workspace_id,
         limit=query.page_size,
         offset=_offset(query),
-        pattern=_pattern(folded(query.search)) if query.search else None,
-        joined_pattern=_pattern(joinable(folded(query.search))) if query.search else None,
+        letters=letters,
+        pattern=_pattern(letters),
     )
     if query.cursor:
         keys = _decode_cursor(query, len(spec.sorts[query.sort_by].keys))

@@ -22,7 +22,8 @@ SPEC = entity_list(
         "company": Sort.by(("company_key", "text")),
         "status": Sort.by(("status", "text"), CREATED_AT),
     },
-    search_inline="t.texts LIKE %(joined_pattern)s",
+    joins_texts=True,
+    search_inline="t.texts LIKE %(pattern)s",
     stats={
         "byStatus": count_by("account_counts", "status", where=OF_TYPE),
         "byPriority": count_by("account_counts", "priority", where=OF_TYPE),

@@ -215,10 +215,17 @@ def test_every_filter_uses_an_index(plural: str, plans: Plans) -> None:
 def test_search_uses_trigram_indexes(plural: str, search: str, plans: Plans) -> None:
     plan = plans.of(ListRequest(plural, search=search))
     assert_by_index(plan, plural)
-    for column in SEARCHED[plural].split():
-        assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_folded_idx" in plan, plan
-    if plural == "accounts":
-        assert "Bitmap Index Scan on contacts_workspace_id_name_folded_idx" in plan, plan
+    columns = [f"{column}_folded" for column in SEARCHED[plural].split()]
+    for column in ["texts"] if LISTS[plural].joins_texts else columns:
+        assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_idx" in plan, plan
+
+
+@pytest.mark.parametrize("search", ["zq", "z", "ж", "'", '"', "\\", "% ", ":*"])
+def test_search_for_absent_letters_uses_index(search: str, plans: Plans) -> None:
+    plan = plans.of(ListRequest("accounts", search=search))
+    assert_by_index(plan, "accounts")
+    assert "Bitmap Index Scan on accounts_workspace_id_letter_pairs_idx" in plan, plan
+    assert re.search(r"Bitmap Heap Scan on accounts .*rows=0", plan), plan
 
 
 @every_list
