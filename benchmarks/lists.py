@@ -96,6 +96,8 @@ TERMS = (
 """Frequent, rare and absent; of one, two, and more letters."""
 BLOCK_EVENTS = 50_000
 """A transaction that writes events may take 15 seconds."""
+WARM_UP_ROUNDS = 11
+"""Statements are prepared at their sixth execution, and planned for all values at the eleventh."""
 QUERY_MAX_S = 6.0
 """A query is repeated no longer than this."""
 PASSTHROUGH_PORT = 8398
@@ -350,7 +352,7 @@ async def compare(urls: DatabaseUrls, rounds: int) -> None:
 async def measure(
     pool: ReadPool, ideal: AsyncConnection, case: Case, rounds: int
 ) -> tuple[Taken, Taken]:
-    """Ask a query in both ways in turn, after one of each that is not counted."""
+    """Ask a query in both ways in turn, after some of each that are not counted."""
     async with pool.plain() as connection:
         pid = connection.info.backend_pid
     ours, best = Taken(), Taken()
@@ -359,14 +361,14 @@ async def measure(
         (ours, partial(case.ours, pool), pid),
         (best, partial(_run, ideal, case.ideal), ideal.info.backend_pid),
     ]
-    for number in range(rounds + 1):
+    for number in range(-WARM_UP_ROUNDS, rounds):
         for taken, ask, process in ways:
             cpu, started = cpu_s(process), time.perf_counter()
             await ask()
-            if number:
+            if number >= 0:
                 taken.times.append(time.perf_counter() - started)
                 taken.cpu_s += cpu_s(process) - cpu
-        if number and time.monotonic() > until:
+        if number >= 0 and time.monotonic() > until:
             break
     return ours, best
 

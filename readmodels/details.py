@@ -18,13 +18,11 @@ SELECT found.version, found.item FROM entered, LATERAL (
 """
 
 OPPORTUNITIES = f"""(
-    SELECT coalesce(json_agg(json_build_object(
-               'id', o.id, 'name', o.name, 'stage', o.stage, 'value', o.value::text,
-               'version', o.version) ORDER BY o.created_at DESC, o.id DESC), '[]')
-      FROM (SELECT * FROM read.opportunities o
-             WHERE o.workspace_id = t.workspace_id AND o.account_id = t.id
-             ORDER BY o.created_at DESC, o.id DESC
-             LIMIT {OPPORTUNITIES_PER_ACCOUNT_MAX}) AS o)"""
+    SELECT coalesce(json_agg(row_to_json(o)), '[]') FROM (
+        SELECT o.id, o.name, o.stage, o.value::text, o.version FROM read.opportunities o
+         WHERE o.workspace_id = t.workspace_id AND o.account_id = t.id
+         ORDER BY o.created_at DESC, o.id DESC
+         LIMIT {OPPORTUNITIES_PER_ACCOUNT_MAX}) AS o)"""
 
 
 async def detail(
@@ -41,7 +39,6 @@ async def detail(
 
 
 def _sql(spec: ListSpec) -> str:
-    item = item_sql(spec, with_contacts=spec.with_contacts)
-    if spec.plural == "accounts":
-        item = item.removesuffix(")") + f", 'opportunities', {OPPORTUNITIES})"
+    more = {"opportunities": OPPORTUNITIES} if spec.plural == "accounts" else {}
+    item = item_sql(spec, with_contacts=spec.with_contacts, more=more)
     return DETAIL.format(item=item, table=spec.table, base=spec.base)

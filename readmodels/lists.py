@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,7 @@ from domain.shared.text import folded, joinable
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.pool import ENTERED, AsyncConnection
-from readmodels.spec import ListSpec, Sort
+from readmodels.spec import CREATED_AT, ListSpec, Sort
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 500
@@ -34,38 +34,71 @@ CONTACTS_PER_ITEM_MAX = 100
 SEARCH_TOTAL_MAX = 1_000
 """A search that finds more items has this total, and says that it is not exact."""
 PROBE_ROWS = 2_000
-PROBE_HITS = 25
+PROBE_HITS = 100
 """A search that finds this many among the first PROBE_ROWS rows of the list is taken as frequent:
-then the rows are read in the order of the list until enough were found. Else all matching rows are
-found through the index and sorted."""
-WALK_ROWS_MAX = 100_000
+then the rows are read in the order of the list until enough were found. Else the matching rows are
+found through the index."""
+WALK_ROWS_MAX = 30_000
 """A frequent search reads no more rows to count its total. If that was not enough, it is rare."""
+FOUND_ROWS_MAX = 5_000
+"""No more rows than these are found through the index and sorted. If there are more, one comes soon
+in the order of the list."""
 
 CONTACTS = """(
-    SELECT coalesce(json_agg(json_build_object(
-               'id', c.id, 'name', c.name, 'email', c.email, 'phone', c.phone,
-               'title', c.title, 'version', c.version) ORDER BY c.created_at, c.id), '[]')
-      FROM (SELECT * FROM read.contacts c
-             WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
-             ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
+    SELECT coalesce(json_agg(row_to_json(c)), '[]') FROM (
+        SELECT c.id, c.name, c.email, c.phone, c.title, c.version FROM read.contacts c
+         WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
+         ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
 
 ITEMS = """
-SELECT coalesce(json_agg({item} ORDER BY ordinal) FILTER (WHERE ordinal <= %(limit)s), '[]')::text,
-       CASE WHEN count(*) > %(limit)s THEN
-           (array_agg(json_build_array({keys})::text ORDER BY ordinal))[%(limit)s] END
-  FROM (SELECT t.*, row_number() OVER () AS ordinal FROM page AS t) AS t
+SELECT (SELECT '[' || coalesce(string_agg({item}::text, ','), '') || ']'
+          FROM (SELECT t.* FROM page AS t LIMIT {limit}) AS t) AS items,
+       (SELECT json_build_array({keys})::text
+          FROM (SELECT t.* FROM page AS t LIMIT 1 OFFSET {limit} - 1) AS t
+         WHERE (SELECT count(*) FROM page) > {limit}) AS keys
 """
 PAGE = f"""
 WITH page AS MATERIALIZED (
     SELECT t.* FROM {{table}} AS t
-     WHERE t.workspace_id = entered.workspace AND counted.total > %(offset)s AND {{where}}
-     ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s
+     WHERE t.workspace_id = entered.workspace AND counted.total > {{offset}} AND {{where}}
+       AND {{after}}
+     ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}
+)
+{ITEMS}"""
+# The ids of the rows that are passed over stand in the index; the rows themselves are not read.
+LATER_PAGE = f"""
+WITH page AS MATERIALIZED (
+    SELECT t.* FROM (
+        SELECT t.id FROM {{table}} AS t
+         WHERE t.workspace_id = entered.workspace AND counted.total > {{offset}} AND {{where}}
+         ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS shown
+      JOIN {{table}} AS t ON t.workspace_id = entered.workspace AND t.id = shown.id
+     ORDER BY {{order}}
+)
+{ITEMS}"""
+# Few rows are all found, and sorted. Of many, one comes soon in the order of the page. The counters
+# say which: a row that is found takes about twice the time of one that is passed.
+ARE_FEW = "2 * counted.total * counted.total <= counted.all_rows * ({offset} + {limit})"
+FILTERED_PAGE = f"""
+WITH few AS MATERIALIZED (
+    SELECT t.* FROM {{table}} AS t
+     WHERE t.workspace_id = entered.workspace AND counted.total > {{offset}} AND {ARE_FEW}
+       AND {{where}} AND {{after}}
+), page AS MATERIALIZED (
+    (SELECT t.* FROM few AS t ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}})
+     UNION ALL
+    (SELECT t.* FROM (
+        SELECT t.* FROM {{table}} AS t
+         WHERE t.workspace_id = entered.workspace AND counted.total > {{offset}}
+           AND NOT ({ARE_FEW}) AND {{where_in_order}} AND {{after}}
+         ORDER BY {{order}} OFFSET 0) AS t
+      WHERE {{where}} ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}})
 )
 {ITEMS}"""
 # The total comes first: without it, a page that has no rows would be looked for in all rows.
 WHOLE_PAGE = f"""{ENTERED}
 SELECT page.items, page.keys, counted.total, ({{stats}})
-  FROM entered, LATERAL ({{total}}) AS counted(total), LATERAL ({{page}}) AS page(items, keys)
+  FROM entered, LATERAL ({{total}}) AS counted, LATERAL ({{page}}) AS page
 """
 
 SEARCH_PAGE = f"""{ENTERED},
@@ -81,26 +114,28 @@ probed AS MATERIALIZED (
       FROM entered, probed
 ), found AS MATERIALIZED (
     SELECT t.* FROM entered, walked, LATERAL (
-        SELECT t.* FROM {{table}} AS t
-         WHERE t.workspace_id = entered.workspace AND NOT walked.is_frequent
-           AND {{where}} AND {{matches_by_index}} OFFSET 0) AS t
+        SELECT t.* FROM {{rows_by_index}}
+         WHERE t.workspace_id = entered.workspace AND NOT walked.is_frequent AND {{where}}
+         LIMIT {{found_max}} + 1) AS t
 ), counted AS MATERIALIZED (
-    SELECT CASE WHEN walked.is_frequent THEN {{total_max}} + 1
-                ELSE (SELECT count(*) FROM found) END AS total
-      FROM walked
+    SELECT CASE WHEN is_frequent THEN {{total_max}} + 1 ELSE n END AS total,
+           is_frequent OR n > {{found_max}} AS are_many
+      FROM walked, (SELECT count(*) AS n FROM found) AS f
 ), page AS MATERIALIZED (
-    SELECT t.* FROM entered, walked, LATERAL (
-        SELECT t.* FROM {{table}} AS t
-         WHERE t.workspace_id = entered.workspace AND walked.is_frequent
-           AND {{where}} AND {{matches}} AND {{after}}
-         ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s) AS t
+    SELECT t.* FROM entered, counted, LATERAL (
+        SELECT t.* FROM (
+            SELECT t.* FROM {{table}} AS t
+             WHERE t.workspace_id = entered.workspace AND counted.are_many
+               AND {{where}} AND {{after}}
+             ORDER BY {{order}} OFFSET 0) AS t
+         WHERE {{matches}} ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
      UNION ALL
-    SELECT t.* FROM walked, LATERAL (
-        SELECT t.* FROM found AS t WHERE NOT walked.is_frequent AND {{after}}
-         ORDER BY {{order}} LIMIT %(limit)s + 1 OFFSET %(offset)s) AS t
+    SELECT t.* FROM counted, LATERAL (
+        SELECT t.* FROM found AS t WHERE NOT counted.are_many AND {{after}}
+         ORDER BY {{order}} LIMIT {{limit}} + 1 OFFSET {{offset}}) AS t
 )
 SELECT shown.items, shown.keys, counted.total, ({{stats}})
-  FROM entered, counted, ({ITEMS}) AS shown(items, keys)
+  FROM entered, counted, ({ITEMS}) AS shown
 """
 FIRST_ROWS = """
 SELECT t.* FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
@@ -115,12 +150,12 @@ SELECT array(SELECT t.id FROM {table} AS t WHERE t.workspace_id = %(workspace)s 
 """
 
 COUNT_FROM_COUNTERS = """
-SELECT coalesce(sum(t.n), 0)::bigint FROM read.{counts_table} AS t
- WHERE t.workspace_id = entered.workspace AND {where}
+SELECT coalesce(sum(t.n) FILTER (WHERE {where}), 0)::bigint AS total, sum(t.n)::bigint AS all_rows
+  FROM read.{counts_table} AS t WHERE t.workspace_id = entered.workspace
 """
 
 COUNT_ROWS = """
-SELECT count(*) FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
+SELECT count(*) AS total FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
 """
 
 
@@ -217,7 +252,10 @@ def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str
 
 def _list_sql(spec: ListSpec, query: ListQuery) -> str:
     parts = _parts(spec, query)
-    page = PAGE.format_map({**parts, "where": f"{parts['where']} AND {parts['after']}"})
+    template = LATER_PAGE if _offset(query) else PAGE
+    if _is_counted(spec, query) and set(query.filters) - _filters_in_order(spec, query):
+        template = FILTERED_PAGE
+    page = template.format_map(parts)
     return WHOLE_PAGE.format(page=page, total=_total_sql(spec, query), stats=parts["stats"])
 
 
@@ -228,10 +266,11 @@ def _search_sql(spec: ListSpec, query: ListQuery) -> str:
             **parts,
             "first_rows": FIRST_ROWS.format_map(parts),
             "matches": spec.search_inline,
-            "matches_by_index": _matches(spec, query),
+            "rows_by_index": _rows_by_index(spec, query),
             "probe_rows": PROBE_ROWS,
             "probe_hits": PROBE_HITS,
             "walk_rows": WALK_ROWS_MAX,
+            "found_max": FOUND_ROWS_MAX,
             "total_max": SEARCH_TOTAL_MAX,
         }
     )
@@ -240,23 +279,40 @@ def _search_sql(spec: ListSpec, query: ListQuery) -> str:
 def _parts(spec: ListSpec, query: ListQuery) -> dict[str, str]:
     """The parts of a page's statement that depend on the query."""
     sort = spec.sorts[query.sort_by]
+    limit, offset = _limit_and_offset(query)
     return {
         "table": spec.table,
-        "where": _filters(spec, query),
+        "where": _filters(spec, query.filters),
+        "where_in_order": _filters(spec, _filters_in_order(spec, query)),
         "after": _after(sort, descending=query.descending) if query.cursor else "true",
         "order": _order(sort, descending=query.descending),
         "item": item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts),
         "keys": ", ".join(f"t.{column}::text" for column, _ in sort.keys),
+        "limit": limit,
+        "offset": offset,
         "stats": _stats_sql(spec) if query.include_stats else "NULL",
     }
 
 
-def item_sql(spec: ListSpec, *, with_contacts: bool) -> str:
-    """SQL for one item over the row `t`."""
-    pairs = [f"'{name}', {expression}" for name, expression in spec.items.items()]
-    if with_contacts:
-        pairs.append(f"'contacts', {CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)}")
-    return f"json_build_object({', '.join(pairs)})"
+def _limit_and_offset(query: ListQuery) -> tuple[str, str]:
+    """SQL for both: numbers for a list, so that it is planned once, parameters for a search.
+
+    With parameters, PostgreSQL takes a tenth of the table for the page, finds the plan for all
+    values too dear, and plans every execution anew. The plan of a search depends on its text.
+    """
+    if query.search:
+        return "%(limit)s", "%(offset)s"
+    return str(query.page_size), "%(offset)s" if _offset(query) else "0"
+
+
+def item_sql(
+    spec: ListSpec, *, with_contacts: bool, more: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """SQL for one item over the row `t`, with `more` properties by wire name."""
+    contacts = {"contacts": CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)} if with_contacts else {}
+    items = {**spec.items, **contacts, **more}
+    values = ", ".join(f'{expression} AS "{name}"' for name, expression in items.items())
+    return f"(SELECT row_to_json(item) FROM (SELECT {values}) AS item)"
 
 
 def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any]]:
@@ -267,8 +323,8 @@ def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any
 
 
 def _total_sql(spec: ListSpec, query: ListQuery) -> str:
-    where = _filters(spec, query)
-    if set(query.filters) <= spec.counted:
+    where = _filters(spec, query.filters)
+    if _is_counted(spec, query):
         return COUNT_FROM_COUNTERS.format(counts_table=spec.counts_table, where=where)
     return COUNT_ROWS.format(table=spec.table, where=where)
 
@@ -280,23 +336,54 @@ def _stats_sql(spec: ListSpec) -> str:
 
 def _where(spec: ListSpec, query: ListQuery) -> str:
     """The condition of all rows that the query finds."""
-    filters = _filters(spec, query)
+    filters = _filters(spec, query.filters)
     return f"{filters} AND {_matches(spec, query)}" if query.search else filters
 
 
-def _filters(spec: ListSpec, query: ListQuery) -> str:
+def _is_counted(spec: ListSpec, query: ListQuery) -> bool:
+    return set(query.filters) <= spec.counted
+
+
+def _filters_in_order(spec: ListSpec, query: ListQuery) -> set[str]:
+    """The filters whose rows an index has in the order of the page: at most one by creation."""
+    sort = spec.sorts[query.sort_by]
+    if sort.columns == (CREATED_AT,):
+        names = [name for name in spec.filters if name in query.filters]
+        return set([name for name in names if name not in spec.scattered][-1:])
+    return {name for name in query.filters if spec.filters[name] in sort.columns}
+
+
+def _filters(spec: ListSpec, names: Iterable[str]) -> str:
     conditions = [spec.base]
-    for name in query.filters:
+    for name in names:
         column, type_ = spec.filters[name]
         conditions.append(f"t.{column} = %({name})s::{type_}")
     return " AND ".join(conditions)
 
 
 def _matches(spec: ListSpec, query: ListQuery) -> str:
-    """The condition of the search, by the index if the text is long enough for it."""
-    if len(folded(query.search or "")) >= TRIGRAM_CHARS:
-        return f"t.id IN (SELECT {spec.search}(%(workspace)s, %(pattern)s))"
-    return spec.search_inline
+    """The condition of the search, by an index if there is one for a text of its length."""
+    finder = _finder(spec, query, "%(workspace)s")
+    return f"t.id IN (SELECT {finder})" if finder else spec.search_inline
+
+
+def _rows_by_index(spec: ListSpec, query: ListQuery) -> str:
+    """The rows `t` that match the search, by an index if there is one for a text of its length."""
+    finder = _finder(spec, query, "entered.workspace")
+    if not finder:
+        return f"(SELECT t.* FROM {spec.table} AS t WHERE {spec.search_inline}) AS t"
+    return f"(SELECT {finder} AS id) AS matching JOIN {spec.table} AS t ON t.id = matching.id"
+
+
+def _finder(spec: ListSpec, query: ListQuery, workspace: str) -> str | None:
+    """A call of the SQL function that finds ids by the index."""
+    text = folded(query.search or "")
+    if len(text) >= TRIGRAM_CHARS:
+        return f"{spec.search}({workspace}, %(pattern)s)"
+    # Nothing remains of an accent alone, and control characters separate the letters of the index.
+    if spec.search_by_letters and text.isprintable() and text:
+        return f"{spec.search_by_letters}({workspace}, %(letters)s)"
+    return None
 
 
 def _order(sort: Sort, *, descending: bool) -> str:
@@ -311,19 +398,25 @@ def _after(sort: Sort, *, descending: bool) -> str:
 
 
 def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
+    text = folded(query.search or "")
+    letters = joinable(text) if spec.joins_texts else text
     parameters: dict[str, Any] = dict.fromkeys(spec.filters)
     parameters.update(query.filters)
     parameters.update(
         workspace=query.workspace_id,
         limit=query.page_size,
-        offset=0 if query.cursor else (query.page - 1) * query.page_size,
-        pattern=_pattern(folded(query.search)) if query.search else None,
-        joined_pattern=_pattern(joinable(folded(query.search))) if query.search else None,
+        offset=_offset(query),
+        letters=letters,
+        pattern=_pattern(letters),
     )
     if query.cursor:
         keys = _decode_cursor(query, len(spec.sorts[query.sort_by].keys))
         parameters.update({f"key{n}": value for n, value in enumerate(keys)})
     return parameters
+
+
+def _offset(query: ListQuery) -> int:
+    return 0 if query.cursor else (query.page - 1) * query.page_size
 
 
 def _pattern(text: str) -> str:

@@ -58,6 +58,10 @@ class ListSpec:
     sorts: Mapping[str, Sort]
     search_inline: str
     """The search condition over the row `t`, without the index."""
+    joins_texts: bool = False
+    """A column has all searched texts in the form of `joinable`, and an index has its letters."""
+    scattered: frozenset[str] = frozenset()
+    """Filters whose rows no index has in the order of creation."""
     base: str = WHOLE_TABLE
     """A condition over `t` that selects the rows of the list. It uses only columns that the counts
     table has too."""
@@ -74,6 +78,11 @@ class ListSpec:
     def search(self) -> str:
         """The SQL function that finds ids by a pattern, through the index."""
         return f"read.search_{self.plural}"
+
+    @property
+    def search_by_letters(self) -> str | None:
+        """The SQL function that finds ids by one or two letters, if an index has those."""
+        return f"{self.search}_by_letters" if self.joins_texts else None
 
 
 def columns(*names: str) -> dict[str, str]:
@@ -111,6 +120,8 @@ def entity_list(
     counts_table: str,
     sorts: Mapping[str, Sort],
     search_inline: str,
+    joins_texts: bool = False,
+    scattered: frozenset[str] = frozenset(),
     stats: Mapping[str, str] | None = None,
     with_contacts: bool = False,
 ) -> ListSpec:
@@ -131,6 +142,8 @@ def entity_list(
         counted=frozenset(counted),
         sorts={**sorts, **COMMON_SORTS},
         search_inline=search_inline,
+        joins_texts=joins_texts,
+        scattered=scattered,
         stats=stats or {},
         with_contacts=with_contacts,
     )

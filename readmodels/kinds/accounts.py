@@ -17,11 +17,13 @@ SPEC = entity_list(
     of_account=False,
     counted=by_text("type", "status", "priority"),
     counts_table="account_counts",
+    scattered=frozenset({"priority"}),
     sorts={
         "company": Sort.by(("company_key", "text")),
         "status": Sort.by(("status", "text"), CREATED_AT),
     },
-    search_inline="t.texts LIKE %(joined_pattern)s",
+    joins_texts=True,
+    search_inline="t.texts LIKE %(pattern)s",
     stats={
         "byStatus": count_by("account_counts", "status", where=OF_TYPE),
         "byPriority": count_by("account_counts", "priority", where=OF_TYPE),

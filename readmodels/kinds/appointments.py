@@ -16,6 +16,7 @@ SPEC = entity_list(
     filters={"leadId": ("lead_id", "uuid")},
     counted={"memberId": ("member_id", "uuid"), **by_text("status")},
     counts_table="appointment_counts",
+    scattered=frozenset({"memberId"}),
     sorts={
         "status": Sort.by(("status", "text"), CREATED_AT),
         "starts_at": Sort.by(("starts_at", "timestamptz")),

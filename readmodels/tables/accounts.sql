@@ -54,20 +54,25 @@ CREATE INDEX ON accounts (workspace_id, company_key, id);
 CREATE INDEX ON accounts (workspace_id, type, created_at, id);
 CREATE INDEX ON accounts (workspace_id, status, created_at, id);
 CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
-CREATE INDEX ON accounts USING gin (workspace_id, company_folded public.gin_trgm_ops);
+CREATE INDEX ON accounts USING gin (workspace_id, type, status, priority, assigned_to);
+CREATE INDEX ON accounts USING gin (workspace_id, texts public.gin_trgm_ops);
+CREATE INDEX ON accounts USING gin (workspace_id, public.letter_pairs(texts));
 
 -- functions
 -- Finds accounts by company or by the name of a contact. Row-level security keeps leaky operators
 -- such as LIKE from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
-BEGIN
-    RETURN QUERY
-    SELECT a.id FROM accounts a
-     WHERE a.workspace_id = workspace AND workspace = public.current_workspace()
-       AND a.company_folded LIKE pattern
-    UNION
-    SELECT c.account_id FROM contacts c
-     WHERE c.workspace_id = workspace AND workspace = public.current_workspace()
-       AND c.name_folded LIKE pattern;
-END $$;
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
+    SELECT id FROM accounts
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND texts LIKE pattern
+$$;
+
+-- Finds them by one or two letters.
+CREATE OR REPLACE FUNCTION search_accounts_by_letters(workspace uuid, letters text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
+    SELECT id FROM accounts
+     WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND public.letter_pairs(texts)
+           @@ ('''' || replace(replace(letters, '\', '\\'), '''', '''''') || ''':*')::tsquery
+$$;

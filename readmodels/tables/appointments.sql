@@ -48,6 +48,7 @@ CREATE INDEX ON appointments (workspace_id, updated_at, id);
 CREATE INDEX ON appointments (workspace_id, starts_at, id);
 CREATE INDEX ON appointments (workspace_id, member_id, starts_at, id);
 CREATE INDEX ON appointments (workspace_id, status, created_at, id);
+CREATE INDEX ON appointments USING gin (workspace_id, status, member_id, assigned_to);
 CREATE INDEX ON appointments USING gin (workspace_id, title_folded public.gin_trgm_ops);
 
 -- functions

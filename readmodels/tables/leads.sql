@@ -52,6 +52,7 @@ CREATE INDEX ON leads (workspace_id, status, created_at, id);
 CREATE INDEX ON leads (workspace_id, status_changed_at, id);
 CREATE INDEX ON leads (workspace_id, next_action_date_key, id);
 CREATE INDEX ON leads (workspace_id, source, created_at, id);
+CREATE INDEX ON leads USING gin (workspace_id, status, source, assigned_to);
 CREATE INDEX ON leads USING gin (workspace_id, name_folded public.gin_trgm_ops);
 CREATE INDEX ON leads USING gin (workspace_id, company_folded public.gin_trgm_ops);
 CREATE INDEX ON leads USING gin (workspace_id, email_folded public.gin_trgm_ops);

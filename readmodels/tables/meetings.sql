@@ -38,6 +38,7 @@ CREATE INDEX ON meetings (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON meetings (workspace_id, updated_at, id);
 CREATE INDEX ON meetings (workspace_id, starts_at_key, id);
 CREATE INDEX ON meetings (workspace_id, status, created_at, id);
+CREATE INDEX ON meetings USING gin (workspace_id, status, assigned_to);
 CREATE INDEX ON meetings USING gin (workspace_id, title_folded public.gin_trgm_ops);
 
 -- functions

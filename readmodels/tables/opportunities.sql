@@ -38,6 +38,7 @@ CREATE INDEX ON opportunities (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON opportunities (workspace_id, updated_at, id);
 CREATE INDEX ON opportunities (workspace_id, name_key, id);
 CREATE INDEX ON opportunities (workspace_id, stage, created_at, id);
+CREATE INDEX ON opportunities USING gin (workspace_id, stage, assigned_to);
 CREATE INDEX ON opportunities USING gin (workspace_id, name_folded public.gin_trgm_ops);
 
 -- functions

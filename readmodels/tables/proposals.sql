@@ -39,6 +39,7 @@ CREATE INDEX ON proposals (workspace_id, account_id, created_at, id);
 CREATE INDEX ON proposals (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON proposals (workspace_id, updated_at, id);
 CREATE INDEX ON proposals (workspace_id, status, created_at, id);
+CREATE INDEX ON proposals USING gin (workspace_id, status, assigned_to);
 CREATE INDEX ON proposals USING gin (workspace_id, title_folded public.gin_trgm_ops);
 
 -- functions

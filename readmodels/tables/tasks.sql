@@ -35,6 +35,7 @@ CREATE INDEX ON tasks (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON tasks (workspace_id, updated_at, id);
 CREATE INDEX ON tasks (workspace_id, due_date_key, id);
 CREATE INDEX ON tasks (workspace_id, status, created_at, id);
+CREATE INDEX ON tasks USING gin (workspace_id, status, assigned_to);
 CREATE INDEX ON tasks USING gin (workspace_id, title_folded public.gin_trgm_ops);
 
 -- functions

@@ -157,6 +157,34 @@ def test_search_in_another_workspace_finds_nothing(
     assert api.execute(search, [theirs]).fetchone() == (0,)
 
 
+def test_search_by_letters_in_another_workspace_finds_nothing(
+    api: Connection, populated: PopulatedDatabase
+) -> None:
+    mine, theirs = populated.workspaces
+    search = "SELECT count(*) FROM read.search_accounts_by_letters(%s, %s)"
+    enter(api, mine)
+    own = api.execute(search, [mine, "a"]).fetchone()
+    assert own is not None
+    assert own[0] > 0
+    for letters in ("a", "' | 'a", "':* | !'", "\\", "a\\"):
+        assert api.execute(search, [theirs, letters]).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("role", ["sender", "app"])
+def test_functions_of_the_search_are_closed_to_others(
+    role: str, populated: PopulatedDatabase
+) -> None:
+    call = {
+        "app": "SELECT letter_pairs('a')",
+        "sender": "SELECT read.search_accounts_by_letters(gen_random_uuid(), 'a')",
+    }
+    with (
+        psycopg.connect(getattr(populated.urls, role)) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(call[role].encode())
+
+
 @pytest.fixture
 def without_entering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statements of lists and details that do not enter the workspace that they name."""

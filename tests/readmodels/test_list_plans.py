@@ -6,6 +6,7 @@ auto_explain, including plans within search functions.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,15 @@ ROWS = 4_000
 BIG = sorted({*LISTS} - {"members"})
 """Lists with many rows; a workspace has few members."""
 WORKSPACES = [UUID(int=1), UUID(int=2)]
+
+REPETITIONS = 14
+UNPREPARED = 5
+"""psycopg prepares a statement when it is executed for the sixth time."""
+CUSTOM_PLANS = 5
+"""PostgreSQL plans a prepared statement for its values as often, before it compares the costs."""
+PLANS_OF_PAGES = """
+SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%row_to_json%'
+"""
 
 every_list = pytest.mark.parametrize("plural", BIG)
 
@@ -124,6 +134,14 @@ def app_url(cluster: Cluster, template: str) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
 
 
+def scans_of_filtered_page(plan: str) -> tuple[str, str]:
+    """Return the parts of a plan that read rows in the order of the page, and that find few."""
+    _, of_few = plan.split("CTE few\n")
+    found, of_page = of_few.split("CTE page\n")
+    in_order = of_page[of_page.index("Subquery Scan on t") : of_page.index("InitPlan")]
+    return in_order, found
+
+
 class Plans:
     """Reads pages and returns their query plans."""
 
@@ -178,6 +196,14 @@ def test_every_order_uses_an_index(plural: str, descending: bool, plans: Plans) 
 
 
 @every_list
+def test_rows_before_a_later_page_are_not_read(plural: str, plans: Plans) -> None:
+    for sort_by in LISTS[plural].sorts:
+        plan = plans.of(ListRequest(plural, sort_by=sort_by), page=20)
+        assert re.search(rf"Index Only Scan.* on {plural} t_\d+ .*rows=1001", plan), plan
+        assert_by_index(plan, plural)
+
+
+@every_list
 def test_every_filter_uses_an_index(plural: str, plans: Plans) -> None:
     for name in FILTERS[plural].split():
         value = SOME_STATUS[plural] if name == "status" else SOME[name]
@@ -189,10 +215,17 @@ def test_every_filter_uses_an_index(plural: str, plans: Plans) -> None:
 def test_search_uses_trigram_indexes(plural: str, search: str, plans: Plans) -> None:
     plan = plans.of(ListRequest(plural, search=search))
     assert_by_index(plan, plural)
-    for column in SEARCHED[plural].split():
-        assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_folded_idx" in plan, plan
-    if plural == "accounts":
-        assert "Bitmap Index Scan on contacts_workspace_id_name_folded_idx" in plan, plan
+    columns = [f"{column}_folded" for column in SEARCHED[plural].split()]
+    for column in ["texts"] if LISTS[plural].joins_texts else columns:
+        assert f"Bitmap Index Scan on {plural}_workspace_id_{column}_idx" in plan, plan
+
+
+@pytest.mark.parametrize("search", ["zq", "z", "ж", "'", '"', "\\", "% ", ":*"])
+def test_search_for_absent_letters_uses_index(search: str, plans: Plans) -> None:
+    plan = plans.of(ListRequest("accounts", search=search))
+    assert_by_index(plan, "accounts")
+    assert "Bitmap Index Scan on accounts_workspace_id_letter_pairs_idx" in plan, plan
+    assert re.search(r"Bitmap Heap Scan on accounts .*rows=0", plan), plan
 
 
 @every_list
@@ -206,6 +239,26 @@ def test_list_without_search_does_not_count_rows(plural: str, plans: Plans) -> N
 def test_page_with_total_and_aggregations_is_one_statement(plural: str, plans: Plans) -> None:
     plan = plans.of(ListRequest(plural), include_stats=True)
     assert len(re.findall("Query Text: (?!SELECT set_config|SELECT 1)", plan)) == 1, plan
+
+
+@every_list
+@pytest.mark.parametrize("paging", [{}, {"include_stats": True}, {"include_contacts": False}])
+def test_repeated_page_is_not_planned_again(
+    plural: str, paging: dict[str, Any], app_url: str
+) -> None:
+    pages = Pages(app_url, WORKSPACES[0])
+    contacts = paging.get("include_contacts", True)
+    request = ListRequest(plural, include_contacts=contacts)
+    others = {name: value for name, value in paging.items() if name != "include_contacts"}
+
+    async def ask(connection: AsyncConnection) -> Any:
+        for _ in range(REPETITIONS):
+            await pages.page(connection, request, **others)
+        return await (await connection.execute(PLANS_OF_PAGES)).fetchall()
+
+    ((generic, custom),) = pages.reading(ask)
+    assert custom <= CUSTOM_PLANS
+    assert generic == REPETITIONS - UNPREPARED - custom
 
 
 @pytest.mark.parametrize(
@@ -224,3 +277,34 @@ def test_page_that_has_no_rows_is_not_looked_for(
     scans = re.findall(r"Scan.* on accounts t.*", plan)
     assert scans
     assert all("never executed" in each for each in scans), plan
+
+
+RARE = {"status": "active", "assignedTo": str(UUID(int=4))}
+FREQUENT = {"type": "customer", "status": "active"}
+UNORDERED = {"priority": "low"}
+
+
+@pytest.mark.parametrize("filters", [FREQUENT, UNORDERED])
+def test_many_filtered_rows_are_read_in_order(filters: dict[str, str], plans: Plans) -> None:
+    request = ListRequest("accounts", filters=filters, sort_by="company", descending=False)
+    in_order, found = scans_of_filtered_page(plans.of(request))
+    assert "accounts_workspace_id_company_key_id_idx" in in_order
+    assert "never executed" not in in_order
+    assert "never executed" in found
+
+
+def test_few_filtered_rows_are_all_found(plans: Plans) -> None:
+    request = ListRequest("accounts", filters=RARE, sort_by="company", descending=False)
+    in_order, found = scans_of_filtered_page(plans.of(request))
+    assert "never executed" in in_order
+    assert "Seq Scan" not in found
+    assert "never executed" not in found
+
+
+@every_list
+def test_pairs_of_filters_use_indexes(plural: str, plans: Plans) -> None:
+    for names in itertools.combinations(sorted(LISTS[plural].counted), 2):
+        filters = {name: SOME_STATUS[plural] if name == "status" else SOME[name] for name in names}
+        for sort_by in LISTS[plural].sorts:
+            plan = plans.of(ListRequest(plural, filters=filters, sort_by=sort_by))
+            assert_by_index(plan, plural)

@@ -35,6 +35,7 @@ from tests.support.reference_lists import (
     comparable,
 )
 
+PAIRS = 300
 PAGE_SIZES = [1, 2, 3, 7, 50, 500]
 
 SORTED = {plural: sorted(SORTS[plural]) for plural in LISTS}
@@ -119,17 +120,19 @@ def test_search_finds_items_that_contain_the_text(
 
 
 @every_list
-@pytest.mark.parametrize("is_frequent", [True, False])
+@pytest.mark.parametrize("way", ["walked", "found", "found too many"])
 def test_search_that_finds_many_items_counts_only_some(
     plural: str,
-    is_frequent: bool,
+    way: str,
     pages: Pages,
     populated: PopulatedDatabase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether rows are read in the order of the list or found by the index, items are the same."""
     monkeypatch.setattr(lists, "SEARCH_TOTAL_MAX", TOTAL_MAX)
-    monkeypatch.setattr(lists, "PROBE_HITS", 1 if is_frequent else 10**6)
+    monkeypatch.setattr(lists, "PROBE_HITS", 1 if way == "walked" else 10**6)
+    if way == "found too many":
+        monkeypatch.setattr(lists, "FOUND_ROWS_MAX", TOTAL_MAX)
     reference, random = populated.references[0], Random(SEED)
     are_exact = set()
     for search in ("a", "e", "an", "acme", "stra", "100", "nothing"):
@@ -147,6 +150,25 @@ def test_search_that_finds_many_items_counts_only_some(
         assert pages.walk(request, 3) == wanted, request
     assert True in are_exact
     assert False in are_exact or plural == "members"  # there are few members
+
+
+def test_accounts_are_found_by_any_letters(pages: Pages, populated: PopulatedDatabase) -> None:
+    """One and two letters of the companies, in any order, and characters of the query language."""
+    reference, random = populated.references[0], Random(SEED)
+    texts = "".join(item["company"] for item in reference.items(ListRequest("accounts")))
+    letters = sorted({*texts, *"'\\\":*&|!()<> 京é"})
+    searches = [*letters, "\u0301", "\x1f", "\ta"] + [
+        "".join(random.choices(letters, k=2)) for _ in range(PAIRS)
+    ]
+
+    async def compare(connection: AsyncConnection) -> None:
+        for search in searches:
+            request = ListRequest("accounts", search=search)
+            page = await pages.page(connection, request, page_size=500)
+            wanted = [item["id"] for item in reference.items(request)]
+            assert [item["id"] for item in page["items"]] == wanted, search
+
+    pages.reading(compare)
 
 
 @every_list
