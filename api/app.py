@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api.dependencies.services import open_services
 from api.http.client_address import ClientAddress, TrustedProxies
+from api.http.direct.routes import DirectRoutes, direct_routes
 from api.http.limits.hosts import AllowedHosts, HostAllowlist
 from api.http.middleware import RequestContext
 from api.http.openapi.document import describe, methods_at, query_parameters_by_operation
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(405, _method_not_allowed)
     describe(app)
     app.state.query_parameters = query_parameters_by_operation(app)
+    app.add_middleware(DirectRoutes, routes=direct_routes(app))
     app.add_middleware(Representations, methods_at=partial(methods_at, app))
     if allowed := AllowedHosts(settings.allowed_hosts):
         app.add_middleware(HostAllowlist, allowed=allowed)

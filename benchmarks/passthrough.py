@@ -9,11 +9,12 @@ it returns: no access, limits, parameters or metrics.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -40,11 +41,20 @@ WARM_UP_S = 0.5
 @contextmanager
 def passing_through(database_url: str, statement: str, port: int) -> Iterator[tuple[str, int]]:
     """Run the server in a process of its own; give its URL and process id."""
-    command = [sys.executable, "-m", "benchmarks.passthrough", str(port)]
+    with running("benchmarks.passthrough", database_url, port, statement.encode()) as found:
+        yield found
+
+
+@contextmanager
+def running(
+    module: str, database_url: str, port: int, given: bytes = b""
+) -> Iterator[tuple[str, int]]:
+    """Run a module that serves at this port; give its URL and process id. given: its input."""
+    command = [sys.executable, "-P", "-m", module, str(port)]
     environment = {**os.environ, URL_VARIABLE: database_url}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(statement.encode())
+    process.stdin.write(given)
     process.stdin.close()
     url = f"http://127.0.0.1:{port}"
     try:
@@ -58,7 +68,7 @@ def passing_through(database_url: str, statement: str, port: int) -> Iterator[tu
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url).is_success
+        return httpx.get(url).status_code < 500
     except httpx.TransportError:
         return False
 
@@ -82,17 +92,51 @@ def load(
     connections: int,
     seconds: float,
 ) -> Load:
-    """Ask for one path repeatedly on several connections. Raises `OSError` on a status but 200.
+    """Ask for one path repeatedly on several connections.
 
-    pid: the server's process.
+    pid: the server's process. Raises `OSError` for an answer that is no success.
+    """
+    messages = itertools.repeat(message(url, "GET", path, headers))
+    return send_all(
+        url,
+        messages,
+        pid=pid,
+        database_url=database_url,
+        connections=connections,
+        seconds=seconds,
+    )
+
+
+def message(
+    url: str, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+) -> bytes:
+    """Return a request as it is sent."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def send_all(
+    url: str,
+    messages: Iterator[bytes],
+    *,
+    pid: int,
+    database_url: str,
+    connections: int,
+    seconds: float,
+) -> Load:
+    """Send requests on several connections, each when the answer to the one before has come.
+
+    pid: the server's process. Raises `OSError` for an answer that is no success.
     """
     server = psutil.Process(pid)
     with psycopg.connect(database_url) as connection:
         postmaster = psutil.Process(connection.info.backend_pid).parent()
     assert postmaster is not None
-    asyncio.run(_requests(url, path, headers, connections, WARM_UP_S))
+    asyncio.run(_requests(url, messages, connections, WARM_UP_S))
     before, before_each = _cpu_s(server), _cpu_of_children_s(postmaster)
-    count, taken_s = asyncio.run(_requests(url, path, headers, connections, seconds))
+    count, taken_s = asyncio.run(_requests(url, messages, connections, seconds))
     after, after_each = _cpu_s(server), _cpu_of_children_s(postmaster)
     # A process that ended meanwhile is left out.
     postgres_s = sum(cpu_s - before_each.get(pid, 0.0) for pid, cpu_s in after_each.items())
@@ -109,30 +153,27 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 async def _requests(
-    url: str, path: str, headers: dict[str, str], connections: int, seconds: float
+    url: str, messages: Iterator[bytes], connections: int, seconds: float
 ) -> tuple[int, float]:
     """The number of answered requests, and the seconds that they took."""
     address = urlsplit(url)
-    lines = [f"GET {path} HTTP/1.1", f"Host: {address.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    request = "\r\n".join([*lines, "", ""]).encode()
     started = time.perf_counter()
     asked = [
-        _ask(address.hostname or "", address.port or 80, request, started + seconds)
+        _ask(address.hostname or "", address.port or 80, messages, started + seconds)
         for _ in range(connections)
     ]
     counts = await asyncio.gather(*asked)
     return sum(counts), time.perf_counter() - started
 
 
-async def _ask(host: str, port: int, request: bytes, until: float) -> int:
+async def _ask(host: str, port: int, messages: Iterator[bytes], until: float) -> int:
     reader, writer = await asyncio.open_connection(host, port)
     count = 0
     while time.perf_counter() < until:
-        writer.write(request)
+        writer.write(next(messages))
         head = await reader.readuntil(b"\r\n\r\n")
         status, *fields = head.split(b"\r\n")
-        if b" 200 " not in status:
+        if b" 200 " not in status and b" 201 " not in status:
             raise OSError(status.decode())
         length = next(each for each in fields if each.lower().startswith(b"content-length:"))
         await reader.readexactly(int(length.partition(b":")[2]))

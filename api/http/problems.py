@@ -47,6 +47,13 @@ CODES_BY_HTTP_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
 )
 
 
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (
+    *(ApiError, Refusal, RequestValidationError, HTTPException, PersistenceError),
+    *(exception for exception, _ in CODES_BY_EXCEPTION),
+)
+"""The exceptions of requests that fail in a way that is known."""
+
+
 def problem(error: ApiError, *, path: str, request_id: str) -> Response:
     """Return the problem document that describes the error."""
     code = error.code
@@ -99,10 +106,8 @@ def _has_success_flag(request: HTTPConnection) -> bool:
 
 def handle_errors(app: FastAPI) -> None:
     """Have the app respond to every expected exception with a problem document."""
-    for kind in (ApiError, Refusal, RequestValidationError, HTTPException, PersistenceError):
+    for kind in EXPECTED_ERRORS:
         app.add_exception_handler(kind, problem_response)
-    for exception, _ in CODES_BY_EXCEPTION:
-        app.add_exception_handler(exception, problem_response)
 
 
 def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> ApiError:
