@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
 
-from eventsourcing.application import AggregateNotFoundError, Application
+from eventsourcing.application import Application
 from eventsourcing.domain import CanMutateAggregate
 from eventsourcing.persistence import (
     ApplicationRecorder,
@@ -32,11 +32,6 @@ from eventlog.store.recorder import PostgresLogRecorder, current_session, open_c
 
 E = TypeVar("E", bound=RecordedAggregate)
 
-SELECT_STREAMS = """
-SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
- WHERE workspace_id = %s AND stream_id = ANY(%s::uuid[])
- ORDER BY stream_id, stream_version
-"""
 CLAIMING_TOPICS = [topic for topic, kind in ENTITY_OF.items() if kind.CLAIMS_TIME]
 REPAIR_BATCH = 200
 """Entities that a repair checks in one transaction, which blocks other claims."""
@@ -83,19 +78,14 @@ class EventLog(Application[UUID]):
 
     def load(self, entity_class: type[E], entity_id: UUID) -> E:
         """Load an entity, deleted or not. Raises `NotFound`."""
-        try:
-            entity = self.repository.get(entity_id, projector_func=evolve)
-        except AggregateNotFoundError:
-            raise NotFound(entity_class.KIND, entity_id) from None
-        if not isinstance(entity, entity_class):
+        entity = self.load_many(entity_class, [entity_id]).get(entity_id)
+        if entity is None:
             raise NotFound(entity_class.KIND, entity_id)
         return entity
 
     def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
         """Load entities, deleted or not, in one statement; unknown ids are left out."""
-        with self._log_recorder.reading() as connection:
-            workspace_id = current_session().scope.workspace_id
-            found = self._evolved(connection.execute(SELECT_STREAMS, (workspace_id, list(ids))))
+        found = self._evolved(self._log_recorder.select_streams(ids))
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
     def children_of(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
