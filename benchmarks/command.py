@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import random
 import statistics
 import time
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
+    os.environ["ANNALS_RATE_WRITES_PER_MINUTE"] = "0"  # no limit
     with database() as urls:
         with psycopg.connect(urls.owner, autocommit=True) as owner:
             owner.execute(CREATE_TABLES.encode())

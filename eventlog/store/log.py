@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from domain.shared.refusals import NotFound
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.accounts import SELECT_CHILDREN, lock_accounts
+from eventlog.store.cache import EntityCache
 from eventlog.store.claims import claim_times, lock_claims, overwrite_claims, select_claimants
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.store.recorder import PostgresLogRecorder, current_session, open_connection
@@ -33,6 +35,7 @@ from eventlog.store.recorder import PostgresLogRecorder, current_session, open_c
 E = TypeVar("E", bound=RecordedAggregate)
 
 CLAIMING_TOPICS = [topic for topic, kind in ENTITY_OF.items() if kind.CLAIMS_TIME]
+NO_STATES: Mapping[UUID, Any] = MappingProxyType({})
 REPAIR_BATCH = 200
 """Entities that a repair checks in one transaction, which blocks other claims."""
 
@@ -56,6 +59,7 @@ class EventLog(Application[UUID]):
         self._log_recorder = PostgresLogRecorder(
             pool, after_append=after_append, observe_append=observe_append
         )
+        self._cache = EntityCache()
         super().__init__()
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory:
@@ -78,14 +82,19 @@ class EventLog(Application[UUID]):
 
     def load(self, entity_class: type[E], entity_id: UUID) -> E:
         """Load an entity, deleted or not. Raises `NotFound`."""
-        entity = self.load_many(entity_class, [entity_id]).get(entity_id)
-        if entity is None:
+        entity = self._load_one(entity_id)
+        if not isinstance(entity, entity_class):
             raise NotFound(entity_class.KIND, entity_id)
         return entity
 
     def load_many(self, entity_class: type[E], ids: Iterable[UUID]) -> dict[UUID, E]:
         """Load entities, deleted or not, in one statement; unknown ids are left out."""
-        found = self._evolved(self._log_recorder.select_streams(ids))
+        wanted = list(ids)
+        if len(wanted) == 1:
+            entity = self._load_one(wanted[0])
+            found = {} if entity is None else {wanted[0]: entity}
+        else:
+            found = self._evolved(self._log_recorder.select_streams(wanted))
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
     def children_of(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
@@ -196,10 +205,34 @@ class EventLog(Application[UUID]):
             found[entity_id] = evolve(entity, [event])
         return {entity_id: entity.claim() for entity_id, entity in found.items()}
 
-    def _evolved(self, rows: Iterable[Any]) -> dict[UUID, Any]:
-        """Fold rows of stream, version, topic, data, time and account into entities, by id."""
+    def _load_one(self, entity_id: UUID) -> Any:
+        """Load an entity from the state that is kept, if there is one, and the events after it."""
+        session = current_session()
+        workspace_id = session.scope.workspace_id
+        kept = self._cache.find(workspace_id, entity_id)
+        if kept is not None:
+            rows = self._log_recorder.select_stream_from(entity_id, kept.version)
+            if not rows or (rows[0][1], rows[0][4]) != (kept.version, kept.modified_on):
+                kept = None  # the database was replaced by a backup
+        if kept is None:
+            rows = self._log_recorder.select_stream_from(entity_id, 1)
+            entity = self._evolved(rows).get(entity_id)
+        else:
+            rows = rows[1:]
+            entity = self._evolved(rows, {entity_id: kept})[entity_id]
+        if session.connection is None:  # a transaction also sees events that it may roll back
+            self._cache.keep(workspace_id, entity, len(rows))
+        return entity
+
+    def _evolved(
+        self, rows: Iterable[Any], before: Mapping[UUID, Any] = NO_STATES
+    ) -> dict[UUID, Any]:
+        """Fold rows of stream, version, topic, data, time and account into entities, by id.
+
+        before: their states before these events.
+        """
         workspace_id = current_session().scope.workspace_id
-        found: dict[UUID, Any] = {}
+        found = dict(before)
         for stream_id, version, topic, data, occurred_at, account_id in rows:
             stored = LogEvent(
                 originator_id=stream_id,

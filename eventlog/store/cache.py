@@ -1,0 +1,71 @@
+"""States of entities with long streams: a load reads only the events after the state that is kept.
+
+Events are never changed and a stream has no gaps, so a state that was folded from committed events
+stays right, and can only lack the newest events. The process keeps it; nothing is stored. The load
+reads the last of its events again, and does without a state that the log does not have, because the
+database was replaced by a backup.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from domain.shared.entity import Entity
+
+KEPT_VERSION_MIN = 20
+"""Shorter streams are read as a whole, which takes no longer."""
+KEPT_AFTER_EVENTS = 10
+"""A state is replaced when at least this many events were read after it."""
+KEPT_MAX = 2_000
+"""Maximum number of states. One of an account takes some 4 kB."""
+
+
+class EntityCache:
+    """Keeps the most recently used states. Thread-safe; callers get copies of their own."""
+
+    def __init__(self, kept_max: int = KEPT_MAX) -> None:
+        self._kept_max = kept_max
+        self._states: OrderedDict[tuple[UUID, UUID], Entity] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, workspace_id: UUID, entity_id: UUID) -> Entity | None:
+        """Return the state that is kept, which may lack the newest events."""
+        key = (workspace_id, entity_id)
+        with self._lock:
+            entity = self._states.get(key)
+            if entity is None:
+                return None
+            self._states.move_to_end(key)
+        return _copy(entity)
+
+    def keep(self, workspace_id: UUID, entity: Any, events: int) -> None:
+        """Keep the state of an entity, folded from committed events, if that saves reading.
+
+        events: how many events the load has read.
+        """
+        if not isinstance(entity, Entity) or entity.version < KEPT_VERSION_MIN:
+            return
+        if events < KEPT_AFTER_EVENTS:
+            return
+        key = (workspace_id, entity.id)
+        kept = _copy(entity)
+        with self._lock:
+            self._states[key] = kept
+            self._states.move_to_end(key)
+            if len(self._states) > self._kept_max:
+                self._states.popitem(last=False)
+
+
+def _copy(entity: Entity) -> Entity:
+    """Copy an entity that has no pending events. `values` are its only part that can change."""
+    assert not entity.pending_events, "only what is recorded is kept"
+    copied = copy.copy(entity)
+    copied.__dict__["_pending_events"] = []
+    copied.values = orjson.loads(orjson.dumps(entity.values))
+    return copied
