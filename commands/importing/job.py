@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+from commands.importing.ahead import (
+    BATCH_ROWS,
+    PlannedBatch,
+    PlannerProcess,
+    PlanningTask,
+    can_plan_ahead,
+)
 from commands.importing.cells import DateOrder
 from commands.importing.deciding import (
     ImportEngine,
@@ -31,11 +39,9 @@ from commands.jobs.work import JobContext, JobWork
 from domain.job import ItemError, JobStep
 from domain.shared.entity import Entity
 from domain.shared.text import storable, without_neutraliser
+from eventlog.clock import local_time
 
 KIND = "import"
-
-BATCH_ROWS = 500
-"""Rows per transaction, which takes about 100 ms. The database ends transactions after 15 s."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,17 @@ class PreparedImport:
     table: SourceTable
     engine: ImportEngine
     total: int
+    process: PlannerProcess | None
+    """Plans rows in another process, if there are enough of them."""
 
 
-def prepare_import(context: JobContext, tables: ReadTables) -> PreparedImport:
+def prepare_import(
+    context: JobContext, tables: ReadTables, prepare_process: Callable[[], None]
+) -> PreparedImport:
     """Read what the job needs. Its parameters are `{importId, plural, round, orders, seen}`.
 
-    The read tables have to have reached the position `seen`. Raises `ImportRefused` if the file was
-    deleted or cannot be read.
+    The read tables have to have reached the position `seen`. prepare_process: called in another
+    process before it plans rows. Raises `ImportRefused` if the file was deleted or cannot be read.
     """
     parameters = context.parameters
     import_id = UUID(parameters["importId"])
@@ -72,7 +82,22 @@ def prepare_import(context: JobContext, tables: ReadTables) -> PreparedImport:
     )
     total = file.rows if options.rows_max is None else min(file.rows, options.rows_max)
     table = stored_table(context.log, context.scope, stored, file)
-    return PreparedImport(import_id, file.round, stored.files[0].columns, table, engine, total)
+    process = None
+    directory = engine.planner.directory
+    if file.round == FIRST_ROUND and can_plan_ahead(total, directory):
+        clock_ahead = context.clock() - local_time()
+        task = PlanningTask(
+            stored.file_name, file, options, columns, directory, clock_ahead, prepare_process
+        )
+        process = PlannerProcess(task, partial(_read_part, context, import_id))
+    original = stored.files[0].columns
+    return PreparedImport(import_id, file.round, original, table, engine, total, process)
+
+
+def _read_part(context: JobContext, import_id: UUID, number: int) -> bytes:
+    with context.log.transaction(context.scope) as connection:
+        store = ImportStore(connection, context.scope.workspace_id)
+        return store.part(import_id, FIRST_ROUND, number)
 
 
 class ImportWork(JobWork):
@@ -90,13 +115,13 @@ class ImportWork(JobWork):
     def step(self, cursor: Any, limit: int) -> JobStep:
         """Plan, decide and record the next rows, and store those that failed."""
         at, context, engine = _Cursor.from_json(cursor), self.context, self._prepared.engine
-        rows = self._read(at.place, min(limit, self._prepared.total - at.taken))
+        rows_left = self._prepared.total - at.taken
         with context.log.transaction(context.scope) as connection:
             store = ImportStore(connection, context.scope.workspace_id)
-            selected, left_out = self._select(rows, store)
-            planned = [engine.planner.plan(row) for row in selected]
-            decided = engine.decide(planned, engine.records(connection), context.clock())
-            step = self._save(store, at.after(rows), decided.outcomes, left_out)
+            batch, left_out = self._plan(at.place, min(limit, rows_left), rows_left, store)
+            decided = engine.decide(batch.rows, engine.records(connection), context.clock())
+            after = _Cursor(batch.end, at.taken + len(batch.rows) + len(left_out))
+            step = self._save(store, after, decided.outcomes, left_out)
             # Last: followers of the log wait from here to the end of the transaction.
             decided.entities.append()
         return step
@@ -110,7 +135,20 @@ class ImportWork(JobWork):
             store = ImportStore(connection, context.scope.workspace_id)
             selected, left_out = self._select(rows, store)
             outcomes = [_not_recorded(row, message) for row in selected]
-            return self._save(store, at.after(rows), outcomes, left_out)
+            after = _Cursor(rows[-1].end if rows else at.place, at.taken + len(rows))
+            return self._save(store, after, outcomes, left_out)
+
+    def _plan(
+        self, place: FilePlace, limit: int, rows_left: int, store: ImportStore
+    ) -> tuple[PlannedBatch, list[ImportIssue]]:
+        """The next rows, planned, and issues for those that are left out."""
+        process = self._prepared.process
+        if process and (batch := process.take(place, limit, rows_left)):
+            return batch, []
+        rows = self._read(place, limit)
+        selected, left_out = self._select(rows, store)
+        planned = [self._prepared.engine.planner.plan(row) for row in selected]
+        return PlannedBatch(planned, rows[-1].end if rows else place), left_out
 
     def _read(self, place: FilePlace, limit: int) -> list[SourceRow]:
         if place != self._place:
@@ -192,10 +230,6 @@ class _Cursor:
         if cursor is None:
             return cls()
         return cls(FilePlace(cursor["byte"], cursor["record"]), cursor["taken"])
-
-    def after(self, rows: Sequence[SourceRow]) -> _Cursor:
-        place = rows[-1].end if rows else self.place
-        return _Cursor(place, self.taken + len(rows))
 
     def as_json(self) -> dict[str, int]:
         return {"byte": self.place.byte, "record": self.place.record, "taken": self.taken}

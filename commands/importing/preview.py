@@ -10,10 +10,10 @@ from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
+from commands.importing.ahead import BATCH_ROWS
 from commands.importing.deciding import ExistingRecords, ImportEngine, RowOutcome, RowResult
 from commands.importing.files import START, SourceTable, take_rows
 from commands.importing.issues import ImportIssue
-from commands.importing.job import BATCH_ROWS
 from commands.importing.mapping import Mode
 from domain.shared.entity import Entity
 from domain.shared.fields import FieldValues

@@ -168,7 +168,7 @@ class RowPlanner:
     ) -> None:
         self._options = options
         self._columns = [(column, self._reader(column)) for column in columns]
-        self._directory = directory
+        self.directory = directory
         self._clock = clock
         self._column_of = {column.field: column.name for column, _ in self._columns}
         self._corrected_columns = {*options.corrections, *options.known}
@@ -219,7 +219,7 @@ class RowPlanner:
         return _read_text if column.form is Form.TEXT else self._read_value
 
     def _read_member(self, draft: _Draft, column: Column, text: str) -> None:
-        member_id = self._find_reference(draft, column, text, self._directory.members)
+        member_id = self._find_reference(draft, column, text, self.directory.members)
         if member_id is not None:
             draft.fields[column.field] = str(member_id)
 
@@ -258,7 +258,7 @@ class RowPlanner:
 
     def _read_account(self, draft: _Draft, column: Column, text: str) -> None:
         if text:
-            draft.account_id = self._find_reference(draft, column, text, self._directory.accounts)
+            draft.account_id = self._find_reference(draft, column, text, self.directory.accounts)
         elif not self._options.kind.ACCOUNT_REQUIRED:
             message = f"The {self._options.kind.KIND} has no account."
             draft.warning(column.name, "", "no_account", message)

@@ -16,6 +16,7 @@ from domain.contact import Contact
 from domain.member import Member
 from readmodels.names import load_contacts, load_keys, load_names
 from readmodels.operation.checkpoints import NotProjected, wait_until_projected
+from runtime.process import tune_gc
 
 __all__ = ["KIND", "READ_TABLES", "open_work"]
 
@@ -59,4 +60,4 @@ def _prepare(context: JobContext) -> PreparedImport:
         )
     except NotProjected as error:
         raise OperationalError(str(error)) from None
-    return prepare_import(context, READ_TABLES)
+    return prepare_import(context, READ_TABLES, tune_gc)
