@@ -298,7 +298,7 @@ def _limit_and_offset(query: ListQuery) -> tuple[str, str]:
     """SQL for both: numbers for a list, so that it is planned once, parameters for a search.
 
     With parameters, PostgreSQL takes a tenth of the table for the page, finds the plan for all
-    values too dear, and plans every execution anew. The plan of a search depends on its text.
+    values too dear, and plans every execution. The plan of a search depends on its text.
     """
     if query.search:
         return "%(limit)s", "%(offset)s"
