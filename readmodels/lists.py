@@ -40,7 +40,7 @@ then the rows are read in the order of the list until enough were found. Else th
 found through the index."""
 WALK_ROWS_MAX = 30_000
 """A frequent search reads no more rows to count its total. If that was not enough, it is rare."""
-FOUND_ROWS_MAX = 5_000
+FOUND_ROWS_MAX = 4_000
 """No more rows than these are found through the index and sorted. If there are more, one comes soon
 in the order of the list."""
 
@@ -298,7 +298,7 @@ def _limit_and_offset(query: ListQuery) -> tuple[str, str]:
     """SQL for both: numbers for a list, so that it is planned once, parameters for a search.
 
     With parameters, PostgreSQL takes a tenth of the table for the page, finds the plan for all
-    values too dear, and plans each execution again. The plan of a search depends on its text.
+    values too dear, and plans every execution. The plan of a search depends on its text.
     """
     if query.search:
         return "%(limit)s", "%(offset)s"
