@@ -40,6 +40,18 @@ WRITE_POOL_MIN = 1
 WRITE_POOL_MAX = 16
 WRITE_POOL_WAIT_S = 10.0
 WRITE_POOL_QUEUE_MAX = 1_000
+SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
+ENTERED = """
+WITH entered AS MATERIALIZED (
+    SELECT set_config('annals.workspace_id', %(workspace)s::text, true)::uuid AS workspace
+)"""
+"""Begins a statement that enters a workspace by itself, and so needs one round trip.
+
+Whatever it reads must depend on `entered.workspace`, in a LATERAL subquery that is not merged into
+the outer query (it has a limit, an offset or an aggregate) or in a subselect: then it is read after
+row-level security knows the workspace. Otherwise it may see nothing; it never sees another
+workspace.
+"""
 UNREACHABLE_OR_TIMED_OUT = (
     psycopg.OperationalError,
     psycopg.errors.IdleInTransactionSessionTimeout,
@@ -131,7 +143,7 @@ def write_pool(
 
 def set_workspace(connection: psycopg.Connection[Any], workspace_id: UUID) -> None:
     """Restrict the transaction to a workspace by row-level security."""
-    connection.execute("SELECT set_config('annals.workspace_id', %s, true)", (str(workspace_id),))
+    connection.execute(SET_WORKSPACE, (str(workspace_id),))
 
 
 def disable_synchronous_commit(connection: psycopg.Connection[Any]) -> None:

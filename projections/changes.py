@@ -134,7 +134,11 @@ class Projection:
 
     def entity(self, event: RecordedEvent) -> str:
         """The entity whose rows the event changes, and which is parked if the event fails."""
-        return (self.by_account and event.account_id) or event.stream_id
+        return self.entity_of(event.stream_id, event.account_id)
+
+    def entity_of(self, stream_id: str, account_id: str | None) -> str:
+        """As `entity`, for an event of this stream and account."""
+        return (self.by_account and account_id) or stream_id
 
     @cached_property
     def topics(self) -> frozenset[str]:

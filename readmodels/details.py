@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from eventlog.connections import ENTERED, AsyncConnection
 from readmodels.lists import LISTS, item_sql
-from readmodels.pool import ENTERED, AsyncConnection
 from readmodels.spec import ListSpec
 
 OPPORTUNITIES_PER_ACCOUNT_MAX = 100

@@ -19,9 +19,9 @@ import orjson
 import psycopg
 
 from domain.shared.text import folded, joinable
+from eventlog.connections import ENTERED, AsyncConnection
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
-from readmodels.pool import ENTERED, AsyncConnection
 from readmodels.spec import CREATED_AT, ListSpec, Sort
 
 PAGE_SIZE_DEFAULT = 50

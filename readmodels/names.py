@@ -9,9 +9,8 @@ from uuid import UUID
 from psycopg import sql
 from pydantic.alias_generators import to_snake
 
-from eventlog.connections import Connection
+from eventlog.connections import SET_WORKSPACE, Connection
 from readmodels.lists import LISTS
-from readmodels.pool import SET_WORKSPACE
 
 FETCH_ROWS = 5_000
 CUSTOM_PREFIX = "customFields."

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
+from eventlog.connections import CONNECT_TIMEOUT_S, SET_WORKSPACE, raw_json, server_settings
 from eventlog.reading.positions import readable_position_async
 
 AsyncConnection = psycopg.AsyncConnection[TupleRow]
@@ -21,18 +21,6 @@ READ_POOL_MAX = 8
 READ_POOL_WAIT_S = 5.0
 READ_POOL_QUEUE_MAX = 2_000
 READ_STATEMENT_TIMEOUT_MS = 15_000
-
-SET_WORKSPACE = "SELECT set_config('annals.workspace_id', %s, true)"
-ENTERED = """
-WITH entered AS MATERIALIZED (
-    SELECT set_config('annals.workspace_id', %(workspace)s::text, true)::uuid AS workspace
-)"""
-"""Begins a statement that enters a workspace by itself, and so needs one round trip.
-
-Whatever it reads must depend on `entered.workspace`, in a LATERAL subquery that is not merged into
-the outer query (it has a limit or an aggregate) or in a subselect: then it is read after row-level
-security knows the workspace. Otherwise it may see nothing; it never sees another workspace.
-"""
 
 
 class ReadPool:
@@ -102,7 +90,7 @@ class ReadPool:
         """A connection outside any workspace and any transaction.
 
         Each statement is a read-only transaction of its own, on a snapshot of the newest data. It
-        may enter a workspace itself (`ENTERED`). Raises as `workspace`.
+        may enter a workspace itself (`eventlog.connections.ENTERED`). Raises as `workspace`.
         """
         async with self._pool.connection() as connection:
             yield connection

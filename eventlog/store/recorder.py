@@ -28,7 +28,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from domain.shared.refusals import KeyNotAccepted
-from eventlog.connections import Connection, array, set_workspace, translated_errors
+from eventlog.connections import ENTERED, Connection, array, set_workspace, translated_errors
 from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
 from eventlog.store.mapper import LogEvent, LogNotification
@@ -47,21 +47,19 @@ SELECT stream_version, topic, data, occurred_at, account_id
 SELECT_STREAM_FORWARD = SELECT_STREAM.format(direction="ASC")
 SELECT_STREAM_BACKWARD = SELECT_STREAM.format(direction="DESC")
 
-# It enters the workspace by itself, in one round trip (docs/adr/0031): OFFSET 0 keeps the table
-# from being read before row-level security knows the workspace.
-SELECT_STREAMS = """
-WITH entered AS MATERIALIZED (
-    SELECT set_config('annals.workspace_id', %s, true)::uuid AS workspace
-)
+# OFFSET 0 keeps the table from being read before row-level security knows the workspace.
+SELECT_STREAMS = f"""{ENTERED}
 SELECT e.stream_id, e.stream_version, e.topic, e.data, e.occurred_at, e.account_id
   FROM entered, LATERAL (
        SELECT stream_id, stream_version, topic, data, occurred_at, account_id FROM events
-        WHERE workspace_id = entered.workspace AND {wanted}
+        WHERE workspace_id = entered.workspace AND {{wanted}}
        OFFSET 0) AS e
  ORDER BY e.stream_id, e.stream_version
 """
-SELECT_STREAMS_OF_MANY = SELECT_STREAMS.format(wanted="stream_id = ANY(%s::uuid[])")
-SELECT_STREAM_FROM = SELECT_STREAMS.format(wanted="stream_id = %s::uuid AND stream_version >= %s")
+SELECT_STREAMS_OF_MANY = SELECT_STREAMS.format(wanted="stream_id = ANY(%(streams)s::uuid[])")
+SELECT_STREAM_FROM = SELECT_STREAMS.format(
+    wanted="stream_id = %(stream)s::uuid AND stream_version >= %(version)s"
+)
 """For one stream: with an array PostgreSQL would make a new plan each time, which takes four times
 as long as to run it."""
 
@@ -255,17 +253,17 @@ class PostgresLogRecorder(ApplicationRecorder):
         Each row has stream, version, topic, data, time of occurrence and account, by stream and
         version. Raises the library's `OperationalError` as `insert_events` does.
         """
-        return self._select(SELECT_STREAMS_OF_MANY, array(map(str, ids)))
+        return self._select(SELECT_STREAMS_OF_MANY, streams=array(map(str, ids)))
 
     def select_stream_from(self, stream_id: UUID, version: int) -> list[TupleRow]:
         """As `select_streams`, for the events of one stream from a version on."""
-        return self._select(SELECT_STREAM_FROM, str(stream_id), version)
+        return self._select(SELECT_STREAM_FROM, stream=str(stream_id), version=version)
 
-    def _select(self, statement: LiteralString, *parameters: Any) -> list[TupleRow]:
+    def _select(self, statement: LiteralString, **parameters: Any) -> list[TupleRow]:
         session = current_session()
         with translated_errors(), self._connection(session) as connection:
-            entering = (str(session.scope.workspace_id), *parameters)
-            return connection.execute(statement, entering, prepare=True).fetchall()
+            parameters["workspace"] = str(session.scope.workspace_id)
+            return connection.execute(statement, parameters, prepare=True).fetchall()
 
     def select_notifications(
         self,

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from eventlog.connections import Connection
+from eventlog.connections import ENTERED, Connection
 from eventlog.reading.positions import POSITION_MAX
 from readmodels import details, lists
 from readmodels.audit import AuditQuery, audit_page
 from readmodels.details import detail
 from readmodels.lists import LISTS, ListQuery, list_page
-from readmodels.pool import ENTERED, AsyncConnection, ReadPool
+from readmodels.pool import AsyncConnection, ReadPool
 from server.postgres.embedded import Cluster
 from tests.support.list_pages import Pages
 from tests.support.oracle import COUNTS, TABLE_OF, assert_tables_match_log

@@ -117,9 +117,8 @@ class CoverageTally:
     weighted: int = 0
 
 
-def tally(events: Iterable[tuple[int, int]]) -> dict[int, CoverageTally]:
-    """Add up events, given as position and digest, by bucket."""
-    buckets: dict[int, CoverageTally] = {}
+def add_up(buckets: dict[int, CoverageTally], events: Iterable[tuple[int, int]]) -> None:
+    """Add events, given as position and digest, to their buckets."""
     for position, digest in events:
         bucket, offset = divmod(position, BUCKET_POSITIONS)
         entry = buckets.get(bucket)
@@ -128,12 +127,13 @@ def tally(events: Iterable[tuple[int, int]]) -> dict[int, CoverageTally]:
         entry.n += 1
         entry.digest += digest
         entry.weighted += digest * (offset + 1)
-    return buckets
 
 
 def tally_events(events: Iterable[RecordedEvent]) -> dict[int, CoverageTally]:
     """Add up events by bucket."""
-    return tally((event.position, event.digest) for event in events)
+    buckets: dict[int, CoverageTally] = {}
+    add_up(buckets, ((event.position, event.digest) for event in events))
+    return buckets
 
 
 def record(

@@ -20,7 +20,7 @@ from eventlog.connections import Connection, disable_synchronous_commit, follow_
 from eventlog.reading.part import UTC, Part, RawEvent, read_by_owner, recorded
 from eventlog.upcast import UpcastStep, upcasts_of
 from projections.changes import Projection, Step
-from projections.engine.ledger.coverage import CoverageTally, record, tally
+from projections.engine.ledger.coverage import CoverageTally, add_up, record
 from projections.engine.ledger.parking import EntityKey, ParkedEntity, park
 from projections.engine.names import shadow_name
 from projections.engine.rebuild.sessions import hold_shadow
@@ -53,14 +53,14 @@ def build_part(
         for projection in projections:
             hold_shadow(connection, projection.name)
         on_progress(0)  # after the lock: it raises an error if the rebuild has ended meanwhile
-        disable_synchronous_commit(connection)  # the statement that ends the build waits for all
+        disable_synchronous_commit(connection)  # indexing commits later, and waits for all of it
         builders = [_Builder(each, connection, schemas[each.name]) for each in projections]
         folder = _Folder(builders)
         buckets: dict[int, CoverageTally] = {}
         done = 0
         for raws, digests in _until_cancelled(source, part, on_progress):
             folder.fold(raws, digests)
-            _merge(buckets, tally(zip([int(raw[0]) for raw in raws], digests, strict=True)))
+            add_up(buckets, zip([int(raw[0]) for raw in raws], digests, strict=True))
             for builder in builders:
                 builder.copy_rows()
             done += len(raws)
@@ -161,16 +161,14 @@ class _Builder:
             park(connection, shadow_name(self.projection.name), entry)
 
     def _entity(self, raw: RawEvent) -> EntityKey:
-        event = recorded(raw, 0)
-        return (event.workspace_id, self.projection.entity(event))
+        _, workspace, stream, _, _, account, *_ = raw
+        return (workspace, self.projection.entity_of(stream, account or None))
 
 
 @dataclass(slots=True)
 class _Work:
     """What is done with the events of a topic."""
 
-    topic: str
-    """The topic that is written today."""
     upcasts: tuple[UpcastStep, ...]
     steps: list[tuple[_Builder, Step]]
     handled: list[_Builder]
@@ -223,7 +221,6 @@ class _Folder:
     def _work(self, stored_topic: str) -> _Work:
         topic, upcasts = upcasts_of(stored_topic)
         return _Work(
-            topic,
             upcasts,
             [
                 (each, each.applied.steps[topic])
@@ -232,14 +229,6 @@ class _Folder:
             ],
             [each for each in self._builders if topic in each.projection.handlers],
         )
-
-
-def _merge(buckets: dict[int, CoverageTally], more: dict[int, CoverageTally]) -> None:
-    for bucket, entry in more.items():
-        total = buckets.setdefault(bucket, CoverageTally())
-        total.n += entry.n
-        total.digest += entry.digest
-        total.weighted += entry.weighted
 
 
 def throttle(

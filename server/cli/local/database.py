@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from commands.keys import parse_token
-from eventlog.connections import Connection, raw_json
+from eventlog.connections import SET_WORKSPACE, AsyncConnection, Connection, raw_json
 from eventlog.reading import readable_position
 from projections.engine.live.runner import ProjectionEngine
 from projections.engine.rebuild.refusal import REPLACE_HINT
@@ -23,7 +23,6 @@ from projections.engine.registry import PROJECTIONS, versions
 from readmodels import table_definitions
 from readmodels.keys import KeyRow, find_key
 from readmodels.operation.checkpoints import NotProjected, wait_until_projected
-from readmodels.pool import SET_WORKSPACE, AsyncConnection
 from runtime.composition import app_url
 from runtime.home import token_file
 from runtime.settings import Settings

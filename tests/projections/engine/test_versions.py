@@ -134,7 +134,7 @@ def test_upcaster_changes_projections_that_handle_its_topic(source: Path) -> Non
         ("projections/engine/rows/statements.py", r"jsonb_strip_nulls", "to_jsonb"),
         ("projections/engine/rows/copying.py", r"coalesce\(sum", "coalesce(max"),
         ("projections/engine/rows/copying.py", r"return str\(value\)", "return repr(value)"),
-        ("projections/changes.py", r"self.by_account and event", "self.by_account or event"),
+        ("projections/changes.py", r"self.by_account and account", "self.by_account or account"),
         ("eventlog/reading/recorded.py", r'\+ ":00"', '+ ":30"'),
         ("eventlog/reading/part.py", r'"\+00:00"', '"+00:30"'),
     ],
