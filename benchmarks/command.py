@@ -5,19 +5,23 @@
 Each round asks one worker of the API and one of the CRUD service (benchmarks/crud.py) in turn: a
 PATCH of one of 500 accounts, and a POST of a new one. Every PATCH changes the account. It prints
 requests per second, the ratio to the CRUD service, and the CPU of server and PostgreSQL for one
-request. Then it runs the same commands in this process, one after the other, without HTTP: CPU of
-this process and of PostgreSQL for a command and its parts.
+request. Then it creates accounts in this process without HTTP, as many at once: by commands that
+share transactions, by commands in threads, and by plain inserts of the same bytes in threads. In
+the end it runs commands one after the other: CPU of this process and of PostgreSQL for a command
+and its parts.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -26,16 +30,19 @@ import httpx
 import orjson
 import psycopg
 
+from benchmarks.append import CREATE_RAW_TABLE, INSERT_RAW
 from benchmarks.crud import CREATE_TABLES
 from benchmarks.export import serving
 from benchmarks.generated import WORKSPACE, cpu_s, database
 from benchmarks.passthrough import Load, message, running, send_all
+from commands.committing.committer import Committer
 from commands.entities import EntityCommands
 from commands.keys import issue_key
 from domain.account import Account
 from eventlog.connections import write_pool
 from eventlog.scope import Actor, Scope
 from eventlog.store.log import EventLog
+from eventlog.store.shared import SharedTransactions
 from projections.engine.rebuild.runner import Rebuild
 from readmodels import table_definitions
 from server.postgres.embedded import DatabaseUrls
@@ -43,6 +50,7 @@ from server.postgres.embedded import DatabaseUrls
 PORT = 8397
 ACCOUNTS = 500
 PARTS_COUNT = 1_000
+INSERT_RAW_ROW = INSERT_RAW.format(rows="(%s, %s, %s, %s, %s, %s, %s, %s)").encode()
 ACCOUNT = {
     "company": "Acme Corporation",
     "type": "investor",
@@ -143,6 +151,74 @@ def over_http(urls: DatabaseUrls, token: str, options: argparse.Namespace) -> No
         )
 
 
+def together(urls: DatabaseUrls, at_once: int, seconds: float) -> float:
+    """Commands per second of the committer."""
+
+    async def run(log: EventLog) -> int:
+        transactions = SharedTransactions(log, urls.app)
+        await transactions.open()
+        committer = Committer(log, transactions, window_s=1)
+        commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
+        end, done = time.perf_counter() + seconds, 0
+
+        async def execute() -> None:
+            nonlocal done
+            while time.perf_counter() < end:
+                await committer.run(SCOPE, commands.creating(UUID(WORKSPACE), Account, ACCOUNT))
+                done += 1
+
+        await asyncio.gather(*(execute() for _ in range(at_once)))
+        await committer.close()
+        await transactions.close()
+        return done
+
+    with write_pool(urls.app, max_size=1) as pool:
+        return asyncio.run(run(EventLog(pool))) / seconds
+
+
+def in_threads(act: Callable[[], object], at_once: int, seconds: float) -> float:
+    """Calls per second."""
+    end = time.perf_counter() + seconds
+
+    def call(_: int) -> int:
+        done = 0
+        while time.perf_counter() < end:
+            act()
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(at_once) as threads:
+        return sum(threads.map(call, range(at_once))) / seconds
+
+
+def at_once(urls: DatabaseUrls, options: argparse.Namespace) -> None:
+    """Compare commands of one process that arrive together with plain inserts."""
+    number, seconds = options.connections, options.seconds
+    data = orjson.dumps({"fields": ACCOUNT}).decode()
+    metadata = orjson.dumps(SCOPE.metadata()).decode()
+    found: dict[str, list[float]] = {"share transactions": [], "in threads": [], "inserts": []}
+    with write_pool(urls.app, max_size=number) as pool:
+        commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
+
+        def create() -> None:
+            commands.create(SCOPE, Account, ACCOUNT)
+
+        def insert() -> None:
+            now = datetime.now(UTC)
+            row = [WORKSPACE, uuid4(), 1, "account.created", None, data, metadata, now]
+            with pool.connection() as connection:
+                connection.execute(INSERT_RAW_ROW, row, prepare=True).fetchall()
+
+        for _ in range(options.rounds):
+            found["share transactions"].append(together(urls, number, seconds))
+            found["in threads"].append(in_threads(create, number, seconds))
+            found["inserts"].append(in_threads(insert, number, seconds))
+    print(f"{f'{number} at once':<24}{'/s':>9}{'of inserts':>12}")
+    for name, rates in found.items():
+        ratios = [one / other for one, other in zip(rates, found["inserts"], strict=True)]
+        print(f"{name:<24}{statistics.median(rates):9.0f}{statistics.median(ratios):12.2f}")
+
+
 class Part:
     """The CPU of a part of a command, in seconds: of this process and of PostgreSQL."""
 
@@ -212,6 +288,8 @@ def main() -> None:
     with database() as urls:
         with psycopg.connect(urls.owner, autocommit=True) as owner:
             owner.execute(CREATE_TABLES.encode())
+            owner.execute(CREATE_RAW_TABLE)
+            owner.execute("GRANT SELECT, INSERT ON raw_events TO annals_app")
         with write_pool(urls.owner) as pool:
             commands = EntityCommands(EventLog(pool), clock=lambda: datetime.now(UTC), new_id=uuid4)
             scope = Scope(UUID(WORKSPACE))
@@ -219,6 +297,7 @@ def main() -> None:
         # Keys are found in a read table.
         Rebuild(urls.projector, table_definitions(), replace_because="it is empty").run()
         over_http(urls, token, options)
+        at_once(urls, options)
         in_parts(urls)
 
 

@@ -16,11 +16,11 @@ from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError
 
+from commands.decisions import retry_on_conflict
 from commands.entities import (
     delete_with_children,
     remaining_account,
     restore_with_children,
-    retry_on_conflict,
 )
 from commands.jobs.work import CannotContinue, JobContext, JobWork
 from commands.links import require_account, require_links

@@ -7,15 +7,12 @@ concurrent write it decides again on the new state, unless the caller named an e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
-from eventsourcing.persistence import IntegrityError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
+from commands.decisions import CommandOutcome, Decision, retry_on_conflict, run_decision
 from commands.links import require_account, require_links
 from commands.loaded import LoadedEntities, event_time
 from domain.account import Account
@@ -27,24 +24,9 @@ from eventlog.scope import Scope
 from eventlog.store.log import EventLog
 
 E = TypeVar("E", bound=Entity)
-R = TypeVar("R")
 
-DECIDE_ATTEMPTS_MAX = 12
-"""Maximum number of attempts of a command that meets concurrent writes."""
-DECIDE_WAIT_S = 0.01
-DECIDE_WAIT_MAX_S = 0.25
-"""The pause before each attempt after the second is random. Its upper bound starts at the first of
-these values and doubles up to the second."""
 MERGES_FOLLOWED_MAX = 100
 """Maximum number of merges that are followed from an account to the one that remains."""
-
-
-@dataclass(frozen=True)
-class CommandOutcome:
-    """The entity after the command, and a log position that includes the command's events."""
-
-    entity: Entity
-    position: int
 
 
 class EntityCommands:
@@ -72,22 +54,48 @@ class EntityCommands:
         Raises `InvalidFields`, `AccountUnavailable`, `NotAMember`, `ReferenceUnavailable`,
         `TimeTaken`.
         """
-        entity = kind.create(
-            entity_id or self._new_id(),
+        decision = self.creating(
             scope.workspace_id,
+            kind,
             fields,
-            at=occurred_at or self._clock(),
             account_id=account_id,
+            occurred_at=occurred_at,
+            entity_id=entity_id,
         )
-        # Without an account there is nothing to lock, and the append is one statement.
-        block = self._log.scoped if account_id is None else self._log.transaction
-        with block(scope):
-            loaded = LoadedEntities(self._log)
+        return self.run(scope, decision)
+
+    def creating(
+        self,
+        workspace_id: UUID,
+        kind: type[Entity],
+        fields: Mapping[str, Any],
+        *,
+        account_id: UUID | None = None,
+        occurred_at: datetime | None = None,
+        entity_id: UUID | None = None,
+    ) -> Decision:
+        """The decision of `create`. Raises `InvalidFields` and `AccountUnavailable` at once."""
+
+        new_id = entity_id or self._new_id()
+
+        def new() -> Entity:
+            at = occurred_at or self._clock()
+            return kind.create(new_id, workspace_id, fields, at=at, account_id=account_id)
+
+        entities = chain([new()], iter(new, None))  # each is staged once
+
+        def decide(loaded: LoadedEntities) -> Entity:
             if account_id is not None:
-                loaded.lock_accounts(shared=[account_id])
                 require_account(loaded, account_id)
+            entity = next(entities)
             require_links(loaded, kind, None, entity.values)
-            return _append(loaded, entity)
+            loaded.stage(entity)
+            return entity
+
+        accounts = () if account_id is None else (account_id,)
+        return Decision(
+            decide, accounts, shared=accounts, is_retried=False, runs_alone=kind.CLAIMS_TIME
+        )
 
     def revise(
         self,
@@ -104,12 +112,27 @@ class EntityCommands:
         Raises `NotFound`, `IsDeleted`, `WasMerged`, `InvalidFields`, `TransitionRefused`,
         `NotAMember`, `ReferenceUnavailable`, `StaleVersion`, `OccurredTooEarly`, `TimeTaken`.
         """
+        decision = self.revising(
+            kind, entity_id, change, expected_version=expected_version, occurred_at=occurred_at
+        )
+        return self.run(scope, decision)
+
+    def revising(
+        self,
+        kind: type[Entity],
+        entity_id: UUID,
+        change: Callable[[FieldValues], Mapping[str, Any]],
+        *,
+        expected_version: int | None = None,
+        occurred_at: datetime | None = None,
+    ) -> Decision:
+        """The decision of `revise`."""
 
         def decide(entity: Entity, now: datetime) -> None:
             entity.require_not_deleted()
             entity.revise(change(entity.values), at=occurred_at or now)
 
-        return self.act(scope, kind, entity_id, decide, expected_version=expected_version)
+        return self.acting(kind, entity_id, decide, expected_version=expected_version)
 
     def act(
         self,
@@ -125,17 +148,28 @@ class EntityCommands:
         Raises what `decide` raises, `NotFound`, `NotAMember`, `ReferenceUnavailable`,
         `StaleVersion`, `TimeTaken`.
         """
+        decision = self.acting(kind, entity_id, decide, expected_version=expected_version)
+        return self.run(scope, decision)
 
-        def try_once() -> CommandOutcome:
-            with self._log.scoped(scope):
-                loaded = LoadedEntities(self._log)
-                entity = loaded.get(kind, entity_id, expected_version)
-                before = entity.values
-                decide(entity, event_time(entity, self._clock()))
-                require_links(loaded, kind, before, entity.values)
-                return _append(loaded, entity)
+    def acting(
+        self,
+        kind: type[E],
+        entity_id: UUID,
+        decide: Callable[[E, datetime], None],
+        *,
+        expected_version: int | None = None,
+    ) -> Decision:
+        """The decision of `act`."""
 
-        return retry_on_conflict(try_once)
+        def decide_on(loaded: LoadedEntities) -> Entity:
+            entity = loaded.get(kind, entity_id, expected_version)
+            before = entity.values
+            decide(entity, event_time(entity, self._clock()))
+            require_links(loaded, kind, before, entity.values)
+            loaded.stage(entity)
+            return entity
+
+        return Decision(decide_on, (entity_id,), runs_alone=kind.CLAIMS_TIME)
 
     def delete(
         self,
@@ -149,18 +183,30 @@ class EntityCommands:
 
         Raises `NotFound`, `StaleVersion`, `OpenOpportunities`.
         """
+        decision = self.deleting(kind, entity_id, expected_version=expected_version)
+        return self.run(scope, decision)
 
-        def decide() -> CommandOutcome:
-            block = self._log.transaction if kind is Account else self._log.scoped
-            with block(scope):
-                loaded = LoadedEntities(self._log)
-                if kind is Account:
-                    loaded.lock_accounts(exclusive=[entity_id])
-                entity = loaded.get(kind, entity_id, expected_version)
-                loaded.stage(*delete_with_children(loaded, entity, self._clock()))
-                return CommandOutcome(entity, loaded.append())
+    def deleting(
+        self, kind: type[Entity], entity_id: UUID, *, expected_version: int | None = None
+    ) -> Decision:
+        """The decision of `delete`."""
 
-        return retry_on_conflict(decide)
+        def decide(loaded: LoadedEntities) -> Entity:
+            entity = loaded.get(kind, entity_id, expected_version)
+            loaded.stage(*delete_with_children(loaded, entity, self._clock()))
+            return entity
+
+        has_children = kind is Account
+        return Decision(
+            decide,
+            (entity_id,),
+            exclusive=(entity_id,) if has_children else (),
+            runs_alone=has_children or kind.CLAIMS_TIME,
+        )
+
+    def run(self, scope: Scope, decision: Decision) -> CommandOutcome:
+        """Run a decision by itself. Raises what the decision raises, and `TimeTaken`."""
+        return run_decision(self._log, scope, decision)
 
     def restore(
         self,
@@ -224,23 +270,6 @@ def restore_with_children(
     for child in children:
         child.restore(at=event_time(child, now))
     return [entity, *children]
-
-
-def retry_on_conflict(decide: Callable[[], R]) -> R:
-    """Retry the decision after a concurrent write, at most `DECIDE_ATTEMPTS_MAX` times in all.
-
-    A decision that expects a version is refused on its second attempt. Raises `IntegrityError`.
-    """
-    # Most commands meet no other write. The library takes a tenth of a command's CPU, so it only
-    # repeats; the second attempt follows the first one without a pause.
-    with suppress(IntegrityError):
-        return decide()
-    return Retrying(
-        retry=retry_if_exception_type(IntegrityError),
-        stop=stop_after_attempt(DECIDE_ATTEMPTS_MAX - 1),
-        wait=wait_random_exponential(DECIDE_WAIT_S, DECIDE_WAIT_MAX_S),
-        reraise=True,
-    )(decide)
 
 
 def remaining_account(loaded: LoadedEntities, account_id: UUID) -> UUID:

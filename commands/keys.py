@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from commands.entities import CommandOutcome, EntityCommands
+from commands.decisions import CommandOutcome
+from commands.entities import EntityCommands
 from domain.api_key import OPERATORS, ApiKey, Role
 from domain.shared.refusals import FieldError, InvalidFields
 from eventlog.scope import Scope

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.entities import retry_on_conflict
+from commands.decisions import retry_on_conflict
 from commands.links import require_account, require_links
 from commands.loaded import LoadedEntities, event_time
 from domain.account import Account, AccountStatus, AccountType

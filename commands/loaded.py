@@ -23,6 +23,9 @@ Event = CanMutateAggregate[UUID]
 ReadEntities = Callable[[Collection[UUID]], Mapping[UUID, Entity]]
 """Read the current state of entities by id, deleted ones included. Unknown ids are left out."""
 
+StagedEvent = tuple[Event, Mapping[str, str]]
+"""An event, and metadata that is added to the scope's."""
+
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -46,7 +49,7 @@ class LoadedEntities:
         self._is_preview = is_preview
         self._entities: dict[UUID, Entity | None] = {}
         self._children: dict[UUID, list[UUID]] = {}
-        self._staged: list[tuple[Event, Mapping[str, str]]] = []
+        self._staged: list[StagedEvent] = []
         self._staged_by_entity: dict[UUID, list[Event]] = {}
         self._claims: dict[UUID, TimeClaim | None] = {}
 
@@ -127,6 +130,18 @@ class LoadedEntities:
         """Drop these instances, with the events that are pending in them."""
         for entity_id in ids:
             self._entities.pop(entity_id, None)
+
+    def discard_all(self) -> None:
+        """Drop all instances, with the events that are pending in them."""
+        self._entities.clear()
+
+    def take_staged(self) -> list[StagedEvent]:
+        """Return the events that were staged since the last call, with their metadata.
+
+        The caller appends them. Entities are still loaded with these events.
+        """
+        staged, self._staged = self._staged, []
+        return staged
 
     @property
     def changed(self) -> list[Entity]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from commands.entities import CommandOutcome, retry_on_conflict
+from commands.decisions import CommandOutcome, retry_on_conflict
 from commands.links import MEMBER_FIELDS, is_member, require_members
 from commands.loaded import LoadedEntities, event_time
 from domain.account import Account

@@ -8,7 +8,8 @@ from datetime import UTC, date, datetime, tzinfo
 from typing import Any
 from uuid import UUID
 
-from commands.entities import CommandOutcome, EntityCommands
+from commands.decisions import CommandOutcome
+from commands.entities import EntityCommands
 from domain.appointment import Appointment, AppointmentStatus
 from domain.lead import Lead, LeadStatus
 from domain.shared.fields import FieldValues

@@ -17,7 +17,7 @@ from eventsourcing.persistence import (
 )
 from psycopg.adapt import Loader
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout, TooManyRequests
 
 Connection = psycopg.Connection[TupleRow]
 AsyncConnection = psycopg.AsyncConnection[TupleRow]
@@ -31,7 +31,12 @@ WRITE_TRANSACTION_TIMEOUT_MS = 15_000
 is faster if the session has them already (sql/0001_events.sql, limit_writer)."""
 TRANSACTION_TIMEOUT_SINCE = 170_000
 """The version of PostgreSQL that introduced transaction_timeout."""
+SET_TRANSACTION_TIMEOUT = f"SET transaction_timeout = {WRITE_TRANSACTION_TIMEOUT_MS}"
 WRITE_LOCK_TIMEOUT_MS = 5_000
+SHARED_LOCK_TIMEOUT_MS = 100
+"""The longest wait for a lock in a transaction of several commands. Then each is run by itself, so
+that one that has to wait holds the others up no longer."""
+SHARED_WRITER = "annals-write-shared"
 KEEPALIVE_IDLE_S = 2
 KEEPALIVE_INTERVAL_S = 1
 KEEPALIVES_MAX = 2
@@ -114,8 +119,8 @@ def write_pool(
 
     def prepare(connection: Connection) -> None:
         configure(connection)
-        if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
-            connection.execute(f"SET transaction_timeout = {WRITE_TRANSACTION_TIMEOUT_MS}")
+        if _has_transaction_timeout(connection):
+            connection.execute(SET_TRANSACTION_TIMEOUT)
 
     return ConnectionPool(
         url,
@@ -127,18 +132,54 @@ def write_pool(
         configure=prepare,
         open=True,
         name="annals-write",
-        kwargs={
-            "autocommit": True,
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "annals-write",
-            "options": server_settings(
-                TimeZone="UTC",
-                statement_timeout=WRITE_STATEMENT_TIMEOUT_MS,
-                idle_in_transaction_session_timeout=WRITE_IDLE_TIMEOUT_MS,
-                lock_timeout=WRITE_LOCK_TIMEOUT_MS,
-            ),
-        },
+        kwargs=_writer("annals-write", lock_timeout=WRITE_LOCK_TIMEOUT_MS),
     )
+
+
+def shared_write_pool(url: str) -> AsyncConnectionPool[AsyncConnection]:
+    """Make the pool, of one connection, for commands that share transactions. It is not open.
+
+    Its statements have the same parameters in each run, so their plans are kept.
+    """
+
+    async def prepare(connection: AsyncConnection) -> None:
+        raw_json(connection)
+        if _has_transaction_timeout(connection):
+            await connection.execute(SET_TRANSACTION_TIMEOUT)
+
+    return AsyncConnectionPool(
+        url,
+        connection_class=psycopg.AsyncConnection[TupleRow],
+        min_size=1,
+        max_size=1,
+        timeout=WRITE_POOL_WAIT_S,
+        configure=prepare,
+        open=False,
+        name=SHARED_WRITER,
+        kwargs=_writer(
+            SHARED_WRITER,
+            lock_timeout=SHARED_LOCK_TIMEOUT_MS,
+            plan_cache_mode="force_generic_plan",
+        ),
+    )
+
+
+def _writer(name: str, **settings: str | int) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": name,
+        "options": server_settings(
+            TimeZone="UTC",
+            statement_timeout=WRITE_STATEMENT_TIMEOUT_MS,
+            idle_in_transaction_session_timeout=WRITE_IDLE_TIMEOUT_MS,
+            **settings,
+        ),
+    }
+
+
+def _has_transaction_timeout(connection: psycopg.BaseConnection[Any]) -> bool:
+    return connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
 
 
 def set_workspace(connection: psycopg.Connection[Any], workspace_id: UUID) -> None:

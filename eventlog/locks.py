@@ -56,9 +56,12 @@ TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 UNLOCK = "SELECT pg_advisory_unlock(%s, hashtext(%s))"
 
 
-def one_key(lock_class: int) -> str:
-    """SQL for the key of a lock with one key: the class, and 56 bits of the hash of a parameter."""
-    return f"({lock_class}::bigint << 56) | (hashtextextended(%s, 0) & ((1::bigint << 56) - 1))"
+def one_key(lock_class: int, name: str = "%s") -> str:
+    """SQL for the key of a lock with one key: the class, and 56 bits of the hash of a name.
+
+    name: SQL for the name, by default a parameter.
+    """
+    return f"({lock_class}::bigint << 56) | (hashtextextended({name}, 0) & ((1::bigint << 56) - 1))"
 
 
 def try_lock(connection: Connection, lock_class: int, name: str) -> bool:

@@ -40,8 +40,9 @@ def command_scope(request: Request, caller: Caller) -> Scope:
 
 async def require_write_capacity(request: Request) -> None:
     """Dependency: refuse a write with 503 (E3002) if ANNALS_WRITE_QUEUE_MAX writes are waiting."""
-    waiting = to_thread.current_default_thread_limiter().statistics().tasks_waiting
-    if waiting >= request.app.state.settings.write_queue_max:
+    state = request.app.state
+    in_threads = to_thread.current_default_thread_limiter().statistics().tasks_waiting
+    if in_threads + state.services.committer.waiting >= state.settings.write_queue_max:
         raise ApiError(codes.DATABASE_BUSY)
 
 

@@ -17,6 +17,7 @@ from api.jobs.feed import JobFeed
 from api.realtime.hub import Hub
 from api.realtime.read_tables import ReadTableProgress
 from commands.bulk import BulkCommands
+from commands.committing.committer import Committer
 from commands.entities import EntityCommands
 from commands.importing.commands import ImportCommands
 from commands.jobs.requests import JobCommands
@@ -26,6 +27,7 @@ from commands.sms import SmsCommands
 from commands.undo.commands import UndoCommands
 from eventlog.connections import Connection, write_pool
 from eventlog.store.log import EventLog
+from eventlog.store.shared import SharedTransactions
 from readmodels.operation.checkpoints import Checkpoints
 from readmodels.pool import ReadPool
 from runtime.composition import Writing, app_url, new_id, open_writing, sms_limits
@@ -44,6 +46,8 @@ class Services:
     settings: Settings
     log: EventLog
     commands: EntityCommands
+    committer: Committer
+    """Executes decisions of requests in shared transactions."""
     leads: LeadCommands
     merging: MergeCommands
     undo: UndoCommands
@@ -78,11 +82,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         open_writing(settings, metrics, after_append) as writing,
         write_pool(url, max_size=AS_OF_CONNECTIONS) as history,
     ):
-        metrics.pools |= {
-            "read": reads.statistics,
-            "history": history.get_stats,
-            "export": exports.pool.statistics,
-        }
+        metrics.pools |= {"read": reads.statistics, "history": history.get_stats}
+        metrics.pools["export"] = exports.pool.statistics
         await reads.open()
         await exports.pool.open()
         authenticator = _authenticator(settings, reads, writing)
@@ -92,34 +93,37 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         await hub.start()
         await checkpoints.start()
         job_feed = JobFeed(reads, checkpoints, settings)
-        jobs = JobCommands(
-            writing.log, clock=writing.now, new_id=new_id, open_max=settings.jobs_per_workspace_max
-        )
+        jobs = _job_commands(settings, writing)
         try:
-            yield Services(
-                settings=settings,
-                log=writing.log,
-                commands=writing.commands,
-                leads=LeadCommands(writing.log, clock=writing.now, new_id=new_id),
-                merging=MergeCommands(writing.log, clock=writing.now),
-                undo=UndoCommands(writing.log, clock=writing.now),
-                sms=SmsCommands(
-                    writing.log, writing.commands, clock=writing.now, limits=sms_limits(settings)
-                ),
-                writes=writing.pool,
-                reads=reads,
-                checkpoints=checkpoints,
-                authenticator=authenticator,
-                history=history,
-                history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
-                health=health,
-                exports=exports,
-                jobs=jobs,
-                imports=ImportCommands(writing.log, jobs, clock=writing.now, new_id=new_id),
-                bulk=BulkCommands(writing.log, clock=writing.now),
-                job_feed=job_feed,
-                hub=hub,
-            )
+            async with _committer(settings, url, writing.log, metrics) as committer:
+                yield Services(
+                    settings=settings,
+                    log=writing.log,
+                    commands=writing.commands,
+                    committer=committer,
+                    leads=LeadCommands(writing.log, clock=writing.now, new_id=new_id),
+                    merging=MergeCommands(writing.log, clock=writing.now),
+                    undo=UndoCommands(writing.log, clock=writing.now),
+                    sms=SmsCommands(
+                        writing.log,
+                        writing.commands,
+                        clock=writing.now,
+                        limits=sms_limits(settings),
+                    ),
+                    writes=writing.pool,
+                    reads=reads,
+                    checkpoints=checkpoints,
+                    authenticator=authenticator,
+                    history=history,
+                    history_limit=CapacityLimiter(AS_OF_CONNECTIONS),
+                    health=health,
+                    exports=exports,
+                    jobs=jobs,
+                    imports=ImportCommands(writing.log, jobs, clock=writing.now, new_id=new_id),
+                    bulk=BulkCommands(writing.log, clock=writing.now),
+                    job_feed=job_feed,
+                    hub=hub,
+                )
         finally:
             await hub.stop()
             await job_feed.close()
@@ -144,6 +148,31 @@ def export_limiter(settings: Settings) -> ExportLimiter:
         name="annals-export",
     )
     return ExportLimiter(pool, limits)
+
+
+@asynccontextmanager
+async def _committer(
+    settings: Settings, url: str, log: EventLog, metrics: Metrics
+) -> AsyncIterator[Committer]:
+    transactions = SharedTransactions(log, url)
+    metrics.pools["shared-write"] = transactions.statistics
+    await transactions.open()
+    committer = Committer(log, transactions, window_s=settings.idempotency_window_s)
+    try:
+        yield committer
+    finally:
+        await committer.close()
+        await transactions.close()
+
+
+def _sms_commands(settings: Settings, writing: Writing) -> SmsCommands:
+    limits = sms_limits(settings)
+    return SmsCommands(writing.log, writing.commands, clock=writing.now, limits=limits)
+
+
+def _job_commands(settings: Settings, writing: Writing) -> JobCommands:
+    open_max = settings.jobs_per_workspace_max
+    return JobCommands(writing.log, clock=writing.now, new_id=new_id, open_max=open_max)
 
 
 def _authenticator(settings: Settings, reads: ReadPool, writing: Writing) -> Authenticator:

@@ -25,10 +25,11 @@ from api.http.bodies import (
     require_body,
     require_media_type,
 )
-from api.http.conditions import with_if_match
+from api.http.conditions import decision_if_match
 from api.http.openapi.bodies import request_body
 from api.http.openapi.models import entity_model
 from api.http.openapi.responses import ON_BODY, ON_FIELDS, ON_VERSION, ON_WRITE, problems, success
+from commands.decisions import Decision
 from commands.permissions import write_permission
 from domain.shared.entity import Entity
 from eventlog.scope import Scope
@@ -93,7 +94,7 @@ def _add_action(
         openapi_extra=_body_description(action),
         dependencies=[Depends(require_write_capacity)],
     )
-    def run(
+    async def run(
         entity_id: EntityId,
         services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(write_permission(kind)))],
@@ -101,20 +102,17 @@ def _add_action(
         body: Annotated[Body, Depends(read)],
         executor: Executor,
     ) -> Response:
-        def act(scope: Scope) -> Response:
+        def decide(_scope: Scope) -> Decision:
             request = parse_body(action.body, body)
-            decide = partial(
-                services.commands.act,
-                scope,
+            acting = partial(
+                services.commands.acting,
                 kind,
                 entity_id,
                 lambda entity, at: action.decide(entity, request, at),
             )
-            return entity_response(
-                with_if_match(versions, lambda version: decide(expected_version=version))
-            )
+            return decision_if_match(versions, lambda version: acting(expected_version=version))
 
-        return executor.run(act, body)
+        return await executor.commit(decide, entity_response, body)
 
 
 async def _optional_body(request: Request) -> Body:

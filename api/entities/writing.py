@@ -23,7 +23,7 @@ from api.dependencies.services import Services
 from api.entities.resource import EntityResource
 from api.http.auth import Caller, require_permission
 from api.http.bodies import Body
-from api.http.conditions import with_if_match
+from api.http.conditions import decision_if_match, with_if_match
 from api.http.openapi.bodies import request_body
 from api.http.openapi.models import JsonPatch, change_body, create_body, entity_model
 from api.http.openapi.responses import (
@@ -37,7 +37,7 @@ from api.http.openapi.responses import (
     success,
 )
 from api.http.responses import json_response, no_content
-from commands.entities import CommandOutcome
+from commands.decisions import CommandOutcome, Decision
 from domain.shared.entity import Entity
 from domain.shared.refusals import FieldError, InvalidFields
 from eventlog.scope import Scope
@@ -74,19 +74,22 @@ def add_create(router: APIRouter, resource: EntityResource) -> None:
         openapi_extra=request_body({JSON_TYPE: (create_body(kind), resource.example)}),
         dependencies=[Depends(require_write_capacity)],
     )
-    def create(
+    async def create(
         services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(resource.write_permission))],
         body: JsonBody,
         executor: Executor,
     ) -> Response:
-        def act(scope: Scope) -> Response:
+        def decide(scope: Scope) -> Decision:
             fields, account_id = split_account_id(kind, body.fields())
-            outcome = services.commands.create(scope, kind, fields, account_id=account_id)
+            creating = services.commands.creating
+            return creating(scope.workspace_id, kind, fields, account_id=account_id)
+
+        def respond(outcome: CommandOutcome) -> Response:
             location = f"/api/{kind.PLURAL}/{outcome.entity.id}"
             return entity_response(outcome, 201, Location=location)
 
-        return executor.run(act, body)
+        return await executor.commit(decide, respond, body)
 
 
 def add_change(router: APIRouter, resource: EntityResource) -> None:
@@ -120,7 +123,7 @@ def add_change(router: APIRouter, resource: EntityResource) -> None:
         ),
         dependencies=[Depends(require_write_capacity)],
     )
-    def change(
+    async def change(
         entity_id: EntityId,
         services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(resource.write_permission))],
@@ -128,10 +131,10 @@ def add_change(router: APIRouter, resource: EntityResource) -> None:
         body: PatchBody,
         executor: Executor,
     ) -> Response:
-        def act(scope: Scope) -> Response:
-            return patch_entity(services, scope, kind, entity_id, versions, body)
+        def decide(_scope: Scope) -> Decision:
+            return patching(services, kind, entity_id, versions, body)
 
-        return executor.run(act, body)
+        return await executor.commit(decide, entity_response, body)
 
 
 def add_delete(router: APIRouter, resource: EntityResource) -> None:
@@ -150,19 +153,18 @@ def add_delete(router: APIRouter, resource: EntityResource) -> None:
         responses={204: deleted, **problems(codes.NOT_FOUND, *ON_VERSION, *ON_WRITE, *rules)},
         dependencies=[Depends(require_write_capacity)],
     )
-    def delete(
+    async def delete(
         entity_id: EntityId,
         services: ServicesDep,
         _caller: Annotated[Caller, Depends(require_permission(resource.write_permission))],
         versions: Versions,
         executor: Executor,
     ) -> Response:
-        def act(scope: Scope) -> Response:
-            delete = partial(services.commands.delete, scope, kind, entity_id)
-            outcome = with_if_match(versions, lambda version: delete(expected_version=version))
-            return no_content(outcome.position)
+        def decide(_scope: Scope) -> Decision:
+            deleting = partial(services.commands.deleting, kind, entity_id)
+            return decision_if_match(versions, lambda version: deleting(expected_version=version))
 
-        return executor.run(act)
+        return await executor.commit(decide, lambda outcome: no_content(outcome.position))
 
 
 def add_restore(router: APIRouter, resource: EntityResource) -> None:
@@ -203,20 +205,17 @@ def add_restore(router: APIRouter, resource: EntityResource) -> None:
         return executor.run(act)
 
 
-def patch_entity(
+def patching(
     services: Services,
-    scope: Scope,
     kind: type[Entity],
     entity_id: UUID,
     versions: list[int] | None,
     body: Body,
-) -> Response:
-    """Apply the patch in the body if the entity has one of these versions."""
+) -> Decision:
+    """The decision to apply the patch in the body if the entity has one of these versions."""
     change = change_of(kind.FIELDS, body.media_type, body.json())
-    revise = partial(services.commands.revise, scope, kind, entity_id, change)
-    return entity_response(
-        with_if_match(versions, lambda version: revise(expected_version=version))
-    )
+    revising = partial(services.commands.revising, kind, entity_id, change)
+    return decision_if_match(versions, lambda version: revising(expected_version=version))
 
 
 def entity_response(outcome: CommandOutcome, status: int = 200, **headers: str) -> Response:

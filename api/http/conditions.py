@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Annotated, TypeVar
 from uuid import UUID
 
@@ -13,6 +14,9 @@ from fastapi import Header, Request
 
 from api.http.openapi.headers import POSITION_PATTERN, TAGS_PATTERN
 from api.http.representation.tags import TAG_LIST, TAGS_MAX
+from commands.decisions import Decision
+from commands.loaded import LoadedEntities
+from domain.shared.entity import Entity
 from domain.shared.refusals import StaleVersion
 from eventlog.reading.positions import POSITION_MAX, readable_position_async, taken_position
 from projections.engine.registry import PROJECTIONS
@@ -82,6 +86,19 @@ def with_if_match(versions: list[int] | None, act: Callable[[int | None], R]) ->
         if stale.actual not in versions or stale.actual == stale.expected:
             raise
         return act(stale.actual)
+
+
+def decision_if_match(
+    versions: list[int] | None, decision_for: Callable[[int | None], Decision]
+) -> Decision:
+    """The decision for the expected version, which is found as by `with_if_match`."""
+    if versions is None:
+        return decision_for(None)
+
+    def decide(loaded: LoadedEntities) -> Entity:
+        return with_if_match(versions, lambda version: decision_for(version).decide(loaded))
+
+    return replace(decision_for(None), decide=decide)
 
 
 def reject_if_match(versions: list[int] | None) -> None:

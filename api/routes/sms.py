@@ -34,9 +34,9 @@ from api.http.openapi.responses import (
 )
 from api.http.problems import WITH_SUCCESS_FLAG
 from api.http.responses import json_response
+from commands.decisions import CommandOutcome
 from commands.delivery.breakers import load_breaker
 from commands.delivery.sending import BREAKER
-from commands.entities import CommandOutcome
 from domain.lead import Lead
 from domain.shared.breaker import Breaker
 from domain.shared.refusals import IsDeleted, NotFound

@@ -17,7 +17,7 @@ from api.dependencies.annotated import (
     WorkspaceAdmin,
 )
 from api.dependencies.request import require_write_capacity
-from api.entities.writing import patch_entity
+from api.entities.writing import entity_response, patching
 from api.http.conditions import await_position
 from api.http.openapi.bodies import request_body
 from api.http.openapi.examples import EXAMPLE_ID, EXAMPLE_TIME
@@ -33,6 +33,7 @@ from api.http.openapi.responses import (
     success,
 )
 from api.http.responses import json_response
+from commands.decisions import Decision
 from domain.shared.refusals import NotFound
 from domain.workspace import Workspace
 from eventlog.scope import Scope
@@ -106,7 +107,7 @@ async def get(
     ),
     dependencies=[Depends(require_write_capacity)],
 )
-def change(
+async def change(
     services: ServicesDep,
     caller: WorkspaceAdmin,
     versions: Versions,
@@ -115,7 +116,7 @@ def change(
 ) -> Response:
     """The workspace after the change."""
 
-    def act(scope: Scope) -> Response:
-        return patch_entity(services, scope, Workspace, caller.workspace_id, versions, body)
+    def decide(_scope: Scope) -> Decision:
+        return patching(services, Workspace, caller.workspace_id, versions, body)
 
-    return executor.run(act, body)
+    return await executor.commit(decide, entity_response, body)

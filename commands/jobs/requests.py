@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from commands.entities import retry_on_conflict
+from commands.decisions import retry_on_conflict
 from commands.jobs.job_store import close_job, count_open, enqueue, save_items
 from domain.job import Job
 from domain.shared.refusals import Refusal

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from commands.entities import retry_on_conflict
+from commands.decisions import retry_on_conflict
 from commands.loaded import LoadedEntities
 from commands.permissions import Permission, write_permission
 from commands.undo.histories import EntityHistories

@@ -33,6 +33,12 @@ def lock_accounts(
 
     An account in both collections is locked exclusively.
     """
+    connection.execute(LOCK_ACCOUNTS, accounts_to_lock(shared=shared, exclusive=exclusive))
+
+
+def accounts_to_lock(
+    *, shared: Collection[UUID] = (), exclusive: Collection[UUID] = ()
+) -> tuple[str, str]:
+    """The parameters of `LOCK_ACCOUNTS`."""
     ids = sorted({*shared, *exclusive})
-    wanted = (array(map(str, ids)), array(each in exclusive for each in ids))
-    connection.execute(LOCK_ACCOUNTS, wanted)
+    return array(map(str, ids)), array(each in exclusive for each in ids)

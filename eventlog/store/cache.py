@@ -18,9 +18,9 @@ import orjson
 
 from domain.shared.entity import Entity
 
-KEPT_VERSION_MIN = 20
+KEPT_VERSION_MIN = 8
 """Shorter streams are read as a whole, which takes no longer."""
-KEPT_AFTER_EVENTS = 10
+KEPT_AFTER_EVENTS = 5
 """A state is replaced when at least this many events were read after it."""
 KEPT_MAX = 2_000
 """Maximum number of states. One of an account takes some 4 kB."""
@@ -42,7 +42,7 @@ class EntityCache:
             if entity is None:
                 return None
             self._states.move_to_end(key)
-        return _copy(entity)
+        return copied(entity)
 
     def keep(self, workspace_id: UUID, entity: Any, events: int) -> None:
         """Keep the state of an entity, folded from committed events, if that saves reading.
@@ -54,7 +54,7 @@ class EntityCache:
         if events < KEPT_AFTER_EVENTS:
             return
         key = (workspace_id, entity.id)
-        kept = _copy(entity)
+        kept = copied(entity)
         with self._lock:
             self._states[key] = kept
             self._states.move_to_end(key)
@@ -62,10 +62,10 @@ class EntityCache:
                 self._states.popitem(last=False)
 
 
-def _copy(entity: Entity) -> Entity:
-    """Copy an entity that has no pending events. `values` are its only part that can change."""
+def copied(entity: Entity) -> Entity:
+    """Return a copy of an entity that has no pending events."""
     assert not entity.pending_events, "only what is recorded is kept"
-    copied = copy.copy(entity)
-    copied.__dict__["_pending_events"] = []
-    copied.values = orjson.loads(orjson.dumps(entity.values))
-    return copied
+    twin = copy.copy(entity)
+    twin.__dict__["_pending_events"] = []
+    twin.values = orjson.loads(orjson.dumps(entity.values))  # the only part that can change
+    return twin

@@ -56,10 +56,11 @@ class EventLog(Application[UUID]):
         after_append: Callable[[], None] = lambda: None,
         observe_append: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        self.after_append, self.observe_append = after_append, observe_append
         self._log_recorder = PostgresLogRecorder(
             pool, after_append=after_append, observe_append=observe_append
         )
-        self._cache = EntityCache()
+        self.cache = EntityCache()
         super().__init__()
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory:
@@ -94,7 +95,8 @@ class EventLog(Application[UUID]):
             entity = self._load_one(wanted[0])
             found = {} if entity is None else {wanted[0]: entity}
         else:
-            found = self._evolved(self._log_recorder.select_streams(wanted))
+            workspace_id = current_session().scope.workspace_id
+            found = self.evolved(workspace_id, self._log_recorder.select_streams(wanted))
         return {key: each for key, each in found.items() if isinstance(each, entity_class)}
 
     def children_of(self, account_ids: Collection[UUID]) -> dict[UUID, list[Entity]]:
@@ -106,7 +108,7 @@ class EventLog(Application[UUID]):
         parameters = {"workspace": workspace_id, "accounts": list(account_ids)}
         rows = open_connection().execute(SELECT_CHILDREN, parameters)
         children: dict[UUID, list[Entity]] = {account_id: [] for account_id in account_ids}
-        for entity in self._evolved(rows).values():
+        for entity in self.evolved(workspace_id, rows).values():
             if isinstance(entity, Entity) and entity.account_id in children:
                 children[entity.account_id].append(entity)
         return children
@@ -180,7 +182,7 @@ class EventLog(Application[UUID]):
         extras: Sequence[Mapping[str, str]] | None = None,
     ) -> int | None:
         # Not the library's save(): its checks and results cost more than the mapping.
-        stored = list(map(self.mapper.to_stored_event, events))
+        stored = list(map(self.to_stored, events))
         if not stored or not claims:
             positions = self._log_recorder.insert_events(stored, extras=extras)
         else:
@@ -209,29 +211,33 @@ class EventLog(Application[UUID]):
         """Load an entity from the state that is kept, if there is one, and the events after it."""
         session = current_session()
         workspace_id = session.scope.workspace_id
-        kept = self._cache.find(workspace_id, entity_id)
+        kept = self.cache.find(workspace_id, entity_id)
         if kept is not None:
             rows = self._log_recorder.select_stream_from(entity_id, kept.version)
-            if not rows or (rows[0][1], rows[0][4]) != (kept.version, kept.modified_on):
-                kept = None  # the database was replaced by a backup
+            if not follows(rows, kept):
+                kept = None
         if kept is None:
             rows = self._log_recorder.select_stream_from(entity_id, 1)
-            entity = self._evolved(rows).get(entity_id)
+            entity = self.evolved(workspace_id, rows).get(entity_id)
         else:
             rows = rows[1:]
-            entity = self._evolved(rows, {entity_id: kept})[entity_id]
+            entity = self.evolved(workspace_id, rows, {entity_id: kept})[entity_id]
         if session.connection is None:  # a transaction also sees events that it may roll back
-            self._cache.keep(workspace_id, entity, len(rows))
+            self.cache.keep(workspace_id, entity, len(rows))
         return entity
 
-    def _evolved(
-        self, rows: Iterable[Any], before: Mapping[UUID, Any] = NO_STATES
+    def to_stored(self, event: Any) -> LogEvent:
+        """Map an event of the domain to what is stored of it."""
+        assert isinstance(self.mapper, EventMapper)
+        return self.mapper.to_stored_event(event)
+
+    def evolved(
+        self, workspace_id: UUID, rows: Iterable[Any], before: Mapping[UUID, Any] = NO_STATES
     ) -> dict[UUID, Any]:
         """Fold rows of stream, version, topic, data, time and account into entities, by id.
 
         before: their states before these events.
         """
-        workspace_id = current_session().scope.workspace_id
         found = dict(before)
         for stream_id, version, topic, data, occurred_at, account_id in rows:
             stored = LogEvent(
@@ -272,6 +278,14 @@ class LogFactory(InfrastructureFactory[TrackingRecorder]):
 
     def process_recorder(self) -> Any:
         raise TypeError("projections keep their own checkpoints")
+
+
+def follows(rows: Sequence[Any], kept: Any) -> bool:
+    """Whether rows of a stream begin with the last event of the state that is kept.
+
+    If they do not, the database was replaced by a backup.
+    """
+    return bool(rows) and (rows[0][1], rows[0][4]) == (kept.version, kept.modified_on)
 
 
 def evolve(entity: Any, events: Iterable[Any]) -> Any:

@@ -33,6 +33,10 @@ from eventlog.reading.positions import SELECT_TAKEN, readable_position
 from eventlog.scope import Scope
 from eventlog.store.mapper import LogEvent, LogNotification
 
+APPEND_ONE = """
+SELECT append_event(%s::uuid, %s::uuid, %s::integer, %s::text, %s::uuid, %s::json, %s::json,
+                    %s::timestamptz)
+"""
 APPEND = "SELECT append_events(%s::uuid, %s::json, %s::json)"
 APPEND_KEYS = "SELECT append_key_events(%s::uuid, %s::json, %s::json, %s::uuid, %s)"
 APPEND_EACH = "SELECT append_events_each(%s::uuid, %s::json)"
@@ -367,29 +371,55 @@ def _append_statement(
 
     The data of an event is already JSON and goes into the batch unparsed.
     """
-    batch: list[dict[str, Any]] = []
-    for event in events:
-        assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
-        batch.append(
-            {
-                "stream": event.originator_id,
-                "version": event.originator_version,
-                "topic": event.topic,
-                "account": event.account_id,
-                "data": orjson.Fragment(event.state),
-                "occurred": event.occurred_at,
-            }
-        )
     metadata = scope.metadata()
+    takes_key = scope.credential is not None and events[0].topic.startswith(KEY_TOPICS)
+    if len(events) == 1 and not takes_key:
+        (event,) = events
+        assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
+        meta = {**metadata, **extras[0]} if extras else metadata
+        return APPEND_ONE, single_event(scope.workspace_id, event, meta)
+    batch = [batch_row(each) for each in events]
     if extras is not None:
         for each, extra in zip(batch, extras, strict=True):
             each["meta"] = {**metadata, **extra}
         return APPEND_EACH, (scope.workspace_id, orjson.dumps(batch).decode())
-    meta = orjson.dumps(metadata).decode()
-    parameters = (scope.workspace_id, orjson.dumps(batch).decode(), meta)
-    if scope.credential is not None and batch[0]["topic"].startswith(KEY_TOPICS):
+    parameters = (
+        scope.workspace_id,
+        orjson.dumps(batch).decode(),
+        orjson.dumps(metadata).decode(),
+    )
+    if takes_key and scope.credential is not None:
         return APPEND_KEYS, (*parameters, scope.credential.key_id, scope.credential.secret)
     return APPEND, parameters
+
+
+def single_event(
+    workspace_id: UUID, event: LogEvent, metadata: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """The parameters of `APPEND_ONE`."""
+    return (
+        str(workspace_id),  # psycopg sends text faster than ids
+        str(event.originator_id),
+        event.originator_version,
+        event.topic,
+        event.account_id and str(event.account_id),
+        event.state.decode(),
+        orjson.dumps(metadata).decode(),
+        event.occurred_at,
+    )
+
+
+def batch_row(event: StoredEvent) -> dict[str, Any]:
+    """An event as the appending functions take it in a batch."""
+    assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
+    return {
+        "stream": event.originator_id,
+        "version": event.originator_version,
+        "topic": event.topic,
+        "account": event.account_id,
+        "data": orjson.Fragment(event.state),
+        "occurred": event.occurred_at,
+    }
 
 
 class PollingSubscription(Subscription[ApplicationRecorder]):

@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from commands.entities import CommandOutcome, EntityCommands
+from commands.decisions import CommandOutcome
+from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
 from domain.member import Member

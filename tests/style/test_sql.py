@@ -22,7 +22,7 @@ ON_EVENTS = re.compile(
     r"""(?:\b(?:FROM|JOIN|INTO|UPDATE|TABLE|ONLY|COPY|USING|ANALYZE|VACUUM|LOCK|ON)\s+
           |,\s*(?=(?:public\.)?events\s+AS\b))
         (?:public\.)?"?events"?(?![\w.])
-      |\b(?:append_events(?:_each)?|readable_position|log_behind|last_event_position
+      |\b(?:append_events?(?:_each|_together)?|read_streams|readable_position|log_behind|last_event_position
           |workspaces_with_news|news_of)\s*\(
       |\bevents_position_seq\b""",
     re.VERBOSE,

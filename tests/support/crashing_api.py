@@ -3,7 +3,7 @@
 `python -m tests.support.crashing_api <port> <when>`
 
 when: `answer`, after the commit and before a byte of the answer is sent; `commit`, after the last
-write and before the commit.
+write and before the commit; `never`: the test kills it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 from unittest import mock
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from commands.idempotency import Answer, IdempotencyStore
+from commands.committing import batch
+from commands.idempotency import remember_answers
 from runtime.settings import Settings
-
-remember = IdempotencyStore.remember
 
 
 def crash() -> None:
@@ -43,9 +43,9 @@ class CrashesBeforeAnswering:
         await self._app(scope, receive, send_or_crash if scope["type"] == "http" else send)
 
 
-def remember_and_crash(memory: IdempotencyStore, answer: Answer) -> None:
-    """Call `IdempotencyStore.remember`, then crash before the commit."""
-    remember(memory, answer)
+async def remember_and_crash(*arguments: Any, **options: Any) -> None:
+    """Store the answers of a batch, then crash before the commit."""
+    await remember_answers(*arguments, **options)
     crash()
 
 
@@ -53,6 +53,6 @@ if __name__ == "__main__":
     app: ASGIApp = create_app(Settings())
     if sys.argv[2] == "answer":
         app = CrashesBeforeAnswering(app)
-    else:
-        mock.patch.object(IdempotencyStore, "remember", remember_and_crash).start()
+    elif sys.argv[2] == "commit":
+        mock.patch.object(batch, "remember_answers", remember_and_crash).start()
     uvicorn.run(app, port=int(sys.argv[1]), log_config=None)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from commands.idempotency import (
     Answer,
     IdempotencyKey,
     IdempotencyStore,
+    KeyedRequest,
     KeyInFlight,
     KeyReused,
     request_digest,
@@ -229,25 +231,6 @@ def test_keys_of_different_callers_are_independent(api: Api) -> None:
     assert len(events_of(api, there.workspace_id)) == 1
 
 
-def test_request_without_a_key_opens_no_transaction(
-    api: Api, api_workspace: ApiWorkspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = api_workspace.client()
-    opened: list[str] = []
-    transaction = EventLog.transaction
-
-    def record_transaction(log: EventLog, scope: Scope) -> Any:
-        opened.append(scope.command)
-        return transaction(log, scope)
-
-    monkeypatch.setattr(EventLog, "transaction", record_transaction)
-    ids = {client.post("/api/accounts", json=ACME).json()["id"] for _ in range(2)}
-    assert len(ids) == 2
-    assert opened == [], "creating an account is one statement"
-    client.post("/api/accounts", headers=with_key(), json=ACME)
-    assert opened == ["createAccount"]
-
-
 def test_fifty_concurrent_requests_record_one_event_and_get_one_answer(
     api: Api, api_workspace: ApiWorkspace
 ) -> None:
@@ -335,6 +318,45 @@ def test_kill_9_keeps_both_event_and_answer_or_neither(
     assert set(before) <= {UUID(again.json()["id"])}
 
 
+def test_kill_9_under_load_keeps_every_acknowledged_command_once(
+    api: Api, api_workspace: ApiWorkspace
+) -> None:
+    token = api_workspace.token("member")
+    headers = api.client(token).headers
+    acknowledged: dict[str, str] = {}
+    sent: set[str] = set()
+
+    def send_until_killed(url: str) -> None:
+        with httpx.Client(base_url=url, headers=headers, verify=False) as client:
+            while True:
+                key = str(uuid4())
+                sent.add(key)
+                try:
+                    given = {"Idempotency-Key": key}
+                    done = client.post("/api/accounts", headers=given, json=ACME)
+                except httpx.TransportError:
+                    return
+                acknowledged[key] = created(done).json()["id"]
+
+    with crashing_api(api.settings, "never") as (url, process), ThreadPoolExecutor(16) as pool:
+        wait_until(lambda: is_live(url), "the API answers")
+        clients = [pool.submit(send_until_killed, url) for _ in range(16)]
+        wait_until(lambda: len(acknowledged) > 100, "requests are answered")
+        process.kill()
+        for each in clients:
+            each.result(TIMEOUT_S)
+    recorded = events_of(api, api_workspace.workspace_id)
+    assert len(recorded) == len(set(recorded))
+    assert set(acknowledged.values()) <= set(map(str, recorded))
+    again = {}
+    for key in sent:
+        given = {"Idempotency-Key": key}
+        post = partial(api.client(token).post, "/api/accounts", headers=given, json=ACME)
+        again[key] = created(send_until_done(post)).json()["id"]
+    assert again.items() >= acknowledged.items()
+    assert sorted(again.values()) == sorted(map(str, events_of(api, api_workspace.workspace_id)))
+
+
 # Stored answers and their retention
 
 
@@ -346,8 +368,8 @@ def open_store(
     request: bytes = REQUEST,
     window_s: int = DAY_S,
 ) -> IdempotencyStore:
-    key = IdempotencyKey(scope.workspace_id, caller, "k")
-    return IdempotencyStore(connection, key, request, "token", window_s=window_s)
+    keyed = KeyedRequest(IdempotencyKey(scope.workspace_id, caller, "k"), request, "token")
+    return IdempotencyStore(connection, keyed, window_s=window_s)
 
 
 def find_answer(log: EventLog, scope: Scope, **given: Any) -> Answer | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -119,9 +119,9 @@ def test_aggregations_apply_the_type_filter_only(filled: ApiWorkspace) -> None:
 
 def test_list_is_shown_as_of_a_past_time(api_workspace: ApiWorkspace) -> None:
     url = f"/api/accounts/{api_workspace.account()}"
-    between = datetime.now(UTC).isoformat()
     client = api_workspace.client()
     changed = client.patch(url, json={"company": "Renamed"})
+    between = datetime.fromisoformat(changed.json()["createdAt"]).isoformat()
     then = client.get("/api/accounts", params={"asOf": between}, headers=after(changed)).json()
     assert [item["company"] for item in then["items"]] == ["Acme"]
     page = client.get("/api/accounts", headers=after(changed)).json()

@@ -111,7 +111,7 @@ def test_a_kept_state_is_continued_with_the_events_of_other_processes(urls: Urls
             shown, fresh = as_read(log, scope, entity_id), EventLog(other._log_recorder.pool)
             assert shown.__dict__ == as_read(fresh, scope, entity_id).__dict__
             assert shown.version == version
-            kept = log._cache.find(scope.workspace_id, entity_id)
+            kept = log.cache.find(scope.workspace_id, entity_id)
             assert kept is not None
             assert version - kept.version < KEPT_AFTER_EVENTS
 
@@ -155,7 +155,7 @@ def test_a_kept_state_that_the_log_does_not_have_is_not_used(urls: Urls, version
         # As if a backup had brought back a history that is shorter, or another one.
         foreign.__dict__["_version"] = version
         foreign.__dict__["_modified_on"] = NOW.replace(year=2027)
-        log._cache.keep(scope.workspace_id, foreign, events=version)
+        log.cache.keep(scope.workspace_id, foreign, events=version)
         assert as_read(log, scope, entity_id).version == 31
         assert as_read(log, scope, entity_id).values["nextAction"] == "Step 30"
 

@@ -13,7 +13,8 @@ from eventsourcing.persistence import (
     PersistenceError,
 )
 
-from commands.entities import CommandOutcome, EntityCommands
+from commands.decisions import CommandOutcome
+from commands.entities import EntityCommands
 from domain.shared.refusals import Refusal
 from eventlog.reading import readable_position
 from eventlog.scope import Actor, Credential, Scope

@@ -1,0 +1,1 @@
+"""Executes the commands of one process together, in shared transactions."""
