@@ -24,7 +24,7 @@ import httpx
 import psutil
 import psycopg
 
-from benchmarks.generated import WORKSPACE, database
+from benchmarks.generated import WORKSPACE, database, free_port
 from commands.entities import EntityCommands
 from commands.keys import issue_key
 from eventlog.connections import write_pool
@@ -35,7 +35,6 @@ from projections.engine.live.runner import ProjectionEngine
 from projections.engine.registry import PROJECTIONS
 from server.postgres.embedded import DatabaseUrls
 
-PORT = 8399
 START_WAIT_S = 60.0
 POLL_S = 0.1
 MIB = 2**20
@@ -97,15 +96,16 @@ def fill(urls: DatabaseUrls, rows: int) -> str:
 @contextmanager
 def serving(urls: DatabaseUrls) -> Iterator[tuple[str, psutil.Process]]:
     """Run the API as a separate process; give its URL and the process."""
+    port = free_port()
     environment = {
         **os.environ,
         "ANNALS_OWNER_URL": urls.owner,
         "ANNALS_APP_URL": urls.app,
         "ANNALS_PROJECTOR_URL": urls.projector,
-        "ANNALS_PORT": str(PORT),
+        "ANNALS_PORT": str(port),
     }
     process = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env=environment)
-    url = f"http://127.0.0.1:{PORT}"
+    url = f"http://127.0.0.1:{port}"
     try:
         if not poll_until(lambda: is_live(url), START_WAIT_S, POLL_S):
             raise TimeoutError("the API does not start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -77,6 +78,14 @@ def database(name: str = "benchmark") -> Iterator[DatabaseUrls]:
 def cpu_s(pid: int) -> float:
     """CPU that the main thread of a process has used, in seconds, to the microsecond."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def free_port() -> int:
+    """A port of this machine that no server listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port
 
 
 def fill_log(app_url: str, events: int, *, seed: int = 1) -> None:

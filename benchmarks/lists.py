@@ -72,6 +72,7 @@ SYLLABLES = [
     "mex",
     "ul",
 ]
+MADE_UP = [f"{a}{b}".capitalize() for a in SYLLABLES for b in SYLLABLES]
 KNOWN = ("Acme", "Anderson", "Johnson", "Müller", "Globex", "Initech", "Soylent", "Hooli")
 SUFFIXES = ("Inc", "Ltd", "GmbH", "AG", "Systems", "Partners", "Holdings", "Group")
 FIRST_NAMES = (
@@ -182,31 +183,37 @@ class Taken:
 def events(accounts: int) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of the log: members, accounts, their contacts, and a task of every fifth."""
     rng = random.Random(1)
-    words = [f"{a}{b}".capitalize() for a in SYLLABLES for b in SYLLABLES]
     for number in range(1, MEMBERS + 1):
         yield event(number, UUID(int=number), "member.created", None, {"name": f"Member {number}"})
     for number in range(accounts):
         account = _id(rng)
-        word = rng.choice(KNOWN) if rng.random() < 0.01 else rng.choice(words)
-        fields = {
-            "company": f"{word} {rng.choice(words)} {rng.choice(SUFFIXES)}",
-            "type": rng.choice(TYPES),
-            "status": rng.choices(STATUSES, weights=(50, 20, 15, 14, 1))[0],
-            "priority": rng.choices(PRIORITIES[:3], weights=(60, 30, 10))[0],
-            "nextAction": "Call them back",
-            "assignedTo": str(UUID(int=1 + min(rng.randrange(MEMBERS), rng.randrange(MEMBERS)))),
-            "customFields": {"sector": rng.choice(words), "employees": rng.randrange(10_000)},
-        }
-        yield event(number, account, "account.created", None, fields)
-        contact = {
-            "name": f"{rng.choice(FIRST_NAMES)} {rng.choice(words)}",
-            "email": "a@example.com",
-        }
+        yield event(number, account, "account.created", None, account_fields(rng))
+        contact = contact_fields(rng)
         yield event(number, _id(rng), "contact.created", account, contact)
         if number % 5 == 0:
             yield event(
                 number, _id(rng), "task.created", account, {"title": "Call", "status": "todo"}
             )
+
+
+def account_fields(rng: random.Random) -> dict[str, Any]:
+    """The fields of an account, whose company has a known word or two made-up ones."""
+    word = rng.choice(KNOWN) if rng.random() < 0.01 else rng.choice(MADE_UP)
+    return {
+        "company": f"{word} {rng.choice(MADE_UP)} {rng.choice(SUFFIXES)}",
+        "type": rng.choice(TYPES),
+        "status": rng.choices(STATUSES, weights=(50, 20, 15, 14, 1))[0],
+        "priority": rng.choices(PRIORITIES[:3], weights=(60, 30, 10))[0],
+        "nextAction": "Call them back",
+        "assignedTo": str(UUID(int=1 + min(rng.randrange(MEMBERS), rng.randrange(MEMBERS)))),
+        "customFields": {"sector": rng.choice(MADE_UP), "employees": rng.randrange(10_000)},
+    }
+
+
+def contact_fields(rng: random.Random) -> dict[str, Any]:
+    """The fields of a contact."""
+    name = f"{rng.choice(FIRST_NAMES)} {rng.choice(MADE_UP)}"
+    return {"name": name, "email": "a@example.com"}
 
 
 def event(

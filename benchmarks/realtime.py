@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from benchmarks.generated import WORKSPACE, database
+from benchmarks.generated import WORKSPACE, database, free_port
 from benchmarks.lag import report
 from commands.keys import issue_key
 from domain.account import Account
@@ -48,7 +48,6 @@ WARM_UP_S = 1.0
 SETTLE_S = 1.0
 JOIN_S = 60.0
 POLL_S = 0.05
-PORT = 8399
 CONNECTING_AT_ONCE = 50
 SPAWN = multiprocessing.get_context("spawn")
 SCOPE = Scope(UUID(WORKSPACE))
@@ -84,17 +83,19 @@ class Client(asyncio.Protocol):
                 self._opened()
 
 
-def run_clients(token: str, count: int, ready: Event, stop: Event, results: Any) -> None:
+def run_clients(port: int, token: str, count: int, ready: Event, stop: Event, results: Any) -> None:
     """Run in the process of all clients."""
     import uvloop
 
     receipts: Receipts = {}
     raise_open_files_limit(count + 256)
-    uvloop.run(follow(token, count, receipts, ready, stop))
+    uvloop.run(follow(port, token, count, receipts, ready, stop))
     results.put(receipts)
 
 
-async def follow(token: str, count: int, receipts: Receipts, ready: Event, stop: Event) -> None:
+async def follow(
+    port: int, token: str, count: int, receipts: Receipts, ready: Event, stop: Event
+) -> None:
     """Connect all clients, then read until `stop` is set."""
     loop = asyncio.get_running_loop()
     opened = 0
@@ -107,7 +108,7 @@ async def follow(token: str, count: int, receipts: Receipts, ready: Event, stop:
         wanted = min(count, first + CONNECTING_AT_ONCE)
         for _ in range(first, wanted):
             await loop.create_connection(
-                lambda: Client(token, receipts, count_opened), "127.0.0.1", PORT
+                lambda: Client(token, receipts, count_opened), "127.0.0.1", port
             )
         while opened < wanted:
             await asyncio.sleep(0.01)
@@ -191,13 +192,13 @@ def appending(app_url: str, after: Callable[[], None]) -> Iterator[Callable[[], 
 
 
 def measure_annals(
-    urls: DatabaseUrls, token: str, count: int, rate: float, seconds: float
+    urls: DatabaseUrls, port: int, token: str, count: int, rate: float, seconds: float
 ) -> list[float]:
     """Measure the way through EventLog, Hinter, the API and sockets."""
     hinter = Hinter(urls.app)
     try:
         with appending(urls.app, hinter.hint) as append:
-            return measure(append, run_clients, (token, count), rate, seconds)
+            return measure(append, run_clients, (port, token, count), rate, seconds)
     finally:
         hinter.close()
 
@@ -218,10 +219,11 @@ def measure_lower_bound(urls: DatabaseUrls, rate: float, seconds: float) -> list
 
 
 @contextmanager
-def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
-    """Run the API as a separate process; give a token."""
+def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[tuple[int, str]]:
+    """Run the API as a separate process; give its port and a token."""
+    port = free_port()
     settings = Settings(
-        owner_url=urls.owner, app_url=urls.app, projector_url=urls.projector, port=PORT
+        owner_url=urls.owner, app_url=urls.app, projector_url=urls.projector, port=port
     )
     with open_key_writing(settings) as writing:
         given = {"name": "benchmark", "role": "admin"}
@@ -230,7 +232,7 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
     environment = {
         **os.environ,
         "ANNALS_APP_URL": urls.app,
-        "ANNALS_PORT": str(PORT),
+        "ANNALS_PORT": str(port),
         "ANNALS_LOG_LEVEL": "warning",
         "ANNALS_REALTIME_SUBSCRIBERS_PER_KEY_MAX": str(subscribers),
         SUPERVISOR_PID_VARIABLE: str(os.getpid()),
@@ -240,7 +242,7 @@ def serving(urls: DatabaseUrls, subscribers: int) -> Iterator[str]:
     try:
         if not poll_until(lambda: is_healthy(settings), JOIN_S, POLL_S):
             raise TimeoutError("the API does not answer")
-        yield token
+        yield port, token
     finally:
         process.terminate()
         process.wait(JOIN_S)
@@ -254,7 +256,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
     most = max(options.subscribers)
-    with database() as urls, serving(urls, most) as token:
+    with database() as urls, serving(urls, most) as (port, token):
         least = report(
             "bare NOTIFY after the commit",
             measure_lower_bound(urls, options.rate, options.seconds),
@@ -262,7 +264,7 @@ def main() -> None:
         for count in options.subscribers:
             found = report(
                 f"commit to client, {count} subscribers",
-                measure_annals(urls, token, count, options.rate, options.seconds),
+                measure_annals(urls, port, token, count, options.rate, options.seconds),
             )
             print(f"    / bare: p50 {found[0] / least[0]:.2f}, p99 {found[1] / least[1]:.2f}")
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.soak [--minutes 30] [--rate 500] [--accounts 50000]
 
-Writers change and create entities at the rate, a projector process keeps all read tables up to
-date, and a client of the API reads lists and searches. For each sixth of the time it prints the
-writes per second, the lag of the read tables, the times of lists and searches, all in milliseconds
-(p50 and p99), and the sizes of the log, of the read tables and of their dead rows in MiB. The last
-line compares the last sixth with the first.
+Writers change and create entities at the rate, ten of them for each account, a projector process
+keeps all read tables up to date, and a client of the API reads lists and searches. For each sixth
+of the time it prints the writes per second, the lag of the read tables, the times of lists and
+searches, all in milliseconds (p50 and p99), and the sizes of the log, of the read tables and of
+their dead rows in MiB. The last line compares the last sixth with the first.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,9 +33,9 @@ import httpx
 import psycopg
 
 from benchmarks.export import serving
-from benchmarks.generated import WORKSPACE, database
+from benchmarks.generated import STATUSES, WORKSPACE, database
 from benchmarks.lag import SPAWN, project
-from benchmarks.lists import TERMS, fill
+from benchmarks.lists import TERMS, account_fields, contact_fields, fill
 from commands.entities import EntityCommands
 from domain.account import Account
 from domain.contact import Contact
@@ -42,14 +49,15 @@ from eventlog.store.log import EventLog
 from server.postgres.embedded import DatabaseUrls
 
 WRITERS = 4
-OWN_ACCOUNTS = 1_000
-"""Accounts that each writer creates first, and then changes and gives contacts and tasks."""
+NEWEST_ACCOUNTS = 500
+"""Each writer changes this number of accounts, the last ones that it created."""
 READS_PER_S = 20
 PERIODS = 6
 LAG_INTERVAL_S = 0.1
 LAG_WAIT_S = 60.0
 LAG_POLL_S = 0.001
 SECONDS_PER_MINUTE = 60
+WARM_UP_S = 40.0
 MIB = 2**20
 
 SELECT_SIZES = """
@@ -67,7 +75,6 @@ SELECT_PROJECTED = "SELECT min(position) FROM projections WHERE name NOT LIKE '%
 class Samples:
     """What was measured since the last period."""
 
-    writes: int = 0
     ms: dict[str, list[float]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,11 +83,10 @@ class Samples:
         with self.lock:
             self.ms.setdefault(name, []).append(ms)
 
-    def take(self) -> tuple[int, dict[str, list[float]]]:
-        """Return and reset the number of writes and the times."""
+    def take(self) -> dict[str, list[float]]:
+        """Return and forget the times."""
         with self.lock:
-            taken = self.writes, self.ms
-            self.writes, self.ms = 0, {}
+            taken, self.ms = self.ms, {}
         return taken
 
 
@@ -89,31 +95,48 @@ def next_action(number: int) -> Callable[[FieldValues], FieldValues]:
     return lambda values: {**values, "nextAction": f"Call about offer {number}"}
 
 
-def write(urls: DatabaseUrls, rate: float, stop: threading.Event, samples: Samples) -> None:
-    """Write at a rate until stopped: changes of accounts, new contacts, new tasks."""
+def write_all(app_url: str, rate: float, stop: Event, written: Synchronized[int]) -> None:
+    """Run in the process of all writers, apart from the client whose times are measured."""
     rng = random.Random()
-    hinter = Hinter(urls.app)
-    with write_pool(urls.app, max_size=1) as pool:
+    hinter = Hinter(app_url)
+    with write_pool(app_url, max_size=WRITERS) as pool, ThreadPoolExecutor(WRITERS) as threads:
         log = EventLog(pool, after_append=hinter.hint)
         commands = EntityCommands(log, clock=lambda: datetime.now(UTC), new_id=uuid4)
-        scope = Scope(UUID(WORKSPACE))
-        fields = {"company": "Soak", "type": "customer"}
-        accounts = [commands.create(scope, Account, fields).entity.id for _ in range(OWN_ACCOUNTS)]
-        started, number = time.monotonic(), 0
-        while not stop.is_set():
-            account = rng.choice(accounts)
-            kind = number % 3
-            if kind == 0:
-                commands.revise(scope, Account, account, next_action(number))
-            elif kind == 1:
-                commands.create(scope, Contact, {"name": f"Ada {number}"}, account_id=account)
-            else:
-                commands.create(scope, Task, {"title": "Call"}, account_id=account)
-            number += 1
-            with samples.lock:
-                samples.writes += 1
-            stop.wait(max(0.0, started + number / rate - time.monotonic()))
+        running = [
+            threads.submit(write, commands, rng.random(), rate / WRITERS, stop, written)
+            for _ in range(WRITERS)
+        ]
+        for each in running:
+            each.result()
     hinter.close()
+
+
+def write(
+    commands: EntityCommands, seed: float, rate: float, stop: Event, written: Synchronized[int]
+) -> None:
+    """Write at a rate until stopped: of ten writes one creates an account, three each change one,
+    add a contact and add a task. So the newest accounts look alike at all times.
+    """
+    rng, scope = random.Random(seed), Scope(UUID(WORKSPACE))
+    accounts: deque[UUID] = deque(maxlen=NEWEST_ACCOUNTS)
+    started = time.monotonic()
+    for number in count():
+        if stop.is_set():
+            return
+        kind = number % 10
+        if kind == 0:
+            fields = {**account_fields(rng), "status": rng.choice(STATUSES)}
+            accounts.append(commands.create(scope, Account, fields).entity.id)
+        elif kind % 3 == 0:
+            commands.revise(scope, Account, rng.choice(accounts), next_action(number))
+        elif kind % 3 == 1:
+            fields = contact_fields(rng)
+            commands.create(scope, Contact, fields, account_id=rng.choice(accounts))
+        else:
+            commands.create(scope, Task, {"title": "Call"}, account_id=rng.choice(accounts))
+        with written.get_lock():
+            written.value += 1
+        stop.wait(max(0.0, started + (number + 1) / rate - time.monotonic()))
 
 
 def read(url: str, token: str, stop: threading.Event, samples: Samples) -> None:
@@ -149,15 +172,18 @@ def watch_lag(url: str, stop: threading.Event, samples: Samples) -> None:
 
 
 def print_period(
-    minutes: float, seconds: float, connection: psycopg.Connection[Any], samples: Samples
+    minutes: float,
+    writes_per_s: float,
+    connection: psycopg.Connection[Any],
+    samples: Samples,
 ) -> dict[str, float]:
-    """Print and return what was measured in a period of this many seconds."""
-    writes, times = samples.take()
+    """Print and return what was measured in a period that ended after these minutes."""
+    times = samples.take()
     row = connection.execute(SELECT_SIZES).fetchone()
     assert row is not None
     log, tables, dead = (float(each) / MIB for each in row)
-    found = {"writes": writes / seconds, "log": log, "tables": tables, "dead": dead}
-    text = f"{minutes:6.1f} min  {found['writes']:5.0f} writes/s"
+    found = {"writes": writes_per_s, "log": log, "tables": tables, "dead": dead}
+    text = f"{minutes:6.1f} min  {writes_per_s:5.0f} writes/s"
     for name, ms in sorted(times.items()):
         cuts = statistics.quantiles(ms, n=100)
         found |= {f"{name} p50": cuts[49], f"{name} p99": cuts[98]}
@@ -167,31 +193,54 @@ def print_period(
 
 
 def soak(urls: DatabaseUrls, url: str, token: str, minutes: float, rate: float) -> None:
-    """Run all threads for the time and print each period."""
+    """Run all threads and the writers for the time and print each period."""
     stop, samples = threading.Event(), Samples()
     work: list[Callable[[], None]] = [
-        *[lambda: write(urls, rate / WRITERS, stop, samples)] * WRITERS,
         lambda: read(url, token, stop, samples),
         lambda: watch_lag(urls.projector, stop, samples),
     ]
     threads = [threading.Thread(target=each, daemon=True) for each in work]
-    for thread in threads:
-        thread.start()
-    period_s = minutes * SECONDS_PER_MINUTE / PERIODS
-    periods = []
-    with psycopg.connect(urls.owner, autocommit=True) as connection:
-        for number in range(PERIODS):
-            time.sleep(period_s)
-            ended = period_s * (number + 1) / SECONDS_PER_MINUTE
-            periods.append(print_period(ended, period_s, connection, samples))
-    if not all(thread.is_alive() for thread in threads):
-        raise SystemExit("a writer or reader ended with an error (above)")
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with writing(urls.app, rate) as (writers, written):
+        time.sleep(WARM_UP_S)
+        for thread in threads:
+            thread.start()
+        periods = observe(urls.owner, minutes, written, samples)
+        if not (writers.is_alive() and all(thread.is_alive() for thread in threads)):
+            raise SystemExit("a writer or reader ended with an error (above)")
+        stop.set()
+        for thread in threads:
+            thread.join()
     first, last = periods[0], periods[-1]
     compared = (f"{name} {last[name] / first[name]:.2f}" for name in sorted(first) if first[name])
     print("last / first: " + ", ".join(compared))
+
+
+@contextmanager
+def writing(app_url: str, rate: float) -> Iterator[tuple[BaseProcess, Synchronized[int]]]:
+    """Run the writers; give their process and the number of writes."""
+    stop, written = SPAWN.Event(), SPAWN.Value("q", 0)
+    process = SPAWN.Process(target=write_all, args=(app_url, rate, stop, written))
+    process.start()
+    try:
+        yield process, written
+    finally:
+        stop.set()
+        process.join()
+
+
+def observe(
+    owner_url: str, minutes: float, written: Synchronized[int], samples: Samples
+) -> list[dict[str, float]]:
+    """Print and return what was measured in each period."""
+    period_s = minutes * SECONDS_PER_MINUTE / PERIODS
+    periods, before = [], written.value
+    with psycopg.connect(owner_url, autocommit=True) as connection:
+        for number in range(1, PERIODS + 1):
+            time.sleep(period_s)
+            rate, before = (written.value - before) / period_s, written.value
+            ended = period_s * number / SECONDS_PER_MINUTE
+            periods.append(print_period(ended, rate, connection, samples))
+    return periods
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """Hints that there may be new events. They only make followers read sooner.
 
 A NOTIFY inside the appending transaction would serialise commits. So it is sent on a separate
-connection, once for all appends of some milliseconds.
+connection, once for all appends of some milliseconds. The first append sends it in its own thread,
+which saves the switch to another one; the thread of the hinter waits for the answer, and sends the
+next one for the appends that follow.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ import logging
 import threading
 
 import psycopg
+from psycopg import generators
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 
 from eventlog.connections import CONNECT_TIMEOUT_S, AsyncConnection, Connection
 from eventlog.retries import retry_until_stopped
@@ -29,14 +34,19 @@ HINT_RETRY_S = 1.0
 
 
 class Hinter:
-    """Sends a NOTIFY some milliseconds after `hint()`, from a thread."""
+    """Sends a NOTIFY after `hint()`: at once, or some milliseconds after the last one."""
 
     def __init__(self, url: str, channel: str = APPENDED) -> None:
         self._url = url
-        self._channel = channel
+        self._notify = f"NOTIFY {channel}".encode()
         self._wanted = threading.Event()
         self._stopped = threading.Event()
-        self._asked = 0
+        self._lock = threading.Lock()
+        """Held for some microseconds. It guards the following."""
+        self._idle: PGconn | None = None
+        """The connection while the thread waits: `hint()` sends on it."""
+        self._asked = self._covered = 0
+        """How many hints were asked for, and how many of them the last NOTIFY stands for."""
         self.sent = 0
         """Number of hints sent so far."""
         self._thread = threading.Thread(target=self._run, name="annals-hinter", daemon=True)
@@ -44,8 +54,11 @@ class Hinter:
 
     def hint(self) -> None:
         """Ask for a hint. Returns at once and never fails."""
-        self._asked += 1  # may miss one of two concurrent calls: it is an estimate
-        self._wanted.set()
+        with self._lock:
+            self._asked += 1
+            if self._idle is not None:
+                self._begin(self._idle)
+                self._wanted.set()
 
     def close(self) -> None:
         """Stop. A hint that was not sent yet is dropped."""
@@ -64,7 +77,8 @@ class Hinter:
 
     def _report(self, error: BaseException) -> None:
         log.warning("hints are not sent, followers poll: %s", error)
-        self._wanted.set()  # the next connection sends the hint that was lost
+        with self._lock:
+            self._covered = -1  # the next connection sends the hint that was lost
 
     def _send(self) -> None:
         with psycopg.connect(
@@ -73,14 +87,43 @@ class Hinter:
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="annals-hinter",
         ) as connection:
-            while self._wanted.wait() and not self._stopped.is_set():
-                self._wanted.clear()
-                asked = self._asked
-                connection.execute(f"NOTIFY {self._channel}")
-                self.sent += 1
+            while self._send_next(connection):
+                covered = self._covered
                 self._stopped.wait(HINT_PAUSE_S)
-                if self._asked - asked >= HINT_BUSY_APPENDS:
+                if self._asked - covered >= HINT_BUSY_APPENDS:
                     self._stopped.wait(HINT_BUSY_PAUSE_S)
+
+    def _send_next(self, connection: Connection) -> bool:
+        """Send the next hint once it is asked for; return whether the hinter goes on."""
+        with self._lock:
+            self._wanted.clear()
+            if self._stopped.is_set():
+                return False
+            is_asked_for = self._asked != self._covered
+            if is_asked_for:
+                self._begin(connection.pgconn)
+            else:
+                self._idle = connection.pgconn
+        if not is_asked_for:
+            self._wanted.wait()
+            with self._lock:
+                is_closed, self._idle = self._idle is not None, None
+            if is_closed:
+                return False
+        results = connection.wait(generators.execute(connection.pgconn))
+        if not results:
+            raise psycopg.OperationalError(connection.pgconn.get_error_message())
+        if results[0].status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(results[0])
+        self.sent += 1
+        return True
+
+    def _begin(self, pgconn: PGconn) -> None:
+        """Send a NOTIFY for all hints asked for. Its answer, or the error, comes to the thread."""
+        self._idle = None
+        self._covered = self._asked
+        with contextlib.suppress(psycopg.Error):
+            pgconn.send_query(self._notify)
 
 
 async def listen(connection: AsyncConnection, channel: str) -> None:

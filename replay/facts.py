@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from eventlog.connections import AsyncConnection
+from eventlog.direct import DirectQuery
 from eventlog.reading.actions import ACTIONS_JSON
 from eventlog.reading.audit import entry_columns, json_object
 from eventlog.reading.history import select_in_workspace, select_news
@@ -36,7 +37,12 @@ e.position, e.workspace_id, e.stream_id, e.topic, e.account_id,
 CASE WHEN e.position IS NOT NULL THEN {BODY}::text END
 """
 
-NEWS = select_news(FACT)
+NEWS = select_news(FACT) % {
+    "followed": "$1",
+    "known": "$2",
+    "most": "$3::integer",
+    "actions": f"'{ACTIONS_JSON}'",
+}
 HISTORY = select_in_workspace(FACT)
 
 
@@ -88,22 +94,24 @@ class FactPage:
     upto: int
 
 
+async def prepare_news(connection: AsyncConnection) -> DirectQuery:
+    """Prepare the connection for `read_news`.
+
+    It must not be in a transaction, because each statement must see the newest events.
+    """
+    return await DirectQuery.prepare(connection, NEWS)
+
+
 async def read_news(
-    connection: AsyncConnection, followed: Sequence[UUID], known: int, most: int
+    query: DirectQuery, followed: Sequence[UUID], known: int, most: int
 ) -> FactPage:
     """Read the facts of these workspaces among the next `most` events after `known`.
 
-    `upto` is the position of an event, and so durable; it is `known` if there was no event. The
-    connection must not be in a transaction, because each statement must see the newest events.
+    `upto` is the position of an event, and so durable; it is `known` if there was no event.
     """
-    parameters = {
-        "followed": list(followed),
-        "known": known,
-        "most": most,
-        "actions": ACTIONS_JSON,
-    }
-    rows = await (await connection.execute(NEWS, parameters, prepare=True)).fetchall()
-    return FactPage([to_fact(row[1:]) for row in rows[:-1]], rows[-1][0])
+    workspaces = "{" + ",".join(map(str, followed)) + "}"
+    rows = await query.execute(workspaces, str(known), str(most))
+    return FactPage([_fact_of_texts(row[1:]) for row in rows[:-1]], int(rows[-1][0]))
 
 
 async def read_history(
@@ -135,6 +143,19 @@ def to_fact(row: tuple[Any, ...]) -> Fact:
     """Make a fact from a row with the columns of FACT."""
     position, workspace_id, entity_id, topic, account_id, body = row
     return Fact(position, workspace_id, entity_id, topic, account_id, body.encode())
+
+
+def _fact_of_texts(row: Sequence[bytes]) -> Fact:
+    """Make a fact from the columns of FACT as PostgreSQL writes them."""
+    position, workspace_id, entity_id, topic, account_id, body = row
+    return Fact(
+        int(position),
+        UUID(workspace_id.decode()),
+        UUID(entity_id.decode()),
+        topic.decode(),
+        UUID(account_id.decode()) if account_id else None,
+        body,
+    )
 
 
 def _sorted_list(values: Iterable[str] | None) -> list[str] | None:

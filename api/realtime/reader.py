@@ -13,10 +13,11 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import TupleRow
 
-from eventlog.connections import CONNECT_TIMEOUT_S, raw_json, server_settings
+from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
+from eventlog.direct import DirectQuery
 from eventlog.hints import APPENDED, listen, unlisten
 from eventlog.reading.positions import last_position, taken_position
-from replay.facts import FactPage, read_news
+from replay.facts import FactPage, prepare_news, read_news
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +114,7 @@ class LogReader:
             application_name="annals-realtime",
             options=server_settings(TimeZone="UTC", statement_timeout=STATEMENT_TIMEOUT_MS),
         ) as connection:
-            raw_json(connection)
-            connection.add_notify_handler(
-                lambda _: self._hinted.set()
-            )  # hints that arrive during a query
+            news = await prepare_news(connection)
             if self._is_following.is_set() and await taken_position(connection) < self.position:
                 self._is_following.clear()
                 self._callbacks.reset()
@@ -127,7 +125,7 @@ class LogReader:
                 if not self._is_following.is_set():
                     self.position = await last_position(connection)
                     self._is_following.set()
-                await self._follow(connection)
+                await self._follow(news)
 
     async def _wait_for_subscribers(self, connection: AsyncConnection) -> None:
         """Wait until a workspace is followed, without receiving hints meanwhile."""
@@ -136,35 +134,26 @@ class LogReader:
         await unlisten(connection)
         await self._is_wanted.wait()
 
-    async def _follow(self, connection: AsyncConnection) -> None:
-        while followed := self._callbacks.followed():
-            position_before, started_s = self.position, time.monotonic()
-            self._hinted.clear()
-            await self._read(connection, followed)
-            if self.position - position_before < NEWS_MAX:
-                await self._wait_for_hint(connection)
-                await asyncio.sleep(started_s + READ_INTERVAL_S - time.monotonic())
+    async def _follow(self, news: DirectQuery) -> None:
+        with news.receiving(self._hinted.set):
+            while followed := self._callbacks.followed():
+                position_before, started_s = self.position, time.monotonic()
+                self._hinted.clear()
+                await self._read(news, followed)
+                if self.position - position_before < NEWS_MAX:
+                    await self._wait_for_hint()
+                    await asyncio.sleep(started_s + READ_INTERVAL_S - time.monotonic())
 
-    async def _wait_for_hint(self, connection: AsyncConnection) -> None:
-        """Wait for a hint, at most the poll interval.
-
-        It waits until the socket is readable rather than for a parsed notification: the query that
-        follows immediately parses it.
-        """
-        loop, server = asyncio.get_running_loop(), connection.fileno()
-        loop.add_reader(server, self._hinted.set)
-        try:
+    async def _wait_for_hint(self) -> None:
+        """Wait for a hint, at most the poll interval."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_interval_s):
                 await self._hinted.wait()
-        except TimeoutError:
-            pass
-        finally:
-            loop.remove_reader(server)
 
-    async def _read(self, connection: AsyncConnection, followed: Sequence[UUID]) -> None:
+    async def _read(self, news: DirectQuery, followed: Sequence[UUID]) -> None:
         self._reading = asyncio.get_running_loop().create_future()
         try:
-            page = await read_news(connection, followed, self.position, NEWS_MAX)
+            page = await read_news(news, followed, self.position, NEWS_MAX)
             self.position = page.upto
             self._callbacks.deliver(page)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from eventlog.connections import Connection, raw_json
 from eventlog.reading.positions import last_position
-from replay.facts import FactPage, read_news
+from replay.facts import FactPage, prepare_news, read_news
 from tests.support.databases import Urls
 
 HERE, THERE = uuid4(), uuid4()
@@ -61,8 +61,10 @@ def call_as_reader(urls: Urls, read: Any) -> Any:
 def read(urls: Urls, known: int = 0, *followed: UUID, limit: int = 100) -> tuple[list[int], int]:
     """Return the positions of facts after `known`, and the position up to which was read."""
 
-    def read_page(connection: psycopg.AsyncConnection[TupleRow]) -> Coroutine[Any, Any, FactPage]:
-        return read_news(connection, followed or (HERE,), known, limit)
+    async def read_page(connection: psycopg.AsyncConnection[TupleRow]) -> FactPage:
+        query = await prepare_news(connection)
+        with query.receiving(lambda: None):
+            return await read_news(query, followed or (HERE,), known, limit)
 
     page: FactPage = call_as_reader(urls, read_page)
     return [fact.position for fact in page.facts], page.upto

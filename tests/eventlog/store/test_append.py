@@ -35,6 +35,7 @@ from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from tests.support.databases import Urls
 from tests.support.keys import credential, issue_first_key
+from tests.support.waiting import wait_until
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 LARGE = 5_000
@@ -431,3 +432,17 @@ def test_unsent_hint_is_sent_on_the_next_connection(
             assert wait_for_hint(listener, 60)
         finally:
             hinter.close()
+
+
+def test_hint_asked_for_in_the_pause_after_another_is_sent_too(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlog.hints.HINT_PAUSE_S", 0.2)
+    hinter = Hinter(urls.app)
+    try:
+        for number in range(1, 4):
+            hinter.hint()
+            wait_until(lambda: hinter.sent >= number, "the hint is sent")  # noqa: B023
+            assert hinter.sent == number
+    finally:
+        hinter.close()
