@@ -161,6 +161,7 @@ class ProjectionEngine:
                 others = [each for each in self._projections if each.name not in held]
                 followers += self._lock_free(writer, others)
             if not self._step(pages, writer, followers):
+                pages.take()  # a page may be read ahead for projections that were set aside
                 wait_for_hint(reader, self._poll_interval_s)
 
     def _lock_free(self, writer: Connection, projections: Iterable[Projection]) -> list[Follower]:
