@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from eventlog.batches import execute_together
 from eventlog.connections import Connection
-from eventlog.reading.positions import SELECT_READABLE_FROM, one_number
-from eventlog.reading.recorded import COLUMNS, RecordedEvent, to_event
+from eventlog.reading.positions import SELECT_READABLE_FROM
+from eventlog.reading.recorded import COLUMNS, RecordedEvent, log_rows, to_event
 
 SELECT_AFTER = f"""
 SELECT {COLUMNS}
   FROM events
  WHERE position > %s
  ORDER BY position LIMIT %s
-"""
+""".encode()
 
 
 @dataclass(slots=True)
@@ -56,11 +57,11 @@ def read_rows_after(
     It takes two statements, because the second must see all that was committed when the first ran.
     Both are sent at once, so the second may also see events above the readable position.
     """
-    with connection.pipeline():
-        readable_to = connection.execute(SELECT_READABLE_FROM, (position,), prepare=True)
-        found = connection.execute(SELECT_AFTER, (position, limit), prepare=True)
-        readable = one_number(readable_to)
-        rows = found.fetchall()
+    readable_to, found = execute_together(
+        connection, [(SELECT_READABLE_FROM, (position,)), (SELECT_AFTER, (position, limit))]
+    )
+    readable = int(readable_to.get_value(0, 0) or 0)
+    rows = log_rows(found)
     if upto is not None:
         readable = min(readable, upto)
     if readable <= position:

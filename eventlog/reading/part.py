@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 
 import orjson
 from psycopg import sql
 
 from eventlog.connections import Connection
 from eventlog.digest import DIGESTED, digest_of
+from eventlog.reading.copied import copied_blocks
 from eventlog.reading.recorded import RecordedEvent
 from eventlog.upcast import upcast
 
@@ -132,20 +132,16 @@ def _read_blocks(
 ) -> Iterator[tuple[list[RawEvent], list[int]]]:
     """Read the events of a part, and their digests, `BLOCK_EVENTS` at a time."""
     statement = sql.SQL(COPY_PART).format(condition=part.condition(), order=order)
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        rest = b""
-        received = iter(copy)
-        while taken := list(islice(received, BLOCK_EVENTS)):
-            lines = (rest + b"".join(taken)).split(b"\n")
-            rest = lines.pop()
-            # The first two spaces are those of the two times.
-            lines = [line.replace(b" ", b"T", 2) for line in lines]
-            if any(b"\\" in line for line in lines):
-                raws = [_split(line) for line in lines]
-                lines = ["|".join(raw).encode() for raw in raws]
-            else:
-                raws = [line.decode().split("|", LAST_COLUMN) for line in lines]
-            yield raws, list(map(digest_of, lines))
+    for block in copied_blocks(connection, statement, BLOCK_EVENTS):
+        has_escapes = b"\\" in block
+        # The first two spaces of a line are those of the two times.
+        lines = [line.replace(b" ", b"T", 2) for line in block[:-1].split(b"\n")]
+        if has_escapes:
+            raws = [_split(line) for line in lines]
+            lines = ["|".join(raw).encode() for raw in raws]
+        else:
+            raws = [line.decode().split("|", LAST_COLUMN) for line in lines]
+        yield raws, list(map(digest_of, lines))
 
 
 def recorded(raw: RawEvent, digest: int) -> RecordedEvent:

@@ -15,7 +15,7 @@ POSITION_MAX = 2**62
 READABLE_POSITION = "readable_position()"
 """SQL: the position that `readable_position` returns, for statements that compare with it."""
 SELECT_READABLE = f"SELECT {READABLE_POSITION}"
-SELECT_READABLE_FROM = "SELECT readable_position(%s::bigint)"
+SELECT_READABLE_FROM = b"SELECT readable_position(%s::bigint)"
 SELECT_LAST_READABLE = "SELECT last_event_position()"
 SELECT_LAST = "SELECT coalesce(max(position), 0) FROM events"
 SELECT_TAKEN = "SELECT coalesce(pg_sequence_last_value('public.events_position_seq'), 0)"

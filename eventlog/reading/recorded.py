@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from psycopg.pq.abc import PGresult
 
 from eventlog.digest import event_digest
 from eventlog.upcast import upcast
@@ -40,6 +41,26 @@ class RecordedEvent:
     def kind(self) -> str:
         """The kind of the entity that the event belongs to."""
         return self.topic.split(".", 1)[0]
+
+
+def log_rows(result: PGresult) -> list[tuple[Any, ...]]:
+    """The rows of a result in text format with the columns `COLUMNS`, as psycopg returns them."""
+    value: Any = result.get_value
+    return [
+        (
+            int(value(row, 0)),
+            value(row, 1).decode(),
+            value(row, 2).decode(),
+            int(value(row, 3)),
+            value(row, 4).decode(),
+            None if (account := value(row, 5)) is None else account.decode(),
+            value(row, 6),
+            value(row, 7),
+            value(row, 8).decode(),
+            value(row, 9).decode(),
+        )
+        for row in range(result.ntuples)
+    ]
 
 
 def to_event(row: tuple[Any, ...]) -> RecordedEvent:

@@ -12,6 +12,7 @@ import orjson
 from hypothesis import HealthCheck, Phase, given, settings
 
 from commands.entities import EntityCommands
+from eventlog.batches import BatchStatement
 from eventlog.connections import Connection
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
@@ -101,21 +102,21 @@ def killed_after(projection: Projection, events: int) -> Projection:
 
 @contextmanager
 def killed_at_table(number: int | None) -> Iterator[None]:
-    """Kill the process within a transaction after this number of tables was applied."""
+    """Kill the process within a batch, after this number of tables was applied."""
     if number is None:
         yield
         return
     applied = 0
-    apply = Statement.apply
+    of = Statement.of
 
-    def watch(statement: Statement, *arguments: Any) -> None:
+    def watch(statement: Statement, *arguments: Any) -> BatchStatement:
         nonlocal applied
         applied += 1
         if applied > number:
             raise Killed
-        apply(statement, *arguments)
+        return of(statement, *arguments)
 
-    with mock.patch.object(Statement, "apply", watch):
+    with mock.patch.object(Statement, "of", watch):
         yield
 
 

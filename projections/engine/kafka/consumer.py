@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -61,6 +62,7 @@ from projections.engine.live.locks import (
     unlock_projection,
 )
 from projections.engine.live.planning import analyze_new_tables
+from projections.engine.live.read_ahead import ReadAhead
 from projections.engine.live.runner import (
     LOCK_INTERVAL_S,
     RETRY_DELAY_S,
@@ -109,6 +111,15 @@ CONNECTION_LOST = (
 
 EventGroups = list[tuple[list[str], list[RecordedEvent]]]
 """Names of projections that are equally far, and the events that are new to them."""
+
+
+@dataclass(frozen=True)
+class _Polled:
+    """What a poll has returned."""
+
+    messages: int
+    ready: list[ReadyEvents]
+    """The events up to the last mark of each partition; none if the partitions have changed."""
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -205,6 +216,19 @@ class GroupEngine:
         return False
 
     def _follow(self, connection: Connection, consumer: Any, assignment: _Assignment) -> None:
+        with ReadAhead[_Polled]() as ahead:
+            self._poll_and_apply(connection, consumer, assignment, ahead)
+
+    def _poll_and_apply(
+        self,
+        connection: Connection,
+        consumer: Any,
+        assignment: _Assignment,
+        ahead: ReadAhead[_Polled],
+    ) -> None:
+        def poll() -> _Polled:
+            return self._poll(consumer, assignment)
+
         locked_at = skipped_at = -LOCK_INTERVAL_S
         polled_at = time.monotonic()
         while not self._stopped.is_set():
@@ -213,26 +237,22 @@ class GroupEngine:
                 locked_at = time.monotonic()
                 has_changed = self._lock_free(connection) or has_changed
                 analyze_new_tables(connection, READ_SCHEMA, tables_of(self._followers.values()))
-            polled = consumer.poll(timeout_ms=POLL_MS)
+            polled = ahead.take() or poll()
             if assignment.changed.is_set() or has_changed:
                 assignment.changed.clear()
                 self._begin(connection, consumer)
                 continue
-            try:
-                self._take(connection, polled)
-            except ROLLED_BACK as error:
-                log.warning("a batch was rolled back and is read again: %r", error)
-                self._stopped.wait(RETRY_DELAY_S)
-                self._begin(connection, consumer)
-            except CannotApply as problem:
-                self._leave_alone(connection, problem)
-                self._begin(connection, consumer)
-            if polled:
+            if polled.ready:
+                ahead.begin(poll)
+                if not self._applied(connection, polled.ready):
+                    ahead.take()
+                    self._begin(connection, consumer)
+            if polled.messages:
                 polled_at = time.monotonic()
             elif time.monotonic() - polled_at > STALLED_S:
                 polled_at = time.monotonic()
                 self._require_end_of_topic(connection)
-            if not polled and time.monotonic() - skipped_at >= SKIP_INTERVAL_S:
+            if not polled.messages and time.monotonic() - skipped_at >= SKIP_INTERVAL_S:
                 skipped_at = time.monotonic()
                 move_checkpoints(connection, self._broker.topic, self._followers)
                 skip_unused_positions(connection, self._followers)
@@ -325,18 +345,34 @@ class GroupEngine:
 
     # A batch
 
-    def _take(self, connection: Connection, polled: Mapping[Any, list[Any]]) -> None:
-        """Add polled messages to the buffers, and apply the events that are ready."""
-        for partition, messages in polled.items():
+    def _poll(self, consumer: Any, assignment: _Assignment) -> _Polled:
+        """Poll, and take the events that are ready from the buffers. It may run in a thread."""
+        polled: Mapping[Any, list[Any]] = consumer.poll(timeout_ms=POLL_MS)
+        messages = sum(map(len, polled.values()))
+        if assignment.changed.is_set():
+            return _Polled(messages, [])
+        for partition, received in polled.items():
             if partition.partition in self._buffers:
-                self._buffers[partition.partition].add(messages)
+                self._buffers[partition.partition].add(received)
         ready = [buffer.take() for buffer in self._buffers.values() if buffer.is_ready]
-        if ready:
-            started = time.monotonic()
+        return _Polled(messages, ready)
+
+    def _applied(self, connection: Connection, ready: list[ReadyEvents]) -> bool:
+        """Apply events; False if they were rolled back and must be read again."""
+        started = time.monotonic()
+        try:
             self._apply(connection, ready)
             move_checkpoints(connection, self._broker.topic, self._followers)
-            events = [event for each in ready for event in each.events]
-            self._observe(Batch(len(events), time.monotonic() - started), events)
+        except ROLLED_BACK as error:
+            log.warning("a batch was rolled back and is read again: %r", error)
+            self._stopped.wait(RETRY_DELAY_S)
+            return False
+        except CannotApply as problem:
+            self._leave_alone(connection, problem)
+            return False
+        events = [event for each in ready for event in each.events]
+        self._observe(Batch(len(events), time.monotonic() - started), events)
+        return True
 
     def _apply(self, connection: Connection, ready: list[ReadyEvents]) -> None:
         groups = self._group(ready)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eventlog.batches import BatchStatement
 from eventlog.connections import Connection
 
 ERROR_MAX_CHARS = 500
@@ -13,14 +14,14 @@ SELECT workspace_id, entity_id, position, events, error FROM projection_parked
  WHERE projection = %s ORDER BY position
 """
 
-PARK = """
+PARK = b"""
 INSERT INTO projection_parked AS p (projection, workspace_id, entity_id, position, events, error)
 VALUES (%s, %s, %s, %s, %s, %s)
     ON CONFLICT (projection, workspace_id, entity_id)
     DO UPDATE SET events = p.events + excluded.events
 """
 
-UNPARK = """
+UNPARK = b"""
 DELETE FROM projection_parked WHERE projection = %s AND workspace_id = %s AND entity_id = %s
 """
 
@@ -52,19 +53,21 @@ def load_parked(connection: Connection, projection: str) -> dict[EntityKey, Park
     return {(row[0], row[1]): ParkedEntity(*row) for row in rows}
 
 
+def parking(projection: str, entry: ParkedEntity) -> BatchStatement:
+    """The statement that parks an entity, or adds to the events of one that is parked."""
+    return PARK, (
+        projection,
+        entry.workspace_id,
+        entry.entity_id,
+        entry.position,
+        entry.events,
+        entry.error[:ERROR_MAX_CHARS].replace("\x00", ""),
+    )
+
+
 def park(connection: Connection, projection: str, entry: ParkedEntity) -> None:
     """Park an entity, or add to the events of one that is parked."""
-    connection.execute(
-        PARK,
-        (
-            projection,
-            entry.workspace_id,
-            entry.entity_id,
-            entry.position,
-            entry.events,
-            entry.error[:ERROR_MAX_CHARS].replace("\x00", ""),
-        ),
-    )
+    connection.execute(*parking(projection, entry))
 
 
 def unpark(connection: Connection, projection: str, entity: EntityKey) -> None:

@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg.rows import TupleRow
 
+from eventlog.batches import BatchStatement, execute_together
 from eventlog.connections import WRITES_REFUSED, Connection, array
 from eventlog.hints import PROJECTED
 from eventlog.reading import Page, RecordedEvent
 from projections.changes import Projection, RowKey
 from projections.engine.ledger.coverage import ADD_FOR, tally_events, to_arrays
-from projections.engine.ledger.parking import EntityKey, ParkedEntity, load_parked, park
+from projections.engine.ledger.parking import EntityKey, ParkedEntity, load_parked, parking
 from projections.engine.rows.fold import ChangedRows, FoldedChange
 from projections.engine.rows.memory import AppliedProjection
 from projections.engine.rows.statements import Statement, load_statements
@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 SELECT_CHECKPOINT = "SELECT position, epoch, version FROM projections WHERE name = %s"
 ADVANCE = f"""
 WITH moved AS (
-    UPDATE projections SET position = %s, updated_at = clock_timestamp()
-     WHERE name = ANY(%s::text[]) AND position = %s RETURNING name, epoch
+    UPDATE projections AS p SET position = %s, updated_at = clock_timestamp()
+      FROM unnest(%s::text[], %s::bigint[]) AS f(name, epoch)
+     WHERE p.name = f.name AND p.epoch = f.epoch AND p.position = %s RETURNING p.name
 ), noted AS ({ADD_FOR.format(names="(SELECT name FROM moved)")})
-SELECT array_agg(name), array_agg(epoch), pg_notify('{PROJECTED}', '') FROM moved
-"""
+SELECT require_moved(count(*), %s), pg_notify('{PROJECTED}', '') FROM moved
+""".encode()
 
 ROW_ERRORS = (psycopg.DataError, psycopg.IntegrityError)
 """The errors by which the database rejects a row that a projector made."""
@@ -111,6 +112,10 @@ class Follower:
         """The projection's name."""
         return self.projection.name
 
+    def ignores(self, topics: set[str]) -> bool:
+        """Whether events of these topics change no row."""
+        return self.projection.topics.isdisjoint(topics)
+
     def fold(self, events: Iterable[RecordedEvent]) -> FoldedBatch:
         """Fold the events of entities that are not parked; if one raises an error, park it."""
         parked: dict[EntityKey, ParkedEntity] = {}
@@ -128,14 +133,18 @@ class Follower:
             except Exception as error:  # noqa: BLE001 - any error parks one entity
                 message = f"{type(error).__name__}: {error}"
                 _add_parked(parked, event, self._entity(event), message)
-        return FoldedBatch({name: rows.take() for name, rows in self._rows.items()}, parked)
+        changes = {name: rows.take() for name, rows in self._rows.items() if rows.changes}
+        return FoldedBatch(changes, parked)
+
+    def statements(self, batch: FoldedBatch) -> list[BatchStatement]:
+        """The statements that apply the row changes and record the parked entities."""
+        rows = [self._statements[table].of(changes) for table, changes in batch.changes.items()]
+        return rows + [parking(self.name, entry) for entry in batch.parked.values()]
 
     def write(self, connection: Connection, batch: FoldedBatch) -> None:
         """Apply the row changes and record the parked entities."""
-        for table, rows in batch.changes.items():
-            self._statements[table].apply(connection, rows)
-        for entry in batch.parked.values():
-            park(connection, self.name, entry)
+        for statement, values in self.statements(batch):
+            connection.execute(statement, values, prepare=True)
 
     def write_halved(self, connection: Connection, events: list[RecordedEvent]) -> FoldedBatch:
         """Apply the events, and park the entities of those that the database rejects.
@@ -177,13 +186,16 @@ class Follower:
         return (event.workspace_id, self.projection.entity(event))
 
 
+Work = list[tuple[Follower, list[RecordedEvent]]]
+"""The events to apply to each projection."""
+Batches = list[tuple[Follower, FoldedBatch]]
 Advance = Callable[[], AbstractContextManager[None]]
 """Opens the block in which rows are written, and moves the checkpoints that go with them."""
 
 
 def apply_events(
     connection: Connection,
-    work: list[tuple[Follower, list[RecordedEvent]]],
+    work: Work,
     advance: Advance,
     *,
     parks_rejected_rows: bool = True,
@@ -196,11 +208,48 @@ def apply_events(
     raised.
     """
     batches = [(follower, follower.fold(events)) for follower, events in work]
-    try:
+
+    def write() -> None:
         with connection.pipeline() as pipeline, connection.transaction(), advance():
             for follower, batch in batches:
                 follower.write(connection, batch)
             pipeline.sync()
+
+    _write(connection, work, batches, write, advance, parks_rejected_rows=parks_rejected_rows)
+
+
+def _write(
+    connection: Connection,
+    work: Work,
+    batches: Batches,
+    write: Callable[[], object],
+    advance: Advance,
+    *,
+    parks_rejected_rows: bool,
+) -> None:
+    """Write the batches; if the database rejects a row, find out which, and park its entity."""
+    try:
+        batches = _write_or_park(
+            connection, work, batches, write, advance, parks_rejected_rows=parks_rejected_rows
+        )
+    except psycopg.errors.SerializationFailure as error:
+        raise CheckpointMoved(", ".join(follower.name for follower, _ in work)) from error
+    for follower, batch in batches:
+        follower.parked.update(batch.parked)
+        _log_parked(follower, batch)
+
+
+def _write_or_park(
+    connection: Connection,
+    work: Work,
+    batches: Batches,
+    write: Callable[[], object],
+    advance: Advance,
+    *,
+    parks_rejected_rows: bool,
+) -> Batches:
+    try:
+        write()
     except WRITES_REFUSED:  # no fault of a row or a table
         raise
     except (*ROW_ERRORS, *TABLE_ERRORS) as error:
@@ -210,14 +259,12 @@ def apply_events(
         before = [follower.parked for follower, _ in work]
         try:
             with connection.transaction(), advance():
-                batches = [(each, _write_alone(connection, each, events)) for each, events in work]
+                return [(each, _write_alone(connection, each, events)) for each, events in work]
         except Exception:
             for (follower, _), parked in zip(work, before, strict=True):
                 follower.parked = parked
             raise
-    for follower, batch in batches:
-        follower.parked.update(batch.parked)
-        _log_parked(follower, batch)
+    return batches
 
 
 def describe_problem(error: Exception) -> str:
@@ -245,10 +292,24 @@ def apply_page(
     *,
     parks_rejected_rows: bool = True,
 ) -> None:
-    """Apply a page of the log to followers that stand at one position. Raises as `apply_events`."""
-    apply_events(
+    """Apply a page of the log to followers that stand at one position, in one round trip.
+
+    Raises as `apply_events`. The connection must not be in a transaction.
+    """
+    work = [(follower, page.events) for follower in followers]
+    topics = {event.topic for event in page.events}
+    batches = [
+        (each, FoldedBatch({}) if each.ignores(topics) else each.fold(page.events))
+        for each in followers
+    ]
+    statements = [_advance(followers, page.events, page.upto)]
+    for follower, batch in batches:
+        statements += follower.statements(batch)
+    _write(
         connection,
-        [(follower, page.events) for follower in followers],
+        work,
+        batches,
+        lambda: execute_together(connection, statements),
         lambda: advancing(connection, followers, page.events, page.upto),
         parks_rejected_rows=parks_rejected_rows,
     )
@@ -262,20 +323,22 @@ def advancing(
 ) -> Iterator[None]:
     """Move checkpoints from the followers' position to `upto`, record coverage, send the hint.
 
-    Raises `CheckpointMoved` at the end of the block if another process moved one of them.
+    The database raises `SerializationFailure` if another process moved one of them.
     """
-    names = array(follower.name for follower in followers)
-    parameters = (upto, names, followers[0].position, *to_arrays(tally_events(events)))
-    moved = connection.execute(ADVANCE, parameters, prepare=True)
+    statement, values = _advance(followers, events, upto)
+    connection.execute(statement, values, prepare=True)
     yield
-    _require_moved(moved, followers)
 
 
-def _require_moved(moved: psycopg.Cursor[TupleRow], followers: list[Follower]) -> None:
-    names, epochs, _ = moved.fetchone() or ((), (), None)
-    found = set(zip(names or (), epochs or (), strict=True))
-    if found != {(follower.name, follower.epoch) for follower in followers}:
-        raise CheckpointMoved(", ".join(follower.name for follower in followers))
+def _advance(followers: list[Follower], events: list[RecordedEvent], upto: int) -> BatchStatement:
+    return ADVANCE, (
+        upto,
+        array(follower.name for follower in followers),
+        array(follower.epoch for follower in followers),
+        followers[0].position,
+        *to_arrays(tally_events(events)),
+        len(followers),
+    )
 
 
 def _add_parked(

@@ -19,7 +19,7 @@ import psycopg
 
 from eventlog.connections import Connection, disable_synchronous_commit, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
-from eventlog.reading import RecordedEvent, read_after
+from eventlog.reading import RecordedEvent
 from eventlog.retries import retry_until_stopped, seldom
 from projections.changes import Projection, Table
 from projections.engine.install import READ_SCHEMA
@@ -42,6 +42,7 @@ from projections.engine.live.planning import (
     analyze_new_tables,
     force_index_plans,
 )
+from projections.engine.live.read_ahead import PageReader
 from projections.engine.live.set_aside import SetAside
 
 log = logging.getLogger(__name__)
@@ -118,9 +119,12 @@ class ProjectionEngine:
 
     def catch_up(self) -> None:
         """Apply all events that can be read now, then return."""
-        with self._connections() as (reader, writer):
+        with (
+            self._connections() as (reader, writer),
+            PageReader(reader, self._batch_events) as pages,
+        ):
             followers = self._lock_free(writer, self._projections)
-            while self._step(reader, writer, followers):
+            while self._step(pages, writer, followers):
                 pass
 
     @contextmanager
@@ -137,10 +141,13 @@ class ProjectionEngine:
                 release_locks(writer)
 
     def _connect_and_follow(self) -> None:
-        with self._connections() as (reader, writer):
-            self._follow(reader, writer)
+        with (
+            self._connections() as (reader, writer),
+            PageReader(reader, self._batch_events) as pages,
+        ):
+            self._follow(reader, pages, writer)
 
-    def _follow(self, reader: Connection, writer: Connection) -> None:
+    def _follow(self, reader: Connection, pages: PageReader, writer: Connection) -> None:
         reader.execute(f"LISTEN {APPENDED}")
         followers: list[Follower] = []
         locked_at = handed_over_at = -LOCK_INTERVAL_S
@@ -153,7 +160,8 @@ class ProjectionEngine:
                 held = {follower.name for follower in followers}
                 others = [each for each in self._projections if each.name not in held]
                 followers += self._lock_free(writer, others)
-            if not self._step(reader, writer, followers):
+            if not self._step(pages, writer, followers):
+                pages.take()  # a page may be read ahead for projections that were set aside
                 wait_for_hint(reader, self._poll_interval_s)
 
     def _lock_free(self, writer: Connection, projections: Iterable[Projection]) -> list[Follower]:
@@ -184,15 +192,18 @@ class ProjectionEngine:
                 unlock_projection(writer, follower.name)
         return [follower for follower in followers if follower.name not in handovers]
 
-    def _step(self, reader: Connection, writer: Connection, followers: list[Follower]) -> bool:
+    def _step(self, pages: PageReader, writer: Connection, followers: list[Follower]) -> bool:
         """Apply one batch at each position where followers stand. True if more can be read now.
 
         A projection that cannot be applied is removed from the followers.
         """
         more = False
-        for position in sorted({follower.position for follower in followers}):
+        positions = sorted({follower.position for follower in followers})
+        for position in positions:
             group = [follower for follower in followers if follower.position == position]
-            page = read_after(reader, position, self._batch_events)
+            page = pages.read(position)
+            if page.more and len(positions) == 1:
+                pages.read_ahead(page.upto)
             if page.upto > position:
                 started = time.monotonic()
                 try:

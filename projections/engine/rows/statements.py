@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from eventlog.batches import BatchStatement
 from eventlog.connections import Connection
 from projections.changes import Counts, RowKey, Table
 from projections.engine.rows.fold import FoldedChange
@@ -95,7 +96,7 @@ HAVING sum(n) <> 0{having}
 
 @dataclass
 class Statement:
-    """Applies changes to one table, by a statement composed for the kinds of change in a batch."""
+    """Composes statements that apply changes to one table, by the kinds of change in a batch."""
 
     table: Table
     name: str
@@ -106,16 +107,14 @@ class Statement:
     """The column types."""
     composed: dict[frozenset[str], bytes] = field(default_factory=dict)
 
-    def apply(self, connection: Connection, changes: dict[RowKey, FoldedChange]) -> None:
-        """Apply one change to each row."""
-        if not changes:
-            return
+    def of(self, changes: dict[RowKey, FoldedChange]) -> BatchStatement:
+        """The statement, with its value, that applies one change to each row."""
         encoded = [self._encode(*key, each) for key, each in changes.items()]
         operations = frozenset([each["o"] for each in encoded])
         statement = self.composed.get(operations)
         if statement is None:
             statement = self.composed[operations] = self._compose(operations).encode()
-        connection.execute(statement, (orjson.dumps(encoded).decode(),), prepare=True)
+        return statement, (orjson.dumps(encoded).decode(),)
 
     def _encode(self, workspace_id: str, key: str, change: FoldedChange) -> dict[str, Any]:
         encoded: dict[str, Any] = {

@@ -24,6 +24,7 @@ from projections.engine.registry import PROJECTIONS, version
 from readmodels import table_definitions
 from tests.support.databases import Urls
 from tests.support.failing_projection import companies
+from tests.support.processes import running_engine
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long(seconds=15)
@@ -165,6 +166,29 @@ def test_table_that_was_repaired_by_hand_is_used_again(
         wait_for_projections(database)
         assert checked(urls) == ""
     assert "Newer" in dict(companies(database))
+
+
+def test_only_projection_stops_and_resumes_while_pages_are_read_ahead(
+    accounts: list[UUID], urls: Urls, database: Connection
+) -> None:
+    """No event can be applied at first, although the tables look whole to the engine."""
+    database.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = 'feature_not_supported'; END $$
+    """)
+    database.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON read.accounts EXECUTE FUNCTION refuse()"
+    )
+    problem = "SELECT problem <> '' FROM projections WHERE name = 'accounts'"
+    engine = ProjectionEngine(urls.projector, [PROJECTIONS["accounts"]], batch_events=5)
+    with running_engine(engine):
+        wait_until(lambda: database.execute(problem).fetchone() == (True,), "it is set aside")
+        database.execute("DROP TRIGGER refuse ON read.accounts")
+        upto = readable_position(database)
+        position = "SELECT position FROM projections WHERE name = 'accounts'"
+        wait_until(lambda: database.execute(position).fetchone() == (upto,), "it has resumed")
+    assert gaps(database, "accounts", upto=upto) == []
+    assert len(companies(database)) == ACCOUNTS
 
 
 def test_replaced_tables_are_kept_and_can_be_rolled_back_to(
