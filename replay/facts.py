@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from eventlog.connections import AsyncConnection
-from eventlog.direct import DirectQuery
+from eventlog.libpq.listening import DirectQuery
 from eventlog.reading.actions import ACTIONS_JSON
 from eventlog.reading.audit import entry_columns, json_object
 from eventlog.reading.history import select_in_workspace, select_news

@@ -14,8 +14,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from eventlog.connections import CONNECT_TIMEOUT_S, server_settings
-from eventlog.direct import DirectQuery
 from eventlog.hints import APPENDED, listen, unlisten
+from eventlog.libpq.listening import DirectQuery
 from eventlog.reading.positions import last_position, taken_position
 from replay.facts import FactPage, prepare_news, read_news
 

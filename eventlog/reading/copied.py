@@ -14,7 +14,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
 from eventlog.connections import Connection
-from eventlog.libpq import error_of, flush, next_result, wait
+from eventlog.libpq.waiting import error_of, flush, next_result, wait
 
 
 def copied_blocks(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eventlog.batches import execute_together
 from eventlog.connections import Connection
+from eventlog.libpq.batches import execute_together
 from eventlog.reading.positions import SELECT_READABLE_FROM
 from eventlog.reading.recorded import COLUMNS, RecordedEvent, log_rows, to_event
 

@@ -12,8 +12,8 @@ import orjson
 from hypothesis import HealthCheck, Phase, given, settings
 
 from commands.entities import EntityCommands
-from eventlog.batches import BatchStatement
 from eventlog.connections import Connection
+from eventlog.libpq.batches import BatchStatement
 from eventlog.store.log import EventLog
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from projections.changes import Projection

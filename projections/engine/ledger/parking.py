@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eventlog.batches import BatchStatement
 from eventlog.connections import Connection
+from eventlog.libpq.batches import BatchStatement
 
 ERROR_MAX_CHARS = 500
 

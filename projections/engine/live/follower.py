@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from eventlog.batches import BatchStatement, execute_together
 from eventlog.connections import WRITES_REFUSED, Connection, array
 from eventlog.hints import PROJECTED
+from eventlog.libpq.batches import BatchStatement, execute_together
 from eventlog.reading import Page, RecordedEvent
 from projections.changes import Projection, RowKey
 from projections.engine.ledger.coverage import ADD_FOR, tally_events, to_arrays

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from eventlog.batches import BatchStatement
 from eventlog.connections import Connection
+from eventlog.libpq.batches import BatchStatement
 from projections.changes import Counts, RowKey, Table
 from projections.engine.rows.fold import FoldedChange
 

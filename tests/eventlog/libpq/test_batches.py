@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from eventlog.batches import BatchStatement, execute_together
 from eventlog.connections import Connection, follow_connection
 from eventlog.hints import APPENDED, wait_for_hint
+from eventlog.libpq.batches import BatchStatement, execute_together
 from tests.support.databases import Urls
 
 INSERT = b"INSERT INTO batch (number, text) VALUES (%s, %s)"

@@ -17,7 +17,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from eventlog.connections import Connection
-from eventlog.libpq import error_of, flush, next_result
+from eventlog.libpq.waiting import error_of, flush, next_result
 
 Value = str | int | None
 BatchStatement = tuple[bytes, Sequence[Value]]
