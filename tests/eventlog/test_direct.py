@@ -68,7 +68,7 @@ def test_hints_are_received_between_and_during_statements(urls: Urls) -> None:
                 await hinted.wait()
                 hinted.clear()
                 executed = asyncio.create_task(query.execute("0.5"))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the statement is sent
                 hinter.hint()
                 await executed
                 await hinted.wait()
