@@ -119,7 +119,7 @@ def write(
     """
     rng, scope = random.Random(seed), Scope(UUID(WORKSPACE))
     accounts: deque[UUID] = deque(maxlen=NEWEST_ACCOUNTS)
-    started = time.monotonic()
+    due = time.monotonic()
     for number in count():
         if stop.is_set():
             return
@@ -136,7 +136,8 @@ def write(
             commands.create(scope, Task, {"title": "Call"}, account_id=rng.choice(accounts))
         with written.get_lock():
             written.value += 1
-        stop.wait(max(0.0, started + (number + 1) / rate - time.monotonic()))
+        due = max(due + 1 / rate, time.monotonic())  # what was missed is not made up for
+        stop.wait(due - time.monotonic())
 
 
 def read(url: str, token: str, stop: threading.Event, samples: Samples) -> None:

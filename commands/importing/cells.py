@@ -93,7 +93,8 @@ def _types(annotation: Any) -> Iterator[type]:
 
 def unescaped(text: str) -> str:
     """Remove surrounding spaces and the `'` that hides a formula."""
-    return without_neutraliser(text.strip())
+    text = text.strip()
+    return without_neutraliser(text) if text.startswith("'") else text
 
 
 def parse_cell(text: str, form: Form, order: DateOrder, choices: tuple[str, ...]) -> Any:

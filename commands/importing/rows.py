@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from functools import cache
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Any
 from uuid import UUID
-
-from pydantic import TypeAdapter
-from pydantic.fields import FieldInfo
 
 from commands.importing.cells import (
     Form,
@@ -42,6 +39,8 @@ from domain.shared.fields import CUSTOM, YEAR_MAX, YEAR_MIN, FieldValues
 from domain.shared.refusals import FieldError, InvalidFields, OccurredTooEarly, Refusal
 
 DAY = timedelta(days=1)
+NAME_SETS_MAX = 1_000
+NO_FIELDS: frozenset[str] = frozenset()
 
 ENGAGED, CLOSED, STAGE = "engagedOn", "closedOn", "stage"
 KNOWN_AT_CLOSE = frozenset({STAGE, CLOSED, "value"})
@@ -167,19 +166,23 @@ class RowPlanner:
         clock: Callable[[], datetime],
     ) -> None:
         self._options = options
-        self._columns = [(column, self._reader(column)) for column in columns]
+        self._corrected_columns = {*options.corrections, *options.known}
+        self._columns = [(each, self._reader(each), self._is_plain(each)) for each in columns]
         self.directory = directory
         self._clock = clock
-        self._column_of = {column.field: column.name for column, _ in self._columns}
-        self._corrected_columns = {*options.corrections, *options.known}
+        self._column_of = {column.field: column.name for column, _, _ in self._columns}
 
     def plan(self, row: SourceRow) -> PlannedRow:
         """Return what the row records, with all issues of its cells."""
         draft = _Draft(row.number)
         if row.extra:
             draft.error("", row.extra[0], "too_many_cells", "The row has more cells than columns.")
-        for column, read in self._columns:
-            self._read_cell(draft, column, row.cells.get(column.name, ""), read)
+        for column, read, is_plain in self._columns:
+            text = unescaped(row.cells.get(column.name, ""))
+            if not is_plain or len(text) > CELL_MAX_CHARS:
+                self._read_cell(draft, column, text, read)
+            elif text:
+                read(draft, column, text)
         kind = self._options.kind
         account_column = self._column_of.get(ACCOUNT, "")
         if kind.ACCOUNT_REQUIRED and draft.account_id is None and draft.is_valid(account_column):
@@ -189,8 +192,7 @@ class RowPlanner:
         steps = self._check_times(draft, _steps_of(kind, draft.fields, draft.occurred_at))
         return self._validate(row, draft, steps)
 
-    def _read_cell(self, draft: _Draft, column: Column, cell: str, read: _Reader) -> None:
-        text = unescaped(cell)
+    def _read_cell(self, draft: _Draft, column: Column, text: str, read: _Reader) -> None:
         if len(text) > CELL_MAX_CHARS:
             message = f"The cell has more than {CELL_MAX_CHARS:,} characters."
             draft.error(column.name, text, "cell_too_long", message)
@@ -211,12 +213,17 @@ class RowPlanner:
         if name in MEMBER_FIELDS:
             return self._read_member
         if name.startswith(CUSTOM_PREFIX):
-            return _read_custom
+            return _custom_reader(name[len(CUSTOM_PREFIX) :])
         if name in CONTACT_FIELDS:
             return _read_contact
         if name in NAME_PARTS or name in CONTACT_NAME_PARTS:
             return _read_name_part
         return _read_text if column.form is Form.TEXT else self._read_value
+
+    def _is_plain(self, column: Column) -> bool:
+        """Whether a text of the column is read as it is, and an empty one is not."""
+        is_corrected = column.name in self._corrected_columns
+        return not (column.default or is_corrected or column.field == ACCOUNT)
 
     def _read_member(self, draft: _Draft, column: Column, text: str) -> None:
         member_id = self._find_reference(draft, column, text, self.directory.members)
@@ -319,7 +326,7 @@ class RowPlanner:
                 values = kind.FIELDS.prevalidated(fields)
             except InvalidFields as invalid:
                 if self._may_lack(invalid):
-                    values = _canonical(kind, fields)
+                    values = kind.FIELDS.canonical(fields)
                 else:
                     refused.append(invalid)
             if draft.contact:
@@ -339,9 +346,9 @@ class RowPlanner:
             columns=self._column_of,
             cells=row.cells,
             values=values,
-            given=frozenset(draft.given() - draft.defaulted),
+            given=draft.given(),
             contact=contact,
-            contact_given=frozenset(draft.contact) if contact else frozenset(),
+            contact_given=_named(tuple(draft.contact)) if contact else NO_FIELDS,
         )
         if refused:
             issues = (issue for each in refused for issue in planned.issues_of(each))
@@ -376,10 +383,10 @@ class _Draft:
             if parts and NAME not in fields:
                 fields[NAME] = " ".join(parts)
 
-    def given(self) -> set[str]:
-        """The fields that have a value; custom ones as `customFields.<key>`."""
-        custom = {CUSTOM_PREFIX + key for key in self.fields.get(CUSTOM, {})}
-        return {name for name in self.fields if name != CUSTOM} | custom
+    def given(self) -> frozenset[str]:
+        """The fields for which the row has a value; custom ones as `customFields.<key>`."""
+        custom = tuple(self.fields.get(CUSTOM, ()))
+        return _named(tuple(self.fields), custom, frozenset(self.defaulted))
 
     def named_contact(self) -> dict[str, Any]:
         """The contact's fields; without a name, its e-mail address is the name."""
@@ -401,6 +408,18 @@ class _Draft:
         return all(each.column != column for each in self.issues if each.is_error)
 
 
+@lru_cache(NAME_SETS_MAX)
+def _named(
+    fields: tuple[str, ...], custom: tuple[str, ...] = (), without: frozenset[str] = NO_FIELDS
+) -> frozenset[str]:
+    """These names, the custom ones with their prefix. Rows with the same names share the set, so
+    that it is passed from process to process once for a batch.
+    """
+    names = {name for name in fields if name != CUSTOM}
+    names |= {CUSTOM_PREFIX + key for key in custom}
+    return frozenset(names - without)
+
+
 _Reader = Callable[[_Draft, Column, str], None]
 """Reads the text of a cell into a draft."""
 
@@ -409,8 +428,11 @@ def _read_text(draft: _Draft, column: Column, text: str) -> None:
     draft.fields[column.field] = text
 
 
-def _read_custom(draft: _Draft, column: Column, text: str) -> None:
-    draft.set_custom(column.field[len(CUSTOM_PREFIX) :], text)
+def _custom_reader(key: str) -> _Reader:
+    def read_custom(draft: _Draft, column: Column, text: str) -> None:
+        draft.fields.setdefault(CUSTOM, {})[key] = text
+
+    return read_custom
 
 
 def _read_contact(draft: _Draft, column: Column, text: str) -> None:
@@ -456,25 +478,6 @@ def _steps_of(
 
 def _start_of(day: date | None) -> datetime | None:
     return midnight(day) if day else None
-
-
-def _canonical(kind: type[Entity], fields: Mapping[str, Any]) -> FieldValues:
-    """These fields as they would be recorded, without the check for missing ones."""
-    adapters = _adapters(kind)
-    return {
-        name: adapters[name].dump_python(adapters[name].validate_python(value), mode="json")
-        for name, value in fields.items()
-    }
-
-
-@cache
-def _adapters(kind: type[Entity]) -> Mapping[str, TypeAdapter[Any]]:
-    def adapter(info: FieldInfo) -> TypeAdapter[Any]:
-        annotated: Any = Annotated
-        type_: Any = info.annotation
-        return TypeAdapter(annotated[(type_, *info.metadata)] if info.metadata else type_)
-
-    return {str(info.alias): adapter(info) for info in kind.FIELDS.model_fields.values()}
 
 
 def _as_row_error(fault: FieldError) -> FieldError:

@@ -30,12 +30,14 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from domain.shared.refusals import FieldError, InvalidFields
@@ -69,6 +71,8 @@ def _printable(text: str) -> str:
 
     Refuses control characters and what PostgreSQL's JSON cannot hold (NUL, lone surrogates).
     """
+    if text.isascii() and text.isprintable():
+        return text  # 0.2 µs sooner, and an import has many texts
     if _UNPRINTABLE.search(text):
         raise ValueError("contains a control character")
     return text if text.isascii() else composed(text)
@@ -289,6 +293,25 @@ class Fields(BaseModel):
     def prevalidated(cls, given: Mapping[str, Any]) -> PrevalidatedValues:
         """As `validated`, for several decisions on the same values. Raises `InvalidFields`."""
         return PrevalidatedValues(cls, cls.validated(given))
+
+    @classmethod
+    def canonical(cls, given: Mapping[str, Any]) -> FieldValues:
+        """As `validated`, without the check for missing fields. Raises pydantic's error."""
+        adapters = cls._adapters()
+        return {
+            name: adapters[name].dump_python(adapters[name].validate_python(value), mode="json")
+            for name, value in given.items()
+        }
+
+    @classmethod
+    @cache
+    def _adapters(cls) -> Mapping[str, TypeAdapter[Any]]:
+        def adapter(info: FieldInfo) -> TypeAdapter[Any]:
+            annotated: Any = Annotated
+            type_: Any = info.annotation
+            return TypeAdapter(annotated[(type_, *info.metadata)] if info.metadata else type_)
+
+        return {str(info.alias): adapter(info) for info in cls.model_fields.values()}
 
     @classmethod
     @cache

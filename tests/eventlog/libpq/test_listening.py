@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
-from eventlog.hints import APPENDED, Hinter, listen
 from eventlog.libpq.listening import DirectQuery
+from eventlog.hints import APPENDED, Hinter, listen
 from tests.support.databases import Urls
 
 LENGTH = "SELECT length($1::text), nullif($1, '')"
@@ -68,7 +68,7 @@ def test_hints_are_received_between_and_during_statements(urls: Urls) -> None:
                 await hinted.wait()
                 hinted.clear()
                 executed = asyncio.create_task(query.execute("0.5"))
-                await asyncio.sleep(0)  # so that the statement has begun
+                await asyncio.sleep(0)  # the statement is sent
                 hinter.hint()
                 await executed
                 await hinted.wait()
