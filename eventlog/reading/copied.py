@@ -28,39 +28,45 @@ def copied_blocks(
     pgconn = connection.pgconn
     pgconn.send_query(statement.as_bytes(connection))
     flush(pgconn)
-    is_copying = False
+    has_ended = False
     try:
         _require(pgconn, ExecStatus.COPY_OUT)
-        is_copying = True
-        yield from _blocks(pgconn, block_rows)
-        is_copying = False
-        _require(pgconn, ExecStatus.COMMAND_OK)
-    finally:
-        with contextlib.suppress(psycopg.Error):
-            if is_copying:
-                connection.cancel_safe()
-                for _ in _blocks(pgconn, block_rows):
-                    pass
-            while pgconn.get_result() is not None:
-                pass
-
-
-def _blocks(pgconn: PGconn, block_rows: int) -> Iterator[bytes]:
-    receive = pgconn.get_copy_data
-    rows: list[memoryview] = []
-    while True:
-        size, row = receive(1)
-        if size > 0:
+        rows: list[memoryview] = []
+        for row in _rows(pgconn):
             rows.append(row)
             if len(rows) == block_rows:
                 yield b"".join(rows)
                 rows.clear()
+        _require(pgconn, ExecStatus.COMMAND_OK)
+        has_ended = pgconn.get_result() is None
+        if rows:  # after the end, so that a reader of one block may leave it
+            yield b"".join(rows)
+    finally:
+        if not has_ended:
+            _cancel(connection)
+
+
+def _rows(pgconn: PGconn) -> Iterator[memoryview]:
+    receive = pgconn.get_copy_data
+    while True:
+        size, row = receive(1)
+        if size > 0:
+            yield row
         elif size == 0:
             wait(pgconn)
         else:
-            break
-    if rows:
-        yield b"".join(rows)
+            return
+
+
+def _cancel(connection: Connection) -> None:
+    """Cancel the statement if it has not ended, and receive what is left of it."""
+    pgconn = connection.pgconn
+    with contextlib.suppress(psycopg.Error):
+        while (result := pgconn.get_result()) is not None:
+            if result.status == ExecStatus.COPY_OUT:
+                connection.cancel_safe()
+                for _ in _rows(pgconn):
+                    pass
 
 
 def _require(pgconn: PGconn, status: ExecStatus) -> None:
