@@ -8,6 +8,7 @@ from functools import partial
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.cors import CORSMiddleware
 
 from api.dependencies.services import open_services
@@ -40,6 +41,8 @@ CORS_EXPOSED = (
 """Response headers that scripts of other origins may read."""
 CORS_MAX_AGE_S = 600
 """How long a browser may remember what was allowed, in seconds."""
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""Runtime has its own; that of the framework would look for its providers at each request."""
 DESCRIPTION = """
 A CRM backend whose database is its history.
 
@@ -80,9 +83,9 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(reject_unknown_parameters)],
+        telemetry=NO_TELEMETRY,
     )
-    app.state.settings = settings
-    app.state.metrics = metrics
+    app.state.settings, app.state.metrics = settings, metrics
     app.state.shutdown = Shutdown()
     for router in routers():
         app.include_router(router)

@@ -33,7 +33,7 @@ import psycopg
 
 from benchmarks.export import serving
 from benchmarks.generated import METADATA, WORKSPACE, cpu_s, database
-from benchmarks.passthrough import load, passing_through
+from benchmarks.passthrough import Load, load, passing_through
 from commands.entities import EntityCommands
 from commands.keys import issue_key
 from domain.shared.text import folded
@@ -266,7 +266,7 @@ def list_case(
     query = ListQuery(UUID(WORKSPACE), **options)
 
     async def ours(pool: ReadPool) -> object:
-        async with pool.workspace(query.workspace_id) as connection:
+        async with pool.plain() as connection:
             return await list_page(connection, LISTS["accounts"], query)
 
     contacts = CONTACTS if query.include_contacts else ""
@@ -284,7 +284,7 @@ async def cases(pool: ReadPool, busiest: str) -> list[Case]:
     """All queries that are measured."""
     workspace = UUID(WORKSPACE)
     query = ListQuery(workspace)
-    async with pool.workspace(workspace) as connection:
+    async with pool.plain() as connection:
         first = await list_page(connection, LISTS["accounts"], query)
         last = orjson.loads(first.content)["items"][-1]
     after = f"(created_at, id) < ('{last['createdAt']}', '{last['id']}')"
@@ -318,7 +318,7 @@ async def cases(pool: ReadPool, busiest: str) -> list[Case]:
         found.append(list_case(f"search {term!r}", where, search=term))
 
     async def one(pool: ReadPool) -> object:
-        async with pool.workspace(workspace) as connection:
+        async with pool.plain() as connection:
             return await detail(connection, "accounts", workspace, UUID(last["id"]))
 
     async def trail(pool: ReadPool) -> object:
@@ -386,30 +386,46 @@ async def _run(connection: AsyncConnection, statements: list[str]) -> None:
 
 
 def over_http(urls: DatabaseUrls, token: str, seconds: float) -> None:
-    """Compare the API with the pass-through of the ideal page, in two rounds."""
+    """Compare the API with pass-throughs of the ideal page and item, in two rounds."""
     headers = {"Authorization": f"Bearer {token}"}
-    statement = PAGE.format(
-        contacts=CONTACTS, where="true", order="created_at DESC, id DESC", offset=0
-    ).replace("plain", "read.plain")
+    with psycopg.connect(urls.projector) as projector:
+        row = projector.execute("SELECT id FROM read.plain ORDER BY created_at DESC").fetchone()
+    assert row is not None
+    order = "created_at DESC, id DESC"
+    page, item = (
+        PAGE.format(contacts=CONTACTS, where=where, order=order, offset=0).replace(
+            "plain", "read.plain"
+        )
+        for where in ("true", f"id = '{row[0]}'")
+    )
     with (
         serving(urls) as (url, process),
-        passing_through(urls.projector, statement, PASSTHROUGH_PORT) as (bare_url, bare_pid),
+        passing_through(urls.projector, page, PASSTHROUGH_PORT) as (page_url, page_pid),
+        passing_through(urls.projector, item, PASSTHROUGH_PORT - 1) as (item_url, item_pid),
     ):
         print(
             f"{'HTTP, 16 connections':<38}{'req/s':>9}{'of bare':>9}{'server µs':>11}{'PG µs':>9}"
         )
         ask = partial(load, database_url=urls.app, connections=CONNECTIONS, seconds=seconds)
-        paths = ("/api/accounts", "/api/accounts?includeContacts=false", "/api/audit")
+        pages = ("/api/accounts", "/api/accounts?includeContacts=false", "/api/audit")
         for _ in range(2):
-            bare = ask(bare_url, "/", {}, pid=bare_pid)
-            found = {path: ask(url, path, headers, pid=process.pid) for path in paths}
-            for name, each in {"pass-through of the ideal page": bare, **found}.items():
-                print(
-                    f"{name:<38}{each.requests_per_s:9.0f}"
-                    f"{each.requests_per_s / bare.requests_per_s:9.2f}"
-                    f"{each.server_us:11.0f}{each.postgres_us:9.0f}",
-                    flush=True,
-                )
+            for name, bare_url, pid, paths in (
+                ("page", page_url, page_pid, pages),
+                ("item", item_url, item_pid, (f"/api/accounts/{row[0]}",)),
+            ):
+                bare = ask(bare_url, "/", {}, pid=pid)
+                _print(f"pass-through of the ideal {name}", bare, bare)
+                for path in paths:
+                    _print(path[:37], ask(url, path, headers, pid=process.pid), bare)
+
+
+def _print(name: str, each: Load, bare: Load) -> None:
+    ratio = each.requests_per_s / bare.requests_per_s
+    print(
+        f"{name:<38}{each.requests_per_s:9.0f}{ratio:9.2f}"
+        f"{each.server_us:11.0f}{each.postgres_us:9.0f}",
+        flush=True,
+    )
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from uuid import UUID
 
 from eventlog.connections import ENTERED, AsyncConnection
+from eventlog.statements import Statement
 from readmodels.lists import LISTS, item_sql
-from readmodels.spec import ListSpec
 
 OPPORTUNITIES_PER_ACCOUNT_MAX = 100
 
@@ -33,12 +34,19 @@ async def detail(
     None if it does not exist.
     """
     parameters = {"workspace": workspace_id, "id": entity_id}
-    cursor = await connection.execute(_sql(LISTS[plural]), parameters)
-    row = await cursor.fetchone()
-    return (row[0], row[1].encode()) if row else None
+    row = await detail_statement(plural).fetch_row(connection, parameters)
+    if row is None:
+        return None
+    version, item = row
+    assert version is not None
+    assert item is not None
+    return int(version), item
 
 
-def _sql(spec: ListSpec) -> str:
-    more = {"opportunities": OPPORTUNITIES} if spec.plural == "accounts" else {}
+@cache
+def detail_statement(plural: str) -> Statement:
+    """The statement of all entities of one kind."""
+    spec = LISTS[plural]
+    more = {"opportunities": OPPORTUNITIES} if plural == "accounts" else {}
     item = item_sql(spec, with_contacts=spec.with_contacts, more=more)
-    return DETAIL.format(item=item, table=spec.table, base=spec.base)
+    return Statement(DETAIL.format(item=item, table=spec.table, base=spec.base))

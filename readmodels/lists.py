@@ -11,8 +11,10 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -20,6 +22,7 @@ import psycopg
 
 from domain.shared.text import folded, joinable
 from eventlog.connections import ENTERED, AsyncConnection
+from eventlog.statements import Statement
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.spec import CREATED_AT, ListSpec, Sort
@@ -38,6 +41,8 @@ PROBE_HITS = 100
 """A search that finds this many among the first PROBE_ROWS rows of the list is taken as frequent:
 then the rows are read in the order of the list until enough were found. Else the matching rows are
 found through the index."""
+SHAPES_MAX = 1_000
+"""Maximum number of statements whose text is kept, some 5 MB."""
 WALK_ROWS_MAX = 30_000
 """A frequent search reads no more rows to count its total. If that was not enough, it is rare."""
 FOUND_ROWS_MAX = 4_000
@@ -175,6 +180,29 @@ class ListQuery:
     include_stats: bool = False
 
 
+class Finder(Enum):
+    """How the rows that match a search are found."""
+
+    NONE = "there is no search"
+    TRIGRAMS = "by the index of a pattern"
+    LETTERS = "by the index of one and two letters"
+    INLINE = "by comparing each row"
+
+
+class Shape(NamedTuple):
+    """What decides the text of a page's statement. The rest of a query are parameters."""
+
+    filters: tuple[str, ...]
+    finder: Finder
+    sort_by: str
+    descending: bool
+    page_size: int
+    by_cursor: bool
+    has_offset: bool
+    include_contacts: bool
+    include_stats: bool
+
+
 def _specs() -> dict[str, ListSpec]:
     found = {}
     for info in pkgutil.iter_modules(kinds.__path__, "readmodels.kinds."):
@@ -221,23 +249,24 @@ async def list_ids(
 async def _page(
     connection: AsyncConnection, spec: ListSpec, query: ListQuery, parameters: dict[str, Any]
 ) -> ListPage:
-    statement = _search_sql(spec, query) if query.search else _list_sql(spec, query)
-    row = await (await connection.execute(statement, parameters)).fetchone()
+    row = await page_statement(spec.plural, _shape(spec, query)).fetch_row(connection, parameters)
     assert row is not None
     items, next_keys, total, stats = row
-    pagination = _pagination(query, total, next_keys)
-    answer: bytes = b'{"items":' + items.encode() + b',"pagination":' + orjson.dumps(pagination)
+    assert items is not None
+    assert total is not None
+    pagination = _pagination(query, int(total), next_keys)
+    parts = [b'{"items":', items, b',"pagination":', orjson.dumps(pagination)]
     if stats is not None:
-        answer += b',"aggregations":' + stats.encode()
+        parts += [b',"aggregations":', stats]
     return ListPage(
-        answer + b"}",
+        b"".join([*parts, b"}"]),
         pagination["totalPages"],
         pagination["totalIsExact"],
         pagination["nextCursor"],
     )
 
 
-def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str, Any]:
+def _pagination(query: ListQuery, total: int, next_keys: bytes | None) -> dict[str, Any]:
     is_exact = not query.search or total <= SEARCH_TOTAL_MAX
     total = total if is_exact else SEARCH_TOTAL_MAX
     return {
@@ -250,23 +279,55 @@ def _pagination(query: ListQuery, total: int, next_keys: str | None) -> dict[str
     }
 
 
-def _list_sql(spec: ListSpec, query: ListQuery) -> str:
-    parts = _parts(spec, query)
-    template = LATER_PAGE if _offset(query) else PAGE
-    if _is_counted(spec, query) and set(query.filters) - _filters_in_order(spec, query):
+@lru_cache(SHAPES_MAX)
+def page_statement(plural: str, shape: Shape) -> Statement:
+    """The statement of all pages of one shape."""
+    spec = LISTS[plural]
+    return Statement(
+        _list_sql(spec, shape) if shape.finder is Finder.NONE else _search_sql(spec, shape)
+    )
+
+
+def _shape(spec: ListSpec, query: ListQuery) -> Shape:
+    return Shape(
+        tuple(query.filters),
+        _finder(spec, query.search) if query.search else Finder.NONE,
+        query.sort_by,
+        query.descending,
+        query.page_size,
+        query.cursor is not None,
+        _offset(query) > 0,
+        query.include_contacts,
+        query.include_stats,
+    )
+
+
+def _finder(spec: ListSpec, search: str) -> Finder:
+    text = folded(search)
+    if len(text) >= TRIGRAM_CHARS:
+        return Finder.TRIGRAMS
+    # Nothing remains of an accent alone, and control characters separate the letters of the index.
+    by_letters = spec.search_by_letters is not None and text.isprintable() and text
+    return Finder.LETTERS if by_letters else Finder.INLINE
+
+
+def _list_sql(spec: ListSpec, shape: Shape) -> str:
+    parts = _parts(spec, shape)
+    template = LATER_PAGE if shape.has_offset else PAGE
+    if _is_counted(spec, shape) and set(shape.filters) - _filters_in_order(spec, shape):
         template = FILTERED_PAGE
     page = template.format_map(parts)
-    return WHOLE_PAGE.format(page=page, total=_total_sql(spec, query), stats=parts["stats"])
+    return WHOLE_PAGE.format(page=page, total=_total_sql(spec, shape), stats=parts["stats"])
 
 
-def _search_sql(spec: ListSpec, query: ListQuery) -> str:
-    parts = _parts(spec, query)
+def _search_sql(spec: ListSpec, shape: Shape) -> str:
+    parts = _parts(spec, shape)
     return SEARCH_PAGE.format_map(
         {
             **parts,
             "first_rows": FIRST_ROWS.format_map(parts),
             "matches": spec.search_inline,
-            "rows_by_index": _rows_by_index(spec, query),
+            "rows_by_index": _rows_by_index(spec, shape),
             "probe_rows": PROBE_ROWS,
             "probe_hits": PROBE_HITS,
             "walk_rows": WALK_ROWS_MAX,
@@ -276,33 +337,33 @@ def _search_sql(spec: ListSpec, query: ListQuery) -> str:
     )
 
 
-def _parts(spec: ListSpec, query: ListQuery) -> dict[str, str]:
-    """The parts of a page's statement that depend on the query."""
-    sort = spec.sorts[query.sort_by]
-    limit, offset = _limit_and_offset(query)
+def _parts(spec: ListSpec, shape: Shape) -> dict[str, str]:
+    """The parts of a page's statement that depend on its shape."""
+    sort = spec.sorts[shape.sort_by]
+    limit, offset = _limit_and_offset(shape)
     return {
         "table": spec.table,
-        "where": _filters(spec, query.filters),
-        "where_in_order": _filters(spec, _filters_in_order(spec, query)),
-        "after": _after(sort, descending=query.descending) if query.cursor else "true",
-        "order": _order(sort, descending=query.descending),
-        "item": item_sql(spec, with_contacts=spec.with_contacts and query.include_contacts),
+        "where": _filters(spec, shape.filters),
+        "where_in_order": _filters(spec, _filters_in_order(spec, shape)),
+        "after": _after(sort, descending=shape.descending) if shape.by_cursor else "true",
+        "order": _order(sort, descending=shape.descending),
+        "item": item_sql(spec, with_contacts=spec.with_contacts and shape.include_contacts),
         "keys": ", ".join(f"t.{column}::text" for column, _ in sort.keys),
         "limit": limit,
         "offset": offset,
-        "stats": _stats_sql(spec) if query.include_stats else "NULL",
+        "stats": _stats_sql(spec) if shape.include_stats else "NULL",
     }
 
 
-def _limit_and_offset(query: ListQuery) -> tuple[str, str]:
+def _limit_and_offset(shape: Shape) -> tuple[str, str]:
     """SQL for both: numbers for a list, so that it is planned once, parameters for a search.
 
     With parameters, PostgreSQL takes a tenth of the table for the page, finds the plan for all
     values too dear, and plans every execution. The plan of a search depends on its text.
     """
-    if query.search:
-        return "%(limit)s", "%(offset)s"
-    return str(query.page_size), "%(offset)s" if _offset(query) else "0"
+    if shape.finder is not Finder.NONE:
+        return "%(limit)s::bigint", "%(offset)s::bigint"
+    return str(shape.page_size), "%(offset)s::bigint" if shape.has_offset else "0"
 
 
 def item_sql(
@@ -322,9 +383,9 @@ def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any
     return rows, order, _parameters(spec, query)
 
 
-def _total_sql(spec: ListSpec, query: ListQuery) -> str:
-    where = _filters(spec, query.filters)
-    if _is_counted(spec, query):
+def _total_sql(spec: ListSpec, shape: Shape) -> str:
+    where = _filters(spec, shape.filters)
+    if _is_counted(spec, shape):
         return COUNT_FROM_COUNTERS.format(counts_table=spec.counts_table, where=where)
     return COUNT_ROWS.format(table=spec.table, where=where)
 
@@ -337,20 +398,23 @@ def _stats_sql(spec: ListSpec) -> str:
 def _where(spec: ListSpec, query: ListQuery) -> str:
     """The condition of all rows that the query finds."""
     filters = _filters(spec, query.filters)
-    return f"{filters} AND {_matches(spec, query)}" if query.search else filters
+    if not query.search:
+        return filters
+    call = _finder_call(spec, _finder(spec, query.search), "%(workspace)s")
+    return f"{filters} AND {f't.id IN (SELECT {call})' if call else spec.search_inline}"
 
 
-def _is_counted(spec: ListSpec, query: ListQuery) -> bool:
-    return set(query.filters) <= spec.counted
+def _is_counted(spec: ListSpec, shape: Shape) -> bool:
+    return set(shape.filters) <= spec.counted
 
 
-def _filters_in_order(spec: ListSpec, query: ListQuery) -> set[str]:
+def _filters_in_order(spec: ListSpec, shape: Shape) -> set[str]:
     """The filters whose rows an index has in the order of the page: at most one by creation."""
-    sort = spec.sorts[query.sort_by]
+    sort = spec.sorts[shape.sort_by]
     if sort.columns == (CREATED_AT,):
-        names = [name for name in spec.filters if name in query.filters]
+        names = [name for name in spec.filters if name in shape.filters]
         return set([name for name in names if name not in spec.scattered][-1:])
-    return {name for name in query.filters if spec.filters[name] in sort.columns}
+    return {name for name in shape.filters if spec.filters[name] in sort.columns}
 
 
 def _filters(spec: ListSpec, names: Iterable[str]) -> str:
@@ -361,27 +425,19 @@ def _filters(spec: ListSpec, names: Iterable[str]) -> str:
     return " AND ".join(conditions)
 
 
-def _matches(spec: ListSpec, query: ListQuery) -> str:
-    """The condition of the search, by an index if there is one for a text of its length."""
-    finder = _finder(spec, query, "%(workspace)s")
-    return f"t.id IN (SELECT {finder})" if finder else spec.search_inline
-
-
-def _rows_by_index(spec: ListSpec, query: ListQuery) -> str:
+def _rows_by_index(spec: ListSpec, shape: Shape) -> str:
     """The rows `t` that match the search, by an index if there is one for a text of its length."""
-    finder = _finder(spec, query, "entered.workspace")
-    if not finder:
+    call = _finder_call(spec, shape.finder, "entered.workspace")
+    if call is None:
         return f"(SELECT t.* FROM {spec.table} AS t WHERE {spec.search_inline}) AS t"
-    return f"(SELECT {finder} AS id) AS matching JOIN {spec.table} AS t ON t.id = matching.id"
+    return f"(SELECT {call} AS id) AS matching JOIN {spec.table} AS t ON t.id = matching.id"
 
 
-def _finder(spec: ListSpec, query: ListQuery, workspace: str) -> str | None:
-    """A call of the SQL function that finds ids by the index."""
-    text = folded(query.search or "")
-    if len(text) >= TRIGRAM_CHARS:
+def _finder_call(spec: ListSpec, finder: Finder, workspace: str) -> str | None:
+    """A call of the SQL function that finds ids by an index."""
+    if finder is Finder.TRIGRAMS:
         return f"{spec.search}({workspace}, %(pattern)s)"
-    # Nothing remains of an accent alone, and control characters separate the letters of the index.
-    if spec.search_by_letters and text.isprintable() and text:
+    if finder is Finder.LETTERS:
         return f"{spec.search_by_letters}({workspace}, %(letters)s)"
     return None
 
@@ -429,7 +485,7 @@ def _order_name(query: ListQuery) -> str:
     return f"{query.sort_by}:{'desc' if query.descending else 'asc'}"
 
 
-def _encode_cursor(query: ListQuery, keys: str) -> str:
+def _encode_cursor(query: ListQuery, keys: bytes) -> str:
     return encode_cursor(orjson.dumps([_order_name(query), *orjson.loads(keys)]))
 
 

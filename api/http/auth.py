@@ -119,7 +119,8 @@ class Authenticator:
         If too many credentials from the client's address were invalid, the database is asked for
         keys that it has authenticated before, and for no others.
         """
-        address = connection.client.host if connection.client else ""
+        client = connection.scope.get("client")
+        address = client[0] if client else ""
         parsed = parse_token(token) if len(token) <= TOKEN_MAX_CHARS else None
         if (wait_s := self._failures.wait_s(address)) and not self._has_authenticated(parsed):
             raise ApiError(codes.TOO_MANY_AUTH_FAILURES, headers={"Retry-After": str(ceil(wait_s))})
@@ -240,7 +241,7 @@ async def authenticate(
         raise ApiError(codes.NO_CREDENTIALS)
     authenticator: Authenticator = request.app.state.services.authenticator
     caller = await authenticator.authenticate(request, given.credentials)
-    request.state.key_id = str(caller.key_id)
+    request.scope["state"]["key_id"] = caller.key_id
     return caller
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from api.http.limits.keys import RATE_LIMIT
 from api.http.pages.security import PAGE_POLICY
 from api.http.problems import problem_response
+from api.http.representation.headers import RawHeaders, add_missing, set_value, value_of
 from api.http.responses import POSITION
 from api.http.sse import MEDIA_TYPE
 from runtime.logs import current_request_id
@@ -23,8 +24,13 @@ from runtime.tracing import RequestSpan, SpanExporter
 
 log = logging.getLogger("annals.request")
 
-REQUEST_ID = "X-Request-Id"
-REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+REQUEST_ID = b"x-request-id"
+REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+POSITION_NAME = POSITION.lower().encode()
+STREAM_TYPE = MEDIA_TYPE.encode()
+ON_EVERY_RESPONSE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+ON_PAGES = ((b"content-security-policy", PAGE_POLICY.encode()),)
+ON_API = ((b"cache-control", b"no-store"),)
 CLIENT_GONE = 499
 """The status logged if the client closed the connection before the response (as in nginx)."""
 
@@ -54,13 +60,13 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        served = _Served(Headers(scope=scope))
+        served = _Served(scope["headers"])
         state = scope.setdefault("state", {})
         state["request_id"] = served.request_id
         token = current_request_id.set(served.request_id)
-        with ExitStack() as stack:
-            if self._tracing is not None:
-                served.span = stack.enter_context(self._tracing.request(served.headers))
+        traced = self._tracing.request(Headers(scope=scope)) if self._tracing else nullcontext()
+        with traced as served.span:
+            if served.span is not None:
                 state["traceparent"] = served.span.traceparent
             try:
                 await self._serve(served, scope, receive, send)
@@ -71,13 +77,14 @@ class RequestContext:
     async def _serve(self, served: _Served, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
+                headers = message["headers"] = list(message.get("headers", ()))
                 served.status = message["status"]
-                served.position = headers.get(POSITION)
-                if headers.get("Content-Type", "").startswith(MEDIA_TYPE):
+                served.position = value_of(headers, POSITION_NAME)
+                content_type = value_of(headers, b"content-type") or b""
+                if content_type.startswith(STREAM_TYPE):
                     # The hours for which a stream is open are not a response time.
                     served.duration_s = time.perf_counter() - served.started_s
-                _add_headers(headers, scope, served.request_id)
+                _add_headers(headers, content_type, scope, served.request_id)
             await send(message)
 
         try:
@@ -106,7 +113,7 @@ class RequestContext:
             "status": served.status,
             "durationMs": round(duration_s * 1000, 2),
             "client": scope["client"][0] if scope.get("client") else None,
-            "keyId": scope["state"].get("key_id"),
+            "keyId": scope["state"].get("key_id"),  # a UUID, which is written as text
         }
         if served.position is not None:
             facts["position"] = int(served.position)
@@ -119,29 +126,29 @@ class RequestContext:
 class _Served:
     """The state of a request while it is served."""
 
-    def __init__(self, headers: Headers) -> None:
-        self.headers = headers
+    def __init__(self, headers: RawHeaders) -> None:
         self.request_id = _request_id(headers)
         self.started_s = time.perf_counter()
         self.status = 0
         self.duration_s = 0.0
         """Set for streams only: the time until the first byte."""
-        self.position: str | None = None
+        self.position: bytes | None = None
         """Annals-Position of the response."""
         self.span: RequestSpan | None = None
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get(REQUEST_ID, "")
-    return given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid7())
+def _request_id(headers: RawHeaders) -> str:
+    given = value_of(headers, REQUEST_ID) or b""
+    return given.decode() if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid7())
 
 
-def _add_headers(headers: MutableHeaders, scope: Scope, request_id: str) -> None:
-    headers[REQUEST_ID] = request_id
-    headers.update(scope["state"].get(RATE_LIMIT, {}))
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("Referrer-Policy", "no-referrer")
-    if headers.get("Content-Type", "").startswith("text/html"):
-        headers.setdefault("Content-Security-Policy", PAGE_POLICY)
+def _add_headers(headers: RawHeaders, content_type: bytes, scope: Scope, request_id: str) -> None:
+    set_value(headers, REQUEST_ID, request_id.encode())
+    for name, value in scope["state"].get(RATE_LIMIT, {}).items():
+        set_value(headers, name.lower().encode(), value.encode())
+    wanted: tuple[tuple[bytes, bytes], ...] = ON_EVERY_RESPONSE
+    if content_type.startswith(b"text/html"):
+        wanted += ON_PAGES
     if scope["path"].startswith("/api/"):
-        headers.setdefault("Cache-Control", "no-store")
+        wanted += ON_API
+    add_missing(headers, wanted)

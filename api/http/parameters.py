@@ -113,7 +113,8 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False)
 
-    FILTERS: ClassVar[tuple[str, ...]] = ()
+    FILTERS: ClassVar[Mapping[str, str]] = {}
+    """The names of the filters, and of their attributes."""
 
     sort_by: str = "created_at"
     search: SearchText | None = Field(
@@ -123,7 +124,7 @@ class Selection(BaseModel):
 
     def filters(self) -> dict[str, str]:
         """Return the filters that were given, by wire name, as text."""
-        given = {name: getattr(self, to_snake(name)) for name in self.FILTERS}
+        given = {name: getattr(self, attribute) for name, attribute in self.FILTERS.items()}
         return {
             name: str(value) for name, value in given.items() if value is not None and value != ALL
         }
@@ -166,7 +167,7 @@ def selection_model(
     if spec.with_contacts:
         fields["include_contacts"] = (bool, True)
     model = create_model(name, __base__=base, **fields, **more)
-    model.FILTERS = tuple(spec.filters)
+    model.FILTERS = {name: to_snake(name) for name in spec.filters}
     return model
 
 
@@ -244,6 +245,8 @@ async def reject_unknown_parameters(request: HTTPConnection) -> None:
 
     The parameters of each route are taken from the OpenAPI document. Raises 400 (E2030, E2031).
     """
+    if not request.scope["query_string"]:
+        return
     names: Mapping[str, frozenset[str]] = request.app.state.query_parameters
     allowed = names.get(getattr(request.scope["route"], "operation_id", None) or "")
     given = request.query_params.multi_items()

@@ -20,7 +20,7 @@ from readmodels.details import detail
 from readmodels.lists import LISTS, ListQuery, list_page
 from readmodels.pool import AsyncConnection, ReadPool
 from server.postgres.embedded import Cluster
-from tests.support.list_pages import Pages
+from tests.support.list_pages import Pages, forget_statements
 from tests.support.oracle import COUNTS, TABLE_OF, assert_tables_match_log
 from tests.support.populated_workspaces import PopulatedDatabase, populated_database
 from tests.support.reference_lists import ListRequest
@@ -186,12 +186,15 @@ def test_functions_of_the_search_are_closed_to_others(
 
 
 @pytest.fixture
-def without_entering(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_entering(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Statements of lists and details that do not enter the workspace that they name."""
     for module, name in ((lists, "WHOLE_PAGE"), (lists, "SEARCH_PAGE"), (details, "DETAIL")):
         statement = getattr(module, name)
         assert ENTERED in statement
         monkeypatch.setattr(module, name, statement.replace(ENTERED, NOT_ENTERED))
+    forget_statements()
+    yield
+    forget_statements()
 
 
 @every_list

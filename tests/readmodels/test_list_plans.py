@@ -6,6 +6,7 @@ auto_explain, including plans within search functions.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 from projections.engine.registry import PROJECTIONS
 from projections.engine.rows.copying import fill_counts
 from readmodels.lists import LISTS
-from readmodels.pool import AsyncConnection
+from readmodels.pool import AsyncConnection, ReadPool
 from server.postgres.embedded import Cluster, prepare_database
 from tests.support.explained import explain_all
 from tests.support.kinds import DESCRIBED_KINDS
@@ -33,8 +34,6 @@ BIG = sorted({*LISTS} - {"members"})
 WORKSPACES = [UUID(int=1), UUID(int=2)]
 
 REPETITIONS = 14
-UNPREPARED = 5
-"""psycopg prepares a statement when it is executed for the sixth time."""
 CUSTOM_PLANS = 5
 """PostgreSQL plans a prepared statement for its values as often, before it compares the costs."""
 PLANS_OF_PAGES = """
@@ -251,14 +250,19 @@ def test_repeated_page_is_not_planned_again(
     request = ListRequest(plural, include_contacts=contacts)
     others = {name: value for name, value in paging.items() if name != "include_contacts"}
 
-    async def ask(connection: AsyncConnection) -> Any:
-        for _ in range(REPETITIONS):
-            await pages.page(connection, request, **others)
-        return await (await connection.execute(PLANS_OF_PAGES)).fetchall()
+    async def ask() -> Any:
+        pool = ReadPool(app_url, max_size=1)
+        await pool.open()
+        async with pool.plain() as connection:  # outside a transaction, as the API does
+            for _ in range(REPETITIONS):
+                await pages.page(connection, request, **others)
+            plans = await (await connection.execute(PLANS_OF_PAGES)).fetchall()
+        await pool.close()
+        return plans
 
-    ((generic, custom),) = pages.reading(ask)
+    ((generic, custom),) = asyncio.run(ask())
     assert custom <= CUSTOM_PLANS
-    assert generic == REPETITIONS - UNPREPARED - custom
+    assert generic == REPETITIONS - custom
 
 
 @pytest.mark.parametrize(

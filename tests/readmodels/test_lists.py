@@ -19,7 +19,7 @@ from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
 from server.postgres.embedded import Cluster
 from tests.support.databases import Urls
-from tests.support.list_pages import Pages
+from tests.support.list_pages import Pages, forget_statements
 from tests.support.populated_workspaces import (
     SEARCHES,
     SEED,
@@ -119,7 +119,16 @@ def test_search_finds_items_that_contain_the_text(
     pages.reading(compare)
 
 
+@pytest.fixture
+def changed_limits() -> Iterator[None]:
+    """Statements have the limits that a test sets."""
+    forget_statements()
+    yield
+    forget_statements()
+
+
 @every_list
+@pytest.mark.usefixtures("changed_limits")
 @pytest.mark.parametrize("way", ["walked", "found", "found too many"])
 def test_search_that_finds_many_items_counts_only_some(
     plural: str,

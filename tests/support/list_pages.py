@@ -9,11 +9,18 @@ from uuid import UUID
 
 import orjson
 
-from readmodels.lists import LISTS, ListQuery, list_page
+from readmodels.details import detail_statement
+from readmodels.lists import LISTS, ListQuery, list_page, page_statement
 from readmodels.pool import AsyncConnection, ReadPool
 from tests.support.reference_lists import ListRequest
 
 T = TypeVar("T")
+
+
+def forget_statements() -> None:
+    """Have the statements of lists and details made from their parts again."""
+    page_statement.cache_clear()
+    detail_statement.cache_clear()
 
 
 class Pages:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,11 @@ from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, QueryParams
 
+QUERY_KEPT_MAX_BYTES = 300
+QUERIES_KEPT_MAX = 2_000
+"""Maximum length and number of queries whose arguments are remembered, some 10 MB."""
+NO_HEADERS = Headers(raw=[])
+
 Values = dict[str, Any]
 Errors = list[Any]
 
@@ -30,47 +36,66 @@ class NotCompiled(Exception):
     """The route uses something of FastAPI that plans do not have, such as a body parameter."""
 
 
-@dataclass(frozen=True)
 class Step:
     """One call: a dependency, or in the end the route's own function."""
 
-    call: Callable[..., Awaitable[Any]]
-    arguments: tuple[tuple[str | None, int], ...]
-    """The steps whose results it takes: the argument's name, None if it is not passed on."""
-    request_names: tuple[str, ...]
-    path: tuple[tuple[str, str], ...]
-    """Ids in the path: the argument's name, and the name in the path."""
-    query: Query
-    headers: HeaderFields
+    def __init__(self, dependant: Dependant, arguments: Iterable[tuple[str | None, int]]) -> None:
+        """arguments: the steps whose results it takes: the argument's name, None if it is not
+        passed on."""
+        arguments = tuple(arguments)
+        assert dependant.call is not None
+        self.call = _awaitable(dependant.call)
+        self.sources = frozenset(source for _, source in arguments)
+        self._passed = tuple((name, source) for name, source in arguments if name is not None)
+        names = (dependant.request_param_name, dependant.http_connection_param_name)
+        self._request_names = tuple(name for name in names if name)
+        self._path = tuple((each.name, each.alias) for each in dependant.path_params)
+        """Ids in the path: the argument's name, and the name in the path."""
+        self._query = dependant.query_params
+        self._headers = dependant.header_params
+        self._header_names = frozenset(each.alias.lower().encode() for each in self._headers)
+        self._absent = self.of_query(b"")
+        """The arguments and errors of a request that has none of the described parameters."""
+
+    def arguments(
+        self, request: Request, names: frozenset[bytes], results: list[Any]
+    ) -> tuple[Values, Errors]:
+        """Return the arguments of the call, and the errors in parameters.
+
+        names: those of the request's headers. results: those of the steps before.
+        """
+        scope = request.scope
+        given, errors = self._absent
+        query = scope["query_string"] if self._query else b""
+        if not self._header_names.isdisjoint(names):
+            given, errors = self._validated(request.query_params, request.headers)
+        elif 0 < len(query) <= QUERY_KEPT_MAX_BYTES:
+            given, errors = _of_query(self, query)
+        elif query:
+            given, errors = self._validated(request.query_params, NO_HEADERS)
+        values = dict(given)
+        for name, source in self._passed:
+            values[name] = results[source]
+        for name in self._request_names:
+            values[name] = request
+        for name, alias in self._path:
+            values[name] = scope["path_params"][alias]
+        return values, errors
+
+    def of_query(self, query: bytes) -> tuple[Values, Errors]:
+        """Return the arguments and errors of a request with this query and without the headers."""
+        return self._validated(QueryParams(query), NO_HEADERS)
+
+    def _validated(self, query: QueryParams, headers: Headers) -> tuple[Values, Errors]:
+        values, errors = request_params_to_args(self._query, query)
+        more_values, more_errors = request_params_to_args(self._headers, headers)
+        return values | more_values, [*errors, *more_errors]
 
 
-class Query:
-    """The query parameters that one function takes."""
-
-    def __init__(self, fields: list[Any]) -> None:
-        self._fields = fields
-        self._values, self._errors = request_params_to_args(fields, QueryParams())
-
-    def read(self, request: Request) -> tuple[Values, Errors]:
-        """Return the arguments, and the errors."""
-        if not self._fields or not request.scope["query_string"]:
-            return self._values, self._errors
-        return request_params_to_args(self._fields, request.query_params)
-
-
-class HeaderFields:
-    """The headers that one function takes."""
-
-    def __init__(self, fields: list[Any]) -> None:
-        self._fields = fields
-        self._names = {each.alias.lower().encode() for each in fields}
-        self._values, self._errors = request_params_to_args(fields, Headers(raw=[]))
-
-    def read(self, request: Request) -> tuple[Values, Errors]:
-        """Return the arguments, and the errors."""
-        if not self._names or not any(name in self._names for name, _ in request.scope["headers"]):
-            return self._values, self._errors
-        return request_params_to_args(self._fields, request.headers)
+@lru_cache(QUERIES_KEPT_MAX)
+def _of_query(step: Step, query: bytes) -> tuple[Values, Errors]:
+    """Remember what a query means: a client asks with the same one again and again."""
+    return step.of_query(query)
 
 
 @dataclass(frozen=True)
@@ -86,35 +111,23 @@ class Plan:
         As in FastAPI, a call is left out if one of its parameters or arguments is invalid, and the
         last one if any is.
         """
+        names = frozenset([name for name, _ in request.scope["headers"]])
         results: list[Any] = []
         errors: Errors = []
         failed: set[int] = set()
-        last = len(self.steps) - 1
+        last = self.steps[-1]
         for index, step in enumerate(self.steps):
-            values, faults = _arguments(step, request, results)
+            values, faults = step.arguments(request, names, results)
             errors += faults
-            if index == last and errors:
+            if errors and step is last:
                 raise RequestValidationError(errors)
-            if faults or (failed and any(source in failed for _, source in step.arguments)):
+            if faults or not failed.isdisjoint(step.sources):
                 failed.add(index)
                 results.append(None)
                 continue
             results.append(await step.call(**values))
         response: Response = results[-1]
         return response
-
-
-def _arguments(step: Step, request: Request, results: list[Any]) -> tuple[Values, Errors]:
-    values = {name: results[source] for name, source in step.arguments if name is not None}
-    for name, alias in step.path:
-        values[name] = request.scope["path_params"][alias]
-    queried, faults = step.query.read(request)
-    named, more_faults = step.headers.read(request)
-    values |= queried
-    values |= named
-    for name in step.request_names:
-        values[name] = request
-    return values, [*faults, *more_faults]
 
 
 @dataclass
@@ -132,15 +145,7 @@ class _Compiler:
             return self.indices[call]
         _require_supported(dependant)
         arguments = tuple((each.name, self.add(each)) for each in dependant.dependencies)
-        names = (dependant.request_param_name, dependant.http_connection_param_name)
-        step = Step(
-            _awaitable(call),
-            arguments,
-            tuple(name for name in names if name),
-            tuple((each.name, each.alias) for each in dependant.path_params),
-            Query(dependant.query_params),
-            HeaderFields(dependant.header_params),
-        )
+        step = Step(dependant, arguments)
         self.steps.append(step)
         self.indices[call] = len(self.steps) - 1
         return self.indices[call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
 from uuid import UUID
@@ -17,6 +18,9 @@ from runtime import codes
 from runtime.errors import ApiError
 from runtime.settings import Settings, parse_role_rates
 
+ROUTES_MAX = 1_000
+ADDRESSES_MAX = 10_000
+"""Maximum numbers of routes and addresses whose class or network is remembered."""
 IPV6_NETWORK_BITS = 64
 """An IPv6 client usually has this network to itself, and can change its address within it."""
 
@@ -42,6 +46,7 @@ STREAM_ENDINGS = ("/export", "/events", "/api/realtime", "/api/realtime/ws")
 READ_METHODS = frozenset({"GET", "HEAD"})
 
 
+@lru_cache(ROUTES_MAX)
 def route_class(method: str, template: str) -> RouteClass:
     """Return the class of a route, from its method and the template of its path."""
     if template.endswith(STREAM_ENDINGS):
@@ -65,11 +70,10 @@ class KeyQuotas:
 
     def __init__(self, settings: Settings, counter: RateCounter) -> None:
         self._counter = counter
-        self._by_role = {role: dict(_quotas_of(role, settings)) for role in Role}
-        self._policies = {
-            (role, each): ", ".join(counted.quota.policy for counted in found)
-            for role, by_class in self._by_role.items()
-            for each, found in by_class.items()
+        self._limits = {
+            (role, each): (found, ", ".join(counted.quota.policy for counted in found))
+            for role in Role
+            for each, found in _quotas_of(role, settings)
         }
 
     def count(
@@ -82,14 +86,14 @@ class KeyQuotas:
         scope = connection.scope
         template = getattr(scope.get("route"), "path", "")
         class_ = route_class(scope.get("method", "GET"), template)
-        found = self._by_role[role][class_]
+        found, policy = self._limits[role, class_]
         if not found:
             return
-        headers = {"RateLimit-Policy": self._policies[role, class_]}
+        headers = {"RateLimit-Policy": policy}
         scope.setdefault("state", {})[RATE_LIMIT] = headers
-        counts = [
-            ((workspace_id if each.of_workspace else key_id, class_), each.quota) for each in found
-        ]
+        # Numbers and strings, whose hashes are those of C.
+        ids = {False: key_id.int, True: workspace_id.int}
+        counts = [((ids[each.of_workspace], each.quota.name), each.quota) for each in found]
         for key, quota in counts:
             if wait_s := self._counter.wait_s(key, quota):
                 retry_after = str(ceil(wait_s))
@@ -124,6 +128,7 @@ class FailureQuota:
             self._counter.count(network_of(address), self._quota)
 
 
+@lru_cache(ADDRESSES_MAX)
 def network_of(address: str) -> str:
     """Return what a client cannot change easily: an IPv4 address, or the network of an IPv6 one."""
     try:

@@ -7,13 +7,14 @@ streams are not compressed, because their messages have to leave at once.
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware, remove_compress_type
 
+from api.http.representation.headers import set_value, value_of
 from api.http.representation.tags import coded
 from api.http.sse import MEDIA_TYPE
 
+VARY = b"accept-encoding"
 COMPRESS_BYTES_MIN = 1_000
 """Smaller bodies gain little."""
 ZSTD_LEVEL = 3
@@ -43,13 +44,20 @@ class CompressedReads:
 
         async def send_tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message["headers"])
-                coding, tag = headers.get("Content-Encoding"), headers.get("ETag")
+                headers = message["headers"] = list(message.get("headers", ()))
+                coding, tag = value_of(headers, b"content-encoding"), value_of(headers, b"etag")
                 if coding and tag:
-                    headers["ETag"] = coded(tag, coding)
-                if "accept-encoding" not in headers.get("Vary", "").lower():
-                    headers.add_vary_header("Accept-Encoding")
-                message["headers"] = headers.raw
+                    set_value(
+                        headers,
+                        b"etag",
+                        coded(tag.decode("latin-1"), coding.decode()).encode("latin-1"),
+                    )
+                vary = value_of(headers, b"vary")
+                if vary is None:
+                    headers.append((b"vary", b"Accept-Encoding"))
+                elif VARY not in vary.lower():
+                    set_value(headers, b"vary", vary + b", Accept-Encoding")
             await send(message)
 
-        await self._compressed(scope, receive, send_tagged)
+        takes_coding = value_of(scope["headers"], VARY) is not None
+        await (self._compressed if takes_coding else self.app)(scope, receive, send_tagged)

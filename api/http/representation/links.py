@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote_plus, urlencode
 
 from starlette.types import Scope
 
@@ -50,12 +50,17 @@ def page_links(
 
 def links(scope: Scope, changes: dict[str, dict[str, str]]) -> str | None:
     """URLs of this request with other pages, by relation. None if they are too long."""
-    given = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    kept = [(name, value) for name, value in given if name not in ("cursor", "page")]
+    kept = _without_page(scope["query_string"]) if scope["query_string"] else ""
     path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
     found = []
     for relation, change in changes.items():
-        query = urlencode([*kept, *change.items()])
+        changed = [f"{name}={quote_plus(value)}" for name, value in change.items()]
+        query = "&".join([kept, *changed] if kept else changed)
         found.append(f'<{path}{"?" if query else ""}{query}>; rel="{relation}"')
     value = ", ".join(found)
     return value if len(value) <= LINK_MAX_CHARS else None
+
+
+def _without_page(query: bytes) -> str:
+    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return urlencode([each for each in given if each[0] not in ("cursor", "page")])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.representation.headers import set_value, value_of
 from api.http.representation.links import next_page_link
 from api.http.representation.tags import OF_VERSION, find_match, tag_of
 from runtime.patches import JSON_TYPE
 
+JSON_TYPE_BYTES = JSON_TYPE.encode()
 MORE_METHODS = ("HEAD", "OPTIONS")
 """Methods that every path with GET, or with any method, has."""
 OWN_HEAD = ("/export",)
 """Ends of paths whose routes answer HEAD themselves: an export that has begun is not cut off."""
-OF_CONTENT = ("Content-Length", "Content-Type", "Content-Encoding", "Link")
+OF_CONTENT = frozenset({b"content-length", b"content-type", b"content-encoding", b"link"})
 """Headers that describe a body, and are left out of 304 (RFC 9110, section 15.4.5)."""
 
 
@@ -107,29 +108,30 @@ class _Response:
 
     def _complete(self, start: Message, body: bytes) -> bool:
         """Add ETag and Link. True if the response became 304."""
-        headers = MutableHeaders(raw=start["headers"])
-        start["headers"] = headers.raw
-        given = OF_VERSION.fullmatch(headers.get("ETag", ""))
+        headers = start["headers"] = list(start["headers"])
+        tag = (value_of(headers, b"etag") or b"").decode("latin-1")
+        given = OF_VERSION.fullmatch(tag)
         is_read = self._scope["method"] in ("GET", "HEAD") and start["status"] == 200
-        if given or (is_read and "ETag" not in headers):
-            headers["ETag"] = tag_of(body, given[1] if given else None)
+        if given or (is_read and not tag):
+            tag = tag_of(body, given[1] if given else None)
+            set_value(headers, b"etag", tag.encode())
         if not is_read:
             return False
-        if "Link" not in headers and (link := next_page_link(self._scope, body)):
-            headers["Link"] = link
-        condition = ", ".join(Headers(scope=self._scope).getlist("If-None-Match"))
-        matched = find_match(condition, headers["ETag"]) if condition else None
+        if value_of(headers, b"link") is None and (link := next_page_link(self._scope, body)):
+            headers.append((b"link", link.encode("latin-1")))
+        conditions = [value for name, value in self._scope["headers"] if name == b"if-none-match"]
+        matched = find_match(b", ".join(conditions).decode("latin-1"), tag) if conditions else None
         if matched is None:
             return False
-        headers["ETag"] = matched
-        for name in OF_CONTENT:
-            del headers[name]
+        set_value(headers, b"etag", matched.encode("latin-1"))
+        start["headers"] = [each for each in headers if each[0] not in OF_CONTENT]
         start["status"] = 304
         return True
 
 
 def _is_complete_json(start: Message) -> bool:
     """Whether the body is JSON and comes in one piece; streams have no Content-Length."""
-    headers = Headers(raw=start["headers"])
-    content_type = headers.get("Content-Type", "").partition(";")[0]
-    return content_type == JSON_TYPE and "Content-Length" in headers and start["status"] < 300
+    headers = start["headers"]
+    content_type = (value_of(headers, b"content-type") or b"").partition(b";")[0]
+    has_length = value_of(headers, b"content-length") is not None
+    return content_type == JSON_TYPE_BYTES and has_length and start["status"] < 300
