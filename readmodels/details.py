@@ -6,7 +6,7 @@ from functools import cache
 from uuid import UUID
 
 from eventlog.connections import ENTERED, AsyncConnection
-from eventlog.statements import Statement
+from eventlog.libpq.rows import Statement
 from readmodels.lists import LISTS, item_sql
 
 OPPORTUNITIES_PER_ACCOUNT_MAX = 100

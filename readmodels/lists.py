@@ -22,7 +22,7 @@ import psycopg
 
 from domain.shared.text import folded, joinable
 from eventlog.connections import ENTERED, AsyncConnection
-from eventlog.statements import Statement
+from eventlog.libpq.rows import Statement
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
 from readmodels.spec import CREATED_AT, ListSpec, Sort

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
-from eventlog.libpq.listening import DirectQuery
 from eventlog.hints import APPENDED, Hinter, listen
+from eventlog.libpq.listening import DirectQuery
 from tests.support.databases import Urls
 
 LENGTH = "SELECT length($1::text), nullif($1, '')"

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from eventlog import statements
 from eventlog.connections import AsyncConnection
-from eventlog.statements import Statement
+from eventlog.libpq import rows
+from eventlog.libpq.rows import Statement
 from readmodels.pool import ReadPool
 from tests.support.databases import Urls
 
@@ -74,7 +74,7 @@ def test_no_row_is_none(run: Callable[[Work], Any]) -> None:
 def test_connection_keeps_a_limited_number_of_statements(
     run: Callable[[Work], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "PREPARED_MAX", 3)
+    monkeypatch.setattr(rows, "PREPARED_MAX", 3)
 
     async def ask(_pool: ReadPool, connection: AsyncConnection) -> int:
         frequent = Statement("SELECT 'frequent'")
