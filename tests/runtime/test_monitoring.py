@@ -558,7 +558,7 @@ def test_metrics_describe_the_log_projections_and_batches(stack: Stack) -> None:
         assert {each.labels["projection"] for each in metric.samples} == set(PROJECTIONS)
     assert {each.value for each in found["annals_projection_held"].samples} == {1.0}
     pools = {each.labels["pool"] for each in found["annals_pool_size"].samples}
-    assert pools == {"read", "write", "history", "export"}
+    assert pools == {"read", "write", "shared-write", "history", "export"}
     assert found["annals_database_up"].samples[0].value == 1
     assert {"annals_append_seconds", "annals_hints_sent"} <= set(found)
 

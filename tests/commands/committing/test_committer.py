@@ -319,7 +319,8 @@ def test_an_account_is_locked_against_its_deletion_until_the_commit(
 
 def end_connections(database: Connection) -> None:
     database.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = %s",
         [SHARED_WRITER],
     )
 
