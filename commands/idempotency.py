@@ -122,7 +122,11 @@ class KeyedRequest:
 
 
 class IdempotencyStore:
-    """The stored answer of one key, within one transaction."""
+    """The stored answer of one key, within one transaction.
+
+    Unlike those for several requests, its statements enter no workspace: an answer of another one
+    than the transaction's is refused.
+    """
 
     def __init__(self, connection: Connection, keyed: KeyedRequest, *, window_s: int) -> None:
         self._connection = connection

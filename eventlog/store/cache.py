@@ -27,7 +27,7 @@ KEPT_MAX = 2_000
 
 
 class EntityCache:
-    """Keeps the most recently used states. Thread-safe; callers get copies of their own."""
+    """Keeps the most recently used states. Thread-safe."""
 
     def __init__(self, kept_max: int = KEPT_MAX) -> None:
         self._kept_max = kept_max
@@ -35,14 +35,17 @@ class EntityCache:
         self._lock = threading.Lock()
 
     def find(self, workspace_id: UUID, entity_id: UUID) -> Entity | None:
-        """Return the state that is kept, which may lack the newest events."""
+        """Return the state that is kept, which may lack the newest events.
+
+        Others have it too: the caller changes a copy of it only (`copied`).
+        """
         key = (workspace_id, entity_id)
         with self._lock:
             entity = self._states.get(key)
             if entity is None:
                 return None
             self._states.move_to_end(key)
-        return copied(entity)
+            return entity
 
     def keep(self, workspace_id: UUID, entity: Any, events: int) -> None:
         """Keep the state of an entity, folded from committed events, if that saves reading.

@@ -27,7 +27,7 @@ from domain.shared.refusals import NotFound
 from eventlog.connections import Connection
 from eventlog.scope import Scope
 from eventlog.store.accounts import SELECT_CHILDREN, lock_accounts
-from eventlog.store.cache import EntityCache
+from eventlog.store.cache import EntityCache, copied
 from eventlog.store.claims import claim_times, lock_claims, overwrite_claims, select_claimants
 from eventlog.store.mapper import EventMapper, LogEvent, OrjsonTranscoder
 from eventlog.store.recorder import PostgresLogRecorder, current_session, open_connection
@@ -182,7 +182,7 @@ class EventLog(Application[UUID]):
         extras: Sequence[Mapping[str, str]] | None = None,
     ) -> int | None:
         # Not the library's save(): its checks and results cost more than the mapping.
-        stored = list(map(self.to_stored, events))
+        stored = list(map(self.mapper.to_stored_event, events))
         if not stored or not claims:
             positions = self._log_recorder.insert_events(stored, extras=extras)
         else:
@@ -212,24 +212,36 @@ class EventLog(Application[UUID]):
         session = current_session()
         workspace_id = session.scope.workspace_id
         kept = self.cache.find(workspace_id, entity_id)
-        if kept is not None:
-            rows = self._log_recorder.select_stream_from(entity_id, kept.version)
-            if not follows(rows, kept):
-                kept = None
-        if kept is None:
+        version = kept.version if kept is not None else 1
+        rows = self._log_recorder.select_stream_from(entity_id, version)
+        if kept is not None and not follows(rows, kept):
+            kept = None
             rows = self._log_recorder.select_stream_from(entity_id, 1)
-            entity = self.evolved(workspace_id, rows).get(entity_id)
-        else:
-            rows = rows[1:]
-            entity = self.evolved(workspace_id, rows, {entity_id: kept})[entity_id]
-        if session.connection is None:  # a transaction also sees events that it may roll back
+        # A transaction also sees events that it may roll back.
+        is_committed = session.connection is None
+        return self.folded(workspace_id, entity_id, rows, kept, is_committed=is_committed)
+
+    def folded(
+        self,
+        workspace_id: UUID,
+        entity_id: UUID,
+        rows: Sequence[Any],
+        kept: Any,
+        *,
+        is_committed: bool,
+    ) -> Any:
+        """Fold the rows of one stream into a new instance, None if there are none.
+
+        kept: the state that the first row belongs to (`follows`), None if the rows are the whole
+        stream. is_committed: whether all rows are, so that the state may be kept.
+        """
+        before = NO_STATES
+        if kept is not None:
+            before, rows = {entity_id: copied(kept)}, rows[1:]
+        entity = self.evolved(workspace_id, rows, before).get(entity_id)
+        if is_committed:
             self.cache.keep(workspace_id, entity, len(rows))
         return entity
-
-    def to_stored(self, event: Any) -> LogEvent:
-        """Map an event of the domain to what is stored of it."""
-        assert isinstance(self.mapper, EventMapper)
-        return self.mapper.to_stored_event(event)
 
     def evolved(
         self, workspace_id: UUID, rows: Iterable[Any], before: Mapping[UUID, Any] = NO_STATES

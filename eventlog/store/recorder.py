@@ -75,6 +75,7 @@ SELECT position, stream_id, stream_version, topic, data, occurred_at, account_id
  ORDER BY position LIMIT %(limit)s
 """
 
+OWN_EVENTS = "the recorder takes the events of its own mapper"
 KEY_TOPICS = "api_key."
 """Events of API keys take a credential, except in the owner's role (sql/0014_keys.sql)."""
 MAX_VERSION = 2**31 - 1
@@ -372,12 +373,10 @@ def _append_statement(
     The data of an event is already JSON and goes into the batch unparsed.
     """
     metadata = scope.metadata()
-    takes_key = scope.credential is not None and events[0].topic.startswith(KEY_TOPICS)
-    if len(events) == 1 and not takes_key:
-        (event,) = events
-        assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
+    credential = scope.credential if events[0].topic.startswith(KEY_TOPICS) else None
+    if len(events) == 1 and credential is None:
         meta = {**metadata, **extras[0]} if extras else metadata
-        return APPEND_ONE, single_event(scope.workspace_id, event, meta)
+        return APPEND_ONE, single_event(scope.workspace_id, events[0], meta)
     batch = [batch_row(each) for each in events]
     if extras is not None:
         for each, extra in zip(batch, extras, strict=True):
@@ -388,15 +387,16 @@ def _append_statement(
         orjson.dumps(batch).decode(),
         orjson.dumps(metadata).decode(),
     )
-    if takes_key and scope.credential is not None:
-        return APPEND_KEYS, (*parameters, scope.credential.key_id, scope.credential.secret)
+    if credential is not None:
+        return APPEND_KEYS, (*parameters, credential.key_id, credential.secret)
     return APPEND, parameters
 
 
 def single_event(
-    workspace_id: UUID, event: LogEvent, metadata: Mapping[str, Any]
+    workspace_id: UUID, event: StoredEvent, metadata: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """The parameters of `APPEND_ONE`."""
+    assert isinstance(event, LogEvent), OWN_EVENTS
     return (
         str(workspace_id),  # psycopg sends text faster than ids
         str(event.originator_id),
@@ -411,7 +411,7 @@ def single_event(
 
 def batch_row(event: StoredEvent) -> dict[str, Any]:
     """An event as the appending functions take it in a batch."""
-    assert isinstance(event, LogEvent), "the recorder takes the events of its own mapper"
+    assert isinstance(event, LogEvent), OWN_EVENTS
     return {
         "stream": event.originator_id,
         "version": event.originator_version,

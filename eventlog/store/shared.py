@@ -20,7 +20,6 @@ from eventlog.connections import AsyncConnection, array, shared_write_pool
 from eventlog.reading.positions import SELECT_TAKEN
 from eventlog.scope import Scope
 from eventlog.store.accounts import LOCK_ACCOUNTS, accounts_to_lock
-from eventlog.store.cache import copied
 from eventlog.store.log import EventLog, follows
 from eventlog.store.recorder import APPEND_ONE, batch_row, single_event
 
@@ -117,13 +116,9 @@ class SharedTransaction:
         rows, kept = stream.rows, stream.kept
         if len(rows) >= STREAM_EVENTS_MAX or (kept is not None and not follows(rows, kept)):
             raise CannotShare
-        if kept is None:
-            entity = self._log.evolved(workspace_id, rows).get(entity_id)
-        else:
-            before = {entity_id: copied(kept)}
-            entity = self._log.evolved(workspace_id, rows[1:], before)[entity_id]
-        if not self.has_appended:
-            self._log.cache.keep(workspace_id, entity, len(rows))
+        entity = self._log.folded(
+            workspace_id, entity_id, rows, kept, is_committed=not self.has_appended
+        )
         return entity if isinstance(entity, Entity) else None
 
     async def append(self, events: Sequence[Event]) -> list[int]:
@@ -133,7 +128,7 @@ class SharedTransaction:
         """
         self.has_appended = True
         started = time.perf_counter()
-        stored = self._log.to_stored
+        stored = self._log.mapper.to_stored_event
         if len(events) == 1:
             ((scope, event, extra),) = events
             metadata = {**scope.metadata(), **extra}

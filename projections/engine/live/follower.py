@@ -228,43 +228,39 @@ def _write(
     parks_rejected_rows: bool,
 ) -> None:
     """Write the batches; if the database rejects a row, find out which, and park its entity."""
-    try:
-        batches = _write_or_park(
-            connection, work, batches, write, advance, parks_rejected_rows=parks_rejected_rows
-        )
-    except psycopg.errors.SerializationFailure as error:
-        raise CheckpointMoved(", ".join(follower.name for follower, _ in work)) from error
+    with _checkpoints_compared(work):
+        try:
+            write()
+        except WRITES_REFUSED:  # no fault of a row or a table
+            raise
+        except (*ROW_ERRORS, *TABLE_ERRORS) as error:
+            if not parks_rejected_rows or connection.closed:
+                raise
+            log.warning("a batch was rejected and is applied in parts: %s", error)
+            batches = _write_in_parts(connection, work, advance)
     for follower, batch in batches:
         follower.parked.update(batch.parked)
         _log_parked(follower, batch)
 
 
-def _write_or_park(
-    connection: Connection,
-    work: Work,
-    batches: Batches,
-    write: Callable[[], object],
-    advance: Advance,
-    *,
-    parks_rejected_rows: bool,
-) -> Batches:
+@contextmanager
+def _checkpoints_compared(work: Work) -> Iterator[None]:
+    """Raise `CheckpointMoved` for the error of the statement that compares checkpoints."""
     try:
-        write()
-    except WRITES_REFUSED:  # no fault of a row or a table
+        yield
+    except psycopg.errors.SerializationFailure as error:
+        raise CheckpointMoved(", ".join(follower.name for follower, _ in work)) from error
+
+
+def _write_in_parts(connection: Connection, work: Work, advance: Advance) -> Batches:
+    before = [follower.parked for follower, _ in work]
+    try:
+        with connection.transaction(), advance():
+            return [(each, _write_alone(connection, each, events)) for each, events in work]
+    except Exception:
+        for (follower, _), parked in zip(work, before, strict=True):
+            follower.parked = parked
         raise
-    except (*ROW_ERRORS, *TABLE_ERRORS) as error:
-        if not parks_rejected_rows or connection.closed:
-            raise
-        log.warning("a batch was rejected and is applied in parts: %s", error)
-        before = [follower.parked for follower, _ in work]
-        try:
-            with connection.transaction(), advance():
-                return [(each, _write_alone(connection, each, events)) for each, events in work]
-        except Exception:
-            for (follower, _), parked in zip(work, before, strict=True):
-                follower.parked = parked
-            raise
-    return batches
 
 
 def describe_problem(error: Exception) -> str:

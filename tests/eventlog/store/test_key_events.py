@@ -32,6 +32,9 @@ APPEND = "SELECT append_key_events(%s, %s, '{}', %s, %s)"
 APPEND_DIRECTLY = (
     "SELECT append_events(%s, %s, '{}')",
     "SELECT append_events_each(%s, %s)",
+    "SELECT append_events_together(ARRAY[%s::uuid], json_build_array(%s::json))",
+    """SELECT append_event(%s, (e->>'stream')::uuid, 1, e->>'topic', NULL, e->'data', '{}', now())
+         FROM (SELECT %s::json -> 0 AS e) AS given""",
 )
 FIELDS = {"name": "mine", "role": "admin", "secretSha256": digest("known to the attacker")}
 TOPICS = ("api_key.issued", "api_key.updated", "api_key.revoked")
