@@ -143,6 +143,12 @@ class LoadedEntities:
         staged, self._staged = self._staged, []
         return staged
 
+    def drop_staged(self) -> None:
+        """Forget the events that were staged since `take_staged` was last called."""
+        for event, _ in self._staged:
+            self._staged_by_entity[event.originator_id].pop()
+        self._staged = []
+
     @property
     def changed(self) -> list[Entity]:
         """The entities with staged events, in the order of their first staged event."""

@@ -53,6 +53,16 @@ class SharedCommand:
         """Whether it takes locks, which last until the end of a transaction."""
         return bool(self.keyed or self.decision.shared)
 
+    @property
+    def recorded(self) -> Entity | None:
+        """The entity as the events of this command leave it, None if they are not its last ones."""
+        entity = self._entity
+        if entity is None:
+            return None
+        last = (entity.id, entity.version)
+        stored = {(each.originator_id, each.originator_version) for each, _ in self._staged}
+        return entity if last in stored else None
+
 
 class Batch:
     """The commands of one transaction. Their results count once it has committed."""
@@ -121,8 +131,9 @@ class Batch:
             command._entity = command.decision.decide(loaded)
             command._staged = loaded.take_staged()
         finally:
-            # A refused decision may leave events pending, and an outcome must not change when a
-            # later command of the batch decides on the same entity.
+            # A decision that was refused may have staged events or left them pending, and an
+            # outcome must not change when a later command decides on the same entity.
+            loaded.drop_staged()
             loaded.discard_all()
 
     def _entities(self, workspace_id: UUID, ids: Iterable[UUID]) -> dict[UUID, Entity]:
@@ -180,3 +191,6 @@ async def run_batch(
         if transaction is None or (is_lost and transaction.has_appended):
             raise
         raise CannotShare from error
+    for each in commands:
+        if (entity := each.recorded) is not None:
+            log.cache.keep_decided(each.scope.workspace_id, entity)

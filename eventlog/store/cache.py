@@ -1,8 +1,8 @@
-"""States of entities with long streams: a load reads only the events after the state that is kept.
+"""States of entities: a load reads only the events after the state that is kept.
 
-Events are never changed and a stream has no gaps, so a state that was folded from committed events
+Events are never changed and a stream has no gaps, so a state that consists of committed events
 stays right, and can only lack the newest events. The process keeps it; nothing is stored. The load
-reads the last of its events again, and does without a state that the log does not have, because the
+reads the last of its events again, and drops a state that the log does not have, because the
 database was replaced by a backup.
 """
 
@@ -18,10 +18,13 @@ import orjson
 
 from domain.shared.entity import Entity
 
-KEPT_VERSION_MIN = 8
+FOLDED_VERSION_MIN = 8
 """Shorter streams are read as a whole, which takes no longer."""
 KEPT_AFTER_EVENTS = 5
 """A state is replaced when at least this many events were read after it."""
+DECIDED_VERSION_MIN = 3
+"""Shorter streams are not kept after a command, so that new entities, which may never be changed,
+do not replace the states of others."""
 KEPT_MAX = 2_000
 """Maximum number of states. One of an account takes some 4 kB."""
 
@@ -47,15 +50,27 @@ class EntityCache:
             self._states.move_to_end(key)
             return entity
 
-    def keep(self, workspace_id: UUID, entity: Any, events: int) -> None:
+    def keep_folded(self, workspace_id: UUID, entity: Any, events: int) -> None:
         """Keep the state of an entity, folded from committed events, if that saves reading.
 
         events: how many events the load has read.
         """
-        if not isinstance(entity, Entity) or entity.version < KEPT_VERSION_MIN:
+        if not isinstance(entity, Entity) or entity.version < FOLDED_VERSION_MIN:
             return
-        if events < KEPT_AFTER_EVENTS:
-            return
+        if events >= KEPT_AFTER_EVENTS:
+            self._keep(workspace_id, entity)
+
+    def keep_decided(self, workspace_id: UUID, entity: Entity) -> None:
+        """Keep the state of an entity after a command whose events are committed."""
+        if entity.version >= DECIDED_VERSION_MIN:
+            self._keep(workspace_id, entity)
+
+    def drop(self, workspace_id: UUID, entity_id: UUID) -> None:
+        """Drop a state that the log does not have."""
+        with self._lock:
+            self._states.pop((workspace_id, entity_id), None)
+
+    def _keep(self, workspace_id: UUID, entity: Entity) -> None:
         key = (workspace_id, entity.id)
         kept = copied(entity)
         with self._lock:

@@ -215,6 +215,7 @@ class EventLog(Application[UUID]):
         version = kept.version if kept is not None else 1
         rows = self._log_recorder.select_stream_from(entity_id, version)
         if kept is not None and not follows(rows, kept):
+            self.cache.drop(workspace_id, entity_id)
             kept = None
             rows = self._log_recorder.select_stream_from(entity_id, 1)
         # A transaction also sees events that it may roll back.
@@ -240,7 +241,7 @@ class EventLog(Application[UUID]):
             before, rows = {entity_id: copied(kept)}, rows[1:]
         entity = self.evolved(workspace_id, rows, before).get(entity_id)
         if is_committed:
-            self.cache.keep(workspace_id, entity, len(rows))
+            self.cache.keep_folded(workspace_id, entity, len(rows))
         return entity
 
     def evolved(

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -24,10 +26,13 @@ from commands.idempotency import (
     KeyInFlight,
     KeyReused,
 )
+from commands.loaded import LoadedEntities
 from domain.account import Account
+from domain.api_key import ApiKey
 from domain.appointment import Appointment
 from domain.contact import Contact
 from domain.member import Member
+from domain.shared.entity import Entity
 from domain.shared.refusals import (
     AccountUnavailable,
     InvalidFields,
@@ -40,10 +45,12 @@ from eventlog.connections import SHARED_WRITER, Connection
 from eventlog.locks import ACCOUNT_LOCK
 from eventlog.scope import Scope
 from eventlog.store import shared
+from eventlog.store.cache import DECIDED_VERSION_MIN
 from eventlog.store.log import EventLog
 from eventlog.store.shared import CannotShare, SharedTransaction, SharedTransactions
 from tests.support.api_server import free_port
 from tests.support.databases import Urls
+from tests.support.examples import EXAMPLES, Example
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -51,6 +58,7 @@ Asked = tuple[Scope, Decision]
 Run = Callable[[Committer], Awaitable[T]]
 
 DAY_S = 86_400
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ACME = {"company": "Acme", "type": "customer"}
 
 
@@ -419,6 +427,95 @@ def test_a_long_stream_runs_alone_unless_its_state_is_kept(
     commands.run(scope, revising)  # keeps the state
     (outcome,) = together.execute((scope, commands.revising(Account, acme, named("Again"))))
     assert (outcome.entity.version, outcome.entity.values["company"]) == (15, "Again")
+
+
+# States that are kept
+
+
+@pytest.mark.parametrize(
+    "example",
+    [each for each in EXAMPLES if not each.kind.CLAIMS_TIME and each.kind is not ApiKey],
+    ids=lambda each: each.kind.KIND,
+)
+def test_the_state_that_a_command_leaves_is_kept_as_it_is_read(
+    together: Shared, commands: EntityCommands, scope: Scope, log: EventLog, example: Example
+) -> None:
+    kind, entity_id = example.kind, uuid4()
+    account_id = commands.create(scope, Account, ACME).entity.id
+    of_account = {"account_id": account_id} if kind.BELONGS_TO_ACCOUNT else {}
+    entity = kind.create(entity_id, scope.workspace_id, example.values, at=NOW, **of_account)
+    with log.scoped(scope):
+        log.append(entity)
+    before = example.values[example.field]
+    steps: list[dict[str, Any]] = [
+        {example.field: example.value},
+        {example.field: before, "customFields": {"größe": "XL", "x": 1.5, "y": True}},
+        {example.field: example.value},
+        {example.field: before, "customFields": {}},
+    ]
+    for version, step in enumerate(steps, start=2):
+        revising = commands.revising(kind, entity_id, partial(_merged, step))
+        (outcome,) = together.execute((scope, revising))
+        assert outcome.entity.version == version
+        kept = log.cache.find(scope.workspace_id, entity_id)
+        if version < DECIDED_VERSION_MIN:
+            assert kept is None, "short streams would replace the states of others"
+            continue
+        assert kept is not None
+        with log.scoped(scope):
+            read = EventLog(log._log_recorder.pool).load(kind, entity_id)
+        assert kept.__dict__ == read.__dict__
+
+
+def _merged(step: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, **step}
+
+
+def test_commands_of_one_batch_leave_the_state_after_the_last_of_them(
+    together: Shared, commands: EntityCommands, scope: Scope, acme: UUID, log: EventLog
+) -> None:
+    renaming = [commands.revising(Account, acme, named(f"Name {n}")) for n in range(5)]
+    outcomes = together.execute(*((scope, each) for each in renaming))
+    assert [each.entity.version for each in outcomes] == [2, 3, 4, 5, 6]
+    kept = log.cache.find(scope.workspace_id, acme)
+    assert kept is not None
+    assert (kept.version, kept.values["company"]) == (6, "Name 4")
+    kept_by = outcomes[-1].entity
+    kept_by.values["company"] = "of the caller"
+    assert kept.values["company"] == "Name 4"
+
+
+def test_what_is_not_recorded_is_not_kept(
+    together: Shared, commands: EntityCommands, scope: Scope, acme: UUID, log: EventLog
+) -> None:
+    for number in range(3):
+        commands.revise(scope, Account, acme, named(f"Name {number}"))
+
+    def leaves_events(loaded: LoadedEntities) -> Entity:
+        account = loaded.get(Account, acme)
+        account.revise({**account.values, "company": "never staged"}, at=account.modified_on)
+        return account
+
+    def refuses(loaded: LoadedEntities) -> Entity:
+        loaded.stage(leaves_events(loaded))
+        raise InvalidFields([])
+
+    unchanged = commands.acting(Account, acme, lambda account, at: None)
+    asked = [Decision(leaves_events, (acme,)), Decision(refuses, (acme,)), unchanged]
+    kinds = [CommandOutcome, InvalidFields, CommandOutcome]
+    assert [type(each) for each in together.execute(*((scope, each) for each in asked))] == kinds
+    assert log.cache.find(scope.workspace_id, acme) is None
+    with log.scoped(scope):
+        assert log.load(Account, acme).version == 4, "what a refused decision staged was recorded"
+
+    def write_first() -> None:
+        commands.revise(scope, Account, acme, named("First"))
+
+    late = commands.revising(Account, acme, named("Late"))
+    with pytest.MonkeyPatch.context() as patch, interrupted(patch, "append", write_first):
+        (found,) = together.execute((scope, late))
+    assert isinstance(found, CannotShare)
+    assert log.cache.find(scope.workspace_id, acme) is None
 
 
 # Idempotency keys

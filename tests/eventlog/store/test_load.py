@@ -155,9 +155,21 @@ def test_a_kept_state_that_the_log_does_not_have_is_not_used(urls: Urls, version
         # As if a backup had brought back a history that is shorter, or another one.
         foreign.__dict__["_version"] = version
         foreign.__dict__["_modified_on"] = NOW.replace(year=2027)
-        log.cache.keep(scope.workspace_id, foreign, events=version)
+        log.cache.keep_folded(scope.workspace_id, foreign, events=version)
         assert as_read(log, scope, entity_id).version == 31
         assert as_read(log, scope, entity_id).values["nextAction"] == "Step 30"
+
+
+def test_a_kept_state_that_the_log_does_not_have_is_dropped(urls: Urls) -> None:
+    scope = Scope(uuid4())
+    with one_connection(urls) as log:
+        entity_id = recorded(log, scope, "Acme")
+        changed(log, scope, entity_id, 2)
+        foreign = as_read(log, scope, entity_id)
+        foreign.__dict__["_modified_on"] = NOW.replace(year=2027)
+        log.cache.keep_decided(scope.workspace_id, foreign)
+        assert as_read(log, scope, entity_id).modified_on == NOW
+        assert log.cache.find(scope.workspace_id, entity_id) is None
 
 
 def test_a_kept_state_belongs_to_its_workspace(urls: Urls) -> None:
@@ -177,7 +189,7 @@ def test_the_states_used_last_are_kept(urls: Urls) -> None:
         ids = [recorded(log, scope, f"Acme {number}") for number in range(3)]
         for each in ids:
             changed(log, scope, each, 30)
-            cache.keep(scope.workspace_id, as_read(log, scope, each), events=31)
+            cache.keep_folded(scope.workspace_id, as_read(log, scope, each), events=31)
             cache.find(scope.workspace_id, ids[0])
     found = [cache.find(scope.workspace_id, each) is not None for each in ids]
     assert found == [True, False, True]
