@@ -104,7 +104,10 @@ class LogReader:
                 await self._connect_and_follow()
             except (psycopg.Error, OSError) as error:
                 log.warning("the log cannot be followed, reconnecting: %s", error)
-                await asyncio.sleep(RECONNECT_DELAY_S)
+            except Exception:
+                # Without this task, all subscribers would wait for ever.
+                log.exception("the log cannot be followed, reconnecting")
+            await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def _connect_and_follow(self) -> None:
         async with await psycopg.AsyncConnection.connect(

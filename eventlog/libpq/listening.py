@@ -2,14 +2,15 @@
 
 A query that comes rarely finds nothing of its code in the processor's caches. Then psycopg's own
 `execute` takes twice the time of the query: it makes a cursor, converts parameters and rows, and
-registers the socket with the event loop for each wait (ADR 16). This registers it once.
+registers the socket with the event loop for each wait (ADR 16). This keeps it registered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -34,6 +35,7 @@ class DirectQuery:
         self._on_hint: Callable[[], None] = lambda: None
         self._running: Generator[Any, Any, Any] | None = None
         self._done: asyncio.Future[list[Any]] | None = None
+        self._socket = -1
 
     @classmethod
     async def prepare(cls, connection: AsyncConnection, statement: str) -> DirectQuery:
@@ -51,14 +53,18 @@ class DirectQuery:
         Nothing else may use the connection in it. `on_hint` is also called if the connection is
         lost, which the next `execute` raises.
         """
-        loop, socket = asyncio.get_running_loop(), self._connection.fileno()
+        loop = asyncio.get_running_loop()
         self._on_hint = on_hint
-        loop.add_reader(socket, self._receive)
+        # libpq closes its own descriptor when it finds that the connection is lost. Its number may
+        # then be that of another connection, whose registration must not be taken for this one.
+        self._socket = os.dup(self._connection.fileno())
+        loop.add_reader(self._socket, self._receive)
         try:
             yield
         finally:
-            loop.remove_reader(socket)
-            loop.remove_writer(socket)
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
+            os.close(self._socket)
             self._on_hint = lambda: None
 
     async def execute(self, *values: str) -> Rows:
@@ -67,7 +73,7 @@ class DirectQuery:
         self._running = generators.execute(self._pgconn)
         self._done = asyncio.get_running_loop().create_future()
         self._advance(None)
-        (result,) = await self._done
+        *_, result = await self._done
         if result.status != ExecStatus.TUPLES_OK:
             raise psycopg.errors.error_from_result(result)
         columns = range(result.nfields)
@@ -81,17 +87,19 @@ class DirectQuery:
         if self._running is not None:
             self._advance(Ready.R)
             return
-        with suppress(psycopg.OperationalError):
+        try:
             self._pgconn.consume_input()
             while self._pgconn.notifies():
                 pass
+        except psycopg.OperationalError:
+            asyncio.get_running_loop().remove_reader(self._socket)  # it would be called for ever
         self._on_hint()
 
     def _advance(self, ready: Ready | None) -> None:
         """Continue the statement up to the next wait, or to its end."""
         assert self._running is not None
         assert self._done is not None
-        loop, socket = asyncio.get_running_loop(), self._connection.fileno()
+        loop = asyncio.get_running_loop()
         try:
             wait = self._running.send(ready)
         except StopIteration as end:
@@ -103,7 +111,10 @@ class DirectQuery:
             if not self._done.done():
                 self._done.set_exception(error)
         else:
+            # uvloop calls once, and then no more, if the server has reset the connection. When its
+            # last message was received by that call, the reset is still to be noticed.
+            loop.add_reader(self._socket, self._receive)
             if wait & Wait.W:
-                loop.add_writer(socket, self._advance, Ready.W)
+                loop.add_writer(self._socket, self._advance, Ready.W)
             elif ready == Ready.W:
-                loop.remove_writer(socket)
+                loop.remove_writer(self._socket)
