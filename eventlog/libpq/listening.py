@@ -21,6 +21,8 @@ from psycopg.waiting import Ready, Wait
 from eventlog.connections import AsyncConnection
 
 NAME = "direct"
+CLOSED = -1
+"""In place of a descriptor."""
 
 Rows = list[list[bytes]]
 """Rows of values as PostgreSQL writes them, empty where they are null."""
@@ -35,7 +37,7 @@ class DirectQuery:
         self._on_hint: Callable[[], None] = lambda: None
         self._running: Generator[Any, Any, Any] | None = None
         self._done: asyncio.Future[list[Any]] | None = None
-        self._socket = -1
+        self._socket = CLOSED
 
     @classmethod
     async def prepare(cls, connection: AsyncConnection, statement: str) -> DirectQuery:
@@ -65,6 +67,7 @@ class DirectQuery:
             loop.remove_reader(self._socket)
             loop.remove_writer(self._socket)
             os.close(self._socket)
+            self._socket = CLOSED
             self._on_hint = lambda: None
 
     async def execute(self, *values: str) -> Rows:
@@ -81,6 +84,12 @@ class DirectQuery:
             [result.get_value(row, column) or b"" for column in columns]
             for row in range(result.ntuples)
         ]
+
+    def _register_again(self) -> None:
+        if self._socket != CLOSED:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            loop.add_reader(self._socket, self._receive)
 
     def _receive(self) -> None:
         """Continue the statement that runs, or take the hints that have arrived."""
@@ -111,9 +120,10 @@ class DirectQuery:
             if not self._done.done():
                 self._done.set_exception(error)
         else:
-            # uvloop calls once, and then no more, if the server has reset the connection. When its
-            # last message was received by that call, the reset is still to be noticed.
-            loop.add_reader(self._socket, self._receive)
+            if ready == Ready.R:
+                # uvloop calls only once if the server has reset the connection, and then closes its
+                # handle. If this call has received a last message, the reset is to be noticed.
+                loop.call_soon(self._register_again)
             if wait & Wait.W:
                 loop.add_writer(self._socket, self._advance, Ready.W)
             elif ready == Ready.W:
