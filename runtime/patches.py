@@ -46,7 +46,10 @@ def change_of(fields: type[Fields], media_type: str, patch: Any) -> PatchFunctio
 
 def document(fields: type[Fields], values: FieldValues) -> dict[str, Any]:
     """The fields as GET shows them: unset ones are null, so that `replace` and `test` find them."""
-    shown = {name: copy.deepcopy(values.get(name)) for name in fields.wire_names()}
+    shown = {name: values.get(name) for name in fields.wire_names()}
+    for name, value in shown.items():
+        if isinstance(value, (dict, list)):
+            shown[name] = copy.deepcopy(value)
     shown[CUSTOM] = shown[CUSTOM] or {}
     return shown
 

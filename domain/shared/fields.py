@@ -272,9 +272,10 @@ class Fields(BaseModel):
     )
 
     @classmethod
-    def wire_names(cls) -> list[str]:
+    @cache
+    def wire_names(cls) -> tuple[str, ...]:
         """The names of all fields in JSON, in the order of declaration."""
-        return [field.alias or name for name, field in cls.model_fields.items()]
+        return tuple(field.alias or name for name, field in cls.model_fields.items())
 
     @classmethod
     def validated(cls, given: Mapping[str, Any]) -> FieldValues:

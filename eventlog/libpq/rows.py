@@ -1,4 +1,4 @@
-"""Statements of one row that are asked again and again, such as a page of a list.
+"""Statements that are asked again and again: a page of a list, the events of a batch of commands.
 
 psycopg's cursor looks a statement up by its text and types, adapts each parameter and each value,
 and takes locks: 65 µs of the API's CPU. Such a statement is prepared once for each connection, its
@@ -25,7 +25,7 @@ from eventlog.connections import AsyncConnection
 
 PREPARED_MAX = 100
 """Maximum number of statements that a connection keeps prepared, as in psycopg."""
-PARAMETER = re.compile(r"%\((\w+)\)s|%%")
+PARAMETER = re.compile(r"%\((\w+)\)s|%s|%%")
 SUCCESSES = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 Values = Sequence[bytes | None]
@@ -36,14 +36,16 @@ _prepared: WeakKeyDictionary[AsyncConnection, OrderedDict[Statement, bytes]] = W
 
 
 class Statement:
-    """A statement that returns one row or none, with parameters as in psycopg: `%(name)s`."""
+    """A statement with parameters as in psycopg, all of them `%(name)s` or all of them `%s`."""
 
     def __init__(self, text: str) -> None:
         numbers: dict[str, int] = {}
 
         def numbered(found: re.Match[str]) -> str:
-            name = found[1]
-            return f"${numbers.setdefault(name, len(numbers) + 1)}" if name else "%"
+            if found[0] == "%%":
+                return "%"
+            name = found[1] or f"#{len(numbers)}"
+            return f"${numbers.setdefault(name, len(numbers) + 1)}"
 
         self.text = PARAMETER.sub(numbered, text)
         """With parameters by number, as PostgreSQL takes it."""
@@ -52,19 +54,30 @@ class Statement:
     async def fetch_row(
         self, connection: AsyncConnection, parameters: Mapping[str, object]
     ) -> list[bytes | None] | None:
-        """Return the values of the row as text, None if there is none.
+        """Return the values of the only row as text, None if there is none.
 
         Raises `psycopg.Error`.
         """
-        values = [_as_text(parameters[name]) for name in self._parameters]
+        rows = await self.fetch(connection, [parameters[name] for name in self._parameters])
+        return rows[0] if rows else None
+
+    async def fetch(
+        self, connection: AsyncConnection, values: Sequence[object]
+    ) -> list[list[bytes | None]]:
+        """Return the rows, with their values as text. Raises `psycopg.Error`.
+
+        values: one for each parameter, in their order.
+        """
+        texts = list(map(_as_text, values))
         if connection.pgconn.transaction_status != TransactionStatus.IDLE:
             # A transaction would not survive that the name is unknown, which is put right below.
-            result = await _run(connection, _unprepared(connection.pgconn, self.text, values))
+            result = await _run(connection, _unprepared(connection.pgconn, self.text, texts))
         else:
-            result = await self._run_prepared(connection, values)
-        if not result.ntuples:
-            return None
-        return [result.get_value(0, column) for column in range(result.nfields)]
+            result = await self._run_prepared(connection, texts)
+        columns = range(result.nfields)
+        return [
+            [result.get_value(row, column) for column in columns] for row in range(result.ntuples)
+        ]
 
     async def _run_prepared(self, connection: AsyncConnection, values: Values) -> PGresult:
         prepared = _prepared.setdefault(connection, OrderedDict())
@@ -121,7 +134,7 @@ def _preparation(pgconn: PGconn, name: bytes, text: str) -> PQGen[list[PGresult]
 def _as_text(value: object) -> bytes | None:
     if value is None:
         return None
-    text = str(value).encode()
+    text = value if isinstance(value, bytes) else str(value).encode()
     if b"\0" in text:
         raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
     return text

@@ -8,7 +8,6 @@ database was replaced by a backup.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -83,7 +82,7 @@ class EntityCache:
 def copied(entity: Entity) -> Entity:
     """Return a copy of an entity that has no pending events."""
     assert not entity.pending_events, "only what is recorded is kept"
-    twin = copy.copy(entity)
-    twin.__dict__["_pending_events"] = []
+    twin = object.__new__(type(entity))  # copy.copy takes four times as long
+    twin.__dict__.update(entity.__dict__, _pending_events=[])
     twin.values = orjson.loads(orjson.dumps(entity.values))  # the only part that can change
     return twin

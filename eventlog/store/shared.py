@@ -9,29 +9,33 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
-from psycopg.rows import TupleRow
 
 from domain.shared.entity import Entity
 from eventlog.connections import AsyncConnection, array, shared_write_pool
+from eventlog.libpq.rows import Statement
 from eventlog.reading.positions import SELECT_TAKEN
 from eventlog.scope import Scope
 from eventlog.store.accounts import LOCK_ACCOUNTS, accounts_to_lock
 from eventlog.store.log import EventLog, follows
 from eventlog.store.recorder import APPEND_ONE, batch_row, single_event
 
-READ_STREAMS = """
-SELECT number, stream_id, stream_version, topic, data, occurred_at, account_id
-  FROM read_streams(%s::uuid[], %s::uuid[], %s::integer[], %s)
-"""
-APPEND_TOGETHER = "SELECT append_events_together(%s::uuid[], %s::json)"
+READ_STREAMS = Statement("""
+SELECT number, stream_version, topic, data, occurred_at, account_id
+  FROM read_streams(%s::uuid[], %s::uuid[], %s::integer[], %s::integer)
+""")
+APPEND_SINGLE = Statement(APPEND_ONE)
+APPEND_TOGETHER = Statement("SELECT append_events_together(%s::uuid[], %s::json)")
+TAKEN = Statement(SELECT_TAKEN)
 STREAM_EVENTS_MAX = 1_000
 """Longer streams are not folded in the event loop, which would stand still for a tenth of a
 second."""
 
+StreamRow = tuple[UUID, int, str, bytes, datetime, UUID | None]
 Event = tuple[Scope, Any, Mapping[str, str]]
 """A scope, an event of the domain, and metadata that is added to the scope's."""
 
@@ -94,16 +98,19 @@ class SharedTransaction:
         """Read these streams, by workspace and id, in one round trip."""
         wanted = sorted(streams)
         kept = [self._log.cache.find(*each) for each in wanted]
-        rows = await self._rows(
-            READ_STREAMS,
-            array(str(workspace_id) for workspace_id, _ in wanted),
-            array(str(stream_id) for _, stream_id in wanted),
-            array(state.version if state else 1 for state in kept),
-            STREAM_EVENTS_MAX,
+        rows = await READ_STREAMS.fetch(
+            self.connection,
+            (
+                array(str(workspace_id) for workspace_id, _ in wanted),
+                array(str(stream_id) for _, stream_id in wanted),
+                array(state.version if state else 1 for state in kept),
+                STREAM_EVENTS_MAX,
+            ),
         )
-        found: list[list[TupleRow]] = [[] for _ in wanted]
-        for number, *row in rows:
-            found[number - 1].append(tuple(row))
+        found: list[list[StreamRow]] = [[] for _ in wanted]
+        for row in rows:
+            number = int(row[0] or 0) - 1
+            found[number].append(_stream_row(wanted[number][1], row))
         for key, events, state in zip(wanted, found, kept, strict=True):
             self._streams[key] = _Stream(events, state)
 
@@ -133,8 +140,8 @@ class SharedTransaction:
             ((scope, event, extra),) = events
             metadata = {**scope.metadata(), **extra}
             parameters = single_event(scope.workspace_id, stored(event), metadata)
-            rows = await self._rows(APPEND_ONE, *parameters)
-            positions = [rows[0][0]]
+            rows = await APPEND_SINGLE.fetch(self.connection, parameters)
+            positions = [_number(rows[0])]
         else:
             batches: dict[UUID, list[dict[str, Any]]] = {}
             numbers: dict[UUID, list[int]] = {}
@@ -142,29 +149,41 @@ class SharedTransaction:
                 row = {**batch_row(stored(event)), "meta": {**scope.metadata(), **extra}}
                 batches.setdefault(scope.workspace_id, []).append(row)
                 numbers.setdefault(scope.workspace_id, []).append(number)
-            rows = await self._rows(
-                APPEND_TOGETHER,
-                array(map(str, batches)),
-                orjson.dumps(list(batches.values())).decode(),
+            rows = await APPEND_TOGETHER.fetch(
+                self.connection, (array(map(str, batches)), orjson.dumps(list(batches.values())))
             )
             order = [number for each in numbers.values() for number in each]
-            by_number = dict(zip(order, (row[0] for row in rows), strict=True))
+            by_number = dict(zip(order, map(_number, rows), strict=True))
             positions = [by_number[number] for number in range(len(events))]
         self._log.observe_append(time.perf_counter() - started)
         return positions
 
     async def taken_position(self) -> int:
         """The last position that was assigned: every event recorded so far is at or below it."""
-        return int((await self._rows(SELECT_TAKEN))[0][0])
-
-    async def _rows(self, statement: str, *parameters: Any) -> list[TupleRow]:
-        cursor = await self.connection.execute(statement.encode(), parameters, prepare=True)
-        return await cursor.fetchall()
+        return _number((await TAKEN.fetch(self.connection, ()))[0])
 
 
 @dataclass(frozen=True)
 class _Stream:
     """What was read of a stream: the rows, and the state to which the first row belongs."""
 
-    rows: list[TupleRow]
+    rows: list[StreamRow]
     kept: Any
+
+
+def _stream_row(stream_id: UUID, row: Sequence[bytes | None]) -> StreamRow:
+    """A row of `READ_STREAMS`, whose values are text, as `EventLog.evolved` takes it."""
+    version, topic, data, occurred_at = cast("Sequence[bytes]", row[1:5])
+    account_id = row[5]
+    return (
+        stream_id,
+        int(version),
+        topic.decode(),
+        data,
+        datetime.fromisoformat(occurred_at.decode()),
+        UUID(account_id.decode()) if account_id else None,
+    )
+
+
+def _number(row: Sequence[bytes | None]) -> int:
+    return int(row[0] or 0)

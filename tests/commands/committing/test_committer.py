@@ -42,6 +42,7 @@ from domain.shared.refusals import (
 )
 from eventlog import connections
 from eventlog.connections import SHARED_WRITER, Connection
+from eventlog.libpq.rows import Statement
 from eventlog.locks import ACCOUNT_LOCK
 from eventlog.scope import Scope
 from eventlog.store import shared
@@ -222,13 +223,18 @@ def test_a_lone_command_takes_two_statements(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sent: list[str] = []
-    execute = psycopg.AsyncConnection.execute
+    execute, fetch = psycopg.AsyncConnection.execute, Statement.fetch
 
-    async def record(connection: Any, statement: Any, *args: Any, **options: Any) -> Any:
+    async def record_execute(connection: Any, statement: Any, *args: Any, **options: Any) -> Any:
         sent.append(statement if isinstance(statement, str) else statement.decode())
         return await execute(connection, statement, *args, **options)
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "execute", record)
+    async def record_fetch(statement: Statement, connection: Any, values: Any) -> Any:
+        sent.append(statement.text)
+        return await fetch(statement, connection, values)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", record_execute)
+    monkeypatch.setattr(Statement, "fetch", record_fetch)
     together.execute((scope, commands.revising(Account, acme, named("Renamed"))))
     statements = [each.split("(")[0].split()[-1] for each in sent if "(" in each]
     assert statements == ["read_streams", "append_event"]

@@ -54,6 +54,19 @@ def test_values_are_text(run: Callable[[Work], Any]) -> None:
     assert run(ask) == ["É%".encode(), b"42", "É%%".encode(), None]
 
 
+def test_parameters_by_position_and_several_rows(run: Callable[[Work], Any]) -> None:
+    statement = Statement("SELECT n, %s::text || '%%' FROM generate_series(1, %s::int) AS n")
+
+    async def ask(_pool: ReadPool, connection: AsyncConnection) -> Any:
+        found = [await statement.fetch(connection, values) for values in (("é", 2), (b"x", 1))]
+        async with connection.transaction():
+            found.append(await statement.fetch(connection, (None, 1)))
+        return [*found, await statement.fetch(connection, ("é", 0))]
+
+    both = [[b"1", "é%".encode()], [b"2", "é%".encode()]]
+    assert run(ask) == [both, [[b"1", b"x%"]], [[b"1", None]], []]
+
+
 def test_statement_is_prepared_once(run: Callable[[Work], Any]) -> None:
     async def ask(_pool: ReadPool, connection: AsyncConnection) -> int:
         statement = Statement(ECHO)
