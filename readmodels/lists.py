@@ -31,8 +31,6 @@ PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 500
 PAGE_MAX = 20_000
 SEARCH_MAX_CHARS = 200
-TRIGRAM_CHARS = 3
-"""Patterns shorter than this cannot use the index."""
 CONTACTS_PER_ITEM_MAX = 100
 SEARCH_TOTAL_MAX = 1_000
 """A search that finds more items has this total, and says that it is not exact."""
@@ -184,8 +182,7 @@ class Finder(Enum):
     """How the rows that match a search are found."""
 
     NONE = "there is no search"
-    TRIGRAMS = "by the index of a pattern"
-    LETTERS = "by the index of one and two letters"
+    INDEX = "by the index of letters"
     INLINE = "by comparing each row"
 
 
@@ -291,7 +288,7 @@ def page_statement(plural: str, shape: Shape) -> Statement:
 def _shape(spec: ListSpec, query: ListQuery) -> Shape:
     return Shape(
         tuple(query.filters),
-        _finder(spec, query.search) if query.search else Finder.NONE,
+        _finder(query.search),
         query.sort_by,
         query.descending,
         query.page_size,
@@ -302,13 +299,11 @@ def _shape(spec: ListSpec, query: ListQuery) -> Shape:
     )
 
 
-def _finder(spec: ListSpec, search: str) -> Finder:
-    text = folded(search)
-    if len(text) >= TRIGRAM_CHARS:
-        return Finder.TRIGRAMS
-    # Nothing remains of an accent alone, and control characters separate the letters of the index.
-    by_letters = spec.search_by_letters is not None and text.isprintable() and text
-    return Finder.LETTERS if by_letters else Finder.INLINE
+def _finder(search: str | None) -> Finder:
+    if not search:
+        return Finder.NONE
+    # Nothing remains of an accent alone, so it is contained in every text.
+    return Finder.INDEX if folded(search) else Finder.INLINE
 
 
 def _list_sql(spec: ListSpec, shape: Shape) -> str:
@@ -400,8 +395,9 @@ def _where(spec: ListSpec, query: ListQuery) -> str:
     filters = _filters(spec, query.filters)
     if not query.search:
         return filters
-    call = _finder_call(spec, _finder(spec, query.search), "%(workspace)s")
-    return f"{filters} AND {f't.id IN (SELECT {call})' if call else spec.search_inline}"
+    call = _finder_call(spec, "%(workspace)s")
+    by_index = _finder(query.search) is Finder.INDEX
+    return f"{filters} AND {f't.id IN (SELECT {call})' if by_index else spec.search_inline}"
 
 
 def _is_counted(spec: ListSpec, shape: Shape) -> bool:
@@ -426,20 +422,16 @@ def _filters(spec: ListSpec, names: Iterable[str]) -> str:
 
 
 def _rows_by_index(spec: ListSpec, shape: Shape) -> str:
-    """The rows `t` that match the search, by an index if there is one for a text of its length."""
-    call = _finder_call(spec, shape.finder, "entered.workspace")
-    if call is None:
+    """The rows `t` that match the search, by the index unless it finds all of them."""
+    if shape.finder is Finder.INLINE:
         return f"(SELECT t.* FROM {spec.table} AS t WHERE {spec.search_inline}) AS t"
+    call = _finder_call(spec, "entered.workspace")
     return f"(SELECT {call} AS id) AS matching JOIN {spec.table} AS t ON t.id = matching.id"
 
 
-def _finder_call(spec: ListSpec, finder: Finder, workspace: str) -> str | None:
-    """A call of the SQL function that finds ids by an index."""
-    if finder is Finder.TRIGRAMS:
-        return f"{spec.search}({workspace}, %(pattern)s)"
-    if finder is Finder.LETTERS:
-        return f"{spec.search_by_letters}({workspace}, %(letters)s)"
-    return None
+def _finder_call(spec: ListSpec, workspace: str) -> str:
+    """A call of the SQL function that finds ids by the index."""
+    return f"{spec.search}({workspace}, %(pattern)s)"
 
 
 def _order(sort: Sort, *, descending: bool) -> str:
@@ -455,15 +447,13 @@ def _after(sort: Sort, *, descending: bool) -> str:
 
 def _parameters(spec: ListSpec, query: ListQuery) -> dict[str, Any]:
     text = folded(query.search or "")
-    letters = joinable(text) if spec.joins_texts else text
     parameters: dict[str, Any] = dict.fromkeys(spec.filters)
     parameters.update(query.filters)
     parameters.update(
         workspace=query.workspace_id,
         limit=query.page_size,
         offset=_offset(query),
-        letters=letters,
-        pattern=_pattern(letters),
+        pattern=_pattern(joinable(text) if spec.joins_texts else text),
     )
     if query.cursor:
         keys = _decode_cursor(query, len(spec.sorts[query.sort_by].keys))

@@ -59,7 +59,7 @@ class ListSpec:
     search_inline: str
     """The search condition over the row `t`, without the index."""
     joins_texts: bool = False
-    """A column has all searched texts in the form of `joinable`, and an index has its letters."""
+    """A column has all searched texts, a line each, in the form of `joinable`."""
     scattered: frozenset[str] = frozenset()
     """Filters whose rows no index has in the order of creation."""
     base: str = WHOLE_TABLE
@@ -78,11 +78,6 @@ class ListSpec:
     def search(self) -> str:
         """The SQL function that finds ids by a pattern, through the index."""
         return f"read.search_{self.plural}"
-
-    @property
-    def search_by_letters(self) -> str | None:
-        """The SQL function that finds ids by one or two letters, if an index has those."""
-        return f"{self.search}_by_letters" if self.joins_texts else None
 
 
 def columns(*names: str) -> dict[str, str]:

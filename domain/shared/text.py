@@ -35,8 +35,9 @@ KEPT_MARKS = frozenset({0, 7, 8, 9})
 """Combining classes of what is no accent: letters and vowel signs that take space (0), nuktas (7),
 voicing marks of kana (8) and viramas (9)."""
 
-JOINABLE = str.maketrans('"\\[]', "\ue000\ue001\ue002\ue003")
-"""Characters of JSON, and those of Unicode's private use area that stand for them."""
+JOINABLE = str.maketrans('"\\[]\t\n\r', "\ue000\ue001\ue002\ue003\ue004\ue005\ue006")
+"""Characters by which JSON encloses text or that it escapes, and those of Unicode's private use
+area that stand for them."""
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _HIDDEN_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
@@ -73,9 +74,10 @@ def folded(text: str) -> str:
 
 
 def joinable(text: str) -> str:
-    """The text with other characters for those by which JSON encloses and escapes text.
+    """The text with other characters for those by which JSON encloses text or that it escapes.
 
-    So the texts of a JSON array can be joined in PostgreSQL by removing what encloses them.
+    So the texts of a JSON array can be joined in PostgreSQL, a line each, by removing what encloses
+    them.
     """
     return text.translate(JOINABLE)
 

@@ -26,10 +26,11 @@ CREATE TABLE accounts (
     updated_at     timestamptz NOT NULL,
     version        integer     NOT NULL,
     contact_names_folded jsonb NOT NULL,
-    -- What a search looks at: company and names of contacts, a line each. The characters by which
-    -- JSON encloses and escapes text are replaced, as `joinable` does (domain/shared/text.py).
+    -- What a search looks at: company and names of contacts, a line each. Ends of lines and the
+    -- characters that JSON escapes are replaced, as `joinable` does (domain/shared/text.py).
     texts          text        NOT NULL GENERATED ALWAYS AS (
-        translate(company_folded, '"\[]', U&'\E000\E001\E002\E003') || E'\n'
+        translate(company_folded, U&'"\005C[]\0009\000A\000D',
+                  U&'\E000\E001\E002\E003\E004\E005\E006') || E'\n'
         || btrim(replace(jsonb_path_query_array(contact_names_folded, '$.*')::text, '", "', E'\n'),
                  '["]')) STORED
 ) WITH (fillfactor = 85);
@@ -55,24 +56,18 @@ CREATE INDEX ON accounts (workspace_id, type, created_at, id);
 CREATE INDEX ON accounts (workspace_id, status, created_at, id);
 CREATE INDEX ON accounts (workspace_id, assigned_to, created_at, id);
 CREATE INDEX ON accounts USING gin (workspace_id, type, status, priority, assigned_to);
-CREATE INDEX ON accounts USING gin (workspace_id, texts public.gin_trgm_ops);
-CREATE INDEX ON accounts USING gin (workspace_id, public.letter_pairs(texts));
+CREATE INDEX ON accounts USING gin (workspace_id, public.letter_groups(texts));
 
 -- functions
 -- Finds accounts by company or by the name of a contact. Row-level security keeps leaky operators
--- such as LIKE from using an index, so this runs as the tables' owner and checks the workspace.
+-- such as @@ from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_accounts(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM accounts
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND public.letter_groups(texts) @@ public.letter_query(pattern)
        AND texts LIKE pattern
 $$;
 
--- Finds them by one or two letters.
-CREATE OR REPLACE FUNCTION search_accounts_by_letters(workspace uuid, letters text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
-    SELECT id FROM accounts
-     WHERE workspace_id = workspace AND workspace = public.current_workspace()
-       AND public.letter_pairs(texts)
-           @@ ('''' || replace(replace(letters, '\', '\\'), '''', '''''') || ''':*')::tsquery
-$$;
+-- Earlier versions had two indexes.
+DROP FUNCTION IF EXISTS search_accounts_by_letters(uuid, text);

@@ -53,16 +53,18 @@ CREATE INDEX ON leads (workspace_id, status_changed_at, id);
 CREATE INDEX ON leads (workspace_id, next_action_date_key, id);
 CREATE INDEX ON leads (workspace_id, source, created_at, id);
 CREATE INDEX ON leads USING gin (workspace_id, status, source, assigned_to);
-CREATE INDEX ON leads USING gin (workspace_id, name_folded public.gin_trgm_ops);
-CREATE INDEX ON leads USING gin (workspace_id, company_folded public.gin_trgm_ops);
-CREATE INDEX ON leads USING gin (workspace_id, email_folded public.gin_trgm_ops);
+CREATE INDEX ON leads USING gin (workspace_id, public.letter_groups(
+    name_folded || E'\n' || coalesce(company_folded, '') || E'\n' || coalesce(email_folded, '')));
 
 -- functions
--- Finds leads by name, company or email. Row-level security keeps leaky operators such as LIKE
+-- Finds leads by name, company or email. Row-level security keeps leaky operators such as @@
 -- from using an index, so this runs as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_leads(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM leads
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND public.letter_groups(
+               name_folded || E'\n' || coalesce(company_folded, '') || E'\n'
+               || coalesce(email_folded, '')) @@ public.letter_query(pattern)
        AND (name_folded LIKE pattern OR company_folded LIKE pattern OR email_folded LIKE pattern)
 $$;

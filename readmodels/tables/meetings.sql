@@ -39,14 +39,15 @@ CREATE INDEX ON meetings (workspace_id, updated_at, id);
 CREATE INDEX ON meetings (workspace_id, starts_at_key, id);
 CREATE INDEX ON meetings (workspace_id, status, created_at, id);
 CREATE INDEX ON meetings USING gin (workspace_id, status, assigned_to);
-CREATE INDEX ON meetings USING gin (workspace_id, title_folded public.gin_trgm_ops);
+CREATE INDEX ON meetings USING gin (workspace_id, public.letter_groups(title_folded));
 
 -- functions
--- Row-level security keeps leaky operators such as LIKE from using an index, so this function runs
+-- Row-level security keeps leaky operators such as @@ from using an index, so this function runs
 -- as the tables' owner and checks the workspace.
 CREATE OR REPLACE FUNCTION search_meetings(workspace uuid, pattern text) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = read, public, pg_temp AS $$
     SELECT id FROM meetings
      WHERE workspace_id = workspace AND workspace = public.current_workspace()
+       AND public.letter_groups(title_folded) @@ public.letter_query(pattern)
        AND title_folded LIKE pattern
 $$;

@@ -38,7 +38,7 @@ SERVER_SETTINGS = {
     "cluster_name": "annals",
 }
 # Sorting by code point is the same on every machine. The character classes come from the system,
-# because pg_trgm uses them to decide which characters belong to a word.
+# because `lower` uses them: lists are sorted by names in lower case.
 INITDB_ARGUMENTS = (
     f"--username={SUPERUSER}",
     "--auth=scram-sha-256",

@@ -73,7 +73,7 @@ COLUMNS = {
     "workspace": "name",
     **{each.kind.KIND: each.columns for each in DESCRIBED_KINDS},
 }
-JSON_CHARS = {'"': "\ue000", "\\": "\ue001", "[": "\ue002", "]": "\ue003"}
+JSON_CHARS = dict(zip('"\\[]\t\n\r', "\ue000\ue001\ue002\ue003\ue004\ue005\ue006", strict=True))
 """How the names of an account's contacts are stored to be joined."""
 COLUMN_NAMES = {
     "allowOverlap": "allow_overlap",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import psycopg
 import pytest
 
 from commands.entities import EntityCommands
@@ -13,6 +14,7 @@ from eventlog.scope import Scope
 from projections.engine.ledger import coverage
 from projections.engine.ledger.verification import verify_log
 from projections.engine.live.runner import ProjectionEngine
+from projections.engine.rebuild.runner import Rebuild
 from projections.engine.registry import PROJECTIONS
 from readmodels import table_definitions
 from tests.support.databases import Urls
@@ -69,6 +71,18 @@ def test_changed_function_of_the_read_tables_is_named(
     assert found_by_verify(urls) == []
     database.execute(tampering.encode())
     assert found_by_verify(urls) == [f"the database {named}"]
+
+
+def test_rebuild_drops_the_search_function_of_an_earlier_version(urls: Urls) -> None:
+    with psycopg.connect(urls.projector, autocommit=True) as projector:
+        projector.execute(
+            """CREATE FUNCTION read.search_accounts_by_letters(workspace uuid, letters text)
+               RETURNS SETOF uuid LANGUAGE sql AS 'SELECT id FROM read.accounts'"""
+        )
+    named = "the database has another function read.search_accounts_by_letters"
+    assert found_by_verify(urls) == [named]
+    Rebuild(urls.projector, {"accounts": table_definitions()["accounts"]}).run()
+    assert found_by_verify(urls) == []
 
 
 @pytest.mark.parametrize("column", ["action_topic", "actor_id", "api_key_id", "command_id"])
