@@ -152,6 +152,11 @@ SELECT coalesce(sum(t.n) FILTER (WHERE {where}), 0)::bigint AS total, sum(t.n)::
   FROM read.{counts_table} AS t WHERE t.workspace_id = entered.workspace
 """
 
+WHOLE_COUNT = """
+SELECT coalesce(sum(t.n), 0)::bigint AS total
+  FROM read.{totals_table} AS t WHERE t.workspace_id = entered.workspace
+"""
+
 COUNT_ROWS = """
 SELECT count(*) AS total FROM {table} AS t WHERE t.workspace_id = entered.workspace AND {where}
 """
@@ -370,6 +375,8 @@ def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any
 
 def _total_sql(spec: ListSpec, shape: Shape) -> str:
     where = _filters(spec, shape.filters)
+    if spec.totals_table and not shape.filters:
+        return WHOLE_COUNT.format(totals_table=spec.totals_table)
     if _is_counted(spec, shape):
         return COUNT_FROM_COUNTERS.format(counts_table=spec.counts_table, where=where)
     return COUNT_ROWS.format(table=spec.table, where=where)

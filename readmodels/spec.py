@@ -85,6 +85,8 @@ class ListSpec:
     stats: Mapping[str, str] = field(default_factory=dict)
     """Aggregations by wire name: SQL that gives one JSON value."""
     with_contacts: bool = False
+    totals_table: str | None = None
+    """The table with the number of all rows of the list, where the counts table may have many."""
 
     @property
     def table(self) -> str:
@@ -141,6 +143,7 @@ def entity_list(
     scattered: frozenset[str] = frozenset(),
     stats: Mapping[str, str] | None = None,
     with_contacts: bool = False,
+    totals_table: str | None = None,
 ) -> ListSpec:
     """Declare a list of entities that can be assigned to a member.
 
@@ -163,6 +166,7 @@ def entity_list(
         scattered=scattered,
         stats=stats or {},
         with_contacts=with_contacts,
+        totals_table=totals_table,
     )
 
 
