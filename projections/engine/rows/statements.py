@@ -162,6 +162,8 @@ class Statement:
         return MOVED.format(after=after) + "".join(
             _count(number, f"{self.schema}.{counts.table}", counts)
             for number, counts in enumerate(self.table.counts)
+            # A patch neither adds nor removes a row.
+            if counts.by or counts.sums or operations != {"patch"}
         )
 
 
