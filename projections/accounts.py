@@ -23,7 +23,10 @@ PROJECTION = Projection(
             "accounts",
             counters=COUNTERS,
             maps=("custom_fields", CONTACT_NAMES),
-            counts=Counts("account_counts", by=("type", "status", "priority", "assigned_to")),
+            counts=(
+                Counts("account_counts", by=("type", "status", "priority", "assigned_to")),
+                Counts("account_totals"),
+            ),
         ),
     ),
     rules=(

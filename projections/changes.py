@@ -57,10 +57,13 @@ Handler = Callable[[RecordedEvent], Iterable[RowChange]]
 
 @dataclass(frozen=True)
 class Counts:
-    """A table in which the engine keeps the counts and sums of the rows, grouped by `by`."""
+    """A table in which the engine keeps the counts and sums of the rows, grouped by `by`.
+
+    Without `by` it has one row for each workspace.
+    """
 
     table: str
-    by: tuple[str, ...]
+    by: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
 
 
@@ -72,7 +75,7 @@ class Table:
     key: str = "id"
     counters: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
-    counts: Counts | None = None
+    counts: tuple[Counts, ...] = ()
 
 
 class Rows(Protocol):

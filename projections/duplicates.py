@@ -148,7 +148,7 @@ def _keys_removed(keyed: list[_KeyedRows]) -> Step:
 
 
 def _table(name: str) -> Table:
-    return Table(name, counts=Counts(name.replace("keys", "counts"), by=("key",)))
+    return Table(name, counts=(Counts(name.replace("keys", "counts"), by=("key",)),))
 
 
 PROJECTION = Projection(

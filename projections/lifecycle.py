@@ -15,7 +15,7 @@ CUSTOM_COLUMN = column(CUSTOM)
 FOLDED = "_folded"
 
 
-def entity_table(name: str, counts: Counts) -> Table:
+def entity_table(name: str, *counts: Counts) -> Table:
     """The table of a kind of entity, with custom fields and counts."""
     return Table(name, maps=(CUSTOM_COLUMN,), counts=counts)
 

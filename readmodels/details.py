@@ -7,7 +7,8 @@ from uuid import UUID
 
 from eventlog.connections import ENTERED, AsyncConnection
 from eventlog.libpq.rows import Statement
-from readmodels.lists import LISTS, item_sql
+from readmodels.lists import LISTS
+from readmodels.spec import item_sql
 
 OPPORTUNITIES_PER_ACCOUNT_MAX = 100
 
@@ -48,5 +49,5 @@ def detail_statement(plural: str) -> Statement:
     """The statement of all entities of one kind."""
     spec = LISTS[plural]
     more = {"opportunities": OPPORTUNITIES} if plural == "accounts" else {}
-    item = item_sql(spec, with_contacts=spec.with_contacts, more=more)
+    item = item_sql(spec.items, with_contacts=spec.with_contacts, more=more)
     return Statement(DETAIL.format(item=item, table=spec.table, base=spec.base))

@@ -11,8 +11,9 @@ from uuid import UUID
 import orjson
 
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
-from readmodels.lists import LISTS, item_sql
+from readmodels.lists import LISTS
 from readmodels.pool import AsyncConnection
+from readmodels.spec import item_sql
 
 GROUPS_PAGE_DEFAULT = 20
 GROUPS_PAGE_MAX = 100
@@ -90,7 +91,7 @@ async def duplicates_page(connection: AsyncConnection, query: DuplicatesQuery) -
 
 def _sql(plural: str, ranked: Mapping[int, str]) -> str:
     groups = [f"({GROUPS.format(reason=reason, rank=rank)})" for rank, reason in ranked.items()]
-    item = item_sql(LISTS[plural], with_contacts=False)
+    item = item_sql(LISTS[plural].items, with_contacts=False)
     cases = [
         MEMBERS_OF.format(reason=reason, item=item, plural=plural, shown=MEMBERS_SHOWN_MAX)
         for reason in ranked.values()

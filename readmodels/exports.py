@@ -27,10 +27,10 @@ from eventlog.locks import EXPORT_LOCK
 from eventlog.reading.audit import select_entries
 from eventlog.reading.counts import has_events
 from readmodels.audit import ITEM, ITEM_SQL, AuditQuery
-from readmodels.lists import CONTACTS, CONTACTS_PER_ITEM_MAX, ListQuery, selection
+from readmodels.lists import ListQuery, selection
 from readmodels.names import CUSTOM_PREFIX
 from readmodels.pool import AsyncConnection, ReadPool
-from readmodels.spec import WHOLE_TABLE, ListSpec
+from readmodels.spec import CONTACTS, WHOLE_TABLE, ListSpec, joined
 
 BLOCK_BYTES = 65_536
 """Approximate size of the blocks in which rows are passed on."""
@@ -87,13 +87,6 @@ NEUTRALISED = (
     "CASE WHEN ascii({cell}) = ANY('{{9,10,13,39,43,45,61,64}}')"
     " AND {cell} ~ E'^''*[-=+@\\t\\r\\n]' THEN '''' || {cell} ELSE {cell} END"
 )
-
-# What an item takes from another table, such as the name of a member, is a subselect in a list. An
-# export joins it instead: PostgreSQL then remembers the results (Memoize) and does not execute it
-# again for each row. A lateral subquery with OFFSET 0 is joined by a nested loop, which keeps the
-# order of the rows.
-SUBSELECT = "(SELECT"
-JOIN = " LEFT JOIN LATERAL (SELECT {subselect} AS value OFFSET 0) AS {alias} ON true"
 
 # The keys of all rows of a list, from one row of each set of keys that occurs. custom_fields_key is
 # a hash of the set, and its index is read once for each value. Two of a thousand sets have the same
@@ -240,11 +233,11 @@ async def list_export(
     rows, order, parameters = selection(spec, query)
     # OFFSET 0 makes PostgreSQL sort the rows before it computes the items.
     source = f"({rows} ORDER BY {order} OFFSET 0) AS t"
-    items, joins = _joined(spec.items)
+    items, joins = joined(spec.items)
     source += joins
     if form is Format.NDJSON:
         if spec.with_contacts and query.include_contacts:
-            items["contacts"] = CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)
+            items["contacts"] = CONTACTS
         named = ", ".join(f'{sql} AS "{name}"' for name, sql in items.items())
         query_sql = f"SELECT row_to_json(item) FROM (SELECT {named} FROM {source}) AS item"
         return _copy(form, b"", query_sql, parameters)
@@ -304,16 +297,6 @@ def _read_block(copy: AsyncCopy, form: Format, head: bytes = b"") -> PQGen[bytes
             block += row[BINARY_FRAME_BYTES:]
             block += b"\n"
     return bytes(block)
-
-
-def _joined(items: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Items whose subselects over `t` are replaced by joins, and the joins."""
-    replaced, joins = dict(items), ""
-    for n, (name, item) in enumerate(items.items()):
-        if item.startswith(SUBSELECT):
-            joins += JOIN.format(subselect=item, alias=f"j{n}")
-            replaced[name] = f"j{n}.value"
-    return replaced, joins
 
 
 async def _custom_keys(

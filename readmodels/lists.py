@@ -25,13 +25,12 @@ from eventlog.connections import ENTERED, AsyncConnection
 from eventlog.libpq.rows import Statement
 from readmodels import kinds
 from readmodels.cursors import InvalidCursor, decode_cursor, encode_cursor
-from readmodels.spec import CREATED_AT, ListSpec, Sort
+from readmodels.spec import CREATED_AT, ListSpec, Sort, item_sql, joined
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 500
 PAGE_MAX = 20_000
 SEARCH_MAX_CHARS = 200
-CONTACTS_PER_ITEM_MAX = 100
 SEARCH_TOTAL_MAX = 1_000
 """A search that finds more items has this total, and says that it is not exact."""
 PROBE_ROWS = 2_000
@@ -47,15 +46,9 @@ FOUND_ROWS_MAX = 4_000
 """No more rows than these are found through the index and sorted. If there are more, one comes soon
 in the order of the list."""
 
-CONTACTS = """(
-    SELECT coalesce(json_agg(row_to_json(c)), '[]') FROM (
-        SELECT c.id, c.name, c.email, c.phone, c.title, c.version FROM read.contacts c
-         WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
-         ORDER BY c.created_at, c.id LIMIT {limit}) AS c)"""
-
 ITEMS = """
 SELECT (SELECT '[' || coalesce(string_agg({item}::text, ','), '') || ']'
-          FROM (SELECT t.* FROM page AS t LIMIT {limit}) AS t) AS items,
+          FROM (SELECT t.* FROM page AS t LIMIT {limit}) AS t{joins}) AS items,
        (SELECT json_build_array({keys})::text
           FROM (SELECT t.* FROM page AS t LIMIT 1 OFFSET {limit} - 1) AS t
          WHERE (SELECT count(*) FROM page) > {limit}) AS keys
@@ -155,6 +148,11 @@ SELECT array(SELECT t.id FROM {table} AS t WHERE t.workspace_id = %(workspace)s 
 COUNT_FROM_COUNTERS = """
 SELECT coalesce(sum(t.n) FILTER (WHERE {where}), 0)::bigint AS total, sum(t.n)::bigint AS all_rows
   FROM read.{counts_table} AS t WHERE t.workspace_id = entered.workspace
+"""
+
+WHOLE_COUNT = """
+SELECT coalesce(sum(t.n), 0)::bigint AS total
+  FROM read.{totals_table} AS t WHERE t.workspace_id = entered.workspace
 """
 
 COUNT_ROWS = """
@@ -336,13 +334,15 @@ def _parts(spec: ListSpec, shape: Shape) -> dict[str, str]:
     """The parts of a page's statement that depend on its shape."""
     sort = spec.sorts[shape.sort_by]
     limit, offset = _limit_and_offset(shape)
+    items, joins = joined(spec.items)
     return {
         "table": spec.table,
         "where": _filters(spec, shape.filters),
         "where_in_order": _filters(spec, _filters_in_order(spec, shape)),
         "after": _after(sort, descending=shape.descending) if shape.by_cursor else "true",
         "order": _order(sort, descending=shape.descending),
-        "item": item_sql(spec, with_contacts=spec.with_contacts and shape.include_contacts),
+        "item": item_sql(items, with_contacts=spec.with_contacts and shape.include_contacts),
+        "joins": joins,
         "keys": ", ".join(f"t.{column}::text" for column, _ in sort.keys),
         "limit": limit,
         "offset": offset,
@@ -361,16 +361,6 @@ def _limit_and_offset(shape: Shape) -> tuple[str, str]:
     return str(shape.page_size), "%(offset)s::bigint" if shape.has_offset else "0"
 
 
-def item_sql(
-    spec: ListSpec, *, with_contacts: bool, more: Mapping[str, str] = MappingProxyType({})
-) -> str:
-    """SQL for one item over the row `t`, with `more` properties by wire name."""
-    contacts = {"contacts": CONTACTS.format(limit=CONTACTS_PER_ITEM_MAX)} if with_contacts else {}
-    items = {**spec.items, **contacts, **more}
-    values = ", ".join(f'{expression} AS "{name}"' for name, expression in items.items())
-    return f"(SELECT row_to_json(item) FROM (SELECT {values}) AS item)"
-
-
 def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any]]:
     """SQL for all rows `t` of a list, for their order, and the parameters of both."""
     order = _order(spec.sorts[query.sort_by], descending=query.descending)
@@ -380,6 +370,8 @@ def selection(spec: ListSpec, query: ListQuery) -> tuple[str, str, dict[str, Any
 
 def _total_sql(spec: ListSpec, shape: Shape) -> str:
     where = _filters(spec, shape.filters)
+    if spec.totals_table and not shape.filters:
+        return WHOLE_COUNT.format(totals_table=spec.totals_table)
     if _is_counted(spec, shape):
         return COUNT_FROM_COUNTERS.format(counts_table=spec.counts_table, where=where)
     return COUNT_ROWS.format(table=spec.table, where=where)

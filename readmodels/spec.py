@@ -1,4 +1,7 @@
-"""How a list is declared: its table, the items it shows, its filters, orders and aggregations."""
+"""How a list is declared: its table, its items, filters, orders and aggregations.
+
+Also the SQL of an item, which lists, details, duplicates and exports share.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,20 @@ MEMBER_NAME = """(SELECT m.name FROM read.members m
                    WHERE m.workspace_id = t.workspace_id AND m.id = t.{column})"""
 ACCOUNT_NAME = """(SELECT a.company FROM read.accounts a
                     WHERE a.workspace_id = t.workspace_id AND a.id = t.account_id)"""
+
+CONTACTS_PER_ITEM_MAX = 100
+CONTACTS = f"""(
+    SELECT coalesce(json_agg(row_to_json(c)), '[]') FROM (
+        SELECT c.id, c.name, c.email, c.phone, c.title, c.version FROM read.contacts c
+         WHERE c.workspace_id = t.workspace_id AND c.account_id = t.id
+         ORDER BY c.created_at, c.id LIMIT {CONTACTS_PER_ITEM_MAX}) AS c)"""
+
+# What an item takes from another table, such as the name of a member, is a subselect. Where many
+# items are read it is joined instead: PostgreSQL then remembers the results (Memoize) and does not
+# execute it again for each row. A lateral subquery with OFFSET 0 is joined by a nested loop, which
+# keeps the order of the rows.
+SUBSELECT = "(SELECT"
+JOIN = " LEFT JOIN LATERAL (SELECT {subselect} AS value OFFSET 0) AS {alias} ON true"
 
 WHOLE_TABLE = "true"
 """The condition of a list that shows every row of its table."""
@@ -68,6 +85,8 @@ class ListSpec:
     stats: Mapping[str, str] = field(default_factory=dict)
     """Aggregations by wire name: SQL that gives one JSON value."""
     with_contacts: bool = False
+    totals_table: str | None = None
+    """The table with the number of all rows of the list, where the counts table may have many."""
 
     @property
     def table(self) -> str:
@@ -119,6 +138,7 @@ def entity_list(
     scattered: frozenset[str] = frozenset(),
     stats: Mapping[str, str] | None = None,
     with_contacts: bool = False,
+    totals_table: str | None = None,
 ) -> ListSpec:
     """Declare a list of entities that can be assigned to a member.
 
@@ -141,6 +161,7 @@ def entity_list(
         scattered=scattered,
         stats=stats or {},
         with_contacts=with_contacts,
+        totals_table=totals_table,
     )
 
 
@@ -156,3 +177,24 @@ def count_by(counts_table: str, column: str, *, where: str = "true") -> str:
             SELECT {column} AS k, sum(n)::bigint AS n FROM read.{counts_table}
              WHERE workspace_id = entered.workspace AND {where}
              GROUP BY {column} HAVING sum(n) <> 0) AS by_{column}"""
+
+
+def joined(items: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Items whose subselects over `t` are replaced by joins, and the joins, which follow `t`."""
+    replaced, joins = dict(items), ""
+    for n, (name, item) in enumerate(items.items()):
+        if item.startswith(SUBSELECT):
+            joins += JOIN.format(subselect=item, alias=f"j{n}")
+            replaced[name] = f"j{n}.value"
+    return replaced, joins
+
+
+def item_sql(
+    items: Mapping[str, str], *, with_contacts: bool, more: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """SQL for one item over the row `t`, with `more` properties by wire name."""
+    contacts = {"contacts": CONTACTS} if with_contacts else {}
+    values = ", ".join(
+        f'{expression} AS "{name}"' for name, expression in {**items, **contacts, **more}.items()
+    )
+    return f"(SELECT row_to_json(item) FROM (SELECT {values}) AS item)"

@@ -17,6 +17,7 @@ SPEC = entity_list(
     of_account=False,
     counted=by_text("type", "status", "priority"),
     counts_table="account_counts",
+    totals_table="account_totals",
     scattered=frozenset({"priority"}),
     sorts={
         "company": Sort.by(("company_key", "text")),

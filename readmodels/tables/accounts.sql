@@ -44,11 +44,18 @@ CREATE TABLE account_counts (
     n bigint NOT NULL
 );
 
+-- The number of all accounts: account_counts may have thousands of rows to be added up.
+CREATE TABLE account_totals (
+    workspace_id uuid NOT NULL,
+    n bigint NOT NULL
+);
+
 -- indexes
 ALTER TABLE accounts ADD PRIMARY KEY (workspace_id, id);
 CREATE INDEX ON accounts (workspace_id, custom_fields_key) WHERE custom_fields_key IS NOT NULL;
 ALTER TABLE account_counts
     ADD UNIQUE NULLS NOT DISTINCT (workspace_id, type, status, priority, assigned_to);
+ALTER TABLE account_totals ADD PRIMARY KEY (workspace_id);
 CREATE INDEX ON accounts (workspace_id, created_at, id);
 CREATE INDEX ON accounts (workspace_id, updated_at, id);
 CREATE INDEX ON accounts (workspace_id, company_key, id);

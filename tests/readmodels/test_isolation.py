@@ -28,7 +28,7 @@ from tests.support.reference_lists import ListRequest
 SEED = 7
 KEYS_OF = ("company", "email", "phone")
 KEYS = [f"{reason}_{what}" for reason in KEYS_OF for what in ("keys", "counts")]
-TABLES = [*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "jobs", *KEYS]
+TABLES = [*TABLE_OF.values(), *COUNTS, "jobs", *KEYS]
 
 NOT_ENTERED = """
 WITH entered AS MATERIALIZED (SELECT %(workspace)s::uuid AS workspace)"""

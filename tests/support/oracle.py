@@ -137,17 +137,19 @@ SEARCHED = {
 }
 """The columns by which each list is searched."""
 COUNTS = {
-    "accounts": ("account_counts", ("type", "status", "priority", "assigned_to")),
-    "appointments": ("appointment_counts", ("status", "member_id", "assigned_to")),
-    "contacts": ("contact_counts", ("assigned_to",)),
-    "leads": ("lead_counts", ("status", "source", "assigned_to")),
-    "meetings": ("meeting_counts", ("status", "assigned_to")),
-    "members": ("member_counts", ("is_deleted",)),
-    "notes": ("note_counts", ("assigned_to",)),
-    "opportunities": ("opportunity_counts", ("stage", "assigned_to")),
-    "tasks": ("task_counts", ("status", "assigned_to")),
-    **{each.kind.PLURAL: (f"{each.kind.KIND}_counts", each.counted) for each in DESCRIBED_KINDS},
+    "account_counts": ("accounts", ("type", "status", "priority", "assigned_to")),
+    "account_totals": ("accounts", ()),
+    "appointment_counts": ("appointments", ("status", "member_id", "assigned_to")),
+    "contact_counts": ("contacts", ("assigned_to",)),
+    "lead_counts": ("leads", ("status", "source", "assigned_to")),
+    "meeting_counts": ("meetings", ("status", "assigned_to")),
+    "member_counts": ("members", ("is_deleted",)),
+    "note_counts": ("notes", ("assigned_to",)),
+    "opportunity_counts": ("opportunities", ("stage", "assigned_to")),
+    "task_counts": ("tasks", ("status", "assigned_to")),
+    **{f"{each.kind.KIND}_counts": (each.kind.PLURAL, each.counted) for each in DESCRIBED_KINDS},
 }
+"""The tables of counts: what each counts, and by which columns."""
 ACTIONS = {
     **dict.fromkeys(BEGINNINGS, "create"),
     **dict.fromkeys(ENDINGS, "delete"),
@@ -324,7 +326,7 @@ def expected_tables(events: list[Row]) -> Tables:
             lines = [_joinable(row["company_folded"]), *(names[each] for each in sorted(names))]
             row["texts"] = "\n".join(lines) if names else f"{lines[0]}\n"
         tables[TABLE_OF[state.kind]][(state.workspace_id, state.id)] = row
-    for table, (counts, by) in COUNTS.items():
+    for counts, (table, by) in COUNTS.items():
         tables[counts] = _counted(tables[table].values(), by, summed=table == "opportunities")
     tables["jobs"] = job_rows(events)
     return tables
@@ -337,7 +339,7 @@ def audit_entries(events: list[Row]) -> list[Row]:
 
 def actual_tables(connection: Connection, workspaces: Iterable[UUID] = ()) -> Tables:
     """Return the actual read tables in the form of `expected_tables`. Needs a superuser."""
-    names = (*TABLE_OF.values(), *(counts for counts, _ in COUNTS.values()), "jobs")
+    names = (*TABLE_OF.values(), *COUNTS, "jobs")
     return {name: _read(connection, name, list(workspaces)) for name in names}
 
 
@@ -481,9 +483,9 @@ def _read(connection: Connection, name: str, workspaces: list[UUID]) -> dict[Any
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(query, (not workspaces, workspaces)).fetchall()
     rows = [_readable(row) for row in rows]
-    by = dict(COUNTS.values()).get(name)
-    if by is None:
+    if name not in COUNTS:
         return {(row["workspace_id"], row["id"]): row for row in rows}
+    _, by = COUNTS[name]
     return {
         (row["workspace_id"], *(row[column] for column in by)): {
             column: row[column] for column in ("n", "value") if column in row

@@ -73,7 +73,7 @@ class ComparedTable:
 def compared_tables(projection: Projection) -> list[ComparedTable]:
     """All tables of a projection."""
     tables = [ComparedTable(table.name, (table.key,)) for table in projection.tables]
-    counted = [table.counts for table in projection.tables if table.counts]
+    counted = [each for table in projection.tables for each in table.counts]
     return tables + [ComparedTable(each.table, each.by, "n <> 0") for each in counted]
 
 

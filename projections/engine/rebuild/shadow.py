@@ -86,8 +86,8 @@ class Shadow:
         hold_shadow(connection, self.name)
         with connection.transaction():
             for table in self.live.tables:
-                if table.counts:
-                    fill_counts(connection, self.schema, table, table.counts)
+                for counts in table.counts:
+                    fill_counts(connection, self.schema, table, counts)
             connection.execute(f"SET LOCAL maintenance_work_mem = '{INDEX_MEMORY}'".encode())
             create_indexes(connection, self.schema, self._definition)
             guard_tables(connection, self.schema)

@@ -201,7 +201,7 @@ def _move(connection: Connection, source: str, table: str, target: str) -> bool:
 
 
 def _own_tables(projection: Projection) -> list[str]:
-    counts = [table.counts.table for table in projection.tables if table.counts]
+    counts = [each.table for table in projection.tables for each in table.counts]
     return [table.name for table in projection.tables] + counts
 
 

@@ -19,8 +19,8 @@ NULL = "\x01"
 """Stands for null in the copied text, because no field may hold a control character."""
 
 FILL_COUNTS = """
-INSERT INTO {counts} (workspace_id, {by}, n{sums})
-SELECT workspace_id, {by}, count(*){summed} FROM {table} GROUP BY workspace_id, {by}
+INSERT INTO {counts} ({by}, n{sums})
+SELECT {by}, count(*){summed} FROM {table} GROUP BY {by}
 """
 
 
@@ -105,12 +105,12 @@ def _escaped(text: str) -> str:
 
 
 def fill_counts(connection: Connection, schema: str, table: Table, counts: Counts) -> None:
-    """Fill the counts table of a table that was copied in."""
+    """Fill a counts table of a table that was copied in."""
     connection.execute(
         FILL_COUNTS.format(
             counts=f"{schema}.{counts.table}",
             table=f"{schema}.{table.name}",
-            by=", ".join(counts.by),
+            by=", ".join(("workspace_id", *counts.by)),
             sums="".join(f", {column}" for column in counts.sums),
             summed="".join(f", coalesce(sum({column}), 0)" for column in counts.sums),
         ).encode()

@@ -83,15 +83,18 @@ NOT_OLDER = """
                         WHERE t.workspace_id = i.workspace_id AND t.{key} = i.{key}
                           AND t.version >= i.version)"""
 
-COUNT = """
-INSERT INTO {counts} AS c (workspace_id, {by}, n{sums})
-SELECT workspace_id, {by}, sum(n) AS n{summed}
-  FROM (SELECT *, -1 AS n FROM before{after}) AS moved
- GROUP BY workspace_id, {by}
-HAVING sum(n) <> 0{having}
- ORDER BY workspace_id, {by}
-    ON CONFLICT (workspace_id, {by}) DO UPDATE SET n = c.n + excluded.n{added}
-"""
+MOVED = """,
+moved AS (SELECT *, -1 AS n FROM before{after})"""
+
+COUNT = """,
+counted_{number} AS (
+    INSERT INTO {counts} AS c ({by}, n{sums})
+    SELECT {by}, sum(n) AS n{summed} FROM moved
+     GROUP BY {by}
+    HAVING sum(n) <> 0{having}
+     ORDER BY {by}
+        ON CONFLICT ({by}) DO UPDATE SET n = c.n + excluded.n{added}
+)"""
 
 
 @dataclass
@@ -99,10 +102,7 @@ class Statement:
     """Composes statements that apply changes to one table, by the kinds of change in a batch."""
 
     table: Table
-    name: str
-    """The table, qualified by its schema."""
-    counts: str
-    """The table of its counters, likewise; empty if it has none."""
+    schema: str
     types: dict[str, str]
     """The column types."""
     composed: dict[frozenset[str], bytes] = field(default_factory=dict)
@@ -133,33 +133,45 @@ class Statement:
         return encoded
 
     def _compose(self, operations: frozenset[str]) -> str:
-        table, counts = self.table, self.table.counts
+        table, name = self.table, f"{self.schema}.{self.table.name}"
         columns = [name for name in self.types if name not in {"workspace_id", table.key}]
-        returning = "t.workspace_id"
-        if counts:
-            returning = ", ".join(f"t.{c}" for c in ("workspace_id", *counts.by, *counts.sums))
+        counted = [column for counts in table.counts for column in (*counts.by, *counts.sums)]
+        returned = dict.fromkeys(["workspace_id", *counted])
         is_versioned = VERSION in columns
-        text = INPUT + (BEFORE if counts else "")
-        text += "".join(part for name, part in PARTS.items() if name in operations)
-        return text.format(
-            table=self.name,
-            key=table.key,
-            key_type=self.types[table.key],
-            columns=", ".join(columns),
-            patched=", ".join(_patched(table, column) for column in columns),
-            fresh=", ".join(f"r.{column}" for column in columns),
-            excluded=", ".join(f"excluded.{column}" for column in columns),
-            returning=returning,
-            newer=NEWER if is_versioned else "",
-            not_older=NOT_OLDER.format(table=self.name, key=table.key) if is_versioned else "",
-        ) + (_count(self.counts, counts, operations) if counts else "SELECT 1")
+        text = INPUT + (BEFORE if table.counts else "")
+        text += "".join(part for kind, part in PARTS.items() if kind in operations)
+        return (
+            text.format(
+                table=name,
+                key=table.key,
+                key_type=self.types[table.key],
+                columns=", ".join(columns),
+                patched=", ".join(_patched(table, column) for column in columns),
+                fresh=", ".join(f"r.{column}" for column in columns),
+                excluded=", ".join(f"excluded.{column}" for column in columns),
+                returning=", ".join(f"t.{column}" for column in returned),
+                newer=NEWER if is_versioned else "",
+                not_older=NOT_OLDER.format(table=name, key=table.key) if is_versioned else "",
+            )
+            + (self._count(operations) if table.counts else "")
+            + " SELECT 1"
+        )
+
+    def _count(self, operations: frozenset[str]) -> str:
+        after = "".join(AFTER[each] for each in AFTER if each in operations)
+        return MOVED.format(after=after) + "".join(
+            _count(number, f"{self.schema}.{counts.table}", counts)
+            for number, counts in enumerate(self.table.counts)
+            # A patch neither adds nor removes a row.
+            if counts.by or counts.sums or operations != {"patch"}
+        )
 
 
 def load_statement(connection: Connection, schema: str, table: Table) -> Statement:
     """Load a table's columns for its statement. Raises `psycopg.Error` if the table is missing."""
     name = f"{schema}.{table.name}"
     types: dict[str, str] = dict(connection.execute(SELECT_COLUMNS, (name,)).fetchall())
-    return Statement(table, name, f"{schema}.{table.counts.table}" if table.counts else "", types)
+    return Statement(table, schema, types)
 
 
 def _patched(table: Table, column: str) -> str:
@@ -170,12 +182,12 @@ def _patched(table: Table, column: str) -> str:
     return f"r.{column}"
 
 
-def _count(counts_table: str, counts: Counts, operations: frozenset[str]) -> str:
+def _count(number: int, counts_table: str, counts: Counts) -> str:
     total = "sum(n * coalesce({0}, 0))"
     return COUNT.format(
+        number=number,
         counts=counts_table,
-        by=", ".join(counts.by),
-        after="".join(AFTER[each] for each in AFTER if each in operations),
+        by=", ".join(("workspace_id", *counts.by)),
         sums="".join(f", {column}" for column in counts.sums),
         summed="".join(f", {total.format(column)}" for column in counts.sums),
         having="".join(f" OR {total.format(column)} <> 0" for column in counts.sums),
