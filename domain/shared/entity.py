@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
+from eventsourcing.utils import resolve_topic
 
 from domain.shared.changes import FieldChange, apply_changes, find_changes
 from domain.shared.claims import TimeClaim
@@ -56,6 +57,18 @@ class EntityCreated(AggregateCreated, EntityEvent):
 
     workspace_id: UUID
     fields: FieldValues
+
+    def mutate(self, aggregate: Any) -> Any:
+        """The new entity. The library's method does the same in three times the time.
+
+        It would look for attributes of the event among the parameters of two constructors.
+        """
+        assert aggregate is None
+        kind: type[Entity] = resolve_topic(self.originator_topic)
+        entity = kind.__new__(kind)
+        entity.__base_init__(self.originator_id, self.originator_version, self.timestamp)
+        self.apply(entity)
+        return entity
 
     def apply(self, aggregate: Entity) -> None:
         aggregate._evolve_created(self)

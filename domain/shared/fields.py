@@ -27,8 +27,8 @@ from pydantic import (
     ConfigDict,
     EmailStr,
     Field,
+    GetPydanticSchema,
     PlainSerializer,
-    PlainValidator,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -39,6 +39,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from domain.shared.refusals import FieldError, InvalidFields
 from domain.shared.text import composed
@@ -232,7 +233,8 @@ def _scalar(value: object) -> str | bool | int | float:
 
 CustomValue = Annotated[
     str | bool | int | float,
-    PlainValidator(_scalar),
+    # PlainValidator would call Python again for each value that is written.
+    GetPydanticSchema(lambda _type, _handler: no_info_plain_validator_function(_scalar)),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]}),
 ]
 CustomFields = Annotated[

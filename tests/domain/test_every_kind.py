@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from eventsourcing.domain import AggregateCreated
 
 from domain.account import Account
 from domain.api_key import ApiKey
@@ -58,6 +59,25 @@ def change_of(example: Example) -> EventData:
 
 def test_each_kind_has_an_example() -> None:
     assert {example.kind for example in EXAMPLES} == set(KINDS.values())
+
+
+@every_kind
+def test_new_entity_equals_what_the_library_makes_of_its_event(example: Example) -> None:
+    account_id = ACCOUNT if example.kind.BELONGS_TO_ACCOUNT else None
+    entity = example.kind.create(ID, WORKSPACE, example.values, at=NOON, account_id=account_id)
+    event: Any = entity.pending_events[0]
+    made: Any = event.mutate(None)
+    expected: Any = AggregateCreated.mutate(event, None)
+    assert type(made) is type(expected) is example.kind
+    assert vars(made) == vars(expected)
+
+
+@every_kind
+@pytest.mark.parametrize("value", ["7", 7, 7.5, True, 2**53, ""])
+def test_custom_values_keep_their_type(value: object, example: Example) -> None:
+    fields = example.kind.FIELDS.validated({**example.values, "customFields": {"own": value}})
+    kept = fields["customFields"]["own"]
+    assert (type(kept), kept) == (type(value), value)
 
 
 @every_kind

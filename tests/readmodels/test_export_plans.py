@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from uuid import UUID
 
 import psycopg
 import pytest
 
-from benchmarks.export import ACCOUNTS, MEMBERS
+from benchmarks.export import ACCOUNTS, CONTACTS, MEMBERS
 from readmodels import exports
 from readmodels.exports import KEY_SETS, Format, blocks, list_export
 from readmodels.lists import LISTS, ListQuery
@@ -37,8 +38,9 @@ def filled(cluster: Cluster, template: str) -> Iterator[Urls]:
             for workspace_id in (WORKSPACE, OTHER_WORKSPACE):
                 connection.execute(MEMBERS, (workspace_id,))
                 connection.execute(ACCOUNTS, (workspace_id, ROWS))
+                connection.execute(CONTACTS, (workspace_id, ROWS))
             connection.execute(SET_KEYS, (OTHER_WORKSPACE,))
-            connection.execute("VACUUM ANALYZE read.accounts, read.members")
+            connection.execute("VACUUM ANALYZE read.accounts, read.members, read.contacts")
         yield made
 
 
@@ -65,15 +67,37 @@ def header(filled: Urls, query: ListQuery) -> str:
     return Pages(filled.app, query.workspace_id).reading(export)
 
 
-@pytest.mark.parametrize("form", Format)
-def test_names_are_looked_up_once_each(form: Format, filled: Urls) -> None:
+def plan_of_export(filled: Urls, query: ListQuery, form: Format) -> str:
+    """Execute the statement of an export and return its plan."""
+
     async def statement(connection: AsyncConnection) -> tuple[str, dict[str, object]]:
-        export = await list_export(connection, ACCOUNTS_LIST, QUERY, form)
+        export = await list_export(connection, ACCOUNTS_LIST, query, form)
         return export.statement, dict(export.parameters)
 
     copy, parameters = Pages(filled.app, WORKSPACE).reading(statement)
-    query = copy.removeprefix("COPY (").partition(") TO STDOUT")[0]
-    plan = explained(filled, query, parameters)
+    return explained(filled, copy.removeprefix("COPY (").partition(") TO STDOUT")[0], parameters)
+
+
+@pytest.mark.parametrize("sort_by", sorted(ACCOUNTS_LIST.sorts))
+@pytest.mark.parametrize("form", Format)
+def test_no_row_waits_for_all_others(form: Format, sort_by: str, filled: Urls) -> None:
+    plan = plan_of_export(filled, replace(QUERY, sort_by=sort_by), form)
+    assert "Sort" not in plan, plan
+    assert "Hash" not in plan, plan
+    column = {"company": "company_key", "status": "status_created_at"}.get(sort_by, sort_by)
+    assert f"Index Scan Backward using accounts_workspace_id_{column}_id_idx" in plan, plan
+
+
+def test_contacts_are_read_in_order_from_an_index(filled: Urls) -> None:
+    plan = plan_of_export(filled, QUERY, Format.NDJSON)
+    index = "contacts_workspace_id_account_id_created_at_id_idx"
+    assert f"Index Scan using {index} on contacts" in plan, plan
+    assert f"Index Searches: {ROWS}" in plan, plan
+
+
+@pytest.mark.parametrize("form", Format)
+def test_names_are_looked_up_once_each(form: Format, filled: Urls) -> None:
+    plan = plan_of_export(filled, QUERY, form)
     assert f"Hits: {ROWS - 20}  Misses: 20" in plan, plan
     assert "Index Scan Backward using accounts_workspace_id_created_at_id_idx" in plan, plan
 
