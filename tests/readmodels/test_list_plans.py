@@ -73,7 +73,7 @@ def app_url(cluster: Cluster, template: str) -> Iterator[str]:
     """Fill two workspaces with thousands of rows, in a database that reports its plans."""
     urls = prepare_database(cluster, DATABASE, template=template)
     with psycopg.connect(cluster.url("postgres", DATABASE), autocommit=True) as connection:
-        for table in BIG:
+        for table in (*BIG, "members"):
             insert_rows(connection, table, ROWS)
         for projection in PROJECTIONS.values():
             for each in projection.tables:
