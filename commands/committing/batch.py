@@ -191,6 +191,11 @@ async def run_batch(
         if transaction is None or (is_lost and transaction.has_appended):
             raise
         raise CannotShare from error
-    for each in commands:
-        if (entity := each.recorded) is not None:
-            log.cache.keep_decided(each.scope.workspace_id, entity)
+    # Of several commands on one entity, the last one leaves its state.
+    states = {
+        (each.scope.workspace_id, entity.id): entity
+        for each in commands
+        if (entity := each.recorded) is not None
+    }
+    for (workspace_id, _), entity in states.items():
+        log.cache.keep_decided(workspace_id, entity)

@@ -177,9 +177,8 @@ class RowPlanner:
         draft = _Draft(row.number)
         if row.extra:
             draft.error("", row.extra[0], "too_many_cells", "The row has more cells than columns.")
-        cell_of = row.cells.get
         for column, read, is_plain in self._columns:
-            text = unescaped(cell_of(column.name, ""))
+            text = unescaped(row.cells.get(column.name, ""))
             if not is_plain or len(text) > CELL_MAX_CHARS:
                 self._read_cell(draft, column, text, read)
             elif text:

@@ -109,7 +109,7 @@ class SharedTransaction:
         )
         found: list[list[StreamRow]] = [[] for _ in wanted]
         for row in rows:
-            number = int(row[0] or 0) - 1
+            number = _number(row) - 1
             found[number].append(_stream_row(wanted[number][1], row))
         for key, events, state in zip(wanted, found, kept, strict=True):
             self._streams[key] = _Stream(events, state)
